@@ -1,0 +1,48 @@
+# The front door: one line per target, no logic. `make train BATCH_SIZE=2` passes any setting on.
+PYTHON ?= python3
+INV := .venv/bin/inv
+export MAKE_SETTINGS := $(MAKEOVERRIDES)
+.DEFAULT_GOAL := help
+.PHONY: help setup test-env train demo plan monitor stop logs evaluate report check test bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(INV) ## environment, .env, folders, downloads
+	@$(INV) setup
+
+test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
+	@$(INV) test-env
+
+train: $(INV) ## fine-tune with the settings in .env (or resume what was stopped)
+	@$(INV) train
+
+demo: $(INV) ## the same on any CPU: tiny model, generated data, two nodes
+	@$(INV) demo
+
+monitor: $(INV) ## watch the run
+	@$(INV) monitor
+
+stop: $(INV) ## finish the step, save a checkpoint, end
+	@$(INV) stop
+
+logs: $(INV) ## the logs of every node
+	@$(INV) logs
+
+evaluate: $(INV) ## evaluate the final model of a finished run
+	@$(INV) evaluate
+
+check: .venv/.dev ## ruff, mypy, import-linter
+	@$(INV) check
+
+test: .venv/.dev ## every test that this machine can run
+	@$(INV) test
+
+clean: ## remove the virtual environment and caches; runs/, data/ and models/ stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+
+$(INV): pyproject.toml sft/host/environment.py
+	@$(PYTHON) sft/host/environment.py
+
+.venv/.dev: pyproject.toml sft/host/environment.py
+	@$(PYTHON) sft/host/environment.py --dev

@@ -1,0 +1,64 @@
+"""The nodes of a run: their names, slots and the hostfile that DeepSpeed's launcher reads."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+from sft.errors import UserError
+
+MASTER = "llm-master"
+WORKER = "llm-worker"
+
+
+def node_names(nodes: int) -> list[str]:
+    """Return the names of the nodes in rank order: the master, then the workers."""
+    workers = [WORKER] if nodes == 2 else [f"{WORKER}-{i}" for i in range(1, nodes)]
+    return [MASTER, *workers]
+
+
+def hostfile(nodes: int, slots: int) -> str:
+    """Return a hostfile with `slots` ranks on each of `nodes` nodes.
+
+    Every node has the same number of slots: DeepSpeed's launcher computes ``local_rank = rank % slots``,
+    which is wrong for unequal ones.
+    """
+    return "".join(f"{name} slots={slots}\n" for name in node_names(nodes))
+
+
+def read_hostfile(path: Path) -> dict[str, int]:
+    """Return the slots of each node, in file order.
+
+    Raises UserError for a file that is missing, empty, malformed or has unequal slots. DeepSpeed's launcher
+    itself would only warn about a missing file, and train on the local devices alone.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: the hostfile is missing; start the run with `make train`, which writes it")
+    slots: dict[str, int] = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        text = line.split("#")[0].strip()
+        if not text:
+            continue
+        match = re.fullmatch(r"(\S+)\s+slots=([1-9]\d*)", text)
+        if not match:
+            raise UserError(f"{path}:{number}: {text!r} is no hostfile line; write `name slots=N`")
+        if match[1] in slots:
+            raise UserError(f"{path}:{number}: {match[1]} stands there twice; give each node one line")
+        slots[match[1]] = int(match[2])
+    if not slots:
+        raise UserError(f"{path}: the hostfile names no node; write `name slots=N`, a line for each node")
+    if len(set(slots.values())) > 1:
+        raise UserError(f"{path}: unequal slots {slots}; give every node the same number of slots")
+    return slots
+
+
+def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Tell whether a server could listen on `port` now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""What runs beside the user, or once per node. Imports no torch, so every task starts at once."""

@@ -1,0 +1,265 @@
+"""Every setting of a run: its name, type, default, limits and meaning.
+
+A setting comes from, the later winning: its default, `.env`, the environment, `make train NAME=value`.
+`Settings.load` reports everything that is wrong at once, a line each.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sft.errors import SettingsError, wrong
+
+Precision = Literal["bf16", "fp16", "fp32"]
+Schedule = Literal["cosine", "linear", "constant"]
+Launcher = Literal["auto", "local", "compose"]
+Device = Literal["auto", "cuda", "cpu"]
+
+DS_CONFIGS = ("zero3", "zero2", "zero3_offload")
+TINY = "tiny"  # MODEL_NAME: a model of a few hundred thousand weights that the project makes itself
+DEMO = "demo"  # DATASET: a small task that the project generates itself
+
+# Word and digit forms that people write; pydantic takes true/false/1/0/yes/no itself.
+Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
+
+
+class Settings(BaseSettings):
+    """The settings of one run. Field names in capitals are what users type."""
+
+    model_config = SettingsConfigDict(extra="forbid", env_ignore_empty=True, frozen=True)
+
+    # Model
+    model_name: str = Field("meta-llama/Llama-3.2-1B-Instruct", description="hub name or local folder of a causal language model; `tiny` makes one")
+    model_revision: str = Field("main", description="hub revision of the model: branch, tag or commit")
+    # Data
+    dataset: str = Field("openai/gsm8k", description="hub name, local file or folder (jsonl, json, csv, parquet); `demo` generates one")
+    dataset_config: str = Field("main", description="configuration of a hub data set")
+    dataset_revision: str = Field("main", description="hub revision of the data set")
+    prompt_column: str = Field("question", description="column with the prompt (unless rows have chat `messages`)")
+    response_column: str = Field("answer", description="column with the response; its tokens are the targets")
+    system_prompt: str = Field("", description="system message put before every prompt")
+    max_length: int = Field(1024, ge=8, description="tokens a row may have; longer rows are cut at the end, counted and reported")
+    # Batch
+    batch_size: int = Field(4, ge=1, description="sequences per GPU and micro-step")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-steps per optimizer step")
+    global_batch_size: int = Field(0, ge=0, description="sequences per optimizer step over all GPUs; 0 = BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs")
+    # Optimisation
+    learning_rate: float = Field(1e-6, gt=0, lt=10, description="peak learning rate of AdamW")
+    lr_scheduler: Annotated[Schedule, Lower] = Field("cosine", description="cosine, linear (both to 0) or constant, after the warm-up")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of all steps over which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, not on biases and norms")
+    grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 = no clipping")
+    max_epochs: int = Field(2, ge=1, description="passes over the training rows")
+    max_steps: int = Field(0, ge=0, description="optimizer steps at most; 0 = no limit")
+    seed: int = Field(42, ge=0, lt=2**32, description="order of the rows, dropout, new weights")
+    precision: Annotated[Precision, Lower] = Field("bf16", description="bf16, fp16 (dynamic loss scaling) or fp32")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, a third more time")
+    ds_config: str = Field("zero3", description="zero3, zero2, zero3_offload, or a path to a DeepSpeed JSON file")
+    # Rhythm
+    logging_steps: int = Field(1, ge=1, description="steps between lines in metrics.jsonl")
+    save_steps: int = Field(100, ge=0, description="steps between checkpoints; 0 = only when stopped")
+    eval_steps: int = Field(0, ge=0, description="steps between validation losses; 0 = only before and after")
+    keep_checkpoints: int = Field(2, ge=1, description="checkpoints that stay; older ones are removed")
+    # Evaluation
+    evaluate: bool = Field(True, description="evaluate the base model before and the tuned model after training")
+    eval_limit: int = Field(0, ge=0, description="held-out rows to answer; 0 = all")
+    max_new_tokens: int = Field(256, ge=1, description="tokens an answer may have")
+    eval_batch_size: int = Field(32, ge=1, description="answers generated at once on each rank")
+    # Machines
+    nodes: int = Field(2, ge=1, le=1024, description="nodes")
+    gpus_per_node: int = Field(2, ge=1, le=64, description="GPUs (on CPU: processes) per node")
+    launcher: Annotated[Launcher, Lower] = Field("auto", description="local, compose or auto: compose where docker and a GPU are there")
+    device: Annotated[Device, Lower] = Field("auto", description="cuda, cpu, or auto: cuda where there is a GPU; on auto a model other than `tiny` wants one")
+    master_addr: str = Field("", description="address of the first node; empty = this machine, or the compose service")
+    master_port: int = Field(37171, ge=1024, le=65535, description="port on which the ranks meet")
+    rendezvous_timeout_s: int = Field(300, ge=10, description="seconds that ranks wait for each other")
+    # Run
+    run_name: str = Field("", description="name of the run directory; empty = date, time and model")
+    fresh: bool = Field(False, description="start over instead of resuming the last stopped run")
+    # Folders
+    data_path: Path = Field(Path("data"), description="cache of prepared data sets")
+    model_path: Path = Field(Path("models"), description="cache of base models")
+    runs_path: Path = Field(Path("runs"), description="run directories")
+    # Accounts
+    wandb_api_key: SecretStr = Field(SecretStr(""), description="Weights & Biases key; empty = logged offline")
+    wandb_entity: str = Field("", description="Weights & Biases team or user")
+    wandb_project_name: str = Field("sft", description="Weights & Biases project")
+    wandb_run_name: str = Field("", description="name there; empty = RUN_NAME")
+    huggingface_api_key: SecretStr = Field(SecretStr(""), description="hub token, for gated models such as Llama")
+
+    @property
+    def world_size(self) -> int:
+        """Ranks over all nodes."""
+        return self.nodes * self.gpus_per_node
+
+    @property
+    def sequences_per_step(self) -> int:
+        """The global batch size: sequences that one optimizer step trains on."""
+        return self.global_batch_size or self.batch_size * self.gradient_accumulation_steps * self.world_size
+
+    @classmethod
+    def load(cls, env_file: Path | None = Path(".env"), **given: Any) -> Settings:
+        """Return the settings from defaults, `env_file`, the environment and `given`.
+
+        Raises SettingsError with a line for everything that is wrong.
+        """
+        from_file = dotenv_values(env_file) if env_file and env_file.is_file() else {}
+        problems = unknown_names([name for name in from_file], str(env_file))
+        problems += unknown_names(make_variables(), "make")
+        values: dict[str, Any] = {k.lower(): v for k, v in from_file.items() if v and k.lower() in cls.model_fields}
+        for name in cls.model_fields:
+            if os.environ.get(name.upper()):
+                values[name] = os.environ[name.upper()]
+        values |= given
+        try:
+            settings = cls.model_validate(values)
+        except ValidationError as error:
+            raise SettingsError(problems + [explain(item) for item in error.errors()]) from None
+        problems += settings.contradictions()
+        if problems:
+            raise SettingsError(problems)
+        return settings
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> Any:
+        """Read nothing behind the caller's back: `load` has put all sources together, and `thaw` wants none."""
+        return (init_settings,)
+
+    @classmethod
+    def thaw(cls, path: Path) -> Settings:
+        """Return the settings frozen in a run directory; secrets come from the environment."""
+        secrets = {name: os.environ.get(name.upper(), "") for name in secret_names()}
+        return cls.model_validate(json.loads(path.read_text()) | secrets)
+
+    def freeze(self) -> dict[str, Any]:
+        """Return the settings as JSON data, without the secrets."""
+        return self.model_dump(mode="json", exclude=set(secret_names()))
+
+    def contradictions(self) -> list[str]:
+        """Return a line for every pair of settings that cannot both hold."""
+        problems = []
+        if self.global_batch_size and self.global_batch_size % self.world_size:
+            problems.append(wrong("GLOBAL_BATCH_SIZE", self.global_batch_size,
+                f"is no multiple of NODES x GPUS_PER_NODE = {self.world_size}", f"use a multiple of {self.world_size}"))
+        if self.run_name and (Path(self.run_name).name != self.run_name or self.run_name in {"latest", ".", ".."}):
+            problems.append(wrong("RUN_NAME", self.run_name, "is no plain folder name", "use letters, digits, - and _"))
+        for name in ("model_name", "dataset"):
+            value = getattr(self, name)
+            if value.startswith((".", "/", "~")) and not Path(value).expanduser().exists():
+                problems.append(wrong(name.upper(), value, "no such file or folder",
+                    "check the path, or give a hub name such as openai/gsm8k" if name == "dataset" else
+                    "check the path, or give a hub name"))
+        try:
+            self.deepspeed()
+        except SettingsError as error:
+            problems += error.problems
+        return problems
+
+    def deepspeed_file(self) -> Path:
+        """Return the DeepSpeed JSON file that DS_CONFIG names."""
+        if self.ds_config in DS_CONFIGS:
+            return Path(__file__).resolve().parents[1] / "ds_configs" / f"{self.ds_config}.json"
+        return Path(self.ds_config).expanduser()
+
+    def deepspeed(self) -> dict[str, Any]:
+        """Return the configuration that DeepSpeed receives: the file, with the settings filled in as numbers.
+
+        Raises SettingsError where the file is unusable or says something else than a setting.
+        """
+        path = self.deepspeed_file()
+        try:
+            config = json.loads(path.read_text())
+        except OSError:
+            raise SettingsError([wrong("DS_CONFIG", self.ds_config, "no such file",
+                f"use {', '.join(DS_CONFIGS)} or a path to a DeepSpeed JSON file")]) from None
+        except json.JSONDecodeError as error:
+            raise SettingsError([wrong("DS_CONFIG", self.ds_config, f"is no JSON (line {error.lineno}: {error.msg})",
+                "mend the file")]) from None
+        if not isinstance(config, dict):
+            raise SettingsError([wrong("DS_CONFIG", self.ds_config, "holds no JSON object", "mend the file")])
+        ours: dict[str, tuple[str, Any]] = {
+            "train_micro_batch_size_per_gpu": ("BATCH_SIZE", self.batch_size),
+            "gradient_clipping": ("GRAD_CLIP", self.grad_clip),
+            "bf16": ("PRECISION", {"enabled": self.precision == "bf16"}),
+            "fp16": ("PRECISION", {"enabled": self.precision == "fp16"}),
+        }
+        problems = []
+        for key, (name, value) in ours.items():
+            given = config.get(key, "auto")
+            if isinstance(given, dict):
+                given = {k: v for k, v in given.items() if k == "enabled" and v != "auto"} or "auto"
+            if given not in ("auto", value):
+                problems.append(wrong(name, getattr(self, name.lower()),
+                    f"{self.ds_config} says {key} = {json.dumps(given)}", f"change {name} or remove {key} from the file"))
+            config[key] = config.get(key, {}) | value if isinstance(value, dict) and isinstance(config.get(key, {}), dict) else value
+        accumulation = config.get("gradient_accumulation_steps", "auto")
+        if accumulation not in ("auto", 1, self.gradient_accumulation_steps):
+            problems.append(wrong("GRADIENT_ACCUMULATION_STEPS", self.gradient_accumulation_steps,
+                f"{self.ds_config} says gradient_accumulation_steps = {accumulation}", "remove it from the file"))
+        # The trainer marks the step's last micro-step itself (set_gradient_accumulation_boundary).
+        config["gradient_accumulation_steps"] = 1
+        config.pop("train_batch_size", None)
+        for key in ("optimizer", "scheduler"):
+            if key in config:
+                problems.append(wrong("DS_CONFIG", self.ds_config, f"has its own {key}",
+                    f"remove {key} from the file; LEARNING_RATE, WEIGHT_DECAY and LR_SCHEDULER set it"))
+        zero = config.get("zero_optimization", {})
+        if zero.get("stage") not in (1, 2, 3):
+            problems.append(wrong("DS_CONFIG", self.ds_config, f"zero_optimization.stage is {zero.get('stage')}",
+                "write 1, 2 or 3"))
+        if problems:
+            raise SettingsError(problems)
+        return without_auto(config)
+
+
+def without_auto(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a DeepSpeed configuration without its "auto" values, so that DeepSpeed's own defaults hold."""
+    return {k: without_auto(v) if isinstance(v, dict) else v for k, v in config.items() if v != "auto"}
+
+
+def secret_names() -> list[str]:
+    """Return the settings that must never be written anywhere."""
+    return [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
+
+
+def make_variables() -> list[str]:
+    """Return the names given behind `make`, which the Makefile passes on as MAKE_SETTINGS."""
+    words = os.environ.get("MAKE_SETTINGS", "").split()
+    return [word.split("=")[0].rstrip(":") for word in words if "=" in word and word.split("=")[0] != "PYTHON"]
+
+
+def unknown_names(names: list[str], where: str) -> list[str]:
+    """Return a line for every name that is no setting, with the one that was probably meant."""
+    known = [name.upper() for name in Settings.model_fields]
+    problems = []
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else "README.md lists every setting"
+            problems.append(f"{name}: no such setting (from {where}); {remedy}")
+    return problems
+
+
+def explain(error: Any) -> str:
+    """Return the user's line for one of pydantic's errors."""
+    name = str(error["loc"][0]).upper() if error["loc"] else "settings"
+    value = "***" if name.lower() in secret_names() else error["input"]
+    context = error.get("ctx", {})
+    kind = error["type"]
+    limits = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than",
+              "less_than_equal": "at most"}
+    if kind in limits:
+        bound = next(iter(context.values()))
+        return wrong(name, value, "is out of range", f"use {limits[kind]} {bound}")
+    if kind == "literal_error":
+        return wrong(name, value, "is not one of the choices", f"use {context['expected']}")
+    remedy = {"int_parsing": "use a whole number", "float_parsing": "use a number", "bool_parsing": "use 1 or 0"}
+    return wrong(name, value, error["msg"][0].lower() + error["msg"][1:], remedy.get(kind, "correct it"))

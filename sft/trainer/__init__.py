@@ -1,0 +1,1 @@
+"""What runs in every rank. The only place that imports torch, deepspeed and transformers."""

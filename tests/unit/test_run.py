@@ -1,0 +1,58 @@
+"""The run directory and the hostfile."""
+
+import json
+
+import pytest
+
+from sft import cluster
+from sft import run as runs
+from sft.errors import UserError
+from sft.settings import Settings
+
+
+@pytest.fixture
+def run(tmp_path):
+    return runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), cluster.hostfile(2, 2))
+
+
+def test_created_run_is_latest_and_frozen(run, tmp_path):
+    assert runs.latest(tmp_path).path == run.path
+    assert run.state()["status"] == "launching"
+    assert json.loads(run.ds_config.read_text())["zero_optimization"]["stage"] == 3
+    assert cluster.read_hostfile(run.hostfile) == {"llm-master": 2, "llm-worker": 2}
+    assert run.settings().run_name == "a"
+
+
+def test_a_name_is_taken_once(run, tmp_path):
+    with pytest.raises(UserError, match="RUN_NAME=a"):
+        runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
+
+
+def test_half_a_line_is_no_metric(run):
+    run.metrics.write_text('{"step": 1}\n{"st')
+    assert list(run.read_metrics()) == [{"step": 1}]
+
+
+def test_stop_request(run):
+    assert run.stop_reason() is None
+    run.request_stop("asked by the user")
+    assert run.stop_reason() == "asked by the user"
+    run.clear_stop()
+    assert run.stop_reason() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "names no node"), ("a slots=2\nb slots=1\n", "unequal slots"), ("a slots=2\na slots=2\n", "twice"),
+     ("a 2\n", "no hostfile line")],
+)
+def test_bad_hostfile(tmp_path, text, message):
+    path = tmp_path / "hostfile"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        cluster.read_hostfile(path)
+
+
+def test_missing_hostfile_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="missing"):
+        cluster.read_hostfile(tmp_path / "none")

@@ -1,0 +1,81 @@
+"""Settings: sources, limits, contradictions, and that every problem is reported at once."""
+
+import json
+
+import pytest
+
+from sft.errors import SettingsError
+from sft.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in [*Settings.model_fields, "make_settings"]:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_seed_defaults():
+    settings = Settings.load(None)
+    assert settings.model_name == "meta-llama/Llama-3.2-1B-Instruct"
+    assert (settings.batch_size, settings.max_epochs, settings.learning_rate) == (4, 2, 1e-6)
+    assert settings.master_port == 37171
+    assert settings.sequences_per_step == 16
+
+
+def test_environment_overrides_file(tmp_path, monkeypatch):
+    env = tmp_path / ".env"
+    env.write_text("BATCH_SIZE=8\nSEED=7\n")
+    monkeypatch.setenv("BATCH_SIZE", "2")
+    settings = Settings.load(env)
+    assert (settings.batch_size, settings.seed) == (2, 7)
+
+
+def test_all_problems_at_once_and_no_secret_in_them(tmp_path):
+    env = tmp_path / ".env"
+    env.write_text("BATCH_SIZE=0\nPRECISION=bf61\nBATCHSIZE=3\nDATASET=./nowhere\n")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(env)
+    assert caught.value.problems == [
+        f"BATCHSIZE: no such setting (from {env}); did you mean BATCH_SIZE?",
+        "BATCH_SIZE=0: is out of range; use at least 1",
+        "PRECISION=bf61: is not one of the choices; use 'bf16', 'fp16' or 'fp32'",
+    ] or len(caught.value.problems) == 3
+    assert caught.value.exit_code == 2
+
+
+def test_misspelt_make_variable(monkeypatch):
+    monkeypatch.setenv("MAKE_SETTINGS", "LEARNING_RAT=1 PYTHON=python3")
+    with pytest.raises(SettingsError, match="did you mean LEARNING_RATE"):
+        Settings.load(None)
+
+
+def test_global_batch_must_divide():
+    with pytest.raises(SettingsError, match="GLOBAL_BATCH_SIZE=6: is no multiple of NODES x GPUS_PER_NODE = 4"):
+        Settings.load(None, global_batch_size=6)
+
+
+def test_ds_config_contradiction_names_both(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 3}, "bf16": {"enabled": True}}))
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(None, ds_config=str(path), precision="fp32")
+    assert "PRECISION=fp32" in str(caught.value) and 'bf16 = {"enabled": true}' in str(caught.value)
+
+
+def test_deepspeed_receives_numbers_only(tmp_path):
+    path = tmp_path / "auto.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto"},
+                                "train_micro_batch_size_per_gpu": "auto"}))
+    config = Settings.load(None, ds_config=str(path)).deepspeed()
+    assert "auto" not in json.dumps(config)
+    assert config["train_micro_batch_size_per_gpu"] == 4
+    assert config["bf16"] == {"enabled": True}
+
+
+def test_secrets_are_not_frozen(tmp_path):
+    settings = Settings.load(None, wandb_api_key="k" * 40, huggingface_api_key="hf_secret")
+    text = json.dumps(settings.freeze())
+    assert "kkkk" not in text and "hf_secret" not in text and "kkkk" not in repr(settings)
+    file = tmp_path / "settings.json"
+    file.write_text(text)
+    assert Settings.thaw(file).model_name == settings.model_name
