@@ -6,29 +6,40 @@ themselves and renamed, so a reader sees the old or the new one, never half.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from sft.errors import UserError
-from sft.settings import Settings
+from sft.errors import SettingsError, UserError, wrong
+
+if TYPE_CHECKING:
+    from sft.settings import Settings  # takes a quarter of a second, which a look at a run does not need
 
 Status = Literal["launching", "preparing", "training", "saving", "evaluating", "finished", "stopped", "failed"]
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
 
 
+RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is either the old one or the new one, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,8 @@ class Run:
 
     def settings(self) -> Settings:
         """Return the frozen settings."""
+        from sft.settings import Settings
+
         return Settings.thaw(self.settings_file)
 
     # State
@@ -107,7 +120,14 @@ class Run:
         state |= self.state() | values | {"updated_at": now}
         if status:
             state["status"] = status
-        write_whole(self.path / "state.json", json.dumps(state, indent=2) + "\n")
+        text = json.dumps(state, indent=2) + "\n"
+        try:
+            write_whole(self.path / "state.json", text)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or status != "failed":
+                raise
+            self.give_up_reserve()
+            write_whole(self.path / "state.json", text)
 
     @property
     def ended(self) -> bool:
@@ -131,7 +151,66 @@ class Run:
         """Forget a stop request, before the run resumes."""
         (self.path / "stop").unlink(missing_ok=True)
 
+    # Failure
+
+    def fail(self, reason: str) -> None:
+        """Note why the run broke. The first reason stays: what comes later follows from it."""
+        path = self.path / "failed"
+        for attempt in range(2):
+            try:
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(reason.strip() + "\n")
+            except FileExistsError:
+                pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC or attempt:
+                    raise
+                path.unlink(missing_ok=True)
+                self.give_up_reserve()
+                continue
+            return
+
+    def failure(self) -> str | None:
+        """Return why the run broke, or None. An empty text means that the reason is just being written."""
+        try:
+            return (self.path / "failed").read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+
+    def keep_reserve(self) -> None:
+        """Keep some bytes for the report of a full disk."""
+        (self.path / ".reserve").write_bytes(os.urandom(RESERVE_BYTES))
+
+    def give_up_reserve(self) -> None:
+        """Free the bytes kept."""
+        (self.path / ".reserve").unlink(missing_ok=True)
+
+    # Who runs it
+
+    def lock(self) -> TextIO | None:
+        """Return the run's lock, held until it is closed or this process ends; None where another process holds it."""
+        file = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+    def is_running(self) -> bool:
+        """Tell whether a first node's program is at work on this run."""
+        if not (self.path / ".lock").exists():
+            return False
+        lock = self.lock()
+        if lock:
+            lock.close()
+        return lock is None
+
     # Metrics
+
+    def has_metric(self, step: int, name: str) -> bool:
+        """Tell whether a value of `name` is logged for `step`."""
+        return any(line["step"] == step and name in line for line in self.read_metrics())
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """Yield the logged steps; a line that is still being written is left out."""
@@ -154,21 +233,73 @@ class Run:
 def create(settings: Settings, hostfile: str) -> Run:
     """Make the run directory with its frozen inputs, and point `runs/latest` to it.
 
-    Raises UserError where RUN_NAME is taken by a run with other settings.
+    Raises SettingsError where RUN_NAME is taken.
     """
-    model = Path(settings.model_name).name
-    name = settings.run_name or time.strftime("%Y%m%d-%H%M%S-") + model
+    name = settings.run_name or free_name(settings)
     run = Run(settings.runs_path / name)
     if run.path.exists():
-        raise UserError(f"RUN_NAME={name}: {run.path} is there already; choose another name, or remove the folder")
+        raise SettingsError([wrong("RUN_NAME", name, f"{run.path} is there already", "use another name or remove it")])
     run.logs.mkdir(parents=True)
     run.checkpoints.mkdir()
     frozen = settings.model_copy(update={"run_name": name})
     write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
     write_whole(run.ds_config, json.dumps(frozen.deepspeed(), indent=2) + "\n")
     write_whole(run.hostfile, hostfile)
+    run.keep_reserve()
     run.update_state("launching")
     point_latest(run)
+    return run
+
+
+def free_name(settings: Settings) -> str:
+    """Return a new run's name: date, time and model."""
+    name = base = time.strftime("%Y%m%d-%H%M%S-") + Path(settings.model_name).name
+    number = 1
+    while (settings.runs_path / name).exists():
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+
+def reopen(run: Run, settings: Settings) -> None:
+    """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen."""
+    for path in (run.path / "stop", run.path / "failed", run.prepared):
+        path.unlink(missing_ok=True)
+    for path in run.path.glob(".*.json.*"):
+        path.unlink()  # left by a process that was killed while it wrote
+    frozen = settings.model_copy(update={"run_name": run.name})
+    write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
+    run.keep_reserve()
+    run.update_state("launching", error=None, attempt=run.state().get("attempt", 1) + 1)
+    point_latest(run)
+
+
+def resumable(settings: Settings) -> Run | None:
+    """Return the run that `make train` goes on with: RUN_NAME's or the latest, where it was stopped or broke.
+
+    None where a new run is to be made: FRESH=1, nothing saved, or the latest is finished. Raises SettingsError where
+    the run is still at work, is finished under the RUN_NAME asked for, or was started with other settings.
+    """
+    run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
+    if run is None or not run.settings_file.is_file():
+        return None
+    if run.is_running():
+        raise UserError(f"{run.path}: is running; watch it with `inv monitor`, end it with `make stop`")
+    if settings.fresh:
+        return None
+    status = run.state().get("status")
+    saved = run.final.is_dir() or any(run.checkpoints.glob("step-*")) or bool(list(run.read_metrics()))
+    if status == "finished" or not (saved or status == "stopped"):
+        return None
+    problems = []
+    before = run.settings()
+    for name in settings.deciding():
+        now, then = getattr(settings, name), getattr(before, name)
+        if now != then:
+            remedy = f"set it to {then} to resume, or FRESH=1 to start a new run"
+            problems.append(wrong(name.upper(), now, f"the unfinished run {run.name} has {then}", remedy))
+    if problems:
+        raise SettingsError(problems)
     return run
 
 

@@ -1,0 +1,60 @@
+"""The arithmetic of a run: how many optimizer steps its rows make."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sft.settings import Settings
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of a run over `rows` training rows, `global_batch_size` rows a step.
+
+    The last step of an epoch takes the rows that are left, so no row is dropped.
+    """
+
+    rows: int
+    global_batch_size: int
+    per_epoch: int
+    total: int
+    warmup: int
+
+    @classmethod
+    def of(cls, settings: Settings, rows: int) -> Steps:
+        """Return the steps of a run with these settings over `rows` training rows."""
+        batch = settings.sequences_per_step
+        per_epoch = math.ceil(rows / batch)
+        total = per_epoch * settings.max_epochs
+        if settings.max_steps:
+            total = min(total, settings.max_steps)
+        return cls(rows, batch, per_epoch, total, math.ceil(settings.warmup_ratio * total))
+
+    def learning_rate(self, settings: Settings, step: int) -> float:
+        """Return the learning rate of step `step` (from 0): warm-up to the peak, then the schedule.
+
+        It never is 0: the first warm-up step has 1/warmup of the peak, the schedule would reach 0 after the last step.
+        """
+        if step < self.warmup:
+            return settings.learning_rate * (step + 1) / self.warmup
+        if settings.lr_scheduler == "constant":
+            return settings.learning_rate
+        done = (step - self.warmup) / max(1, self.total - self.warmup)
+        factor = 1 - done if settings.lr_scheduler == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return settings.learning_rate * factor
+
+    def describe(self, settings: Settings) -> list[str]:
+        """Return the lines that tell a user what a step and the run are."""
+        ranks, card = settings.world_size, "GPU" if settings.device == "cuda" else "process"
+        cards = card + ("" if ranks == 1 else "es" if card == "process" else "s")
+        if settings.global_batch_size:
+            step = f"{self.global_batch_size} sequences per step over {ranks} {cards}, {settings.batch_size} at once on each"
+        else:
+            accumulation = settings.gradient_accumulation_steps
+            times = f" x {accumulation} micro-steps" if accumulation > 1 else ""
+            step = f"{settings.batch_size} sequences x {ranks} {cards}{times} = {self.global_batch_size} per step"
+        epochs = f"{self.rows:,} rows / {self.global_batch_size} = {self.per_epoch:,} steps an epoch"
+        limit = settings.max_steps and settings.max_steps < self.per_epoch * settings.max_epochs
+        run = f"MAX_STEPS={settings.max_steps}" if limit else f"x {settings.max_epochs} epochs"
+        return [step, f"{epochs}, {run} = {self.total:,} steps"]

@@ -1,0 +1,93 @@
+"""Prepared rows on disk: tokens and target marks of all rows in flat arrays, mapped and never loaded whole.
+
+A split is a folder of `tokens.npy` (int32), `is_target.npy` (bool), `offsets.npy` (int64, rows + 1) and
+`texts.jsonl` (prompt and reference of each row, for evaluation).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class TokenisedRow(NamedTuple):
+    """One row: its token ids, which of them are targets, and the texts that evaluation wants."""
+
+    ids: list[int]
+    is_target: list[bool]
+    prompt: str
+    reference: str
+
+
+class Rows:
+    """The rows of a prepared split."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.offsets: npt.NDArray[np.int64] = np.load(folder / "offsets.npy")
+        self.tokens: npt.NDArray[np.int32] = np.load(folder / "tokens.npy", mmap_mode="r")
+        self.is_target: npt.NDArray[np.bool_] = np.load(folder / "is_target.npy", mmap_mode="r")
+        self.lengths: npt.NDArray[np.int64] = np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Return a row's token ids and target marks."""
+        part = slice(self.offsets[index], self.offsets[index + 1])
+        return self.tokens[part], self.is_target[part]
+
+    def target_tokens(self, chosen: npt.NDArray[np.int64]) -> int:
+        """Return the number of targets in the chosen rows. A row's first token never is one: nothing predicts it."""
+        return sum(int(self[int(index)][1][1:].sum()) for index in chosen)
+
+    def prompt_ids(self, index: int) -> list[int]:
+        """Return the tokens before a row's last run of targets: what generation starts from."""
+        ids, is_target = self[index]
+        targets = np.flatnonzero(is_target)
+        gaps = np.flatnonzero(np.diff(targets) > 1)
+        first = targets[gaps[-1] + 1] if len(gaps) else targets[0]
+        return ids[:first].tolist()
+
+    def texts(self) -> Iterator[dict[str, str]]:
+        """Yield every row's `prompt` and `reference`."""
+        with (self.folder / "texts.jsonl").open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def write(folder: Path, rows: Iterable[TokenisedRow]) -> dict[str, int]:
+    """Write a split row by row, in memory that does not grow with it. Return its counts."""
+    folder.mkdir(parents=True)
+    offsets = [0]
+    targets = longest = 0
+    with (
+        (folder / "tokens.raw").open("wb") as tokens,
+        (folder / "is_target.raw").open("wb") as marks,
+        (folder / "texts.jsonl").open("w", encoding="utf-8") as texts,
+    ):
+        for row in rows:
+            tokens.write(np.asarray(row.ids, dtype=np.int32).tobytes())
+            marks.write(np.asarray(row.is_target, dtype=np.bool_).tobytes())
+            texts.write(json.dumps({"prompt": row.prompt, "reference": row.reference}, ensure_ascii=False) + "\n")
+            offsets.append(offsets[-1] + len(row.ids))
+            targets += sum(row.is_target)
+            longest = max(longest, len(row.ids))
+    np.save(folder / "offsets.npy", np.asarray(offsets, dtype=np.int64))
+    for name, dtype in (("tokens", np.int32), ("is_target", np.bool_)):
+        add_header(folder / f"{name}.raw", folder / f"{name}.npy", dtype, offsets[-1])
+    return {"rows": len(offsets) - 1, "tokens": offsets[-1], "target_tokens": targets, "longest": longest}
+
+
+def add_header(raw: Path, path: Path, dtype: Any, length: int) -> None:
+    """Turn a raw file of numbers into an .npy file, which knows its own type and length."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(max(1, length),))
+    if length:
+        array[:] = np.memmap(raw, dtype=dtype, mode="r")
+    array.flush()
+    raw.unlink()

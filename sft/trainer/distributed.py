@@ -1,0 +1,88 @@
+"""The ranks: the only file that touches `torch.distributed`.
+
+Every function here is collective: all ranks must call it, in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This rank's place among all ranks."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes what the run has once."""
+        return self.rank == 0
+
+
+def start(device: str, timeout_s: int) -> World:
+    """Meet the other ranks (all ranks). `device` is cuda (over NCCL) or cpu (over gloo).
+
+    A rank that waits longer than `timeout_s` for another one raises, so that a dead peer ends the run.
+    """
+    import deepspeed
+
+    # The shared-memory op only serves all-reduce between the ranks of a single node on CPU. Without it DeepSpeed
+    # compiles nothing, which saves a minute at the first start and the need for a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    if device == "cuda":
+        torch.cuda.set_device(local_rank)
+        where = torch.device("cuda", local_rank)
+    else:
+        where = torch.device("cpu")
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device == "cuda" else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    return World(rank, local_rank, world_size, where)
+
+
+def end() -> None:
+    """Leave the group (all ranks)."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for all ranks (all ranks)."""
+    dist.barrier()
+
+
+def total(values: Sequence[float | torch.Tensor], world: World) -> list[float]:
+    """Return the sum of each value over all ranks (all ranks)."""
+    tensor = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=world.device) for value in values])
+    dist.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def gather(value: Any) -> list[Any]:
+    """Return every rank's `value`, in rank order (all ranks). For small objects: it pickles."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def lost_a_peer(error: BaseException) -> bool:
+    """Tell whether an error only says that another rank is gone, so that it is not the reason of a failure."""
+    text = str(error).lower()
+    words = ("connection reset", "connection closed", "connection refused", "broken pipe", "timed out", "nccl", "gloo")
+    return isinstance(error, RuntimeError) and any(word in text for word in words)

@@ -1,0 +1,261 @@
+"""The program that makes a run's inputs ready, once on the first node: `python -m sft.trainer.prepare --run runs/NAME`.
+
+Data is read, validated, tokenised and cached; the base model is made, found or downloaded. When both are whole,
+`prepared.json` in the run directory says where they lie, which is what the ranks of all nodes wait for. With warm
+caches nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sft.errors import DataError, SettingsError, SftError, wrong
+from sft.run import Run, write_whole
+from sft.settings import DEMO, TINY, Settings
+from sft.trainer import demo, process
+
+FORMAT = 1  # of the prepared data: part of the cache's key
+HELD_OUT_SHARE = 0.05  # of the rows of a data set without a held-out split
+HELD_OUT_MOST = 500
+
+
+def main() -> None:
+    """Prepare the run. Exit code 2 where the user can mend what is wrong."""
+    process.begin()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    run = Run(parser.parse_args().run)
+    try:
+        prepared = prepare(run.settings())
+        write_whole(run.prepared, json.dumps(prepared, indent=2) + "\n")
+    except SftError as error:
+        run.fail(str(error))
+        print(error, flush=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        run.fail(f"preparing: {error.strerror or error}: {error.filename or ''}")
+        raise
+
+
+def prepare(settings: Settings) -> dict[str, Any]:
+    """Return where the base model and the data lie, with the data's counts, after making them ready."""
+    settings.data_path.mkdir(parents=True, exist_ok=True)
+    settings.model_path.mkdir(parents=True, exist_ok=True)
+    model = base_model(settings)
+    data, counts = prepared_data(settings, model)
+    return {"model": str(model), "data": str(data), **counts}
+
+
+# Where things come from
+
+
+def dataset_folder(settings: Settings) -> Path | None:
+    """Return the local file or folder of DATASET (the demo's is written first), or None for one of the hub."""
+    if settings.dataset == DEMO:
+        folder = settings.data_path / f"demo-{file_hash(Path(demo.__file__))[:12]}"
+        if not folder.is_dir():
+            with_whole_folder(folder, demo.write)
+        return folder
+    path = Path(settings.dataset).expanduser()
+    return path if path.exists() else None
+
+
+def with_whole_folder(folder: Path, make: Any) -> Any:
+    """Call ``make(temporary)`` and rename what it made to `folder`, so that a folder under that name is whole."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        result = make(temporary)
+        if folder.exists():  # another run was faster
+            return result
+        temporary.rename(folder)
+        return result
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def readers(settings: Settings) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+    """Return readers of the training and the held-out rows."""
+    from sft.trainer import sources
+
+    local = dataset_folder(settings)
+    return sources.read_local(local) if local else sources.read_hub(settings)
+
+
+# Model
+
+
+def base_model(settings: Settings) -> Path:
+    """Return the folder of the base model; the tiny one is made, one of the hub downloaded once."""
+    if settings.model_name == TINY:
+        folder = settings.model_path / f"tiny-{tiny_key(settings)}"
+        if not folder.is_dir():
+            from sft.trainer import tiny
+
+            with_whole_folder(folder, lambda path: tiny.make(path, tiny_texts(settings), settings.seed))
+        return folder
+    path = Path(settings.model_name).expanduser()
+    if not path.is_dir():
+        return download(settings)
+    if not (path / "config.json").is_file():
+        raise SettingsError([wrong("MODEL_NAME", path, "holds no config.json", "give a folder in Hugging Face layout")])
+    return path
+
+
+def tiny_key(settings: Settings) -> str:
+    """Return what tells one tiny model from another: its code, its data and its seed."""
+    return short_hash(file_hash(Path(__file__).with_name("tiny.py")), data_key(settings), settings.seed)
+
+
+def tiny_texts(settings: Settings) -> Iterator[str]:
+    """Yield texts of training rows for the tiny model's tokenizer."""
+    from sft.trainer.tokenise import conversation
+
+    for where, row in itertools.islice(readers(settings)["train"], 10_000):
+        yield "\n".join(message["content"] for message in conversation(row, where, settings))
+
+
+def download(settings: Settings) -> Path:
+    """Return the folder of a model of the hub. Raises SettingsError in one line where it cannot be had."""
+    from huggingface_hub import errors, snapshot_download
+
+    name, token = settings.model_name, settings.huggingface_api_key.get_secret_value()
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=settings.model_revision,
+                cache_dir=settings.model_path,
+                token=token or None,
+                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"],
+            )
+        )
+    except errors.GatedRepoError:
+        what, remedy = "is gated", f"ask for access on its page, and set HUGGINGFACE_API_KEY{' of that account' * bool(token)}"
+    except errors.RepositoryNotFoundError:
+        what, remedy = "no such folder here and no such model on the hub", "check the name (a private one: HUGGINGFACE_API_KEY)"
+    except errors.RevisionNotFoundError:
+        what, remedy = f"has no revision MODEL_REVISION={settings.model_revision}", "check it on the model's page"
+    except errors.HFValidationError:
+        what, remedy = "no such folder, and no name that the hub could have", "check the path"
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        what = f"is not in {settings.model_path} and the hub cannot be reached ({type(error).__name__})"
+        remedy = "check the network, or give a local folder"
+    raise SettingsError([wrong("MODEL_NAME", name, what, remedy)])
+
+
+# Data
+
+
+def prepared_data(settings: Settings, model: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the tokenised data and its counts, from the cache where it is there."""
+    folder = settings.data_path / "prepared" / cache_key(settings, model)
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        with_whole_folder(folder, lambda path: tokenise(settings, model, path))
+    return folder, json.loads(manifest.read_text())
+
+
+def cache_key(settings: Settings, model: Path) -> str:
+    """Return the hash of everything that the prepared data is made from."""
+    tokenizer = [
+        file_hash(path)
+        for path in sorted(model.iterdir())
+        if path.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template"))
+    ]
+    code = [file_hash(Path(__file__).with_name(name)) for name in ("tokenise.py", "sources.py", "data.py")]
+    chosen = settings.model_dump(include={"prompt_column", "response_column", "system_prompt", "max_length"})
+    return short_hash(FORMAT, code, data_key(settings), tokenizer, chosen, settings.seed)
+
+
+def data_key(settings: Settings) -> str:
+    """Return what tells one source of rows from another: the content of local files, or the hub's revision."""
+    from sft.trainer import sources
+
+    local = dataset_folder(settings)
+    if local is None:
+        return short_hash(settings.dataset, settings.dataset_config, settings.dataset_revision)
+    files = sources.local_files(local)
+    return short_hash(*((split, path.name, file_hash(path)) for split, paths in files.items() for path in paths))
+
+
+def short_hash(*parts: Any) -> str:
+    """Return a hash of anything that JSON can write."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """Return a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tokenise(settings: Settings, model: Path, folder: Path) -> dict[str, Any]:
+    """Read, validate and tokenise all rows into `folder`, and write its manifest. Return the counts."""
+    import transformers
+
+    from sft.trainer import data
+    from sft.trainer.tokenise import Tokeniser
+
+    print(f"preparing {settings.dataset} for {settings.model_name}", flush=True)
+    config = transformers.AutoConfig.from_pretrained(model)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions and settings.max_length > positions:
+        raise SettingsError(
+            [wrong("MAX_LENGTH", settings.max_length, f"{settings.model_name} reads {positions} tokens at most",
+                   f"use {positions} or less")]
+        )  # fmt: skip
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SettingsError(
+            [wrong("MODEL_NAME", settings.model_name, f"its tokenizer cannot be loaded ({reason})", "check the folder")]
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise SettingsError(
+            [wrong("MODEL_NAME", settings.model_name, "its tokenizer has no EOS token, so no answer would ever end",
+                   "set eos_token in its tokenizer_config.json")]
+        )  # fmt: skip
+    train, validation = Tokeniser(tokenizer, settings), Tokeniser(tokenizer, settings)
+    source = readers(settings)
+    first = next(source["validation"], None)
+    held_out: Iterable[Any] = [] if first is None else itertools.chain([first], source["validation"])
+    training: Iterable[Any] = source["train"]
+    if first is None:
+        training, held_out = hold_out(list(training), settings.seed)
+    counts: dict[str, Any] = {
+        "train": data.write(folder / "train", train.rows(training)),
+        "validation": data.write(folder / "validation", validation.rows(held_out)),
+    }
+    if not counts["train"]["rows"]:
+        raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
+    counts["train"]["cut_rows"], counts["validation"]["cut_rows"] = train.cut_rows, validation.cut_rows
+    write_whole(folder / "manifest.json", json.dumps(counts, indent=2) + "\n")
+    return counts
+
+
+def hold_out(rows: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
+    """Return (training, held-out) rows of a data set that holds none out itself: one in twenty, drawn by seed."""
+    import random
+
+    number = min(HELD_OUT_MOST, int(len(rows) * HELD_OUT_SHARE))
+    if len(rows) > 1:
+        number = max(1, number)
+    chosen = set(random.Random(seed).sample(range(len(rows)), number))
+    return ([row for i, row in enumerate(rows) if i not in chosen], [rows[i] for i in sorted(chosen)])
+
+
+if __name__ == "__main__":
+    main()

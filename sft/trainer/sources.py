@@ -1,0 +1,159 @@
+"""Where rows come from: local files (jsonl, json, csv, parquet) or the hub, each row with the place it stands at."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sft.errors import DataError, SettingsError, wrong
+from sft.settings import Settings
+
+Row = dict[str, Any]
+Placed = tuple[str, Row]  # "file:line" and the row
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+HELD_OUT_NAMES = ("validation", "valid", "val", "dev", "test", "eval")
+csv.field_size_limit(sys.maxsize)
+
+
+def local_files(path: Path) -> dict[str, list[Path]]:
+    """Return the files of a local data set as {"train": [...], "validation": [...]}.
+
+    In a folder, a file's name says what it is: train*, validation* (or valid, val, dev), test*. A validation file is
+    preferred to a test file for evaluation; other files are training rows. Raises SettingsError for nothing to read.
+    """
+    if path.is_file():
+        return {"train": [path], "validation": []}
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    held_out = {
+        name: [file for file in files if file.name.lower().startswith(name)] for name in HELD_OUT_NAMES
+    }
+    validation = next((found for found in held_out.values() if found), [])
+    everything_held_out = [file for found in held_out.values() for file in found]
+    train = [file for file in files if file.name.lower().startswith("train")]
+    train = train or [file for file in files if file not in everything_held_out]
+    if not train:
+        raise SettingsError(
+            [wrong("DATASET", path, f"holds no training file ({', '.join(SUFFIXES)})", "add train.jsonl")]
+        )
+    return {"train": train, "validation": validation}
+
+
+def read_file(path: Path) -> Iterator[Placed]:
+    """Yield the rows of a local file. Raises DataError naming file and line of what cannot be read."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        yield from read_parquet(path)
+        return
+    if suffix not in SUFFIXES:
+        raise SettingsError([wrong("DATASET", path, "is of an unknown kind", f"use {', '.join(SUFFIXES)}")])
+    try:
+        yield from {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv}[suffix](path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no UTF-8 text ({error.reason} at byte {error.start}); convert it to UTF-8") from None
+
+
+def read_jsonl(path: Path) -> Iterator[Placed]:
+    """Yield one object per line; empty lines are passed over."""
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield f"{path}:{number}", as_row(parse(line, f"{path}:{number}"), f"{path}:{number}")
+
+
+def read_json(path: Path) -> Iterator[Placed]:
+    """Yield the objects of a JSON list, or of a file that is JSON lines under another name."""
+    text = path.read_text(encoding="utf-8-sig")
+    if not text.lstrip().startswith("["):
+        yield from read_jsonl(path)
+        return
+    for number, item in enumerate(parse(text, str(path)), 1):
+        yield f"{path}:item {number}", as_row(item, f"{path}:item {number}")
+
+
+def read_csv(path: Path) -> Iterator[Placed]:
+    """Yield the rows below the header line."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                where = f"{path}:{reader.line_num}"
+                if None in row or None in row.values():
+                    raise DataError(f"{where}: has another number of fields than the header; mend the line")
+                yield where, row
+        except csv.Error as error:
+            raise DataError(f"{path}:{reader.line_num}: {error}; mend the line") from None
+
+
+def read_parquet(path: Path) -> Iterator[Placed]:
+    """Yield the rows of a Parquet file, batch by batch."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        number = 0
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}:row {number}", row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: is no readable Parquet file ({str(error).splitlines()[0]}); write it again") from None
+
+
+def parse(text: str, where: str) -> Any:
+    """Return parsed JSON. Raises DataError."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: is no JSON ({error.msg} at column {error.colno}); mend the line") from None
+    except RecursionError:
+        raise DataError(f"{where}: is nested too deep; mend the line") from None
+
+
+def as_row(value: Any, where: str) -> Row:
+    """Return `value` if it is an object. Raises DataError."""
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: is no JSON object but {type(value).__name__}; write one object per row")
+    return value
+
+
+def read_local(path: Path) -> dict[str, Iterator[Placed]]:
+    """Return readers of a local data set's training and held-out rows (the latter may be empty)."""
+    return {
+        split: (placed for file in files for placed in read_file(file)) for split, files in local_files(path).items()
+    }
+
+
+def read_hub(settings: Settings) -> dict[str, Iterator[Placed]]:
+    """Return readers of a hub data set's training and held-out rows. Downloads it once into DATA_PATH/hub.
+
+    Raises SettingsError where it cannot be had.
+    """
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(
+            settings.dataset,
+            settings.dataset_config or None,
+            revision=settings.dataset_revision,
+            cache_dir=str(settings.data_path / "hub"),
+            token=settings.huggingface_api_key.get_secret_value() or None,
+        )
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        remedy = "check the name, DATASET_CONFIG and the network, or give a local file or folder"
+        raise SettingsError([wrong("DATASET", settings.dataset, f"cannot be loaded ({reason})", remedy)]) from None
+    if "train" not in splits:
+        has = ", ".join(splits)
+        raise SettingsError([wrong("DATASET", settings.dataset, f"has no train split but {has}", "use another one")])
+    held_out = next((name for name in HELD_OUT_NAMES if name in splits), None)
+
+    def rows(split: str) -> Iterator[Placed]:
+        for number, row in enumerate(splits[split]):
+            yield f"{settings.dataset}[{split}]:row {number}", row
+
+    return {"train": rows("train"), "validation": rows(held_out) if held_out else iter(())}

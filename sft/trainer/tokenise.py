@@ -1,0 +1,151 @@
+"""From a row to tokens: the chat template, which tokens are targets, and where a long row is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sft.errors import DataError
+from sft.settings import Settings
+from sft.trainer.data import TokenisedRow
+from sft.trainer.sources import Placed, Row
+
+ROLES = ("system", "user", "assistant", "tool")
+# The template of Llama 3.1 and later prints today's date unless it is given one: a model trained on Monday would see
+# another prompt on Tuesday. This is the date that the template itself falls back to.
+TEMPLATE_DATE = "26 Jul 2024"
+
+
+def conversation(row: Row, where: str, settings: Settings) -> list[dict[str, str]]:
+    """Return a row's messages, from `messages` or from the prompt and response columns.
+
+    Raises DataError naming the place of a row that has neither, or wrong ones.
+    """
+    if "messages" in row:
+        messages = row["messages"]
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            raise DataError(f"{where}: `messages` is no list of objects; write [{{\"role\": …, \"content\": …}}, …]")
+        for message in messages:
+            if message.get("role") not in ROLES:
+                raise DataError(f"{where}: role {message.get('role')!r} is unknown; use {', '.join(ROLES)}")
+            if not isinstance(message.get("content"), str):
+                raise DataError(f"{where}: the content of a {message['role']} message is no text; write a string")
+        found = [{"role": message["role"], "content": message["content"]} for message in messages]
+        if not any(message["role"] == "assistant" and message["content"] for message in found):
+            raise DataError(f"{where}: has no assistant message, so no target token; add one or remove the row")
+        while found[-1]["role"] != "assistant":
+            found.pop()  # a question without an answer teaches nothing
+    else:
+        texts = {}
+        for name, column in (("PROMPT_COLUMN", settings.prompt_column), ("RESPONSE_COLUMN", settings.response_column)):
+            if column not in row:
+                has = ", ".join(map(str, row)) or "nothing"
+                raise DataError(f"{where}: has no column {column!r} but {has}; set {name} to one of them")
+            if not isinstance(row[column], str):
+                kind = type(row[column]).__name__
+                raise DataError(f"{where}: column {column!r} is no text but {kind}; write a string")
+            if not row[column].strip():
+                no_target = ", so no target token" if name == "RESPONSE_COLUMN" else ""
+                raise DataError(f"{where}: column {column!r} is empty{no_target}; fill it or remove the row")
+            texts[name] = row[column]
+        found = [
+            {"role": "user", "content": texts["PROMPT_COLUMN"]},
+            {"role": "assistant", "content": texts["RESPONSE_COLUMN"]},
+        ]
+    if settings.system_prompt and found[0]["role"] != "system":
+        found.insert(0, {"role": "system", "content": settings.system_prompt})
+    return found
+
+
+@dataclass
+class Tokeniser:
+    """Turns rows into tokens with a model's own tokenizer, counting what it had to cut."""
+
+    tokenizer: Any
+    settings: Settings
+    cut_rows: int = field(default=0, init=False)
+
+    def rows(self, placed: Iterable[Placed]) -> Iterator[TokenisedRow]:
+        """Yield every row tokenised. Raises DataError naming the place of a row that cannot be used."""
+        for where, row in placed:
+            yield self.row(row, where)
+
+    def row(self, row: Row, where: str) -> TokenisedRow:
+        """Return a row tokenised."""
+        messages = conversation(row, where, self.settings)
+        pieces = self.chat_pieces(messages, where) if self.tokenizer.chat_template else self.plain_pieces(messages)
+        ids: list[int] = []
+        is_target: list[bool] = []
+        for text, target in pieces:
+            # A piece at a time, so that the tokens before a response are those that generation starts from.
+            tokens = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+            ids += tokens
+            is_target += [target] * len(tokens)
+        bos = self.tokenizer.bos_token_id
+        if not self.tokenizer.chat_template:
+            start, end = self.plain_marks()
+            ids, is_target = start + ids + end, [False] * len(start) + is_target + [True] * len(end)
+        elif bos is not None and ids[:2] == [bos, bos]:
+            ids, is_target = ids[1:], is_target[1:]
+        if len(ids) > self.settings.max_length:
+            self.cut_rows += 1
+            ids, is_target = ids[: self.settings.max_length], is_target[: self.settings.max_length]
+        if not any(is_target[1:]):
+            raise DataError(
+                f"{where}: no target token is left within MAX_LENGTH={self.settings.max_length}; "
+                "raise MAX_LENGTH or remove the row"
+            )
+        asked = [message["content"] for message in messages if message["role"] != "assistant"]
+        return TokenisedRow(ids, is_target, asked[-1] if asked else "", messages[-1]["content"])
+
+    def chat_pieces(self, messages: list[dict[str, str]], where: str) -> list[tuple[str, bool]]:
+        """Return the template's text cut into (text, is target) pieces; the assistant's words are the targets.
+
+        Every assistant message is a target where the template writes a conversation by appending to it. Some
+        templates rewrite earlier turns (they drop reasoning, say): there the last one alone is.
+        """
+        whole = self.template(messages)
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant" and message["content"]]
+        for chosen in (turns, turns[-1:]):
+            pieces, at = [], 0
+            for turn in chosen:
+                before = self.template(messages[:turn], add_generation_prompt=True)
+                after = self.template(messages[: turn + 1])
+                if not (whole.startswith(after) and after.startswith(before) and len(before) >= at):
+                    break
+                pieces += [(whole[at : len(before)], False), (self.up_to_end(after[len(before) :]), True)]
+                at = len(before) + len(pieces[-1][0])
+            else:
+                return pieces
+        raise DataError(f"{where}: the chat template does not write this conversation; check the order of its roles")
+
+    def up_to_end(self, text: str) -> str:
+        """Return a response without what the template puts after its end mark: nothing should be generated there."""
+        eos = self.tokenizer.eos_token
+        return text[: text.rindex(eos) + len(eos)] if eos and eos in text else text
+
+    def template(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
+        """Return the conversation as the model's chat template writes it."""
+        import jinja2
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=TEMPLATE_DATE
+            )
+        except jinja2.TemplateError as error:
+            raise DataError(f"the model's chat template refuses a row: {error}; check the order of its roles") from None
+
+    def plain_pieces(self, messages: list[dict[str, str]]) -> list[tuple[str, bool]]:
+        """Return the pieces for a model without a chat template: the messages on lines of their own."""
+        pieces: list[tuple[str, bool]] = []
+        for message in messages[:-1]:
+            pieces.append((message["content"] + "\n", False))
+        pieces.append((messages[-1]["content"], True))
+        return pieces
+
+    def plain_marks(self) -> tuple[list[int], list[int]]:
+        """Return the tokens that begin and end a text without a template: the tokenizer's own start, and EOS."""
+        start = [self.tokenizer.bos_token_id]
+        has_start = start != [None] and self.tokenizer("").input_ids[:1] == start
+        return start if has_start else [], [self.tokenizer.eos_token_id]

@@ -1,0 +1,171 @@
+"""The rank program: `python -m sft.trainer.train --run runs/NAME`, started once per rank by DeepSpeed's launcher."""
+
+from __future__ import annotations
+
+from sft.trainer import process
+
+if __name__ == "__main__":
+    process.begin()  # before imports that take seconds, in which a SIGTERM would end the rank at once
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sft.errors import SftError
+from sft.run import Run
+from sft.settings import Settings
+from sft.steps import Steps
+from sft.trainer import batching, checkpoint, distributed
+from sft.trainer import evaluate as evaluation
+from sft.trainer import model as models
+from sft.trainer.clock import Clock
+from sft.trainer.data import Rows
+from sft.trainer.distributed import World
+from sft.trainer.metrics import Metrics, NoMetrics
+
+
+def main() -> None:
+    """Run the rank; whatever ends it is written to the run directory first."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--local_rank", type=int, help="given by the launcher, which sets LOCAL_RANK too")
+    run = Run(parser.parse_args().run)
+    rank = os.environ["RANK"]
+    try:
+        settings = run.settings()
+        world = distributed.start(settings.device, settings.rendezvous_timeout_s)
+        status = pipeline(run, settings, world)
+        distributed.end()
+        if world.is_main:
+            run.update_state(status)
+    except SftError as error:
+        run.fail(str(error))
+        sys.exit(error.exit_code)
+    except BaseException as error:
+        if not distributed.lost_a_peer(error):
+            run.fail(f"rank {rank}: {type(error).__name__}: {str(error).strip() or 'no message'}")
+        raise
+    print(f"rank {rank}: done", flush=True)  # the node program counts these
+
+
+def pipeline(run: Run, settings: Settings, world: World) -> Any:
+    """Evaluate the base model, train, export and evaluate again, whatever of it is left to do (all ranks).
+
+    Return the status that the run ends with.
+    """
+    prepared = json.loads(run.prepared.read_text())
+    rows, held_out = (Rows(Path(prepared["data"]) / split) for split in ("train", "validation"))
+    try:
+        if settings.evaluate and "before" not in evaluation.results(run):
+            evaluate(run, settings, Path(prepared["model"]), held_out, world, "before")
+        if not run.final.exists():
+            train(run, settings, Path(prepared["model"]), rows, held_out, world)
+        if settings.evaluate and "after" not in evaluation.results(run):
+            evaluate(run, settings, run.final, held_out, world, "after")
+    except process.Stopped:
+        return "stopped"
+    return "finished"
+
+
+def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World, name: str) -> None:
+    """Evaluate one model and say so (all ranks)."""
+    if world.is_main:
+        run.update_state("evaluating", evaluating=name, answers=0, total_answers=0)
+    found = evaluation.evaluate(run, settings, path, rows, world, name)
+    if world.is_main:
+        print(f"evaluation {name} training: {json.dumps({k: v for k, v in found.items() if k != 'samples'})}", flush=True)
+
+
+def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, world: World) -> None:
+    """Train from the newest checkpoint or the base model to the last step, and export (all ranks).
+
+    Raises process.Stopped after saving a checkpoint, if the run was asked to stop.
+    """
+    steps = Steps.of(settings, len(rows))
+    engine = models.start_engine(base, settings, json.loads(run.ds_config.read_text()), world)
+    pad_id = engine.module.model.config.pad_token_id or 0  # masked and never a target: any token serves
+    first = checkpoint.resume(engine, run, world)
+    metrics: Metrics | NoMetrics = Metrics(run, settings, first) if world.is_main else NoMetrics()
+    if world.is_main:
+        run.update_state("training", step=first, total_steps=steps.total, epoch=first / steps.per_epoch)
+        print(f"step {first} of {steps.total}: {'resumed' if first else 'started'}", flush=True)
+    clock = Clock()
+
+    for step in range(first, steps.total):
+        if validation_is_due(step, settings) and not run.has_metric(step, "val/loss"):
+            with clock.paused():
+                metrics.log(step, val_loss=evaluation.mean_loss(engine, held_out, settings, pad_id, world))
+
+        torch.manual_seed(settings.seed + 1_000_003 * step + world.rank)  # dropout: a resumed run draws the same
+        chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
+        micro_steps = batching.micro_steps(chosen, rows.lengths, world.world_size, settings.batch_size)
+        target_tokens = rows.target_tokens(chosen)
+        learning_rate = steps.learning_rate(settings, step)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+        loss_sum = torch.zeros((), device=world.device)
+        for i, per_rank in enumerate(micro_steps):
+            batch = batching.collate(rows, per_rank[world.rank], pad_id, world.device)
+            loss_sum += models.backward(engine, batch, target_tokens, world, last=i == len(micro_steps) - 1)
+        engine.step()
+
+        asked = process.stop_requested.is_set() or (world.is_main and run.stop_reason() is not None)
+        all_loss, ranks_asked = distributed.total([loss_sum, asked], world)
+        done, loss, stop = step + 1, all_loss / target_tokens, ranks_asked > 0
+        tokens = int(rows.lengths[chosen].sum())
+        clock.count(tokens)
+        if done % settings.logging_steps == 0 or done == steps.total:
+            metrics.log(
+                done,
+                epoch=done / steps.per_epoch,
+                train_loss=loss,
+                train_lr=learning_rate,
+                train_grad_norm=float(engine.get_global_grad_norm()),
+                train_tokens=tokens,
+                train_target_tokens=target_tokens,
+                train_skipped_steps=engine.skipped_steps if settings.precision == "fp16" else None,
+                perf_tokens_per_second=clock.tokens_per_second,
+                perf_step_s=clock.step_s,
+                mem_peak_gib=torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None,
+            )
+        if world.is_main and (clock.state_is_due() or stop or done == steps.total):
+            left = clock.step_s * (steps.total - done)
+            rates = {"tokens_per_second": clock.tokens_per_second, "time_left_s": left}
+            run.update_state(step=done, epoch=done / steps.per_epoch, loss=loss, **rates)
+
+        if stop or (settings.save_steps and done % settings.save_steps == 0 and done < steps.total):
+            with clock.paused():
+                save(engine, run, done, settings, world)
+        if stop:
+            metrics.close()
+            raise process.Stopped
+
+    if world.is_main:
+        run.update_state("saving")
+    models.export(engine, base, run.final, world)
+    metrics.close()
+    engine.destroy()
+
+
+def validation_is_due(step: int, settings: Settings) -> bool:
+    """Tell whether the validation loss after `step` steps is wanted. The first and the last are evaluation's."""
+    return bool(settings.eval_steps) and step > 0 and step % settings.eval_steps == 0
+
+
+def save(engine: Any, run: Run, step: int, settings: Settings, world: World) -> None:
+    """Save a checkpoint and say so (all ranks)."""
+    if world.is_main:
+        run.update_state("saving")
+    checkpoint.save(engine, run, step, settings.keep_checkpoints, world)
+    if world.is_main:
+        run.update_state("training")
+
+
+if __name__ == "__main__":
+    main()
