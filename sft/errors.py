@@ -1,10 +1,10 @@
 """What can go wrong, as exceptions.
 
-    SftError                 one line for the user, no traceback
-    ├── UserError            the user can mend it: exit code 2
-    │   ├── SettingsError    one or more wrong settings, a line each
-    │   └── DataError        a malformed row or an unusable data set
-    └── RunFailed            the run broke: exit code 1
+SftError                 one line for the user, no traceback
+├── UserError            the user can mend it: exit code 2
+│   ├── SettingsError    one or more wrong settings, a line each
+│   └── DataError        a malformed row or an unusable data set
+└── RunFailed            the run broke: exit code 1
 """
 
 from __future__ import annotations

@@ -291,14 +291,7 @@ def resumable(settings: Settings) -> Run | None:
     saved = run.final.is_dir() or any(run.checkpoints.glob("step-*")) or bool(list(run.read_metrics()))
     if status == "finished" or not (saved or status == "stopped"):
         return None
-    problems = []
-    before = run.settings()
-    for name in settings.deciding():
-        now, then = getattr(settings, name), getattr(before, name)
-        if now != then:
-            remedy = f"set it to {then} to resume, or FRESH=1 to start a new run"
-            problems.append(wrong(name.upper(), now, f"the unfinished run {run.name} has {then}", remedy))
-    if problems:
+    if problems := settings.differences(run.settings()):
         raise SettingsError(problems)
     return run
 

@@ -9,59 +9,91 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sft import variables
 from sft.errors import SettingsError, wrong
 
-Precision = Literal["bf16", "fp16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Schedule = Literal["cosine", "linear", "constant"]
-Launcher = Literal["auto", "local", "compose"]
+Launcher = Literal["auto", "local"]
 Device = Literal["auto", "cuda", "cpu"]
 
 DS_CONFIGS = ("zero3", "zero2", "zero3_offload")
 TINY = "tiny"  # MODEL_NAME: a model of a few hundred thousand weights that the project makes itself
 DEMO = "demo"  # DATASET: a small task that the project generates itself
 
-# Word and digit forms that people write; pydantic takes true/false/1/0/yes/no itself.
+# `make demo`: what a tiny model learns in a minute on a CPU, over two nodes.
+DEMO_SETTINGS: dict[str, Any] = {
+    "model_name": TINY, "dataset": DEMO, "device": "cpu", "launcher": "local", "nodes": 2, "gpus_per_node": 1,
+    "batch_size": 16, "learning_rate": 3e-3, "warmup_ratio": 0.05, "max_epochs": 2, "max_length": 128,
+    "max_new_tokens": 24, "eval_batch_size": 100,
+}  # fmt: skip
+
+# A resumed run may change these; every other setting decides what it trains.
+MAY_CHANGE = {
+    "batch_size", "gradient_accumulation_steps", "global_batch_size", "launcher", "device", "master_addr", "master_port", "rendezvous_timeout_s", "logging_steps", "save_steps", "eval_steps", "keep_checkpoints",
+    "evaluate", "eval_limit", "eval_batch_size", "max_new_tokens", "gradient_checkpointing",
+    "run_name", "fresh", "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity",
+    "wandb_project_name", "wandb_run_name", "huggingface_api_key",
+}  # fmt: skip
+
 Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
 
 
 class Settings(BaseSettings):
     """The settings of one run. Field names in capitals are what users type."""
 
-    model_config = SettingsConfigDict(extra="forbid", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(extra="forbid", env_ignore_empty=True, frozen=True, protected_namespaces=())
 
     # Model
-    model_name: str = Field("meta-llama/Llama-3.2-1B-Instruct", description="hub name or local folder of a causal language model; `tiny` makes one")
+    model_name: str = Field(
+        "meta-llama/Llama-3.2-1B-Instruct",
+        description="hub name or local folder of a causal language model; `tiny` makes one",
+    )
     model_revision: str = Field("main", description="hub revision of the model: branch, tag or commit")
     # Data
-    dataset: str = Field("openai/gsm8k", description="hub name, local file or folder (jsonl, json, csv, parquet); `demo` generates one")
+    dataset: str = Field(
+        "openai/gsm8k", description="hub name, local file or folder (jsonl, json, csv, parquet); `demo` generates one"
+    )
     dataset_config: str = Field("main", description="configuration of a hub data set")
     dataset_revision: str = Field("main", description="hub revision of the data set")
     prompt_column: str = Field("question", description="column with the prompt (unless rows have chat `messages`)")
     response_column: str = Field("answer", description="column with the response; its tokens are the targets")
     system_prompt: str = Field("", description="system message put before every prompt")
-    max_length: int = Field(1024, ge=8, description="tokens a row may have; longer rows are cut at the end, counted and reported")
+    max_length: int = Field(
+        1024, ge=8, description="tokens a row may have; longer rows are cut at the end, counted and reported"
+    )
     # Batch
     batch_size: int = Field(4, ge=1, description="sequences per GPU and micro-step")
     gradient_accumulation_steps: int = Field(1, ge=1, description="micro-steps per optimizer step")
-    global_batch_size: int = Field(0, ge=0, description="sequences per optimizer step over all GPUs; 0 = BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs")
+    global_batch_size: int = Field(
+        0,
+        ge=0,
+        description="sequences per optimizer step over all GPUs; 0 = BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs",
+    )
     # Optimisation
     learning_rate: float = Field(1e-6, gt=0, lt=10, description="peak learning rate of AdamW")
-    lr_scheduler: Annotated[Schedule, Lower] = Field("cosine", description="cosine, linear (both to 0) or constant, after the warm-up")
+    lr_scheduler: Annotated[Schedule, Lower] = Field(
+        "cosine", description="cosine, linear (both to 0) or constant, after the warm-up"
+    )
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of all steps over which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, not on biases and norms")
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 = no clipping")
     max_epochs: int = Field(2, ge=1, description="passes over the training rows")
     max_steps: int = Field(0, ge=0, description="optimizer steps at most; 0 = no limit")
     seed: int = Field(42, ge=0, lt=2**32, description="order of the rows, dropout, new weights")
-    precision: Annotated[Precision, Lower] = Field("bf16", description="bf16, fp16 (dynamic loss scaling) or fp32")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, a third more time")
+    precision: Annotated[Precision, Lower] = Field(
+        "auto", description="bf16, fp16 (dynamic loss scaling), fp32, or auto: bf16 on GPUs, fp32 on CPU"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in backward: less memory, a third more time"
+    )
     ds_config: str = Field("zero3", description="zero3, zero2, zero3_offload, or a path to a DeepSpeed JSON file")
     # Rhythm
     logging_steps: int = Field(1, ge=1, description="steps between lines in metrics.jsonl")
@@ -76,8 +108,12 @@ class Settings(BaseSettings):
     # Machines
     nodes: int = Field(2, ge=1, le=1024, description="nodes")
     gpus_per_node: int = Field(2, ge=1, le=64, description="GPUs (on CPU: processes) per node")
-    launcher: Annotated[Launcher, Lower] = Field("auto", description="local, compose or auto: compose where docker and a GPU are there")
-    device: Annotated[Device, Lower] = Field("auto", description="cuda, cpu, or auto: cuda where there is a GPU; on auto a model other than `tiny` wants one")
+    launcher: Annotated[Launcher, Lower] = Field(
+        "auto", description="local: both nodes are processes of this machine; auto chooses"
+    )
+    device: Annotated[Device, Lower] = Field(
+        "auto", description="cuda, cpu, or auto: cuda where there is a GPU; on auto a model other than `tiny` wants one"
+    )
     master_addr: str = Field("", description="address of the first node; empty = this machine, or the compose service")
     master_port: int = Field(37171, ge=1024, le=65535, description="port on which the ranks meet")
     rendezvous_timeout_s: int = Field(300, ge=10, description="seconds that ranks wait for each other")
@@ -106,23 +142,28 @@ class Settings(BaseSettings):
         return self.global_batch_size or self.batch_size * self.gradient_accumulation_steps * self.world_size
 
     @classmethod
-    def load(cls, env_file: Path | None = Path(".env"), **given: Any) -> Settings:
-        """Return the settings from defaults, `env_file`, the environment and `given`.
+    def load(
+        cls, env_file: Path | None = variables.ENV_FILE, defaults: dict[str, Any] | None = None, **given: Any
+    ) -> Settings:
+        """Return the settings from `defaults`, `env_file`, the environment and `given`.
 
         Raises SettingsError with a line for everything that is wrong.
         """
-        from_file = dotenv_values(env_file) if env_file and env_file.is_file() else {}
-        problems = unknown_names([name for name in from_file], str(env_file))
-        problems += unknown_names(make_variables(), "make")
-        values: dict[str, Any] = {k.lower(): v for k, v in from_file.items() if v and k.lower() in cls.model_fields}
-        for name in cls.model_fields:
-            if os.environ.get(name.upper()):
-                values[name] = os.environ[name.upper()]
+        written = variables.from_file(env_file) if env_file else {}
+        problems = unknown_names(list(written), str(env_file)) + unknown_names(variables.behind_make(), "make")
+        values: dict[str, Any] = dict(defaults or {})
+        values |= {name.lower(): value for name, value in written.items() if name.lower() in cls.model_fields}
+        values |= {name: os.environ[name.upper()] for name in cls.model_fields if os.environ.get(name.upper())}
         values |= given
-        try:
-            settings = cls.model_validate(values)
-        except ValidationError as error:
-            raise SettingsError(problems + [explain(item) for item in error.errors()]) from None
+        while True:
+            try:
+                settings = cls.model_validate(values)
+                break
+            except ValidationError as error:
+                # Go on with the defaults of what is wrong, to find the contradictions of the rest.
+                for item in error.errors():
+                    problems.append(explain(item))
+                    values.pop(str(item["loc"][0]))
         problems += settings.contradictions()
         if problems:
             raise SettingsError(problems)
@@ -143,20 +184,57 @@ class Settings(BaseSettings):
         """Return the settings as JSON data, without the secrets."""
         return self.model_dump(mode="json", exclude=set(secret_names()))
 
+    def secrets(self) -> dict[str, str]:
+        """Return the secrets that are set, by the names they have in the environment of the run's processes."""
+        found = {name.upper(): getattr(self, name).get_secret_value() for name in secret_names()}
+        return {name: value for name, value in found.items() if value}
+
+    def resolved(self, device: Device, launcher: Launcher) -> Settings:
+        """Return the settings with what was left open decided. Raises SettingsError for a new contradiction."""
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if device == "cuda" else "fp32"
+        settings = self.model_copy(update={"device": device, "launcher": launcher, "precision": precision})
+        if problems := settings.contradictions():
+            raise SettingsError(problems)
+        return settings
+
+    def differences(self, before: Settings) -> list[str]:
+        """Return a line for every setting that decides what is trained and is not what it was `before`."""
+        names = [name for name in type(self).model_fields if name not in MAY_CHANGE]
+        changed = [name for name in names if getattr(self, name) != getattr(before, name)]
+        if self.sequences_per_step != before.sequences_per_step:
+            changed.append("sequences_per_step")
+        problems = []
+        for name in changed:
+            now, then = getattr(self, name), getattr(before, name)
+            remedy = f"set it to {then} to resume, or FRESH=1 to start a new run"
+            if name == "sequences_per_step":
+                name, remedy = "global_batch_size", f"set GLOBAL_BATCH_SIZE={then} to resume, or FRESH=1"
+            problems.append(wrong(name.upper(), now, f"the unfinished run {before.run_name} has {then}", remedy))
+        return problems
+
     def contradictions(self) -> list[str]:
         """Return a line for every pair of settings that cannot both hold."""
         problems = []
-        if self.global_batch_size and self.global_batch_size % self.world_size:
-            problems.append(wrong("GLOBAL_BATCH_SIZE", self.global_batch_size,
-                f"is no multiple of NODES x GPUS_PER_NODE = {self.world_size}", f"use a multiple of {self.world_size}"))
-        if self.run_name and (Path(self.run_name).name != self.run_name or self.run_name in {"latest", ".", ".."}):
-            problems.append(wrong("RUN_NAME", self.run_name, "is no plain folder name", "use letters, digits, - and _"))
+        if 0 < self.global_batch_size < self.world_size:
+            what = f"is less than NODES x GPUS_PER_NODE = {self.world_size}, so some would have nothing to do"
+            remedy = f"use at least {self.world_size}"
+            problems.append(wrong("GLOBAL_BATCH_SIZE", self.global_batch_size, what, remedy))
+        product = self.batch_size * self.gradient_accumulation_steps * self.world_size
+        if self.global_batch_size and self.gradient_accumulation_steps > 1 and product != self.global_batch_size:
+            what = f"with BATCH_SIZE and GPUs it makes {product} per step, GLOBAL_BATCH_SIZE={self.global_batch_size}"
+            accumulation = self.gradient_accumulation_steps
+            problems.append(wrong("GRADIENT_ACCUMULATION_STEPS", accumulation, what, "set one of the two"))
+        if self.run_name and not re.fullmatch(r"(?!latest$)[\w-][\w.-]*", self.run_name):
+            remedy = "use letters, digits, - and _"
+            problems.append(wrong("RUN_NAME", self.run_name, "is no plain folder name", remedy))
         for name in ("model_name", "dataset"):
             value = getattr(self, name)
             if value.startswith((".", "/", "~")) and not Path(value).expanduser().exists():
-                problems.append(wrong(name.upper(), value, "no such file or folder",
-                    "check the path, or give a hub name such as openai/gsm8k" if name == "dataset" else
-                    "check the path, or give a hub name"))
+                example = " such as openai/gsm8k" if name == "dataset" else ""
+                remedy = f"check the path, or give a hub name{example}"
+                problems.append(wrong(name.upper(), value, "no such file or folder", remedy))
         try:
             self.deepspeed()
         except SettingsError as error:
@@ -174,50 +252,62 @@ class Settings(BaseSettings):
 
         Raises SettingsError where the file is unusable or says something else than a setting.
         """
-        path = self.deepspeed_file()
-        try:
-            config = json.loads(path.read_text())
-        except OSError:
-            raise SettingsError([wrong("DS_CONFIG", self.ds_config, "no such file",
-                f"use {', '.join(DS_CONFIGS)} or a path to a DeepSpeed JSON file")]) from None
-        except json.JSONDecodeError as error:
-            raise SettingsError([wrong("DS_CONFIG", self.ds_config, f"is no JSON (line {error.lineno}: {error.msg})",
-                "mend the file")]) from None
-        if not isinstance(config, dict):
-            raise SettingsError([wrong("DS_CONFIG", self.ds_config, "holds no JSON object", "mend the file")])
+        config = self.read_deepspeed_file()
+        problems = []
         ours: dict[str, tuple[str, Any]] = {
             "train_micro_batch_size_per_gpu": ("BATCH_SIZE", self.batch_size),
             "gradient_clipping": ("GRAD_CLIP", self.grad_clip),
-            "bf16": ("PRECISION", {"enabled": self.precision == "bf16"}),
-            "fp16": ("PRECISION", {"enabled": self.precision == "fp16"}),
         }
-        problems = []
+        if self.precision != "auto":
+            ours["bf16"] = ("PRECISION", {"enabled": self.precision == "bf16"})
+            ours["fp16"] = ("PRECISION", {"enabled": self.precision == "fp16"})
         for key, (name, value) in ours.items():
             given = config.get(key, "auto")
-            if isinstance(given, dict):
-                given = {k: v for k, v in given.items() if k == "enabled" and v != "auto"} or "auto"
+            options = {}
+            if isinstance(given, dict):  # precision: the file may tune it, the setting chooses it
+                options = given
+                given = {"enabled": given["enabled"]} if given.get("enabled", "auto") != "auto" else "auto"
             if given not in ("auto", value):
-                problems.append(wrong(name, getattr(self, name.lower()),
-                    f"{self.ds_config} says {key} = {json.dumps(given)}", f"change {name} or remove {key} from the file"))
-            config[key] = config.get(key, {}) | value if isinstance(value, dict) and isinstance(config.get(key, {}), dict) else value
+                remedy = f"change {name} or remove {key} from the file"
+                what = f"DS_CONFIG={self.ds_config} says {key} = {json.dumps(given)}"
+                problems.append(wrong(name, getattr(self, name.lower()), what, remedy))
+            config[key] = options | value if isinstance(value, dict) else value
         accumulation = config.get("gradient_accumulation_steps", "auto")
         if accumulation not in ("auto", 1, self.gradient_accumulation_steps):
-            problems.append(wrong("GRADIENT_ACCUMULATION_STEPS", self.gradient_accumulation_steps,
-                f"{self.ds_config} says gradient_accumulation_steps = {accumulation}", "remove it from the file"))
+            what = f"DS_CONFIG={self.ds_config} says gradient_accumulation_steps = {accumulation}"
+            remedy = "remove it from the file"
+            problems.append(wrong("GRADIENT_ACCUMULATION_STEPS", self.gradient_accumulation_steps, what, remedy))
         # The trainer marks the step's last micro-step itself (set_gradient_accumulation_boundary).
         config["gradient_accumulation_steps"] = 1
-        config.pop("train_batch_size", None)
+        whole = config.pop("train_batch_size", "auto")
+        if whole not in ("auto", self.sequences_per_step):
+            what = f"DS_CONFIG={self.ds_config} says train_batch_size = {whole}"
+            problems.append(wrong("GLOBAL_BATCH_SIZE", self.sequences_per_step, what, "remove it from the file"))
         for key in ("optimizer", "scheduler"):
             if key in config:
-                problems.append(wrong("DS_CONFIG", self.ds_config, f"has its own {key}",
-                    f"remove {key} from the file; LEARNING_RATE, WEIGHT_DECAY and LR_SCHEDULER set it"))
-        zero = config.get("zero_optimization", {})
-        if zero.get("stage") not in (1, 2, 3):
-            problems.append(wrong("DS_CONFIG", self.ds_config, f"zero_optimization.stage is {zero.get('stage')}",
-                "write 1, 2 or 3"))
+                remedy = f"remove {key} from the file; LEARNING_RATE, WEIGHT_DECAY and LR_SCHEDULER set it"
+                problems.append(wrong("DS_CONFIG", self.ds_config, f"has its own {key}", remedy))
+        stage = config.get("zero_optimization", {}).get("stage")
+        if stage not in (1, 2, 3):
+            problems.append(
+                wrong("DS_CONFIG", self.ds_config, f"zero_optimization.stage is {stage}", "write 1, 2 or 3")
+            )
         if problems:
             raise SettingsError(problems)
         return without_auto(config)
+
+    def read_deepspeed_file(self) -> dict[str, Any]:
+        """Return the content of the file that DS_CONFIG names. Raises SettingsError."""
+        what, remedy = "holds no JSON object", "mend the file"
+        try:
+            config = json.loads(self.deepspeed_file().read_text())
+            if isinstance(config, dict) and isinstance(config.get("zero_optimization", {}), dict):
+                return config
+        except (OSError, UnicodeDecodeError):
+            what, remedy = "no such file", f"use {', '.join(DS_CONFIGS)} or a path to a DeepSpeed JSON file"
+        except json.JSONDecodeError as error:
+            what = f"is no JSON (line {error.lineno}: {error.msg})"
+        raise SettingsError([wrong("DS_CONFIG", self.ds_config, what, remedy)])
 
 
 def without_auto(config: dict[str, Any]) -> dict[str, Any]:
@@ -228,12 +318,6 @@ def without_auto(config: dict[str, Any]) -> dict[str, Any]:
 def secret_names() -> list[str]:
     """Return the settings that must never be written anywhere."""
     return [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
-
-
-def make_variables() -> list[str]:
-    """Return the names given behind `make`, which the Makefile passes on as MAKE_SETTINGS."""
-    words = os.environ.get("MAKE_SETTINGS", "").split()
-    return [word.split("=")[0].rstrip(":") for word in words if "=" in word and word.split("=")[0] != "PYTHON"]
 
 
 def unknown_names(names: list[str], where: str) -> list[str]:
@@ -254,8 +338,12 @@ def explain(error: Any) -> str:
     value = "***" if name.lower() in secret_names() else error["input"]
     context = error.get("ctx", {})
     kind = error["type"]
-    limits = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than",
-              "less_than_equal": "at most"}
+    limits = {
+        "greater_than": "more than",
+        "greater_than_equal": "at least",
+        "less_than": "less than",
+        "less_than_equal": "at most",
+    }
     if kind in limits:
         bound = next(iter(context.values()))
         return wrong(name, value, "is out of range", f"use {limits[kind]} {bound}")

@@ -39,14 +39,27 @@ def install_torch(python: Path, version: str) -> None:
     gpu = shutil.which("nvidia-smi") is not None
     pip = (python, "-m", "pip", "install", "-q")
     # pip's own configuration may know a folder with the CPU build; no index has it under this name.
-    if not gpu and subprocess.run(
-        [*map(str, pip), f"torch=={version}+cpu"], cwd=ROOT, capture_output=True, check=False
-    ).returncode == 0:
+    if (
+        not gpu
+        and subprocess.run(
+            [*map(str, pip), f"torch=={version}+cpu"], cwd=ROOT, capture_output=True, check=False
+        ).returncode
+        == 0
+    ):
         return
     # uv knows where torch's builds for each CUDA version, and for none, are published.
     backend = "auto" if gpu else "cpu"
     if not run(*pip, "uv") or not run(
-        python, "-m", "uv", "pip", "install", "-q", "--python", python, f"--torch-backend={backend}", f"torch=={version}"
+        python,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "-q",
+        "--python",
+        python,
+        f"--torch-backend={backend}",
+        f"torch=={version}",
     ):
         raise SystemExit(
             f"torch=={version}: not installed; check the network, or install torch {version} into .venv yourself "

@@ -121,7 +121,9 @@ def export(engine: Any, base: Path, folder: Path, world: World) -> None:
     distributed.barrier()
 
 
-def write_model(model: transformers.PreTrainedModel, weights: dict[str, torch.Tensor], base: Path, folder: Path) -> None:
+def write_model(
+    model: transformers.PreTrainedModel, weights: dict[str, torch.Tensor], base: Path, folder: Path
+) -> None:
     """Write weights, configuration and tokenizer to `folder`, load them again and compare."""
     with torch.device("meta"):
         whole = type(model)(model.config)

@@ -29,9 +29,7 @@ def local_files(path: Path) -> dict[str, list[Path]]:
     if path.is_file():
         return {"train": [path], "validation": []}
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-    held_out = {
-        name: [file for file in files if file.name.lower().startswith(name)] for name in HELD_OUT_NAMES
-    }
+    held_out = {name: [file for file in files if file.name.lower().startswith(name)] for name in HELD_OUT_NAMES}
     validation = next((found for found in held_out.values() if found), [])
     everything_held_out = [file for found in held_out.values() for file in found]
     train = [file for file in files if file.name.lower().startswith("train")]
@@ -54,7 +52,9 @@ def read_file(path: Path) -> Iterator[Placed]:
     try:
         yield from {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv}[suffix](path)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no UTF-8 text ({error.reason} at byte {error.start}); convert it to UTF-8") from None
+        raise DataError(
+            f"{path}: is no UTF-8 text ({error.reason} at byte {error.start}); convert it to UTF-8"
+        ) from None
 
 
 def read_jsonl(path: Path) -> Iterator[Placed]:

@@ -25,7 +25,7 @@ def conversation(row: Row, where: str, settings: Settings) -> list[dict[str, str
     if "messages" in row:
         messages = row["messages"]
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-            raise DataError(f"{where}: `messages` is no list of objects; write [{{\"role\": …, \"content\": …}}, …]")
+            raise DataError(f'{where}: `messages` is no list of objects; write [{{"role": …, "content": …}}, …]')
         for message in messages:
             if message.get("role") not in ROLES:
                 raise DataError(f"{where}: role {message.get('role')!r} is unknown; use {', '.join(ROLES)}")

@@ -50,7 +50,7 @@ def main() -> None:
         if not distributed.lost_a_peer(error):
             run.fail(f"rank {rank}: {type(error).__name__}: {str(error).strip() or 'no message'}")
         raise
-    print(f"rank {rank}: done", flush=True)  # the node program counts these
+    sys.stdout.write(f"rank {rank}: done\n")  # one write, one line: the node program counts these
 
 
 def pipeline(run: Run, settings: Settings, world: World) -> Any:
@@ -78,7 +78,9 @@ def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World,
         run.update_state("evaluating", evaluating=name, answers=0, total_answers=0)
     found = evaluation.evaluate(run, settings, path, rows, world, name)
     if world.is_main:
-        print(f"evaluation {name} training: {json.dumps({k: v for k, v in found.items() if k != 'samples'})}", flush=True)
+        print(
+            f"evaluation {name} training: {json.dumps({k: v for k, v in found.items() if k != 'samples'})}", flush=True
+        )
 
 
 def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, world: World) -> None:

@@ -43,8 +43,12 @@ def test_stop_request(run):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "names no node"), ("a slots=2\nb slots=1\n", "unequal slots"), ("a slots=2\na slots=2\n", "twice"),
-     ("a 2\n", "no hostfile line")],
+    [
+        ("", "names no node"),
+        ("a slots=2\nb slots=1\n", "unequal slots"),
+        ("a slots=2\na slots=2\n", "twice"),
+        ("a 2\n", "no hostfile line"),
+    ],
 )
 def test_bad_hostfile(tmp_path, text, message):
     path = tmp_path / "hostfile"

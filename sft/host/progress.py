@@ -1,0 +1,94 @@
+"""What a user sees of a run that is at work: a bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+PLAIN_EVERY_S = 10.0  # seconds between lines without a terminal
+
+
+class Display:
+    """Shows `state.json` as it changes."""
+
+    def __init__(self, console: Console) -> None:
+        """Show it on `console`."""
+        self.console = console
+        self.bar: Progress | None = None
+        self.phase = ""
+        self.said_at = 0.0
+
+    def show(self, state: dict[str, Any]) -> None:
+        """Show a run's state, where it says something new."""
+        phase, done, total = amounts(state)
+        if self.console.is_terminal:
+            self.move_bar(phase, done, total, details(state))
+            return
+        changed, due = phase != self.phase, time.monotonic() - self.said_at > PLAIN_EVERY_S
+        if changed or (due and total):
+            self.phase, self.said_at = phase, time.monotonic()
+            amount = f" {done:,}/{total:,}" if total else ""
+            self.console.print("  ".join([phase + amount, details(state)]).rstrip(), highlight=False)
+
+    def move_bar(self, phase: str, done: int, total: int, info: str) -> None:
+        """Move the bar of a phase; a new phase gets a new bar below."""
+        if self.bar is None or phase != self.phase:
+            self.close()
+            columns = [TextColumn("{task.description:<28}"), BarColumn(20)]
+            columns += [MofNCompleteColumn()] if total else []
+            self.bar = Progress(*columns, TextColumn("{task.fields[info]}"), console=self.console)
+            self.bar.add_task(phase, total=total or None, info="")
+            self.bar.start()
+            self.phase = phase
+        task = self.bar.tasks[0]
+        self.bar.update(task.id, completed=done, total=total or task.total, info=info)
+
+    def close(self) -> None:
+        """Leave the last bar as it stands."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+
+@contextmanager
+def display(console: Console) -> Iterator[Display]:
+    """Yield a display, closed at the end."""
+    shown = Display(console)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def amounts(state: dict[str, Any]) -> tuple[str, int, int]:
+    """Return what a run is doing in words, and how much of it is done of how much (0: not known)."""
+    status = state.get("status", "launching")
+    if status == "evaluating":
+        model = "base model" if state.get("evaluating") == "before" else "tuned model"
+        return f"evaluating the {model}", state.get("answers", 0), state.get("total_answers", 0)
+    if status in ("training", "saving"):
+        if status == "saving" and state["step"] == state["total_steps"]:
+            return "saving the final model", 0, 0
+        return "training", state["step"], state["total_steps"]
+    words = {"launching": "starting the nodes", "preparing": "preparing data and model"}
+    return words.get(status, status), 0, 0
+
+
+def details(state: dict[str, Any]) -> str:
+    """Return loss, speed and time left of a run that trains."""
+    if state.get("status") != "training" or "loss" not in state:
+        return ""
+    speed = f"{state['tokens_per_second']:,.0f} tokens/s"
+    return f"loss {state['loss']:.4f}  {speed}  {duration(state['time_left_s'])} left"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as m:ss or h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,0 +1,5 @@
+"""`inv setup`."""
+
+
+def make_env_file() -> None:
+    """x."""

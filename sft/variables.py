@@ -1,0 +1,32 @@
+"""What the user wrote: NAME=value pairs of `.env`, of the environment and behind `make`. Strings, unchecked.
+
+Apart from the settings because a look at a run needs only a folder's name, and building the settings takes a quarter
+of a second.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+ENV_FILE = Path(".env")
+OF_MAKE = {"PYTHON"}  # the Makefile's own variables
+
+
+def from_file(path: Path = ENV_FILE) -> dict[str, str]:
+    """Return the variables of an env file that are not empty; none where there is no file."""
+    values = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    return {name: value for name, value in values.items() if value}
+
+
+def behind_make() -> list[str]:
+    """Return the names given behind `make`, which the Makefile passes on as MAKE_SETTINGS."""
+    names = [word.split("=")[0].rstrip(":") for word in os.environ.get("MAKE_SETTINGS", "").split() if "=" in word]
+    return [name for name in names if name not in OF_MAKE]
+
+
+def runs_path() -> Path:
+    """Return RUNS_PATH, from the environment or `.env`."""
+    return Path(os.environ.get("RUNS_PATH") or from_file().get("RUNS_PATH") or "runs")
