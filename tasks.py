@@ -1,14 +1,19 @@
-"""The tasks: `inv --list`. They pass on to `sft/` and import it only when they run, so that the list comes at once."""
+"""The tasks: `inv --list`. They call into `sft/` and import it only when they run, so that the list comes at once."""
 
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from invoke import Collection, Context, Exit, task
 
 from sft.errors import SftError
+
+ROOT = Path(__file__).resolve().parent
 
 
 def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -16,6 +21,7 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **options: Any) -> Any:
+        os.chdir(ROOT)  # .env, runs/ and data/ are the project's, wherever the task is called
         try:
             return function(*arguments, **options)
         except SftError as error:
@@ -24,29 +30,111 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+NAME = {"name": "the run's name; the latest one without it"}
+
+
 @task
 @one_line_errors
-def train(c: Context) -> None:
-    """Fine-tune with the settings in .env, or resume what was stopped."""
-    from rich.console import Console
+def setup(c: Context) -> None:
+    """Make .env and the folders, and download data and model."""
+    from sft.host import progress
+    from sft.host.setup import setup
 
-    from sft.host import pipeline, setup
+    setup(progress.terminal())
+
+
+@task(name="test-env")
+@one_line_errors
+def test_env(c: Context) -> None:
+    """Check this machine: ok, warning or failure with the remedy."""
+    from sft.host import checks, progress
+
+    checks.test_env(progress.terminal())
+
+
+@task(help={"fresh": "start a new run instead of resuming (FRESH=1)"})
+@one_line_errors
+def train(c: Context, fresh: bool = False) -> None:
+    """Fine-tune with the settings in .env, or resume what was stopped."""
+    from sft.host import pipeline, progress, setup
     from sft.settings import Settings
 
-    setup.make_env_file()
-    pipeline.train(Settings.load(), Console())
+    console = progress.terminal()
+    setup.make_env_file(console)
+    pipeline.train(Settings.load(**given(fresh=fresh)), console, "make train")
+
+
+@task(help={"fresh": "start a new run instead of resuming (FRESH=1)"})
+@one_line_errors
+def demo(c: Context, fresh: bool = False) -> None:
+    """Train a tiny model on generated data over two nodes, on any CPU."""
+    from sft.host import pipeline, progress
+    from sft.settings import DEMO_SETTINGS, Settings
+
+    settings = Settings.load(env_file=None, defaults=DEMO_SETTINGS, **given(fresh=fresh))
+    pipeline.train(settings, progress.terminal(), "make demo")
+
+
+def given(**flags: bool) -> dict[str, bool]:
+    """Return the flags that were given: a flag not given must not override the environment."""
+    return {name: value for name, value in flags.items() if value}
+
+
+@task(help=NAME | {"once": "print once and leave", "json": "print once, as JSON"})
+@one_line_errors
+def monitor(c: Context, name: str = "", once: bool = False, json: bool = False) -> None:
+    """Watch a run: progress, loss, speed, GPUs."""
+    from sft import run, variables
+    from sft.host import monitor, progress
+
+    monitor.monitor(run.find(variables.runs_path(), name), progress.terminal(), once, json)
+
+
+@task(help=NAME)
+@one_line_errors
+def stop(c: Context, name: str = "") -> None:
+    """Stop a run: it finishes its step, saves a checkpoint and ends."""
+    from sft import run, variables
+    from sft.host import progress
+    from sft.host.stop import stop
+
+    stop(run.find(variables.runs_path(), name), progress.terminal())
+
+
+@task(help=NAME | {"follow": "go on as the logs grow", "lines": "lines of each node; 0 = all"})
+@one_line_errors
+def logs(c: Context, name: str = "", follow: bool = False, lines: int = 100) -> None:
+    """Print the logs of every node."""
+    from sft import run, variables
+    from sft.host import progress
+    from sft.host.logs import logs
+
+    logs(run.find(variables.runs_path(), name), progress.terminal(), follow, lines)
+
+
+@task(help=NAME)
+@one_line_errors
+def evaluate(c: Context, name: str = "") -> None:
+    """Evaluate base and final model of a run anew (EVAL_LIMIT, MAX_NEW_TOKENS)."""
+    from sft.host import pipeline, progress
+    from sft.settings import Settings
+
+    pipeline.evaluate(Settings.load(), name, progress.terminal())
 
 
 @task
-@one_line_errors
-def demo(c: Context) -> None:
-    """Train a tiny model on generated data over two nodes on the CPU."""
-    from rich.console import Console
-
-    from sft.host import pipeline
-    from sft.settings import DEMO_SETTINGS, Settings
-
-    pipeline.train(Settings.load(env_file=None, defaults=DEMO_SETTINGS), Console())
+def check(c: Context) -> None:
+    """Run ruff, mypy and import-linter."""
+    with c.cd(ROOT):
+        for command in ("ruff check .", "ruff format --check .", "mypy", "lint-imports"):
+            c.run(f"{sys.prefix}/bin/{command}")
 
 
-namespace = Collection(train, demo)
+@task(help={"options": "passed on to pytest"})
+def test(c: Context, options: str = "") -> None:
+    """Run every test that this machine can run; what cannot run is listed with the reason."""
+    with c.cd(ROOT):
+        c.run(f"{sys.executable} -m pytest {options}", pty=sys.stdout.isatty())
+
+
+namespace = Collection(setup, test_env, train, demo, monitor, stop, logs, evaluate, check, test)

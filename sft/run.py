@@ -114,7 +114,7 @@ class Run:
             return {}
 
     def update_state(self, status: Status | None = None, **values: Any) -> None:
-        """Change some values of `state.json`. One process at a time writes it: rank 0, or the launcher without ranks."""
+        """Change some values of `state.json`. One process at a time writes it: rank 0, or node 0 without ranks."""
         now = time.time()
         state = {"status": "launching", "step": 0, "total_steps": 0, "epoch": 0.0, "started_at": now, "error": None}
         state |= self.state() | values | {"updated_at": now}
@@ -222,12 +222,18 @@ class Run:
         except FileNotFoundError:
             return
 
-    def log_tail(self, node: int, lines: int = 15) -> list[str]:
-        """Return the last lines of a node's log."""
-        try:
-            return (self.logs / f"node-{node}.log").read_text(errors="replace").splitlines()[-lines:]
-        except FileNotFoundError:
-            return []
+    # Logs
+
+    def log_files(self) -> list[Path]:
+        """Return the nodes' logs, in node order."""
+        return sorted(self.logs.glob("node-*.log"), key=lambda path: int(path.stem.removeprefix("node-")))
+
+    @staticmethod
+    def log_tail(path: Path, lines: int = 15) -> list[str]:
+        """Return the last lines of a log."""
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - lines * 1000))
+            return file.read().decode(errors="replace").splitlines()[-lines:]
 
 
 def create(settings: Settings, hostfile: str) -> Run:
@@ -274,26 +280,28 @@ def reopen(run: Run, settings: Settings) -> None:
     point_latest(run)
 
 
-def resumable(settings: Settings) -> Run | None:
-    """Return the run that `make train` goes on with: RUN_NAME's or the latest, where it was stopped or broke.
+def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
+    """Return the run to go on with, RUN_NAME's or the latest where it was stopped or broke, and what kept it from that.
 
-    None where a new run is to be made: FRESH=1, nothing saved, or the latest is finished. Raises SettingsError where
-    the run is still at work, is finished under the RUN_NAME asked for, or was started with other settings.
+    None where a new run is to be made: FRESH=1, nothing saved, the latest is finished, or it was started with other
+    settings; a line for each of those is returned beside it. Raises UserError where the run is still at work, and
+    SettingsError where a run asked for by RUN_NAME was started with other settings.
     """
     run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
     if run is None or not run.settings_file.is_file():
-        return None
+        return None, []
     if run.is_running():
         raise UserError(f"{run.path}: is running; watch it with `inv monitor`, end it with `make stop`")
-    if settings.fresh:
-        return None
     status = run.state().get("status")
-    saved = run.final.is_dir() or any(run.checkpoints.glob("step-*")) or bool(list(run.read_metrics()))
-    if status == "finished" or not (saved or status == "stopped"):
-        return None
-    if problems := settings.differences(run.settings()):
-        raise SettingsError(problems)
-    return run
+    saved = run.final.is_dir() or any(run.checkpoints.glob("step-*")) or run.metrics.is_file()
+    if settings.fresh or status == "finished" or not (saved or status == "stopped"):
+        return None, []
+    differences = settings.differences(run.settings())
+    if differences and settings.run_name:
+        raise SettingsError(differences)
+    if differences:
+        return None, [f"not resuming the unfinished run {run.name}, which has other settings:", *differences]
+    return run, []
 
 
 def point_latest(run: Run) -> None:

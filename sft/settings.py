@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sft import variables
 from sft.errors import SettingsError, wrong
@@ -37,10 +37,11 @@ DEMO_SETTINGS: dict[str, Any] = {
 
 # A resumed run may change these; every other setting decides what it trains.
 MAY_CHANGE = {
-    "batch_size", "gradient_accumulation_steps", "global_batch_size", "launcher", "device", "master_addr", "master_port", "rendezvous_timeout_s", "logging_steps", "save_steps", "eval_steps", "keep_checkpoints",
-    "evaluate", "eval_limit", "eval_batch_size", "max_new_tokens", "gradient_checkpointing",
-    "run_name", "fresh", "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity",
-    "wandb_project_name", "wandb_run_name", "huggingface_api_key",
+    "batch_size", "gradient_accumulation_steps", "global_batch_size", "launcher", "device", "master_addr",
+    "master_port", "rendezvous_timeout_s", "logging_steps", "save_steps", "eval_steps", "keep_checkpoints",
+    "evaluate", "eval_limit", "eval_batch_size", "max_new_tokens", "gradient_checkpointing", "run_name", "fresh",
+    "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity", "wandb_project_name", "wandb_run_name",
+    "huggingface_api_key",
 }  # fmt: skip
 
 Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
@@ -170,7 +171,9 @@ class Settings(BaseSettings):
         return settings
 
     @classmethod
-    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> Any:
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read nothing behind the caller's back: `load` has put all sources together, and `thaw` wants none."""
         return (init_settings,)
 

@@ -8,6 +8,7 @@ ranks (docker/FACTS.md). Every rank says `rank N: done` at its clean end, and th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -239,10 +240,8 @@ class Node:
 
     def kill(self, process: subprocess.Popen[Any]) -> None:
         """End a program and everything in its session at once."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
     def end_what_is_left(self) -> None:

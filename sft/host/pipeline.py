@@ -17,7 +17,7 @@ from rich.console import Console
 
 from sft import cluster
 from sft import run as runs
-from sft.errors import RunFailed, SettingsError, wrong
+from sft.errors import RunFailed, SettingsError, UserError, wrong
 from sft.host import gpus
 from sft.host.progress import display, duration
 from sft.run import Run
@@ -28,20 +28,44 @@ POLL_S = 0.2
 LOOPBACK = "127.0.0.1"
 
 
-def train(settings: Settings, console: Console) -> None:
-    """Run the whole pipeline, or resume it, and print the result. Raises SftError."""
+def train(settings: Settings, console: Console, command: str) -> None:
+    """Run the whole pipeline, or resume it, and print the result; `command` is what resumes it. Raises SftError."""
     settings, cards = decide(settings, console)
-    run = runs.resumable(settings)
-    if not cluster.port_is_free(settings.master_port):
-        raise SettingsError([wrong("MASTER_PORT", settings.master_port, "is in use", "choose another port")])
+    run, others = runs.resumable(settings)
+    need_port(settings)
     if run:
         runs.reopen(run, settings)
-        console.print(f"resuming {run.path} after step {run.state()['step']} (FRESH=1 starts over)", highlight=False)
+        console.print(f"resuming {run.path} after step {run.state()['step']} (FRESH=1 starts over)")
     else:
+        for line in others:
+            console.print(line)
         run = runs.create(settings, cluster.hostfile(settings.nodes, settings.gpus_per_node))
-        console.print(f"run {run.path}", highlight=False)
+        console.print(f"run {run.path}")
     watch(run, start_nodes(run, settings, cards), console)
-    conclude(run, console)
+    conclude(run, console, command)
+
+
+def evaluate(settings: Settings, name: str, console: Console) -> None:
+    """Evaluate a run's base and final model anew, with the evaluation settings of now. Raises SftError."""
+    run = runs.find(settings.runs_path, name)
+    if run.is_running():
+        raise UserError(f"{run.path}: is running, and evaluates at its end; watch it with `inv monitor`")
+    if not run.final.is_dir():
+        raise UserError(f"{run.path}: has no final model yet; finish the run with `make train` first")
+    chosen = {name: getattr(settings, name) for name in ("eval_limit", "eval_batch_size", "max_new_tokens")}
+    frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
+    need_port(frozen)
+    frozen, cards = decide(frozen, console)
+    run.evaluation.unlink(missing_ok=True)
+    runs.reopen(run, frozen)
+    watch(run, start_nodes(run, frozen, cards), console)
+    conclude(run, console, f"inv evaluate --name {run.name}")
+
+
+def need_port(settings: Settings) -> None:
+    """Raise SettingsError where the port that the ranks meet on is taken."""
+    if not cluster.port_is_free(settings.master_port):
+        raise SettingsError([wrong("MASTER_PORT", settings.master_port, "is in use", "choose another port")])
 
 
 def decide(settings: Settings, console: Console) -> tuple[Settings, list[int]]:
@@ -65,7 +89,7 @@ def decide(settings: Settings, console: Console) -> tuple[Settings, list[int]]:
     nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)}"
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
     reason = "LAUNCHER=local" if settings.launcher == "local" else "the only one"
-    console.print(f"launcher local ({reason}): {nodes} on this machine, {ranks}, on {device} ({why})", highlight=False)
+    console.print(f"launcher local ({reason}): {nodes} on this machine, {ranks}, on {device} ({why})")
     resolved = settings.resolved("cuda" if cards else "cpu", "local")
     return resolved.model_copy(update={"master_addr": LOOPBACK}), [card.index for card in cards[:wanted]]
 
@@ -129,7 +153,7 @@ def watch(run: Run, nodes: list[subprocess.Popen[bytes]], console: Console) -> N
                 heard = len(interrupts.seen)
                 if heard == 1:
                     run.request_stop(signal.Signals(interrupts.seen[0]).name)
-                    console.print("stopping: finishing the step and saving; Ctrl-C again ends at once", highlight=False)
+                    console.print("stopping: finishing the step and saving; Ctrl-C again ends at once")
                 for node in nodes if heard > 1 else []:
                     if node.poll() is None:
                         node.send_signal(signal.SIGQUIT)
@@ -156,23 +180,22 @@ def describe(run: Run, console: Console) -> None:
             f"{split:>10}: {part['rows']:,} rows, {tokens}, longest row {part['longest']}{cut}", highlight=False
         )
     for line in Steps.of(settings, prepared["train"]["rows"]).describe(settings):
-        console.print(f"{'':>10}  {line}", highlight=False)
+        console.print(f"{'':>10}  {line}")
 
 
 # The end
 
 
-def conclude(run: Run, console: Console) -> None:
+def conclude(run: Run, console: Console, command: str) -> None:
     """Print how the run ended. Raises RunFailed where it broke."""
     state = run.state()
     if state["status"] == "failed":
-        for rank in range(run.settings().nodes):
-            console.print(f"the end of logs/node-{rank}.log:", highlight=False)
-            for line in run.log_tail(rank):
-                console.print(f"  {line}", highlight=False, markup=False)
+        for path in run.log_files():
+            console.print(f"the end of {path}:")
+            for line in run.log_tail(path):
+                console.print(f"  {line}")
         raise RunFailed(f"{run.path}: failed: {state['error']}")
     if state["status"] == "stopped":
-        command = f"make train RUN_NAME={run.name}"
         console.print(
             f"stopped after step {state['step']} of {state['total_steps']}; `{command}` resumes it", highlight=False
         )
@@ -184,12 +207,12 @@ def report(run: Run, console: Console) -> None:
     """Print what a finished run achieved and where everything lies."""
     state = run.state()
     seconds = state["updated_at"] - state["started_at"]
-    console.print(f"\nfinished: {state['total_steps']:,} steps in {duration(seconds)}", highlight=False)
+    console.print(f"\nfinished: {state['total_steps']:,} steps in {duration(seconds)}")
     results = json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else {}
     for line in evaluation_lines(results):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     for label, path in {"model": run.final, "metrics": run.metrics, "logs": run.logs, "all": run.path}.items():
-        console.print(f"{label:>10}: {path}", highlight=False)
+        console.print(f"{label:>10}: {path}")
 
 
 def evaluation_lines(results: dict[str, Any]) -> list[str]:

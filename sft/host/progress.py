@@ -13,6 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 PLAIN_EVERY_S = 10.0  # seconds between lines without a terminal
 
 
+def terminal() -> Console:
+    """Return the console that tasks print on: text as it is, long lines left to the terminal."""
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
 class Display:
     """Shows `state.json` as it changes."""
 
@@ -33,7 +38,7 @@ class Display:
         if changed or (due and total):
             self.phase, self.said_at = phase, time.monotonic()
             amount = f" {done:,}/{total:,}" if total else ""
-            self.console.print("  ".join([phase + amount, details(state)]).rstrip(), highlight=False)
+            self.console.print("  ".join([phase + amount, details(state)]).rstrip())
 
     def move_bar(self, phase: str, done: int, total: int, info: str) -> None:
         """Move the bar of a phase; a new phase gets a new bar below."""

@@ -1,5 +1,58 @@
-"""`inv setup`."""
+"""`inv setup`: everything that can be made ready before a run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from sft.errors import SettingsError, UserError, wrong
+from sft.settings import Settings
+from sft.variables import ENV_FILE
+
+EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
 
 
-def make_env_file() -> None:
-    """x."""
+def make_env_file(console: Console) -> None:
+    """Make `.env` from `.env.example` where there is none, readable by its owner only: it will hold keys."""
+    if ENV_FILE.exists():
+        return
+    descriptor = os.open(ENV_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(EXAMPLE.read_text())
+    console.print(f"made {ENV_FILE} from {EXAMPLE.name}: your settings and keys go there")
+
+
+def make_folders(settings: Settings) -> None:
+    """Make the folders of data, models and runs. Raises SettingsError for those that cannot be written."""
+    problems = []
+    for name in ("data_path", "model_path", "runs_path"):
+        path: Path = getattr(settings, name)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not os.access(path, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            what = f"cannot be written ({error.strerror})"
+            problems.append(wrong(name.upper(), path, what, "choose a folder that you may write to"))
+    if problems:
+        raise SettingsError(problems)
+
+
+def setup(console: Console) -> None:
+    """Make `.env` and the folders, and bring data and model here. Raises UserError where one cannot be had."""
+    make_env_file(console)
+    settings = Settings.load()
+    make_folders(settings)
+    console.print(f"getting {settings.dataset} and {settings.model_name} (once)")
+    command = [sys.executable, "-m", "sft.trainer.prepare"]
+    environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "the download broke; see above"
+        )
+    console.print("ready: `make train` starts, `make test-env` checks this machine")

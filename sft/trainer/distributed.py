@@ -67,10 +67,15 @@ def barrier() -> None:
     dist.barrier()
 
 
+def add_up(tensor: torch.Tensor) -> None:
+    """Replace `tensor` by its sum over all ranks (all ranks)."""
+    dist.all_reduce(tensor)
+
+
 def total(values: Sequence[float | torch.Tensor], world: World) -> list[float]:
     """Return the sum of each value over all ranks (all ranks)."""
     tensor = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=world.device) for value in values])
-    dist.all_reduce(tensor)
+    add_up(tensor)
     return tensor.tolist()
 
 

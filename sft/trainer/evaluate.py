@@ -40,7 +40,8 @@ def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World,
     """
     started = time.monotonic()
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, padding_side="left")
-    model = models.load(path, settings).to(world.device)
+    model: Any = models.load(path, settings)
+    model.to(world.device)
     pad_id = pad_token(tokenizer)
     loss = mean_loss(models.TargetLoss(model), rows, settings, pad_id, world)
     answers = generate(run, settings, model, tokenizer, rows, world)

@@ -12,7 +12,7 @@ import deepspeed
 import torch
 import torch.nn.functional as F
 import transformers
-from transformers.integrations import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from sft.settings import Settings
 from sft.trainer import distributed
@@ -79,7 +79,8 @@ def start_engine(path: Path, settings: Settings, config: dict[str, Any], world: 
 
 def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return AdamW's groups: matrices and embeddings decay, biases and norms (one dimension) do not."""
-    decay, keep = [], []
+    decay: list[torch.nn.Parameter] = []
+    keep: list[torch.nn.Parameter] = []
     for parameter in module.parameters():
         if parameter.requires_grad:
             shape = getattr(parameter, "ds_shape", parameter.shape)  # a sharded parameter keeps its true shape there

@@ -29,20 +29,24 @@ HELD_OUT_MOST = 500
 
 
 def main() -> None:
-    """Prepare the run. Exit code 2 where the user can mend what is wrong."""
+    """Prepare a run, or the settings of `.env` before there is a run. Exit code 2 where the user can mend it."""
     process.begin()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, required=True)
-    run = Run(parser.parse_args().run)
+    parser.add_argument("--run", type=Path, help="the run directory; without it the settings of .env are prepared")
+    path = parser.parse_args().run
+    run = Run(path) if path else None
     try:
-        prepared = prepare(run.settings())
-        write_whole(run.prepared, json.dumps(prepared, indent=2) + "\n")
+        prepared = prepare(run.settings() if run else Settings.load())
+        if run:
+            write_whole(run.prepared, json.dumps(prepared, indent=2) + "\n")
     except SftError as error:
-        run.fail(str(error))
+        if run:
+            run.fail(str(error))
         print(error, flush=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        run.fail(f"preparing: {error.strerror or error}: {error.filename or ''}")
+        if run:
+            run.fail(f"preparing: {error.strerror or error}: {error.filename or ''}")
         raise
 
 

@@ -137,9 +137,13 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
                 mem_peak_gib=torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None,
             )
         if world.is_main and (clock.state_is_due() or stop or done == steps.total):
-            left = clock.step_s * (steps.total - done)
-            rates = {"tokens_per_second": clock.tokens_per_second, "time_left_s": left}
-            run.update_state(step=done, epoch=done / steps.per_epoch, loss=loss, **rates)
+            run.update_state(
+                step=done,
+                epoch=done / steps.per_epoch,
+                loss=loss,
+                tokens_per_second=clock.tokens_per_second,
+                time_left_s=clock.step_s * (steps.total - done),
+            )
 
         if stop or (settings.save_steps and done % settings.save_steps == 0 and done < steps.total):
             with clock.paused():

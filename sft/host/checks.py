@@ -1,0 +1,274 @@
+"""`inv test-env`: is this machine fit for the run, and what to do where it is not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import psutil
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.text import Text
+
+from sft import cluster
+from sft.errors import RunFailed, SettingsError
+from sft.host import gpus
+from sft.settings import TINY, Settings
+from sft.variables import ENV_FILE
+
+PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+MEMORY_ADVISED_GB, MEMORY_LEAST_GB = 64, 4
+DISK_ADVISED_GB, DISK_LEAST_GB = 500, 5
+# The oldest Linux driver for a major version of CUDA (NVIDIA's table of CUDA compatibility).
+DRIVERS = {11: 450, 12: 525, 13: 580}
+PROBE_TIMEOUT_S = 180
+COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
+
+
+class Check(NamedTuple):
+    """What one check found. The remedy is empty where all is well."""
+
+    name: str
+    level: Literal["ok", "warning", "failure"]
+    found: str
+    remedy: str = ""
+
+
+def test_env(console: Console) -> None:
+    """Print every check as it ends. Raises RunFailed where one failed."""
+    failures = 0
+    for check in run_checks():
+        failures += check.level == "failure"
+        console.print(Text.assemble((f"{check.level:>8}", COLOURS[check.level]), f"  {check.name}: {check.found}"))
+        if check.remedy:
+            console.print(f"{'':>8}  -> {check.remedy}")
+    if failures:
+        raise RunFailed(f"{failures} check{'s' * (failures > 1)} failed; see the remedies above")
+    console.print("this machine is ready: `make train`, or `make demo` first")
+
+
+def run_checks() -> Iterator[Check]:
+    """Yield the checks of this machine, quick ones first."""
+    try:
+        settings = Settings.load()
+        yield Check("settings", "ok", f"{ENV_FILE} and the environment are in order")
+    except SettingsError as error:
+        settings = Settings()
+        for problem in error.problems:
+            yield Check("settings", "failure", problem, f"mend it in {ENV_FILE} or the environment")
+    simple: list[Callable[[Settings], Check]] = [
+        env_file, python, packages, cpu, memory, disk, gpu, driver, port, wandb_key, hub_token, hub_access, all_reduce
+    ]  # fmt: skip
+    for check in simple:
+        yield check(settings)
+
+
+def env_file(_: Settings) -> Check:
+    """`.env` holds keys: nobody else may read it."""
+    if not ENV_FILE.exists():
+        return Check(str(ENV_FILE), "warning", "is not there yet", "`make setup` makes it")
+    if ENV_FILE.stat().st_mode & 0o077:
+        return Check(str(ENV_FILE), "warning", "others may read it", f"chmod 600 {ENV_FILE}")
+    return Check(str(ENV_FILE), "ok", "readable by you alone")
+
+
+def python(_: Settings) -> Check:
+    """The interpreter."""
+    version = sys.version.split()[0]
+    if sys.version_info < (3, 11):  # noqa: UP036 - what is checked here is what runs here
+        return Check("Python", "failure", version, "use Python 3.11 or newer: make clean, make setup PYTHON=python3.12")
+    return Check("Python", "ok", f"{version} in {sys.prefix}")
+
+
+def packages(_: Settings) -> Check:
+    """Installed versions against the pins of pyproject.toml."""
+    wrong_ones, right = [], []
+    for line in tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]:
+        requirement = Requirement(line)
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong_ones.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong_ones.append(f"{requirement.name} {version} is not {requirement.specifier}")
+        right.append(f"{requirement.name} {version}")
+    if wrong_ones:
+        return Check("packages", "failure", "; ".join(wrong_ones), "`make clean setup` installs the pinned ones")
+    return Check("packages", "ok", ", ".join(right[:4]) + f" and {len(right) - 4} more as pinned")
+
+
+def cpu(settings: Settings) -> Check:
+    """Cores for the ranks."""
+    cores = len(os.sched_getaffinity(0))
+    if cores < settings.world_size:
+        remedy = "ranks take turns; fine for a trial"
+        return Check("CPU", "warning", f"{cores} cores for {settings.world_size} ranks", remedy)
+    return Check("CPU", "ok", f"{cores} cores")
+
+
+def memory(_: Settings) -> Check:
+    """Main memory."""
+    gigabytes = psutil.virtual_memory().total / 1e9
+    return amount("memory", gigabytes, MEMORY_LEAST_GB, MEMORY_ADVISED_GB, "larger models and CPU offload need more")
+
+
+def disk(settings: Settings) -> Check:
+    """Free space where runs are kept."""
+    path = settings.runs_path.absolute()
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free / 1e9
+    return amount(f"free disk at {path}", free, DISK_LEAST_GB, DISK_ADVISED_GB, "keep few checkpoints or set RUNS_PATH")
+
+
+def amount(name: str, found_gb: float, least_gb: int, advised_gb: int, remedy: str) -> Check:
+    """Return the check of an amount that has a least and an advised value."""
+    if found_gb < least_gb:
+        return Check(name, "failure", f"{found_gb:,.0f} GB", f"{least_gb} GB are needed, {advised_gb} GB advised")
+    if found_gb < advised_gb:
+        return Check(name, "warning", f"{found_gb:,.0f} GB, {advised_gb} GB advised", remedy)
+    return Check(name, "ok", f"{found_gb:,.0f} GB")
+
+
+def gpu(settings: Settings) -> Check:
+    """GPUs for the ranks."""
+    cards = gpus.visible()
+    if not cards:
+        level: Literal["ok", "failure"] = "ok" if settings.device == "cpu" or settings.model_name == TINY else "failure"
+        remedy = "install NVIDIA's driver (`nvidia-smi` must work), or train on the CPU with `make demo`"
+        return Check("GPUs", level, "none visible", remedy if level == "failure" else "")
+    names = ", ".join(f"{card.index}: {card.name} {card.total_gib:.0f} GiB" for card in cards)
+    if len(cards) < settings.world_size:
+        remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
+        return Check("GPUs", "failure", f"{names}; NODES x GPUS_PER_NODE = {settings.world_size} wanted", remedy)
+    return Check("GPUs", "ok", names)
+
+
+def driver(_: Settings) -> Check:
+    """The driver against the CUDA that the installed torch was built for."""
+    cards, cuda = gpus.visible(), torch_cuda()
+    if not cards:
+        return Check("driver", "ok", f"no GPU; torch is built for {'CUDA ' + cuda if cuda else 'the CPU'}")
+    if cuda is None:
+        remedy = "make clean, make setup: with a GPU visible it installs the CUDA build"
+        return Check("driver", "failure", "there is a GPU, but torch is built for the CPU", remedy)
+    version, least = cards[0].driver, DRIVERS.get(int(cuda.split(".")[0]), 0)
+    if int(version.split(".")[0]) < least:
+        what = f"{version} is too old for torch's CUDA {cuda}"
+        return Check("driver", "failure", what, f"install driver {least} or newer: ubuntu-drivers install")
+    return Check("driver", "ok", f"{version} for torch's CUDA {cuda}")
+
+
+def torch_cuda() -> str | None:
+    """Return the CUDA version that torch was built for, without importing it (that takes seconds)."""
+    found = importlib.util.find_spec("torch")
+    if not found or not found.origin:
+        return None
+    match = re.search(r"^cuda\b.*= '([\d.]+)'", (Path(found.origin).parent / "version.py").read_text(), re.MULTILINE)
+    return match[1] if match else None
+
+
+def port(settings: Settings) -> Check:
+    """The port that ranks meet on."""
+    if not cluster.port_is_free(settings.master_port):
+        return Check("port", "failure", f"MASTER_PORT={settings.master_port} is in use", "choose another MASTER_PORT")
+    return Check("port", "ok", f"{settings.master_port} is free")
+
+
+def wandb_key(settings: Settings) -> Check:
+    """The form of the W&B key; whether it is valid only W&B knows."""
+    key = settings.wandb_api_key.get_secret_value()
+    if not key:
+        return Check("W&B", "ok", "no key: runs are logged offline, `wandb sync` uploads them later")
+    if not re.fullmatch(r"[0-9a-f]{40}|[\w-]{41,}", key):
+        return Check("W&B", "failure", f"WANDB_API_KEY has {len(key)} characters", "copy the whole key, 40 or more")
+    return Check("W&B", "ok", "the key is well formed")
+
+
+def hub_token(settings: Settings) -> Check:
+    """The form of the hub token."""
+    token = settings.huggingface_api_key.get_secret_value()
+    if not token:
+        return Check("hub token", "ok", "none: enough for open models and local ones")
+    if not re.fullmatch(r"hf_[A-Za-z0-9]{20,}", token):
+        return Check("hub token", "failure", "HUGGINGFACE_API_KEY is no hub token", "copy it whole; it begins with hf_")
+    return Check("hub token", "ok", "well formed")
+
+
+def hub_access(settings: Settings) -> Check:
+    """Whether the model may be downloaded: found out here and not ten minutes into a run."""
+    from huggingface_hub import auth_check, constants, errors
+
+    name = settings.model_name
+    if name == TINY or Path(name).expanduser().exists():
+        return Check("model", "ok", f"{name} needs no hub")
+    try:
+        socket.create_connection((constants.ENDPOINT.split("//")[1].split("/")[0], 443), timeout=5).close()
+        auth_check(name, token=settings.huggingface_api_key.get_secret_value() or None)
+    except errors.GatedRepoError:
+        remedy = "ask for access on the model's page, and set HUGGINGFACE_API_KEY to a token of that account"
+        return Check("model", "failure", f"{name} is gated for you", remedy)
+    except errors.RepositoryNotFoundError:
+        return Check("model", "failure", f"{name} is not on the hub, or private", "check MODEL_NAME")
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        remedy = "check the network, or set MODEL_NAME and DATASET to local folders"
+        return Check("model", "warning", f"the hub cannot be reached ({type(error).__name__})", remedy)
+    return Check("model", "ok", f"{name} may be downloaded")
+
+
+def all_reduce(settings: Settings) -> Check:
+    """Two ranks that really meet and add: on two GPUs where there are two, otherwise on the CPU."""
+    device = "cuda" if len(gpus.visible()) > 1 and torch_cuda() else "cpu"
+    common = dict(os.environ) | {
+        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    if device == "cpu":
+        common["DS_ACCELERATOR"] = "cpu"
+    elif gpus.have_no_peer_access(gpus.visible()):
+        common |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
+    command = [sys.executable, "-m", "sft.trainer.probe", "--device", device]
+    processes = [
+        subprocess.Popen(
+            command,
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=PROBE_TIMEOUT_S)[0] for process in processes]
+    except subprocess.TimeoutExpired:
+        return Check(
+            "all-reduce", "failure", f"two {device} ranks hung for {PROBE_TIMEOUT_S} s", "check firewall and GPUs"
+        )
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    lines = [line for line in outputs[0].splitlines() if line.startswith("{")]
+    if any(process.returncode for process in processes) or not lines:
+        last = (outputs[0].strip() or outputs[1].strip() or "no output").splitlines()[-1]
+        return Check("all-reduce", "failure", f"two {device} ranks: {last}", "`make clean setup` reinstalls torch")
+    found = json.loads(lines[0])
+    return Check("all-reduce", "ok", f"two ranks on {device} over {found['backend']}, {found['busbw_gb_s']} GB/s")
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,173 @@
+"""`inv monitor`: what a run is doing, read from its directory. Live in a terminal, once elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sft.host import gpus
+from sft.host.progress import amounts, duration
+from sft.run import ENDED, Run
+
+REFRESH_S = 0.5
+CURVE_WIDTH = 60
+BLOCKS = "▁▂▃▄▅▆▇█"
+SILENT_S = 60  # seconds without a sign of life after which a user should look
+COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red"}
+
+
+class MetricsReader:
+    """Reads `metrics.jsonl` as it grows, each line once."""
+
+    def __init__(self, run: Run) -> None:
+        """Read the metrics of `run`."""
+        self.run = run
+        self.lines: list[dict[str, Any]] = []
+        self.inode = self.offset = 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all logged lines; a line that is still being written comes next time."""
+        try:
+            with self.run.metrics.open("rb") as file:
+                if os.fstat(file.fileno()).st_ino != self.inode:  # a resumed run writes the file anew
+                    self.lines, self.inode, self.offset = [], os.fstat(file.fileno()).st_ino, 0
+                file.seek(self.offset)
+                whole = file.read().rpartition(b"\n")[0]
+        except FileNotFoundError:
+            return []
+        if whole:
+            self.lines += map(json.loads, whole.split(b"\n"))
+            self.offset += len(whole) + 1
+        return self.lines
+
+
+def snapshot(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return everything that the monitor shows, as JSON data."""
+    state = run.state()
+    ended, running = state.get("status") in ENDED, run.is_running()
+    latest: dict[str, Any] = {}
+    for line in metrics[-50:]:
+        latest |= line
+    broken = state.get("status") == "failed" or not (ended or running)
+    return {
+        "run": run.name,
+        "path": str(run.path),
+        "running": running,
+        "age_s": round(time.time() - state.get("updated_at", time.time()), 1),
+        "state": state,
+        "metrics": latest,
+        "losses": curve([line["train/loss"] for line in metrics if "train/loss" in line]),
+        "gpus": [asdict(gpu) for gpu in gpus.visible()],
+        "logs": {path.stem: run.log_tail(path) for path in run.log_files()} if broken else {},
+    }
+
+
+def curve(values: list[float]) -> list[float]:
+    """Return at most CURVE_WIDTH values, each the mean of a stretch."""
+    number = min(CURVE_WIDTH, len(values))
+    edges = [round(i * len(values) / number) for i in range(number + 1)] if number else []
+    return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+
+
+def blocks(values: list[float]) -> str:
+    """Return values as a line of blocks, the lowest to the highest."""
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return "".join(BLOCKS[min(7, int((value - low) / span * 8))] for value in values)
+
+
+def render(seen: dict[str, Any]) -> RenderableType:
+    """Return a snapshot as a person wants to see it."""
+    state, metrics = seen["state"], seen["metrics"]
+    status = state.get("status", "launching")
+    doing, done, total = amounts(state)
+    head = Text.assemble((seen["run"], "bold"), "  ", (status, COLOURS.get(status, "cyan")))
+    if doing != status and doing != "training":
+        head.append(f"  {doing}" + (f" {done:,}/{total:,}" if total else ""))
+    if status not in ENDED and not seen["running"]:
+        head.append("  nothing is at work on it: `make train` resumes it", "red")
+    parts: list[RenderableType] = [head]
+    if state.get("error"):
+        parts.append(Text(state["error"], "red"))
+    table = Table.grid(padding=(0, 2))
+    for label, value in facts(seen):
+        table.add_row(Text(label, "dim"), value)
+    parts.append(table)
+    if len(seen["losses"]) > 1:
+        values = seen["losses"]
+        parts += [Text(), Text(f"loss {values[0]:.4f} {blocks(values)} {metrics['train/loss']:.4f}")]
+    if seen["gpus"]:
+        parts += [Text(), gpu_table(seen["gpus"])]
+    for name, lines in seen["logs"].items():
+        parts += [Text(), Text(f"the end of logs/{name}.log", "bold"), *(Text(line, overflow="fold") for line in lines)]
+    return Group(*parts)
+
+
+def facts(seen: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the labelled values of a snapshot."""
+    state, metrics = seen["state"], seen["metrics"]
+    found = []
+    if state.get("total_steps"):
+        step, total = state["step"], state["total_steps"]
+        found.append(("step", f"{step:,} of {total:,} ({step / total:.0%}), epoch {state['epoch']:.2f}"))
+    formats = {
+        "train/loss": ("loss", "{:.4f}"),
+        "val/loss": ("validation loss", "{:.4f}"),
+        "train/lr": ("learning rate", "{:.3g}"),
+        "train/grad_norm": ("gradient norm", "{:.3f}"),
+        "perf/tokens_per_second": ("tokens/s", "{:,.0f}"),
+        "perf/step_s": ("seconds per step", "{:.3f}"),
+        "mem/peak_gib": ("peak GPU memory", "{:.2f} GiB"),
+    }
+    found += [(label, form.format(metrics[key])) for key, (label, form) in formats.items() if key in metrics]
+    if state.get("status") == "training" and "time_left_s" in state:
+        found.append(("time left", duration(state["time_left_s"])))
+    silent = state.get("status") not in ENDED and seen["age_s"] > SILENT_S
+    found.append(("last update", f"{duration(seen['age_s'])} ago" + (" - silent, see `inv logs`" if silent else "")))
+    if state.get("wandb_url"):
+        found.append(("W&B", state["wandb_url"]))
+    found.append(("directory", seen["path"]))
+    return found
+
+
+def gpu_table(rows: list[dict[str, Any]]) -> Table:
+    """Return the GPUs of this machine as a table."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("GPU", "load", "memory", "temperature", "power"):
+        table.add_column(title, justify="left" if title == "GPU" else "right")
+    for gpu in rows:
+        memory = f"{gpu['used_gib']:.1f} of {gpu['total_gib']:.1f} GiB"
+        name = f"{gpu['index']} {gpu['name']}"
+        table.add_row(name, f"{gpu['load_percent']} %", memory, f"{gpu['temperature_c']} °C", f"{gpu['power_w']:.0f} W")
+    return table
+
+
+def monitor(run: Run, console: Console, once: bool, as_json: bool) -> None:
+    """Show a run: once, as JSON, or live until it has ended or the user leaves with Ctrl-C."""
+    reader = MetricsReader(run)
+    if as_json:
+        print(json.dumps(snapshot(run, reader.read())))
+        return
+    if once or not console.is_terminal:
+        console.print(render(snapshot(run, reader.read())), soft_wrap=False)
+        return
+    from rich.live import Live
+
+    try:
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                seen = snapshot(run, reader.read())
+                live.update(render(seen), refresh=True)
+                if seen["state"].get("status") in ENDED and not seen["running"]:
+                    return
+                time.sleep(REFRESH_S)
+    except KeyboardInterrupt:
+        return  # leaving the monitor is no error; the run goes on
