@@ -37,7 +37,7 @@ def install_torch(python: Path, version: str) -> None:
     if subprocess.run([str(python), "-c", "import torch"], capture_output=True, check=False).returncode == 0:
         return
     gpu = shutil.which("nvidia-smi") is not None
-    pip = (python, "-m", "pip", "install", "-q")
+    pip = (python, "-m", "pip", "install", "-qq")
     # pip's own configuration may know a folder with the CPU build; no index has it under this name.
     if (
         not gpu
@@ -80,7 +80,7 @@ def main() -> None:
         shutil.rmtree(VENV, ignore_errors=True)
         raise SystemExit("python3 -m venv: failed; install it, on Debian and Ubuntu: sudo apt install python3-venv")
     install_torch(python, torch_version(ROOT / "pyproject.toml"))
-    if not run(python, "-m", "pip", "install", "-q", "-e", ".[dev]" if dev else "."):
+    if not run(python, "-m", "pip", "install", "-qq", "-e", ".[dev]" if dev else "."):
         raise SystemExit("pip install: failed; see its message above, then run this again")
     (VENV / "bin" / "inv").touch()  # newer than pyproject.toml, for make
     if dev:

@@ -227,7 +227,11 @@ class Node:
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
-        default = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.slots))}
+        default = {
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.slots)),
+            "TQDM_DISABLE": "1",  # bars are for terminals, this goes to a log
+            "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's calls, one a rank
+        }
         if module == "deepspeed.launcher.runner":
             ours["HF_HUB_OFFLINE"] = "1"  # everything is here by now
         if self.settings.device == "cpu":

@@ -21,7 +21,7 @@ class Metrics:
         write_whole(run.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = run.metrics.open("a", buffering=1)
         self.wandb = start_wandb(run, settings)
-        if self.wandb is not None and self.wandb.url:
+        if self.wandb is not None and not self.wandb.offline:
             run.update_state(wandb_url=self.wandb.url)
 
     def log(self, step: int, **values: Any) -> None:

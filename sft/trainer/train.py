@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -128,7 +129,7 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
                 epoch=done / steps.per_epoch,
                 train_loss=loss,
                 train_lr=learning_rate,
-                train_grad_norm=float(engine.get_global_grad_norm()),
+                train_grad_norm=finite(engine.get_global_grad_norm()),
                 train_tokens=tokens,
                 train_target_tokens=target_tokens,
                 train_skipped_steps=engine.skipped_steps if settings.precision == "fp16" else None,
@@ -137,12 +138,12 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
                 mem_peak_gib=torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None,
             )
         if world.is_main and (clock.state_is_due() or stop or done == steps.total):
+            speed, left = clock.tokens_per_second, clock.step_s * (steps.total - done)
             run.update_state(
-                step=done,
-                epoch=done / steps.per_epoch,
-                loss=loss,
-                tokens_per_second=clock.tokens_per_second,
-                time_left_s=clock.step_s * (steps.total - done),
+                step=done, epoch=done / steps.per_epoch, loss=loss, tokens_per_second=speed, time_left_s=left
+            )
+            print(
+                f"step {done}/{steps.total}  loss {loss:.4f}  lr {learning_rate:.3g}  {speed:,.0f} tokens/s", flush=True
             )
 
         if stop or (settings.save_steps and done % settings.save_steps == 0 and done < steps.total):
@@ -157,6 +158,12 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     models.export(engine, base, run.final, world)
     metrics.close()
     engine.destroy()
+
+
+def finite(value: Any) -> float | None:
+    """Return a number that JSON can write, or None: a gradient norm is infinite where fp16's scaler skips a step."""
+    number = float(value)
+    return number if math.isfinite(number) else None
 
 
 def validation_is_due(step: int, settings: Settings) -> bool:

@@ -1,0 +1,119 @@
+"""A copy of the project, as a fresh clone has it, in which tests do what users do: call `inv` and `make`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sft.run import Run
+from sft.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("Makefile", "tasks.py", "pyproject.toml", ".env.example", "sft", "ds_configs")
+TIMEOUT_S = 300
+
+
+class Project:
+    """The copy, and what runs in it. Its `mark` is in the environment of every process that it starts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.mark = uuid.uuid4().hex
+        for part in PARTS:
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
+            copy(ROOT / part, path / part)
+        (path / ".venv").symlink_to(sys.prefix)
+
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """Return this process's environment without settings, and with those given."""
+        names = {name.upper() for name in Settings.model_fields} | {"MAKE_SETTINGS", "MAKEFLAGS", "MAKELEVEL"}
+        kept = {name: value for name, value in os.environ.items() if name not in names}
+        given = {name: str(value) for name, value in settings.items()}
+        return kept | {"MASTER_PORT": str(free_port()), "SFT_TEST": self.mark} | given
+
+    def start(self, *command: str, **settings: Any) -> subprocess.Popen[str]:
+        """Start a command of the project's environment with settings in the environment."""
+        program = [f"{sys.prefix}/bin/inv", *command] if command[0] != "make" else list(command)
+        return subprocess.Popen(
+            program,
+            cwd=self.path,
+            env=self.environment(**settings),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def inv(self, *command: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+        """Run a task to its end."""
+        process = self.start(*command, **settings)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+    def train(self, name: str, **settings: Any) -> Run:
+        """Train a run of that name to its end, which must be a finished model."""
+        done = self.inv("train", **small(RUN_NAME=name, **settings))
+        run = Run(self.path / "runs" / name)
+        assert done.returncode == 0, done.stdout + "".join(path.read_text() for path in run.log_files())
+        assert run.state()["status"] == "finished", done.stdout
+        return run
+
+    def processes(self) -> list[psutil.Process]:
+        """Return what is left of everything that was started here."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("SFT_TEST") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def wait_for_no_process(self) -> None:
+        """Wait until nothing is left; fail where something stays."""
+        deadline = time.monotonic() + 30
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not left, [process.cmdline() for process in left]
+
+
+def small(**settings: Any) -> dict[str, Any]:
+    """Return the settings of a run of seconds, with those given in place of the defaults."""
+    defaults = {
+        "MODEL_NAME": "tiny", "DATASET": "demo", "DEVICE": "cpu", "NODES": 2, "GPUS_PER_NODE": 1, "BATCH_SIZE": 4,
+        "LEARNING_RATE": 1e-3, "MAX_STEPS": 12, "SAVE_STEPS": 0, "EVALUATE": 0, "MAX_LENGTH": 128,
+    }  # fmt: skip
+    return defaults | settings
+
+
+def metrics(run: Run, *names: str) -> list[list[Any]]:
+    """Return the named metrics of every step."""
+    return [[line.get(name) for name in names] for line in run.read_metrics()]
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[str], run: Run) -> None:
+    """Wait until something is so; fail where the process ends or the time is over before."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not true():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, json.dumps(run.state())
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,71 @@
+"""A run that is stopped goes on as if it never had been."""
+
+import json
+import signal
+
+import pytest
+
+from sft.run import Run
+
+from .project import metrics, small, wait_until
+
+STEPS = {"MAX_STEPS": 120, "EVAL_STEPS": 50}
+NAMES = ("step", "train/loss", "train/grad_norm", "train/lr", "val/loss")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project):
+    return project.train("undisturbed", **STEPS)
+
+
+def test_stopped_and_resumed_equals_undisturbed(project, undisturbed):
+    run = Run(project.path / "runs" / "stopped")
+    process = project.start("train", **small(RUN_NAME="stopped", **STEPS))
+    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    asked = project.inv("stop", "--name", "stopped")
+    output, _ = process.communicate(timeout=60)
+    assert (asked.returncode, process.returncode) == (0, 0), asked.stdout + output
+    state = run.state()
+    assert state["status"] == "stopped" and 5 <= state["step"] < 120
+    assert f"stopped after step {state['step']} of 120; `make train` resumes it" in output
+    assert (run.checkpoints / "latest").read_text().strip() == f"step-{state['step']:06d}"
+    project.wait_for_no_process()
+
+    resumed = project.inv("train", **small(RUN_NAME="stopped", **STEPS))
+    assert resumed.returncode == 0, resumed.stdout
+    assert f"after step {state['step']}" in resumed.stdout
+    assert run.state()["status"] == "finished"
+    assert metrics(run, *NAMES) == metrics(undisturbed, *NAMES)
+    ours, theirs = (path.final / "model.safetensors" for path in (run, undisturbed))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_ctrl_c_saves_and_a_second_one_ends_at_once(project):
+    run = Run(project.path / "runs" / "interrupted")
+    settings = small(RUN_NAME="interrupted", MAX_STEPS=100_000)
+    process = project.start("train", **settings)
+    wait_until(lambda: run.state().get("step", 0) >= 3, process, run)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    stopped = run.state()
+    assert stopped["status"] == "stopped" and run.stop_reason() == "SIGINT"
+    assert (run.checkpoints / f"step-{stopped['step']:06d}" / "manifest.json").is_file()
+
+    process = project.start("train", **settings)
+    wait_until(lambda: run.state()["step"] > stopped["step"], process, run)
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: run.stop_reason() is not None, process, run)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    project.wait_for_no_process()
+    assert run.state()["status"] == "stopped"
+    assert json.loads((run.checkpoints / f"step-{stopped['step']:06d}" / "manifest.json").read_text())["files"]
+
+
+def test_other_settings_start_a_new_run_or_are_refused(project):
+    refused = project.inv("train", **small(RUN_NAME="interrupted", MAX_STEPS=100_000, LEARNING_RATE=0.5))
+    assert refused.returncode == 2
+    line = "LEARNING_RATE=0.5: the unfinished run interrupted has 0.001; set it to 0.001 to resume, or FRESH=1"
+    assert line in refused.stdout
+    assert "Traceback" not in refused.stdout
