@@ -148,7 +148,10 @@ def watch(run: Run, nodes: list[subprocess.Popen[bytes]], console: Console) -> N
     described = False
     with noting_interrupts() as interrupts, display(console) as shown:
         heard = 0
-        while any(node.poll() is None for node in nodes):
+        while None in (codes := [node.poll() for node in nodes]):
+            for rank, code in enumerate(codes):
+                if code is not None and code < 0 and run.failure() is None:
+                    run.fail(f"node {rank}: its program was killed by signal {-code}")
             if len(interrupts.seen) > heard:
                 heard = len(interrupts.seen)
                 if heard == 1:
@@ -164,8 +167,7 @@ def watch(run: Run, nodes: list[subprocess.Popen[bytes]], console: Console) -> N
             time.sleep(POLL_S)
         shown.show(run.state())
     if not run.ended:
-        codes = ", ".join(f"node {rank}: {node.returncode}" for rank, node in enumerate(nodes))
-        run.update_state("failed", error=run.failure() or f"the node programs were ended from outside ({codes})")
+        run.update_state("failed", error=run.failure() or "the node programs were killed")
 
 
 def describe(run: Run, console: Console) -> None:

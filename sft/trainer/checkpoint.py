@@ -6,6 +6,7 @@ under another name and renamed when all ranks are done, and only then does `chec
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sft.errors import RunFailed
 from sft.run import Run, write_whole
 from sft.trainer import distributed
 from sft.trainer.distributed import World
@@ -40,9 +42,12 @@ def save(engine: Any, run: Run, step: int, keep: int, world: World) -> None:
         engine.save_checkpoint(str(run.checkpoints), tag=temporary.name, save_latest=False)
         distributed.barrier()
         files = {name: entry for part in distributed.gather(describe(temporary, world)) for name, entry in part.items()}
-    except OSError:
+    except (OSError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        if not is_write_error(error):
+            raise
+        remedy = "free some space at RUNS_PATH or lower KEEP_CHECKPOINTS; the checkpoint before it stays"
+        raise RunFailed(f"{folder}: could not be written ({os.strerror(errno.ENOSPC)}); {remedy}") from error
     if world.is_main:
         manifest = {"step": step, "world_size": world.world_size, "files": files}
         write_whole(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
@@ -51,6 +56,11 @@ def save(engine: Any, run: Run, step: int, keep: int, world: World) -> None:
         for old in steps(run)[:-keep]:
             shutil.rmtree(run.checkpoints / name_of(old))
     distributed.barrier()
+
+
+def is_write_error(error: Exception) -> bool:
+    """Tell whether an error means a full disk; torch's writer raises its own, about a position in the file."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "inline_container.cc" in str(error)
 
 
 def describe(folder: Path, world: World) -> dict[str, dict[str, Any]]:

@@ -44,6 +44,15 @@ def end_without(parent: int, node: int) -> None:
     """End this process when the launcher (`parent`) or the node program is gone: nobody could end it any more."""
     while True:
         time.sleep(1)
-        if os.getppid() != parent or (node and not os.path.exists(f"/proc/{node}")):
+        if os.getppid() != parent or (node and not is_alive(node)):
             print("the launcher is gone: ending", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process is there, and more than an entry that its parent has not yet collected."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -42,7 +42,7 @@ def test_stopped_and_resumed_equals_undisturbed(project, undisturbed):
 
 def test_ctrl_c_saves_and_a_second_one_ends_at_once(project):
     run = Run(project.path / "runs" / "interrupted")
-    settings = small(RUN_NAME="interrupted", MAX_STEPS=100_000)
+    settings = small(RUN_NAME="interrupted", MAX_STEPS=0, MAX_EPOCHS=1000)
     process = project.start("train", **settings)
     wait_until(lambda: run.state().get("step", 0) >= 3, process, run)
     process.send_signal(signal.SIGINT)
@@ -64,7 +64,7 @@ def test_ctrl_c_saves_and_a_second_one_ends_at_once(project):
 
 
 def test_other_settings_start_a_new_run_or_are_refused(project):
-    refused = project.inv("train", **small(RUN_NAME="interrupted", MAX_STEPS=100_000, LEARNING_RATE=0.5))
+    refused = project.inv("train", **small(RUN_NAME="interrupted", MAX_STEPS=0, MAX_EPOCHS=1000, LEARNING_RATE=0.5))
     assert refused.returncode == 2
     line = "LEARNING_RATE=0.5: the unfinished run interrupted has 0.001; set it to 0.001 to resume, or FRESH=1"
     assert line in refused.stdout

@@ -1,0 +1,125 @@
+"""What breaks ends the run as `failed` with the reason, and leaves no process and nothing half-written behind."""
+
+import os
+import signal
+import subprocess
+
+import psutil
+import pytest
+
+from sft.run import Run
+
+from .project import small, wait_until
+
+
+def child(project, *words):
+    """Return the process of the project whose command line has all the words."""
+    return next(process for process in project.processes() if all(word in process.cmdline() for word in words))
+
+
+@pytest.mark.parametrize(
+    ("victim", "reason"),
+    [
+        (("sft.trainer.train", "--local_rank=0"), "a rank was killed by signal 9"),
+        (("deepspeed.launcher.launch", "--node_rank=1"), "node 1: the launcher ended with exit code 0 before"),
+        (("sft.host.launch", "0"), "node 0: its program was killed by signal 9"),
+    ],
+    ids=["rank", "launcher", "node"],
+)
+def test_a_killed_process_ends_the_run(project, victim, reason):
+    run = Run(project.path / "runs" / f"killed-{victim[0]}")
+    process = project.start("train", **small(RUN_NAME=run.name, MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=3))
+    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    os.kill(child(project, *victim).pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 1, output
+    assert run.state()["status"] == "failed"
+    assert reason in run.state()["error"]
+    assert output.strip().splitlines()[-1].startswith(f"runs/{run.name}: failed: ")
+    project.wait_for_no_process()
+    assert (run.checkpoints / (run.checkpoints / "latest").read_text().strip() / "manifest.json").is_file()
+    assert not run.final.exists()
+    shown = project.inv("monitor", "--once", "--name", run.name).stdout
+    assert "failed" in shown and "the end of logs/node-1.log" in shown
+
+
+def test_a_full_disk_is_the_reason_given(project, tmp_path):
+    runs = tmp_path / "small"
+    runs.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(runs)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root: run the tests as root")
+    try:
+        settings = small(
+            RUN_NAME="full", RUNS_PATH=runs, MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=2, KEEP_CHECKPOINTS=50
+        )
+        done = project.inv("train", **settings)
+        run = Run(runs / "full")
+        assert done.returncode == 1, done.stdout
+        assert run.state()["status"] == "failed"
+        assert "No space left on device" in run.state()["error"]
+        project.wait_for_no_process()
+        whole = [path for path in run.checkpoints.iterdir() if path.name.startswith("step-")]
+        assert whole and all((path / "manifest.json").is_file() for path in whole)
+    finally:
+        subprocess.run(["umount", str(runs)], check=True)
+
+
+def test_a_malformed_row_is_named_by_file_and_line(project, tmp_path):
+    rows = tmp_path / "train.jsonl"
+    rows.write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
+    done = project.inv("train", **small(RUN_NAME="bad-row", DATASET=rows))
+    assert done.returncode == 1
+    assert f"{rows}:2: has no column 'answer' but question; set RESPONSE_COLUMN to one of them" in done.stdout
+    assert Run(project.path / "runs" / "bad-row").state()["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"BATCH_SIZE": 0}, "BATCH_SIZE=0: is out of range; use at least 1"),
+        ({"DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}, "DEVICE=cuda: no NVIDIA GPU is visible here; run `make demo`"),
+        ({"DATASET": "./nowhere"}, "DATASET=./nowhere: no such file or folder; check the path"),
+        ({"DS_CONFIG": "zero9"}, "DS_CONFIG=zero9: no such file; use zero3, zero2, zero3_offload or a path"),
+        ({"MAKE_SETTINGS": "BATCHSIZE=3"}, "BATCHSIZE: no such setting (from make); did you mean BATCH_SIZE?"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_writes_nothing(project, settings, line):
+    done = project.inv("train", **small(RUN_NAME="wrong", **settings))
+    assert done.returncode == 2
+    assert [text for text in done.stdout.splitlines() if line in text]
+    assert "Traceback" not in done.stdout
+    assert not (project.path / "runs" / "wrong").exists()
+
+
+def test_a_run_is_not_started_twice(project):
+    run = Run(project.path / "runs" / "once")
+    process = project.start("train", **small(RUN_NAME="once", MAX_STEPS=0, MAX_EPOCHS=1000))
+    wait_until(run.is_running, process, run)
+    second = project.inv("train", **small(RUN_NAME="once", MAX_STEPS=0, MAX_EPOCHS=1000))
+    assert second.returncode == 2
+    assert "is running; watch it with `inv monitor`" in second.stdout
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=90)
+    assert run.state()["status"] == "stopped", output
+    project.wait_for_no_process()
+
+
+def test_secrets_reach_no_file_log_or_command_line(project):
+    secret = "hf_" + "s3cr3t" * 6
+    run = Run(project.path / "runs" / "secret")
+    settings = small(RUN_NAME="secret", HUGGINGFACE_API_KEY=secret, MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=3)
+    process = project.start("train", **settings)
+    wait_until(lambda: run.state().get("step", 0) >= 3, process, run)
+    lines = []
+    for running in project.processes():
+        try:
+            lines.append(" ".join(running.cmdline()))
+        except psutil.Error:
+            continue
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert len(lines) >= 8
+    assert secret not in output and not [line for line in lines if secret in line]
+    for path in run.path.rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path

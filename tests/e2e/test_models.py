@@ -1,0 +1,76 @@
+"""Model families, precisions and ZeRO stages, all through the same path: train, save, reload, answer."""
+
+import json
+
+import pytest
+import torch
+import transformers
+
+from sft.run import Run
+
+from .project import small
+
+SHAPES = {
+    "llama": lambda size: transformers.LlamaConfig(
+        vocab_size=size, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    ),
+    "qwen2": lambda size: transformers.Qwen2Config(
+        vocab_size=size, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=False,
+    ),
+    "gpt2": lambda size: transformers.GPT2Config(vocab_size=size, n_embd=64, n_layer=2, n_head=4, n_positions=256),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer(project, base):
+    return transformers.AutoTokenizer.from_pretrained(project.path / json.loads(base.prepared.read_text())["model"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [
+        ("llama", {"PRECISION": "bf16", "GRADIENT_CHECKPOINTING": 1}),
+        ("qwen2", {"DS_CONFIG": "zero3_offload", "LR_SCHEDULER": "linear"}),
+        ("gpt2", {"DS_CONFIG": "zero2", "LR_SCHEDULER": "constant", "GRADIENT_ACCUMULATION_STEPS": 2}),
+    ],
+)
+def test_it_trains_saves_and_answers(project, tokenizer, tmp_path, shape, settings):
+    model = transformers.AutoModelForCausalLM.from_config(SHAPES[shape](len(tokenizer)))
+    model.save_pretrained(tmp_path)
+    if shape == "gpt2":  # a base model without a chat template
+        tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    limits = {"MAX_STEPS": 4, "EVALUATE": 1, "EVAL_LIMIT": 4, "MAX_NEW_TOKENS": 4, "WARMUP_RATIO": 0}
+    run = project.train(f"shape-{shape}", MODEL_NAME=tmp_path, **limits, **settings)
+    losses = [line["train/loss"] for line in run.read_metrics()]
+    assert len(losses) == 4 and losses[-1] < losses[0]
+    evaluation = json.loads(run.evaluation.read_text())
+    assert evaluation["after"]["loss"] < evaluation["before"]["loss"]
+    tuned = transformers.AutoModelForCausalLM.from_pretrained(run.final)
+    assert type(tuned) is type(model)
+    changed = [not torch.equal(a, b) for a, b in zip(tuned.parameters(), model.parameters(), strict=True)]
+    assert all(changed)
+
+
+def test_fp16_scales_its_loss(project):
+    run = project.train("fp16", PRECISION="fp16", MAX_STEPS=20)
+    skipped = [line["train/skipped_steps"] for line in run.read_metrics()]
+    losses = [line["train/loss"] for line in run.read_metrics()]
+    assert skipped[-1] < 20 and losses[-1] < losses[0]
+
+
+def test_the_tasks_read_their_env_file(project):
+    env = project.path / ".env"
+    env.unlink(missing_ok=True)
+    done = project.inv("train", DEVICE="cuda", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert env.read_text() == (project.path / ".env.example").read_text()
+    assert env.stat().st_mode & 0o777 == 0o600
+    env.write_text("MAX_STEPS=2\n")
+    settings = small(RUN_NAME="from-file")
+    del settings["MAX_STEPS"]
+    assert project.inv("train", **settings).returncode == 0
+    assert Run(project.path / "runs" / "from-file").state()["total_steps"] == 2
+    env.unlink()
