@@ -37,7 +37,7 @@ DEMO_SETTINGS: dict[str, Any] = {
 
 # A resumed run may change these; every other setting decides what it trains.
 MAY_CHANGE = {
-    "batch_size", "gradient_accumulation_steps", "global_batch_size", "launcher", "device", "master_addr",
+    "batch_size", "gradient_accumulation_steps", "global_batch_size", "launcher", "device",
     "master_port", "rendezvous_timeout_s", "logging_steps", "save_steps", "eval_steps", "keep_checkpoints",
     "evaluate", "eval_limit", "eval_batch_size", "max_new_tokens", "gradient_checkpointing", "run_name", "fresh",
     "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity", "wandb_project_name", "wandb_run_name",
@@ -115,7 +115,6 @@ class Settings(BaseSettings):
     device: Annotated[Device, Lower] = Field(
         "auto", description="cuda, cpu, or auto: cuda where there is a GPU; on auto a model other than `tiny` wants one"
     )
-    master_addr: str = Field("", description="address of the first node; empty = this machine, or the compose service")
     master_port: int = Field(37171, ge=1024, le=65535, description="port on which the ranks meet")
     rendezvous_timeout_s: int = Field(300, ge=10, description="seconds that ranks wait for each other")
     # Run
@@ -198,7 +197,11 @@ class Settings(BaseSettings):
         if precision == "auto":
             precision = "bf16" if device == "cuda" else "fp32"
         settings = self.model_copy(update={"device": device, "launcher": launcher, "precision": precision})
-        if problems := settings.contradictions():
+        problems = settings.contradictions()
+        if precision == "fp16" and device == "cpu":
+            remedy = "use bf16, fp32 or auto"
+            problems.append(wrong("PRECISION", precision, "DeepSpeed has no fp16 on the CPU", remedy))
+        if problems:
             raise SettingsError(problems)
         return settings
 

@@ -159,7 +159,7 @@ class Node:
         process = self.start(
             "deepspeed.launcher.runner",
             "--hostfile", str(self.run.hostfile), "--no_ssh", "--node_rank", str(self.rank),
-            "--master_addr", self.settings.master_addr or "127.0.0.1", "--master_port", str(self.settings.master_port),
+            "--master_addr", "127.0.0.1", "--master_port", str(self.settings.master_port),
             "--module", "sft.trainer.train", "--run", str(self.run.path),
         )  # fmt: skip
         failed_at = None

@@ -25,7 +25,6 @@ from sft.settings import TINY, Settings
 from sft.steps import Steps
 
 POLL_S = 0.2
-LOOPBACK = "127.0.0.1"
 
 
 def train(settings: Settings, console: Console, command: str) -> None:
@@ -90,8 +89,7 @@ def decide(settings: Settings, console: Console) -> tuple[Settings, list[int]]:
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
     reason = "LAUNCHER=local" if settings.launcher == "local" else "the only one"
     console.print(f"launcher local ({reason}): {nodes} on this machine, {ranks}, on {device} ({why})")
-    resolved = settings.resolved("cuda" if cards else "cpu", "local")
-    return resolved.model_copy(update={"master_addr": LOOPBACK}), [card.index for card in cards[:wanted]]
+    return settings.resolved("cuda" if cards else "cpu", "local"), [card.index for card in cards[:wanted]]
 
 
 # Nodes

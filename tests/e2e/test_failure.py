@@ -79,6 +79,7 @@ def test_a_malformed_row_is_named_by_file_and_line(project, tmp_path):
     [
         ({"BATCH_SIZE": 0}, "BATCH_SIZE=0: is out of range; use at least 1"),
         ({"DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}, "DEVICE=cuda: no NVIDIA GPU is visible here; run `make demo`"),
+        ({"PRECISION": "fp16"}, "PRECISION=fp16: DeepSpeed has no fp16 on the CPU; use bf16, fp32 or auto"),
         ({"DATASET": "./nowhere"}, "DATASET=./nowhere: no such file or folder; check the path"),
         ({"DS_CONFIG": "zero9"}, "DS_CONFIG=zero9: no such file; use zero3, zero2, zero3_offload or a path"),
         ({"MAKE_SETTINGS": "BATCHSIZE=3"}, "BATCHSIZE: no such setting (from make); did you mean BATCH_SIZE?"),

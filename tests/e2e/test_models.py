@@ -54,13 +54,6 @@ def test_it_trains_saves_and_answers(project, tokenizer, tmp_path, shape, settin
     assert all(changed)
 
 
-def test_fp16_scales_its_loss(project):
-    run = project.train("fp16", PRECISION="fp16", MAX_STEPS=20)
-    skipped = [line["train/skipped_steps"] for line in run.read_metrics()]
-    losses = [line["train/loss"] for line in run.read_metrics()]
-    assert skipped[-1] < 20 and losses[-1] < losses[0]
-
-
 def test_the_tasks_read_their_env_file(project):
     env = project.path / ".env"
     env.unlink(missing_ok=True)

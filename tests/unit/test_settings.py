@@ -8,12 +8,6 @@ from sft.errors import SettingsError
 from sft.settings import Settings
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch):
-    for name in [*Settings.model_fields, "make_settings"]:
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 def test_seed_defaults():
     settings = Settings.load(None)
     assert settings.model_name == "meta-llama/Llama-3.2-1B-Instruct"

@@ -1,0 +1,91 @@
+"""The arithmetic of a run, and how a step's rows are cut."""
+
+import numpy as np
+import pytest
+import torch
+
+from sft.settings import Settings
+from sft.steps import Steps
+from sft.trainer import batching, data
+from sft.trainer.data import Rows, TokenisedRow
+
+
+def test_gsm8k_on_four_gpus():
+    settings = Settings.load(None, max_epochs=1).resolved("cuda", "local")
+    steps = Steps.of(settings, 7473)
+    assert (steps.global_batch_size, steps.per_epoch, steps.total) == (16, 468, 468)
+    assert steps.describe(settings) == [
+        "4 sequences x 4 GPUs = 16 per step",
+        "7,473 rows / 16 = 468 steps an epoch, x 1 epochs = 468 steps",
+    ]
+
+
+def test_max_steps_limits():
+    settings = Settings.load(None, max_steps=10, gradient_accumulation_steps=2).resolved("cpu", "local")
+    steps = Steps.of(settings, 7473)
+    assert steps.total == 10
+    assert steps.describe(settings)[0] == "4 sequences x 4 processes x 2 micro-steps = 32 per step"
+    assert "MAX_STEPS=10" in steps.describe(settings)[1]
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)])
+def test_schedules(schedule, middle):
+    settings = Settings.load(None, lr_scheduler=schedule, learning_rate=1.0, warmup_ratio=0.1, max_steps=110)
+    steps = Steps.of(settings, 10_000)
+    rates = [steps.learning_rate(settings, step) for step in range(steps.total)]
+    assert steps.warmup == 11
+    assert rates[:3] == pytest.approx([1 / 11, 2 / 11, 3 / 11]) and rates[10:12] == [1.0, 1.0]
+    assert (rates[60] + rates[61]) / 2 == pytest.approx(middle, abs=0.01)
+    assert min(rates) > 0 and max(rates) == 1.0
+
+
+def test_an_epoch_takes_every_row_once_in_an_order_of_its_own():
+    epochs = [[batching.rows_of_step(epoch * 4 + i, 10, 3, seed=1) for i in range(4)] for epoch in range(2)]
+    for epoch in epochs:
+        assert [len(rows) for rows in epoch] == [3, 3, 3, 1]
+        assert sorted(np.concatenate(epoch)) == list(range(10))
+    assert not np.array_equal(np.concatenate(epochs[0]), np.concatenate(epochs[1]))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [1, 5, 16])
+def test_micro_steps_hold_every_row_once_on_any_number_of_ranks(world_size, number):
+    lengths = np.random.default_rng(0).integers(3, 50, 100)
+    chosen = batching.rows_of_step(0, 100, number, seed=2)
+    cut = batching.micro_steps(chosen, lengths, world_size, batch_size=2)
+    assert all(len(per_rank) == world_size for per_rank in cut)
+    assert all(len(rows) <= 2 for per_rank in cut for rows in per_rank)
+    assert sorted(np.concatenate([rows for per_rank in cut for rows in per_rank])) == sorted(chosen)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    written = [
+        TokenisedRow([1, 5, 6, 7], [False, False, True, True], "a", "b"),
+        TokenisedRow([1, 8], [False, True], "c", "d"),
+        TokenisedRow([1, 2, 3, 4, 5, 6], [False, True, True, False, True, True], "e", "f"),
+    ]
+    counts = data.write(tmp_path / "train", iter(written))
+    assert counts == {"rows": 3, "tokens": 12, "target_tokens": 7, "longest": 6}
+    return Rows(tmp_path / "train")
+
+
+def test_rows_come_back_as_written(rows):
+    assert len(rows) == 3 and rows.lengths.tolist() == [4, 2, 6]
+    assert rows[0][0].tolist() == [1, 5, 6, 7] and rows[2][1].tolist() == [False, True, True, False, True, True]
+    assert [text["reference"] for text in rows.texts()] == ["b", "d", "f"]
+    assert rows.prompt_ids(0) == [1, 5] and rows.prompt_ids(2) == [1, 2, 3, 4]
+    assert rows.target_tokens(np.array([0, 1])) == 3
+
+
+def test_collated_labels_are_the_next_tokens(rows):
+    batch = batching.collate(rows, np.array([0, 1]), pad_id=9, device=torch.device("cpu"))
+    assert batch.input_ids.tolist() == [[1, 5, 6, 7], [1, 8, 9, 9]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    ignore = batching.IGNORE
+    assert batch.labels.tolist() == [[ignore, 6, 7, ignore], [8, ignore, ignore, ignore]]
+
+
+def test_a_rank_without_rows_takes_part_without_targets(rows):
+    batch = batching.collate(rows, np.array([], dtype=np.int64), pad_id=9, device=torch.device("cpu"))
+    assert batch.input_ids.shape == (1, 2) and bool((batch.labels == batching.IGNORE).all())

@@ -1,0 +1,103 @@
+"""From rows to tokens: only the response is a target, and nothing is doubled, lost or silent."""
+
+import copy
+
+import pytest
+
+from sft.errors import DataError
+from sft.settings import Settings
+from sft.trainer.tokenise import TEMPLATE_DATE, Tokeniser
+
+ROW = {"question": "Ana has 3 eggs.", "answer": "3 + 2 = 5\n#### 5"}
+
+
+def tokenised(tokenizer, row, **settings):
+    return Tokeniser(tokenizer, Settings.load(None, **settings)).row(row, "a.jsonl:7")
+
+
+def targets(tokenizer, row):
+    return tokenizer.decode([token for token, is_target in zip(row.ids, row.is_target, strict=True) if is_target])
+
+
+def test_the_response_and_its_end_are_the_targets(tokenizer):
+    row = tokenised(tokenizer, ROW)
+    assert targets(tokenizer, row) == ROW["answer"] + tokenizer.eos_token
+    assert tokenizer.decode(row.ids) == f"<s><user>{ROW['question']}<assistant>{ROW['answer']}</s>"
+    assert (row.prompt, row.reference) == (ROW["question"], ROW["answer"])
+
+
+def test_generation_starts_from_the_tokens_before_the_response(tokenizer):
+    row = tokenised(tokenizer, ROW)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": ROW["question"]}], add_generation_prompt=True, return_dict=False
+    )
+    assert row.ids[: len(prompt)] == prompt and not any(row.is_target[: len(prompt)])
+
+
+def test_every_assistant_turn_is_a_target(tokenizer):
+    messages = [
+        {"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c?"}, {"role": "assistant", "content": "d"}, {"role": "user", "content": "e?"},
+    ]  # fmt: skip
+    row = tokenised(tokenizer, {"messages": messages})
+    assert targets(tokenizer, row) == "b</s>d</s>"
+    assert tokenizer.decode(row.ids).endswith("d</s>")
+
+
+def test_a_system_prompt_comes_first(tokenizer):
+    row = tokenised(tokenizer, ROW, system_prompt="Be short.")
+    assert tokenizer.decode(row.ids).startswith("<s><user>Be short.<user>Ana")
+
+
+def test_a_template_that_writes_bos_twice_gives_one(tokenizer):
+    doubled = copy.deepcopy(tokenizer)
+    doubled.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    assert tokenised(doubled, ROW).ids == tokenised(tokenizer, ROW).ids
+
+
+def test_the_date_in_a_template_never_changes(tokenizer):
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template = (
+        "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}" + tokenizer.chat_template
+    )
+    assert tokenizer.decode(tokenised(dated, ROW).ids).startswith(TEMPLATE_DATE)
+
+
+def test_a_pad_token_that_is_eos_does_not_hide_the_end(tokenizer):
+    padless = copy.deepcopy(tokenizer)
+    padless.pad_token = padless.eos_token
+    assert tokenised(padless, ROW).ids[-1] == padless.eos_token_id
+    assert tokenised(padless, ROW).is_target[-1]
+
+
+def test_a_model_without_a_template_gets_lines(tokenizer):
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    row = tokenised(plain, ROW)
+    assert targets(plain, row) == ROW["answer"] + plain.eos_token
+    assert plain.decode(row.ids) == f"{ROW['question']}\n{ROW['answer']}</s>"
+
+
+def test_long_rows_are_cut_and_counted(tokenizer):
+    tokeniser = Tokeniser(tokenizer, Settings.load(None, max_length=16))
+    row = tokeniser.row(ROW, "a.jsonl:7")
+    assert len(row.ids) == 16 and tokeniser.cut_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "message"),
+    [
+        (ROW, {"max_length": 8}, "a.jsonl:7: no target token is left within MAX_LENGTH=8; raise MAX_LENGTH"),
+        ({"question": "a"}, {}, "a.jsonl:7: has no column 'answer' but question; set RESPONSE_COLUMN"),
+        ({"question": "a", "answer": " "}, {}, "a.jsonl:7: column 'answer' is empty, so no target token"),
+        ({"question": 1, "answer": "b"}, {}, "a.jsonl:7: column 'question' is no text but int"),
+        ({"messages": "x"}, {}, "a.jsonl:7: `messages` is no list of objects"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, {}, "a.jsonl:7: role 'bot' is unknown"),
+        ({"messages": [{"role": "user", "content": "x"}]}, {}, "a.jsonl:7: has no assistant message"),
+        ({"messages": [{"role": "user", "content": None}]}, {}, "the content of a user message is no text"),
+    ],
+)
+def test_an_unusable_row_is_named(tokenizer, row, settings, message):
+    with pytest.raises(DataError) as caught:
+        tokenised(tokenizer, row, **settings)
+    assert message in str(caught.value)
