@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sft.run import ENDED
 
 PLAIN_EVERY_S = 10.0  # seconds between lines without a terminal
 
@@ -37,27 +39,41 @@ class Display:
         changed, due = phase != self.phase, time.monotonic() - self.said_at > PLAIN_EVERY_S
         if changed or (due and total):
             self.phase, self.said_at = phase, time.monotonic()
-            amount = f" {done:,}/{total:,}" if total else ""
-            self.console.print("  ".join([phase + amount, details(state)]).rstrip())
+            self.console.print("  ".join(part for part in (phase, of(done, total), details(state)) if part))
 
     def move_bar(self, phase: str, done: int, total: int, info: str) -> None:
         """Move the bar of a phase; a new phase gets a new bar below."""
-        if self.bar is None or phase != self.phase:
-            self.close()
-            columns = [TextColumn("{task.description:<28}"), BarColumn(20)]
-            columns += [MofNCompleteColumn()] if total else []
-            self.bar = Progress(*columns, TextColumn("{task.fields[info]}"), console=self.console)
-            self.bar.add_task(phase, total=total or None, info="")
-            self.bar.start()
+        if phase != self.phase:
+            self.close(done=phase not in ("stopped", "failed"))
             self.phase = phase
-        task = self.bar.tasks[0]
-        self.bar.update(task.id, completed=done, total=total or task.total, info=info)
-
-    def close(self) -> None:
-        """Leave the last bar as it stands."""
+            if phase in ENDED:
+                return
+            self.bar = Progress(
+                TextColumn("{task.description:<26}"),
+                BarColumn(20),
+                TextColumn("{task.fields[info]}"),
+                TimeElapsedColumn(),
+                console=self.console,
+            )
+            self.bar.add_task(phase, total=None, info="")
+            self.bar.start()
         if self.bar:
+            info = "  ".join(part for part in (of(done, total), info) if part)
+            self.bar.update(self.bar.tasks[0].id, completed=done, total=total or None, info=info)
+
+    def close(self, done: bool = False) -> None:
+        """Leave the last bar as it stands, or full where its phase is done."""
+        if self.bar:
+            task = self.bar.tasks[0]
+            if done:
+                self.bar.update(task.id, completed=task.total or 1, total=task.total or 1)
             self.bar.stop()
             self.bar = None
+
+
+def of(done: int, total: int) -> str:
+    """Return how much is done of how much, or nothing where that is not known."""
+    return f"{done:,}/{total:,}" if total else ""
 
 
 @contextmanager
