@@ -3,7 +3,7 @@ PYTHON ?= python3
 INV := .venv/bin/inv
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
 .DEFAULT_GOAL := help
-.PHONY: help setup test-env train demo plan monitor stop logs evaluate report check test bench clean
+.PHONY: help setup test-env train demo monitor stop logs evaluate check test clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
