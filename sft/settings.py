@@ -37,11 +37,11 @@ DEMO_SETTINGS: dict[str, Any] = {
 
 # A resumed run may change these; every other setting decides what it trains.
 MAY_CHANGE = {
-    "batch_size", "gradient_accumulation_steps", "global_batch_size", "launcher", "device",
-    "master_port", "rendezvous_timeout_s", "logging_steps", "save_steps", "eval_steps", "keep_checkpoints",
-    "evaluate", "eval_limit", "eval_batch_size", "max_new_tokens", "gradient_checkpointing", "run_name", "fresh",
-    "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity", "wandb_project_name", "wandb_run_name",
-    "huggingface_api_key",
+    "batch_size", "gradient_accumulation_steps", "global_batch_size", "packing", "max_tokens_per_micro_step", "compile",
+    "gradient_checkpointing", "launcher", "device", "master_port", "rendezvous_timeout_s", "logging_steps",
+    "save_steps", "eval_steps", "keep_checkpoints", "evaluate", "eval_limit", "eval_batch_size", "max_new_tokens",
+    "run_name", "fresh", "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity",
+    "wandb_project_name", "wandb_run_name", "huggingface_api_key",
 }  # fmt: skip
 
 Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
@@ -71,12 +71,18 @@ class Settings(BaseSettings):
         1024, ge=8, description="tokens a row may have; longer rows are cut at the end, counted and reported"
     )
     # Batch
-    batch_size: int = Field(4, ge=1, description="sequences per GPU and micro-step")
+    batch_size: int = Field(4, ge=1, description="sequences per GPU and micro-step (packed: and step)")
     gradient_accumulation_steps: int = Field(1, ge=1, description="micro-steps per optimizer step")
     global_batch_size: int = Field(
         0,
         ge=0,
         description="sequences per optimizer step over all GPUs; 0 = BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs",
+    )
+    packing: bool = Field(
+        True, description="sequences of a step side by side without padding; 0 = padded, BATCH_SIZE at a time"
+    )
+    max_tokens_per_micro_step: int = Field(
+        8192, ge=8, description="tokens that a GPU packs into one micro-step; fewer need less memory"
     )
     # Optimisation
     learning_rate: float = Field(1e-6, gt=0, lt=10, description="peak learning rate of AdamW")
@@ -95,6 +101,10 @@ class Settings(BaseSettings):
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in backward: less memory, a third more time"
     )
+    compile: bool = Field(
+        False,
+        description="torch.compile the layers: longer to start, faster at large micro-steps",
+    )
     ds_config: str = Field("zero3", description="zero3, zero2, zero3_offload, or a path to a DeepSpeed JSON file")
     # Rhythm
     logging_steps: int = Field(1, ge=1, description="steps between lines in metrics.jsonl")
@@ -105,7 +115,9 @@ class Settings(BaseSettings):
     evaluate: bool = Field(True, description="evaluate the base model before and the tuned model after training")
     eval_limit: int = Field(0, ge=0, description="held-out rows to answer; 0 = all")
     max_new_tokens: int = Field(256, ge=1, description="tokens an answer may have")
-    eval_batch_size: int = Field(32, ge=1, description="answers generated at once on each rank")
+    eval_batch_size: int = Field(
+        0, ge=0, description="answers generated at once on each GPU; 0 = as many as fit (on CPU: 64)"
+    )
     # Machines
     nodes: int = Field(2, ge=1, le=1024, description="nodes")
     gpus_per_node: int = Field(2, ge=1, le=64, description="GPUs (on CPU: processes) per node")
@@ -232,6 +244,10 @@ class Settings(BaseSettings):
             what = f"with BATCH_SIZE and GPUs it makes {product} per step, GLOBAL_BATCH_SIZE={self.global_batch_size}"
             accumulation = self.gradient_accumulation_steps
             problems.append(wrong("GRADIENT_ACCUMULATION_STEPS", accumulation, what, "set one of the two"))
+        if self.packing and self.max_length > self.max_tokens_per_micro_step:
+            what = f"is less than MAX_LENGTH={self.max_length}, so the longest row may not fit"
+            remedy = f"use at least {self.max_length}, or lower MAX_LENGTH"
+            problems.append(wrong("MAX_TOKENS_PER_MICRO_STEP", self.max_tokens_per_micro_step, what, remedy))
         if self.run_name and not re.fullmatch(r"(?!latest$)[\w-][\w.-]*", self.run_name):
             remedy = "use letters, digits, - and _"
             problems.append(wrong("RUN_NAME", self.run_name, "is no plain folder name", remedy))

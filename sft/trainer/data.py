@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]  # a row's token ids, and which of them are targets
+
 
 class TokenisedRow(NamedTuple):
     """One row: its token ids, which of them are targets, and the texts that evaluation wants."""
@@ -38,10 +40,14 @@ class Rows:
         """Return the number of rows."""
         return len(self.lengths)
 
-    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    def __getitem__(self, index: int) -> Row:
         """Return a row's token ids and target marks."""
         part = slice(self.offsets[index], self.offsets[index + 1])
         return self.tokens[part], self.is_target[part]
+
+    def take(self, chosen: npt.NDArray[np.int64]) -> list[Row]:
+        """Return the chosen rows."""
+        return [self[int(index)] for index in chosen]
 
     def target_tokens(self, chosen: npt.NDArray[np.int64]) -> int:
         """Return the number of targets in the chosen rows. A row's first token never is one: nothing predicts it."""

@@ -72,11 +72,39 @@ def add_up(tensor: torch.Tensor) -> None:
     dist.all_reduce(tensor)
 
 
-def total(values: Sequence[float | torch.Tensor], world: World) -> list[float]:
-    """Return the sum of each value over all ranks (all ranks)."""
+class Pending:
+    """Numbers on their way from the device to the host, so that nothing waits for what the device has still to do."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        """Start the copy of a tensor of one dimension behind the work that the device has now."""
+        self.values, self.arrived = values, None
+        if values.is_cuda:
+            self.values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            self.arrived = torch.cuda.Event()
+            self.arrived.record()
+
+    @property
+    def ready(self) -> bool:
+        """Whether they are there."""
+        return self.arrived is None or self.arrived.query()
+
+    def read(self) -> list[float]:
+        """Return the numbers, waiting for them if need be."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.values.tolist()
+
+
+def start_total(values: Sequence[float | torch.Tensor], world: World) -> Pending:
+    """Start to add up each value over all ranks (all ranks)."""
     tensor = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=world.device) for value in values])
     add_up(tensor)
-    return tensor.tolist()
+    return Pending(tensor)
+
+
+def total(values: Sequence[float | torch.Tensor], world: World) -> list[float]:
+    """Return the sum of each value over all ranks (all ranks)."""
+    return start_total(values, world).read()
 
 
 def gather(value: Any) -> list[Any]:

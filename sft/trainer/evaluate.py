@@ -23,8 +23,13 @@ from sft.trainer import batching, distributed, process
 from sft.trainer import model as models
 from sft.trainer.data import Rows
 from sft.trainer.distributed import World
+from sft.trainer.loss import TargetLoss, evaluating, take_fast_paths
 
 SAMPLES = 3
+CPU_ANSWERS_AT_ONCE = 64
+GENERATION_SHARE = 0.6  # of the free memory, for answers: the cache is copied as it grows
+LOGITS_BYTES = 12  # a vocabulary entry's logit in its own type and in fp32, twice
+SAY_EVERY_S = 0.5
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -42,8 +47,10 @@ def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World,
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, padding_side="left")
     model: Any = models.load(path, settings)
     model.to(world.device)
-    pad_id = pad_token(tokenizer)
-    loss = mean_loss(models.TargetLoss(model), rows, settings, pad_id, world)
+    target_loss = TargetLoss(model)
+    packing = take_fast_paths(target_loss, settings.packing, world)
+    loss = mean_loss(target_loss, rows, settings, packing, world)
+    model.set_attn_implementation(target_loss.own_attention)
     answers = generate(run, settings, model, tokenizer, rows, world)
     del model
     if world.device.type == "cuda":
@@ -59,20 +66,20 @@ def pad_token(tokenizer: Any) -> int:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
-def mean_loss(module: Any, rows: Rows, settings: Settings, pad_id: int, world: World) -> float | None:
+def mean_loss(module: Any, rows: Rows, settings: Settings, packing: bool, world: World) -> float | None:
     """Return the mean loss over the target tokens of all rows, or None without rows (all ranks).
 
     `module` is a TargetLoss or an engine around one. Every rank runs the same number of batches, as ZeRO-3 demands.
     """
     if not len(rows):
         return None
-    loss_sum = 0.0
     everything = np.arange(len(rows), dtype=np.int64)
-    with models.evaluating(module):
-        for per_rank in batching.micro_steps(everything, rows.lengths, world.world_size, settings.eval_batch_size):
-            loss_sum += module(*batching.collate(rows, per_rank[world.rank], pad_id, world.device)).item()
-    sums = distributed.total([loss_sum, 0.0], world)
-    return sums[0] / rows.target_tokens(everything)
+    loss_sum = torch.zeros((), device=world.device)
+    with evaluating(module):
+        for per_rank in batching.micro_steps(everything, rows.lengths, settings, packing):
+            batch = batching.collate(rows.take(per_rank[world.rank]), packing, world.device)
+            loss_sum += module(*batch)
+    return distributed.total([loss_sum], world)[0] / rows.target_tokens(everything)
 
 
 def generate(
@@ -80,34 +87,82 @@ def generate(
 ) -> list[dict[str, Any]]:
     """Return {index, prompt, reference, answer} of every row asked, on all ranks (all ranks).
 
-    Raises process.Stopped where the run was asked to stop.
-
     Rows go round the ranks by length, so that a batch has little padding and the ranks have like work.
+    Raises process.Stopped where the run was asked to stop.
     """
     number = min(len(rows), settings.eval_limit or len(rows))
     texts = list(itertools.islice(rows.texts(), number))
     by_length = sorted(range(number), key=lambda index: -int(rows.lengths[index]))
     mine = by_length[world.rank :: world.world_size]
+    prompts = {index: rows.prompt_ids(index) for index in mine}
+    at_once = settings.eval_batch_size or as_many_as_fit(model, max(map(len, prompts.values()), default=1), settings)
     ends = end_tokens(model, tokenizer)
+    progress = Progress(run, world, len(mine))
     found = []
-    for start in range(0, len(mine), settings.eval_batch_size):
-        if run.stop_reason() is not None or process.stop_requested.is_set():
-            break
-        chosen = mine[start : start + settings.eval_batch_size]
-        prompts = [rows.prompt_ids(index) for index in chosen]
-        for index, answer in zip(chosen, answer_batch(model, tokenizer, prompts, ends, settings, world), strict=True):
+    for start in range(0, len(mine), at_once):
+        chosen = mine[start : start + at_once]
+        batch = [prompts[index] for index in chosen]
+        for index, answer in zip(
+            chosen, answer_batch(model, tokenizer, batch, ends, settings, progress, world), strict=True
+        ):
             found.append({"index": index, **texts[index], "answer": answer})
-        if world.is_main:
-            done = min(number, (start + len(chosen)) * world.world_size)
-            run.update_state(answers=done, total_answers=number)
-    everything = [item for part in distributed.gather(found) for item in part]
+        if progress.stopped:
+            break
+        progress.done += len(chosen)
+    everything = [item for part in distributed.gather([] if progress.stopped else found) for item in part]
     if len(everything) < number:
         raise process.Stopped
     return sorted(everything, key=lambda item: item["index"])
 
 
+def as_many_as_fit(model: Any, prompt_tokens: int, settings: Settings) -> int:
+    """Return how many answers to generate at once: as the free memory of the GPU allows."""
+    if model.device.type != "cuda":
+        return CPU_ANSWERS_AT_ONCE
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    item = model.dtype.itemsize
+    cache = 2 * config.num_hidden_layers * heads * size * item  # a token's keys and values
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    reading = 4 * (config.hidden_size + wide) * item  # a prompt's token on its way through a layer
+    tokens = prompt_tokens + settings.max_new_tokens
+    each = tokens * cache + prompt_tokens * reading + LOGITS_BYTES * config.vocab_size
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, int(free * GENERATION_SHARE / each))
+
+
+class Progress(transformers.StoppingCriteria):
+    """Called with every token of a batch: says how far the evaluation is, and ends it where the run is to stop."""
+
+    def __init__(self, run: Run, world: World, answers: int) -> None:
+        self.run, self.world = run, world
+        self.answers, self.done = answers, 0  # of this rank
+        self.batch = (0, 1)  # prompt tokens and new tokens of the batch at work
+        self.said_at = 0.0
+        self.stopped = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Return for each row whether it is to end here."""
+        if time.monotonic() - self.said_at > SAY_EVERY_S:
+            self.said_at = time.monotonic()
+            self.stopped = self.run.stop_reason() is not None or process.stop_requested.is_set()
+            if self.world.is_main:
+                width, new = self.batch
+                share = (input_ids.shape[1] - width) / new  # of the batch: its answers grow together
+                answers = (self.done + len(input_ids) * share) * self.world.world_size
+                self.run.update_state(answers=int(answers), total_answers=self.answers * self.world.world_size)
+        return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
+
+
 def answer_batch(
-    model: Any, tokenizer: Any, prompts: list[list[int]], ends: list[int], settings: Settings, world: World
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    ends: list[int],
+    settings: Settings,
+    progress: Progress,
+    world: World,
 ) -> list[str]:
     """Return the answers to a batch of prompts, decoded greedily."""
     pad_id = pad_token(tokenizer)
@@ -118,11 +173,12 @@ def answer_batch(
     new_tokens = min(settings.max_new_tokens, limit - width) if limit else settings.max_new_tokens
     if new_tokens < 1:
         return [""] * len(prompts)
+    progress.batch = (width, new_tokens)
     config = transformers.GenerationConfig(
         max_new_tokens=new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad_id
     )
     with torch.no_grad():
-        output = model.generate(input_ids, attention_mask=mask, generation_config=config)
+        output = model.generate(input_ids, attention_mask=mask, generation_config=config, stopping_criteria=[progress])
     return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from sft.run import Run, write_whole
 from sft.settings import Settings
+from sft.trainer.distributed import Pending
 
 
 class Metrics:
@@ -20,19 +22,38 @@ class Metrics:
         kept = [line for line in run.read_metrics() if line["step"] <= first_step]
         write_whole(run.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = run.metrics.open("a", buffering=1)
+        self.line: dict[str, Any] = {}
         self.wandb = start_wandb(run, settings)
         if self.wandb is not None and not self.wandb.offline:
             run.update_state(wandb_url=self.wandb.url)
 
     def log(self, step: int, **values: Any) -> None:
-        """Write one line; names have `_` before the first word's end instead of `/` (train_loss -> train/loss)."""
-        named = {name.replace("_", "/", 1): value for name, value in values.items() if value is not None}
-        self.file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | named) + "\n")
+        """Write one line; names have `_` before the first word's end instead of `/` (train_loss -> train/loss).
+
+        A line with a number that the device has not worked out yet waits for the next call.
+        """
+        self.flush()
+        self.line = {"step": step, "time": round(time.time(), 3)} | {
+            name.replace("_", "/", 1): value for name, value in values.items() if value is not None
+        }
+        if all(value.ready for value in values.values() if isinstance(value, Pending)):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the line that waits."""
+        numbers = {name: as_number(value) for name, value in self.line.items()}
+        self.line = {}
+        if not numbers:
+            return
+        self.file.write(json.dumps({name: value for name, value in numbers.items() if value is not None}) + "\n")
         if self.wandb is not None:
-            self.wandb.log(named, step=step)
+            step = numbers.pop("step")
+            del numbers["time"]
+            self.wandb.log(numbers, step=step)
 
     def close(self) -> None:
         """Flush everything."""
+        self.flush()
         self.file.close()
         if self.wandb is not None:
             self.wandb.finish()
@@ -44,8 +65,18 @@ class NoMetrics:
     def log(self, step: int, **values: Any) -> None:
         """Do nothing."""
 
+    def flush(self) -> None:
+        """Do nothing."""
+
     def close(self) -> None:
         """Do nothing."""
+
+
+def as_number(value: Any) -> Any:
+    """Return a number that JSON can write; None for an infinite one: a norm, where fp16's scaler skips."""
+    if isinstance(value, Pending):
+        (value,) = value.read()
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 def start_wandb(run: Run, settings: Settings) -> Any:

@@ -9,7 +9,6 @@ if __name__ == "__main__":
 
 import argparse
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -18,12 +17,14 @@ from typing import Any
 import torch
 
 from sft.errors import SftError
-from sft.run import Run
+from sft.run import Run, write_whole
 from sft.settings import Settings
 from sft.steps import Steps
-from sft.trainer import batching, checkpoint, distributed
+from sft.trainer import batching, checkpoint, distributed, loss
+from sft.trainer import engine as engines
 from sft.trainer import evaluate as evaluation
 from sft.trainer import model as models
+from sft.trainer.batching import Indices
 from sft.trainer.clock import Clock
 from sft.trainer.data import Rows
 from sft.trainer.distributed import World
@@ -90,8 +91,10 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     Raises process.Stopped after saving a checkpoint, if the run was asked to stop.
     """
     steps = Steps.of(settings, len(rows))
-    engine = models.start_engine(base, settings, json.loads(run.ds_config.read_text()), world)
-    pad_id = engine.module.model.config.pad_token_id or 0  # masked and never a target: any token serves
+    engine, received = engines.start(base, settings, json.loads(run.ds_config.read_text()), world)
+    if world.is_main:
+        write_whole(run.ds_config, json.dumps(received, indent=2) + "\n")
+    packing = loss.take_fast_paths(engine, settings.packing, world)
     first = checkpoint.resume(engine, run, world)
     metrics: Metrics | NoMetrics = Metrics(run, settings, first) if world.is_main else NoMetrics()
     if world.is_main:
@@ -102,34 +105,27 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     for step in range(first, steps.total):
         if validation_is_due(step, settings) and not run.has_metric(step, "val/loss"):
             with clock.paused():
-                metrics.log(step, val_loss=evaluation.mean_loss(engine, held_out, settings, pad_id, world))
+                val_loss = evaluation.mean_loss(engine, held_out, settings, packing, world)
+                metrics.log(step, val_loss=val_loss)
 
         torch.manual_seed(settings.seed + 1_000_003 * step + world.rank)  # dropout: a resumed run draws the same
         chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
-        micro_steps = batching.micro_steps(chosen, rows.lengths, world.world_size, settings.batch_size)
         target_tokens = rows.target_tokens(chosen)
         learning_rate = steps.learning_rate(settings, step)
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate
-
-        loss_sum = torch.zeros((), device=world.device)
-        for i, per_rank in enumerate(micro_steps):
-            batch = batching.collate(rows, per_rank[world.rank], pad_id, world.device)
-            loss_sum += models.backward(engine, batch, target_tokens, world, last=i == len(micro_steps) - 1)
-        engine.step()
-
         asked = process.stop_requested.is_set() or (world.is_main and run.stop_reason() is not None)
-        all_loss, ranks_asked = distributed.total([loss_sum, asked], world)
-        done, loss, stop = step + 1, all_loss / target_tokens, ranks_asked > 0
+        loss_sum, ranks_asked = optimizer_step(engine, rows, chosen, target_tokens, settings, packing, asked, world)
+        done, mean_loss, stop = step + 1, loss_sum / target_tokens, ranks_asked > 0
         tokens = int(rows.lengths[chosen].sum())
         clock.count(tokens)
         if done % settings.logging_steps == 0 or done == steps.total:
             metrics.log(
                 done,
                 epoch=done / steps.per_epoch,
-                train_loss=loss,
+                train_loss=mean_loss,
                 train_lr=learning_rate,
-                train_grad_norm=finite(engine.get_global_grad_norm()),
+                train_grad_norm=engines.grad_norm(engine),
                 train_tokens=tokens,
                 train_target_tokens=target_tokens,
                 train_skipped_steps=engine.skipped_steps if settings.precision == "fp16" else None,
@@ -140,13 +136,15 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         if world.is_main and (clock.state_is_due() or stop or done == steps.total):
             speed, left = clock.tokens_per_second, clock.step_s * (steps.total - done)
             run.update_state(
-                step=done, epoch=done / steps.per_epoch, loss=loss, tokens_per_second=speed, time_left_s=left
+                step=done, epoch=done / steps.per_epoch, loss=mean_loss, tokens_per_second=speed, time_left_s=left
             )
             print(
-                f"step {done}/{steps.total}  loss {loss:.4f}  lr {learning_rate:.3g}  {speed:,.0f} tokens/s", flush=True
+                f"step {done}/{steps.total}  loss {mean_loss:.4f}  lr {learning_rate:.3g}  {speed:,.0f} tokens/s",
+                flush=True,
             )
 
         if stop or (settings.save_steps and done % settings.save_steps == 0 and done < steps.total):
+            metrics.flush()
             with clock.paused():
                 save(engine, run, done, settings, world)
         if stop:
@@ -160,10 +158,28 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     engine.destroy()
 
 
-def finite(value: Any) -> float | None:
-    """Return a number that JSON can write, or None: a gradient norm is infinite where fp16's scaler skips a step."""
-    number = float(value)
-    return number if math.isfinite(number) else None
+def optimizer_step(
+    engine: Any,
+    rows: Rows,
+    chosen: Indices,
+    target_tokens: int,
+    settings: Settings,
+    packing: bool,
+    asked: bool,
+    world: World,
+) -> list[float]:
+    """Train on the chosen rows, cut into micro-steps. Return the sums over all ranks of loss and `asked` (all ranks).
+
+    The sums are on their way before the optimizer's work begins, so that the host prepares the next step during it.
+    """
+    micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
+    loss_sum = torch.zeros((), device=world.device)
+    for i, per_rank in enumerate(micro_steps):
+        batch = batching.collate(rows.take(per_rank[world.rank]), packing, world.device)
+        loss_sum += engines.backward(engine, batch, target_tokens, world, last=i == len(micro_steps) - 1)
+    sums = distributed.start_total([loss_sum, asked], world)
+    engine.step()
+    return sums.read()
 
 
 def validation_is_due(step: int, settings: Settings) -> bool:

@@ -2,11 +2,13 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
+from sft.run import Run
 from sft.trainer import batching
 from sft.trainer.data import Rows
 
@@ -62,3 +64,29 @@ def test_any_number_of_ranks_gives_the_same_losses(project, base, nodes, slots):
     names = ("step", "train/loss", "train/grad_norm", "train/lr", "train/target_tokens")
     for seen, wanted in zip(metrics(run, *names), metrics(base, *names), strict=True):
         assert seen == pytest.approx(wanted, rel=2e-5)
+
+
+@pytest.mark.parametrize("packing", [1, 0])
+def test_packed_and_padded_and_any_budget_give_the_same_losses(project, base, packing):
+    run = project.train(
+        f"packing-{packing}", GLOBAL_BATCH_SIZE=8, BATCH_SIZE=2, WEIGHT_DECAY=0.1, WARMUP_RATIO=0.2, PACKING=packing,
+        MAX_TOKENS_PER_MICRO_STEP=128, MAX_STEPS=50,
+    )  # fmt: skip
+    names = ("step", "train/loss", "train/grad_norm", "train/target_tokens")
+    packed = project.path / "runs" / "packing-1"
+    found = metrics(run, *names)
+    assert len(found) == 50
+    for seen, wanted in zip(found, metrics(Run(packed), *names), strict=True):
+        assert seen == pytest.approx(wanted, rel=2e-5)
+
+
+def test_weights_that_persist_and_other_stages_give_the_same_losses(project, base, tmp_path):
+    kept = tmp_path / "kept.json"
+    kept.write_text(json.dumps({"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 10**9}}))
+    for config in (kept, "zero2"):
+        run = project.train(
+            f"stage-{Path(config).stem}", GLOBAL_BATCH_SIZE=8, BATCH_SIZE=2, WEIGHT_DECAY=0.1, WARMUP_RATIO=0.2,
+            DS_CONFIG=config,
+        )  # fmt: skip
+        for seen, wanted in zip(metrics(run, "train/loss"), metrics(base, "train/loss"), strict=True):
+            assert seen == pytest.approx(wanted, rel=2e-5)

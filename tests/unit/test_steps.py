@@ -48,14 +48,38 @@ def test_an_epoch_takes_every_row_once_in_an_order_of_its_own():
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-@pytest.mark.parametrize("number", [1, 5, 16])
-def test_micro_steps_hold_every_row_once_on_any_number_of_ranks(world_size, number):
+@pytest.mark.parametrize("number", [1, 5, 16, 64])
+@pytest.mark.parametrize("packing", [True, False])
+def test_micro_steps_hold_every_row_once_on_any_number_of_ranks(world_size, number, packing):
     lengths = np.random.default_rng(0).integers(3, 50, 100)
     chosen = batching.rows_of_step(0, 100, number, seed=2)
-    cut = batching.micro_steps(chosen, lengths, world_size, batch_size=2)
+    settings = Settings.load(
+        None, nodes=1, gpus_per_node=world_size, batch_size=2, max_tokens_per_micro_step=60, max_length=50
+    )
+    cut = batching.micro_steps(chosen, lengths, settings, packing)
     assert all(len(per_rank) == world_size for per_rank in cut)
-    assert all(len(rows) <= 2 for per_rank in cut for rows in per_rank)
-    assert sorted(np.concatenate([rows for per_rank in cut for rows in per_rank])) == sorted(chosen)
+    shares = [rows for per_rank in cut for rows in per_rank]
+    assert sorted(np.concatenate(shares)) == sorted(chosen)
+    if packing:
+        assert max(int(lengths[rows].sum()) for rows in shares) <= 60
+    else:
+        assert max(len(rows) for rows in shares) <= 2
+
+
+def test_packed_shares_are_few_and_nearly_equal():
+    lengths = np.random.default_rng(0).gamma(4, 45, 7473).astype(np.int64) + 2  # about as long as GSM8K's rows
+    for step in range(5):
+        chosen = batching.rows_of_step(step, len(lengths), 256, seed=0)
+        cut = batching.packed_micro_steps(chosen, lengths, world_size=4, max_tokens=8192)
+        tokens = [[int(lengths[rows].sum()) for rows in per_rank] for per_rank in cut]
+        assert len(cut) == -(-int(lengths[chosen].sum()) // (4 * 8192))
+        assert max(map(max, tokens)) < 1.02 * min(map(min, tokens))
+
+
+def test_a_row_longer_than_the_budget_is_alone():
+    lengths = np.array([100, 10, 10, 10])
+    cut = batching.packed_micro_steps(np.arange(4), lengths, world_size=1, max_tokens=32)
+    assert sorted(sorted(rows.tolist()) for per_rank in cut for rows in per_rank) == [[0], [1, 2, 3]]
 
 
 @pytest.fixture
@@ -78,14 +102,24 @@ def test_rows_come_back_as_written(rows):
     assert rows.target_tokens(np.array([0, 1])) == 3
 
 
-def test_collated_labels_are_the_next_tokens(rows):
-    batch = batching.collate(rows, np.array([0, 1]), pad_id=9, device=torch.device("cpu"))
-    assert batch.input_ids.tolist() == [[1, 5, 6, 7], [1, 8, 9, 9]]
+def test_padded_rows(rows):
+    batch = batching.collate(rows.take([0, 1]), False, torch.device("cpu"))
+    assert batch.input_ids.tolist() == [[1, 5, 6, 7], [1, 8, 0, 0]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    ignore = batching.IGNORE
-    assert batch.labels.tolist() == [[ignore, 6, 7, ignore], [8, ignore, ignore, ignore]]
+    assert batch.packed is None
+    assert (batch.predicting.tolist(), batch.targets.tolist()) == ([1, 2, 4], [6, 7, 8])
 
 
-def test_a_rank_without_rows_takes_part_without_targets(rows):
-    batch = batching.collate(rows, np.array([], dtype=np.int64), pad_id=9, device=torch.device("cpu"))
-    assert batch.input_ids.shape == (1, 2) and bool((batch.labels == batching.IGNORE).all())
+def test_packed_rows(rows):
+    batch = batching.collate(rows.take([0, 1]), True, torch.device("cpu"))
+    assert batch.input_ids.tolist() == [[1, 5, 6, 7, 1, 8]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1]]
+    assert (batch.packed.starts.tolist(), batch.packed.lengths) == ([0, 4, 6], [4, 2])
+    assert batch.attention_mask is None
+    assert (batch.predicting.tolist(), batch.targets.tolist()) == ([1, 2, 4], [6, 7, 8])
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_rank_without_rows_takes_part_without_targets(rows, packing):
+    batch = batching.collate(rows.take([]), packing, torch.device("cpu"))
+    assert batch.input_ids.shape == (1, 2) and len(batch.predicting) == len(batch.targets) == 0

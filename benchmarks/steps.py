@@ -1,0 +1,166 @@
+"""Optimizer steps per variant of settings: `python -m benchmarks.steps --help`. One JSON line a variant.
+
+The imports, which take longest, are done once: every variant runs in processes forked from this one, one per rank,
+with a CUDA context and a process group of their own. Real tokens are counted, never padding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import transformers
+
+from benchmarks import work
+from sft.settings import Settings
+from sft.trainer import batching, distributed, loss, train
+from sft.trainer import engine as engines
+from sft.trainer.distributed import World
+
+TIMEOUT_S = 300
+
+
+def main() -> None:
+    """Measure every variant on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variants", nargs="+", help='"name: SETTING=value ...", settings as in .env')
+    parser.add_argument("--shape", type=Path, required=True, help="config.json of the model")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json with the yardstick's marks")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl")
+    parser.add_argument("--scratch", type=Path, default=Path("benchmarks-scratch"), help="model and prepared rows")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--warmup", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20)
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    model = arguments.scratch / "model"
+    if not model.exists():
+        forked(1, lambda: work.make_model(arguments.shape, arguments.tokenizer, model, arguments.device))
+    for variant in arguments.variants:
+        name, _, text = variant.partition(":")
+        forked(1, lambda text=text: work.prepared(settings_of(text, arguments, model)))
+        ranks = settings_of(text, arguments, model).world_size
+        forked(
+            ranks, lambda name=name, text=text: measure(name.strip(), settings_of(text, arguments, model), arguments)
+        )
+
+
+def settings_of(text: str, arguments: argparse.Namespace, model: Path) -> Settings:
+    """Return the settings of a variant."""
+    given = dict(word.split("=", 1) for word in text.split())
+    fixed = {
+        "model_name": str(model), "dataset": str(arguments.data), "data_path": arguments.scratch / "data",
+        "device": arguments.device, "launcher": "local", "nodes": 1, "gpus_per_node": 1,
+        "precision": "bf16" if arguments.device == "cuda" else "fp32",
+    }  # fmt: skip
+    return Settings.load(None, **fixed | {key.lower(): value for key, value in given.items()})
+
+
+def forked(ranks: int, function: Callable[[], Any]) -> None:
+    """Run a function in `ranks` processes of this one's image; where one breaks, its traceback is printed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+                os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+                function()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def measure(name: str, settings: Settings, arguments: argparse.Namespace) -> None:
+    """Train some steps and print what they took (all ranks)."""
+    world = distributed.start(arguments.device, TIMEOUT_S)
+    path, rows = work.prepared(settings)
+    cuda = arguments.device == "cuda"
+    flops = matrix_rate() if cuda else 0.0
+    engine, received = engines.start(path, settings, settings.deepspeed(), world)
+    packing = loss.take_fast_paths(engine, settings.packing, world)
+    states_gib = torch.cuda.memory_allocated() / 2**30 if cuda else 0.0
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    losses: list[float] = []
+    tokens, started = 0, 0.0
+    for step in range(arguments.warmup + arguments.steps):
+        if step == arguments.warmup:
+            wait(world)
+            tokens, started = 0, time.perf_counter()
+        chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
+        targets = rows.target_tokens(chosen)
+        loss_sum, _ = train.optimizer_step(engine, rows, chosen, targets, settings, packing, False, world)
+        losses.append(loss_sum / targets)
+        engines.grad_norm(engine)
+        tokens += int(rows.lengths[chosen].sum())
+    wait(world)
+    seconds = time.perf_counter() - started
+    weights = engines.weights(engine.module)
+    if world.is_main:
+        found = {
+            "variant": name,
+            "ranks": world.world_size,
+            "sequences_per_step": settings.sequences_per_step,
+            "micro_steps": len(batching.micro_steps(chosen, rows.lengths, settings, packing)),
+            "tokens_per_second": round(tokens / seconds),
+            "step_ms": round(1000 * seconds / arguments.steps, 1),
+            "mfu": round(6 * weights * tokens / seconds / flops / world.world_size, 3) if cuda else None,
+            "states_gib": round(states_gib, 2),
+            "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
+            "first_loss": round(losses[0], 5),
+            "last_loss": round(losses[-1], 5),
+            "zero": {key: value for key, value in received["zero_optimization"].items() if "threshold" in key},
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "matrix_tflops": round(flops / 1e12),
+            "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
+            f"deepspeed {deepspeed.__version__}",
+        }
+        print(json.dumps(found), flush=True)
+    distributed.end()
+
+
+def wait(world: World) -> None:
+    """Wait until every rank's device has done its work (all ranks)."""
+    if world.device.type == "cuda":
+        torch.cuda.synchronize()
+    distributed.barrier()
+
+
+def matrix_rate() -> float:
+    """Return the bf16 matrix rate of this GPU in FLOP/s: 8192 x 8192 x 8192 on random data."""
+    size, repeats = 8192, 20
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        left @ right
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        left @ right
+    torch.cuda.synchronize()
+    return repeats * 2 * size**3 / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Attention over packed sequences, none of which sees another.
+
+Registered with transformers under the name `IMPLEMENTATION`, so every model family that goes through its attention
+interface gets it. The kernel is flash-attn's where that is installed, otherwise PyTorch's own variable-length
+attention, otherwise (CPU, fp32) one scaled dot product after another.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+
+try:
+    from torch.nn.attention import varlen
+except ImportError:  # torch before 2.10
+    varlen_attn: Any = None
+else:
+    varlen_attn = varlen.varlen_attn
+
+IMPLEMENTATION = "sft_packed"
+HAS_FLASH_ATTN = importlib.util.find_spec("flash_attn") is not None
+# Newer torch wants to be told that keys have fewer heads than queries; before 2.13 it took that unasked.
+VARLEN_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn or print).parameters else {}
+
+# (query, key, value) [tokens, heads, size], packed, options -> [tokens, heads, size]
+Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Packed", "Options"], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Where the sequences of one line of tokens begin and end."""
+
+    starts: torch.Tensor  # int32 [sequences + 1] on the device: token offsets; the last is the number of tokens
+    lengths: list[int]  # of each sequence, in tokens
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(self.lengths)
+
+
+class Options(NamedTuple):
+    """How to attend."""
+
+    scale: float | None  # of the scores; None: 1 / sqrt(size)
+    window: int  # tokens that a token sees, itself included; 0: all before it
+    dropout: float
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    packed: Packed,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within each sequence. Query, key and value are [1, heads, tokens, size], as transformers passes them.
+
+    Raises NotImplementedError for what no kernel here does; the model then trains on padded sequences.
+    """
+    if softcap or s_aux is not None:
+        raise NotImplementedError("attention with soft capping or sinks")
+    window = sliding_window if sliding_window and sliding_window < packed.longest else 0
+    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    attend = fastest(query.device.type, query.dtype, dropout > 0)
+    return attend(query, key, value, packed, Options(scaling, window, dropout))[None], None
+
+
+AttentionInterface.register(IMPLEMENTATION, attention)
+
+
+def fastest(device: str, dtype: torch.dtype, dropout: bool) -> Kernel:
+    """Return the fastest kernel for a device and a type, one that can drop out where that is wanted."""
+    if device != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return one_by_one
+    if HAS_FLASH_ATTN:
+        return flash_attention
+    return torch_varlen if varlen_attn and not dropout else one_by_one
+
+
+def flash_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, options: Options
+) -> torch.Tensor:
+    """Attend with flash-attn."""
+    from flash_attn import flash_attn_varlen_func
+
+    return flash_attn_varlen_func(
+        query, key, value, packed.starts, packed.starts, packed.longest, packed.longest,
+        dropout_p=options.dropout, softmax_scale=options.scale, causal=True,
+        window_size=(options.window - 1, 0) if options.window else (-1, -1),
+    )  # fmt: skip
+
+
+def torch_varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, options: Options
+) -> torch.Tensor:
+    """Attend with torch.nn.attention.varlen. A window of (-1, 0) is causal attention."""
+    grouped = VARLEN_GROUPED if query.shape[1] != key.shape[1] else {}
+    output: torch.Tensor = varlen_attn(
+        query, key, value, packed.starts, packed.starts, packed.longest, packed.longest,
+        scale=options.scale, window_size=(options.window - 1 if options.window else -1, 0), **grouped,
+    )  # fmt: skip
+    return output
+
+
+def one_by_one(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, options: Options
+) -> torch.Tensor:
+    """Attend in one sequence after another: exact on any device, and no mask of tokens x tokens is ever made."""
+    outputs = []
+    parts = (part.transpose(0, 1).split(packed.lengths, dim=1) for part in (query, key, value))
+    for q, k, v in zip(*parts, strict=True):
+        mask = None
+        if 0 < options.window < q.shape[1]:
+            positions = torch.arange(q.shape[1], device=q.device)
+            behind = positions[:, None] - positions
+            mask = (behind >= 0) & (behind < options.window)
+        outputs.append(
+            F.scaled_dot_product_attention(
+                q[None], k[None], v[None], attn_mask=mask, dropout_p=options.dropout, is_causal=mask is None,
+                scale=options.scale, enable_gqa=q.shape[0] != k.shape[0],
+            )[0].transpose(0, 1)
+        )  # fmt: skip
+    return torch.cat(outputs)

@@ -1,0 +1,129 @@
+"""DeepSpeed's engine around the model: its optimizer, what makes ZeRO cheap, and one micro-step.
+
+What each choice here is worth stands in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import set_z3_leaf_modules
+from transformers.integrations.liger import apply_liger_kernel
+
+from sft.settings import Settings
+from sft.trainer import model as models
+from sft.trainer.batching import MicroBatch
+from sft.trainer.distributed import Pending, World
+from sft.trainer.loss import TargetLoss
+
+# Weights that take no more than this share of a card stay whole on every rank between steps: ZeRO-3 then gathers them
+# once a step instead of twice a micro-step.
+PERSISTENT_SHARE = 0.15
+BUCKETS = 8  # reductions that a backward pass is cut into, so that they overlap with it
+SMALLEST_BUCKET, LARGEST_BUCKET = 1_000_000, 200_000_000  # elements
+# Liger's kernels that replace single modules. The loss is our own.
+LIGER = {"rope": True, "swiglu": True, "rms_norm": True, "cross_entropy": False, "fused_linear_cross_entropy": False}
+
+
+def start(path: Path, settings: Settings, config: dict[str, Any], world: World) -> tuple[Any, dict[str, Any]]:
+    """Return the engine around the TargetLoss of the model in `path`, and what DeepSpeed received (all ranks).
+
+    `config` is DeepSpeed's configuration, in which what depends on the model's size is filled in.
+    """
+    model = models.load(path, settings, config)
+    model.config.use_cache = False
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    layers = decoder_layers(model)
+    if settings.compile:
+        torch._dynamo.config.recompile_limit = len(layers) + 8  # every layer is compiled once
+        for layer in layers:
+            layer.forward = torch.compile(layer.forward, dynamic=True)  # inside ZeRO's hooks, which it would break at
+    elif world.device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
+        apply_liger_kernel(model, LIGER)
+    loss = TargetLoss(model)
+    filled = fill_in(config, loss, layers, world)
+    if config["zero_optimization"]["stage"] == 3 and layers:
+        # Gathered at once: hooks on every linear layer and norm take longer than short sequences take to compute.
+        # Nothing larger: the gradients of a unit count as complete when that of its input is, and tokens have none.
+        set_z3_leaf_modules(model, list({type(layer) for layer in layers}))
+    optimizer = torch.optim.AdamW(
+        parameter_groups(loss, settings.weight_decay),
+        lr=settings.learning_rate,
+        fused=world.device.type == "cuda" or "offload_optimizer" in config["zero_optimization"],
+    )
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=filled, dist_init_required=False)
+    for name, buffer in buffers.items():
+        # Without ZeRO-3, DeepSpeed rounds buffers to the weights' type too: rotary frequencies in bf16 put the 500th
+        # token of a sequence a whole position away from where it is.
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, buffer.to(world.device))
+    return engine, filled
+
+
+def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the model's repeated layers: the list of modules that holds most weights."""
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) > 1]
+    return list(max(lists, key=weights, default=[]))
+
+
+def true_shape(parameter: torch.nn.Parameter) -> torch.Size:
+    """Return a parameter's shape; a sharded one is empty and keeps it in `ds_shape`."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def weights(module: torch.nn.Module) -> int:
+    """Return the number of a module's weights, sharded or not."""
+    return sum(true_shape(parameter).numel() for parameter in module.parameters())
+
+
+def fill_in(
+    config: dict[str, Any], module: torch.nn.Module, layers: list[torch.nn.Module], world: World
+) -> dict[str, Any]:
+    """Return DeepSpeed's configuration with the sizes that depend on the model; what the file says stays.
+
+    On one rank nothing is moved, and one large bucket has the fewest copies.
+    """
+    total = weights(module)
+    bucket = total if world.world_size == 1 else min(LARGEST_BUCKET, total // BUCKETS)
+    sizes = {"reduce_bucket_size": max(SMALLEST_BUCKET, bucket)}
+    if config["zero_optimization"]["stage"] == 3:
+        sizes["stage3_prefetch_bucket_size"] = max(map(weights, layers), default=total)
+        if world.device.type == "cuda":
+            size_bytes = sum(true_shape(p).numel() * p.element_size() for p in module.parameters())
+            if size_bytes <= PERSISTENT_SHARE * torch.cuda.get_device_properties(world.device).total_memory:
+                sizes["stage3_param_persistence_threshold"] = total
+    return {**config, "zero_optimization": sizes | config["zero_optimization"]}
+
+
+def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return AdamW's groups: matrices and embeddings decay, biases and norms (one dimension) do not."""
+    decay: list[torch.nn.Parameter] = []
+    keep: list[torch.nn.Parameter] = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            (decay if len(true_shape(parameter)) > 1 else keep).append(parameter)
+    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def backward(engine: Any, batch: MicroBatch, target_tokens: int, world: World, last: bool) -> torch.Tensor:
+    """Run one micro-step forward and backward (all ranks). Return the summed loss of this rank's targets.
+
+    `target_tokens` counts the whole global batch. DeepSpeed averages gradients over the ranks, hence the factor.
+    """
+    engine.set_gradient_accumulation_boundary(last)
+    loss = engine(*batch)
+    engine.backward(loss * (world.world_size / target_tokens))
+    return loss.detach()
+
+
+def grad_norm(engine: Any) -> Pending:
+    """Return the gradient norm of the last step, before clipping."""
+    return Pending(torch.as_tensor(engine.get_global_grad_norm()).reshape(1))

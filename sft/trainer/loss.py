@@ -1,0 +1,179 @@
+"""The loss of a causal language model, without ever holding the logits of all tokens.
+
+The vocabulary of a current model has 128k entries or more: the logits of 16k tokens alone would take 8 GB in fp32.
+Only the positions that predict a target go through the head, in chunks, and each chunk's gradient is computed while
+its logits are there (the idea of Apple's cut cross-entropy and Liger Kernel's fused linear cross entropy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+
+from sft.trainer import attention, distributed
+from sft.trainer.attention import Packed
+from sft.trainer.batching import collate
+from sft.trainer.distributed import World
+
+# Bytes of one chunk's fp32 logits. Larger ones are no faster (benchmarks/README.md), smaller ones are.
+CHUNK_BYTES = 512 * 2**20
+
+
+class TargetLoss(torch.nn.Module):
+    """A causal language model that returns the sum of its loss over the target tokens of a micro-batch.
+
+    A sum, not a mean: the mean is over the targets of the whole global batch, which no micro-batch knows.
+    """
+
+    def __init__(self, model: transformers.PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.own_attention = model.config._attn_implementation
+        head = model.get_output_embeddings()
+        self.head_loss = HeadLoss(head) if isinstance(head, torch.nn.Linear) else None
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        packed: Packed | None,
+        predicting: torch.Tensor,
+        targets: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the summed cross entropy in fp32, a scalar. The arguments are the fields of a MicroBatch."""
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        if packed is not None:
+            inputs |= {"position_ids": position_ids, "packed": packed}
+        if self.head_loss is None:
+            logits = self.model(**inputs).logits.flatten(0, 1)[predicting]
+            return F.cross_entropy(logits.float(), targets, reduction="sum")
+        hidden = self.model.base_model(**inputs).last_hidden_state.flatten(0, 1)[predicting]
+        return self.head_loss(hidden, targets)
+
+
+class HeadLoss(torch.nn.Module):
+    """The output head with its loss. Shares the head's parameters, so that ZeRO-3 gathers them around its forward."""
+
+    def __init__(self, head: torch.nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = head.weight, head.bias
+
+    def forward(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the summed cross entropy in fp32, a scalar, of `hidden` [targets, size] and `targets` [targets]."""
+        weight_wants_gradient = self.weight.requires_grad and torch.is_grad_enabled()
+        return LinearCrossEntropy.apply(hidden, self.weight, self.bias, targets, weight_wants_gradient)
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """sum(cross_entropy(hidden @ weight.T + bias, targets)), chunk by chunk, with the gradients of the same pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        weight_wants_gradient: bool,
+    ) -> torch.Tensor:
+        """Compute loss and gradients. The gradients wait in `ctx` for the factor that backward brings."""
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.zeros_like(hidden) if hidden.requires_grad else None
+        grad_weight = torch.zeros_like(weight) if weight_wants_gradient else None
+        grad_bias = torch.zeros_like(bias) if weight_wants_gradient and bias is not None else None
+        rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+        for start in range(0, len(hidden), rows):
+            part, wanted = hidden[start : start + rows], targets[start : start + rows, None]
+            logits = F.linear(part, weight, bias).float()
+            normaliser = torch.logsumexp(logits, dim=1, keepdim=True)
+            loss += (normaliser - logits.gather(1, wanted)).sum()
+            if grad_hidden is None:
+                continue
+            # d loss / d logits = softmax(logits) - one_hot(target)
+            grad_logits = logits.sub_(normaliser).exp_()
+            grad_logits.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
+            grad_logits = grad_logits.to(hidden.dtype)
+            torch.mm(grad_logits, weight, out=grad_hidden[start : start + rows])
+            if grad_weight is not None:
+                grad_weight.addmm_(grad_logits.T, part)
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(0)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients, times the factor that the loss was multiplied with."""
+        (factor,) = grads
+        scaled = [None if grad is None else grad.mul_(factor) for grad in ctx.saved_tensors]
+        return (*scaled, None, None)
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Switch dropout off and gradients off for a while."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)
+
+
+def take_fast_paths(module: Any, packing: bool, world: World) -> bool:
+    """Keep of the chunked loss and of packing what this model family bears; tell whether to pack (all ranks).
+
+    A family may do more to its logits than its head does (scale them, cap them), or mix sequences elsewhere than in
+    the attention (convolutions, states). No list of names knows that, so the model is asked: the loss of a short
+    sequence must be the one that the model's own logits give, alone and behind another sequence, and must not change
+    with that other one. `module` is a TargetLoss or an engine around one.
+    """
+    target_loss: TargetLoss = getattr(module, "module", module)
+    model = target_loss.model
+    first, other, asked = np.arange(2, 9), np.arange(11, 18), np.arange(3, 13)
+    asked_alone = [(asked, np.ones(len(asked), dtype=np.bool_))]
+
+    def loss(*before: Any, packed: bool) -> float:
+        sequences = [(ids, np.zeros(len(ids), dtype=np.bool_)) for ids in before] + asked_alone
+        return module(*collate(sequences, packed, world.device)).item()
+
+    with evaluating(module):
+        head_loss, target_loss.head_loss = target_loss.head_loss, None
+        model.set_attn_implementation(target_loss.own_attention)
+        own = loss(packed=False)
+        tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2
+        target_loss.head_loss = head_loss
+        if head_loss is not None and not same(own, loss(packed=False), tolerance, world):
+            warn(model, "does more to its logits than its head: no chunked loss", world)
+            target_loss.head_loss = None
+        if not packing:
+            return False
+        try:
+            model.set_attn_implementation(attention.IMPLEMENTATION)
+            behind, behind_other = loss(first, packed=True), loss(other, packed=True)
+            if same(own, behind, tolerance, world) and same(behind, behind_other, 1e-6, world):
+                return True
+        except (NotImplementedError, TypeError, ValueError):
+            pass  # every rank has the same model, and so the same error
+        warn(model, "cannot keep packed sequences apart: training on padded ones", world)
+        model.set_attn_implementation(target_loss.own_attention)
+        return False
+
+
+def same(left: float, right: float, tolerance: float, world: World) -> bool:
+    """Tell whether two numbers are equal up to a relative tolerance on every rank (all ranks)."""
+    return distributed.total([abs(left - right) > tolerance * abs(left)], world) == [0.0]
+
+
+def warn(model: torch.nn.Module, what: str, world: World) -> None:
+    """Say once what this model does without."""
+    if world.is_main:
+        print(f"{type(model).__name__} {what}", flush=True)

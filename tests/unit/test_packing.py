@@ -1,0 +1,145 @@
+"""Packed sequences never see each other, and the chunked loss is the loss: asked of real model families."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sft.trainer import loss as losses
+from sft.trainer.attention import IMPLEMENTATION
+from sft.trainer.batching import collate
+from sft.trainer.distributed import World
+from sft.trainer.loss import TargetLoss, take_fast_paths
+
+CPU = torch.device("cpu")
+ALONE = World(0, 0, 1, CPU)
+SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+FAMILIES = {
+    "llama": transformers.LlamaConfig(**SIZES, **HEADS),
+    "qwen2": transformers.Qwen2Config(**SIZES, **HEADS),
+    "qwen3": transformers.Qwen3Config(**SIZES, **HEADS, head_dim=8),
+    "mistral": transformers.MistralConfig(**SIZES, **HEADS, sliding_window=4),
+    "phi3": transformers.Phi3Config(**SIZES, **HEADS, pad_token_id=0),
+    "gpt2": transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def model_of(config):
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(copy.deepcopy(config))
+    for parameter in model.parameters():  # large weights, so that what a token sees matters
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def sequences(*lengths):
+    random = np.random.default_rng(0)
+    return [(random.integers(1, 64, n), np.arange(n) >= n // 2) for n in lengths]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_changing_one_packed_sequence_changes_no_others_logits(family):
+    model = model_of(FAMILIES[family])
+    model.set_attn_implementation(IMPLEMENTATION)
+    one, two, three = sequences(7, 12, 5)
+    other = (one[0][::-1].copy() + 1) % 64, one[1]
+
+    def logits(*parts):
+        batch = collate(parts, True, CPU)
+        inputs = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "packed": batch.packed}
+        with torch.no_grad():
+            return model(**inputs, use_cache=False).logits[0]
+
+    before, after = logits(one, two, three), logits(other, two, three)
+    assert not torch.equal(before[:7], after[:7])
+    assert torch.equal(before[7:], after[7:])
+    torch.testing.assert_close(before[7:19], logits(two), atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        own = model_of(FAMILIES[family])(input_ids=torch.from_numpy(two[0])[None]).logits[0]
+    torch.testing.assert_close(before[7:19], own, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_and_padded_have_the_same_loss_and_gradients(family):
+    model = model_of(FAMILIES[family])
+    module = TargetLoss(model).eval()
+    rows = sequences(7, 12, 5)
+    found = []
+    for packing in (True, False):
+        assert take_fast_paths(module, packing, ALONE) is packing
+        model.zero_grad()
+        loss = module(*collate(rows, packing, CPU))
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    for packed, padded in zip(*found, strict=True):
+        torch.testing.assert_close(packed, padded, atol=1e-4, rtol=1e-4)
+
+
+def test_a_family_whose_attention_does_more_trains_on_padded_sequences(capsys):
+    config = transformers.Gemma2Config(**SIZES, **HEADS, head_dim=8, final_logit_softcapping=0.1)
+    module = TargetLoss(model_of(config)).eval()
+    assert take_fast_paths(module, True, ALONE) is False
+    assert module.head_loss is None and module.model.config._attn_implementation == "eager"
+    said = capsys.readouterr().out
+    assert "Gemma2ForCausalLM does more to its logits than its head: no chunked loss" in said
+    assert "Gemma2ForCausalLM cannot keep packed sequences apart: training on padded ones" in said
+    batch = collate(sequences(7, 12), False, CPU)
+    logits = module.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.flatten(0, 1)
+    own = F.cross_entropy(logits[batch.predicting], batch.targets, reduction="sum")
+    torch.testing.assert_close(module(*batch), own)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 100])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_chunked_loss_is_cross_entropy(monkeypatch, rows_at_once, bias):
+    monkeypatch.setattr(losses, "CHUNK_BYTES", rows_at_once * 4 * 50)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 50, bias=bias).double()
+    hidden = torch.randn(10, 8, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(50, (10,))
+    found = []
+    for loss in (losses.HeadLoss(head)(hidden, targets), F.cross_entropy(head(hidden), targets, reduction="sum")):
+        (0.3 * loss).backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in (hidden, *head.parameters()))])
+        hidden.grad = None
+        head.zero_grad()
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, atol=1e-6, rtol=1e-6)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation makes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return result
+
+
+def test_no_tensor_of_tokens_times_vocabulary_is_ever_made(monkeypatch):
+    tokens, vocabulary = 400, 1000
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 16 * 4 * vocabulary)
+    module = TargetLoss(model_of(transformers.LlamaConfig(**SIZES | {"vocab_size": vocabulary}, **HEADS)))
+    take_fast_paths(module, True, ALONE)
+    batch = collate([(ids, np.ones(len(ids), dtype=bool)) for ids, _ in sequences(*[tokens // 10] * 10)], True, CPU)
+    with LargestTensor() as seen:
+        module(*batch).backward()
+    assert len(batch.targets) > 380
+    assert seen.largest == max(32 * vocabulary, tokens * 64)  # the head's gradient; what a layer computes
