@@ -24,6 +24,7 @@ class TokenisedRow(NamedTuple):
     is_target: list[bool]
     prompt: str
     reference: str
+    is_cut: bool = False  # at MAX_LENGTH
 
 
 class Rows:
@@ -71,7 +72,7 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> dict[str, int]:
     """Write a split row by row, in memory that does not grow with it. Return its counts."""
     folder.mkdir(parents=True)
     offsets = [0]
-    targets = longest = 0
+    targets = longest = cut = 0
     with (
         (folder / "tokens.raw").open("wb") as tokens,
         (folder / "is_target.raw").open("wb") as marks,
@@ -84,10 +85,12 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> dict[str, int]:
             offsets.append(offsets[-1] + len(row.ids))
             targets += sum(row.is_target)
             longest = max(longest, len(row.ids))
+            cut += row.is_cut
     np.save(folder / "offsets.npy", np.asarray(offsets, dtype=np.int64))
     for name, dtype in (("tokens", np.int32), ("is_target", np.bool_)):
         add_header(folder / f"{name}.raw", folder / f"{name}.npy", dtype, offsets[-1])
-    return {"rows": len(offsets) - 1, "tokens": offsets[-1], "target_tokens": targets, "longest": longest}
+    counts = {"rows": len(offsets) - 1, "tokens": offsets[-1], "target_tokens": targets}
+    return counts | {"longest": longest, "cut_rows": cut}
 
 
 def add_header(raw: Path, path: Path, dtype: Any, length: int) -> None:

@@ -12,9 +12,10 @@ import hashlib
 import itertools
 import json
 import os
+import random
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> dict[str, Any]:
     import transformers
 
     from sft.trainer import data
-    from sft.trainer.tokenise import Tokeniser
+    from sft.trainer.tokenise import tokenised
 
     print(f"preparing {settings.dataset} for {settings.model_name}", flush=True)
     config = transformers.AutoConfig.from_pretrained(model)
@@ -238,33 +239,33 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> dict[str, Any]:
             [wrong("MODEL_NAME", settings.model_name, "its tokenizer has no EOS token, so no answer would ever end",
                    "set eos_token in its tokenizer_config.json")]
         )  # fmt: skip
-    train, validation = Tokeniser(tokenizer, settings), Tokeniser(tokenizer, settings)
-    source = readers(settings)
-    first = next(source["validation"], None)
-    held_out: Iterable[Any] = [] if first is None else itertools.chain([first], source["validation"])
-    training: Iterable[Any] = source["train"]
-    if first is None:
-        training, held_out = hold_out(list(training), settings.seed)
+    training, held_out = splits(settings)
     counts: dict[str, Any] = {
-        "train": data.write(folder / "train", train.rows(training)),
-        "validation": data.write(folder / "validation", validation.rows(held_out)),
+        "train": data.write(folder / "train", tokenised(training, model, settings)),
+        "validation": data.write(folder / "validation", tokenised(held_out, model, settings)),
     }
     if not counts["train"]["rows"]:
         raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
-    counts["train"]["cut_rows"], counts["validation"]["cut_rows"] = train.cut_rows, validation.cut_rows
     write_whole(folder / "manifest.json", json.dumps(counts, indent=2) + "\n")
     return counts
 
 
-def hold_out(rows: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
-    """Return (training, held-out) rows of a data set that holds none out itself: one in twenty, drawn by seed."""
-    import random
+def splits(settings: Settings) -> tuple[Iterator[Any], Iterator[Any]]:
+    """Return the training and the held-out rows.
 
-    number = min(HELD_OUT_MOST, int(len(rows) * HELD_OUT_SHARE))
-    if len(rows) > 1:
-        number = max(1, number)
-    chosen = set(random.Random(seed).sample(range(len(rows)), number))
-    return ([row for i, row in enumerate(rows) if i not in chosen], [rows[i] for i in sorted(chosen)])
+    Of a data set that holds none out itself, one row in twenty is held out, HELD_OUT_MOST at most, drawn by SEED. The
+    rows are read once for their number, so that no more of them than needed is ever in memory.
+    """
+    source = readers(settings)
+    first = next(source["validation"], None)
+    if first is not None:
+        return source["train"], itertools.chain([first], source["validation"])
+    rows = sum(1 for _ in source["train"])
+    number = min(HELD_OUT_MOST, max(int(rows > 1), int(rows * HELD_OUT_SHARE)))
+    chosen = set(random.Random(settings.seed).sample(range(rows), number))
+    training = (row for i, row in enumerate(readers(settings)["train"]) if i not in chosen)
+    held_out = (row for i, row in enumerate(readers(settings)["train"]) if i in chosen)
+    return training, held_out
 
 
 if __name__ == "__main__":

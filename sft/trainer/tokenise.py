@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from sft.errors import DataError
@@ -11,10 +17,13 @@ from sft.settings import Settings
 from sft.trainer.data import TokenisedRow
 from sft.trainer.sources import Placed, Row
 
+CHUNK_ROWS = 1000  # that a worker process takes at a time
 ROLES = ("system", "user", "assistant", "tool")
 # The template of Llama 3.1 and later prints today's date unless it is given one: a model trained on Monday would see
 # another prompt on Tuesday. This is the date that the template itself falls back to.
 TEMPLATE_DATE = "26 Jul 2024"
+
+worker: Tokeniser  # of this process, see start_worker
 
 
 def conversation(row: Row, where: str, settings: Settings) -> list[dict[str, str]]:
@@ -58,28 +67,79 @@ def conversation(row: Row, where: str, settings: Settings) -> list[dict[str, str
     return found
 
 
+def tokenised(placed: Iterable[Placed], model: Path, settings: Settings) -> Iterator[TokenisedRow]:
+    """Yield rows tokenised with the tokenizer in `model`, in order, on all cores where there are many rows.
+
+    Only some chunks of rows are in memory at a time. Raises DataError naming the place of a row that cannot be used.
+    """
+    rows = iter(placed)
+    chunks = iter(lambda: list(itertools.islice(rows, CHUNK_ROWS)), [])
+    first = next(chunks, [])
+    workers = len(os.sched_getaffinity(0))
+    if workers == 1 or len(first) < CHUNK_ROWS:
+        start_worker(model, settings)
+        for chunk in itertools.chain([first], chunks):
+            yield from work(chunk)
+        return
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("fork"), initializer=start_worker, initargs=(model, settings)
+    )
+    try:
+        waiting: deque[Future[list[TokenisedRow]]] = deque()
+        for chunk in itertools.chain([first], chunks):
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > 2 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def start_worker(model: Path, settings: Settings) -> None:
+    """Load what a worker needs."""
+    global worker
+    import transformers
+
+    worker = Tokeniser(transformers.AutoTokenizer.from_pretrained(model), settings)
+
+
+def work(chunk: list[Placed]) -> list[TokenisedRow]:
+    """Return a chunk of rows tokenised by this process's worker."""
+    return worker.rows(chunk)
+
+
 @dataclass
 class Tokeniser:
-    """Turns rows into tokens with a model's own tokenizer, counting what it had to cut."""
+    """Turns rows into tokens with a model's own tokenizer."""
 
     tokenizer: Any
     settings: Settings
-    cut_rows: int = field(default=0, init=False)
 
-    def rows(self, placed: Iterable[Placed]) -> Iterator[TokenisedRow]:
-        """Yield every row tokenised. Raises DataError naming the place of a row that cannot be used."""
+    def rows(self, placed: Iterable[Placed]) -> list[TokenisedRow]:
+        """Return rows tokenised. Raises DataError naming the place of a row that cannot be used."""
+        places, conversations, pieces = [], [], []
         for where, row in placed:
-            yield self.row(row, where)
+            messages = conversation(row, where, self.settings)
+            places.append(where)
+            conversations.append(messages)
+            chat = self.tokenizer.chat_template
+            pieces.append(self.chat_pieces(messages, where) if chat else self.plain_pieces(messages))
+        # A piece at a time, so that the tokens before a response are those that generation starts from.
+        texts = list(dict.fromkeys(text for row in pieces for text, _ in row if text))
+        tokens = (
+            dict(zip(texts, self.tokenizer(texts, add_special_tokens=False).input_ids, strict=True)) if texts else {}
+        )
+        found = []
+        for where, messages, parts in zip(places, conversations, pieces, strict=True):
+            found.append(self.join([(tokens.get(text, []), target) for text, target in parts], messages, where))
+        return found
 
-    def row(self, row: Row, where: str) -> TokenisedRow:
-        """Return a row tokenised."""
-        messages = conversation(row, where, self.settings)
-        pieces = self.chat_pieces(messages, where) if self.tokenizer.chat_template else self.plain_pieces(messages)
+    def join(self, parts: list[tuple[list[int], bool]], messages: list[dict[str, str]], where: str) -> TokenisedRow:
+        """Return a row of tokenised pieces, each with whether it is a target."""
         ids: list[int] = []
         is_target: list[bool] = []
-        for text, target in pieces:
-            # A piece at a time, so that the tokens before a response are those that generation starts from.
-            tokens = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+        for tokens, target in parts:
             ids += tokens
             is_target += [target] * len(tokens)
         bos = self.tokenizer.bos_token_id
@@ -88,16 +148,15 @@ class Tokeniser:
             ids, is_target = start + ids + end, [False] * len(start) + is_target + [True] * len(end)
         elif bos is not None and ids[:2] == [bos, bos]:
             ids, is_target = ids[1:], is_target[1:]
-        if len(ids) > self.settings.max_length:
-            self.cut_rows += 1
-            ids, is_target = ids[: self.settings.max_length], is_target[: self.settings.max_length]
+        limit = self.settings.max_length
+        is_cut = len(ids) > limit
+        ids, is_target = ids[:limit], is_target[:limit]
         if not any(is_target[1:]):
             raise DataError(
-                f"{where}: no target token is left within MAX_LENGTH={self.settings.max_length}; "
-                "raise MAX_LENGTH or remove the row"
+                f"{where}: no target token is left within MAX_LENGTH={limit}; raise MAX_LENGTH or remove the row"
             )
         asked = [message["content"] for message in messages if message["role"] != "assistant"]
-        return TokenisedRow(ids, is_target, asked[-1] if asked else "", messages[-1]["content"])
+        return TokenisedRow(ids, is_target, asked[-1] if asked else "", messages[-1]["content"], is_cut)
 
     def chat_pieces(self, messages: list[dict[str, str]], where: str) -> list[tuple[str, bool]]:
         """Return the template's text cut into (text, is target) pieces; the assistant's words are the targets.

@@ -90,7 +90,7 @@ def rows(tmp_path):
         TokenisedRow([1, 2, 3, 4, 5, 6], [False, True, True, False, True, True], "e", "f"),
     ]
     counts = data.write(tmp_path / "train", iter(written))
-    assert counts == {"rows": 3, "tokens": 12, "target_tokens": 7, "longest": 6}
+    assert counts == {"rows": 3, "tokens": 12, "target_tokens": 7, "longest": 6, "cut_rows": 0}
     return Rows(tmp_path / "train")
 
 

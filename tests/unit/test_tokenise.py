@@ -6,13 +6,14 @@ import pytest
 
 from sft.errors import DataError
 from sft.settings import Settings
+from sft.trainer import tokenise
 from sft.trainer.tokenise import TEMPLATE_DATE, Tokeniser
 
 ROW = {"question": "Ana has 3 eggs.", "answer": "3 + 2 = 5\n#### 5"}
 
 
 def tokenised(tokenizer, row, **settings):
-    return Tokeniser(tokenizer, Settings.load(None, **settings)).row(row, "a.jsonl:7")
+    return Tokeniser(tokenizer, Settings.load(None, **settings)).rows([("a.jsonl:7", row)])[0]
 
 
 def targets(tokenizer, row):
@@ -79,9 +80,20 @@ def test_a_model_without_a_template_gets_lines(tokenizer):
 
 
 def test_long_rows_are_cut_and_counted(tokenizer):
-    tokeniser = Tokeniser(tokenizer, Settings.load(None, max_length=16))
-    row = tokeniser.row(ROW, "a.jsonl:7")
-    assert len(row.ids) == 16 and tokeniser.cut_rows == 1
+    row = tokenised(tokenizer, ROW, max_length=16)
+    assert len(row.ids) == 16 and row.is_cut and not tokenised(tokenizer, ROW).is_cut
+
+
+def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, tiny, monkeypatch):
+    monkeypatch.setattr(tokenise, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(tokenise.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    placed = [(f"a.jsonl:{i}", {"question": f"{i}?", "answer": str(i + 1)}) for i in range(100)]
+    settings = Settings.load(None)
+    found = list(tokenise.tokenised(placed, tiny, settings))
+    assert found == Tokeniser(tokenizer, settings).rows(placed)
+    placed[60][1]["answer"] = placed[90][1]["answer"] = ""
+    with pytest.raises(DataError, match="a.jsonl:60: column 'answer' is empty"):
+        list(tokenise.tokenised(placed, tiny, settings))
 
 
 @pytest.mark.parametrize(
