@@ -116,7 +116,8 @@ class Run:
     def update_state(self, status: Status | None = None, **values: Any) -> None:
         """Change some values of `state.json`. One process at a time writes it: rank 0, or node 0 without ranks."""
         now = time.time()
-        state = {"status": "launching", "step": 0, "total_steps": 0, "epoch": 0.0, "started_at": now, "error": None}
+        state = {"status": "launching", "step": 0, "total_steps": 0, "epoch": 0.0, "error": None}
+        state |= {"started_at": now, "attempt_started_at": now}
         state |= self.state() | values | {"updated_at": now}
         if status:
             state["status"] = status
@@ -276,7 +277,8 @@ def reopen(run: Run, settings: Settings) -> None:
     frozen = settings.model_copy(update={"run_name": run.name})
     write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
     run.keep_reserve()
-    run.update_state("launching", error=None, attempt=run.state().get("attempt", 1) + 1)
+    attempt = run.state().get("attempt", 1) + 1
+    run.update_state("launching", error=None, attempt=attempt, attempt_started_at=time.time())
     point_latest(run)
 
 

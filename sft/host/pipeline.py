@@ -206,8 +206,11 @@ def conclude(run: Run, console: Console, command: str) -> None:
 def report(run: Run, console: Console) -> None:
     """Print what a finished run achieved and where everything lies."""
     state = run.state()
-    seconds = state["updated_at"] - state["started_at"]
-    console.print(f"\nfinished: {state['total_steps']:,} steps in {duration(seconds)}")
+    spent = state["seconds"]
+    console.print(f"\nfinished: {state['total_steps']:,} steps in {duration(sum(spent.values()))}")
+    console.print(
+        "          " + ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items() if seconds >= 0.5)
+    )
     results = json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else {}
     for line in evaluation_lines(results):
         console.print(line)

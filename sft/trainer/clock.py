@@ -1,4 +1,4 @@
-"""How fast the steps go: tokens per second and seconds per step over the last ones, without the pauses."""
+"""How fast the steps go, without the pauses between them, and where the wall time of a run goes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sft.run import Run
+from sft.trainer.distributed import World
+
 WINDOW = 20  # steps: the first ones are slow, and a user wants to see the present
 STATE_EVERY_S = 0.5
+PHASES = (
+    "starting", "base model", "data", "evaluation before", "loading", "first step", "other steps", "validation",
+    "saving", "evaluation after",
+)  # fmt: skip
 
 
 class Clock:
@@ -18,11 +25,14 @@ class Clock:
         self.steps: deque[tuple[float, int]] = deque(maxlen=WINDOW)  # seconds, tokens
         self.since = time.monotonic()
         self.state_at = 0.0
+        self.first_s = self.all_s = 0.0  # the first step, and all of them
 
     def count(self, tokens: int) -> None:
         """Note the end of a step that trained on `tokens` real tokens over all ranks."""
         now = time.monotonic()
         self.steps.append((now - self.since, tokens))
+        self.first_s = self.first_s or now - self.since
+        self.all_s += now - self.since
         self.since = now
 
     @contextmanager
@@ -48,3 +58,25 @@ class Clock:
             return False
         self.state_at = time.monotonic()
         return True
+
+
+class Phases:
+    """Adds up the seconds that a run spends in each phase, over all its attempts, in `state.json`."""
+
+    def __init__(self, run: Run, world: World) -> None:
+        self.run, self.world = run, world
+
+    def add(self, **seconds: float) -> None:
+        """Add seconds to phases (rank 0)."""
+        if not self.world.is_main:
+            return
+        spent = self.run.state().get("seconds", {})
+        total = {phase: round(spent.get(phase, 0.0) + seconds.get(phase, 0.0), 2) for phase in PHASES}
+        self.run.update_state(seconds=total)
+
+    @contextmanager
+    def spending(self, phase: str) -> Iterator[None]:
+        """Add the time that is spent inside to a phase."""
+        started = time.monotonic()
+        yield
+        self.add(**{phase: time.monotonic() - started})

@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,12 @@ def prepare(settings: Settings) -> dict[str, Any]:
     """Return where the base model and the data lie, with the data's counts, after making them ready."""
     settings.data_path.mkdir(parents=True, exist_ok=True)
     settings.model_path.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
     model = base_model(settings)
+    model_there = time.monotonic()
     data, counts = prepared_data(settings, model)
-    return {"model": str(model), "data": str(data), **counts}
+    seconds = {"base model": model_there - started, "data": time.monotonic() - model_there}
+    return {"model": str(model), "data": str(data), "seconds": seconds, **counts}
 
 
 # Where things come from

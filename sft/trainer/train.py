@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sft.trainer import engine as engines
 from sft.trainer import evaluate as evaluation
 from sft.trainer import model as models
 from sft.trainer.batching import Indices
-from sft.trainer.clock import Clock
+from sft.trainer.clock import Clock, Phases
 from sft.trainer.data import Rows
 from sft.trainer.distributed import World
 from sft.trainer.metrics import Metrics, NoMetrics
@@ -61,14 +62,19 @@ def pipeline(run: Run, settings: Settings, world: World) -> Any:
     Return the status that the run ends with.
     """
     prepared = json.loads(run.prepared.read_text())
+    phases = Phases(run, world)
+    before_ranks = time.time() - run.state()["attempt_started_at"] - sum(prepared["seconds"].values())
+    phases.add(**{"starting": before_ranks} | prepared["seconds"])
     rows, held_out = (Rows(Path(prepared["data"]) / split) for split in ("train", "validation"))
     try:
         if settings.evaluate and "before" not in evaluation.results(run):
-            evaluate(run, settings, Path(prepared["model"]), held_out, world, "before")
+            with phases.spending("evaluation before"):
+                evaluate(run, settings, Path(prepared["model"]), held_out, world, "before")
         if not run.final.exists():
-            train(run, settings, Path(prepared["model"]), rows, held_out, world)
+            train(run, settings, Path(prepared["model"]), rows, held_out, phases, world)
         if settings.evaluate and "after" not in evaluation.results(run):
-            evaluate(run, settings, run.final, held_out, world, "after")
+            with phases.spending("evaluation after"):
+                evaluate(run, settings, run.final, held_out, world, "after")
     except process.Stopped:
         return "stopped"
     return "finished"
@@ -85,26 +91,26 @@ def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World,
         )
 
 
-def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, world: World) -> None:
+def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, phases: Phases, world: World) -> None:
     """Train from the newest checkpoint or the base model to the last step, and export (all ranks).
 
     Raises process.Stopped after saving a checkpoint, if the run was asked to stop.
     """
     steps = Steps.of(settings, len(rows))
-    engine, received = engines.start(base, settings, json.loads(run.ds_config.read_text()), world)
-    if world.is_main:
-        write_whole(run.ds_config, json.dumps(received, indent=2) + "\n")
-    packing = loss.take_fast_paths(engine, settings.packing, world)
-    first = checkpoint.resume(engine, run, world)
+    with phases.spending("loading"):
+        engine, received = engines.start(base, settings, json.loads(run.ds_config.read_text()), world)
+        packing = loss.take_fast_paths(engine, settings.packing, world)
+        first = checkpoint.resume(engine, run, world)
     metrics: Metrics | NoMetrics = Metrics(run, settings, first) if world.is_main else NoMetrics()
     if world.is_main:
+        write_whole(run.ds_config, json.dumps(received, indent=2) + "\n")
         run.update_state("training", step=first, total_steps=steps.total, epoch=first / steps.per_epoch)
         print(f"step {first} of {steps.total}: {'resumed' if first else 'started'}", flush=True)
     clock = Clock()
 
     for step in range(first, steps.total):
         if validation_is_due(step, settings) and not run.has_metric(step, "val/loss"):
-            with clock.paused():
+            with clock.paused(), phases.spending("validation"):
                 val_loss = evaluation.mean_loss(engine, held_out, settings, packing, world)
                 metrics.log(step, val_loss=val_loss)
 
@@ -145,15 +151,18 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
 
         if stop or (settings.save_steps and done % settings.save_steps == 0 and done < steps.total):
             metrics.flush()
-            with clock.paused():
+            with clock.paused(), phases.spending("saving"):
                 save(engine, run, done, settings, world)
+        if stop or done == steps.total:
+            phases.add(**{"first step": clock.first_s, "other steps": clock.all_s - clock.first_s})
         if stop:
             metrics.close()
             raise process.Stopped
 
     if world.is_main:
         run.update_state("saving")
-    models.export(engine, base, run.final, world)
+    with phases.spending("saving"):
+        models.export(engine, base, run.final, world)
     metrics.close()
     engine.destroy()
 
