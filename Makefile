@@ -3,7 +3,7 @@ PYTHON ?= python3
 INV := .venv/bin/inv
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
 .DEFAULT_GOAL := help
-.PHONY: help setup test-env train demo monitor stop logs evaluate check test clean
+.PHONY: help setup test-env train demo monitor stop logs evaluate bench check test clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ logs: $(INV) ## the logs of every node
 
 evaluate: $(INV) ## evaluate the final model of a finished run
 	@$(INV) evaluate
+
+bench: $(INV) ## packed against padded on this CPU, as a ratio
+	@$(INV) bench
 
 check: .venv/.dev ## ruff, mypy, import-linter
 	@$(INV) check

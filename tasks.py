@@ -123,6 +123,13 @@ def evaluate(c: Context, name: str = "") -> None:
 
 
 @task
+def bench(c: Context) -> None:
+    """Measure packed against padded steps on this CPU."""
+    with c.cd(ROOT):
+        c.run(f"{sys.executable} -m benchmarks.cpu")
+
+
+@task
 def check(c: Context) -> None:
     """Run ruff, mypy and import-linter."""
     with c.cd(ROOT):
@@ -137,4 +144,4 @@ def test(c: Context, options: str = "") -> None:
         c.run(f"{sys.executable} -m pytest {options}", pty=sys.stdout.isatty())
 
 
-namespace = Collection(setup, test_env, train, demo, monitor, stop, logs, evaluate, check, test)
+namespace = Collection(setup, test_env, train, demo, monitor, stop, logs, evaluate, bench, check, test)

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,35 +44,43 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
-    logging.disable(logging.WARNING)
+    be_quiet()
     model = arguments.scratch / "model"
     if not model.exists():
         forked(1, lambda: work.make_model(arguments.shape, arguments.tokenizer, model, arguments.device))
+    fixed = {"model_name": model, "dataset": arguments.data, "data_path": arguments.scratch / "data"}
     for variant in arguments.variants:
         name, _, text = variant.partition(":")
-        forked(1, lambda text=text: work.prepared(settings_of(text, arguments, model)))
-        ranks = settings_of(text, arguments, model).world_size
-        forked(
-            ranks, lambda name=name, text=text: measure(name.strip(), settings_of(text, arguments, model), arguments)
-        )
+        given = {key.lower(): value for key, value in (word.split("=", 1) for word in text.split())}
+        settings = settings_of(arguments.device, fixed | given)
+        print(json.dumps({"variant": name} | measured(settings, arguments.warmup, arguments.steps)), flush=True)
 
 
-def settings_of(text: str, arguments: argparse.Namespace, model: Path) -> Settings:
-    """Return the settings of a variant."""
-    given = dict(word.split("=", 1) for word in text.split())
-    fixed = {
-        "model_name": str(model), "dataset": str(arguments.data), "data_path": arguments.scratch / "data",
-        "device": arguments.device, "launcher": "local", "nodes": 1, "gpus_per_node": 1,
-        "precision": "bf16" if arguments.device == "cuda" else "fp32",
-    }  # fmt: skip
-    return Settings.load(None, **fixed | {key.lower(): value for key, value in given.items()})
+def be_quiet() -> None:
+    """Leave out the warnings of libraries: the output is one JSON line a variant."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
 
 
-def forked(ranks: int, function: Callable[[], Any]) -> None:
-    """Run a function in `ranks` processes of this one's image; where one breaks, its traceback is printed."""
+def settings_of(device: str, given: dict[str, Any]) -> Settings:
+    """Return the settings of a variant: one rank where it does not say otherwise."""
+    precision = "bf16" if device == "cuda" else "fp32"
+    fixed: dict[str, Any] = {"device": device, "launcher": "local", "nodes": 1, "gpus_per_node": 1}
+    return Settings.load(None, **fixed | {"precision": precision} | {name: str(value) for name, value in given.items()})
+
+
+def measured(settings: Settings, warmup: int, steps: int) -> dict[str, Any]:
+    """Return what a variant's steps took."""
+    forked(1, lambda: work.prepared(settings))
+    return forked(settings.world_size, lambda: measure(settings, warmup, steps))
+
+
+def forked(ranks: int, function: Callable[[], Any]) -> Any:
+    """Return what a function returns on rank 0 of `ranks` processes of this one's image. Raises SystemExit."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    read, write = os.pipe()
     children = []
     for rank in range(ranks):
         child = os.fork()
@@ -80,7 +89,9 @@ def forked(ranks: int, function: Callable[[], Any]) -> None:
             try:
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
                 os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
-                function()
+                found = json.dumps(function(), default=str)
+                if rank == 0:
+                    os.write(write, found.encode())
                 code = 0
             except BaseException:
                 traceback.print_exc()
@@ -88,15 +99,20 @@ def forked(ranks: int, function: Callable[[], Any]) -> None:
                 sys.stdout.flush()
                 os._exit(code)
         children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        found = pipe.read()
+    codes = [os.waitpid(child, 0)[1] for child in children]  # every one of them, before the first is judged
+    if any(codes):
+        raise SystemExit("a variant broke; see its traceback above")
+    return json.loads(found)
 
 
-def measure(name: str, settings: Settings, arguments: argparse.Namespace) -> None:
-    """Train some steps and print what they took (all ranks)."""
-    world = distributed.start(arguments.device, TIMEOUT_S)
+def measure(settings: Settings, warmup: int, steps: int) -> dict[str, Any]:
+    """Train some steps and return what they took (all ranks)."""
+    cuda = settings.device == "cuda"
+    world = distributed.start(settings.device, TIMEOUT_S)
     path, rows = work.prepared(settings)
-    cuda = arguments.device == "cuda"
     flops = matrix_rate() if cuda else 0.0
     engine, received = engines.start(path, settings, settings.deepspeed(), world)
     packing = loss.take_fast_paths(engine, settings.packing, world)
@@ -105,8 +121,8 @@ def measure(name: str, settings: Settings, arguments: argparse.Namespace) -> Non
         torch.cuda.reset_peak_memory_stats()
     losses: list[float] = []
     tokens, started = 0, 0.0
-    for step in range(arguments.warmup + arguments.steps):
-        if step == arguments.warmup:
+    for step in range(warmup + steps):
+        if step == warmup:
             wait(world)
             tokens, started = 0, time.perf_counter()
         chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
@@ -118,27 +134,27 @@ def measure(name: str, settings: Settings, arguments: argparse.Namespace) -> Non
     wait(world)
     seconds = time.perf_counter() - started
     weights = engines.weights(engine.module)
-    if world.is_main:
-        found = {
-            "variant": name,
-            "ranks": world.world_size,
-            "sequences_per_step": settings.sequences_per_step,
-            "micro_steps": len(batching.micro_steps(chosen, rows.lengths, settings, packing)),
-            "tokens_per_second": round(tokens / seconds),
-            "step_ms": round(1000 * seconds / arguments.steps, 1),
-            "mfu": round(6 * weights * tokens / seconds / flops / world.world_size, 3) if cuda else None,
-            "states_gib": round(states_gib, 2),
-            "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
-            "first_loss": round(losses[0], 5),
-            "last_loss": round(losses[-1], 5),
-            "zero": {key: value for key, value in received["zero_optimization"].items() if "threshold" in key},
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
-            "matrix_tflops": round(flops / 1e12),
-            "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
-            f"deepspeed {deepspeed.__version__}",
-        }
-        print(json.dumps(found), flush=True)
+    found = {
+        "ranks": world.world_size,
+        "mean_tokens": round(float(rows.lengths.mean())),
+        "longest": int(rows.lengths.max()),
+        "sequences_per_step": settings.sequences_per_step,
+        "micro_steps": len(batching.micro_steps(chosen, rows.lengths, settings, packing)),
+        "tokens_per_second": round(tokens / seconds),
+        "step_ms": round(1000 * seconds / steps, 1),
+        "mfu": round(6 * weights * tokens / seconds / flops / world.world_size, 3) if cuda else None,
+        "states_gib": round(states_gib, 2),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
+        "first_loss": round(losses[0], 5),
+        "last_loss": round(losses[-1], 5),
+        "zero": {key: value for key, value in received["zero_optimization"].items() if "threshold" in key},
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "matrix_tflops": round(flops / 1e12),
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"deepspeed {deepspeed.__version__}",
+    }
     distributed.end()
+    return found
 
 
 def wait(world: World) -> None:

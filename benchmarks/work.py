@@ -25,7 +25,8 @@ def make_model(shape: Path, tokenizer: Path, folder: Path, device: str) -> None:
     config = transformers.LlamaConfig(**json.loads(shape.read_text()))
     torch.manual_seed(0)
     with torch.device(device):
-        model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+        model = transformers.LlamaForCausalLM(config)
+    model.bfloat16()
     model.save_pretrained(folder)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer), bos_token="<|bos|>", eos_token="<|eos|>", pad_token="<|pad|>"
