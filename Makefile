@@ -3,7 +3,7 @@ PYTHON ?= python3
 INV := .venv/bin/inv
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
 .DEFAULT_GOAL := help
-.PHONY: help setup test-env train demo monitor stop logs evaluate bench check test clean
+.PHONY: help setup test-env plan train demo monitor stop logs evaluate bench check test clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -13,6 +13,9 @@ setup: $(INV) ## environment, .env, folders, downloads
 
 test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
 	@$(INV) test-env
+
+plan: $(INV) ## does it fit, how long does it take, what would be better
+	@$(INV) plan
 
 train: $(INV) ## fine-tune with the settings in .env (or resume what was stopped)
 	@$(INV) train

@@ -64,6 +64,37 @@ def train(c: Context, fresh: bool = False) -> None:
     pipeline.train(Settings.load(**given(fresh=fresh)), console, "make train")
 
 
+@task(
+    help={
+        "gpu": "plan for this card, such as 4090, instead of those here",
+        "gpus": "plan for this many, instead of NODES x GPUS_PER_NODE",
+        "shape": "config.json of a model that is not here",
+        "tokens-per-row": "mean tokens of rows that are not prepared",
+        "rows": "their number",
+        "host-gib": "memory of the machine, for offload; without it what is free here",
+        "json": "print the plan as JSON",
+    }
+)
+@one_line_errors
+def plan(
+    c: Context,
+    gpu: str = "",
+    gpus: int = 0,
+    shape: str = "",
+    tokens_per_row: int = 0,
+    rows: int = 0,
+    host_gib: float = 0.0,
+    json: bool = False,
+) -> None:
+    """Does it fit, how long does it take, what would be better? Needs no GPU."""
+    from sft.host import plan_view, progress
+    from sft.host.plan import Options
+    from sft.settings import Settings
+
+    options = Options(gpu, gpus, shape, tokens_per_row, rows, host_gib)
+    plan_view.show(Settings.load(), options, progress.terminal(), json)
+
+
 @task(help={"fresh": "start a new run instead of resuming (FRESH=1)"})
 @one_line_errors
 def demo(c: Context, fresh: bool = False) -> None:
@@ -144,4 +175,4 @@ def test(c: Context, options: str = "") -> None:
         c.run(f"{sys.executable} -m pytest {options}", pty=sys.stdout.isatty())
 
 
-namespace = Collection(setup, test_env, train, demo, monitor, stop, logs, evaluate, bench, check, test)
+namespace = Collection(setup, test_env, plan, train, demo, monitor, stop, logs, evaluate, bench, check, test)

@@ -84,6 +84,11 @@ class Run:
         return self.path / "ds_config.json"
 
     @property
+    def plan(self) -> Path:
+        """`plan.json`: memory and time as they were reckoned before the start; absent on a CPU."""
+        return self.path / "plan.json"
+
+    @property
     def hostfile(self) -> Path:
         """What the launcher reads."""
         return self.path / "hostfile"

@@ -23,9 +23,11 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Schedule = Literal["cosine", "linear", "constant"]
 Launcher = Literal["auto", "local"]
 Device = Literal["auto", "cuda", "cpu"]
+Planning = Literal["refuse", "warn"]
 
-DS_CONFIGS = ("zero3", "zero2", "zero3_offload")
+DS_CONFIGS = ("zero3", "zero2", "zero1", "zero3_offload")
 TINY = "tiny"  # MODEL_NAME: a model of a few hundred thousand weights that the project makes itself
+UNPLANNED_TOKENS = 8192  # MAX_TOKENS_PER_MICRO_STEP=auto where no plan can be made: on a CPU, of an unknown model
 DEMO = "demo"  # DATASET: a small task that the project generates itself
 
 # `make demo`: what a tiny model learns in a minute on a CPU, over two nodes.
@@ -38,13 +40,15 @@ DEMO_SETTINGS: dict[str, Any] = {
 # A resumed run may change these; every other setting decides what it trains.
 MAY_CHANGE = {
     "batch_size", "gradient_accumulation_steps", "global_batch_size", "packing", "max_tokens_per_micro_step", "compile",
-    "gradient_checkpointing", "launcher", "device", "master_port", "rendezvous_timeout_s", "logging_steps",
+    "gradient_checkpointing", "plan", "launcher", "device", "master_port", "rendezvous_timeout_s", "logging_steps",
     "save_steps", "eval_steps", "keep_checkpoints", "evaluate", "eval_limit", "eval_batch_size", "max_new_tokens",
     "run_name", "fresh", "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity",
     "wandb_project_name", "wandb_run_name", "huggingface_api_key",
 }  # fmt: skip
 
 Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
+# `auto` is None: left to the plan, which puts a number there before the settings are frozen.
+Planned = BeforeValidator(lambda value: None if isinstance(value, str) and value.strip().lower() == "auto" else value)
 
 
 class Settings(BaseSettings):
@@ -81,8 +85,8 @@ class Settings(BaseSettings):
     packing: bool = Field(
         True, description="sequences of a step side by side without padding; 0 = padded, BATCH_SIZE at a time"
     )
-    max_tokens_per_micro_step: int = Field(
-        8192, ge=8, description="tokens that a GPU packs into one micro-step; fewer need less memory"
+    max_tokens_per_micro_step: Annotated[int | None, Planned] = Field(
+        None, ge=8, description="tokens that a GPU packs into one micro-step; auto: as many as fit and a step needs"
     )
     # Optimisation
     learning_rate: float = Field(1e-6, gt=0, lt=10, description="peak learning rate of AdamW")
@@ -98,14 +102,16 @@ class Settings(BaseSettings):
     precision: Annotated[Precision, Lower] = Field(
         "auto", description="bf16, fp16 (dynamic loss scaling), fp32, or auto: bf16 on GPUs, fp32 on CPU"
     )
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations in backward: less memory, a third more time"
+    gradient_checkpointing: Annotated[bool | None, Planned] = Field(
+        None, description="recompute activations in backward: less memory, a third more time; auto: where needed"
     )
     compile: bool = Field(
         False,
         description="torch.compile the layers: longer to start, faster at large micro-steps",
     )
-    ds_config: str = Field("zero3", description="zero3, zero2, zero3_offload, or a path to a DeepSpeed JSON file")
+    ds_config: str = Field(
+        "zero3", description="zero3, zero2, zero1, zero3_offload, or a path to a DeepSpeed JSON file"
+    )
     # Rhythm
     logging_steps: int = Field(1, ge=1, description="steps between lines in metrics.jsonl")
     save_steps: int = Field(100, ge=0, description="steps between checkpoints; 0 = only when stopped")
@@ -126,6 +132,9 @@ class Settings(BaseSettings):
     )
     device: Annotated[Device, Lower] = Field(
         "auto", description="cuda, cpu, or auto: cuda where there is a GPU; on auto a model other than `tiny` wants one"
+    )
+    plan: Annotated[Planning, Lower] = Field(
+        "refuse", description="settings that cannot fit the GPUs: refuse, before anything starts, or warn"
     )
     master_port: int = Field(37171, ge=1024, le=65535, description="port on which the ranks meet")
     rendezvous_timeout_s: int = Field(300, ge=10, description="seconds that ranks wait for each other")
@@ -152,6 +161,11 @@ class Settings(BaseSettings):
     def sequences_per_step(self) -> int:
         """The global batch size: sequences that one optimizer step trains on."""
         return self.global_batch_size or self.batch_size * self.gradient_accumulation_steps * self.world_size
+
+    @property
+    def micro_step_tokens(self) -> int:
+        """Tokens that a GPU packs into one micro-step, of settings without a plan too."""
+        return self.max_tokens_per_micro_step or max(UNPLANNED_TOKENS, self.max_length)
 
     @classmethod
     def load(
@@ -208,7 +222,10 @@ class Settings(BaseSettings):
         precision = self.precision
         if precision == "auto":
             precision = "bf16" if device == "cuda" else "fp32"
-        settings = self.model_copy(update={"device": device, "launcher": launcher, "precision": precision})
+        decided = {"device": device, "launcher": launcher, "precision": precision}
+        settings = self.model_copy(update=decided)
+        if device == "cpu":
+            settings = settings.planned(self.micro_step_tokens, recompute=False)
         problems = settings.contradictions()
         if precision == "fp16" and device == "cpu":
             remedy = "use bf16, fp32 or auto"
@@ -216,6 +233,16 @@ class Settings(BaseSettings):
         if problems:
             raise SettingsError(problems)
         return settings
+
+    def planned(self, tokens: int, recompute: bool) -> Settings:
+        """Return the settings with the plan's numbers where they say auto."""
+        chosen: dict[str, Any] = {"max_tokens_per_micro_step": tokens, "gradient_checkpointing": recompute}
+        return self.model_copy(update={name: value for name, value in chosen.items() if getattr(self, name) is None})
+
+    def of_data(self) -> dict[str, Any]:
+        """Return the settings that prepared data is made for; its manifest holds them, for those who look for it."""
+        names = {"model_name", "model_revision", "dataset", "dataset_config", "dataset_revision", "prompt_column"}
+        return self.model_dump(mode="json", include=names | {"response_column", "system_prompt", "max_length", "seed"})
 
     def differences(self, before: Settings) -> list[str]:
         """Return a line for every setting that decides what is trained and is not what it was `before`."""
@@ -244,7 +271,7 @@ class Settings(BaseSettings):
             what = f"with BATCH_SIZE and GPUs it makes {product} per step, GLOBAL_BATCH_SIZE={self.global_batch_size}"
             accumulation = self.gradient_accumulation_steps
             problems.append(wrong("GRADIENT_ACCUMULATION_STEPS", accumulation, what, "set one of the two"))
-        if self.packing and self.max_length > self.max_tokens_per_micro_step:
+        if self.packing and self.max_length > self.micro_step_tokens:
             what = f"is less than MAX_LENGTH={self.max_length}, so the longest row may not fit"
             remedy = f"use at least {self.max_length}, or lower MAX_LENGTH"
             problems.append(wrong("MAX_TOKENS_PER_MICRO_STEP", self.max_tokens_per_micro_step, what, remedy))

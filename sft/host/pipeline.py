@@ -18,7 +18,8 @@ from rich.console import Console
 from sft import cluster
 from sft import run as runs
 from sft.errors import RunFailed, SettingsError, UserError, wrong
-from sft.host import gpus
+from sft.host import gpus, plan_view
+from sft.host import plan as planning
 from sft.host.progress import display, duration
 from sft.run import Run
 from sft.settings import TINY, Settings
@@ -32,6 +33,9 @@ def train(settings: Settings, console: Console, command: str) -> None:
     settings, cards = decide(settings, console)
     run, others = runs.resumable(settings)
     need_port(settings)
+    settings, plan = planning.rule(settings, cards)
+    for line in plan_view.before(plan):
+        console.print(line)
     if run:
         runs.reopen(run, settings)
         console.print(f"resuming {run.path} after step {run.state()['step']} (FRESH=1 starts over)")
@@ -40,6 +44,7 @@ def train(settings: Settings, console: Console, command: str) -> None:
             console.print(line)
         run = runs.create(settings, cluster.hostfile(settings.nodes, settings.gpus_per_node))
         console.print(f"run {run.path}")
+    planning.freeze(plan, run)
     watch(run, start_nodes(run, settings, cards), console)
     conclude(run, console, command)
 
@@ -211,6 +216,8 @@ def report(run: Run, console: Console) -> None:
     console.print(
         "          " + ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items() if seconds >= 0.5)
     )
+    for line in plan_view.beside_measured(run):
+        console.print(line)
     results = json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else {}
     for line in evaluation_lines(results):
         console.print(line)

@@ -55,7 +55,7 @@ def rows_of_step(step: int, rows: int, global_batch_size: int, seed: int) -> Ind
 def micro_steps(chosen: Indices, lengths: Indices, settings: Settings, packing: bool) -> MicroSteps:
     """Cut a step's rows into micro-steps over the ranks, packed or padded."""
     if packing:
-        return packed_micro_steps(chosen, lengths, settings.world_size, settings.max_tokens_per_micro_step)
+        return packed_micro_steps(chosen, lengths, settings.world_size, settings.micro_step_tokens)
     return padded_micro_steps(chosen, settings.world_size, settings.batch_size)
 
 

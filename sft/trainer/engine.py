@@ -15,16 +15,12 @@ from deepspeed.utils import set_z3_leaf_modules
 from transformers.integrations.liger import apply_liger_kernel
 
 from sft.settings import Settings
+from sft.sizes import PERSISTENT_SHARE, reduce_bucket
 from sft.trainer import model as models
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
 from sft.trainer.loss import TargetLoss
 
-# Weights that take no more than this share of a card stay whole on every rank between steps: ZeRO-3 then gathers them
-# once a step instead of twice a micro-step.
-PERSISTENT_SHARE = 0.15
-BUCKETS = 8  # reductions that a backward pass is cut into, so that they overlap with it
-SMALLEST_BUCKET, LARGEST_BUCKET = 1_000_000, 200_000_000  # elements
 # Liger's kernels that replace single modules. The loss is our own.
 LIGER = {"rope": True, "swiglu": True, "rms_norm": True, "cross_entropy": False, "fused_linear_cross_entropy": False}
 
@@ -86,13 +82,9 @@ def weights(module: torch.nn.Module) -> int:
 def fill_in(
     config: dict[str, Any], module: torch.nn.Module, layers: list[torch.nn.Module], world: World
 ) -> dict[str, Any]:
-    """Return DeepSpeed's configuration with the sizes that depend on the model; what the file says stays.
-
-    On one rank nothing is moved, and one large bucket has the fewest copies.
-    """
+    """Return DeepSpeed's configuration with the sizes that depend on the model; what the file says stays."""
     total = weights(module)
-    bucket = total if world.world_size == 1 else min(LARGEST_BUCKET, total // BUCKETS)
-    sizes = {"reduce_bucket_size": max(SMALLEST_BUCKET, bucket)}
+    sizes = {"reduce_bucket_size": reduce_bucket(total, world.world_size)}
     if config["zero_optimization"]["stage"] == 3:
         sizes["stage3_prefetch_bucket_size"] = max(map(weights, layers), default=total)
         if world.device.type == "cuda":

@@ -16,13 +16,11 @@ import torch
 import torch.nn.functional as F
 import transformers
 
+from sft.sizes import CHUNK_BYTES
 from sft.trainer import attention, distributed
 from sft.trainer.attention import Packed
 from sft.trainer.batching import collate
 from sft.trainer.distributed import World
-
-# Bytes of one chunk's fp32 logits. Larger ones are no faster (benchmarks/README.md), smaller ones are.
-CHUNK_BYTES = 512 * 2**20
 
 
 class TargetLoss(torch.nn.Module):

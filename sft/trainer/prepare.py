@@ -179,7 +179,8 @@ def prepared_data(settings: Settings, model: Path) -> tuple[Path, dict[str, Any]
     if not manifest.is_file():
         shutil.rmtree(folder, ignore_errors=True)
         with_whole_folder(folder, lambda path: tokenise(settings, model, path))
-    return folder, json.loads(manifest.read_text())
+    found = json.loads(manifest.read_text())
+    return folder, {split: found[split] for split in ("train", "validation")}
 
 
 def cache_key(settings: Settings, model: Path) -> str:
@@ -250,7 +251,7 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> dict[str, Any]:
     }
     if not counts["train"]["rows"]:
         raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
-    write_whole(folder / "manifest.json", json.dumps(counts, indent=2) + "\n")
+    write_whole(folder / "manifest.json", json.dumps(counts | {"settings": settings.of_data()}, indent=2) + "\n")
     return counts
 
 

@@ -9,7 +9,7 @@ from sft import variables
 from sft.settings import Settings, secret_names
 
 ROOT = Path(__file__).resolve().parents[2]
-TASKS = ("setup", "test-env", "train", "demo", "monitor", "stop", "logs", "evaluate")
+TASKS = ("setup", "test-env", "plan", "train", "demo", "monitor", "stop", "logs", "evaluate")
 
 
 def shown_default(name):
@@ -17,6 +17,8 @@ def shown_default(name):
     default = Settings.model_fields[name].default
     if name in secret_names() or default == "":
         return ""
+    if default is None:
+        return "`auto`"
     return f"`{int(default) if isinstance(default, bool) else default}`"
 
 

@@ -1,0 +1,315 @@
+"""The plan: does it fit, how long does it take, and what would be better. Reckoned before anything starts.
+
+It needs no GPU, no hub and no torch: a model's shape, a card's figures, the rows' figures and the settings. It puts
+numbers where settings say auto, and refuses those that cannot fit, naming the nearest that do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sft.errors import SettingsError, wrong
+from sft.host import cards, gpus, shapes, workload
+from sft.host.cards import Card
+from sft.host.estimate import GIB, Job, Memory, Timing, host_bytes, memory, timing, tokens_that_fit
+from sft.host.shapes import Shape
+from sft.host.workload import Rows, Work
+from sft.run import Run, write_whole
+from sft.settings import DS_CONFIGS, Settings
+
+MARGIN = 0.04  # of a card's memory that no plan uses: the plan's own error, and what the allocator cannot fill
+LARGEST_BUDGET = 32768  # tokens; larger micro-steps are hardly faster
+ENOUGH_TOKENS = 2048  # a budget below it is worth recomputing activations: micro-steps would be bound by Python
+STAND_IN = "RTX 4090"  # the card that is planned for where none is here, and whose speed unknown ones get
+LORA_RANK = 16  # of the adapters that the table shows
+MANY_GPUS = (2, 4, 8, 16, 32, 64)  # numbers that are tried where a model does not fit
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and with what a run is to be: all that its settings do not say."""
+
+    shape: Shape
+    card: Card
+    rows: Rows
+    free_gib: float  # of a GPU's memory that nobody else uses
+    host_gib: float  # of memory that the machine can spare
+    fused: bool  # Liger's kernels are there
+    notes: tuple[str, ...] = ()
+
+    @property
+    def limit_bytes(self) -> float:
+        """Bytes of a GPU's memory that a plan may use."""
+        return self.free_gib * GIB * (1 - MARGIN)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What settings need at a place. Their budget and recomputation are numbers here, not auto."""
+
+    settings: Settings
+    place: Place
+    job: Job
+    memory: Memory
+    work: Work
+    timing: Timing
+
+    @classmethod
+    def of(cls, settings: Settings, place: Place, lora_rank: int = 0) -> Plan:
+        """Plan settings whose precision is known."""
+        settings = decided(settings, place, lora_rank)
+        job = Job.of(settings, place.shape, place.card, lora_rank, place.fused)
+        work = workload.work(settings, place.rows, settings.micro_step_tokens)
+        needs = memory(job, work.largest, place.rows.target_share, work.micro_steps)
+        return cls(settings, place, job, needs, work, timing(job, work, place.rows))
+
+    @property
+    def host_gib(self) -> float:
+        """GiB that offloading keeps in the machine's memory."""
+        return host_bytes(self.job) / GIB
+
+    @property
+    def fits_gpu(self) -> bool:
+        """Whether the GPUs' memory is enough."""
+        return self.memory.peak <= self.place.limit_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory of GPUs and machine is enough."""
+        return self.fits_gpu and self.host_gib <= self.place.host_gib
+
+    def problem(self) -> str:
+        """Return the line that says what cannot fit and what would, or nothing."""
+        if self.fits:
+            return ""
+        settings, place = self.settings, self.place
+        if self.fits_gpu:
+            what = f"keeps {self.host_gib:.1f} GiB in the machine's memory, which has {place.host_gib:.1f} GiB for it"
+        else:
+            what = f"needs {self.memory.peak / GIB:.1f} GiB of a GPU, {place.limit_bytes / GIB:.1f} GiB can be used"
+            what += f" on {place.card.name}"
+        for changes in nearest(settings):
+            # A budget or recomputation of the user's own that is not among the changes stays.
+            found = Plan.of(settings.model_copy(update=changes), place)
+            if found.fits:
+                name = next(iter(changes))
+                new = {key: getattr(found.settings, key) for key in changes}
+                return wrong(name.upper(), shown(getattr(settings, name)), what, f"use {in_words(new)}")
+        name = "ds_config" if self.fits_gpu else "model_name"
+        return wrong(name.upper(), getattr(settings, name), what, larger(settings, place))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as JSON data, in GiB and seconds."""
+        moments = {
+            moment: {part: round(size / GIB, 3) for part, size in parts.items()}
+            for moment, parts in self.memory.moments.items()
+        }
+        return {
+            "model": self.settings.model_name,
+            "weights": self.place.shape.weights,
+            "shape": self.place.shape.source,
+            "rows": asdict(self.place.rows),
+            "gpu": self.place.card.name,
+            "gpus": self.settings.world_size,
+            "gpu_gib": round(self.place.card.memory_gib, 2),
+            "usable_gib": round(self.place.limit_bytes / GIB, 2),
+            "settings": {name: getattr(self.settings, name) for name in PLANNED_BY},
+            "fits": self.fits,
+            "memory_gib": moments,
+            "peak_moment": self.memory.peak_moment,
+            "peak_gib": round(self.memory.peak / GIB, 3),
+            "allocated_gib": round(self.memory.allocated / GIB, 3),  # to compare with mem/peak_gib
+            "host_gib": round(self.host_gib, 3),
+            "work": asdict(self.work),
+            "timing": asdict(self.timing),
+            "tokens_per_second": round(self.timing.tokens_per_second),
+            "notes": list(self.place.notes),
+        }
+
+
+PLANNED_BY = (
+    "ds_config", "gradient_checkpointing", "max_tokens_per_micro_step", "precision", "compile", "packing", "batch_size",
+    "max_length",
+)  # fmt: skip
+
+
+# Where
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `inv plan` may be told of a place that is not this machine. Empty or 0: as it is here."""
+
+    gpu: str = ""
+    gpus: int = 0
+    shape: str = ""
+    tokens_per_row: int = 0
+    rows: int = 0
+    host_gib: float = 0.0
+
+
+HERE = Options()
+
+
+def place(settings: Settings, here: list[gpus.Gpu], options: Options = HERE) -> Place:
+    """Return the place for a plan: the GPUs `here`, or as the options say. Raises UserError."""
+    notes = []
+    if options.gpu or not here:
+        card = cards.need(options.gpu or STAND_IN)
+        if not options.gpu:
+            notes.append(f"no NVIDIA GPU is visible here: planned for {card.name} (`inv plan --gpu NAME`)")
+        free_gib, fused = card.memory_gib, True
+    else:
+        card, unknown = known(here[0])
+        notes += [unknown] if unknown else []
+        card = replace(card, name=here[0].name.removeprefix("NVIDIA "), memory_gib=here[0].total_gib)
+        free_gib = min(gpu.total_gib - gpu.used_gib for gpu in here)
+        fused = importlib.util.find_spec("liger_kernel") is not None
+    shape = shapes.read(Path(options.shape)) if options.shape else shapes.need(settings)
+    rows = workload.rows_of(settings, options.tokens_per_row, options.rows)
+    host_gib = options.host_gib or psutil.virtual_memory().available / GIB
+    return Place(shape, card, rows, free_gib, host_gib, fused, tuple(notes))
+
+
+def known(gpu: gpus.Gpu) -> tuple[Card, str]:
+    """Return the table's card of a GPU that is here; for one that is not in it another's speed, and a note."""
+    card = cards.find(gpu.name)
+    if card:
+        return card, ""
+    stand_in = cards.need(STAND_IN)
+    return stand_in, f"{gpu.name} is not in the plan's table: times are those of {stand_in.name}"
+
+
+# What
+
+
+def decided(settings: Settings, place: Place, lora_rank: int = 0) -> Settings:
+    """Return the settings with numbers for budget and recomputation where they say auto.
+
+    The budget is the largest that fits, no larger than a step needs. Activations are recomputed where too few tokens
+    fit without.
+    """
+    needed = workload.needed(settings, place.rows)
+    cap = max(settings.max_length, min(LARGEST_BUDGET, -(-needed // 256) * 256))
+    enough = min(cap, max(settings.max_length, ENOUGH_TOKENS))
+    if settings.max_tokens_per_micro_step is not None:
+        enough = min(cap, settings.max_tokens_per_micro_step)
+    if not settings.packing:
+        cap = enough = needed
+    wanted = settings.gradient_checkpointing
+    fitting = 0
+    for recompute in (False, True) if wanted is None else (wanted,):
+        settings = settings.model_copy(update={"gradient_checkpointing": recompute})
+        job = Job.of(settings, place.shape, place.card, lora_rank, place.fused)
+        fitting = tokens_that_fit(job, place.limit_bytes, place.rows.target_share, cap)
+        if fitting >= enough:
+            break
+    return settings.planned(max(settings.max_length, fitting), recompute=False)
+
+
+def nearest(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Yield changes of settings that need less memory, those that change least first; None is auto."""
+    auto: dict[str, Any] = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None}
+    if settings.packing:
+        yield {"max_tokens_per_micro_step": None}
+    yield {"gradient_checkpointing": True}
+    if settings.packing:
+        yield {"gradient_checkpointing": True, "max_tokens_per_micro_step": None}
+    else:
+        yield {"batch_size": 1, "global_batch_size": settings.sequences_per_step, "gradient_accumulation_steps": 1}
+    for name in ("zero3", "zero3_offload"):
+        if name != settings.ds_config:
+            yield {"ds_config": name} | auto
+    if not settings.packing:
+        yield {"packing": True} | auto
+    length = settings.max_length // 2
+    while length >= 128:
+        yield {"max_length": length} | auto
+        length //= 2
+
+
+def shown(value: object) -> object:
+    """Return a setting's value as a user writes it."""
+    return int(value) if isinstance(value, bool) else value
+
+
+def in_words(changes: dict[str, Any]) -> str:
+    """Return settings as NAME=value; those that auto finds by itself are left out behind another."""
+    planned = {"max_tokens_per_micro_step", "gradient_checkpointing"}
+    named = {name: value for name, value in changes.items() if name not in planned} or changes
+    return " ".join(f"{name.upper()}={shown(value)}" for name, value in named.items())
+
+
+def larger(settings: Settings, place: Place) -> str:
+    """Return what to do where nothing fits here: on how many GPUs it would, or in how much of the machine's memory."""
+    auto = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None}
+    ways = []
+    for number in MANY_GPUS:
+        machines = {"nodes": 1, "gpus_per_node": number, "global_batch_size": max(number, settings.sequences_per_step)}
+        more = settings.model_copy(update=auto | machines | {"ds_config": "zero3"})
+        if number > settings.world_size and Plan.of(more, place).fits:
+            ways.append(f"DS_CONFIG=zero3 on {number} of them")
+            break
+    offloaded = Plan.of(settings.model_copy(update=auto | {"ds_config": "zero3_offload"}), place)
+    if offloaded.fits_gpu:
+        ways.append(f"DS_CONFIG=zero3_offload with {offloaded.host_gib:.0f} GiB of memory in the machine")
+    return f"use {', '.join([*ways, 'or a smaller model']) if ways else 'a smaller model'}"
+
+
+def variants(chosen: Plan) -> Iterator[tuple[str, Plan]]:
+    """Yield names and plans of other ways to train the same: ZeRO's stages, recomputation, LoRA, each at its best."""
+    for name in DS_CONFIGS:
+        for recompute in (False, True):
+            yield name, Plan.of(varied(chosen, name, recompute), chosen.place)
+    for name in ("zero2", "zero3"):
+        for recompute in (False, True):
+            yield f"{name}, LoRA {LORA_RANK}", Plan.of(varied(chosen, name, recompute), chosen.place, LORA_RANK)
+
+
+def varied(chosen: Plan, ds_config: str, recompute: bool) -> Settings:
+    """Return a plan's settings with others for the table; the budget is left to the plan."""
+    return chosen.settings.model_copy(
+        update={"ds_config": ds_config, "gradient_checkpointing": recompute, "max_tokens_per_micro_step": None}
+    )
+
+
+# The task, and in front of a run
+
+
+def plan(settings: Settings, options: Options) -> Plan:
+    """Return the plan of settings at the place that the options tell. Raises UserError."""
+    if options.gpus:
+        settings = settings.model_copy(update={"nodes": 1, "gpus_per_node": options.gpus})
+    settings = settings.resolved("cuda", "local")
+    return Plan.of(settings, place(settings, gpus.visible(), options))
+
+
+def rule(settings: Settings, indices: list[int]) -> tuple[Settings, Plan | None]:
+    """Return the settings of a run on these GPUs with the plan's numbers, and the plan; None where it knows no model.
+
+    Raises SettingsError for settings that cannot fit, unless PLAN=warn.
+    """
+    if settings.device != "cuda":
+        return settings, None
+    if shapes.find(settings) is None:
+        return settings.planned(settings.micro_step_tokens, recompute=False), None
+    here = [gpu for gpu in gpus.visible() if gpu.index in indices]
+    plan = Plan.of(settings, place(settings, here))
+    if not plan.fits and settings.plan == "refuse":
+        raise SettingsError([plan.problem()])
+    return plan.settings, plan
+
+
+def freeze(plan: Plan | None, run: Run) -> None:
+    """Write the plan beside a run's frozen settings; an older one goes where there is none now."""
+    if plan:
+        write_whole(run.plan, json.dumps(plan.as_json(), indent=2) + "\n")
+    else:
+        run.plan.unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""What a plan looks like on 80 columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from sft.errors import SettingsError
+from sft.host.estimate import GIB
+from sft.host.plan import Options, Plan, plan, variants
+from sft.host.progress import duration
+from sft.run import Run
+from sft.settings import Settings
+
+PARTS = ("weights", "gradients", "optimizer", "buckets", "activations", "loss", "CUDA context")
+
+
+def show(settings: Settings, options: Options, console: Console, as_json: bool) -> None:
+    """Print a plan. Raises SettingsError behind it where the settings cannot fit, unless PLAN=warn."""
+    found = plan(settings, options)
+    problem = found.problem()
+    if as_json:
+        variants_json = [{"name": name} | variant.as_json() for name, variant in variants(found)]
+        console.print(json.dumps(found.as_json() | {"problem": problem, "variants": variants_json}, indent=2))
+    else:
+        for line in whole(found):
+            console.print(line)
+    if problem and settings.plan == "refuse":
+        raise SettingsError([problem])
+    if problem and not as_json:
+        console.print(problem)
+
+
+def before(plan: Plan | None) -> list[str]:
+    """Return the few lines that stand before a run; none where there is no plan."""
+    if plan is None:
+        return []
+    parts = plan.memory.moments[plan.memory.peak_moment]
+    largest = sorted((part for part in PARTS if parts[part] >= 0.05 * GIB), key=lambda part: -parts[part])
+    held = ", ".join(f"{part} {parts[part] / GIB:.1f}" for part in largest)
+    recompute = "recomputed" if plan.job.recompute else "kept"
+    timing = plan.timing
+    lines = [
+        f"{plan.memory.peak / GIB:.1f} of {plan.place.limit_bytes / GIB:.1f} GiB on each GPU: {held}",
+        f"{at_once(plan)}, activations {recompute}",
+        f"{plan.work.steps:,} steps of {seconds(timing.step_s)}, {timing.tokens_per_second:,.0f} tokens/s: "
+        f"{duration(timing.total_s)} of training; `inv plan` says more",
+    ]
+    lines += [plan.problem()] if not plan.fits else []
+    return [f"{'plan' if not i else '':>10}{':' if not i else ' '} {line}" for i, line in enumerate(lines)]
+
+
+def at_once(plan: Plan) -> str:
+    """Return how a step's tokens are cut."""
+    if not plan.settings.packing:
+        return f"up to {plan.work.largest:,} tokens a micro-step, padded"
+    return f"micro-steps of up to {plan.settings.micro_step_tokens:,} tokens"
+
+
+def whole(plan: Plan) -> Iterator[str]:
+    """Yield the lines of `inv plan`."""
+    place, settings, ranks = plan.place, plan.settings, plan.settings.world_size
+    yield f"{settings.model_name}: {place.shape.weights / 1e9:.2f} billion weights, {settings.precision}"
+    yield f"  {place.shape.source}"
+    yield f"on {ranks} x {place.card.name}, {place.free_gib:.1f} GiB free on each"
+    for note in place.notes:
+        yield f"  {note}"
+    rows = place.rows
+    yield f"{rows.rows:,} rows of {rows.tokens_per_row:.0f} tokens, longest {rows.longest}"
+    yield f"  {rows.source}"
+    yield ""
+    yield from memory_table(plan)
+    yield ""
+    yield from step_lines(plan)
+    yield ""
+    yield from comparison_table(plan)
+
+
+def memory_table(plan: Plan) -> Iterator[str]:
+    """Yield what is in a GPU's memory at the three moments with most, by part."""
+    moments = plan.memory.moments
+    heads = {"forward": "loss", "backward": "backward", "optimizer": "optimizer"}
+    yield f"{'GiB on each GPU, at the':<26}" + "".join(f"{heads[moment]:>11}" for moment in moments)
+    for part in PARTS:
+        yield f"  {part:<24}" + "".join(f"{parts[part] / GIB:>11.2f}" for parts in moments.values())
+    totals = {moment: sum(parts.values()) / GIB for moment, parts in moments.items()}
+    yield f"  {'together':<24}" + "".join(f"{total:>11.2f}" for total in totals.values())
+    verdict = "fits" if plan.fits_gpu else "does NOT fit"
+    yield f"  peak {plan.memory.peak / GIB:.2f}, to be used {plan.place.limit_bytes / GIB:.2f}: {verdict}"
+    if plan.host_gib:
+        verdict = "fits" if plan.host_gib <= plan.place.host_gib else "does NOT fit"
+        yield f"  machine's memory {plan.host_gib:.1f}, to be used {plan.place.host_gib:.1f}: {verdict}"
+
+
+def step_lines(plan: Plan) -> Iterator[str]:
+    """Yield what a step does and how long it takes."""
+    work, timing, settings = plan.work, plan.timing, plan.settings
+    tokens = work.tokens_per_step * settings.world_size
+    times = f"{work.micro_steps} micro-step{'s' * (work.micro_steps > 1)} of {work.micro_tokens:,.0f}"
+    yield f"{'step':<7}{settings.sequences_per_step} sequences, {tokens:,.0f} tokens: {times} on each GPU"
+    recompute = "recomputed" if plan.job.recompute else "kept"
+    yield f"{'':<7}{at_once(plan)}; activations {recompute}"
+    if plan.job.ranks > 1 or plan.job.offload_optimizer:
+        link = f"{plan.place.card.link}, {plan.place.card.link_gb_s:.0f} GB/s"
+        yield f"{'link':<7}{timing.link_bytes / 1e9:.2f} GB a step: {seconds(timing.link_s)}"
+        yield f"{'':<7}{link}"
+    bound = ", bound by Python" if timing.python_s >= timing.computing_s else ""
+    yield (
+        f"{'time':<7}{seconds(timing.step_s)} a step: micro-steps {seconds(timing.computing_s)}{bound}, "
+        f"optimizer {seconds(timing.optimizer_s)}"
+    )
+    yield (
+        f"{'run':<7}{work.steps:,} steps, {work.tokens:,} tokens at {timing.tokens_per_second:,.0f} tokens/s: "
+        f"{duration(timing.total_s)}"
+    )
+
+
+def comparison_table(plan: Plan) -> Iterator[str]:
+    """Yield other ways to train the same, each at its best budget, the fastest that fits and the chosen one marked."""
+    rows = list(variants(plan))
+    full = [found for name, found in rows if found.fits and not found.job.lora_rank]
+    best = min((found.timing.total_s for found in full), default=0.0)
+    yield (f"  {'DS_CONFIG':<17}{'recompute':<10}{'tokens':>7}{'GPU GiB':>9}{'host GiB':>9}{'tokens/s':>10}{'time':>9}")
+    for name, found in rows:
+        chosen = (name, found.job.recompute) == (plan.settings.ds_config, plan.job.recompute)
+        found = plan if chosen else found
+        tokens = found.settings.micro_step_tokens if plan.settings.packing else found.work.largest
+        speed = f"{found.timing.tokens_per_second:>10,.0f}{duration(found.timing.total_s):>9}"
+        fastest = found.fits and not found.job.lora_rank and found.timing.total_s <= best
+        yield (
+            f"{'>' if chosen else ' '} {name:<17}{'yes' if found.job.recompute else 'no':<10}{tokens:>7,}"
+            f"{found.memory.peak / GIB:>9.1f}{found.host_gib:>9.1f}{speed if found.fits else 'does not fit':>19}"
+            f"{' *' if fastest else ''}"
+        )
+    yield "  > as set   * fastest of the full fine-tunings that fit"
+
+
+def seconds(value: float) -> str:
+    """Return a time of a step."""
+    return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+
+
+def beside_measured(run: Run) -> list[str]:
+    """Return the line that sets a run's plan beside what was measured; none where one of them is not (on a CPU)."""
+    lines = [line for line in run.read_metrics() if "mem/peak_gib" in line]
+    if not lines or not run.plan.is_file():
+        return []
+    planned = json.loads(run.plan.read_text())
+    peak, speed = lines[-1]["mem/peak_gib"], lines[-1].get("perf/tokens_per_second", 0.0)
+    memory = f"{planned['allocated_gib']:.1f} GiB, measured {peak:.1f} ({ratio(planned['allocated_gib'], peak)})"
+    rate = f"{planned['tokens_per_second']:,} tokens/s, measured {speed:,.0f}"
+    return [f"{'plan':>10}: {memory}; {rate} ({ratio(planned['tokens_per_second'], speed)})"]
+
+
+def ratio(planned: float, measured: float) -> str:
+    """Return how far a plan is from what was measured."""
+    return f"{planned / measured - 1:+.0%}" if measured else "?"

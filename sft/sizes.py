@@ -1,0 +1,17 @@
+"""The sizes that decide how much memory a step takes: the trainer works with them, the plan reckons with them."""
+
+from __future__ import annotations
+
+# Weights that take no more than this share of a card stay whole on every rank between steps: ZeRO-3 then gathers them
+# once a step instead of twice a micro-step.
+PERSISTENT_SHARE = 0.15
+BUCKETS = 8  # reductions that a backward pass is cut into, so that they overlap with it
+SMALLEST_BUCKET, LARGEST_BUCKET = 1_000_000, 200_000_000  # elements
+# Bytes of one chunk's fp32 logits. Larger ones are no faster (benchmarks/README.md), smaller ones are.
+CHUNK_BYTES = 512 * 2**20
+
+
+def reduce_bucket(weights: int, world_size: int) -> int:
+    """Return the elements that are reduced together. On one rank nothing is moved: one bucket has the fewest copies."""
+    bucket = weights if world_size == 1 else min(LARGEST_BUCKET, weights // BUCKETS)
+    return max(SMALLEST_BUCKET, bucket)

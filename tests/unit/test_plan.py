@@ -1,0 +1,359 @@
+"""The plan against what was measured (benchmarks/README.md), and what it decides and refuses."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import transformers
+
+from sft.errors import SettingsError, UserError
+from sft.host import cards, gpus, plan, plan_view, shapes, workload
+from sft.host.estimate import GIB, Job, host_bytes, memory, timing, tokens_that_fit
+from sft.host.plan import Options, Plan
+from sft.host.shapes import Shape
+from sft.run import Run
+from sft.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE_B, THREE_B, EIGHT_B = (Shape.of(config, name) for name, config in list(shapes.BUILT_IN.items())[:3])
+H100 = cards.need("H100")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A folder without models and data, a machine without GPUs and with 64 GiB to spare."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpus, "visible", lambda: [])
+    monkeypatch.setattr(plan.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 64 * GIB}))
+
+
+def planned(gpu="4090", number=4, **settings):
+    options = {name: settings.pop(name) for name in ("host_gib", "tokens_per_row", "rows", "shape") if name in settings}
+    return plan.plan(Settings.load(None, **settings), Options(gpu, number, **options))
+
+
+# Measured
+
+
+MEASURED = [  # tokens and number of micro-steps, ranks, settings, not Liger, not persistent: peak GiB, tokens/s
+    (660, 1, 1, {}, 24.08, 3_725),
+    (16_353, 1, 1, {}, 38.79, 51_914),
+    (12_150, 4, 1, {}, 34.42, 60_521),
+    (16_257, 4, 1, {}, 39.05, 62_288),
+    (16_257, 4, 1, {"compile": True}, 39.2, 64_097),
+    (32_376, 4, 1, {"compile": True}, 57.7, 69_626),
+    (16_353, 1, 1, {"fused": False}, 47.8, 41_771),
+    (16_257, 4, 2, {}, 32.17, 120_497),
+    (16_257, 4, 2, {"persistent": False}, 33.07, 110_905),
+    (16_290, 1, 2, {"persistent": False}, 33.1, 87_495),
+    (16_257, 4, 2, {"ds_config": "zero2"}, 31.03, 118_074),
+]
+
+
+@pytest.mark.parametrize(("tokens", "micro_steps", "ranks", "settings", "peak_gib", "speed"), MEASURED)
+def test_the_plan_is_near_what_was_measured(tokens, micro_steps, ranks, settings, peak_gib, speed):
+    chosen = dict(settings)
+    persistent, fused = chosen.pop("persistent", ranks > 1), chosen.pop("fused", True)
+    chosen |= {"nodes": 1, "gpus_per_node": ranks, "precision": "bf16"}
+    job = Job.of(Settings.load(None, **chosen), ONE_B, H100, fused=fused)
+    job = replace(job, persistent=persistent and job.stage == 3)
+    work = workload.Work(1, tokens * micro_steps * ranks, tokens * micro_steps, micro_steps, tokens, tokens)
+    found = memory(job, tokens, workload.GSM8K.target_share, micro_steps)
+    assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.02)
+    assert timing(job, work, workload.GSM8K).tokens_per_second == pytest.approx(speed, rel=0.18)
+
+
+def test_memory_of_one_layer_by_hand():
+    job = Job.of(Settings.load(None, precision="bf16"), ONE_B, H100)
+    # input, normalised, query, attention's output, second input, normalised: 6; key and value; gate, up, product
+    assert job.layer_bytes == 2 * (6 * 2048 + 2 * 512 + 3 * 8192)
+    few, many = (memory(job, tokens, 0.5, 1).moments["forward"]["activations"] for tokens in (1000, 2000))
+    assert many == 2 * few
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_states_are_sharded_as_zero_says(stage):
+    settings = Settings.load(None, precision="bf16", ds_config=f"zero{stage}")
+    parts = memory(Job.of(settings, EIGHT_B, H100), 1000, 0.5, micro_steps=2).moments["forward"]
+    weights = EIGHT_B.weights
+    assert parts["weights"] == 2 * weights / (4 if stage == 3 else 1)
+    assert parts["gradients"] == 2 * weights / (1 if stage == 1 else 4)
+    assert parts["optimizer"] == 12 * weights / 4
+    assert (parts["buckets"] > 0) == (stage == 3)  # gathered for a while
+
+
+def test_offload_and_lora_need_less():
+    def peak(ds_config="zero3", lora_rank=0):
+        job = Job.of(Settings.load(None, precision="bf16", ds_config=ds_config), THREE_B, H100, lora_rank)
+        return memory(job, 2000, 0.6, 1).peak, host_bytes(job) / THREE_B.weights
+
+    full, offloaded, adapted = peak(), peak("zero3_offload"), peak(lora_rank=16)
+    assert offloaded[0] < full[0] and adapted[0] < full[0]
+    assert (full[1], offloaded[1], adapted[1]) == (0, 18, 0)
+
+
+def test_recomputing_costs_time_and_saves_memory():
+    work = workload.Work(1, 8000, 8000, 1, 8000, 8000)
+    kept, recomputed = (
+        Job.of(Settings.load(None, precision="bf16", gradient_checkpointing=value), ONE_B, H100) for value in (0, 1)
+    )
+    assert memory(recomputed, 8000, 0.6, 1).peak < memory(kept, 8000, 0.6, 1).peak
+    ratio = timing(recomputed, work, workload.GSM8K).computing_s / timing(kept, work, workload.GSM8K).computing_s
+    assert 1.2 < ratio < 1.45
+
+
+def test_the_most_tokens_that_fit_are_the_most():
+    job = Job.of(Settings.load(None, precision="bf16"), ONE_B, cards.need("4090"))
+    found = tokens_that_fit(job, 20 * GIB, 0.6, 32768)
+    assert found % 256 == 0
+    assert memory(job, found, 0.6, 2).peak <= 20 * GIB < memory(job, found + 256, 0.6, 2).peak
+    assert tokens_that_fit(job, 1 * GIB, 0.6, 32768) == 0
+
+
+# Shapes, cards, rows
+
+SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "pad_token_id": 0}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+FAMILIES = {
+    "llama": transformers.LlamaConfig(**SIZES, **HEADS),
+    "llama-tied": transformers.LlamaConfig(**SIZES, **HEADS, tie_word_embeddings=True),
+    "qwen2": transformers.Qwen2Config(**SIZES, **HEADS),
+    "qwen3": transformers.Qwen3Config(**SIZES, **HEADS, head_dim=16),
+    "qwen3-moe": transformers.Qwen3MoeConfig(**SIZES, **HEADS, head_dim=8, **EXPERTS),
+    "mistral": transformers.MistralConfig(**SIZES, **HEADS),
+    "phi3": transformers.Phi3Config(**SIZES, **HEADS),
+    "gemma": transformers.GemmaConfig(**SIZES, **HEADS, head_dim=8),
+    "gpt2": transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_those_of_the_model(family):
+    import torch
+
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(FAMILIES[family])
+    config = json.loads(FAMILIES[family].to_json_string())
+    assert Shape.of(config, family).weights == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_built_in_tiny_shape_is_the_tiny_models(tiny):
+    found, built_in = shapes.read(tiny / "config.json"), Shape.of(shapes.BUILT_IN["tiny"], "")
+    assert replace(found, source="", vocabulary=built_in.vocabulary) == built_in  # a tokenizer takes what its data has
+
+
+def test_a_shape_is_found_in_a_folder_and_in_the_cache(tmp_path):
+    config = json.dumps(shapes.BUILT_IN["tiny"])
+    snapshot = tmp_path / "models" / "models--a--b" / "snapshots" / "1234"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(config)
+    (tmp_path / "models" / "models--a--b" / "refs").mkdir()
+    (tmp_path / "models" / "models--a--b" / "refs" / "main").write_text("1234")
+    assert shapes.need(Settings.load(None, model_name="a/b")).layers == 2
+    assert shapes.find(Settings.load(None, model_name="a/c")) is None
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text(config)
+    assert shapes.need(Settings.load(None, model_name="./own")).hidden == 128
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("4090", "RTX 4090"), ("rtx4090", "RTX 4090"), ("NVIDIA GeForce RTX 4090", "RTX 4090"), ("h100", "H100 80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100 80GB"), ("NVIDIA H100 PCIe", "H100 PCIe"), ("a100-40", "A100 40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"), ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+    ],
+)  # fmt: skip
+def test_cards_are_found_by_the_names_that_people_and_drivers_use(name, card):
+    assert cards.need(name).name == card
+
+
+def test_prepared_rows_are_found_by_the_settings_that_they_were_made_for(tmp_path):
+    settings = Settings.load(None)
+    folder = tmp_path / "data" / "prepared" / "abc"
+    folder.mkdir(parents=True)
+    part = {"rows": 10, "tokens": 500, "target_tokens": 100, "longest": 90, "cut_rows": 0}
+    (folder / "manifest.json").write_text(json.dumps({"train": part, "settings": settings.of_data()}))
+    found = workload.rows_of(settings)
+    assert (found.rows, found.tokens_per_row, found.target_share, found.longest) == (10, 50, 0.2, 90)
+    assert found.source == "counted in data/prepared/abc"
+    assert workload.rows_of(Settings.load(None, max_length=512)).rows == 7473
+
+
+def test_rows_that_nobody_counted():
+    typical = workload.rows_of(Settings.load(None, dataset="a/b", max_length=128))
+    assert (typical.tokens_per_row, typical.longest) == (128, 128)
+    assert typical.source == "GSM8K's usual figures, as a/b is not prepared yet (`make setup`)"
+    given = workload.rows_of(Settings.load(None, dataset="a/b"), tokens_per_row=700, rows=1000)
+    assert (given.rows, given.tokens_per_row, given.longest) == (1000, 700, 1024)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "budget", "largest"), [(16, 4096, 940), (512, 4096, 4062), (450, 4096, 4096), (16, 600, 600)]
+)
+def test_the_largest_micro_step_to_expect(sequences, budget, largest):
+    assert workload.largest(workload.GSM8K, sequences, 4, budget) == largest
+
+
+# What is decided
+
+
+def test_the_seeds_defaults_on_four_4090s():
+    found = planned()
+    assert found.fits and not found.settings.gradient_checkpointing
+    assert found.settings.max_tokens_per_micro_step == 2304  # four rows as long as the longest, 561
+    assert found.work.steps == 936 and found.work.micro_steps == 1
+
+
+def test_auto_takes_the_largest_budget_that_fits_and_at_most_what_a_step_needs():
+    found = planned(global_batch_size=512)
+    budget = found.settings.max_tokens_per_micro_step
+    assert 8192 < budget < 16384
+    at_budget = memory(found.job, budget, found.place.rows.target_share, 2).peak
+    assert 0.97 < at_budget / found.place.limit_bytes <= 1
+    assert planned("H200", 1, global_batch_size=512).settings.max_tokens_per_micro_step == 32768
+
+
+def test_auto_recomputes_only_where_needed():
+    assert planned("4090", 4).job.recompute is False
+    tight = planned("4090", 4, model_name="meta-llama/Llama-3.2-3B", ds_config="zero2", max_length=2048, batch_size=8)
+    assert tight.job.recompute is True and tight.settings.max_tokens_per_micro_step >= 2048
+    assert planned("4090", 4, gradient_checkpointing=1).job.recompute is True
+
+
+def test_a_budget_of_the_users_own_stays():
+    found = planned(max_tokens_per_micro_step=2000, max_length=512)
+    assert found.settings.max_tokens_per_micro_step == 2000
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {"max_tokens_per_micro_step": 32768, "global_batch_size": 512, "gradient_checkpointing": 0},
+            r"MAX_TOKENS_PER_MICRO_STEP=32768: needs 37.\d GiB of a GPU, .* on RTX 4090; "
+            r"use MAX_TOKENS_PER_MICRO_STEP=1\d{4}$",
+        ),
+        (
+            {"packing": 0, "batch_size": 64, "gradient_checkpointing": 0},
+            r"GRADIENT_CHECKPOINTING=0: needs .*; use GRADIENT_CHECKPOINTING=1$",
+        ),
+        (
+            {"model_name": "meta-llama/Llama-3.2-3B", "ds_config": "zero1", "gradient_accumulation_steps": 16},
+            r"DS_CONFIG=zero1: needs .*; use DS_CONFIG=zero3$",
+        ),
+        (
+            {"ds_config": "zero3_offload", "host_gib": 8},
+            r"DS_CONFIG=zero3_offload: keeps 20.7 GiB .*use DS_CONFIG=zero3$",
+        ),
+        (
+            {"model_name": "meta-llama/Llama-3.1-8B"},
+            r"MODEL_NAME=meta-llama/Llama-3.1-8B: needs .*; use DS_CONFIG=zero3 on 8 of them, "
+            r"DS_CONFIG=zero3_offload with 135 GiB of memory in the machine, or a smaller model$",
+        ),
+    ],
+)
+def test_what_cannot_fit_is_said_with_the_nearest_that_does(settings, line):
+    import re
+
+    problem = planned(**settings).problem()
+    assert re.match(line, problem), problem
+    assert "\n" not in problem
+
+
+def test_errors_are_one_line():
+    with pytest.raises(UserError, match="--gpu=4900: is no card that the plan knows; did you mean RTX 4090 or"):
+        planned("4900")
+    with pytest.raises(
+        SettingsError, match=r"MODEL_NAME=a/b: its config.json is not in MODEL_PATH=models; `make setup`"
+    ):
+        planned(model_name="a/b")
+    with pytest.raises(UserError, match="nowhere.json: No such file"):
+        planned(shape="nowhere.json")
+    Path("empty").mkdir()
+    with pytest.raises(SettingsError, match=r"MODEL_NAME=./empty: holds no config.json"):
+        planned(model_name="./empty")
+    Path("half.json").write_text('{"vocab_size": 3}')
+    with pytest.raises(
+        UserError, match="half.json: has no hidden_size; give the config.json of a causal language model"
+    ):
+        planned(shape="half.json")
+
+
+def card_here(name="NVIDIA GeForce RTX 4090", used_gib=0.5):
+    return [gpus.Gpu(index, name, 0, used_gib, 24.0, 40, 50.0, "580.1") for index in range(4)]
+
+
+def test_a_run_gets_the_plans_numbers(monkeypatch):
+    monkeypatch.setattr(gpus, "visible", card_here)
+    settings, found = plan.rule(Settings.load(None).resolved("cuda", "local"), [0, 1, 2, 3])
+    assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing) == (2304, False)
+    assert found.place.card.name == "GeForce RTX 4090" and found.place.free_gib == 23.5
+    assert [line[:11] for line in plan_view.before(found)] == ["      plan:", " " * 11, " " * 11]
+
+
+def test_a_run_that_cannot_fit_is_refused_or_warned_of(monkeypatch):
+    monkeypatch.setattr(gpus, "visible", lambda: card_here(used_gib=20))
+    with pytest.raises(SettingsError, match="MODEL_NAME=.*: needs .* GiB of a GPU, 3.8 GiB can be used on GeForce"):
+        plan.rule(Settings.load(None).resolved("cuda", "local"), [0, 1, 2, 3])
+    settings, found = plan.rule(Settings.load(None, plan="warn").resolved("cuda", "local"), [0, 1, 2, 3])
+    assert settings.max_tokens_per_micro_step == 1024 and "needs" in plan_view.before(found)[-1]
+
+
+def test_no_plan_on_a_cpu_or_of_an_unknown_model():
+    settings, found = plan.rule(Settings.load(None, device="cpu").resolved("cpu", "local"), [])
+    assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
+    settings, found = plan.rule(Settings.load(None, model_name="a/b").resolved("cuda", "local"), [0])
+    assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
+    assert plan_view.before(None) == []
+
+
+def test_a_card_that_is_not_in_the_table_is_planned_with_its_own_memory(monkeypatch):
+    monkeypatch.setattr(gpus, "visible", lambda: card_here("NVIDIA Something 1"))
+    found = Plan.of(Settings.load(None).resolved("cuda", "local"), plan.place(Settings.load(None), gpus.visible()))
+    assert found.place.notes == ("NVIDIA Something 1 is not in the plan's table: times are those of RTX 4090",)
+
+
+# What is shown
+
+
+def test_the_plan_is_readable_on_80_columns():
+    for found in (planned(), planned(ds_config="zero3_offload"), planned(model_name="meta-llama/Llama-3.1-8B")):
+        lines = list(plan_view.whole(found))
+        assert max(map(len, lines)) <= 80, max(lines, key=len)
+        assert sum(line.startswith("> ") for line in lines) == 1
+
+
+def test_the_plan_beside_what_was_measured(tmp_path):
+    run = Run(tmp_path)
+    assert plan_view.beside_measured(run) == []
+    plan.freeze(planned("H100", 1), run)
+    assert plan_view.beside_measured(run) == []
+    frozen = json.loads(run.plan.read_text())
+    measured = {"step": 9, "mem/peak_gib": frozen["allocated_gib"] / 1.1, "perf/tokens_per_second": 1000.0}
+    run.metrics.write_text(json.dumps(measured) + "\n")
+    (line,) = plan_view.beside_measured(run)
+    assert "measured" in line and "(+10%)" in line
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_the_task_starts_at_once_and_imports_no_torch(options):
+    code = (
+        "import sys, runpy; sys.argv = ['inv', 'plan', '--gpu', '4090', '--gpus', '4', *sys.argv[1:]]\n"
+        "from invoke import main\n"
+        "try: main.program.run()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'transformers', 'deepspeed', 'numpy'} & set(sys.modules)"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 5  # under a second on a machine that does nothing else
+    if options:
+        found = json.loads(done.stdout)
+        assert found["fits"] and found["gpus"] == 4 and len(found["variants"]) == 12
