@@ -16,6 +16,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ import torch
 import transformers
 
 from benchmarks import work
+from sft.host import gpus
+from sft.host import plan as planning
+from sft.host.plan import Plan
 from sft.settings import Settings
 from sft.trainer import batching, distributed, loss, train
 from sft.trainer import engine as engines
@@ -41,6 +45,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl")
     parser.add_argument("--scratch", type=Path, default=Path("benchmarks-scratch"), help="model and prepared rows")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--cap-gib", type=float, default=0.0, help="GPU memory that the allocator and the plan may use")
     parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
@@ -53,7 +58,8 @@ def main() -> None:
         name, _, text = variant.partition(":")
         given = {key.lower(): value for key, value in (word.split("=", 1) for word in text.split())}
         settings = settings_of(arguments.device, fixed | given)
-        print(json.dumps({"variant": name} | measured(settings, arguments.warmup, arguments.steps)), flush=True)
+        found = measured(settings, arguments.warmup, arguments.steps, arguments.cap_gib)
+        print(json.dumps({"variant": name} | found), flush=True)
 
 
 def be_quiet() -> None:
@@ -69,10 +75,26 @@ def settings_of(device: str, given: dict[str, Any]) -> Settings:
     return Settings.load(None, **fixed | {"precision": precision} | {name: str(value) for name, value in given.items()})
 
 
-def measured(settings: Settings, warmup: int, steps: int) -> dict[str, Any]:
-    """Return what a variant's steps took."""
+def measured(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, Any]:
+    """Return what a variant's steps took, on GPUs beside what the plan said of it."""
     forked(1, lambda: work.prepared(settings))
-    return forked(settings.world_size, lambda: measure(settings, warmup, steps))
+    if settings.device == "cpu":
+        return forked(settings.world_size, lambda: measure(settings, warmup, steps))
+    plan = planned(settings, cap_gib)
+    found = forked(settings.world_size, lambda: measure(plan.settings, warmup, steps, cap_gib))
+    return found | {
+        "budget": plan.settings.max_tokens_per_micro_step,
+        "recompute": plan.settings.gradient_checkpointing,
+        "plan_fits": plan.fits,
+        "plan_peak_gib": round(plan.memory.allocated / 2**30, 2),
+        "plan_tokens_per_second": round(plan.timing.tokens_per_second),
+    }
+
+
+def planned(settings: Settings, cap_gib: float) -> Plan:
+    """Return the plan of a variant, with its rows as they were counted; auto settings are numbers in it."""
+    place = planning.place(settings, gpus.visible())
+    return Plan.of(settings, replace(place, free_gib=cap_gib) if cap_gib else place)
 
 
 def forked(ranks: int, function: Callable[[], Any]) -> Any:
@@ -108,10 +130,13 @@ def forked(ranks: int, function: Callable[[], Any]) -> Any:
     return json.loads(found)
 
 
-def measure(settings: Settings, warmup: int, steps: int) -> dict[str, Any]:
+def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, Any]:
     """Train some steps and return what they took (all ranks)."""
     cuda = settings.device == "cuda"
     world = distributed.start(settings.device, TIMEOUT_S)
+    if cap_gib:
+        total = torch.cuda.get_device_properties(world.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(cap_gib * 2**30 / total)
     path, rows = work.prepared(settings)
     flops = matrix_rate() if cuda else 0.0
     engine, received = engines.start(path, settings, settings.deepspeed(), world)

@@ -106,6 +106,8 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         write_whole(run.ds_config, json.dumps(received, indent=2) + "\n")
         run.update_state("training", step=first, total_steps=steps.total, epoch=first / steps.per_epoch)
         print(f"step {first} of {steps.total}: {'resumed' if first else 'started'}", flush=True)
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # of the steps alone, as the plan reckons: an evaluation fills the card
     clock = Clock()
 
     for step in range(first, steps.total):

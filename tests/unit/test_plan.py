@@ -338,7 +338,7 @@ def test_the_plan_beside_what_was_measured(tmp_path):
     measured = {"step": 9, "mem/peak_gib": frozen["allocated_gib"] / 1.1, "perf/tokens_per_second": 1000.0}
     run.metrics.write_text(json.dumps(measured) + "\n")
     (line,) = plan_view.beside_measured(run)
-    assert "measured" in line and "(+10%)" in line
+    assert line.startswith("   planned: ") and "(+10%)" in line
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
