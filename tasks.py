@@ -79,11 +79,11 @@ def train(c: Context, fresh: bool = False) -> None:
 def plan(
     c: Context,
     gpu: str = "",
-    gpus: int = 0,
+    gpus: str = "",
     shape: str = "",
-    tokens_per_row: int = 0,
-    rows: int = 0,
-    host_gib: float = 0.0,
+    tokens_per_row: str = "",
+    rows: str = "",
+    host_gib: str = "",
     json: bool = False,
 ) -> None:
     """Does it fit, how long does it take, what would be better? Needs no GPU."""
@@ -91,7 +91,7 @@ def plan(
     from sft.host.plan import Options
     from sft.settings import Settings
 
-    options = Options(gpu, gpus, shape, tokens_per_row, rows, host_gib)
+    options = Options.of(gpu, shape, gpus=gpus, tokens_per_row=tokens_per_row, rows=rows, host_gib=host_gib)
     plan_view.show(Settings.load(), options, progress.terminal(), json)
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 PERSISTENT_SHARE = 0.15
 BUCKETS = 8  # reductions that a backward pass is cut into, so that they overlap with it
 SMALLEST_BUCKET, LARGEST_BUCKET = 1_000_000, 200_000_000  # elements
+# Elements whose optimizer step is done together under ZeRO-3. Their gradients exist twice more for that while,
+# flattened and as fp32: with DeepSpeed's 1e9 that is 5.6 GiB for the 1B model on one card, which 24 GB do not have.
+SUB_GROUP = 100_000_000
 # Bytes of one chunk's fp32 logits. Larger ones are no faster (benchmarks/README.md), smaller ones are.
 CHUNK_BYTES = 512 * 2**20
 

@@ -14,13 +14,12 @@ from sft.host.cards import OFFLOAD_GB_S, Card
 from sft.host.shapes import Shape
 from sft.host.workload import Rows, Work
 from sft.settings import Settings
-from sft.sizes import CHUNK_BYTES, PERSISTENT_SHARE, reduce_bucket
+from sft.sizes import CHUNK_BYTES, PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
 
 GIB = 2**30
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ADAM_BYTES = 12  # a weight's fp32 master and two moments
-# DeepSpeed's defaults: elements whose optimizer step is done together, and of gathered weights that are kept.
-SUB_GROUP, MAX_LIVE = 1_000_000_000, 1_000_000_000
+MAX_LIVE = 1_000_000_000  # elements of gathered weights that ZeRO-3 keeps: DeepSpeed's default
 # Outside the allocator, so not in mem/peak_gib: driver, kernels and cuBLAS; NCCL's buffers. ASSUMED.
 CONTEXT_BYTES, NCCL_BYTES = 0.6 * GIB, 0.4 * GIB
 
@@ -166,7 +165,8 @@ def memory(job: Job, tokens: float, target_share: float, micro_steps: int) -> Me
     at_work = tokens * (job.backward_bytes + (job.layer_bytes if job.recompute else 0))
     bucket = element * min(job.trained, job.bucket)
     buffers = bucket * (2 if job.stage < 3 else 1) if job.contiguous else 0  # ZeRO-1 and 2 fill one while one is sent
-    step = min(shard, job.sub_group) if job.stage == 3 else shard
+    # A sub-group holds whole tensors: the embedding is one of its own.
+    step = min(shard, max(job.sub_group, shape.head_weights / job.ranks)) if job.stage == 3 else shard
     flat = 0 if job.offload_optimizer else step * (4 + (element if element < 4 else 0))  # flattened, then as fp32
 
     def parts(gradients: float, buckets: float, activations: float, loss: float) -> dict[str, float]:

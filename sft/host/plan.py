@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from sft.errors import SettingsError, wrong
+from sft.errors import SettingsError, UserError, wrong
 from sft.host import cards, gpus, shapes, workload
 from sft.host.cards import Card
 from sft.host.estimate import GIB, Job, Memory, Timing, host_bytes, memory, timing, tokens_that_fit
@@ -154,6 +154,24 @@ class Options:
     rows: int = 0
     host_gib: float = 0.0
 
+    @classmethod
+    def of(cls, gpu: str = "", shape: str = "", **numbers: str) -> Options:
+        """Return the options as they were typed. Raises UserError with a line for each that is no number."""
+        found: dict[str, Any] = {}
+        problems = []
+        for name, text in numbers.items():
+            kind, example = (float, "256") if name == "host_gib" else (int, "4")
+            try:
+                found[name] = kind(text or 0)
+            except ValueError:
+                found[name] = -1
+            if found[name] < 0 or (text and not found[name]):
+                option = f"--{name.replace('_', '-')}"
+                problems.append(wrong(option, text, "is no number above 0", f"write it as in {option}={example}"))
+        if problems:
+            raise UserError("\n".join(problems))
+        return cls(gpu=gpu, shape=shape, **found)
+
 
 HERE = Options()
 
@@ -198,9 +216,9 @@ def decided(settings: Settings, place: Place, lora_rank: int = 0) -> Settings:
     """
     needed = workload.needed(settings, place.rows)
     cap = max(settings.max_length, min(LARGEST_BUDGET, -(-needed // 256) * 256))
-    enough = min(cap, max(settings.max_length, ENOUGH_TOKENS))
-    if settings.max_tokens_per_micro_step is not None:
-        enough = min(cap, settings.max_tokens_per_micro_step)
+    own = settings.max_tokens_per_micro_step
+    usual = workload.work(settings, place.rows, own or cap).largest
+    enough = usual if own else max(settings.max_length, min(usual, ENOUGH_TOKENS))
     if not settings.packing:
         cap = enough = needed
     wanted = settings.gradient_checkpointing

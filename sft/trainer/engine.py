@@ -15,7 +15,7 @@ from deepspeed.utils import set_z3_leaf_modules
 from transformers.integrations.liger import apply_liger_kernel
 
 from sft.settings import Settings
-from sft.sizes import PERSISTENT_SHARE, reduce_bucket
+from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
 from sft.trainer import model as models
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
@@ -86,6 +86,7 @@ def fill_in(
     total = weights(module)
     sizes = {"reduce_bucket_size": reduce_bucket(total, world.world_size)}
     if config["zero_optimization"]["stage"] == 3:
+        sizes["sub_group_size"] = SUB_GROUP
         sizes["stage3_prefetch_bucket_size"] = max(map(weights, layers), default=total)
         if world.device.type == "cuda":
             size_bytes = sum(true_shape(p).numel() * p.element_size() for p in module.parameters())

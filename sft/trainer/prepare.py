@@ -25,7 +25,7 @@ from sft.run import Run, write_whole
 from sft.settings import DEMO, TINY, Settings
 from sft.trainer import demo, process
 
-FORMAT = 1  # of the prepared data: part of the cache's key
+FORMAT = 2  # of the prepared data: part of the cache's key
 HELD_OUT_SHARE = 0.05  # of the rows of a data set without a held-out split
 HELD_OUT_MOST = 500
 

@@ -60,7 +60,7 @@ def test_the_plan_is_near_what_was_measured(tokens, micro_steps, ranks, settings
     persistent, fused = chosen.pop("persistent", ranks > 1), chosen.pop("fused", True)
     chosen |= {"nodes": 1, "gpus_per_node": ranks, "precision": "bf16"}
     job = Job.of(Settings.load(None, **chosen), ONE_B, H100, fused=fused)
-    job = replace(job, persistent=persistent and job.stage == 3)
+    job = replace(job, persistent=persistent and job.stage == 3, sub_group=1_000_000_000)  # as it was then
     work = workload.Work(1, tokens * micro_steps * ranks, tokens * micro_steps, micro_steps, tokens, tokens)
     found = memory(job, tokens, workload.GSM8K.target_share, micro_steps)
     assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.02)
@@ -221,6 +221,8 @@ def test_auto_takes_the_largest_budget_that_fits_and_at_most_what_a_step_needs()
 
 def test_auto_recomputes_only_where_needed():
     assert planned("4090", 4).job.recompute is False
+    assert planned("4090", 1).job.recompute is False  # few tokens fit, and a step has few
+    assert planned("4090", 1, global_batch_size=512).job.recompute is True
     tight = planned("4090", 4, model_name="meta-llama/Llama-3.2-3B", ds_config="zero2", max_length=2048, batch_size=8)
     assert tight.job.recompute is True and tight.settings.max_tokens_per_micro_step >= 2048
     assert planned("4090", 4, gradient_checkpointing=1).job.recompute is True
@@ -273,6 +275,12 @@ def test_errors_are_one_line():
         SettingsError, match=r"MODEL_NAME=a/b: its config.json is not in MODEL_PATH=models; `make setup`"
     ):
         planned(model_name="a/b")
+    with pytest.raises(UserError) as caught:
+        Options.of("4090", gpus="-1", rows="many", host_gib="10.5")
+    assert str(caught.value).splitlines() == [
+        "--gpus=-1: is no number above 0; write it as in --gpus=4",
+        "--rows=many: is no number above 0; write it as in --rows=4",
+    ]
     with pytest.raises(UserError, match="nowhere.json: No such file"):
         planned(shape="nowhere.json")
     Path("empty").mkdir()
