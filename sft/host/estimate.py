@@ -113,9 +113,9 @@ class Job:
         shape = self.shape
         wide = shape.experts_per_token * shape.intermediate
         elements = 4 * shape.hidden + 2 * (shape.queries + shape.keys) + (3 if shape.gated else 2) * wide
-        elements += (shape.queries + shape.keys) * bool(shape.head_norms)
-        elements += 7 * self.lora_rank
-        unfused = 0 if self.fused else 2 * 4 * shape.hidden + self.element * wide * shape.gated
+        normed_heads = (shape.queries + shape.keys) * bool(shape.head_norms)
+        elements += normed_heads + 7 * self.lora_rank
+        unfused = 0 if self.fused else 4 * (2 * shape.hidden + normed_heads) + self.element * wide * shape.gated
         return self.element * elements + unfused
 
     @property
@@ -185,7 +185,7 @@ def memory(job: Job, tokens: float, target_share: float, micro_steps: int) -> Me
     ending = parts(accumulated, gathered + max(buffers, bucket), kept / shape.layers + at_work, 0)
     return Memory(
         {
-            "forward": parts(before, gathered, kept, loss_bytes(job, tokens * target_share) + head_gradient),
+            "forward": parts(before, gathered, kept, loss_bytes(job, tokens, target_share) + head_gradient),
             "backward": max(begins, ending, key=lambda part: sum(part.values())),
             "optimizer": parts(accumulated if job.stage == 3 else element * shard, flat, 0, 0),
         }
@@ -204,9 +204,14 @@ def gathered_bytes(job: Job) -> float:
     return job.element * (min(job.held, MAX_LIVE) + following)
 
 
-def loss_bytes(job: Job, targets: float) -> float:
-    """Return the bytes of the logits of a chunk: fp32, a copy while the softmax is made, those of the chunk before."""
-    one = targets * 4 * job.shape.vocabulary
+def loss_bytes(job: Job, tokens: float, target_share: float) -> float:
+    """Return the bytes of the logits of a chunk: fp32, a copy while the softmax is made, those of the chunk before.
+
+    A model that does more to its logits than its head does has them all, with those of the targets twice in fp32.
+    """
+    if job.shape.whole_logits:
+        return tokens * job.shape.vocabulary * (2 * job.element + target_share * (job.element + 8))
+    one = tokens * target_share * 4 * job.shape.vocabulary
     return 2 * one if one <= CHUNK_BYTES else 3 * CHUNK_BYTES
 
 

@@ -190,6 +190,7 @@ def place(settings: Settings, here: list[gpus.Gpu], options: Options = HERE) -> 
         card = replace(card, name=here[0].name.removeprefix("NVIDIA "), memory_gib=here[0].total_gib)
         free_gib = min(gpu.total_gib - gpu.used_gib for gpu in here)
         fused = importlib.util.find_spec("liger_kernel") is not None
+        notes += [] if fused else ["liger-kernel is not installed here: with it activations take a third less"]
     shape = shapes.read(Path(options.shape)) if options.shape else shapes.need(settings)
     rows = workload.rows_of(settings, options.tokens_per_row, options.rows)
     host_gib = options.host_gib or psutil.virtual_memory().available / GIB
@@ -283,7 +284,7 @@ def larger(settings: Settings, place: Place) -> str:
 
 def variants(chosen: Plan) -> Iterator[tuple[str, Plan]]:
     """Yield names and plans of other ways to train the same: ZeRO's stages, recomputation, LoRA, each at its best."""
-    for name in DS_CONFIGS:
+    for name in dict.fromkeys([*DS_CONFIGS, chosen.settings.ds_config]):
         for recompute in (False, True):
             yield name, Plan.of(varied(chosen, name, recompute), chosen.place)
     for name in ("zero2", "zero3"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 
@@ -15,6 +16,7 @@ from sft.run import Run
 from sft.settings import Settings
 
 PARTS = ("weights", "gradients", "optimizer", "buckets", "activations", "loss", "CUDA context")
+LABELS = {"buckets": "buckets, gathered weights"}
 
 
 def show(settings: Settings, options: Options, console: Console, as_json: bool) -> None:
@@ -84,7 +86,7 @@ def memory_table(plan: Plan) -> Iterator[str]:
     heads = {"forward": "loss", "backward": "backward", "optimizer": "optimizer"}
     yield f"{'GiB on each GPU, at the':<26}" + "".join(f"{heads[moment]:>11}" for moment in moments)
     for part in PARTS:
-        yield f"  {part:<24}" + "".join(f"{parts[part] / GIB:>11.2f}" for parts in moments.values())
+        yield f"  {LABELS.get(part, part):<24}" + "".join(f"{parts[part] / GIB:>11.2f}" for parts in moments.values())
     totals = {moment: sum(parts.values()) / GIB for moment, parts in moments.items()}
     yield f"  {'together':<24}" + "".join(f"{total:>11.2f}" for total in totals.values())
     verdict = "fits" if plan.fits_gpu else "does NOT fit"
@@ -124,13 +126,14 @@ def comparison_table(plan: Plan) -> Iterator[str]:
     best = min((found.timing.total_s for found in full), default=0.0)
     yield (f"  {'DS_CONFIG':<17}{'recompute':<10}{'tokens':>7}{'GPU GiB':>9}{'host GiB':>9}{'tokens/s':>10}{'time':>9}")
     for name, found in rows:
+        label, recompute = Path(name).name[:16], "yes" if found.job.recompute else "no"
         chosen = (name, found.job.recompute) == (plan.settings.ds_config, plan.job.recompute)
         found = plan if chosen else found
         tokens = found.settings.micro_step_tokens if plan.settings.packing else found.work.largest
         speed = f"{found.timing.tokens_per_second:>10,.0f}{duration(found.timing.total_s):>9}"
         fastest = found.fits and not found.job.lora_rank and found.timing.total_s <= best
         yield (
-            f"{'>' if chosen else ' '} {name:<17}{'yes' if found.job.recompute else 'no':<10}{tokens:>7,}"
+            f"{'>' if chosen else ' '} {label:<17}{recompute:<10}{tokens:>7,}"
             f"{found.memory.peak / GIB:>9.1f}{found.host_gib:>9.1f}{speed if found.fits else 'does not fit':>19}"
             f"{' *' if fastest else ''}"
         )

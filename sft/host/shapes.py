@@ -33,6 +33,9 @@ BUILT_IN: dict[str, dict[str, Any]] = {
 UNGATED = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "starcoder2"}  # two matrices, not 3
 
 
+CHANGE_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+
+
 @dataclass(frozen=True)
 class Shape:
     """A decoder's sizes. `source` tells where they are from."""
@@ -52,6 +55,7 @@ class Shape:
     biases: int = 0  # elements of a layer's biases
     norms: int = 2  # of a layer
     positions: int = 0  # learnt position embeddings
+    whole_logits: bool = False  # they are scaled or capped behind the head: no loss in chunks (sft/trainer/loss.py)
 
     @property
     def attention_weights(self) -> int:
@@ -132,6 +136,7 @@ class Shape:
             biases=biases,
             norms=norms,
             positions=size("n_positions") if family == "gpt2" else 0,
+            whole_logits=any(config.get(name) not in (None, 1, 1.0) for name in CHANGE_LOGITS),
         )
 
 

@@ -1,17 +1,22 @@
 """The plan against what was measured (benchmarks/README.md), and what it decides and refuses."""
 
+import io
 import json
+import re
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import transformers
+from rich.console import Console
 
 from sft.errors import SettingsError, UserError
-from sft.host import cards, gpus, plan, plan_view, shapes, workload
+from sft.host import cards, gpus, pipeline, plan, plan_view, shapes, workload
+from sft.host.checks import free_port
 from sft.host.estimate import GIB, Job, host_bytes, memory, timing, tokens_that_fit
 from sft.host.plan import Options, Plan
 from sft.host.shapes import Shape
@@ -21,6 +26,7 @@ from sft.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 ONE_B, THREE_B, EIGHT_B = (Shape.of(config, name) for name, config in list(shapes.BUILT_IN.items())[:3])
 H100 = cards.need("H100")
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +81,48 @@ def test_memory_of_one_layer_by_hand():
     assert many == 2 * few
 
 
+def saved_for_backward(config, recompute):
+    """Return the bytes that autograd keeps of a model of this configuration, weights apart."""
+    import torch
+
+    from sft.trainer.attention import IMPLEMENTATION
+    from sft.trainer.batching import collate
+    from sft.trainer.loss import TargetLoss
+
+    model = transformers.AutoModelForCausalLM.from_config(config).bfloat16().train()
+    model.set_attn_implementation(IMPLEMENTATION)
+    if recompute:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}  # address: tensor, alive so that no other gets the address
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    batch = collate([(np.arange(256) % 100, np.arange(256) > 128)], True, torch.device("cpu"))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = TargetLoss(model)(*batch)
+    assert loss.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("family", [transformers.LlamaConfig, transformers.Qwen2Config, transformers.Qwen3Config])
+def test_what_a_layer_keeps_is_what_autograd_saves(family, recompute):
+    sizes = {"vocab_size": 128, "hidden_size": 256, "intermediate_size": 1024, "head_dim": 64, "pad_token_id": 0}
+    three, four = (family(**sizes, **HEADS, num_hidden_layers=layers) for layers in (3, 4))
+    seen = (saved_for_backward(four, recompute) - saved_for_backward(three, recompute)) / 256
+    shape = Shape.of(json.loads(four.to_json_string()), "")
+    if recompute:
+        assert seen == 2 * shape.hidden
+        return
+    job = Job.of(Settings.load(None, precision="bf16"), shape, H100, fused=False)
+    cpus_own = 2 * shape.queries  # on the CPU sequences attend one by one, and are put together in a copy
+    assert seen - cpus_own == pytest.approx(job.layer_bytes, rel=0.005)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_states_are_sharded_as_zero_says(stage):
     settings = Settings.load(None, precision="bf16", ds_config=f"zero{stage}")
@@ -116,8 +164,8 @@ def test_the_most_tokens_that_fit_are_the_most():
 
 # Shapes, cards, rows
 
+
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "pad_token_id": 0}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 FAMILIES = {
     "llama": transformers.LlamaConfig(**SIZES, **HEADS),
@@ -261,8 +309,6 @@ def test_a_budget_of_the_users_own_stays():
     ],
 )
 def test_what_cannot_fit_is_said_with_the_nearest_that_does(settings, line):
-    import re
-
     problem = planned(**settings).problem()
     assert re.match(line, problem), problem
     assert "\n" not in problem
@@ -324,7 +370,7 @@ def test_no_plan_on_a_cpu_or_of_an_unknown_model():
 def test_a_card_that_is_not_in_the_table_is_planned_with_its_own_memory(monkeypatch):
     monkeypatch.setattr(gpus, "visible", lambda: card_here("NVIDIA Something 1"))
     found = Plan.of(Settings.load(None).resolved("cuda", "local"), plan.place(Settings.load(None), gpus.visible()))
-    assert found.place.notes == ("NVIDIA Something 1 is not in the plan's table: times are those of RTX 4090",)
+    assert found.place.notes[0] == "NVIDIA Something 1 is not in the plan's table: times are those of RTX 4090"
 
 
 # What is shown
@@ -365,3 +411,47 @@ def test_the_task_starts_at_once_and_imports_no_torch(options):
     if options:
         found = json.loads(done.stdout)
         assert found["fits"] and found["gpus"] == 4 and len(found["variants"]) == 12
+
+
+def test_a_deepspeed_file_of_the_users_own_is_planned_and_marked(tmp_path):
+    path = tmp_path / "a-long-name-of-a-file.json"
+    zero = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+    path.write_text(json.dumps({"zero_optimization": zero}))
+    found = planned(ds_config=str(path), host_gib=200, model_name="meta-llama/Llama-3.1-8B")
+    parts = found.memory.moments["backward"]
+    assert parts["optimizer"] == parts["weights"] == 0 < parts["buckets"] and found.fits
+    assert found.host_gib == pytest.approx(20 * EIGHT_B.weights / GIB)
+    lines = list(plan_view.whole(found))
+    assert [line[:18] for line in lines if line.startswith("> ")] == ["> a-long-name-of-a"]
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
+    started = []
+    monkeypatch.setattr(gpus, "visible", card_here)
+    monkeypatch.setattr(pipeline, "start_nodes", lambda run, settings, cards: started.append(run) or [])
+    monkeypatch.setattr(pipeline, "watch", lambda run, nodes, console: run.update_state("stopped"))
+    console = Console(file=io.StringIO(), width=80, soft_wrap=True)
+    pipeline.train(Settings.load(None, master_port=free_port()), console, "make train")
+    (run,) = started
+    frozen = json.loads(run.settings_file.read_text())
+    assert (frozen["max_tokens_per_micro_step"], frozen["gradient_checkpointing"]) == (2304, False)
+    assert json.loads(run.plan.read_text())["settings"]["max_tokens_per_micro_step"] == 2304
+    said = console.file.getvalue()
+    assert "plan: " in said and "GiB on each GPU" in said and "tokens/s" in said
+    with pytest.raises(SettingsError, match="needs .* GiB of a GPU"):
+        pipeline.train(Settings.load(None, model_name="meta-llama/Llama-3.1-8B", run_name="b"), console, "make train")
+    assert not Path("runs/b").exists()
+
+
+def test_auto_and_numbers_are_the_only_values():
+    assert Settings.load(None, max_tokens_per_micro_step=" AUTO ").max_tokens_per_micro_step is None
+    assert Settings.load(None, gradient_checkpointing="1").gradient_checkpointing is True
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(None, max_tokens_per_micro_step="many", gradient_checkpointing="some", plan="maybe")
+    assert caught.value.problems == [
+        "MAX_TOKENS_PER_MICRO_STEP=many: input should be a valid integer, unable to parse string as an integer; "
+        "use a whole number",
+        "GRADIENT_CHECKPOINTING=some: input should be a valid boolean, unable to interpret input; use 1 or 0",
+        "PLAN=maybe: is not one of the choices; use 'refuse' or 'warn'",
+    ]
