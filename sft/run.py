@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is either the old one or the new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # containers have the same process ids
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -151,6 +152,11 @@ class Run:
         """Forget a stop request, before the run resumes."""
         (self.path / "stop").unlink(missing_ok=True)
 
+    def last_checkpoint(self) -> str:
+        """Return the name of the newest whole checkpoint, or in words that there is none."""
+        whole = sorted(path.name for path in self.checkpoints.glob("step-*") if (path / "manifest.json").is_file())
+        return f"checkpoint {whole[-1]}" if whole else "the start"
+
     # Failure
 
     def fail(self, reason: str) -> None:
@@ -268,7 +274,10 @@ def free_name(settings: Settings) -> str:
 
 
 def reopen(run: Run, settings: Settings) -> None:
-    """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen."""
+    """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
+
+    `state.json` counts the attempts, and keeps why the earlier ones broke.
+    """
     for path in (run.path / "stop", run.path / "failed", run.prepared):
         path.unlink(missing_ok=True)
     for path in run.path.glob(".*.json.*"):
@@ -276,7 +285,10 @@ def reopen(run: Run, settings: Settings) -> None:
     frozen = settings.model_copy(update={"run_name": run.name})
     write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
     run.keep_reserve()
-    run.update_state("launching", error=None, attempt=run.state().get("attempt", 1) + 1)
+    state = run.state()
+    earlier, error = state.get("earlier_errors", []), state.get("error")
+    attempt = state.get("attempt", 1) + 1
+    run.update_state("launching", error=None, attempt=attempt, earlier_errors=[*earlier, error] if error else earlier)
     point_latest(run)
 
 
@@ -306,8 +318,7 @@ def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
 
 def point_latest(run: Run) -> None:
     """Make `runs/latest` a link to the run."""
-    link = run.path.parent / f".latest.{os.getpid()}"
-    link.unlink(missing_ok=True)
+    link = run.path.parent / f".latest.{secrets.token_hex(4)}"
     link.symlink_to(run.name)
     link.replace(run.path.parent / "latest")
 

@@ -13,6 +13,7 @@ from dotenv import dotenv_values
 
 ENV_FILE = Path(".env")
 OF_MAKE = {"PYTHON"}  # the Makefile's own variables
+OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN"}  # docker-compose.yml's own ones
 
 
 def from_file(path: Path = ENV_FILE) -> dict[str, str]:
@@ -30,3 +31,8 @@ def behind_make() -> list[str]:
 def runs_path() -> Path:
     """Return RUNS_PATH, from the environment or `.env`."""
     return Path(os.environ.get("RUNS_PATH") or from_file().get("RUNS_PATH") or "runs")
+
+
+def is_of_compose(name: str) -> bool:
+    """Tell whether a variable is docker compose's own, which reads the same `.env`, or one of docker-compose.yml's."""
+    return name in OF_COMPOSE or name.startswith("COMPOSE_")

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sft.errors import SettingsError, UserError, wrong
-from sft.settings import Settings
+from sft.settings import FOLDERS, Settings
 from sft.variables import ENV_FILE
 
 EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
@@ -29,7 +29,7 @@ def make_env_file(console: Console) -> None:
 def make_folders(settings: Settings) -> None:
     """Make the folders of data, models and runs. Raises SettingsError for those that cannot be written."""
     problems = []
-    for name in ("data_path", "model_path", "runs_path"):
+    for name in FOLDERS:
         path: Path = getattr(settings, name)
         try:
             path.mkdir(parents=True, exist_ok=True)
