@@ -196,21 +196,18 @@ class Run:
     def lock(self) -> TextIO | None:
         """Return the run's lock, held until it is closed or this process ends; None where another process holds it."""
         file = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_file(file):
             file.close()
             return None
         return file
 
     def is_running(self) -> bool:
         """Tell whether a first node's program is at work on this run."""
-        if not (self.path / ".lock").exists():
+        try:
+            with (self.path / ".lock").open() as file:  # for reading: it may be another user's run
+                return not lock_file(file)
+        except FileNotFoundError:
             return False
-        lock = self.lock()
-        if lock:
-            lock.close()
-        return lock is None
 
     # Metrics
 
@@ -240,6 +237,15 @@ class Run:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - lines * 1000))
             return file.read().decode(errors="replace").splitlines()[-lines:]
+
+
+def lock_file(file: TextIO) -> bool:
+    """Lock a file until it is closed; False where another process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def create(settings: Settings, hostfile: str) -> Run:

@@ -28,6 +28,7 @@ from sft import cluster, variables
 from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
 from sft.host import gpus, opening
 from sft.host.link import Link, MasterLink, WorkerLink, master_address
+from sft.host.setup import make_folders
 from sft.run import Run
 from sft.settings import Settings
 
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--node-rank", type=int, required=True, help="0 is the master")
     arguments = parser.parse_args()
     run = Run(arguments.run.resolve()) if arguments.run else None
-    signals = Signals()
+    signals, link = Signals(), Link()
     try:
         settings = run.settings() if run else Settings.load()
         link = start_link(settings, arguments.node_rank)
@@ -56,6 +57,8 @@ def main() -> None:
             Node(run, arguments.node_rank, link, signals).work()
     except SftError as error:
         print(error, file=sys.stderr, flush=True)
+        if run is None and isinstance(link, MasterLink):
+            link.refuse(str(error))
         sys.exit(error.exit_code)
 
 
@@ -98,6 +101,7 @@ def start_link(settings: Settings, rank: int) -> Link:
 
 def first_run(settings: Settings) -> Run:
     """Return the run that these settings ask for, opened by node 0 itself. Raises SettingsError."""
+    make_folders(settings)
     settings = opening.with_device(settings, gpus.visible(), settings.gpus_per_node, "in this container")
     return opening.open_run(settings.resolved(settings.device, "compose"), lambda line: print(line, flush=True))
 
@@ -109,6 +113,8 @@ def told_run(settings: Settings, link: Link, signals: Signals) -> Run | None:
     while (name := link.run_name()) is None:
         if signals.who():
             return None
+        if reason := link.refusal():
+            raise UserError(f"node 0: {reason}")
         if reason := link.lost() or no_meeting(settings, [0], deadline):
             raise RunFailed(f"node {link.rank}: {reason}")
         link.poll()
@@ -216,7 +222,7 @@ class Node:
         """Wait for the other nodes; False where the run is stopped before."""
         deadline = time.monotonic() + self.settings.rendezvous_timeout_s
         if isinstance(self.link, MasterLink):
-            self.link.run_name = self.run.name
+            self.link.name_run(self.run.name)
         while missing := self.missing_nodes():
             self.look()
             if self.end_now or self.run.stop_reason() is not None or self.run.ended:

@@ -2,7 +2,7 @@
 
 Ranks notice a dead peer late, over NCCL only after minutes. A node program that dies closes its connection at once, and
 a network that was cut is found out by the kernel's keepalive within half a minute. A node that ends well says so first.
-Lines of text: `node R` from a newcomer, `run NAME` to it, `goodbye` from either side.
+Lines of text: `node R` from a newcomer, `run NAME` or `failed REASON` to it, `goodbye` from either side.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import contextlib
 import os
 import re
 import socket
+import time
 from dataclasses import dataclass, field
 
 # A silent peer is asked after 5 s, and given up after 20 s without an answer.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 CONNECT_TIMEOUT_S = 2.0
+REFUSE_S = 10.0
 
 
 def master_address() -> str:
@@ -98,7 +100,7 @@ class MasterLink(Link):
     def __init__(self, nodes: int, port: int) -> None:
         """Listen on `port` for the other nodes. Raises OSError where that cannot be."""
         super().__init__()
-        self.nodes, self.run_name = nodes, ""
+        self.nodes, self.answer = nodes, ""
         self.newcomers: list[Peer] = []
         address = master_address()
         host = address if address.startswith("127.") or address == "localhost" else ""
@@ -106,10 +108,10 @@ class MasterLink(Link):
         self.listener.setblocking(False)
 
     def poll(self) -> None:
-        """Let newcomers in, tell them the run's name, and take in what the others have sent."""
+        """Let newcomers in, answer them as soon as there is an answer, and take in what the others have sent."""
         with contextlib.suppress(BlockingIOError):
             self.newcomers.append(Peer(self.listener.accept()[0]))
-        for newcomer in list(self.newcomers if self.run_name else []):
+        for newcomer in list(self.newcomers if self.answer else []):
             newcomer.read()
             rank = newcomer.said(r"node (\d+)")
             if rank is None and not newcomer.lost:
@@ -119,8 +121,21 @@ class MasterLink(Link):
                 newcomer.connection.close()  # no node of this run
                 continue
             self.peers[int(rank)] = newcomer
-            newcomer.say(f"run {self.run_name}")
+            newcomer.say(self.answer)
         super().poll()
+
+    def name_run(self, name: str) -> None:
+        """Tell every node that comes which run it is."""
+        self.answer = f"run {name}"
+
+    def refuse(self, reason: str) -> None:
+        """Tell the others that there is no run, as far as they come soon."""
+        self.answer = f"failed {' / '.join(reason.splitlines())}"
+        deadline = time.monotonic() + REFUSE_S
+        while self.missing() and time.monotonic() < deadline:
+            self.poll()
+            time.sleep(0.1)
+        self.close(well=True)
 
     def missing(self) -> list[int]:
         """Return the nodes that have not come yet."""
@@ -159,3 +174,7 @@ class WorkerLink(Link):
     def run_name(self) -> str | None:
         """Return the name of the run that node 0 works on, or None as long as it has not said it."""
         return self.peers[0].said("run (.+)") if self.peers else None
+
+    def refusal(self) -> str | None:
+        """Return why node 0 has no run, or None."""
+        return self.peers[0].said("failed (.+)") if self.peers else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,16 +21,22 @@ from sft.run import Run
 from sft.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("Makefile", "tasks.py", "pyproject.toml", ".env.example", "sft", "ds_configs")
+PARTS = (
+    "Makefile", "tasks.py", "pyproject.toml", ".env.example", "sft", "ds_configs", "docker-compose.yml", "docker",
+    ".dockerignore",
+)  # fmt: skip
 TIMEOUT_S = 300
 
 
 class Project:
     """The copy, and what runs in it. Its `mark` is in the environment of every process that it starts."""
 
+    launcher = "local"
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.mark = uuid.uuid4().hex
+        self.user: dict[str, Any] = {}  # whose processes they are, as subprocess.Popen wants it
         for part in PARTS:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
             copy(ROOT / part, path / part)
@@ -38,6 +45,7 @@ class Project:
     def environment(self, **settings: Any) -> dict[str, str]:
         """Return this process's environment without settings, and with those given."""
         names = {name.upper() for name in Settings.model_fields} | {"MAKE_SETTINGS", "MAKEFLAGS", "MAKELEVEL"}
+        settings = {"LAUNCHER": self.launcher} | settings
         kept = {name: value for name, value in os.environ.items() if name not in names}
         given = {name: str(value) for name, value in settings.items()}
         return kept | {"MASTER_PORT": str(free_port()), "SFT_TEST": self.mark} | given
@@ -54,6 +62,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            **self.user,
         )
 
     def inv(self, *command: str, **settings: Any) -> subprocess.CompletedProcess[str]:
@@ -113,7 +122,11 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[str], run: Ru
 
 
 def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that is free now, and so is the next one."""
+    while True:
+        with socket.socket() as probe, socket.socket() as behind:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+            with contextlib.suppress(OSError, OverflowError):
+                behind.bind(("127.0.0.1", port + 1))
+                return port
