@@ -261,10 +261,7 @@ class Node:
         """Run the program that prepares the inputs; False where the run is stopped while it works."""
         self.run.update_state("preparing")
         process = self.start("sft.trainer.prepare", "--run", str(self.run.path))
-        while process.poll() is None:
-            self.look()
-            if self.end_now or self.run.stop_reason() is not None or self.run.failure() is not None:
-                self.kill(process)
+        self.see_through(process, until_stop=True)
         if self.run.prepared.is_file():
             return True
         if self.end_now or self.run.stop_reason() is not None:
@@ -283,13 +280,7 @@ class Node:
             "--master_addr", master_address(), "--master_port", str(self.settings.master_port),
             "--module", "sft.trainer.train", "--run", str(self.run.path),
         )  # fmt: skip
-        failed_at = None
-        while process.poll() is None:
-            self.look()
-            if failed_at is None and self.run.failure() is not None:
-                failed_at = time.monotonic()
-            if self.end_now or (failed_at and time.monotonic() - failed_at > FAILURE_GRACE_S):
-                self.kill(process)
+        self.see_through(process)
         self.pump.join(timeout=5)
         if len(self.done_ranks) == self.slots:
             return
@@ -331,6 +322,17 @@ class Node:
         self.pump = threading.Thread(target=self.read, args=(process.stdout,), daemon=True)
         self.pump.start()
         return process
+
+    def see_through(self, process: subprocess.Popen[str], until_stop: bool = False) -> None:
+        """Wait for a program's end; end it at once where that is asked for, and some time after a failure."""
+        failed_at = None
+        while process.poll() is None:
+            self.look()
+            if failed_at is None and self.run.failure() is not None:
+                failed_at = time.monotonic()
+            stopped = self.end_now or (until_stop and self.run.stop_reason() is not None)
+            if stopped or (failed_at and time.monotonic() - failed_at > FAILURE_GRACE_S):
+                self.kill(process)
 
     def read(self, stream: IO[str]) -> None:
         """Copy a program's output to the log, and note what it says about the ranks."""

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import uuid
@@ -37,7 +38,10 @@ class Stack(Project):
         self.name = f"sft-test-{uuid.uuid4().hex[:8]}"
         self.env_file()
         self.path.chmod(0o755)
-        if os.geteuid() == 0 and can_be_used_by(UID, sys.executable):
+        self.more: dict[str, str] = {}
+        if os.geteuid() == 0:
+            self.invoke = [unprivileged_python(), "-m", "invoke"]
+            self.more = {"PYTHONPATH": sysconfig.get_path("purelib")}
             self.user = {"user": UID, "group": UID, "extra_groups": [grp.getgrnam("docker").gr_gid]}
             compose.hand_over(self.path)
 
@@ -49,7 +53,7 @@ class Stack(Project):
     def environment(self, **settings: Any) -> dict[str, str]:
         """Return the environment of a user's shell."""
         ours = {"COMPOSE_PROJECT_NAME": self.name, "SFT_IMAGE": IMAGE, "HOME": str(self.path)}
-        return super().environment(**settings) | ours
+        return super().environment(**settings) | ours | self.more
 
     def env_file(self, **settings: Any) -> None:
         """Write `.env`."""
@@ -106,13 +110,16 @@ class Stack(Project):
         shutil.rmtree(self.path)
 
 
-def can_be_used_by(uid: int, program: str) -> bool:
-    """Tell whether a user can run a program, which needs every folder on the way to be open."""
-    command = [program, "-c", "import pydantic"]
-    try:
-        return subprocess.run(command, user=uid, group=uid, extra_groups=[], cwd="/", check=False).returncode == 0
-    except OSError:
-        return False
+def unprivileged_python() -> str:
+    """Return an interpreter that the user may run: this one may lie in a folder of root's."""
+    own = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    for program in (sys.executable, own):
+        try:
+            subprocess.run([program, "-V"], user=UID, group=UID, extra_groups=[], cwd="/", check=True)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return program
+    raise FileNotFoundError(f"{sys.executable} is closed to other users; install {own} or run the tests as a user")
 
 
 def wait_for(true: Callable[[], bool], seconds: float) -> float:

@@ -36,6 +36,7 @@ class Project:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.mark = uuid.uuid4().hex
+        self.invoke = [f"{sys.prefix}/bin/inv"]
         self.user: dict[str, Any] = {}  # whose processes they are, as subprocess.Popen wants it
         for part in PARTS:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
@@ -52,7 +53,7 @@ class Project:
 
     def start(self, *command: str, **settings: Any) -> subprocess.Popen[str]:
         """Start a command of the project's environment with settings in the environment."""
-        program = [f"{sys.prefix}/bin/inv", *command] if command[0] != "make" else list(command)
+        program = [*self.invoke, *command] if command[0] != "make" else list(command)
         return subprocess.Popen(
             program,
             cwd=self.path,
