@@ -123,6 +123,10 @@ class Stack:
             files = [*files, overlay]
         return ["docker", "compose", *(word for file in files for word in ("-f", file)), *arguments]
 
+    def folders(self) -> list[Path]:
+        """Return the folders that containers write to."""
+        return [getattr(self.settings, name) for name in FOLDERS]
+
     @staticmethod
     def of_user(name: str) -> str:
         """Return one of compose's own variables, as compose itself finds it."""
@@ -177,16 +181,21 @@ class Stack:
             digest.update(f"{name}={self.of_user(name)}".encode())
         return digest.hexdigest()[:16]
 
+    def image(self) -> str:
+        """Return the image's name."""
+        return self.of_user("SFT_IMAGE") or "sft"
+
+    def is_built(self) -> bool:
+        """Tell whether the image is there and made from what is here."""
+        label = '{{index .Config.Labels "sft.content"}}'
+        built = output("docker", "image", "inspect", "--format", label, self.image())
+        return built.returncode == 0 and built.stdout.strip() == self.content()
+
     def build(self, console: Console) -> None:
         """Build the image where it is not there or was made from something else. Raises UserError."""
-        label = '{{index .Config.Labels "sft.content"}}'
-        image = self.of_user("SFT_IMAGE") or "sft"
-        built = output("docker", "image", "inspect", "--format", label, image)
-        if built.returncode == 0 and built.stdout.strip() == self.content():
+        if self.is_built():
             return
-        console.print(
-            f"building the image {image}" + (" (minutes, the first time)" if built.returncode else ""), highlight=False
-        )
+        console.print(f"building the image {self.image()} (minutes, the first time)")
         command = self.command("build", *(() if console.is_terminal else ("--progress", "plain")), cluster.MASTER)
         done = subprocess.run(
             command, env=self.environment(), stderr=None if console.is_terminal else subprocess.STDOUT,
@@ -195,6 +204,17 @@ class Stack:
         if done.returncode:
             why = f"; it ended with: {last_line(done.stdout)}" if done.stdout else ""
             raise UserError(f"docker compose build: failed{why}; see its output above, or set LAUNCHER=local")
+
+    def complete_env_file(self) -> list[str]:
+        """Add to `.env` what `docker compose` by hand needs to be the same stack; return the lines."""
+        uid, gid = owner()
+        wanted = {"COMPOSE_FILE": f"{BASE}:{GPU}"} if self.settings.device == "cuda" else {}
+        if (uid, gid) != (DEFAULT_UID, DEFAULT_UID):
+            wanted |= {"SFT_UID": str(uid), "SFT_GID": str(gid)}
+        lines = [f"{name}={value}" for name, value in wanted.items() if not self.of_user(name)]
+        with variables.ENV_FILE.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        return lines
 
     # The containers
 
@@ -206,7 +226,7 @@ class Stack:
 
     def up(self, run: Run) -> Containers:
         """Start both nodes on a run. Raises UserError where docker refuses."""
-        hand_over(*(getattr(self.settings, name) for name in FOLDERS))
+        hand_over(*self.folders())
         done = self.call("up", "--detach", "--no-build", "--force-recreate", SFT_RUN=run.name)
         if done.returncode:
             raise refused(done.stderr)

@@ -111,7 +111,7 @@ def told_run(settings: Settings, link: Link, signals: Signals) -> Run | None:
     assert isinstance(link, WorkerLink)
     deadline = time.monotonic() + settings.rendezvous_timeout_s
     while (name := link.run_name()) is None:
-        if signals.who():
+        if signals.end_now or (signals.who() and not link.peers):
             return None
         if reason := link.refusal():
             raise UserError(f"node 0: {reason}")
@@ -161,8 +161,7 @@ class Node:
         slots = cluster.read_hostfile(run.hostfile)
         if not 0 <= rank < len(slots):
             raise UserError(f"--node-rank={rank}: the hostfile has {len(slots)} nodes; use 0 to {len(slots) - 1}")
-        self.slots = list(slots.values())[rank]
-        cluster.agree(self.settings.nodes, self.settings.gpus_per_node, slots)
+        self.hosts, self.slots = slots, list(slots.values())[rank]
         self.log = Log(run.logs / f"node-{rank}.log", list(self.settings.secrets().values()))
         self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
         self.lost_at: float | None = None
@@ -176,9 +175,10 @@ class Node:
             raise UserError(f"{self.run.path}: is running already; watch it with `inv monitor`")
         well = False
         try:
+            cluster.agree(self.settings.nodes, self.settings.gpus_per_node, self.hosts)
             if self.nodes_are_here() and self.inputs_are_ready():
                 self.train()
-            well = True
+            well = not self.end_now
         except BaseException as error:
             self.run.fail(f"node {self.rank}: {error}")
             raise
@@ -225,9 +225,10 @@ class Node:
             self.link.name_run(self.run.name)
         while missing := self.missing_nodes():
             self.look()
-            if self.end_now or self.run.stop_reason() is not None or self.run.ended:
-                if self.rank == 0:
-                    self.run.update_state("stopped")
+            # Node 0 alone decides whether a stop comes before the ranks: no node must go on without another.
+            if self.rank == 0 and self.run.stop_reason() is not None:
+                self.run.update_state("stopped")
+            if self.end_now or self.run.ended:
                 return False
             if reason := no_meeting(self.settings, missing, deadline):
                 raise RunFailed(reason)

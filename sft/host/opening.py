@@ -7,9 +7,10 @@ from collections.abc import Callable
 from sft import cluster
 from sft import run as runs
 from sft.errors import SettingsError, wrong
+from sft.host import compose
 from sft.host.gpus import Gpu
 from sft.run import Run
-from sft.settings import TINY, Settings
+from sft.settings import TINY, Launcher, Settings
 
 OVERLAY = "COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"
 
@@ -35,6 +36,23 @@ def with_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -
             remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
         raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)])
     return settings.model_copy(update={"device": "cuda" if cards else "cpu"})
+
+
+def choose_launcher(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
+    """Return the launcher and why it is that one. Raises SettingsError where docker is asked for and does not work."""
+    if settings.launcher == "local":
+        return "local", "LAUNCHER=local"
+    if settings.launcher == "compose":
+        if found := compose.problem():
+            raise SettingsError([wrong("LAUNCHER", "compose", *found)])
+        return "compose", "LAUNCHER=compose"
+    if not has_gpu:
+        return "local", "DEVICE=cpu" if settings.device == "cpu" else "no GPU"
+    if settings.nodes != 2:
+        return "local", f"NODES={settings.nodes}"
+    if found := compose.problem():
+        return "local", found[0]
+    return "compose", "docker works and a GPU is here"
 
 
 def open_run(settings: Settings, say: Callable[[str], None]) -> Run:

@@ -23,7 +23,7 @@ from sft.host.nodes import Nodes
 from sft.host.progress import display, duration
 from sft.host.setup import make_folders
 from sft.run import Run
-from sft.settings import Launcher, Settings
+from sft.settings import Settings
 from sft.steps import Steps
 
 POLL_S = 0.2
@@ -67,30 +67,13 @@ def decide(settings: Settings, console: Console) -> tuple[Settings, list[int]]:
     """Return the settings with device and launcher decided, and the GPUs to use; say why. Raises SettingsError."""
     cards = gpus.visible() if settings.device != "cpu" else []
     on = opening.with_device(settings, cards, settings.world_size, "here")
-    chosen, reason = choose_launcher(settings, bool(cards))
+    chosen, reason = opening.choose_launcher(settings, bool(cards))
     why = "DEVICE=cpu" if settings.device == "cpu" else f"{len(cards)} x {cards[0].name}" if cards else "no GPU"
     nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)}"
     where = "in containers of this machine" if chosen == "compose" else "on this machine"
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
     console.print(f"launcher {chosen} ({reason}): {nodes} {where}, {ranks}, on {on.device} ({why})")
     return on.resolved(on.device, chosen), [card.index for card in cards[: settings.world_size]]
-
-
-def choose_launcher(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
-    """Return the launcher and why it is that one. Raises SettingsError where docker is asked for and does not work."""
-    if settings.launcher == "local":
-        return "local", "LAUNCHER=local"
-    if settings.launcher == "compose":
-        if found := compose.problem():
-            raise SettingsError([wrong("LAUNCHER", "compose", *found)])
-        return "compose", "LAUNCHER=compose"
-    if not has_gpu:
-        return "local", "DEVICE=cpu" if settings.device == "cpu" else "no GPU"
-    if settings.nodes != 2:
-        return "local", f"NODES={settings.nodes}"
-    if found := compose.problem():
-        return "local", found[0]
-    return "compose", "docker works and a GPU is here"
 
 
 def launcher(settings: Settings, cards: list[int], console: Console) -> Callable[[Run], Nodes]:
@@ -164,10 +147,13 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console) -> Watched:
             run.update_state("failed", error=str(error))
             raise
         heard = 0
-        while None in (codes := started.codes()):
+        while True:
+            codes = started.codes()
             for rank, code in enumerate(codes):
                 if code and run.failure() is None:
                     run.fail(f"node {rank}: its program {ended_with(code)}")
+            if None not in codes:
+                break
             if len(interrupts.seen) > heard:
                 heard = len(interrupts.seen)
                 if heard == 1:
