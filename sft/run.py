@@ -89,6 +89,15 @@ class Run:
         """What the launcher reads."""
         return self.path / "hostfile"
 
+    def node_file(self, rank: int) -> Path:
+        """`node-R.json`: what a node is, written by itself."""
+        return self.path / f"node-{rank}.json"
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return what the nodes say of themselves, in rank order."""
+        files = sorted(self.path.glob("node-*.json"), key=lambda path: int(path.stem.removeprefix("node-")))
+        return [json.loads(path.read_text()) for path in files]
+
     @property
     def prepared(self) -> Path:
         """`prepared.json`: where the prepared data and the base model lie; written when both are whole."""
@@ -284,7 +293,7 @@ def reopen(run: Run, settings: Settings) -> None:
 
     `state.json` counts the attempts, and keeps why the earlier ones broke.
     """
-    for path in (run.path / "stop", run.path / "failed", run.prepared):
+    for path in (run.path / "stop", run.path / "failed", run.prepared, *run.path.glob("node-*.json")):
         path.unlink(missing_ok=True)
     for path in run.path.glob(".*.json.*"):
         path.unlink()  # left by a process that was killed while it wrote

@@ -119,7 +119,7 @@ class Settings(BaseSettings):
         "auto", description="cuda, cpu, or auto: cuda where there is a GPU; on auto a model other than `tiny` wants one"
     )
     master_port: int = Field(
-        37171, ge=1024, le=65534, description="port on which the ranks meet; the nodes meet on the next"
+        37171, ge=1024, le=65534, description="port on which the ranks meet; the node programs meet on the next one"
     )
     rendezvous_timeout_s: int = Field(300, ge=10, description="seconds that ranks wait for each other")
     restarts: int = Field(0, ge=0, description="times that a run that broke is started again from its last checkpoint")

@@ -11,14 +11,21 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from sft.errors import UserError
+
 ENV_FILE = Path(".env")
 OF_MAKE = {"PYTHON"}  # the Makefile's own variables
 OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN"}  # docker-compose.yml's own ones
 
 
 def from_file(path: Path = ENV_FILE) -> dict[str, str]:
-    """Return the variables of an env file that are not empty; none where there is no file."""
-    values = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    """Return the variables of an env file that are not empty; none where there is no file. Raises UserError."""
+    try:
+        values = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    except PermissionError:
+        raise UserError(
+            f"{path}: cannot be read by user {os.geteuid()}; make it that user's, or set SFT_UID to its owner"
+        ) from None
     return {name: value for name, value in values.items() if value}
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -29,7 +31,7 @@ from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
 from sft.host import gpus, opening
 from sft.host.link import Link, MasterLink, WorkerLink, master_address
 from sft.host.setup import make_folders
-from sft.run import Run
+from sft.run import Run, write_whole
 from sft.settings import Settings
 
 POLL_S = 0.2
@@ -175,6 +177,7 @@ class Node:
             raise UserError(f"{self.run.path}: is running already; watch it with `inv monitor`")
         well = False
         try:
+            self.introduce()
             cluster.agree(self.settings.nodes, self.settings.gpus_per_node, self.hosts)
             if self.nodes_are_here() and self.inputs_are_ready():
                 self.train()
@@ -191,6 +194,19 @@ class Node:
             self.link.close(well)
             if lock:
                 lock.close()
+
+    def introduce(self) -> None:
+        """Write what this node is, for the monitor: one machine's cards may belong to several nodes."""
+        cards = gpus.visible() if self.settings.device == "cuda" else []
+        if chosen := os.environ.get("SFT_CUDA_DEVICES"):
+            cards = [card for card in cards if str(card.index) in chosen.split(",")]
+        about = {
+            "name": list(self.hosts)[self.rank],
+            "host": socket.gethostname(),
+            "ranks": list(range(self.rank * self.slots, (self.rank + 1) * self.slots)),
+            "gpus": [card.uuid for card in cards[: self.slots]],
+        }
+        write_whole(self.run.node_file(self.rank), json.dumps(about, indent=2) + "\n")
 
     # What every wait looks at
 
