@@ -59,6 +59,7 @@ class Stack(Project):
         """Write `.env`."""
         path = self.path / ".env"
         path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        path.chmod(0o600)
         os.chown(path, self.uid, -1)
 
     def compose(self, monkeypatch: Any) -> DockerCompose:

@@ -50,6 +50,21 @@ def test_the_compose_files_are_valid(stack, files):
         assert master["user"] == worker["user"]
 
 
+def test_the_gpu_overlay_shares_memory_between_the_nodes(stack):
+    """The overlay as it is, without the cards and the limits that a machine without them cannot give."""
+    overlay = yaml.safe_load((ROOT / "docker" / "gpu.yml").read_text())
+    for service in overlay["services"].values():
+        del service["deploy"], service["ulimits"]
+        service["environment"]["DEVICE"] = "cpu"
+    (stack.path / "docker" / "shared.yml").write_text(yaml.safe_dump(overlay))
+    settings = SETTINGS | {"COMPOSE_FILE": "docker-compose.yml:docker/shared.yml"}
+    assert stack.inv("setup", **settings).returncode == 0
+    checked = stack.inv("test-env", **settings)
+    assert checked.returncode == 0, checked.stdout
+    for node in NODES:
+        assert f"ok  {node}: /dev/shm: 17.2 GB" in checked.stdout
+
+
 def problems(stack, monkeypatch, **settings):
     for name, value in stack.environment().items():
         monkeypatch.setenv(name, value)
