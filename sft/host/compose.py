@@ -196,14 +196,15 @@ class Stack:
         if self.is_built():
             return
         console.print(f"building the image {self.image()} (minutes, the first time)")
-        command = self.command("build", *(() if console.is_terminal else ("--progress", "plain")), cluster.MASTER)
-        done = subprocess.run(
-            command, env=self.environment(), stderr=None if console.is_terminal else subprocess.STDOUT,
-            stdout=None if console.is_terminal else subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            why = f"; it ended with: {last_line(done.stdout)}" if done.stdout else ""
-            raise UserError(f"docker compose build: failed{why}; see its output above, or set LAUNCHER=local")
+        command = self.command("build", cluster.MASTER)
+        if console.is_terminal:
+            built = subprocess.run(command, env=self.environment(), text=True, check=False)
+            why = "see its output above"
+        else:
+            built = self.call("build", cluster.MASTER, BUILDKIT_PROGRESS="plain")
+            why = last_line(built.stderr or built.stdout)
+        if built.returncode:
+            raise UserError(f"docker compose build: failed: {why}; mend that, or set LAUNCHER=local")
 
     def complete_env_file(self) -> list[str]:
         """Add to `.env` what `docker compose` by hand needs to be the same stack; return the lines."""
@@ -229,6 +230,7 @@ class Stack:
         hand_over(*self.folders())
         done = self.call("up", "--detach", "--no-build", "--force-recreate", SFT_RUN=run.name)
         if done.returncode:
+            self.call("kill")  # the one that did start would wait for the other
             raise refused(done.stderr)
         return Containers(self, [self.wait(name) for name in cluster.node_names(2)])
 
@@ -303,7 +305,7 @@ def outside(settings: Settings) -> list[str]:
             continue
         folders = {"data": settings.data_path, "models": settings.model_path}
         seen = not path.is_absolute() and any(
-            path.parts[0] == folder and folders[folder].absolute() == Path(folder).absolute() for folder in folders
+            path.parts[:1] == (folder,) and folders[folder].absolute() == Path(folder).absolute() for folder in folders
         )
         if not seen:
             what = "lies where containers do not see it"

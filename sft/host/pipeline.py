@@ -128,10 +128,11 @@ class Watched:
 
     @property
     def may_go_better(self) -> bool:
-        """Whether the run broke in a way that may not come back: by no wrong setting or row, and no full disk."""
+        """Whether the run broke, unasked, in a way that may not come back: by no wrong setting or row, no full disk."""
         state = self.run.state()
         would_come_back = UserError.exit_code in self.codes or os.strerror(errno.ENOSPC) in str(state.get("error"))
-        return state["status"] == "failed" and not self.interrupted and not would_come_back
+        asked = self.interrupted or self.run.stop_reason() is not None
+        return state["status"] == "failed" and not asked and not would_come_back
 
 
 def watch(run: Run, start: Callable[[Run], Nodes], console: Console) -> Watched:
