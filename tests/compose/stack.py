@@ -57,10 +57,16 @@ class Stack(Project):
 
     def env_file(self, **settings: Any) -> None:
         """Write `.env`."""
-        path = self.path / ".env"
-        path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        self.write(".env", "".join(f"{name}={value}\n" for name, value in settings.items()))
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file as the user would, readable by that user alone."""
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
         path.chmod(0o600)
-        os.chown(path, self.uid, -1)
+        for part in (path, path.parent):
+            os.chown(part, self.uid, -1)
 
     def compose(self, monkeypatch: Any) -> DockerCompose:
         """Return the stack as testcontainers drives it: by the project's own compose file, without the tasks."""

@@ -1,7 +1,6 @@
 """`make setup`, `make test-env`, and that settings, hostfile and compose files agree or are named."""
 
 import json
-import os
 
 import pytest
 import yaml
@@ -105,8 +104,7 @@ def test_a_hostfile_of_other_settings_is_named(stack):
     done = stack.inv("train", **small(RUN_NAME="other", MAX_STEPS=1, SAVE_STEPS=1))
     assert done.returncode == 0, done.stdout
     run = stack.path / "runs" / "other"
-    (run / "hostfile").write_text("llm-master slots=3\nllm-worker slots=3\n")
-    os.chown(run / "hostfile", stack.uid, -1)
+    stack.write(f"runs/{run.name}/hostfile", "llm-master slots=3\nllm-worker slots=3\n")
     done = stack.inv("evaluate", "--name", "other", **small(EVAL_LIMIT=2))
     assert done.returncode == 1
     assert "GPUS_PER_NODE=1: the hostfile says llm-master slots=3; set GPUS_PER_NODE=3" in done.stdout

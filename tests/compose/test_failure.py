@@ -78,9 +78,7 @@ def test_with_restarts_it_finishes(stack, harm):
 
 
 def test_what_would_only_come_back_is_not_started_again(stack):
-    rows = stack.path / "data" / "bad.jsonl"
-    rows.parent.mkdir(exist_ok=True)
-    rows.write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
+    stack.write("data/bad.jsonl", '{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
     done = stack.inv("train", **small(RUN_NAME="bad-row", DATASET="data/bad.jsonl", RESTARTS=3))
     assert done.returncode == 1
     assert "data/bad.jsonl:2: has no column 'answer'" in done.stdout and "of RESTARTS" not in done.stdout

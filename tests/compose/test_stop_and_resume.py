@@ -5,7 +5,7 @@ import pytest
 from sft.run import Run
 from tests.e2e.project import Project, metrics, small, wait_until
 
-SETTINGS = {"MAX_STEPS": 100}
+SETTINGS = {"MAX_STEPS": 70}
 
 
 def inv_stop(stack):
