@@ -75,6 +75,11 @@ class Run:
         return self.path / "final"
 
     @property
+    def adapter(self) -> Path:
+        """The LoRA adapter in peft's layout; `final` holds it merged."""
+        return self.path / "adapter"
+
+    @property
     def settings_file(self) -> Path:
         """The resolved settings, without secrets."""
         return self.path / "settings.json"

@@ -108,6 +108,13 @@ class Settings(BaseSettings):
         description="torch.compile the layers: longer to start, faster at large micro-steps",
     )
     ds_config: str = Field("zero3", description="zero3, zero2, zero3_offload, or a path to a DeepSpeed JSON file")
+    # LoRA
+    lora_rank: int = Field(0, ge=0, description="train a LoRA adapter of this rank instead of all weights; 0 = all")
+    lora_alpha: int = Field(32, ge=1, description="the adapter's product is scaled by LORA_ALPHA / LORA_RANK")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that is dropped")
+    lora_targets: str = Field(
+        "all-linear", min_length=1, description="layers with an adapter: all-linear, or names as in q_proj,v_proj"
+    )
     # Rhythm
     logging_steps: int = Field(1, ge=1, description="steps between lines in metrics.jsonl")
     save_steps: int = Field(100, ge=0, description="steps between checkpoints; 0 = only when stopped")
