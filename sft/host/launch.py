@@ -10,6 +10,7 @@ Without `--run`, as in `docker compose up` by hand, node 0 opens the run itself 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import json
 import os
@@ -34,6 +35,7 @@ from sft.host.setup import make_folders
 from sft.run import Run, write_whole
 from sft.settings import Settings
 
+LAUNCHER = "deepspeed.launcher.launch"
 POLL_S = 0.2
 # After a failure the other ranks get this long to end by themselves, and another node this long to say the reason.
 FAILURE_GRACE_S = 10.0
@@ -291,10 +293,13 @@ class Node:
 
     def train(self) -> None:
         """Run DeepSpeed's launcher with this node's ranks to the end. Raises RunFailed."""
+        # What `deepspeed --hostfile … --no_ssh` starts, after importing everything once more to read the hostfile.
+        world = {name: list(range(slots)) for name, slots in self.hosts.items()}
         process = self.start(
-            "deepspeed.launcher.runner",
-            "--hostfile", str(self.run.hostfile), "--no_ssh", "--node_rank", str(self.rank),
-            "--master_addr", master_address(), "--master_port", str(self.settings.master_port),
+            LAUNCHER,
+            f"--world_info={base64.urlsafe_b64encode(json.dumps(world).encode()).decode()}",
+            f"--node_rank={self.rank}",
+            f"--master_addr={master_address()}", f"--master_port={self.settings.master_port}",
             "--module", "sft.trainer.train", "--run", str(self.run.path),
         )  # fmt: skip
         self.see_through(process)
@@ -372,7 +377,7 @@ class Node:
             "TQDM_DISABLE": "1",  # bars are for terminals, this goes to a log
             "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's calls, one a rank
         }
-        if module == "deepspeed.launcher.runner":
+        if module == LAUNCHER:
             ours["HF_HUB_OFFLINE"] = "1"  # everything is here by now
         if self.settings.device == "cpu":
             ours["DS_ACCELERATOR"] = "cpu"
