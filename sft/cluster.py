@@ -6,7 +6,7 @@ import re
 import socket
 from pathlib import Path
 
-from sft.errors import UserError
+from sft.errors import SettingsError, UserError, wrong
 
 MASTER = "llm-master"
 WORKER = "llm-worker"
@@ -51,6 +51,27 @@ def read_hostfile(path: Path) -> dict[str, int]:
     if len(set(slots.values())) > 1:
         raise UserError(f"{path}: unequal slots {slots}; give every node the same number of slots")
     return slots
+
+
+def agree(nodes: int, gpus_per_node: int, slots: dict[str, int]) -> None:
+    """Raise SettingsError where a hostfile's slots are not what the settings say, naming both."""
+    problems = []
+    if len(slots) != nodes:
+        what = f"the hostfile names {len(slots)} nodes, {', '.join(slots)}"
+        problems.append(wrong("NODES", nodes, what, f"set NODES={len(slots)}, or start a new run with FRESH=1"))
+    for name, number in slots.items():
+        if number != gpus_per_node:
+            what = f"the hostfile says {name} slots={number}"
+            remedy = f"set GPUS_PER_NODE={number}, or start a new run with FRESH=1"
+            problems.append(wrong("GPUS_PER_NODE", gpus_per_node, what, remedy))
+            break
+    if problems:
+        raise SettingsError(problems)
+
+
+def link_port(master_port: int) -> int:
+    """Return the port on which the node programs meet, beside that of the ranks."""
+    return master_port + 1
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that it is either the old one or the new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # containers have the same process ids
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -74,6 +75,11 @@ class Run:
         return self.path / "final"
 
     @property
+    def adapter(self) -> Path:
+        """The LoRA adapter in peft's layout; `final` holds it merged."""
+        return self.path / "adapter"
+
+    @property
     def settings_file(self) -> Path:
         """The resolved settings, without secrets."""
         return self.path / "settings.json"
@@ -92,6 +98,15 @@ class Run:
     def hostfile(self) -> Path:
         """What the launcher reads."""
         return self.path / "hostfile"
+
+    def node_file(self, rank: int) -> Path:
+        """`node-R.json`: what a node is, written by itself."""
+        return self.path / f"node-{rank}.json"
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return what the nodes say of themselves, in rank order."""
+        files = sorted(self.path.glob("node-*.json"), key=lambda path: int(path.stem.removeprefix("node-")))
+        return [json.loads(path.read_text()) for path in files]
 
     @property
     def prepared(self) -> Path:
@@ -157,6 +172,11 @@ class Run:
         """Forget a stop request, before the run resumes."""
         (self.path / "stop").unlink(missing_ok=True)
 
+    def last_checkpoint(self) -> str:
+        """Return the name of the newest whole checkpoint, or in words that there is none."""
+        whole = sorted(path.name for path in self.checkpoints.glob("step-*") if (path / "manifest.json").is_file())
+        return f"checkpoint {whole[-1]}" if whole else "the start"
+
     # Failure
 
     def fail(self, reason: str) -> None:
@@ -196,21 +216,18 @@ class Run:
     def lock(self) -> TextIO | None:
         """Return the run's lock, held until it is closed or this process ends; None where another process holds it."""
         file = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_file(file):
             file.close()
             return None
         return file
 
     def is_running(self) -> bool:
         """Tell whether a first node's program is at work on this run."""
-        if not (self.path / ".lock").exists():
+        try:
+            with (self.path / ".lock").open() as file:  # for reading: it may be another user's run
+                return not lock_file(file)
+        except FileNotFoundError:
             return False
-        lock = self.lock()
-        if lock:
-            lock.close()
-        return lock is None
 
     # Metrics
 
@@ -240,6 +257,15 @@ class Run:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - lines * 1000))
             return file.read().decode(errors="replace").splitlines()[-lines:]
+
+
+def lock_file(file: TextIO) -> bool:
+    """Lock a file until it is closed; False where another process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def create(settings: Settings, hostfile: str) -> Run:
@@ -274,16 +300,21 @@ def free_name(settings: Settings) -> str:
 
 
 def reopen(run: Run, settings: Settings) -> None:
-    """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen."""
-    for path in (run.path / "stop", run.path / "failed", run.prepared):
+    """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
+
+    `state.json` counts the attempts, and keeps why the earlier ones broke.
+    """
+    for path in (run.path / "stop", run.path / "failed", run.prepared, *run.path.glob("node-*.json")):
         path.unlink(missing_ok=True)
     for path in run.path.glob(".*.json.*"):
         path.unlink()  # left by a process that was killed while it wrote
     frozen = settings.model_copy(update={"run_name": run.name})
     write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
     run.keep_reserve()
-    attempt = run.state().get("attempt", 1) + 1
-    run.update_state("launching", error=None, attempt=attempt, attempt_started_at=time.time())
+    state = run.state()
+    attempt, earlier, error = state.get("attempt", 1) + 1, state.get("earlier_errors", []), state.get("error")
+    earlier = [*earlier, error] if error else earlier
+    run.update_state("launching", error=None, attempt=attempt, attempt_started_at=time.time(), earlier_errors=earlier)
     point_latest(run)
 
 
@@ -313,8 +344,7 @@ def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
 
 def point_latest(run: Run) -> None:
     """Make `runs/latest` a link to the run."""
-    link = run.path.parent / f".latest.{os.getpid()}"
-    link.unlink(missing_ok=True)
+    link = run.path.parent / f".latest.{secrets.token_hex(4)}"
     link.symlink_to(run.name)
     link.replace(run.path.parent / "latest")
 

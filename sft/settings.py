@@ -21,7 +21,7 @@ from sft.errors import SettingsError, wrong
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Schedule = Literal["cosine", "linear", "constant"]
-Launcher = Literal["auto", "local"]
+Launcher = Literal["auto", "local", "compose"]
 Device = Literal["auto", "cuda", "cpu"]
 Planning = Literal["refuse", "warn"]
 
@@ -40,11 +40,13 @@ DEMO_SETTINGS: dict[str, Any] = {
 # A resumed run may change these; every other setting decides what it trains.
 MAY_CHANGE = {
     "batch_size", "gradient_accumulation_steps", "global_batch_size", "packing", "max_tokens_per_micro_step", "compile",
-    "gradient_checkpointing", "plan", "launcher", "device", "master_port", "rendezvous_timeout_s", "logging_steps",
-    "save_steps", "eval_steps", "keep_checkpoints", "evaluate", "eval_limit", "eval_batch_size", "max_new_tokens",
-    "run_name", "fresh", "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity",
+    "gradient_checkpointing", "plan", "launcher", "device", "master_port", "rendezvous_timeout_s", "restarts",
+    "logging_steps", "save_steps", "eval_steps", "keep_checkpoints", "evaluate", "eval_limit", "eval_batch_size",
+    "max_new_tokens", "run_name", "fresh", "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity",
     "wandb_project_name", "wandb_run_name", "huggingface_api_key",
 }  # fmt: skip
+
+FOLDERS = ("data_path", "model_path", "runs_path")
 
 Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
 # `auto` is None: left to the plan, which puts a number there before the settings are frozen.
@@ -112,6 +114,13 @@ class Settings(BaseSettings):
     ds_config: str = Field(
         "zero3", description="zero3, zero2, zero1, zero3_offload, or a path to a DeepSpeed JSON file"
     )
+    # LoRA
+    lora_rank: int = Field(0, ge=0, description="train a LoRA adapter of this rank instead of all weights; 0 = all")
+    lora_alpha: int = Field(32, ge=1, description="the adapter's product is scaled by LORA_ALPHA / LORA_RANK")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that is dropped")
+    lora_targets: str = Field(
+        "all-linear", min_length=1, description="layers with an adapter: all-linear, or names as in q_proj,v_proj"
+    )
     # Rhythm
     logging_steps: int = Field(1, ge=1, description="steps between lines in metrics.jsonl")
     save_steps: int = Field(100, ge=0, description="steps between checkpoints; 0 = only when stopped")
@@ -128,7 +137,8 @@ class Settings(BaseSettings):
     nodes: int = Field(2, ge=1, le=1024, description="nodes")
     gpus_per_node: int = Field(2, ge=1, le=64, description="GPUs (on CPU: processes) per node")
     launcher: Annotated[Launcher, Lower] = Field(
-        "auto", description="local: both nodes are processes of this machine; auto chooses"
+        "auto",
+        description="local: nodes are processes of this machine; compose: containers; auto chooses and says why",
     )
     device: Annotated[Device, Lower] = Field(
         "auto", description="cuda, cpu, or auto: cuda where there is a GPU; on auto a model other than `tiny` wants one"
@@ -136,8 +146,11 @@ class Settings(BaseSettings):
     plan: Annotated[Planning, Lower] = Field(
         "refuse", description="settings that cannot fit the GPUs: refuse, before anything starts, or warn"
     )
-    master_port: int = Field(37171, ge=1024, le=65535, description="port on which the ranks meet")
+    master_port: int = Field(
+        37171, ge=1024, le=65534, description="port on which the ranks meet; the node programs meet on the next one"
+    )
     rendezvous_timeout_s: int = Field(300, ge=10, description="seconds that ranks wait for each other")
+    restarts: int = Field(0, ge=0, description="times that a run that broke is started again from its last checkpoint")
     # Run
     run_name: str = Field("", description="name of the run directory; empty = date, time and model")
     fresh: bool = Field(False, description="start over instead of resuming the last stopped run")
@@ -204,9 +217,13 @@ class Settings(BaseSettings):
 
     @classmethod
     def thaw(cls, path: Path) -> Settings:
-        """Return the settings frozen in a run directory; secrets come from the environment."""
-        secrets = {name: os.environ.get(name.upper(), "") for name in secret_names()}
-        return cls.model_validate(json.loads(path.read_text()) | secrets)
+        """Return the settings frozen in a run directory; secrets come from the environment, and so do folders.
+
+        A container has the same folders in other places.
+        """
+        here = {name: os.environ.get(name.upper(), "") for name in secret_names()}
+        here |= {name: os.environ[name.upper()] for name in FOLDERS if os.environ.get(name.upper())}
+        return cls.model_validate(json.loads(path.read_text()) | here)
 
     def freeze(self) -> dict[str, Any]:
         """Return the settings as JSON data, without the secrets."""
@@ -374,7 +391,7 @@ def unknown_names(names: list[str], where: str) -> list[str]:
     known = [name.upper() for name in Settings.model_fields]
     problems = []
     for name in names:
-        if name not in known:
+        if name not in known and not variables.is_of_compose(name):
             near = difflib.get_close_matches(name.upper(), known, n=1)
             remedy = f"did you mean {near[0]}?" if near else "README.md lists every setting"
             problems.append(f"{name}: no such setting (from {where}); {remedy}")

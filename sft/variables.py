@@ -11,13 +11,21 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from sft.errors import UserError
+
 ENV_FILE = Path(".env")
 OF_MAKE = {"PYTHON"}  # the Makefile's own variables
+OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN"}  # docker-compose.yml's own ones
 
 
 def from_file(path: Path = ENV_FILE) -> dict[str, str]:
-    """Return the variables of an env file that are not empty; none where there is no file."""
-    values = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    """Return the variables of an env file that are not empty; none where there is no file. Raises UserError."""
+    try:
+        values = dotenv_values(path, interpolate=False) if path.is_file() else {}
+    except PermissionError:
+        raise UserError(
+            f"{path}: cannot be read by user {os.geteuid()}; make it that user's, or set SFT_UID to its owner"
+        ) from None
     return {name: value for name, value in values.items() if value}
 
 
@@ -30,3 +38,8 @@ def behind_make() -> list[str]:
 def runs_path() -> Path:
     """Return RUNS_PATH, from the environment or `.env`."""
     return Path(os.environ.get("RUNS_PATH") or from_file().get("RUNS_PATH") or "runs")
+
+
+def is_of_compose(name: str) -> bool:
+    """Tell whether a variable is docker compose's own, which reads the same `.env`, or one of docker-compose.yml's."""
+    return name in OF_COMPOSE or name.startswith("COMPOSE_")

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,7 +23,7 @@ from rich.text import Text
 
 from sft import cluster
 from sft.errors import RunFailed, SettingsError
-from sft.host import gpus
+from sft.host import gpus, opening
 from sft.settings import TINY, Settings
 from sft.variables import ENV_FILE
 
@@ -47,15 +47,20 @@ class Check(NamedTuple):
 
 def test_env(console: Console) -> None:
     """Print every check as it ends. Raises RunFailed where one failed."""
+    report(run_checks(), console)
+    console.print("this machine is ready: `make train`, or `make demo` first")
+
+
+def report(checks: Iterable[Check], console: Console) -> None:
+    """Print checks as they end. Raises RunFailed where one failed."""
     failures = 0
-    for check in run_checks():
+    for check in checks:
         failures += check.level == "failure"
         console.print(Text.assemble((f"{check.level:>8}", COLOURS[check.level]), f"  {check.name}: {check.found}"))
         if check.remedy:
             console.print(f"{'':>8}  -> {check.remedy}")
     if failures:
         raise RunFailed(f"{failures} check{'s' * (failures > 1)} failed; see the remedies above")
-    console.print("this machine is ready: `make train`, or `make demo` first")
 
 
 def run_checks() -> Iterator[Check]:
@@ -72,6 +77,29 @@ def run_checks() -> Iterator[Check]:
     ]  # fmt: skip
     for check in simple:
         yield check(settings)
+    cards = gpus.visible() if settings.device != "cpu" else []
+    if settings.launcher == "compose" or opening.choose_launcher(settings, bool(cards))[0] == "compose":
+        yield from in_containers(settings.model_copy(update={"device": "cuda" if cards else "cpu"}))
+
+
+def in_containers(settings: Settings) -> Iterator[Check]:
+    """Yield the checks of docker, and those inside both nodes' containers."""
+    from sft.host import compose, docker_checks, setup
+
+    failed = False
+    for check in docker_checks.before_build(settings):
+        failed = failed or check.level == "failure"
+        yield check
+    if failed:
+        return
+    setup.make_folders(settings)
+    stack = compose.Stack(settings)
+    if not stack.is_built():
+        yield Check("image", "failure", f"{stack.image()} is not there or not of this code", "`make setup` builds it")
+        return
+    if settings.device == "cuda":
+        yield docker_checks.gpus_inside(settings)
+    yield from docker_checks.inside(settings)
 
 
 def env_file(_: Settings) -> Check:

@@ -32,35 +32,25 @@ def run(*command: str | Path) -> bool:
     return subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode == 0
 
 
+def has_gpu() -> bool:
+    """Tell whether NVIDIA's driver is installed."""
+    return shutil.which("nvidia-smi") is not None
+
+
 def install_torch(python: Path, version: str) -> None:
     """Install torch: the build for the GPU's driver where there is one, otherwise the CPU build."""
     if subprocess.run([str(python), "-c", "import torch"], capture_output=True, check=False).returncode == 0:
         return
-    gpu = shutil.which("nvidia-smi") is not None
-    pip = (python, "-m", "pip", "install", "-qq")
+    pip = (str(python), "-m", "pip", "install", "-qq")
     # pip's own configuration may know a folder with the CPU build; no index has it under this name.
-    if (
-        not gpu
-        and subprocess.run(
-            [*map(str, pip), f"torch=={version}+cpu"], cwd=ROOT, capture_output=True, check=False
-        ).returncode
-        == 0
-    ):
-        return
+    if not has_gpu():
+        cpu_build = subprocess.run([*pip, f"torch=={version}+cpu"], cwd=ROOT, capture_output=True, check=False)
+        if cpu_build.returncode == 0:
+            return
     # uv knows where torch's builds for each CUDA version, and for none, are published.
-    backend = "auto" if gpu else "cpu"
-    if not run(*pip, "uv") or not run(
-        python,
-        "-m",
-        "uv",
-        "pip",
-        "install",
-        "-q",
-        "--python",
-        python,
-        f"--torch-backend={backend}",
-        f"torch=={version}",
-    ):
+    backend = f"--torch-backend={'auto' if has_gpu() else 'cpu'}"
+    uv = (python, "-m", "uv", "pip", "install", "-q", "--python", python)
+    if not run(*pip, "uv") or not run(*uv, backend, f"torch=={version}"):
         raise SystemExit(
             f"torch=={version}: not installed; check the network, or install torch {version} into .venv yourself "
             "and run this again"
@@ -80,7 +70,8 @@ def main() -> None:
         shutil.rmtree(VENV, ignore_errors=True)
         raise SystemExit("python3 -m venv: failed; install it, on Debian and Ubuntu: sudo apt install python3-venv")
     install_torch(python, torch_version(ROOT / "pyproject.toml"))
-    if not run(python, "-m", "pip", "install", "-qq", "-e", ".[dev]" if dev else "."):
+    extras = ",".join(["dev"] * dev + ["gpu"] * has_gpu())
+    if not run(python, "-m", "pip", "install", "-qq", "-e", f".[{extras}]" if extras else "."):
         raise SystemExit("pip install: failed; see its message above, then run this again")
     (VENV / "bin" / "inv").touch()  # newer than pyproject.toml, for make
     if dev:

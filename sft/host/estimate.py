@@ -51,14 +51,15 @@ class Job:
     compile: bool
     offload_optimizer: bool = False
     offload_weights: bool = False
-    lora_rank: int = 0
+    lora_rank: int = 0  # of adapters on every matrix of the layers, whatever LORA_TARGETS says
+    lora_dropout: bool = False
     bucket: int = 0  # elements that are reduced together
     contiguous: bool = False  # gradients are copied into buckets
     sub_group: int = SUB_GROUP
     persistent: bool = False  # ZeRO-3 keeps the weights whole on every rank
 
     @classmethod
-    def of(cls, settings: Settings, shape: Shape, card: Card, lora_rank: int = 0, fused: bool = True) -> Job:
+    def of(cls, settings: Settings, shape: Shape, card: Card, fused: bool = True) -> Job:
         """Return the job of settings with a known precision, as sft/trainer/engine.py fills in DeepSpeed's file."""
         zero: dict[str, Any] = settings.deepspeed()["zero_optimization"]
         weight_bytes = ELEMENT_BYTES[settings.precision] * shape.weights
@@ -81,7 +82,8 @@ class Job:
             compile=settings.compile,
             offload_optimizer=offloads("offload_optimizer"),
             offload_weights=offloads("offload_param"),
-            lora_rank=lora_rank,
+            lora_rank=settings.lora_rank,
+            lora_dropout=settings.lora_dropout > 0,
             bucket=zero.get("reduce_bucket_size", reduce_bucket(shape.weights, ranks)),
             contiguous=zero.get("contiguous_gradients", True),
             sub_group=zero.get("sub_group_size", SUB_GROUP),
@@ -108,7 +110,8 @@ class Job:
         """Bytes that a layer keeps of each token for backward.
 
         Its input and that of the feed-forward part, both also normalised; query, key, value and the attention's output;
-        gate, up and their product. Without fused kernels, norms keep fp32 copies and the gate's activation stays.
+        gate, up and their product. Without fused kernels, norms keep fp32 copies and the gate's activation stays. An
+        adapter keeps what its small matrices see, and its inputs again where some of them are dropped.
         """
         shape = self.shape
         wide = shape.experts_per_token * shape.intermediate
@@ -116,7 +119,8 @@ class Job:
         normed_heads = (shape.queries + shape.keys) * bool(shape.head_norms)
         elements += normed_heads + 7 * self.lora_rank
         unfused = 0 if self.fused else 4 * (2 * shape.hidden + normed_heads) + self.element * wide * shape.gated
-        return self.element * elements + unfused
+        dropped = 5 * shape.hidden + shape.queries + wide if self.lora_rank and self.lora_dropout else 0
+        return self.element * elements + unfused + (self.element + 1) * dropped  # with the masks
 
     @property
     def backward_bytes(self) -> float:

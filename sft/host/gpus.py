@@ -18,6 +18,7 @@ class Gpu:
     temperature_c: int
     power_w: float
     driver: str
+    uuid: str = ""
 
 
 def visible() -> list[Gpu]:
@@ -65,6 +66,7 @@ def look(index: int) -> Gpu:
         temperature_c=int(ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU)),
         power_w=ask("nvmlDeviceGetPowerUsage") / 1000,
         driver=text(pynvml.nvmlSystemGetDriverVersion()),
+        uuid=text(pynvml.nvmlDeviceGetUUID(handle)),
     )
 
 

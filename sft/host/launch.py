@@ -1,17 +1,22 @@
 """The node program: `python -m sft.host.launch --run runs/NAME --node-rank R`, the same under every launcher.
 
-Node 0 makes data and model ready; then every node starts DeepSpeed's launcher for its own ranks, writes their log,
-and ends only when none of its processes is left. No exit code of the launcher is believed: it can be 0 with dead
-ranks (docker/FACTS.md). Every rank says `rank N: done` at its clean end, and those lines are counted.
+The nodes meet (sft/host/link.py), and node 0 makes data and model ready; then every node starts DeepSpeed's launcher
+for its own ranks, writes their log, and ends only when none of its processes is left. No exit code of the launcher is
+believed: it can be 0 with dead ranks. Every rank says `rank N: done` at its clean end, and those lines are counted.
+
+Without `--run`, as in `docker compose up` by hand, node 0 opens the run itself and tells the others its name.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,11 +27,15 @@ from typing import IO, Any
 
 import psutil
 
-from sft import cluster
-from sft.errors import RunFailed, SftError, UserError
-from sft.host import gpus
-from sft.run import Run
+from sft import cluster, variables
+from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
+from sft.host import gpus, opening
+from sft.host.link import Link, MasterLink, WorkerLink, master_address
+from sft.host.setup import make_folders
+from sft.run import Run, write_whole
+from sft.settings import Settings
 
+LAUNCHER = "deepspeed.launcher.launch"
 POLL_S = 0.2
 # After a failure the other ranks get this long to end by themselves, and another node this long to say the reason.
 FAILURE_GRACE_S = 10.0
@@ -36,15 +45,99 @@ REASON_WAIT_S = 5.0
 def main() -> None:
     """Run one node. Exit code 0: finished or stopped; 1: the run failed; 2: the user can mend it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="the run directory")
+    name = os.environ.get("SFT_RUN")  # compose cannot leave out an argument
+    parser.add_argument(
+        "--run", type=Path, default=variables.runs_path() / name if name else None, help="its directory"
+    )
     parser.add_argument("--node-rank", type=int, required=True, help="0 is the master")
     arguments = parser.parse_args()
-    run = Run(arguments.run.resolve())
+    run = Run(arguments.run.resolve()) if arguments.run else None
+    signals, link = Signals(), Link()
     try:
-        Node(run, arguments.node_rank).work()
+        settings = run.settings() if run else Settings.load()
+        link = start_link(settings, arguments.node_rank)
+        run = run or (first_run(settings) if arguments.node_rank == 0 else told_run(settings, link, signals))
+        if run:
+            Node(run, arguments.node_rank, link, signals).work()
     except SftError as error:
         print(error, file=sys.stderr, flush=True)
+        if run is None and isinstance(link, MasterLink):
+            link.refuse(str(error))
         sys.exit(error.exit_code)
+
+
+class Signals:
+    """What asked this node to end: the first signal to save and stop, a second one or SIGQUIT to end at once."""
+
+    def __init__(self) -> None:
+        """Take the signals over, and remember who started this program."""
+        self.parent = os.getppid()
+        self.count = 0
+        self.end_now = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, self.on_signal)
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Note a signal."""
+        self.count += 1
+        self.end_now = self.end_now or self.count > 1 or number == signal.SIGQUIT
+
+    def who(self) -> str | None:
+        """Return what asks for a stop, a signal or the end of whoever started this program, or None."""
+        if self.count:
+            return "a signal to"
+        return "the end of what started" if os.getppid() != self.parent else None
+
+
+def start_link(settings: Settings, rank: int) -> Link:
+    """Return the line to the other nodes. Raises SettingsError where its port is taken."""
+    port = cluster.link_port(settings.master_port)
+    if settings.nodes == 1:
+        return Link()
+    if rank:
+        return WorkerLink(rank, port)
+    try:
+        return MasterLink(settings.nodes, port)
+    except OSError as error:
+        what = f"the port behind it, {port}, where the nodes meet, cannot be had ({error.strerror})"
+        raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")]) from None
+
+
+def first_run(settings: Settings) -> Run:
+    """Return the run that these settings ask for, opened by node 0 itself. Raises SettingsError."""
+    make_folders(settings)
+    settings = opening.with_device(settings, gpus.visible(), settings.gpus_per_node, "in this container")
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    settings, plan = opening.planned(settings.resolved(settings.device, "compose"), say)
+    return opening.open_run(settings, plan, say)
+
+
+def told_run(settings: Settings, link: Link, signals: Signals) -> Run | None:
+    """Return the run that node 0 works on, or None where this node is stopped before. Raises RunFailed."""
+    assert isinstance(link, WorkerLink)
+    deadline = time.monotonic() + settings.rendezvous_timeout_s
+    while (name := link.run_name()) is None:
+        if signals.end_now or (signals.who() and not link.peers):
+            return None
+        if reason := link.refusal():
+            raise UserError(f"node 0: {reason}")
+        if reason := link.lost() or no_meeting(settings, [0], deadline):
+            raise RunFailed(f"node {link.rank}: {reason}")
+        link.poll()
+        time.sleep(POLL_S)
+    return Run(settings.runs_path.resolve() / name)
+
+
+def no_meeting(settings: Settings, missing: list[int], deadline: float) -> str:
+    """Return why the nodes did not meet once the time is over, otherwise ""."""
+    if time.monotonic() < deadline:
+        return ""
+    nodes = f"node{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+    at = f"{master_address()}:{cluster.link_port(settings.master_port)}"
+    return f"{nodes} did not come to {at} within RENDEZVOUS_TIMEOUT_S={settings.rendezvous_timeout_s} seconds"
 
 
 class Log:
@@ -70,31 +163,32 @@ class Log:
 class Node:
     """One node's share of a run."""
 
-    def __init__(self, run: Run, rank: int) -> None:
+    def __init__(self, run: Run, rank: int, link: Link, signals: Signals) -> None:
         """Read the run directory. Raises UserError for a hostfile or a rank that cannot be right."""
-        self.run, self.rank = run, rank
+        self.run, self.rank, self.link, self.signals = run, rank, link, signals
         self.settings = run.settings()
         slots = cluster.read_hostfile(run.hostfile)
         if not 0 <= rank < len(slots):
             raise UserError(f"--node-rank={rank}: the hostfile has {len(slots)} nodes; use 0 to {len(slots) - 1}")
-        self.slots = list(slots.values())[rank]
+        self.hosts, self.slots = slots, list(slots.values())[rank]
         self.log = Log(run.logs / f"node-{rank}.log", list(self.settings.secrets().values()))
-        self.parent = os.getppid()
-        self.signals = 0
-        self.end_now = False
+        self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
+        self.lost_at: float | None = None
         self.done_ranks: set[int] = set()
         self.rank_exit_code: int | None = None
 
     def work(self) -> None:
-        """Prepare, train, clean up. Raises RunFailed."""
+        """Meet the other nodes, prepare, train, clean up. Raises RunFailed, or UserError for what the user can mend."""
         lock = self.run.lock() if self.rank == 0 else None
         if self.rank == 0 and lock is None:
             raise UserError(f"{self.run.path}: is running already; watch it with `inv monitor`")
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, self.on_signal)
+        well = False
         try:
-            if self.inputs_are_ready():
+            self.introduce()
+            cluster.agree(self.settings.nodes, self.settings.gpus_per_node, self.hosts)
+            if self.nodes_are_here() and self.inputs_are_ready():
                 self.train()
+            well = not self.end_now
         except BaseException as error:
             self.run.fail(f"node {self.rank}: {error}")
             raise
@@ -104,21 +198,75 @@ class Node:
             # The first node says how the run ended; another one does where the first is gone.
             if reason is not None and not self.run.ended and (self.rank == 0 or not self.run.is_running()):
                 self.run.update_state("failed", error=reason)
+            self.link.close(well)
             if lock:
                 lock.close()
 
-    # Signals
+    def introduce(self) -> None:
+        """Write what this node is, for the monitor: one machine's cards may belong to several nodes."""
+        cards = gpus.visible() if self.settings.device == "cuda" else []
+        if chosen := os.environ.get("SFT_CUDA_DEVICES"):
+            cards = [card for card in cards if str(card.index) in chosen.split(",")]
+        about = {
+            "name": list(self.hosts)[self.rank],
+            "host": socket.gethostname(),
+            "ranks": list(range(self.rank * self.slots, (self.rank + 1) * self.slots)),
+            "gpus": [card.uuid for card in cards[: self.slots]],
+        }
+        write_whole(self.run.node_file(self.rank), json.dumps(about, indent=2) + "\n")
 
-    def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """The first signal asks the run to save and stop; a second one, or SIGQUIT, ends it at once."""
-        self.signals += 1
-        self.end_now = self.end_now or self.signals > 1 or number == signal.SIGQUIT
+    # What every wait looks at
 
-    def stop_if_asked(self) -> None:
-        """Pass a signal on to all ranks as a stop request, and so the end of whoever started this node."""
-        if (self.signals or os.getppid() != self.parent) and self.run.stop_reason() is None:
-            who = "a signal to" if self.signals else "the end of what started"
+    def look(self) -> None:
+        """Pass on what asks for a stop, notice a lost node, and show that this program is alive."""
+        if self.alive_file:
+            Path(self.alive_file).touch()
+        if (who := self.signals.who()) and self.run.stop_reason() is None:
             self.run.request_stop(f"{who} node {self.rank}")
+        self.link.poll()
+        if (lost := self.link.lost()) and self.run.failure() is None:
+            # Whoever knows why it was lost says so first: that node itself, or what started it.
+            self.lost_at = self.lost_at or time.monotonic()
+            if time.monotonic() - self.lost_at > REASON_WAIT_S:
+                self.run.fail(f"node {self.rank}: {lost}; logs/ and `make test-env` may tell why")
+        time.sleep(POLL_S)
+
+    @property
+    def end_now(self) -> bool:
+        """Whether this node is to end without saving."""
+        return self.signals.end_now
+
+    def raise_failure(self) -> None:
+        """Raise RunFailed where the run is broken."""
+        if self.run.failure() is not None:
+            raise RunFailed(f"node {self.rank}: {self.run.failure()}")
+
+    def nodes_are_here(self) -> bool:
+        """Wait for the other nodes; False where the run is stopped before."""
+        deadline = time.monotonic() + self.settings.rendezvous_timeout_s
+        if isinstance(self.link, MasterLink):
+            self.link.name_run(self.run.name)
+        while missing := self.missing_nodes():
+            self.look()
+            # Node 0 alone decides whether a stop comes before the ranks: no node must go on without another.
+            if self.rank == 0 and self.run.stop_reason() is not None:
+                self.run.update_state("stopped")
+            if self.end_now or self.run.ended:
+                return False
+            if reason := no_meeting(self.settings, missing, deadline):
+                raise RunFailed(reason)
+            self.raise_failure()
+        return True
+
+    def missing_nodes(self) -> list[int]:
+        """Return the nodes that this one still has to meet."""
+        if isinstance(self.link, MasterLink):
+            return self.link.missing()
+        if isinstance(self.link, WorkerLink):
+            if (name := self.link.run_name()) not in (None, self.run.name):
+                raise UserError(f"--run={self.run.path}: node 0 works on {name}; start every node with the same run")
+            return [0] if name is None else []
+        return []
 
     # Preparing
 
@@ -127,49 +275,39 @@ class Node:
         if self.rank == 0:
             return self.prepare()
         while not self.run.prepared.is_file():
-            self.stop_if_asked()
+            self.look()
             if self.end_now or self.run.ended:
                 return False
-            if self.run.failure() is not None:
-                raise RunFailed(f"node {self.rank}: {self.run.failure()}")
-            time.sleep(POLL_S)
+            self.raise_failure()
         return True
 
     def prepare(self) -> bool:
         """Run the program that prepares the inputs; False where the run is stopped while it works."""
         self.run.update_state("preparing")
         process = self.start("sft.trainer.prepare", "--run", str(self.run.path))
-        while process.poll() is None:
-            self.stop_if_asked()
-            if self.end_now or self.run.stop_reason() is not None:
-                self.kill(process)
-            time.sleep(POLL_S)
+        self.see_through(process, until_stop=True)
         if self.run.prepared.is_file():
             return True
         if self.end_now or self.run.stop_reason() is not None:
             self.run.update_state("stopped")
             return False
         self.run.fail(f"node 0: preparing {ended_with(process.returncode)}; logs/node-0.log says more")
-        raise RunFailed(str(self.run.failure()))
+        raise (UserError if process.returncode == UserError.exit_code else RunFailed)(str(self.run.failure()))
 
     # Training
 
     def train(self) -> None:
         """Run DeepSpeed's launcher with this node's ranks to the end. Raises RunFailed."""
+        # What `deepspeed --hostfile … --no_ssh` starts, after importing everything once more to read the hostfile.
+        world = {name: list(range(slots)) for name, slots in self.hosts.items()}
         process = self.start(
-            "deepspeed.launcher.runner",
-            "--hostfile", str(self.run.hostfile), "--no_ssh", "--node_rank", str(self.rank),
-            "--master_addr", "127.0.0.1", "--master_port", str(self.settings.master_port),
+            LAUNCHER,
+            f"--world_info={base64.urlsafe_b64encode(json.dumps(world).encode()).decode()}",
+            f"--node_rank={self.rank}",
+            f"--master_addr={master_address()}", f"--master_port={self.settings.master_port}",
             "--module", "sft.trainer.train", "--run", str(self.run.path),
         )  # fmt: skip
-        failed_at = None
-        while process.poll() is None:
-            self.stop_if_asked()
-            if failed_at is None and self.run.failure() is not None:
-                failed_at = time.monotonic()
-            if self.end_now or (failed_at and time.monotonic() - failed_at > FAILURE_GRACE_S):
-                self.kill(process)
-            time.sleep(POLL_S)
+        self.see_through(process)
         self.pump.join(timeout=5)
         if len(self.done_ranks) == self.slots:
             return
@@ -181,9 +319,10 @@ class Node:
         if not is_certain:  # a rank that only lost another one says nothing: wait for the one that knows
             deadline = time.monotonic() + REASON_WAIT_S
             while not self.run.failure() and time.monotonic() < deadline:
-                time.sleep(POLL_S)
+                self.look()
         self.run.fail(reason)
-        raise RunFailed(f"node {self.rank}: {self.run.failure()}")
+        mendable = self.rank_exit_code == UserError.exit_code
+        raise (UserError if mendable else RunFailed)(f"node {self.rank}: {self.run.failure()}")
 
     def what_happened(self, launcher_code: int) -> tuple[str, bool]:
         """Return why this node's ranks are not done, and whether that is the cause rather than a consequence."""
@@ -211,6 +350,17 @@ class Node:
         self.pump.start()
         return process
 
+    def see_through(self, process: subprocess.Popen[str], until_stop: bool = False) -> None:
+        """Wait for a program's end; end it at once where that is asked for, and some time after a failure."""
+        failed_at = None
+        while process.poll() is None:
+            self.look()
+            if failed_at is None and self.run.failure() is not None:
+                failed_at = time.monotonic()
+            stopped = self.end_now or (until_stop and self.run.stop_reason() is not None)
+            if stopped or (failed_at and time.monotonic() - failed_at > FAILURE_GRACE_S):
+                self.kill(process)
+
     def read(self, stream: IO[str]) -> None:
         """Copy a program's output to the log, and note what it says about the ranks."""
         for line in stream:
@@ -232,7 +382,7 @@ class Node:
             "TQDM_DISABLE": "1",  # bars are for terminals, this goes to a log
             "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's calls, one a rank
         }
-        if module == "deepspeed.launcher.runner":
+        if module == LAUNCHER:
             ours["HF_HUB_OFFLINE"] = "1"  # everything is here by now
         if self.settings.device == "cpu":
             ours["DS_ACCELERATOR"] = "cpu"

@@ -56,6 +56,8 @@ def snapshot(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     latest: dict[str, Any] = {}
     for line in metrics[-50:]:
         latest |= line
+    nodes = run.nodes()
+    owners = {uuid: node["name"] for node in nodes for uuid in node["gpus"]}
     broken = state.get("status") == "failed" or not (ended or running)
     return {
         "run": run.name,
@@ -65,7 +67,8 @@ def snapshot(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         "state": state,
         "metrics": latest,
         "losses": curve([line["train/loss"] for line in metrics if "train/loss" in line]),
-        "gpus": [asdict(gpu) for gpu in gpus.visible()],
+        "nodes": nodes,
+        "gpus": [asdict(gpu) | {"node": owners.get(gpu.uuid, "")} for gpu in gpus.visible()],
         "logs": {path.stem: run.log_tail(path) for path in run.log_files()} if broken else {},
     }
 
@@ -118,6 +121,9 @@ def facts(seen: dict[str, Any]) -> list[tuple[str, str]]:
     if state.get("total_steps"):
         step, total = state["step"], state["total_steps"]
         found.append(("step", f"{step:,} of {total:,} ({step / total:.0%}), epoch {state['epoch']:.2f}"))
+    for node in seen["nodes"]:
+        ranks = ", ".join(map(str, node["ranks"]))
+        found.append((node["name"], f"rank{'s' * (len(node['ranks']) > 1)} {ranks} on {node['host']}"))
     formats = {
         "train/loss": ("loss", "{:.4f}"),
         "val/loss": ("validation loss", "{:.4f}"),
@@ -141,12 +147,19 @@ def facts(seen: dict[str, Any]) -> list[tuple[str, str]]:
 def gpu_table(rows: list[dict[str, Any]]) -> Table:
     """Return the GPUs of this machine as a table."""
     table = Table(box=None, pad_edge=False)
-    for title in ("GPU", "load", "memory", "temperature", "power"):
-        table.add_column(title, justify="left" if title == "GPU" else "right")
+    for title in ("node", "GPU", "load", "memory", "temperature", "power"):
+        table.add_column(title, justify="left" if title in ("node", "GPU") else "right")
     for gpu in rows:
         memory = f"{gpu['used_gib']:.1f} of {gpu['total_gib']:.1f} GiB"
         name = f"{gpu['index']} {gpu['name']}"
-        table.add_row(name, f"{gpu['load_percent']} %", memory, f"{gpu['temperature_c']} °C", f"{gpu['power_w']:.0f} W")
+        table.add_row(
+            gpu["node"],
+            name,
+            f"{gpu['load_percent']} %",
+            memory,
+            f"{gpu['temperature_c']} °C",
+            f"{gpu['power_w']:.0f} W",
+        )
     return table
 
 

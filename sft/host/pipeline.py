@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,12 +16,14 @@ from rich.console import Console
 
 from sft import cluster
 from sft import run as runs
-from sft.errors import RunFailed, SettingsError, UserError, wrong
-from sft.host import gpus, plan_view
-from sft.host import plan as planning
+from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
+from sft.host import compose, gpus, nodes, opening, plan_view
+from sft.host.launch import ended_with
+from sft.host.nodes import Nodes
 from sft.host.progress import display, duration
+from sft.host.setup import make_folders
 from sft.run import Run
-from sft.settings import TINY, Settings
+from sft.settings import Settings
 from sft.steps import Steps
 
 POLL_S = 0.2
@@ -31,21 +32,17 @@ POLL_S = 0.2
 def train(settings: Settings, console: Console, command: str) -> None:
     """Run the whole pipeline, or resume it, and print the result; `command` is what resumes it. Raises SftError."""
     settings, cards = decide(settings, console)
-    run, others = runs.resumable(settings)
-    need_port(settings)
-    settings, plan = planning.rule(settings, cards)
-    for line in plan_view.before(plan):
-        console.print(line)
-    if run:
+    settings, plan = opening.planned(settings, console.print)
+    start = launcher(settings, cards, console)
+    run = opening.open_run(settings, plan, console.print)
+    for left in reversed(range(settings.restarts + 1)):
+        watched = watch(run, start, console)
+        if not left or not watched.may_go_better:
+            break
+        reason = run.state()["error"]
         runs.reopen(run, settings)
-        console.print(f"resuming {run.path} after step {run.state()['step']} (FRESH=1 starts over)")
-    else:
-        for line in others:
-            console.print(line)
-        run = runs.create(settings, cluster.hostfile(settings.nodes, settings.gpus_per_node))
-        console.print(f"run {run.path}")
-    planning.freeze(plan, run)
-    watch(run, start_nodes(run, settings, cards), console)
+        number = f"{settings.restarts - left + 1} of RESTARTS={settings.restarts}"
+        console.print(f"failed: {reason}; starting again from {run.last_checkpoint()} ({number})")
     conclude(run, console, command)
 
 
@@ -56,74 +53,50 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
         raise UserError(f"{run.path}: is running, and evaluates at its end; watch it with `inv monitor`")
     if not run.final.is_dir():
         raise UserError(f"{run.path}: has no final model yet; finish the run with `make train` first")
-    chosen = {name: getattr(settings, name) for name in ("eval_limit", "eval_batch_size", "max_new_tokens")}
+    names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
+    chosen = {name: getattr(settings, name) for name in names}
     frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
-    need_port(frozen)
     frozen, cards = decide(frozen, console)
+    start = launcher(frozen, cards, console)
     run.evaluation.unlink(missing_ok=True)
     runs.reopen(run, frozen)
-    watch(run, start_nodes(run, frozen, cards), console)
+    watch(run, start, console)
     conclude(run, console, f"inv evaluate --name {run.name}")
-
-
-def need_port(settings: Settings) -> None:
-    """Raise SettingsError where the port that the ranks meet on is taken."""
-    if not cluster.port_is_free(settings.master_port):
-        raise SettingsError([wrong("MASTER_PORT", settings.master_port, "is in use", "choose another port")])
 
 
 def decide(settings: Settings, console: Console) -> tuple[Settings, list[int]]:
     """Return the settings with device and launcher decided, and the GPUs to use; say why. Raises SettingsError."""
     cards = gpus.visible() if settings.device != "cpu" else []
-    wanted = settings.world_size
-    if settings.device == "cuda" and not cards:
-        remedy = "run `make demo`, which needs none, or set DEVICE=cpu"
-        raise SettingsError([wrong("DEVICE", "cuda", "no NVIDIA GPU is visible here", remedy)])
-    if settings.device == "auto" and not cards and settings.model_name != TINY:
-        what = f"no NVIDIA GPU is visible here for {settings.model_name}"
-        remedy = "run `make demo`, which needs none, or set DEVICE=cpu to train on the CPU, slowly"
-        raise SettingsError([wrong("DEVICE", "auto", what, remedy)])
-    device, why = ("cuda", f"{len(cards)} x {cards[0].name}") if cards else ("cpu", "no GPU")
-    if settings.device == "cpu":
-        why = "DEVICE=cpu"
-    if cards and wanted > len(cards):
-        what = f"NODES={settings.nodes} nodes of it want {wanted} GPUs, {len(cards)} are here"
-        remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
-        raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)])
+    on = opening.with_device(settings, cards, settings.world_size, "here")
+    chosen, reason = opening.choose_launcher(settings, bool(cards))
+    why = "DEVICE=cpu" if settings.device == "cpu" else f"{len(cards)} x {cards[0].name}" if cards else "no GPU"
     nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)}"
+    where = "in containers of this machine" if chosen == "compose" else "on this machine"
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
-    reason = "LAUNCHER=local" if settings.launcher == "local" else "the only one"
-    console.print(f"launcher local ({reason}): {nodes} on this machine, {ranks}, on {device} ({why})")
-    return settings.resolved("cuda" if cards else "cpu", "local"), [card.index for card in cards[:wanted]]
+    console.print(f"launcher {chosen} ({reason}): {nodes} {where}, {ranks}, on {on.device} ({why})")
+    return on.resolved(on.device, chosen), [card.index for card in cards[: settings.world_size]]
 
 
-# Nodes
-
-
-def start_nodes(run: Run, settings: Settings, cards: list[int]) -> list[subprocess.Popen[bytes]]:
-    """Start the node program for every node, each with its own cards. Secrets travel in the environment only."""
-    processes = []
-    for rank in range(settings.nodes):
-        per_node = settings.gpus_per_node
-        environment = {
-            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // settings.world_size)),
-            "GLOO_SOCKET_IFNAME": "lo",
-            "NCCL_SOCKET_IFNAME": "lo",
-            **os.environ,
-            **settings.secrets(),
-            "SFT_CUDA_DEVICES": ",".join(map(str, cards[rank * per_node : (rank + 1) * per_node])),
-        }
-        with (run.logs / f"node-{rank}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "sft.host.launch", "--run", str(run.path), "--node-rank", str(rank)],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # the node writes its log itself
-                stderr=log,
-                start_new_session=True,  # a Ctrl-C in the terminal is for us alone
+def launcher(settings: Settings, cards: list[int], console: Console) -> Callable[[Run], Nodes]:
+    """Return what starts a run's nodes, after making sure that it can. Raises SftError."""
+    if settings.launcher == "compose":
+        stack = compose.Stack(settings)
+        stack.check()
+        stack.need_idle()
+        make_folders(settings)
+        stack.build(console)
+        return stack.up
+    ports = [settings.master_port, *([cluster.link_port(settings.master_port)] if settings.nodes > 1 else [])]
+    for port in ports:
+        if not cluster.port_is_free(port):
+            behind = "" if port == settings.master_port else f" (the nodes meet on {port})"
+            raise SettingsError(
+                [wrong("MASTER_PORT", settings.master_port, f"is in use{behind}", "choose another port")]
             )
-        processes.append(process)
-    return processes
+    return lambda run: nodes.start(run, settings, cards)
+
+
+# At work
 
 
 @dataclass
@@ -146,31 +119,59 @@ def noting_interrupts() -> Iterator[Interrupts]:
             signal.signal(number, handler)
 
 
-def watch(run: Run, nodes: list[subprocess.Popen[bytes]], console: Console) -> None:
-    """Show the run until its nodes have ended. A Ctrl-C asks it to save and stop, a second one ends it at once."""
+@dataclass(frozen=True)
+class Watched:
+    """How the nodes of a run ended."""
+
+    run: Run
+    codes: list[int | None]
+    interrupted: bool
+
+    @property
+    def may_go_better(self) -> bool:
+        """Whether the run broke, unasked, in a way that may not come back: by no wrong setting or row, no full disk."""
+        state = self.run.state()
+        would_come_back = UserError.exit_code in self.codes or os.strerror(errno.ENOSPC) in str(state.get("error"))
+        asked = self.interrupted or self.run.stop_reason() is not None
+        return state["status"] == "failed" and not asked and not would_come_back
+
+
+def watch(run: Run, start: Callable[[Run], Nodes], console: Console) -> Watched:
+    """Start a run's nodes and show it until they have ended.
+
+    A Ctrl-C asks it to save and stop, a second one ends it at once. Raises UserError where they cannot be started.
+    """
     described = False
     with noting_interrupts() as interrupts, display(console) as shown:
+        try:
+            started = start(run)
+        except SftError as error:
+            run.update_state("failed", error=str(error))
+            raise
         heard = 0
-        while None in (codes := [node.poll() for node in nodes]):
+        while True:
+            codes = started.codes()
             for rank, code in enumerate(codes):
-                if code is not None and code < 0 and run.failure() is None:
-                    run.fail(f"node {rank}: its program was killed by signal {-code}")
+                if code and run.failure() is None:
+                    run.fail(f"node {rank}: its program {ended_with(code)}")
+            if None not in codes:
+                break
             if len(interrupts.seen) > heard:
                 heard = len(interrupts.seen)
                 if heard == 1:
                     run.request_stop(signal.Signals(interrupts.seen[0]).name)
                     console.print("stopping: finishing the step and saving; Ctrl-C again ends at once")
-                for node in nodes if heard > 1 else []:
-                    if node.poll() is None:
-                        node.send_signal(signal.SIGQUIT)
+                else:
+                    started.end_now()
             if not described and run.prepared.is_file():
                 describe(run, console)
                 described = True
             shown.show(run.state())
             time.sleep(POLL_S)
+        if not run.ended:
+            run.update_state("failed", error=run.failure() or "the node programs were killed")
         shown.show(run.state())
-    if not run.ended:
-        run.update_state("failed", error=run.failure() or "the node programs were killed")
+    return Watched(run, codes, bool(interrupts.seen))
 
 
 def describe(run: Run, console: Console) -> None:

@@ -29,6 +29,7 @@ LARGEST_BUDGET = 32768  # tokens; larger micro-steps are hardly faster
 ENOUGH_TOKENS = 2048  # a budget below it is worth recomputing activations: micro-steps would be bound by Python
 STAND_IN = "RTX 4090"  # the card that is planned for where none is here, and whose speed unknown ones get
 LORA_RANK = 16  # of the adapters that the table shows
+DISPLAY_GIB = 2.0  # of a GPU's memory that a desktop may have; more is another program's
 MANY_GPUS = (2, 4, 8, 16, 32, 64)  # numbers that are tried where a model does not fit
 
 
@@ -62,10 +63,10 @@ class Plan:
     timing: Timing
 
     @classmethod
-    def of(cls, settings: Settings, place: Place, lora_rank: int = 0) -> Plan:
+    def of(cls, settings: Settings, place: Place) -> Plan:
         """Plan settings whose precision is known."""
-        settings = decided(settings, place, lora_rank)
-        job = Job.of(settings, place.shape, place.card, lora_rank, place.fused)
+        settings = decided(settings, place)
+        job = Job.of(settings, place.shape, place.card, place.fused)
         work = workload.work(settings, place.rows, settings.micro_step_tokens)
         needs = memory(job, work.largest, place.rows.target_share, work.micro_steps)
         return cls(settings, place, job, needs, work, timing(job, work, place.rows))
@@ -95,15 +96,23 @@ class Plan:
         else:
             what = f"needs {self.memory.peak / GIB:.1f} GiB of a GPU, {place.limit_bytes / GIB:.1f} GiB can be used"
             what += f" on {place.card.name}"
+        taken_gib = place.card.memory_gib - place.free_gib
+        if taken_gib > DISPLAY_GIB and Plan.of(settings, replace(place, free_gib=place.card.memory_gib)).fits:
+            remedy = f"end what has {taken_gib:.1f} GiB of it (`nvidia-smi`; `inv monitor` shows a run)"
+            return wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)
         for changes in nearest(settings):
             # A budget or recomputation of the user's own that is not among the changes stays.
             found = Plan.of(settings.model_copy(update=changes), place)
             if found.fits:
                 name = next(iter(changes))
                 new = {key: getattr(found.settings, key) for key in changes}
-                return wrong(name.upper(), shown(getattr(settings, name)), what, f"use {in_words(new)}")
+                remedy = f"use {in_words(new)}"
+                if "lora_rank" in changes and (ways := larger(settings, place)):
+                    remedy += f", or all weights with {' or '.join(ways)}"
+                return wrong(name.upper(), shown(getattr(settings, name)), what, remedy)
         name = "ds_config" if self.fits_gpu else "model_name"
-        return wrong(name.upper(), getattr(settings, name), what, larger(settings, place))
+        remedy = f"use {' or '.join([*larger(settings, place), 'a smaller model'])}"
+        return wrong(name.upper(), getattr(settings, name), what, remedy)
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as JSON data, in GiB and seconds."""
@@ -136,7 +145,7 @@ class Plan:
 
 PLANNED_BY = (
     "ds_config", "gradient_checkpointing", "max_tokens_per_micro_step", "precision", "compile", "packing", "batch_size",
-    "max_length",
+    "max_length", "lora_rank",
 )  # fmt: skip
 
 
@@ -189,7 +198,8 @@ def place(settings: Settings, here: list[gpus.Gpu], options: Options = HERE) -> 
         notes += [unknown] if unknown else []
         card = replace(card, name=here[0].name.removeprefix("NVIDIA "), memory_gib=here[0].total_gib)
         free_gib = min(gpu.total_gib - gpu.used_gib for gpu in here)
-        fused = importlib.util.find_spec("liger_kernel") is not None
+        # An image with a GPU has Liger's kernels; the host of a container needs none of the training packages.
+        fused = settings.launcher == "compose" or importlib.util.find_spec("liger_kernel") is not None
         notes += [] if fused else ["liger-kernel is not installed here: with it activations take a third less"]
     shape = shapes.read(Path(options.shape)) if options.shape else shapes.need(settings)
     rows = workload.rows_of(settings, options.tokens_per_row, options.rows)
@@ -209,7 +219,7 @@ def known(gpu: gpus.Gpu) -> tuple[Card, str]:
 # What
 
 
-def decided(settings: Settings, place: Place, lora_rank: int = 0) -> Settings:
+def decided(settings: Settings, place: Place) -> Settings:
     """Return the settings with numbers for budget and recomputation where they say auto.
 
     The budget is the largest that fits, no larger than a step needs. Activations are recomputed where too few tokens
@@ -226,7 +236,7 @@ def decided(settings: Settings, place: Place, lora_rank: int = 0) -> Settings:
     fitting = 0
     for recompute in (False, True) if wanted is None else (wanted,):
         settings = settings.model_copy(update={"gradient_checkpointing": recompute})
-        job = Job.of(settings, place.shape, place.card, lora_rank, place.fused)
+        job = Job.of(settings, place.shape, place.card, place.fused)
         fitting = tokens_that_fit(job, place.limit_bytes, place.rows.target_share, cap)
         if fitting >= enough:
             break
@@ -246,6 +256,9 @@ def nearest(settings: Settings) -> Iterator[dict[str, Any]]:
     for name in ("zero3", "zero3_offload"):
         if name != settings.ds_config:
             yield {"ds_config": name} | auto
+    if not settings.lora_rank:
+        yield {"lora_rank": LORA_RANK} | auto
+        yield {"lora_rank": LORA_RANK, "ds_config": "zero3"} | auto
     if not settings.packing:
         yield {"packing": True} | auto
     length = settings.max_length // 2
@@ -266,37 +279,40 @@ def in_words(changes: dict[str, Any]) -> str:
     return " ".join(f"{name.upper()}={shown(value)}" for name, value in named.items())
 
 
-def larger(settings: Settings, place: Place) -> str:
-    """Return what to do where nothing fits here: on how many GPUs it would, or in how much of the machine's memory."""
+def larger(settings: Settings, place: Place) -> list[str]:
+    """Return what would do with more than is here: a number of GPUs, or so much of the machine's memory."""
     auto = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None}
     ways = []
     for number in MANY_GPUS:
         machines = {"nodes": 1, "gpus_per_node": number, "global_batch_size": max(number, settings.sequences_per_step)}
         more = settings.model_copy(update=auto | machines | {"ds_config": "zero3"})
         if number > settings.world_size and Plan.of(more, place).fits:
-            ways.append(f"DS_CONFIG=zero3 on {number} of them")
+            ways.append(f"DS_CONFIG=zero3 on {number} GPUs")
             break
     offloaded = Plan.of(settings.model_copy(update=auto | {"ds_config": "zero3_offload"}), place)
     if offloaded.fits_gpu:
-        ways.append(f"DS_CONFIG=zero3_offload with {offloaded.host_gib:.0f} GiB of memory in the machine")
-    return f"use {', '.join([*ways, 'or a smaller model']) if ways else 'a smaller model'}"
+        ways.append(f"DS_CONFIG=zero3_offload in {offloaded.host_gib:.0f} GiB of memory")
+    return ways
 
 
 def variants(chosen: Plan) -> Iterator[tuple[str, Plan]]:
-    """Yield names and plans of other ways to train the same: ZeRO's stages, recomputation, LoRA, each at its best."""
+    """Yield names and plans of other ways to train: ZeRO's stages, recomputation, LoRA, each at its best."""
     for name in dict.fromkeys([*DS_CONFIGS, chosen.settings.ds_config]):
         for recompute in (False, True):
-            yield name, Plan.of(varied(chosen, name, recompute), chosen.place)
-    for name in ("zero2", "zero3"):
+            yield name, varied(chosen, name, recompute, lora_rank=0)
+    rank = chosen.settings.lora_rank or LORA_RANK
+    for name in dict.fromkeys(["zero2", "zero3", *([chosen.settings.ds_config] if chosen.settings.lora_rank else [])]):
         for recompute in (False, True):
-            yield f"{name}, LoRA {LORA_RANK}", Plan.of(varied(chosen, name, recompute), chosen.place, LORA_RANK)
+            yield f"{name}, LoRA {rank}", varied(chosen, name, recompute, rank)
 
 
-def varied(chosen: Plan, ds_config: str, recompute: bool) -> Settings:
-    """Return a plan's settings with others for the table; the budget is left to the plan."""
-    return chosen.settings.model_copy(
-        update={"ds_config": ds_config, "gradient_checkpointing": recompute, "max_tokens_per_micro_step": None}
-    )
+def varied(chosen: Plan, ds_config: str, recompute: bool, lora_rank: int) -> Plan:
+    """Return a plan for the table: with other settings than those chosen, the budget left to it; or the chosen one."""
+    settings = chosen.settings
+    if (ds_config, recompute, lora_rank) == (settings.ds_config, settings.gradient_checkpointing, settings.lora_rank):
+        return chosen
+    changes = {"ds_config": ds_config, "gradient_checkpointing": recompute, "lora_rank": lora_rank}
+    return Plan.of(settings.model_copy(update=changes | {"max_tokens_per_micro_step": None}), chosen.place)
 
 
 # The task, and in front of a run
@@ -310,8 +326,8 @@ def plan(settings: Settings, options: Options) -> Plan:
     return Plan.of(settings, place(settings, gpus.visible(), options))
 
 
-def rule(settings: Settings, indices: list[int]) -> tuple[Settings, Plan | None]:
-    """Return the settings of a run on these GPUs with the plan's numbers, and the plan; None where it knows no model.
+def rule(settings: Settings) -> tuple[Settings, Plan | None]:
+    """Return the settings of a run on the first GPUs with the plan's numbers, and the plan; None of an unknown model.
 
     Raises SettingsError for settings that cannot fit, unless PLAN=warn.
     """
@@ -319,8 +335,7 @@ def rule(settings: Settings, indices: list[int]) -> tuple[Settings, Plan | None]
         return settings, None
     if shapes.find(settings) is None:
         return settings.planned(settings.micro_step_tokens, recompute=False), None
-    here = [gpu for gpu in gpus.visible() if gpu.index in indices]
-    plan = Plan.of(settings, place(settings, here))
+    plan = Plan.of(settings, place(settings, gpus.visible()[: settings.world_size]))
     if not plan.fits and settings.plan == "refuse":
         raise SettingsError([plan.problem()])
     return plan.settings, plan

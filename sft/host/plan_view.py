@@ -122,22 +122,25 @@ def step_lines(plan: Plan) -> Iterator[str]:
 def comparison_table(plan: Plan) -> Iterator[str]:
     """Yield other ways to train the same, each at its best budget, the fastest that fits and the chosen one marked."""
     rows = list(variants(plan))
-    full = [found for name, found in rows if found.fits and not found.job.lora_rank]
-    best = min((found.timing.total_s for found in full), default=0.0)
+    best = {adapted: fastest(rows, adapted) for adapted in (False, True)}
     yield (f"  {'DS_CONFIG':<17}{'recompute':<10}{'tokens':>7}{'GPU GiB':>9}{'host GiB':>9}{'tokens/s':>10}{'time':>9}")
     for name, found in rows:
         label, recompute = Path(name).name[:16], "yes" if found.job.recompute else "no"
-        chosen = (name, found.job.recompute) == (plan.settings.ds_config, plan.job.recompute)
-        found = plan if chosen else found
         tokens = found.settings.micro_step_tokens if plan.settings.packing else found.work.largest
         speed = f"{found.timing.tokens_per_second:>10,.0f}{duration(found.timing.total_s):>9}"
-        fastest = found.fits and not found.job.lora_rank and found.timing.total_s <= best
+        is_best = found.fits and found.timing.total_s <= best[found.job.lora_rank > 0]
         yield (
-            f"{'>' if chosen else ' '} {label:<17}{recompute:<10}{tokens:>7,}"
+            f"{'>' if found is plan else ' '} {label:<17}{recompute:<10}{tokens:>7,}"
             f"{found.memory.peak / GIB:>9.1f}{found.host_gib:>9.1f}{speed if found.fits else 'does not fit':>19}"
-            f"{' *' if fastest else ''}"
+            f"{' *' if is_best else ''}"
         )
-    yield "  > as set   * fastest of the full fine-tunings that fit"
+    yield "  > as set   * fastest that fits, of all weights and of a LoRA adapter"
+
+
+def fastest(rows: list[tuple[str, Plan]], adapted: bool) -> float:
+    """Return the least time of the plans that fit, of all weights or of an adapter."""
+    times = [found.timing.total_s for _, found in rows if found.fits and (found.job.lora_rank > 0) == adapted]
+    return min(times, default=0.0)
 
 
 def seconds(value: float) -> str:

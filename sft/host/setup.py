@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sft.errors import SettingsError, UserError, wrong
-from sft.settings import Settings
+from sft.settings import FOLDERS, Settings
 from sft.variables import ENV_FILE
 
 EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
@@ -29,7 +29,7 @@ def make_env_file(console: Console) -> None:
 def make_folders(settings: Settings) -> None:
     """Make the folders of data, models and runs. Raises SettingsError for those that cannot be written."""
     problems = []
-    for name in ("data_path", "model_path", "runs_path"):
+    for name in FOLDERS:
         path: Path = getattr(settings, name)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -42,11 +42,32 @@ def make_folders(settings: Settings) -> None:
         raise SettingsError(problems)
 
 
+def set_up_docker(settings: Settings, console: Console) -> None:
+    """Check docker and build the image, where runs will be in containers. Raises SftError."""
+    from sft.host import checks, compose, docker_checks, gpus, opening
+
+    cards = gpus.visible() if settings.device != "cpu" else []
+    launcher, why = opening.choose_launcher(settings, bool(cards))
+    console.print(f"launcher {launcher} ({why})")
+    if launcher != "compose":
+        return
+    settings = settings.model_copy(update={"device": "cuda" if cards else "cpu"})
+    machine = [checks.memory(settings), checks.disk(settings), checks.gpu(settings)]
+    checks.report([*docker_checks.before_build(settings), *machine], console)
+    stack = compose.Stack(settings)
+    stack.build(console)
+    if cards:
+        checks.report([docker_checks.gpus_inside(settings)], console)
+    for line in stack.complete_env_file():
+        console.print(f"added to {ENV_FILE}, for `docker compose` by hand: {line}")
+
+
 def setup(console: Console) -> None:
     """Make `.env` and the folders, and bring data and model here. Raises UserError where one cannot be had."""
     make_env_file(console)
     settings = Settings.load()
     make_folders(settings)
+    set_up_docker(settings, console)
     console.print(f"getting {settings.dataset} and {settings.model_name} (once)")
     command = [sys.executable, "-m", "sft.trainer.prepare"]
     environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}

@@ -16,6 +16,7 @@ from transformers.integrations.liger import apply_liger_kernel
 
 from sft.settings import Settings
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
+from sft.trainer import adapter
 from sft.trainer import model as models
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
@@ -34,6 +35,8 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
     model.config.use_cache = False
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if settings.lora_rank:
+        adapter.add(model, settings)
     model.train()
     layers = decoder_layers(model)
     if settings.compile:

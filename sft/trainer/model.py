@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import torch
 import transformers
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+from sft.run import Run
 from sft.settings import Settings
-from sft.trainer import distributed
+from sft.trainer import adapter, distributed
 from sft.trainer.distributed import World
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -37,30 +40,45 @@ def load(path: Path, settings: Settings, config: dict[str, Any] | None = None) -
     return model
 
 
-def export(engine: Any, base: Path, folder: Path, world: World) -> None:
-    """Write the trained model to `folder` in Hugging Face layout, complete or not at all (all ranks).
+def export(engine: Any, base: Path, run: Run, world: World) -> None:
+    """Write the trained model to `final/` in Hugging Face layout, complete or not at all (all ranks).
 
     It is loaded again and compared bit by bit before the folder gets its name: a model that was saved without its
-    tied weights, or half, is found out here and not by its user.
+    tied weights, or half, is found out here and not by its user. A LoRA adapter is written to `adapter/` and merged.
     """
     if engine.zero_optimization_stage() == 3:
         weights = engine._zero3_consolidated_16bit_state_dict()  # the public save writes a .bin file; on rank 0
     else:
         weights = engine.module.state_dict()
     if world.is_main:
-        temporary = folder.with_name(f".{folder.name}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            named = {
-                name.removeprefix("model."): value.detach().cpu()
-                for name, value in weights.items()
-                if name.startswith("model.")  # the loss shares the head's weights
-            }
-            write_model(engine.module.model, named, base, temporary)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        named = {
+            name.removeprefix("model."): value.detach().cpu()
+            for name, value in weights.items()
+            if name.startswith("model.")  # the loss shares the head's weights
+        }
+        model = engine.module.model
+        if adapter.is_adapted(model):
+            with complete(run.adapter) as folder:
+                adapter.write(model, named, base, folder)
+            model = adapter.merged(base, run.adapter, model.dtype)
+            named = model.state_dict()
+        with complete(run.final) as folder:
+            write_model(model, named, base, folder)
     distributed.barrier()
+
+
+@contextmanager
+def complete(folder: Path) -> Iterator[Path]:
+    """Yield a name beside `folder` that is given to it where nothing broke, and removed otherwise."""
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield temporary
+        if folder.exists():  # of an attempt that broke after it
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_model(

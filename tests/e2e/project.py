@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,16 +21,23 @@ from sft.run import Run
 from sft.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("Makefile", "tasks.py", "pyproject.toml", ".env.example", "sft", "ds_configs")
+PARTS = (
+    "Makefile", "tasks.py", "pyproject.toml", ".env.example", "sft", "ds_configs", "docker-compose.yml", "docker",
+    ".dockerignore",
+)  # fmt: skip
 TIMEOUT_S = 300
 
 
 class Project:
     """The copy, and what runs in it. Its `mark` is in the environment of every process that it starts."""
 
+    launcher = "local"
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.mark = uuid.uuid4().hex
+        self.invoke = [f"{sys.prefix}/bin/inv"]
+        self.user: dict[str, Any] = {}  # whose processes they are, as subprocess.Popen wants it
         for part in PARTS:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
             copy(ROOT / part, path / part)
@@ -38,13 +46,14 @@ class Project:
     def environment(self, **settings: Any) -> dict[str, str]:
         """Return this process's environment without settings, and with those given."""
         names = {name.upper() for name in Settings.model_fields} | {"MAKE_SETTINGS", "MAKEFLAGS", "MAKELEVEL"}
+        settings = {"LAUNCHER": self.launcher} | settings
         kept = {name: value for name, value in os.environ.items() if name not in names}
         given = {name: str(value) for name, value in settings.items()}
         return kept | {"MASTER_PORT": str(free_port()), "SFT_TEST": self.mark} | given
 
     def start(self, *command: str, **settings: Any) -> subprocess.Popen[str]:
         """Start a command of the project's environment with settings in the environment."""
-        program = [f"{sys.prefix}/bin/inv", *command] if command[0] != "make" else list(command)
+        program = [*self.invoke, *command] if command[0] != "make" else list(command)
         return subprocess.Popen(
             program,
             cwd=self.path,
@@ -54,6 +63,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            **self.user,
         )
 
     def inv(self, *command: str, **settings: Any) -> subprocess.CompletedProcess[str]:
@@ -113,7 +123,11 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[str], run: Ru
 
 
 def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that is free now, and so is the next one."""
+    while True:
+        with socket.socket() as probe, socket.socket() as behind:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+            with contextlib.suppress(OSError, OverflowError):
+                behind.bind(("127.0.0.1", port + 1))
+                return port

@@ -9,6 +9,7 @@ from rich.console import Console
 from sft import cluster
 from sft import run as runs
 from sft.host import monitor
+from sft.host.gpus import Gpu
 from sft.settings import Settings
 
 
@@ -82,3 +83,16 @@ def test_a_long_curve_is_drawn_in_its_means():
     drawn = monitor.curve([float(i) for i in range(6000)])
     assert len(drawn) == monitor.CURVE_WIDTH and drawn[0] == 49.5
     assert monitor.blocks([0.0, 1.0]) == "▁█" and monitor.blocks([2.0, 2.0]) == "▁▁"
+
+
+def test_both_nodes_and_whose_gpus_they_are(run, monkeypatch):
+    cards = [Gpu(i, "RTX 4090", 50, 10.0, 24.0, 60, 300.0, "580.1", uuid=f"GPU-{i}") for i in range(4)]
+    monkeypatch.setattr(monitor.gpus, "visible", lambda: cards)
+    for rank, name in enumerate(("llm-master", "llm-worker")):
+        mine = [2 * rank, 2 * rank + 1]
+        about = {"name": name, "host": name, "ranks": mine, "gpus": [f"GPU-{i}" for i in mine]}
+        run.node_file(rank).write_text(json.dumps(about))
+    seen = monitor.snapshot(run, [])
+    assert [gpu["node"] for gpu in seen["gpus"]] == ["llm-master", "llm-master", "llm-worker", "llm-worker"]
+    lines = [line for line in shown(run).splitlines() if "llm-worker" in line]
+    assert "ranks 2, 3 on llm-worker" in lines[0] and "3 RTX 4090" in lines[-1]

@@ -136,7 +136,7 @@ def test_states_are_sharded_as_zero_says(stage):
 
 def test_offload_and_lora_need_less():
     def peak(ds_config="zero3", lora_rank=0):
-        job = Job.of(Settings.load(None, precision="bf16", ds_config=ds_config), THREE_B, H100, lora_rank)
+        job = Job.of(Settings.load(None, precision="bf16", ds_config=ds_config, lora_rank=lora_rank), THREE_B, H100)
         return memory(job, 2000, 0.6, 1).peak, host_bytes(job) / THREE_B.weights
 
     full, offloaded, adapted = peak(), peak("zero3_offload"), peak(lora_rank=16)
@@ -303,8 +303,8 @@ def test_a_budget_of_the_users_own_stays():
         ),
         (
             {"model_name": "meta-llama/Llama-3.1-8B"},
-            r"MODEL_NAME=meta-llama/Llama-3.1-8B: needs .*; use DS_CONFIG=zero3 on 8 of them, "
-            r"DS_CONFIG=zero3_offload with 135 GiB of memory in the machine, or a smaller model$",
+            r"LORA_RANK=0: needs 37.\d GiB .*; use LORA_RANK=16, or all weights with DS_CONFIG=zero3 on 8 GPUs or "
+            r"DS_CONFIG=zero3_offload in 135 GiB of memory$",
         ),
     ],
 )
@@ -345,7 +345,7 @@ def card_here(name="NVIDIA GeForce RTX 4090", used_gib=0.5):
 
 def test_a_run_gets_the_plans_numbers(monkeypatch):
     monkeypatch.setattr(gpus, "visible", card_here)
-    settings, found = plan.rule(Settings.load(None).resolved("cuda", "local"), [0, 1, 2, 3])
+    settings, found = plan.rule(Settings.load(None).resolved("cuda", "local"))
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing) == (2304, False)
     assert found.place.card.name == "GeForce RTX 4090" and found.place.free_gib == 23.5
     assert [line[:11] for line in plan_view.before(found)] == ["      plan:", " " * 11, " " * 11]
@@ -353,16 +353,17 @@ def test_a_run_gets_the_plans_numbers(monkeypatch):
 
 def test_a_run_that_cannot_fit_is_refused_or_warned_of(monkeypatch):
     monkeypatch.setattr(gpus, "visible", lambda: card_here(used_gib=20))
-    with pytest.raises(SettingsError, match="MODEL_NAME=.*: needs .* GiB of a GPU, 3.8 GiB can be used on GeForce"):
-        plan.rule(Settings.load(None).resolved("cuda", "local"), [0, 1, 2, 3])
-    settings, found = plan.rule(Settings.load(None, plan="warn").resolved("cuda", "local"), [0, 1, 2, 3])
+    line = "GPUS_PER_NODE=2: needs .* GiB of a GPU, 3.8 GiB can be used on GeForce RTX 4090; end what has 20.0 GiB"
+    with pytest.raises(SettingsError, match=line):
+        plan.rule(Settings.load(None).resolved("cuda", "local"))
+    settings, found = plan.rule(Settings.load(None, plan="warn").resolved("cuda", "local"))
     assert settings.max_tokens_per_micro_step == 1024 and "needs" in plan_view.before(found)[-1]
 
 
 def test_no_plan_on_a_cpu_or_of_an_unknown_model():
-    settings, found = plan.rule(Settings.load(None, device="cpu").resolved("cpu", "local"), [])
+    settings, found = plan.rule(Settings.load(None, device="cpu").resolved("cpu", "local"))
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
-    settings, found = plan.rule(Settings.load(None, model_name="a/b").resolved("cuda", "local"), [0])
+    settings, found = plan.rule(Settings.load(None, model_name="a/b").resolved("cuda", "local"))
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
     assert plan_view.before(None) == []
 
@@ -429,10 +430,17 @@ def test_a_deepspeed_file_of_the_users_own_is_planned_and_marked(tmp_path):
 def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
     started = []
     monkeypatch.setattr(gpus, "visible", card_here)
-    monkeypatch.setattr(pipeline, "start_nodes", lambda run, settings, cards: started.append(run) or [])
-    monkeypatch.setattr(pipeline, "watch", lambda run, nodes, console: run.update_state("stopped"))
+    monkeypatch.setattr(pipeline.nodes, "start", lambda run, settings, cards: started.append(run))
+
+    def watch(run, start, console):
+        start(run)
+        run.update_state("stopped")
+        return pipeline.Watched(run, [0, 0], interrupted=False)
+
+    monkeypatch.setattr(pipeline, "watch", watch)
     console = Console(file=io.StringIO(), width=80, soft_wrap=True)
-    pipeline.train(Settings.load(None, master_port=free_port()), console, "make train")
+    local = {"master_port": free_port(), "launcher": "local"}
+    pipeline.train(Settings.load(None, **local), console, "make train")
     (run,) = started
     frozen = json.loads(run.settings_file.read_text())
     assert (frozen["max_tokens_per_micro_step"], frozen["gradient_checkpointing"]) == (2304, False)
@@ -440,7 +448,9 @@ def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
     said = console.file.getvalue()
     assert "plan: " in said and "GiB on each GPU" in said and "tokens/s" in said
     with pytest.raises(SettingsError, match="needs .* GiB of a GPU"):
-        pipeline.train(Settings.load(None, model_name="meta-llama/Llama-3.1-8B", run_name="b"), console, "make train")
+        pipeline.train(
+            Settings.load(None, model_name="meta-llama/Llama-3.1-8B", run_name="b", **local), console, "make train"
+        )
     assert not Path("runs/b").exists()
 
 

@@ -1,0 +1,180 @@
+"""The line between the node programs: node 0 listens beside the ranks' port, every other node connects and stays.
+
+Ranks notice a dead peer late, over NCCL only after minutes. A node program that dies closes its connection at once, and
+a network that was cut is found out by the kernel's keepalive within half a minute. A node that ends well says so first.
+Lines of text: `node R` from a newcomer, `run NAME` or `failed REASON` to it, `goodbye` from either side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import time
+from dataclasses import dataclass, field
+
+# A silent peer is asked after 5 s, and given up after 20 s without an answer.
+KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
+CONNECT_TIMEOUT_S = 2.0
+REFUSE_S = 10.0
+
+
+def master_address() -> str:
+    """Return where node 0 is: MASTER_ADDR of the environment, or this machine."""
+    return os.environ.get("MASTER_ADDR", "127.0.0.1")
+
+
+@dataclass
+class Peer:
+    """The connection to one other node."""
+
+    connection: socket.socket
+    text: str = ""
+    lost: str = ""
+
+    def __post_init__(self) -> None:
+        """Never wait for it, and have the kernel ask whether it is still there."""
+        self.connection.setblocking(False)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            self.connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    def read(self) -> None:
+        """Take in what has come; an end without a goodbye is a loss."""
+        if self.lost:
+            return
+        try:
+            while part := self.connection.recv(4096):
+                self.text += part.decode(errors="replace")
+            self.lost = "its program is gone"
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.lost = f"the network between: {error.strerror or error}"
+
+    def say(self, line: str) -> None:
+        """Send a line. A peer that cannot be reached is found out by `read`."""
+        with contextlib.suppress(OSError):
+            self.connection.send(f"{line}\n".encode())
+
+    def said(self, pattern: str) -> str | None:
+        """Return the first group of a line that the peer has sent, or None."""
+        match = re.search(rf"^{pattern}\n", self.text, re.MULTILINE)
+        return match[1] if match else None
+
+
+@dataclass
+class Link:
+    """A node's connections: those of node 0 to every other node, or the one of another node to node 0.
+
+    Nothing here waits: `poll` does what can be done now, and the node program calls it often.
+    """
+
+    peers: dict[int, Peer] = field(default_factory=dict)
+
+    def poll(self) -> None:
+        """Take in what the others have sent."""
+        for peer in self.peers.values():
+            peer.read()
+
+    def lost(self) -> str | None:
+        """Return which node was lost and how, or None."""
+        for rank, peer in self.peers.items():
+            if peer.lost and peer.said("(goodbye)") is None:
+                return f"lost node {rank} ({peer.lost})"
+        return None
+
+    def close(self, well: bool) -> None:
+        """End the connections, with a goodbye where this node has done its part."""
+        for peer in self.peers.values():
+            if well:
+                peer.say("goodbye")
+            peer.connection.close()
+        self.peers.clear()
+
+
+class MasterLink(Link):
+    """Node 0's side."""
+
+    def __init__(self, nodes: int, port: int) -> None:
+        """Listen on `port` for the other nodes. Raises OSError where that cannot be."""
+        super().__init__()
+        self.nodes, self.answer = nodes, ""
+        self.newcomers: list[Peer] = []
+        address = master_address()
+        host = address if address.startswith("127.") or address == "localhost" else ""
+        self.listener = socket.create_server((host, port))
+        self.listener.setblocking(False)
+
+    def poll(self) -> None:
+        """Let newcomers in, answer them as soon as there is an answer, and take in what the others have sent."""
+        with contextlib.suppress(BlockingIOError):
+            self.newcomers.append(Peer(self.listener.accept()[0]))
+        for newcomer in list(self.newcomers if self.answer else []):
+            newcomer.read()
+            rank = newcomer.said(r"node (\d+)")
+            if rank is None and not newcomer.lost:
+                continue
+            self.newcomers.remove(newcomer)
+            if rank is None or not 0 < int(rank) < self.nodes or int(rank) in self.peers:
+                newcomer.connection.close()  # no node of this run
+                continue
+            self.peers[int(rank)] = newcomer
+            newcomer.say(self.answer)
+        super().poll()
+
+    def name_run(self, name: str) -> None:
+        """Tell every node that comes which run it is."""
+        self.answer = f"run {name}"
+
+    def refuse(self, reason: str) -> None:
+        """Tell the others that there is no run, as far as they come soon."""
+        self.answer = f"failed {' / '.join(reason.splitlines())}"
+        deadline = time.monotonic() + REFUSE_S
+        while self.missing() and time.monotonic() < deadline:
+            self.poll()
+            time.sleep(0.1)
+        self.close(well=True)
+
+    def missing(self) -> list[int]:
+        """Return the nodes that have not come yet."""
+        return [rank for rank in range(1, self.nodes) if rank not in self.peers]
+
+    def close(self, well: bool) -> None:
+        """End the connections and stop to listen."""
+        super().close(well)
+        for newcomer in self.newcomers:
+            newcomer.connection.close()
+        self.listener.close()
+
+
+class WorkerLink(Link):
+    """Another node's side."""
+
+    def __init__(self, rank: int, port: int) -> None:
+        """Be node `rank`, and look for node 0 at `port`."""
+        super().__init__()
+        self.rank, self.port = rank, port
+
+    def poll(self) -> None:
+        """Connect to node 0 where that is still to be done, and take in what it has sent."""
+        if not self.peers:
+            try:
+                connection = socket.create_connection((master_address(), self.port), CONNECT_TIMEOUT_S)
+            except OSError:
+                return  # not there yet
+            if connection.getsockname() == connection.getpeername():  # a port of ours, drawn by chance
+                connection.close()
+                return
+            self.peers[0] = Peer(connection)
+            self.peers[0].say(f"node {self.rank}")
+        super().poll()
+
+    def run_name(self) -> str | None:
+        """Return the name of the run that node 0 works on, or None as long as it has not said it."""
+        return self.peers[0].said("run (.+)") if self.peers else None
+
+    def refusal(self) -> str | None:
+        """Return why node 0 has no run, or None."""
+        return self.peers[0].said("failed (.+)") if self.peers else None

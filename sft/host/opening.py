@@ -1,0 +1,80 @@
+"""Before a run's nodes start: its device is decided and its directory opened, by the tasks or by node 0 itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sft import cluster
+from sft import run as runs
+from sft.errors import SettingsError, wrong
+from sft.host import compose, plan_view
+from sft.host import plan as planning
+from sft.host.gpus import Gpu
+from sft.host.plan import Plan
+from sft.run import Run
+from sft.settings import TINY, Launcher, Settings
+
+OVERLAY = "COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"
+
+
+def with_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -> Settings:
+    """Return the settings with the device decided. Raises SettingsError where `wanted` GPUs are not there."""
+    inside = where != "here"
+    without = f"put {OVERLAY} into .env" if inside else "run `make demo`, which needs none"
+    if settings.device == "cpu":
+        return settings
+    if settings.device == "cuda" and not cards:
+        remedy = f"{without}, or set DEVICE=cpu"
+        raise SettingsError([wrong("DEVICE", "cuda", f"no NVIDIA GPU is visible {where}", remedy)])
+    if not cards and settings.model_name != TINY:
+        what = f"no NVIDIA GPU is visible {where} for {settings.model_name}"
+        remedy = f"{without}, or set DEVICE=cpu to train on the CPU, slowly"
+        raise SettingsError([wrong("DEVICE", "auto", what, remedy)])
+    if cards and wanted > len(cards):
+        what = f"{len(cards)} GPUs are {where}"
+        remedy = f"set GPUS_PER_NODE={len(cards)}, or give the node more device_ids"
+        if not inside:
+            what = f"NODES={settings.nodes} nodes of it want {wanted} GPUs, {len(cards)} are here"
+            remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
+        raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)])
+    return settings.model_copy(update={"device": "cuda" if cards else "cpu"})
+
+
+def choose_launcher(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
+    """Return the launcher and why it is that one. Raises SettingsError where docker is asked for and does not work."""
+    if settings.launcher == "local":
+        return "local", "LAUNCHER=local"
+    if settings.launcher == "compose":
+        if found := compose.problem():
+            raise SettingsError([wrong("LAUNCHER", "compose", *found)])
+        return "compose", "LAUNCHER=compose"
+    if not has_gpu:
+        return "local", "DEVICE=cpu" if settings.device == "cpu" else "no GPU"
+    if settings.nodes != 2:
+        return "local", f"NODES={settings.nodes}"
+    if found := compose.problem():
+        return "local", found[0]
+    return "compose", "docker works and a GPU is here"
+
+
+def planned(settings: Settings, say: Callable[[str], None]) -> tuple[Settings, Plan | None]:
+    """Return the settings with the numbers of a plan that is said in short, and it. Raises SettingsError."""
+    settings, plan = planning.rule(settings)
+    for line in plan_view.before(plan):
+        say(line)
+    return settings, plan
+
+
+def open_run(settings: Settings, plan: Plan | None, say: Callable[[str], None]) -> Run:
+    """Return the run to go on with, ready for its nodes, or a new one. Raises SftError."""
+    run, others = runs.resumable(settings)
+    if run:
+        runs.reopen(run, settings)
+        say(f"resuming {run.path} after step {run.state()['step']} (FRESH=1 starts over)")
+    else:
+        for line in others:
+            say(line)
+        run = runs.create(settings, cluster.hostfile(settings.nodes, settings.gpus_per_node))
+        say(f"run {run.path}")
+    planning.freeze(plan, run)
+    return run

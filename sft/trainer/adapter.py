@@ -1,0 +1,67 @@
+"""LoRA (Hu et al. 2021) through peft: small matrices beside the frozen linear layers are trained instead of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from sft.errors import SettingsError, wrong
+from sft.settings import Settings
+
+NAME = "default"  # peft's own name for an only adapter
+
+
+def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
+    """Freeze a model's weights and put an adapter beside its linear layers, the same on every rank.
+
+    Raises SettingsError where LORA_TARGETS names no layer of the model.
+    """
+    targets = settings.lora_targets
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
+        target_modules=targets if targets == "all-linear" else [name.strip() for name in targets.split(",")],
+    )  # fmt: skip
+    torch.manual_seed(settings.seed)
+    try:
+        model.add_adapter(config)
+    except ValueError as error:
+        what = f"does not fit this model ({str(error).splitlines()[0]})"
+        remedy = "use all-linear or names of its linear layers, such as q_proj,v_proj"
+        raise SettingsError([wrong("LORA_TARGETS", targets, what, remedy)]) from None
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(model.dtype)
+    # The first layer's input must want a gradient: ZeRO-3 takes the gradients of a layer for complete with that one.
+    model.enable_input_require_grads()
+
+
+def is_adapted(model: torch.nn.Module) -> bool:
+    """Tell whether a model has an adapter."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def write(model: Any, weights: dict[str, torch.Tensor], base: Path, folder: Path) -> None:
+    """Write the adapter to `folder` in peft's layout; `weights` are the model's, by its own names."""
+    folder.mkdir(parents=True)
+    config: peft.LoraConfig = model.peft_config[NAME]
+    config.base_model_name_or_path = str(base.resolve())
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    own = {
+        f"base_model.model.{name.replace(f'.{NAME}.', '.')}": value.contiguous()
+        for name, value in weights.items()
+        if "lora_" in name
+    }
+    save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def merged(base: Path, adapter: Path, dtype: torch.dtype) -> Any:
+    """Return the base model with the adapter's product added to its weights, a plain model without peft."""
+    whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    return peft.PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()

@@ -1,0 +1,34 @@
+"""A real engine and the project's own stack on it. Without an engine these tests are skipped, with the remedy."""
+
+import os
+
+import pytest
+
+from sft.host import compose
+
+from .stack import Stack
+
+
+def pytest_collection_modifyitems(items):
+    ours = [item for item in items if "compose" in item.path.parts]
+    reason = why_not() if ours else None
+    for item in ours:
+        item.add_marker(pytest.mark.compose)
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def why_not():
+    """Return why the stack cannot be brought up here, with the remedy."""
+    if found := compose.problem():
+        return "; ".join(found)
+    if not os.environ.get("BASE_IMAGE"):
+        return "BASE_IMAGE is not set; `export BASE_IMAGE=$(.ci/base-image)` makes one without an image registry"
+    return None
+
+
+@pytest.fixture(scope="session")
+def stack():
+    stack = Stack()
+    yield stack
+    stack.remove()

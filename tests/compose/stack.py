@@ -1,0 +1,138 @@
+"""The project as an unprivileged user has it who may use docker, and the two containers of its compose stack."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from testcontainers.compose import DockerCompose
+
+from sft.host import compose
+from sft.run import Run
+from tests.e2e.project import Project
+
+UID = 1000
+NODES = ("llm-master", "llm-worker")
+IMAGE = "sft-test"
+
+
+class Stack(Project):
+    """The copy of the project, and its containers, which have a compose project name of their own."""
+
+    launcher = "compose"
+
+    def __init__(self) -> None:
+        # pytest's own folders are closed to the user.
+        super().__init__(Path(tempfile.mkdtemp(prefix="sft-compose-")))
+        self.name = f"sft-test-{uuid.uuid4().hex[:8]}"
+        self.env_file()
+        self.path.chmod(0o755)
+        self.more: dict[str, str] = {}
+        if os.geteuid() == 0:
+            self.invoke = [unprivileged_python(), "-m", "invoke"]
+            self.more = {"PYTHONPATH": sysconfig.get_path("purelib")}
+            self.user = {"user": UID, "group": UID, "extra_groups": [grp.getgrnam("docker").gr_gid]}
+            compose.hand_over(self.path)
+
+    @property
+    def uid(self) -> int:
+        """The user whose files a run makes: UID, or who runs the tests."""
+        return compose.owner()[0]
+
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """Return the environment of a user's shell."""
+        ours = {"COMPOSE_PROJECT_NAME": self.name, "SFT_IMAGE": IMAGE, "HOME": str(self.path)}
+        return super().environment(**settings) | ours | self.more
+
+    def env_file(self, **settings: Any) -> None:
+        """Write `.env`."""
+        self.write(".env", "".join(f"{name}={value}\n" for name, value in settings.items()))
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file as the user would, readable by that user alone."""
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o600)
+        for part in (path, path.parent):
+            os.chown(part, self.uid, -1)
+
+    def compose(self, monkeypatch: Any) -> DockerCompose:
+        """Return the stack as testcontainers drives it: by the project's own compose file, without the tasks."""
+        for name, value in self.environment().items():
+            monkeypatch.setenv(name, value)
+        for name in set(os.environ) - set(self.environment()):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("SFT_UID", str(self.uid))
+        return DockerCompose(self.path, "docker-compose.yml", wait=False, build=False, keep_volumes=True)
+
+    def docker(self, *arguments: str) -> str:
+        """Return what a docker command prints."""
+        done = subprocess.run(
+            ["docker", *arguments], cwd=self.path, env=self.environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def container(self, node: str) -> str:
+        """Return the id of a node's container."""
+        return self.docker("compose", "ps", "--all", "-q", node).strip()
+
+    def inspect(self, node: str) -> dict[str, Any]:
+        """Return what docker knows of a node's container."""
+        return json.loads(self.docker("inspect", self.container(node)))[0]
+
+    def exit_codes(self) -> list[int]:
+        """Return how the containers ended; fail where one is running."""
+        states = [self.inspect(node)["State"] for node in NODES]
+        assert [state["Status"] for state in states] == ["exited", "exited"]
+        return [state["ExitCode"] for state in states]
+
+    def pid(self, node: str, *words: str) -> int:
+        """Return the process of a node whose command line has all the words, as this machine numbers it."""
+        lines = self.docker("top", self.container(node), "-eo", "pid,args").splitlines()[1:]
+        return next(int(line.split()[0]) for line in lines if all(word in line.split()[1:] for word in words))
+
+    def start_training(self, **settings: Any) -> tuple[Run, subprocess.Popen[str]]:
+        """Start `inv train` of a run of that RUN_NAME, in containers."""
+        return Run(self.path / "runs" / settings["RUN_NAME"]), self.start("train", **settings)
+
+    def remove(self) -> None:
+        """Remove everything that was made: containers, network, superseded images, folder."""
+        for process in self.processes():
+            process.kill()
+        self.docker("compose", "down", "--volumes", "--remove-orphans", "--timeout", "0")
+        self.docker("image", "prune", "--force", "--filter", "label=sft.content")
+        shutil.rmtree(self.path)
+
+
+def unprivileged_python() -> str:
+    """Return an interpreter that the user may run: this one may lie in a folder of root's."""
+    own = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    for program in (sys.executable, own):
+        try:
+            subprocess.run([program, "-V"], user=UID, group=UID, extra_groups=[], cwd="/", check=True)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return program
+    raise FileNotFoundError(f"{sys.executable} is closed to other users; install {own} or run the tests as a user")
+
+
+def wait_for(true: Callable[[], bool], seconds: float) -> float:
+    """Wait until something is so, and return how long that took; fail where the time is over before."""
+    started = time.monotonic()
+    while not true():
+        assert time.monotonic() - started < seconds
+        time.sleep(0.1)
+    return time.monotonic() - started

@@ -1,0 +1,86 @@
+"""What breaks one node ends both within a minute, with the reason; with RESTARTS they begin again and finish."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from sft.run import Run
+from tests.e2e.project import small, wait_until
+
+from .stack import wait_for
+
+WITHIN_S = 60
+
+
+def kill_a_rank(stack):
+    os.kill(stack.pid("llm-worker", "sft.trainer.train", "--local_rank=0"), signal.SIGKILL)
+
+
+def kill_a_launcher(stack):
+    os.kill(stack.pid("llm-worker", "deepspeed.launcher.launch"), signal.SIGKILL)
+
+
+def kill_the_worker(stack):
+    stack.docker("compose", "kill", "--signal", "SIGKILL", "llm-worker")
+
+
+def cut_the_network(stack):
+    stack.docker("network", "disconnect", f"{stack.name}_nodes", stack.container("llm-worker"))
+
+
+HARM = {
+    kill_a_rank: "node 1: a rank was killed by signal 9",
+    kill_a_launcher: "node 1: the launcher",
+    kill_the_worker: "node 1: its program was killed by signal 9",
+    cut_the_network: "lost node",
+}
+
+
+def start(stack, name, **settings):
+    run, process = stack.start_training(**small(RUN_NAME=name, SAVE_STEPS=3, **settings))
+    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    return run, process
+
+
+def checkpoint_is_whole(run):
+    folder = run.checkpoints / (run.checkpoints / "latest").read_text().strip()
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    return files and all((folder / name).stat().st_size == entry["bytes"] for name, entry in files.items())
+
+
+@pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
+def test_it_fails_with_the_reason(stack, harm):
+    run, process = start(stack, harm.__name__, MAX_STEPS=0, MAX_EPOCHS=1000)
+    harm(stack)
+    output, _ = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 1, output
+    assert run.state()["status"] == "failed" and HARM[harm] in run.state()["error"]
+    assert output.strip().splitlines()[-1] == f"runs/{run.name}: failed: {run.state()['error']}"
+    assert len(stack.exit_codes()) == 2
+    assert checkpoint_is_whole(run) and not run.final.exists()
+    stack.wait_for_no_process()
+
+
+@pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
+def test_with_restarts_it_finishes(stack, harm):
+    run, process = start(stack, f"restarted-{harm.__name__}", MAX_STEPS=30, RESTARTS=1)
+    harm(stack)
+    wait_for(lambda: run.state().get("attempt", 1) == 2, WITHIN_S)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    state = run.state()
+    assert state["status"] == "finished" and state["step"] == 30
+    assert len(state["earlier_errors"]) == 1 and HARM[harm] in state["earlier_errors"][0]
+    assert "(1 of RESTARTS=1)" in output and "starting again from checkpoint step-" in output
+    assert stack.exit_codes() == [0, 0]
+
+
+def test_what_would_only_come_back_is_not_started_again(stack):
+    stack.write("data/bad.jsonl", '{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
+    done = stack.inv("train", **small(RUN_NAME="bad-row", DATASET="data/bad.jsonl", RESTARTS=3))
+    assert done.returncode == 1
+    assert "data/bad.jsonl:2: has no column 'answer'" in done.stdout and "of RESTARTS" not in done.stdout
+    run = Run(stack.path / "runs" / "bad-row")
+    assert run.state()["status"] == "failed" and "attempt" not in run.state()

@@ -1,0 +1,85 @@
+"""Which launcher is chosen and why, whose containers they are, and what NCCL's log says."""
+
+import os
+
+import pytest
+
+from sft import cluster, variables
+from sft.errors import SettingsError
+from sft.host import compose, inside, opening
+from sft.host.gpus import Gpu
+from sft.settings import Settings
+
+CARD = Gpu(0, "NVIDIA GeForce RTX 4090", 0, 0.0, 24.0, 40, 50.0, "580.1")
+BROKEN = ("the docker engine does not answer", "start it: sudo systemctl start docker")
+
+
+def chosen(monkeypatch, problem=None, has_gpu=True, **settings):
+    monkeypatch.setattr(compose, "problem", lambda: problem)
+    return opening.choose_launcher(Settings.load(None, **settings), has_gpu)
+
+
+def test_auto_takes_containers_where_docker_and_a_gpu_are(monkeypatch):
+    assert chosen(monkeypatch) == ("compose", "docker works and a GPU is here")
+    assert chosen(monkeypatch, has_gpu=False) == ("local", "no GPU")
+    assert chosen(monkeypatch, has_gpu=False, device="cpu") == ("local", "DEVICE=cpu")
+    assert chosen(monkeypatch, nodes=1) == ("local", "NODES=1")
+    assert chosen(monkeypatch, problem=BROKEN) == ("local", BROKEN[0])
+    assert chosen(monkeypatch, launcher="local") == ("local", "LAUNCHER=local")
+
+
+def test_containers_asked_for_without_docker_is_an_error(monkeypatch):
+    with pytest.raises(SettingsError, match="LAUNCHER=compose: the docker engine does not answer; start it: sudo"):
+        chosen(monkeypatch, problem=BROKEN, launcher="compose")
+
+
+def test_a_node_in_a_container_needs_its_own_gpus_only():
+    settings = Settings.load(None)
+    assert opening.with_device(settings, [CARD, CARD], 2, "in this container").device == "cuda"
+    with pytest.raises(SettingsError, match="GPUS_PER_NODE=2: 1 GPUs are in this container; .*device_ids"):
+        opening.with_device(settings, [CARD], 2, "in this container")
+    with pytest.raises(SettingsError, match="COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"):
+        opening.with_device(settings, [], 2, "in this container")
+
+
+def test_containers_of_root_are_those_of_who_called_sudo(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    monkeypatch.delenv("SUDO_GID", raising=False)
+    assert compose.owner() == (1000, 1000)
+    monkeypatch.setenv("SUDO_UID", "1234")
+    monkeypatch.setenv("SUDO_GID", "1235")
+    assert compose.owner() == (1234, 1235)
+    monkeypatch.setenv("SUDO_UID", "0")
+    assert compose.owner()[0] == 1000
+
+
+def test_hostfile_and_settings_that_do_not_agree_are_named():
+    cluster.agree(2, 2, {"llm-master": 2, "llm-worker": 2})
+    with pytest.raises(SettingsError) as caught:
+        cluster.agree(3, 1, {"llm-master": 2, "llm-worker": 2})
+    nodes, slots = caught.value.problems
+    assert nodes.startswith("NODES=3: the hostfile names 2 nodes, llm-master, llm-worker; ")
+    assert slots.startswith("GPUS_PER_NODE=1: the hostfile says llm-master slots=2; ")
+
+
+def test_env_file_may_hold_what_compose_reads(tmp_path):
+    path = tmp_path / ".env"
+    path.write_text("COMPOSE_FILE=docker-compose.yml:docker/gpu.yml\nSFT_UID=1234\nBASE_IMAGE=mine\nSEED=7\n")
+    assert Settings.load(path).seed == 7
+    assert not variables.is_of_compose("BATCHSIZE")
+
+
+@pytest.mark.parametrize(
+    ("log", "level", "found"),
+    [
+        ("a:1:2 [0] NCCL INFO Channel 00/0 : 1[1] -> 2[0] via SHM/direct/direct\n", "ok", "SHM/direct/direct"),
+        ("NCCL INFO Channel 00/0 : 3[1] -> 0[0] via P2P/CUMEM\n", "ok", "P2P/CUMEM"),
+        ("NCCL INFO Channel 00/0 : 1[1] -> 2[0] [send] via NET/Socket/0\n", "warning", "NET/Socket/0: slower"),
+        ("NCCL INFO Channel 00/0 : 0[0] -> 1[1] via SHM/direct/direct\n", "warning", "does not say"),
+    ],
+)
+def test_nccls_transport_between_the_nodes(log, level, found):
+    check = inside.transport(log, 2)
+    assert check.level == level and found in check.found
+    assert bool(check.remedy) == (level != "ok")
