@@ -10,9 +10,12 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -219,6 +222,18 @@ class Run:
         except FileNotFoundError:
             return False
 
+    def claim(self) -> TextIO:
+        """Keep every other program from starting this run, until the file returned is closed or this process ends.
+
+        Beside the lock of the first node's program, which is taken later and may be in a container. Raises UserError
+        where another program has it, or a node is at work.
+        """
+        file = (self.path / ".claim").open("a")
+        if not lock_file(file) or self.is_running():
+            file.close()
+            raise UserError(f"{self.path}: is running; watch it with `inv monitor`, end it with `make stop`")
+        return file
+
     # Metrics
 
     def has_metric(self, step: int, name: str) -> bool:
@@ -258,35 +273,71 @@ def lock_file(file: TextIO) -> bool:
     return True
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other program opens a run in `folder`, and keep others waiting. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def create(settings: Settings, hostfile: str) -> Run:
     """Make the run directory with its frozen inputs, and point `runs/latest` to it.
 
-    Raises SettingsError where RUN_NAME is taken.
+    Raises SettingsError where RUN_NAME is taken or nothing can be written, and leaves no directory behind.
     """
-    name = settings.run_name or free_name(settings)
-    run = Run(settings.runs_path / name)
-    if run.path.exists():
-        raise SettingsError([wrong("RUN_NAME", name, f"{run.path} is there already", "use another name or remove it")])
-    run.logs.mkdir(parents=True)
-    run.checkpoints.mkdir()
-    frozen = settings.model_copy(update={"run_name": name})
-    write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
-    write_whole(run.ds_config, json.dumps(frozen.deepspeed(), indent=2) + "\n")
-    write_whole(run.hostfile, hostfile)
-    run.keep_reserve()
-    run.update_state("launching")
-    point_latest(run)
+    run = make_directory(settings)
+    try:
+        run.logs.mkdir()
+        run.checkpoints.mkdir()
+        frozen = settings.model_copy(update={"run_name": run.name})
+        write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
+        write_whole(run.ds_config, json.dumps(frozen.deepspeed(), indent=2) + "\n")
+        write_whole(run.hostfile, hostfile)
+        run.keep_reserve()
+        run.update_state("launching")
+        point_latest(run)
+    except BaseException as error:
+        shutil.rmtree(run.path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise not_writable(settings, error) from None
+        raise
     return run
 
 
-def free_name(settings: Settings) -> str:
-    """Return a new run's name: date, time and model."""
-    name = base = time.strftime("%Y%m%d-%H%M%S-") + Path(settings.model_name).name
+def make_directory(settings: Settings) -> Run:
+    """Make a new run's empty directory. Raises SettingsError."""
+    base = settings.run_name or default_name(settings)
     number = 1
-    while (settings.runs_path / name).exists():
-        number += 1
-        name = f"{base}-{number}"
-    return name
+    while True:
+        name = base if number == 1 else f"{base}-{number}"
+        run = Run(settings.runs_path / name)
+        try:
+            run.path.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            number += 1
+            if settings.run_name:
+                what = f"{run.path} is there already"
+                raise SettingsError([wrong("RUN_NAME", name, what, "use another name or remove it")]) from None
+        except OSError as error:
+            raise not_writable(settings, error) from None
+
+
+def not_writable(settings: Settings, error: OSError) -> SettingsError:
+    """Return what is said where a run directory cannot be made."""
+    what = f"no run directory can be made there ({error.strerror})"
+    return SettingsError([wrong("RUNS_PATH", settings.runs_path, what, "choose a folder that you may write to")])
+
+
+def default_name(settings: Settings) -> str:
+    """Return a new run's name: date, time and model."""
+    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(settings.model_name).name)[:60]
+    return time.strftime("%Y%m%d-%H%M%S-") + model
 
 
 def reopen(run: Run, settings: Settings) -> None:
@@ -318,8 +369,7 @@ def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
     run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
     if run is None or not run.settings_file.is_file():
         return None, []
-    if run.is_running():
-        raise UserError(f"{run.path}: is running; watch it with `inv monitor`, end it with `make stop`")
+    run.claim().close()
     status = run.state().get("status")
     saved = run.final.is_dir() or any(run.checkpoints.glob("step-*")) or run.metrics.is_file()
     if settings.fresh or status == "finished" or not (saved or status == "stopped"):

@@ -50,11 +50,11 @@ def main() -> None:
     parser.add_argument("--node-rank", type=int, required=True, help="0 is the master")
     arguments = parser.parse_args()
     run = Run(arguments.run.resolve()) if arguments.run else None
-    signals, link = Signals(), Link()
+    signals, link, opened = Signals(), Link(), contextlib.ExitStack()
     try:
         settings = run.settings() if run else Settings.load()
         link = start_link(settings, arguments.node_rank)
-        run = run or (first_run(settings) if arguments.node_rank == 0 else told_run(settings, link, signals))
+        run = run or (first_run(settings, opened) if arguments.node_rank == 0 else told_run(settings, link, signals))
         if run:
             Node(run, arguments.node_rank, link, signals).work()
     except SftError as error:
@@ -101,11 +101,12 @@ def start_link(settings: Settings, rank: int) -> Link:
         raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")]) from None
 
 
-def first_run(settings: Settings) -> Run:
-    """Return the run that these settings ask for, opened by node 0 itself. Raises SettingsError."""
+def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
+    """Return the run that these settings ask for, kept open by node 0 itself in `opened`. Raises SettingsError."""
     make_folders(settings)
     settings = opening.with_device(settings, gpus.visible(), settings.gpus_per_node, "in this container")
-    return opening.open_run(settings.resolved(settings.device, "compose"), lambda line: print(line, flush=True))
+    settings = settings.resolved(settings.device, "compose")
+    return opened.enter_context(opening.open_run(settings, lambda line: print(line, flush=True)))
 
 
 def told_run(settings: Settings, link: Link, signals: Signals) -> Run | None:

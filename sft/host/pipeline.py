@@ -33,15 +33,15 @@ def train(settings: Settings, console: Console, command: str) -> None:
     """Run the whole pipeline, or resume it, and print the result; `command` is what resumes it. Raises SftError."""
     settings, cards = decide(settings, console)
     start = launcher(settings, cards, console)
-    run = opening.open_run(settings, console.print)
-    for left in reversed(range(settings.restarts + 1)):
-        watched = watch(run, start, console)
-        if not left or not watched.may_go_better:
-            break
-        reason = run.state()["error"]
-        runs.reopen(run, settings)
-        number = f"{settings.restarts - left + 1} of RESTARTS={settings.restarts}"
-        console.print(f"failed: {reason}; starting again from {run.last_checkpoint()} ({number})")
+    with opening.open_run(settings, console.print) as run:
+        for left in reversed(range(settings.restarts + 1)):
+            watched = watch(run, start, console)
+            if not left or not watched.may_go_better:
+                break
+            reason = run.state()["error"]
+            runs.reopen(run, settings)
+            number = f"{settings.restarts - left + 1} of RESTARTS={settings.restarts}"
+            console.print(f"failed: {reason}; starting again from {run.last_checkpoint()} ({number})")
     conclude(run, console, command)
 
 
@@ -50,6 +50,7 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
     run = runs.find(settings.runs_path, name)
     if run.is_running():
         raise UserError(f"{run.path}: is running, and evaluates at its end; watch it with `inv monitor`")
+    claim = run.claim()
     if not run.final.is_dir():
         raise UserError(f"{run.path}: has no final model yet; finish the run with `make train` first")
     names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
@@ -57,9 +58,10 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
     frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
     frozen, cards = decide(frozen, console)
     start = launcher(frozen, cards, console)
-    run.evaluation.unlink(missing_ok=True)
-    runs.reopen(run, frozen)
-    watch(run, start, console)
+    with claim:
+        run.evaluation.unlink(missing_ok=True)
+        runs.reopen(run, frozen)
+        watch(run, start, console)
     conclude(run, console, f"inv evaluate --name {run.name}")
 
 
@@ -92,6 +94,7 @@ def launcher(settings: Settings, cards: list[int], console: Console) -> Callable
             raise SettingsError(
                 [wrong("MASTER_PORT", settings.master_port, f"is in use{behind}", "choose another port")]
             )
+    make_folders(settings)
     return lambda run: nodes.start(run, settings, cards)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from sft.errors import DataError, SettingsError, SftError, wrong
 from sft.run import Run, write_whole
-from sft.settings import DEMO, TINY, Settings
+from sft.settings import DEMO, DS_CONFIGS, TINY, Settings
 from sft.trainer import demo, process
 
 FORMAT = 1  # of the prepared data: part of the cache's key
@@ -57,11 +57,26 @@ def prepare(settings: Settings) -> dict[str, Any]:
     settings.data_path.mkdir(parents=True, exist_ok=True)
     settings.model_path.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    check_deepspeed(settings)
     model = base_model(settings)
     model_there = time.monotonic()
     data, counts = prepared_data(settings, model)
     seconds = {"base model": model_there - started, "data": time.monotonic() - model_there}
     return {"model": str(model), "data": str(data), "seconds": seconds, **counts}
+
+
+def check_deepspeed(settings: Settings) -> None:
+    """Have DeepSpeed itself read a DS_CONFIG of the user's own. Raises SettingsError for what it refuses."""
+    if settings.ds_config in DS_CONFIGS:
+        return
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        DeepSpeedConfig(settings.deepspeed())
+    except Exception as error:  # of any kind: what it does not look at itself fails where it is used
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        what = f"DeepSpeed refuses it ({type(error).__name__}: {' '.join(lines[:3]) or 'no message'})"
+        raise SettingsError([wrong("DS_CONFIG", settings.ds_config, what, "mend the file")]) from None
 
 
 # Where things come from

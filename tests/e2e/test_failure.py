@@ -82,6 +82,12 @@ def test_a_malformed_row_is_named_by_file_and_line(project, tmp_path):
         ({"PRECISION": "fp16"}, "PRECISION=fp16: DeepSpeed has no fp16 on the CPU; use bf16, fp32 or auto"),
         ({"DATASET": "./nowhere"}, "DATASET=./nowhere: no such file or folder; check the path"),
         ({"DS_CONFIG": "zero9"}, "DS_CONFIG=zero9: no such file; use zero3, zero2, zero3_offload or a path"),
+        ({"LEARNING_RATE": "nan"}, "LEARNING_RATE=nan: input should be a finite number"),
+        ({"BATCH_SIZE": "9" * 30}, "BATCH_SIZE=" + "9" * 30 + ": is out of range; use at most 2147483647"),
+        ({"SYSTEM_PROMPT": "\udcff"}, "SYSTEM_PROMPT=\\udcff: "),
+        ({"DATA_PATH": "/proc/data"}, "DATA_PATH=/proc/data: cannot be written (No such file or directory); choose"),
+        ({"MODEL_NAME": "x" * 300}, "no such file or folder, and no hub name; give a hub name such as Qwen"),
+        ({"GPUS_PER_NODE": 64, "NODES": 1024}, "GPUS_PER_NODE=64: 65536 ranks on"),
         ({"MAKE_SETTINGS": "BATCHSIZE=3"}, "BATCHSIZE: no such setting (from make); did you mean BATCH_SIZE?"),
     ],
 )
