@@ -12,6 +12,7 @@ from typing import Any
 from invoke import Collection, Context, Exit, task
 
 from sft.errors import SftError
+from sft.redaction import guard_tracebacks, redact
 
 ROOT = Path(__file__).resolve().parent
 
@@ -21,11 +22,12 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **options: Any) -> Any:
+        guard_tracebacks()
         os.chdir(ROOT)  # .env, runs/ and data/ are the project's, wherever the task is called
         try:
             return function(*arguments, **options)
         except SftError as error:
-            raise Exit(str(error), code=error.exit_code) from None
+            raise Exit(redact(str(error)), code=error.exit_code) from None
 
     return wrapped
 

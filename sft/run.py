@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from sft.errors import SettingsError, UserError, wrong
+from sft.redaction import redact, redact_all
 
 if TYPE_CHECKING:
     from sft.settings import Settings  # takes a quarter of a second, which a look at a run does not need
@@ -134,7 +135,7 @@ class Run:
         state |= self.state() | values | {"updated_at": now}
         if status:
             state["status"] = status
-        text = json.dumps(state, indent=2) + "\n"
+        text = json.dumps(redact_all(state), indent=2) + "\n"
         try:
             write_whole(self.path / "state.json", text)
         except OSError as error:
@@ -152,7 +153,7 @@ class Run:
 
     def request_stop(self, reason: str) -> None:
         """Ask the ranks to save and end after the step they are in."""
-        write_whole(self.path / "stop", reason + "\n")
+        write_whole(self.path / "stop", redact(reason) + "\n")
 
     def stop_reason(self) -> str | None:
         """Return why a stop was requested, or None."""
@@ -178,7 +179,7 @@ class Run:
         for attempt in range(2):
             try:
                 with path.open("x", encoding="utf-8") as file:
-                    file.write(reason.strip() + "\n")
+                    file.write(redact(reason).strip() + "\n")
             except FileExistsError:
                 pass
             except OSError as error:

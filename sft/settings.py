@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from sft import variables
+from sft import redaction, variables
 from sft.errors import SettingsError, UserError, shown, wrong
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -51,7 +51,6 @@ FOLDERS = ("data_path", "model_path", "runs_path")
 LARGEST = 2**31 - 1  # of every whole number: more is a slip of the finger, and no array or timer takes it
 CPU_RANKS_PER_CORE = 16  # more would only starve the machine
 LONGEST_NAME = 100  # characters of a run's name, which W&B and the file system must take
-LEAST_SECRET = 8  # characters: a shorter key is none, and could not be kept out of the logs
 DEEPEST = 20  # levels of a DeepSpeed file
 
 Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
@@ -81,7 +80,7 @@ def folder(path: Path) -> Path:
 def secret(value: SecretStr) -> SecretStr:
     """Return a key. Raises ValueError for what cannot be one."""
     text = value.get_secret_value()
-    if text and (len(text) < LEAST_SECRET or not text.isascii() or not text.isprintable() or " " in text):
+    if text and (len(text) < redaction.LEAST or not text.isascii() or not text.isprintable() or " " in text):
         raise ValueError("is no key: too short, or with spaces or odd characters")
     return value
 
@@ -114,6 +113,12 @@ class Settings(BaseSettings):
         description="hub name or local folder of a causal language model; `tiny` makes one",
     )
     model_revision: Name = Field("main", description="hub revision of the model: branch, tag or commit")
+    allow_pickle: bool = Field(
+        False, description="load pickled weights (.bin, .pt), which can run any program; 0 = safetensors alone"
+    )
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with the model or its tokenizer, where it needs some"
+    )
     # Data
     dataset: Name = Field(
         "openai/gsm8k", description="hub name, local file or folder (jsonl, json, csv, parquet); `demo` generates one"
@@ -246,6 +251,7 @@ class Settings(BaseSettings):
         problems += settings.contradictions()
         if problems:
             raise SettingsError(problems)
+        redaction.know(list(settings.secrets().values()))
         return settings
 
     @classmethod

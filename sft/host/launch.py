@@ -31,6 +31,7 @@ from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
 from sft.host import gpus, opening
 from sft.host.link import Link, MasterLink, WorkerLink, master_address
 from sft.host.setup import make_folders
+from sft.redaction import guard_tracebacks, redact
 from sft.run import Run, write_whole
 from sft.settings import Settings
 
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--node-rank", type=int, required=True, help="0 is the master")
     arguments = parser.parse_args()
     run = Run(arguments.run.resolve()) if arguments.run else None
+    guard_tracebacks()
     signals, link, opened = Signals(), Link(), contextlib.ExitStack()
     try:
         settings = run.settings() if run else Settings.load()
@@ -58,7 +60,7 @@ def main() -> None:
         if run:
             Node(run, arguments.node_rank, link, signals).work()
     except SftError as error:
-        print(error, file=sys.stderr, flush=True)
+        print(redact(str(error)), file=sys.stderr, flush=True)
         if run is None and isinstance(link, MasterLink):
             link.refuse(str(error))
         sys.exit(error.exit_code)
@@ -137,15 +139,13 @@ def no_meeting(settings: Settings, missing: list[int], deadline: float) -> str:
 class Log:
     """A node's log: every line goes to `logs/node-R.log` and to standard output, without secrets."""
 
-    def __init__(self, path: Path, secrets: list[str]) -> None:
-        """Append to the log in `path`; the values in `secrets` never reach it."""
-        self.file = path.open("a", encoding="utf-8", buffering=1)
-        self.secrets = secrets
+    def __init__(self, path: Path) -> None:
+        """Append to the log in `path`."""
+        self.file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
     def write(self, line: str) -> None:
         """Write one line. A full disk costs the line, never the run: the ranks would block on a full pipe."""
-        for secret in self.secrets:
-            line = line.replace(secret, "***")
+        line = redact(line)
         for stream in (self.file, sys.stdout):
             try:
                 stream.write(line.rstrip("\n") + "\n")
@@ -165,7 +165,7 @@ class Node:
         if not 0 <= rank < len(slots):
             raise UserError(f"--node-rank={rank}: the hostfile has {len(slots)} nodes; use 0 to {len(slots) - 1}")
         self.hosts, self.slots = slots, list(slots.values())[rank]
-        self.log = Log(run.logs / f"node-{rank}.log", list(self.settings.secrets().values()))
+        self.log = Log(run.logs / f"node-{rank}.log")
         self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
         self.lost_at: float | None = None
         self.done_ranks: set[int] = set()

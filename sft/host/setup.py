@@ -18,8 +18,13 @@ EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
 
 
 def make_env_file(console: Console) -> None:
-    """Make `.env` from `.env.example` where there is none, readable by its owner only: it will hold keys."""
+    """Make `.env` from `.env.example` where there is none, readable by its owner only: it will hold keys.
+
+    Warns of one that others may read.
+    """
     if ENV_FILE.exists():
+        if ENV_FILE.stat().st_mode & 0o077:
+            console.print(f"warning: {ENV_FILE}: others may read the keys in it; chmod 600 {ENV_FILE}")
         return
     descriptor = os.open(ENV_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -111,7 +111,8 @@ def start_worker(model: Path, settings: Settings) -> None:
     global worker
     import transformers
 
-    worker = Tokeniser(transformers.AutoTokenizer.from_pretrained(model), settings)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
+    worker = Tokeniser(tokenizer, settings)
 
 
 def work(chunk: list[Placed]) -> list[TokenisedRow]:

@@ -162,7 +162,7 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     if world.is_main:
         run.update_state("saving")
     with phases.spending("saving"):
-        models.export(engine, base, run.final, world)
+        models.export(engine, base, run.final, settings, world)
     metrics.close()
     engine.destroy()
 
