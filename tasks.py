@@ -54,16 +54,25 @@ def test_env(c: Context) -> None:
     checks.test_env(progress.terminal())
 
 
-@task(help={"fresh": "start a new run instead of resuming (FRESH=1)"})
+@task(
+    help={
+        "fresh": "start a new run instead of resuming (FRESH=1)",
+        "from": "repeat this run, a name or runs/NAME, with its own settings; those in the environment win",
+    }
+)
 @one_line_errors
-def train(c: Context, fresh: bool = False) -> None:
+def train(c: Context, fresh: bool = False, from_: str = "") -> None:
     """Fine-tune with the settings in .env, or resume what was stopped."""
+    from sft import run, variables
     from sft.host import pipeline, progress, setup
     from sft.settings import Settings
 
     console = progress.terminal()
     setup.make_env_file(console)
-    pipeline.train(Settings.load(**given(fresh=fresh)), console, "make train")
+    if from_:
+        pipeline.repeat(run.find(variables.runs_path(), Path(from_).name), console)
+    else:
+        pipeline.train(Settings.load(**given(fresh=fresh)), console, "make train")
 
 
 @task(help={"fresh": "start a new run instead of resuming (FRESH=1)"})

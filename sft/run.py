@@ -112,6 +112,11 @@ class Run:
         """`evaluation.json`: loss and exact match before and after training."""
         return self.path / "evaluation.json"
 
+    @property
+    def environment(self) -> Path:
+        """`environment.json`: the project's commit, versions, machine and inputs of the run."""
+        return self.path / "environment.json"
+
     def settings(self) -> Settings:
         """Return the frozen settings."""
         from sft.settings import Settings

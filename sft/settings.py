@@ -271,6 +271,18 @@ class Settings(BaseSettings):
         here |= {name: os.environ[name.upper()] for name in FOLDERS if os.environ.get(name.upper())}
         return cls.model_validate(json.loads(path.read_text()) | here)
 
+    @classmethod
+    def repeat(cls, frozen: dict[str, Any], env_file: Path | None = variables.ENV_FILE, **given: Any) -> Settings:
+        """Return the settings of a frozen run for a new one; the environment and `given` win, and so `make`'s words.
+
+        Of `env_file` only the keys are taken, which are never frozen: the rest of it is about other runs. Raises
+        SettingsError.
+        """
+        written = variables.from_file(env_file) if env_file else {}
+        keys = {name: written[name.upper()] for name in secret_names() if name.upper() in written}
+        kept = {name: value for name, value in frozen.items() if name != "run_name"}
+        return cls.load(None, defaults=kept | keys, **(given | {"fresh": True}))
+
     def freeze(self) -> dict[str, Any]:
         """Return the settings as JSON data, without the secrets."""
         return self.model_dump(mode="json", exclude=set(secret_names()))

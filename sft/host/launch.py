@@ -28,7 +28,7 @@ import psutil
 
 from sft import cluster, variables
 from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import gpus, opening
+from sft.host import gpus, opening, surroundings
 from sft.host.link import Link, MasterLink, WorkerLink, master_address
 from sft.host.setup import make_folders
 from sft.redaction import guard_tracebacks, redact
@@ -281,6 +281,7 @@ class Node:
         process = self.start("sft.trainer.prepare", "--run", str(self.run.path))
         self.see_through(process, until_stop=True)
         if self.run.prepared.is_file():
+            surroundings.note_node(self.run)
             return True
         if self.end_now or self.run.stop_reason() is not None:
             self.run.update_state("stopped")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from sft import cluster, supply
 from sft import run as runs
 from sft.errors import SettingsError, wrong
-from sft.host import compose
+from sft.host import compose, surroundings
 from sft.host.gpus import Gpu
 from sft.run import Run
 from sft.settings import CPU_RANKS_PER_CORE, TINY, Launcher, Settings
@@ -77,6 +77,7 @@ def open_run(settings: Settings, say: Callable[[str], None]) -> Iterator[Run]:
             else:
                 run = runs.create(settings, cluster.hostfile(settings.nodes, settings.gpus_per_node))
                 claim = run.claim()
+            surroundings.note_project(run)
     except OSError as error:
         raise runs.not_writable(settings, error) from None
     with claim:

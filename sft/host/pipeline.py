@@ -17,7 +17,7 @@ from rich.console import Console
 from sft import cluster
 from sft import run as runs
 from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import compose, gpus, nodes, opening
+from sft.host import compose, gpus, nodes, opening, surroundings
 from sft.host.launch import ended_with
 from sft.host.nodes import Nodes
 from sft.host.progress import display, duration
@@ -29,7 +29,7 @@ from sft.steps import Steps
 POLL_S = 0.2
 
 
-def train(settings: Settings, console: Console, command: str) -> None:
+def train(settings: Settings, console: Console, command: str) -> Run:
     """Run the whole pipeline, or resume it, and print the result; `command` is what resumes it. Raises SftError."""
     settings, cards = decide(settings, console)
     start = launcher(settings, cards, console)
@@ -43,6 +43,24 @@ def train(settings: Settings, console: Console, command: str) -> None:
             number = f"{settings.restarts - left + 1} of RESTARTS={settings.restarts}"
             console.print(f"failed: {reason}; starting again from {run.last_checkpoint()} ({number})")
     conclude(run, console, command)
+    return run
+
+
+def repeat(before: Run, console: Console) -> None:
+    """Train a new run with the settings of an earlier one, and say what is not as it was then. Raises SftError."""
+    noted = surroundings.read(before)
+    frozen = json.loads(before.settings_file.read_text())
+    if commit := noted.get("inputs", {}).get("model_commit"):
+        frozen["model_revision"] = commit
+    settings = Settings.repeat(frozen)
+    console.print(f"repeating {before.path}")
+    now = surroundings.project() | surroundings.here()
+    lines = surroundings.differences(noted, now) if noted else [f"{before.environment.name} is not there"]
+    for line in lines:
+        console.print(f"  not as then: {line}")
+    run = train(settings, console, "make train")
+    for line in surroundings.differences({"inputs": noted.get("inputs")}, surroundings.read(run)):
+        console.print(f"  not as then: {line}")
 
 
 def evaluate(settings: Settings, name: str, console: Console) -> None:

@@ -26,8 +26,9 @@ from sft.run import Run, write_whole
 from sft.settings import DEMO, DS_CONFIGS, TINY, Settings
 from sft.trainer import demo, process
 
-FORMAT = 1  # of the prepared data: part of the cache's key
+FORMAT = 2  # of the prepared data: part of the cache's key
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]  # of a model of the hub
+PART_BYTES = 2**20  # of a model's files, that tell it from another one
 HELD_OUT_SHARE = 0.05  # of the rows of a data set without a held-out split
 HELD_OUT_MOST = 500
 
@@ -64,7 +65,8 @@ def prepare(settings: Settings) -> dict[str, Any]:
     model_there = time.monotonic()
     data, counts = prepared_data(settings, model)
     seconds = {"base model": model_there - started, "data": time.monotonic() - model_there}
-    return {"model": str(model), "data": str(data), "seconds": seconds, **counts}
+    inputs = {"data_hash": counts.pop("hash"), "dataset_commit": counts.pop("commit"), **model_identity(model)}
+    return {"model": str(model), "data": str(data), "seconds": seconds, "inputs": inputs, **counts}
 
 
 def check_deepspeed(settings: Settings) -> None:
@@ -138,6 +140,24 @@ def base_model(settings: Settings) -> Path:
     if supply.brings_code(folder):
         check_code(folder, settings)
     return folder
+
+
+def model_identity(folder: Path) -> dict[str, str | None]:
+    """Return the commit of a model of the hub, and a hash of the folder's files.
+
+    Of a file of many gigabytes the size, the beginning and the end are taken: they tell one from another at once.
+    """
+    commit = folder.name if folder.parent.name == "snapshots" else None
+    parts = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            with path.open("rb") as file:
+                size = path.stat().st_size
+                ends = file.read(PART_BYTES)
+                file.seek(max(0, size - PART_BYTES))
+                ends += file.read(PART_BYTES)
+            parts.append((path.name, size, hashlib.sha256(ends).hexdigest()))
+    return {"model_commit": commit, "model_hash": short_hash(*parts)}
 
 
 def check_code(folder: Path, settings: Settings) -> None:
@@ -293,6 +313,12 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> dict[str, Any]:
     }
     if not counts["train"]["rows"]:
         raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
+    counts["hash"] = short_hash(*(file_hash(path) for path in sorted(folder.glob("*/*"))))
+    counts["commit"] = None
+    if dataset_folder(settings) is None:
+        from sft.trainer import sources
+
+        counts["commit"] = sources.hub_commit(settings)
     write_whole(folder / "manifest.json", json.dumps(counts, indent=2) + "\n")
     return counts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,15 +175,15 @@ def read_local(path: Path) -> dict[str, Iterator[Placed]]:
     }
 
 
-def read_hub(settings: Settings) -> dict[str, Iterator[Placed]]:
-    """Return readers of a hub data set's training and held-out rows. Downloads it once into DATA_PATH/hub.
+def load_hub(settings: Settings) -> Any:
+    """Return the splits of a hub data set, downloaded once into DATA_PATH/hub.
 
     Raises SettingsError where it cannot be had.
     """
     import datasets
 
     try:
-        splits = datasets.load_dataset(
+        return datasets.load_dataset(
             settings.dataset,
             settings.dataset_config or None,
             revision=settings.dataset_revision,
@@ -193,6 +194,18 @@ def read_hub(settings: Settings) -> dict[str, Iterator[Placed]]:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
         remedy = "check the name, DATASET_CONFIG and the network, or give a local file or folder"
         raise SettingsError([wrong("DATASET", settings.dataset, f"cannot be loaded ({reason})", remedy)]) from None
+
+
+def hub_commit(settings: Settings) -> str | None:
+    """Return the commit that DATASET_REVISION stood for when the hub's data set was loaded, where it is known."""
+    files = next(iter(load_hub(settings).values())).info.download_checksums or {}
+    found = (re.search(r"@([0-9a-f]{40})/", name) for name in files)
+    return next((match[1] for match in found if match), None)
+
+
+def read_hub(settings: Settings) -> dict[str, Iterator[Placed]]:
+    """Return readers of a hub data set's training and held-out rows. Raises SettingsError where it cannot be had."""
+    splits = load_hub(settings)
     if "train" not in splits:
         has = ", ".join(splits)
         raise SettingsError([wrong("DATASET", settings.dataset, f"has no train split but {has}", "use another one")])
