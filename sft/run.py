@@ -30,6 +30,7 @@ Status = Literal["launching", "preparing", "training", "saving", "evaluating", "
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
 
 
+LOOK_S = 0.1  # longer than a monitor holds a lock that it only looks at
 RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
 
 
@@ -215,7 +216,7 @@ class Run:
     def lock(self) -> TextIO | None:
         """Return the run's lock, held until it is closed or this process ends; None where another process holds it."""
         file = (self.path / ".lock").open("w")
-        if not lock_file(file):
+        if not lock_file(file, LOOK_S):
             file.close()
             return None
         return file
@@ -235,7 +236,7 @@ class Run:
         where another program has it, or a node is at work.
         """
         file = (self.path / ".claim").open("a")
-        if not lock_file(file) or self.is_running():
+        if not lock_file(file, LOOK_S) or self.is_running():
             file.close()
             raise UserError(f"{self.path}: is running; watch it with `inv monitor`, end it with `make stop`")
         return file
@@ -270,13 +271,17 @@ class Run:
             return file.read().decode(errors="replace").splitlines()[-lines:]
 
 
-def lock_file(file: TextIO) -> bool:
-    """Lock a file until it is closed; False where another process holds it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def lock_file(file: TextIO, patience_s: float = 0) -> bool:
+    """Lock a file until it is closed; False where another process still holds it after `patience_s` seconds."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOOK_S / 10)
 
 
 @contextmanager
@@ -365,6 +370,15 @@ def reopen(run: Run, settings: Settings) -> None:
     point_latest(run)
 
 
+def asked_for(settings: Settings) -> Run | None:
+    """Return RUN_NAME's run or the latest, or None where there is none. Raises UserError where it is at work."""
+    run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
+    if run is None or not run.settings_file.is_file():
+        return None
+    run.claim().close()
+    return run
+
+
 def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
     """Return the run to go on with, RUN_NAME's or the latest where it was stopped or broke, and what kept it from that.
 
@@ -372,10 +386,9 @@ def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
     settings; a line for each of those is returned beside it. Raises UserError where the run is still at work, and
     SettingsError where a run asked for by RUN_NAME was started with other settings.
     """
-    run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
-    if run is None or not run.settings_file.is_file():
+    run = asked_for(settings)
+    if run is None:
         return None, []
-    run.claim().close()
     status = run.state().get("status")
     saved = run.final.is_dir() or any(run.checkpoints.glob("step-*")) or run.metrics.is_file()
     if settings.fresh or status == "finished" or not (saved or status == "stopped"):

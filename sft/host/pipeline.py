@@ -31,6 +31,7 @@ POLL_S = 0.2
 
 def train(settings: Settings, console: Console, command: str) -> Run:
     """Run the whole pipeline, or resume it, and print the result; `command` is what resumes it. Raises SftError."""
+    runs.asked_for(settings)  # one at work is said before its port or its containers are found to be in use
     settings, cards = decide(settings, console)
     start = launcher(settings, cards, console)
     with opening.open_run(settings, console.print) as run:

@@ -1,5 +1,6 @@
 """What breaks ends the run as `failed` with the reason, and leaves no process and nothing half-written behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -102,10 +103,22 @@ def test_a_run_is_not_started_twice(project):
     run = Run(project.path / "runs" / "once")
     process = project.start("train", **small(RUN_NAME="once", MAX_STEPS=0, MAX_EPOCHS=1000))
     wait_until(run.is_running, process, run)
-    second = project.inv("train", **small(RUN_NAME="once", MAX_STEPS=0, MAX_EPOCHS=1000))
+    port = json.loads(run.settings_file.read_text())["master_port"]
+    second = project.inv("train", **small(RUN_NAME="once", MAX_STEPS=0, MAX_EPOCHS=1000, MASTER_PORT=port))
     assert second.returncode == 2
     assert "is running; watch it with `inv monitor`" in second.stdout
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=90)
     assert run.state()["status"] == "stopped", output
+    project.wait_for_no_process()
+
+
+def test_of_two_started_at_once_one_trains(project):
+    run = Run(project.path / "runs" / "at-once")
+    both = [project.start("train", **small(RUN_NAME=run.name, MAX_STEPS=3)) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], outputs
+    refused = next(output for process, output in zip(both, outputs, strict=True) if process.returncode == 2)
+    assert refused.strip().splitlines()[-1].startswith(f"runs/{run.name}: is running; watch it with `inv monitor`")
+    assert run.state()["status"] == "finished" and run.failure() is None
     project.wait_for_no_process()
