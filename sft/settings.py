@@ -265,11 +265,15 @@ class Settings(BaseSettings):
     def thaw(cls, path: Path) -> Settings:
         """Return the settings frozen in a run directory; secrets come from the environment, and so do folders.
 
-        A container has the same folders in other places.
+        A container has the same folders in other places. Raises UserError for a file that holds no settings.
         """
         here = {name: os.environ.get(name.upper(), "") for name in secret_names()}
         here |= {name: os.environ[name.upper()] for name in FOLDERS if os.environ.get(name.upper())}
-        return cls.model_validate(json.loads(path.read_text()) | here)
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")) | here)
+        except (ValueError, TypeError) as error:
+            what = f"holds no settings that this version reads ({shown(str(error).splitlines()[0])})"
+            raise UserError(f"{path}: {what}; start a new run with another RUN_NAME, or remove that one") from None
 
     @classmethod
     def repeat(cls, frozen: dict[str, Any], env_file: Path | None = variables.ENV_FILE, **given: Any) -> Settings:

@@ -50,7 +50,7 @@ def train(settings: Settings, console: Console, command: str) -> Run:
 def repeat(before: Run, console: Console) -> None:
     """Train a new run with the settings of an earlier one, and say what is not as it was then. Raises SftError."""
     noted = surroundings.read(before)
-    frozen = json.loads(before.settings_file.read_text())
+    frozen = before.settings().freeze()
     if commit := noted.get("inputs", {}).get("model_commit"):
         frozen["model_revision"] = commit
     settings = Settings.repeat(frozen)
