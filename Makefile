@@ -45,7 +45,7 @@ test: .venv/.dev ## every test that this machine can run
 	@$(INV) test
 
 clean: ## remove the virtual environment and caches; runs/, data/ and models/ stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 
 $(INV): pyproject.toml sft/host/environment.py
 	@$(PYTHON) sft/host/environment.py

@@ -12,6 +12,7 @@ from typing import Any
 from invoke import Collection, Context, Exit, task
 
 from sft.errors import SftError
+from sft.redaction import guard_tracebacks, redact
 
 ROOT = Path(__file__).resolve().parent
 
@@ -21,11 +22,12 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **options: Any) -> Any:
+        guard_tracebacks()
         os.chdir(ROOT)  # .env, runs/ and data/ are the project's, wherever the task is called
         try:
             return function(*arguments, **options)
         except SftError as error:
-            raise Exit(str(error), code=error.exit_code) from None
+            raise Exit(redact(str(error)), code=error.exit_code) from None
 
     return wrapped
 
@@ -52,16 +54,25 @@ def test_env(c: Context) -> None:
     checks.test_env(progress.terminal())
 
 
-@task(help={"fresh": "start a new run instead of resuming (FRESH=1)"})
+@task(
+    help={
+        "fresh": "start a new run instead of resuming (FRESH=1)",
+        "from": "repeat this run, a name or runs/NAME, with its own settings; those in the environment win",
+    }
+)
 @one_line_errors
-def train(c: Context, fresh: bool = False) -> None:
+def train(c: Context, fresh: bool = False, from_: str = "") -> None:
     """Fine-tune with the settings in .env, or resume what was stopped."""
+    from sft import run, variables
     from sft.host import pipeline, progress, setup
     from sft.settings import Settings
 
     console = progress.terminal()
     setup.make_env_file(console)
-    pipeline.train(Settings.load(**given(fresh=fresh)), console, "make train")
+    if from_:
+        pipeline.repeat(run.find(variables.runs_path(), Path(from_).name), console)
+    else:
+        pipeline.train(Settings.load(**given(fresh=fresh)), console, "make train")
 
 
 @task(

@@ -40,4 +40,11 @@ class RunFailed(SftError):
 
 def wrong(name: str, value: object, what: str, remedy: str) -> str:
     """Return the one line that every wrong setting is reported with."""
-    return f"{name}={value}: {what}; {remedy}"
+    return f"{name}={shown(value)}: {shown(what, 300)}; {shown(remedy, 300)}"
+
+
+def shown(value: object, width: int = 120) -> str:
+    """Return a value as a terminal can show it on one line: odd characters escaped, a long one cut."""
+    text = str(value)[: width + 1]
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= width else text[: width - 1] + "…"

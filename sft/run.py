@@ -10,14 +10,18 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from sft.errors import SettingsError, UserError, wrong
+from sft.redaction import redact, redact_all
 
 if TYPE_CHECKING:
     from sft.settings import Settings  # takes a quarter of a second, which a look at a run does not need
@@ -26,6 +30,7 @@ Status = Literal["launching", "preparing", "training", "saving", "evaluating", "
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
 
 
+LOOK_S = 0.1  # longer than a monitor holds a lock that it only looks at
 RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
 
 
@@ -118,6 +123,11 @@ class Run:
         """`evaluation.json`: loss and exact match before and after training."""
         return self.path / "evaluation.json"
 
+    @property
+    def environment(self) -> Path:
+        """`environment.json`: the project's commit, versions, machine and inputs of the run."""
+        return self.path / "environment.json"
+
     def settings(self) -> Settings:
         """Return the frozen settings."""
         from sft.settings import Settings
@@ -141,7 +151,7 @@ class Run:
         state |= self.state() | values | {"updated_at": now}
         if status:
             state["status"] = status
-        text = json.dumps(state, indent=2) + "\n"
+        text = json.dumps(redact_all(state), indent=2) + "\n"
         try:
             write_whole(self.path / "state.json", text)
         except OSError as error:
@@ -159,7 +169,7 @@ class Run:
 
     def request_stop(self, reason: str) -> None:
         """Ask the ranks to save and end after the step they are in."""
-        write_whole(self.path / "stop", reason + "\n")
+        write_whole(self.path / "stop", redact(reason) + "\n")
 
     def stop_reason(self) -> str | None:
         """Return why a stop was requested, or None."""
@@ -185,7 +195,7 @@ class Run:
         for attempt in range(2):
             try:
                 with path.open("x", encoding="utf-8") as file:
-                    file.write(reason.strip() + "\n")
+                    file.write(redact(reason).strip() + "\n")
             except FileExistsError:
                 pass
             except OSError as error:
@@ -216,7 +226,7 @@ class Run:
     def lock(self) -> TextIO | None:
         """Return the run's lock, held until it is closed or this process ends; None where another process holds it."""
         file = (self.path / ".lock").open("w")
-        if not lock_file(file):
+        if not lock_file(file, LOOK_S):
             file.close()
             return None
         return file
@@ -228,6 +238,18 @@ class Run:
                 return not lock_file(file)
         except FileNotFoundError:
             return False
+
+    def claim(self) -> TextIO:
+        """Keep every other program from starting this run, until the file returned is closed or this process ends.
+
+        Beside the lock of the first node's program, which is taken later and may be in a container. Raises UserError
+        where another program has it, or a node is at work.
+        """
+        file = (self.path / ".claim").open("a")
+        if not lock_file(file, LOOK_S) or self.is_running():
+            file.close()
+            raise UserError(f"{self.path}: is running; watch it with `inv monitor`, end it with `make stop`")
+        return file
 
     # Metrics
 
@@ -259,44 +281,84 @@ class Run:
             return file.read().decode(errors="replace").splitlines()[-lines:]
 
 
-def lock_file(file: TextIO) -> bool:
-    """Lock a file until it is closed; False where another process holds it."""
+def lock_file(file: TextIO, patience_s: float = 0) -> bool:
+    """Lock a file until it is closed; False where another process still holds it after `patience_s` seconds."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOOK_S / 10)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other program opens a run in `folder`, and keep others waiting. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def create(settings: Settings, hostfile: str) -> Run:
     """Make the run directory with its frozen inputs, and point `runs/latest` to it.
 
-    Raises SettingsError where RUN_NAME is taken.
+    Raises SettingsError where RUN_NAME is taken or nothing can be written, and leaves no directory behind.
     """
-    name = settings.run_name or free_name(settings)
-    run = Run(settings.runs_path / name)
-    if run.path.exists():
-        raise SettingsError([wrong("RUN_NAME", name, f"{run.path} is there already", "use another name or remove it")])
-    run.logs.mkdir(parents=True)
-    run.checkpoints.mkdir()
-    frozen = settings.model_copy(update={"run_name": name})
-    write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
-    write_whole(run.ds_config, json.dumps(frozen.deepspeed(), indent=2) + "\n")
-    write_whole(run.hostfile, hostfile)
-    run.keep_reserve()
-    run.update_state("launching")
-    point_latest(run)
+    run = make_directory(settings)
+    try:
+        run.logs.mkdir()
+        run.checkpoints.mkdir()
+        frozen = settings.model_copy(update={"run_name": run.name})
+        write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
+        write_whole(run.ds_config, json.dumps(frozen.deepspeed(), indent=2) + "\n")
+        write_whole(run.hostfile, hostfile)
+        run.keep_reserve()
+        run.update_state("launching")
+        point_latest(run)
+    except BaseException as error:
+        shutil.rmtree(run.path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise not_writable(settings, error) from None
+        raise
     return run
 
 
-def free_name(settings: Settings) -> str:
-    """Return a new run's name: date, time and model."""
-    name = base = time.strftime("%Y%m%d-%H%M%S-") + Path(settings.model_name).name
+def make_directory(settings: Settings) -> Run:
+    """Make a new run's empty directory. Raises SettingsError."""
+    base = settings.run_name or default_name(settings)
     number = 1
-    while (settings.runs_path / name).exists():
-        number += 1
-        name = f"{base}-{number}"
-    return name
+    while True:
+        name = base if number == 1 else f"{base}-{number}"
+        run = Run(settings.runs_path / name)
+        try:
+            run.path.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            number += 1
+            if settings.run_name:
+                what = f"{run.path} is there already"
+                raise SettingsError([wrong("RUN_NAME", name, what, "use another name or remove it")]) from None
+        except OSError as error:
+            raise not_writable(settings, error) from None
+
+
+def not_writable(settings: Settings, error: OSError) -> SettingsError:
+    """Return what is said where a run directory cannot be made."""
+    what = f"no run directory can be made there ({error.strerror})"
+    return SettingsError([wrong("RUNS_PATH", settings.runs_path, what, "choose a folder that you may write to")])
+
+
+def default_name(settings: Settings) -> str:
+    """Return a new run's name: date, time and model."""
+    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(settings.model_name).name)[:60]
+    return time.strftime("%Y%m%d-%H%M%S-") + model
 
 
 def reopen(run: Run, settings: Settings) -> None:
@@ -318,6 +380,15 @@ def reopen(run: Run, settings: Settings) -> None:
     point_latest(run)
 
 
+def asked_for(settings: Settings) -> Run | None:
+    """Return RUN_NAME's run or the latest, or None where there is none. Raises UserError where it is at work."""
+    run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
+    if run is None or not run.settings_file.is_file():
+        return None
+    run.claim().close()
+    return run
+
+
 def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
     """Return the run to go on with, RUN_NAME's or the latest where it was stopped or broke, and what kept it from that.
 
@@ -325,11 +396,9 @@ def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
     settings; a line for each of those is returned beside it. Raises UserError where the run is still at work, and
     SettingsError where a run asked for by RUN_NAME was started with other settings.
     """
-    run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
-    if run is None or not run.settings_file.is_file():
+    run = asked_for(settings)
+    if run is None:
         return None, []
-    if run.is_running():
-        raise UserError(f"{run.path}: is running; watch it with `inv monitor`, end it with `make stop`")
     status = run.state().get("status")
     saved = run.final.is_dir() or any(run.checkpoints.glob("step-*")) or run.metrics.is_file()
     if settings.fresh or status == "finished" or not (saved or status == "stopped"):

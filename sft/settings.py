@@ -13,11 +13,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from sft import variables
-from sft.errors import SettingsError, wrong
+from sft import redaction, variables
+from sft.errors import SettingsError, UserError, shown, wrong
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Schedule = Literal["cosine", "linear", "constant"]
@@ -25,6 +25,8 @@ Launcher = Literal["auto", "local", "compose"]
 Device = Literal["auto", "cuda", "cpu"]
 Planning = Literal["refuse", "warn"]
 
+# As the hub has it: a name, or an owner and a name, without `--` and `..`.
+HUB_NAME = re.compile(r"(?!.*(--|\.\.))(?=.{1,96}$)\w[\w.-]*(/[\w.-]+)?(?<![.-])", re.ASCII)
 DS_CONFIGS = ("zero3", "zero2", "zero1", "zero3_offload")
 TINY = "tiny"  # MODEL_NAME: a model of a few hundred thousand weights that the project makes itself
 UNPLANNED_TOKENS = 8192  # MAX_TOKENS_PER_MICRO_STEP=auto where no plan can be made: on a CPU, of an unknown model
@@ -48,38 +50,95 @@ MAY_CHANGE = {
 
 FOLDERS = ("data_path", "model_path", "runs_path")
 
+LARGEST = 2**31 - 1  # of every whole number: more is a slip of the finger, and no array or timer takes it
+CPU_RANKS_PER_CORE = 16  # more would only starve the machine
+LONGEST_NAME = 100  # characters of a run's name, which W&B and the file system must take
+DEEPEST = 20  # levels of a DeepSpeed file
+
 Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
 # `auto` is None: left to the plan, which puts a number there before the settings are frozen.
 Planned = BeforeValidator(lambda value: None if isinstance(value, str) and value.strip().lower() == "auto" else value)
+Count = Annotated[int, Field(le=LARGEST)]
+
+
+def readable(text: str) -> str:
+    """Return a text that files and terminals can hold. Raises ValueError."""
+    if any(ord(c) < 32 and c not in "\n\t" for c in text) or not is_unicode(text):
+        raise ValueError("holds characters that no terminal shows")
+    return text
+
+
+def plain(text: str) -> str:
+    """Return a text of one line. Raises ValueError."""
+    if not text.isprintable():
+        raise ValueError("holds characters that are no part of a name")
+    return text
+
+
+def folder(path: Path) -> Path:
+    """Return a folder's path with `~` as the home folder. Raises ValueError."""
+    plain(str(path))
+    return variables.expanded(path)
+
+
+def secret(value: SecretStr) -> SecretStr:
+    """Return a key. Raises ValueError for what cannot be one."""
+    text = value.get_secret_value()
+    if text and (len(text) < redaction.LEAST or not text.isascii() or not text.isprintable() or " " in text):
+        raise ValueError("is no key: too short, or with spaces or odd characters")
+    return value
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text can be written in UTF-8: lone surrogates cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+Text = Annotated[str, AfterValidator(readable)]
+Name = Annotated[str, AfterValidator(plain)]
+Folder = Annotated[Path, AfterValidator(folder)]
+Secret = Annotated[SecretStr, AfterValidator(secret)]
 
 
 class Settings(BaseSettings):
     """The settings of one run. Field names in capitals are what users type."""
 
-    model_config = SettingsConfigDict(extra="forbid", env_ignore_empty=True, frozen=True, protected_namespaces=())
+    model_config = SettingsConfigDict(
+        extra="forbid", env_ignore_empty=True, frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     # Model
-    model_name: str = Field(
+    model_name: Name = Field(
         "meta-llama/Llama-3.2-1B-Instruct",
         description="hub name or local folder of a causal language model; `tiny` makes one",
     )
-    model_revision: str = Field("main", description="hub revision of the model: branch, tag or commit")
+    model_revision: Name = Field("main", description="hub revision of the model: branch, tag or commit")
+    allow_pickle: bool = Field(
+        False, description="load pickled weights (.bin, .pt), which can run any program; 0 = safetensors alone"
+    )
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with the model or its tokenizer, where it needs some"
+    )
     # Data
-    dataset: str = Field(
+    dataset: Name = Field(
         "openai/gsm8k", description="hub name, local file or folder (jsonl, json, csv, parquet); `demo` generates one"
     )
-    dataset_config: str = Field("main", description="configuration of a hub data set")
-    dataset_revision: str = Field("main", description="hub revision of the data set")
-    prompt_column: str = Field("question", description="column with the prompt (unless rows have chat `messages`)")
-    response_column: str = Field("answer", description="column with the response; its tokens are the targets")
-    system_prompt: str = Field("", description="system message put before every prompt")
-    max_length: int = Field(
+    dataset_config: Name = Field("main", description="configuration of a hub data set")
+    dataset_revision: Name = Field("main", description="hub revision of the data set")
+    prompt_column: Name = Field("question", description="column with the prompt (unless rows have chat `messages`)")
+    response_column: Name = Field("answer", description="column with the response; its tokens are the targets")
+    system_prompt: Text = Field("", description="system message put before every prompt")
+    max_length: Count = Field(
         1024, ge=8, description="tokens a row may have; longer rows are cut at the end, counted and reported"
     )
     # Batch
-    batch_size: int = Field(4, ge=1, description="sequences per GPU and micro-step (packed: and step)")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-steps per optimizer step")
-    global_batch_size: int = Field(
+    batch_size: Count = Field(4, ge=1, description="sequences per GPU and micro-step (packed: and step)")
+    gradient_accumulation_steps: Count = Field(1, ge=1, description="micro-steps per optimizer step")
+    global_batch_size: Count = Field(
         0,
         ge=0,
         description="sequences per optimizer step over all GPUs; 0 = BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs",
@@ -87,7 +146,7 @@ class Settings(BaseSettings):
     packing: bool = Field(
         True, description="sequences of a step side by side without padding; 0 = padded, BATCH_SIZE at a time"
     )
-    max_tokens_per_micro_step: Annotated[int | None, Planned] = Field(
+    max_tokens_per_micro_step: Annotated[int | None, Field(le=LARGEST), Planned] = Field(
         None, ge=8, description="tokens that a GPU packs into one micro-step; auto: as many as fit and a step needs"
     )
     # Optimisation
@@ -98,9 +157,9 @@ class Settings(BaseSettings):
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of all steps over which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, not on biases and norms")
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 = no clipping")
-    max_epochs: int = Field(2, ge=1, description="passes over the training rows")
-    max_steps: int = Field(0, ge=0, description="optimizer steps at most; 0 = no limit")
-    seed: int = Field(42, ge=0, lt=2**32, description="order of the rows, dropout, new weights")
+    max_epochs: Count = Field(2, ge=1, description="passes over the training rows")
+    max_steps: Count = Field(0, ge=0, description="optimizer steps at most; 0 = no limit")
+    seed: Count = Field(42, ge=0, lt=2**32, description="order of the rows, dropout, new weights")
     precision: Annotated[Precision, Lower] = Field(
         "auto", description="bf16, fp16 (dynamic loss scaling), fp32, or auto: bf16 on GPUs, fp32 on CPU"
     )
@@ -111,31 +170,31 @@ class Settings(BaseSettings):
         False,
         description="torch.compile the layers: longer to start, faster at large micro-steps",
     )
-    ds_config: str = Field(
+    ds_config: Name = Field(
         "zero3", description="zero3, zero2, zero1, zero3_offload, or a path to a DeepSpeed JSON file"
     )
     # LoRA
-    lora_rank: int = Field(0, ge=0, description="train a LoRA adapter of this rank instead of all weights; 0 = all")
-    lora_alpha: int = Field(32, ge=1, description="the adapter's product is scaled by LORA_ALPHA / LORA_RANK")
+    lora_rank: Count = Field(0, ge=0, description="train a LoRA adapter of this rank instead of all weights; 0 = all")
+    lora_alpha: Count = Field(32, ge=1, description="the adapter's product is scaled by LORA_ALPHA / LORA_RANK")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that is dropped")
-    lora_targets: str = Field(
+    lora_targets: Name = Field(
         "all-linear", min_length=1, description="layers with an adapter: all-linear, or names as in q_proj,v_proj"
     )
     # Rhythm
-    logging_steps: int = Field(1, ge=1, description="steps between lines in metrics.jsonl")
-    save_steps: int = Field(100, ge=0, description="steps between checkpoints; 0 = only when stopped")
-    eval_steps: int = Field(0, ge=0, description="steps between validation losses; 0 = only before and after")
-    keep_checkpoints: int = Field(2, ge=1, description="checkpoints that stay; older ones are removed")
+    logging_steps: Count = Field(1, ge=1, description="steps between lines in metrics.jsonl")
+    save_steps: Count = Field(100, ge=0, description="steps between checkpoints; 0 = only when stopped")
+    eval_steps: Count = Field(0, ge=0, description="steps between validation losses; 0 = only before and after")
+    keep_checkpoints: Count = Field(2, ge=1, description="checkpoints that stay; older ones are removed")
     # Evaluation
     evaluate: bool = Field(True, description="evaluate the base model before and the tuned model after training")
-    eval_limit: int = Field(0, ge=0, description="held-out rows to answer; 0 = all")
-    max_new_tokens: int = Field(256, ge=1, description="tokens an answer may have")
-    eval_batch_size: int = Field(
+    eval_limit: Count = Field(0, ge=0, description="held-out rows to answer; 0 = all")
+    max_new_tokens: Count = Field(256, ge=1, description="tokens an answer may have")
+    eval_batch_size: Count = Field(
         0, ge=0, description="answers generated at once on each GPU; 0 = as many as fit (on CPU: 64)"
     )
     # Machines
-    nodes: int = Field(2, ge=1, le=1024, description="nodes")
-    gpus_per_node: int = Field(2, ge=1, le=64, description="GPUs (on CPU: processes) per node")
+    nodes: Count = Field(2, ge=1, le=1024, description="nodes")
+    gpus_per_node: Count = Field(2, ge=1, le=64, description="GPUs (on CPU: processes) per node")
     launcher: Annotated[Launcher, Lower] = Field(
         "auto",
         description="local: nodes are processes of this machine; compose: containers; auto chooses and says why",
@@ -146,24 +205,26 @@ class Settings(BaseSettings):
     plan: Annotated[Planning, Lower] = Field(
         "refuse", description="settings that cannot fit the GPUs: refuse, before anything starts, or warn"
     )
-    master_port: int = Field(
+    master_port: Count = Field(
         37171, ge=1024, le=65534, description="port on which the ranks meet; the node programs meet on the next one"
     )
-    rendezvous_timeout_s: int = Field(300, ge=10, description="seconds that ranks wait for each other")
-    restarts: int = Field(0, ge=0, description="times that a run that broke is started again from its last checkpoint")
+    rendezvous_timeout_s: Count = Field(300, ge=10, description="seconds that ranks wait for each other")
+    restarts: Count = Field(
+        0, ge=0, description="times that a run that broke is started again from its last checkpoint"
+    )
     # Run
-    run_name: str = Field("", description="name of the run directory; empty = date, time and model")
+    run_name: Name = Field("", description="name of the run directory; empty = date, time and model")
     fresh: bool = Field(False, description="start over instead of resuming the last stopped run")
     # Folders
-    data_path: Path = Field(Path("data"), description="cache of prepared data sets")
-    model_path: Path = Field(Path("models"), description="cache of base models")
-    runs_path: Path = Field(Path("runs"), description="run directories")
+    data_path: Folder = Field(Path("data"), description="cache of prepared data sets")
+    model_path: Folder = Field(Path("models"), description="cache of base models")
+    runs_path: Folder = Field(Path("runs"), description="run directories")
     # Accounts
-    wandb_api_key: SecretStr = Field(SecretStr(""), description="Weights & Biases key; empty = logged offline")
-    wandb_entity: str = Field("", description="Weights & Biases team or user")
-    wandb_project_name: str = Field("sft", description="Weights & Biases project")
-    wandb_run_name: str = Field("", description="name there; empty = RUN_NAME")
-    huggingface_api_key: SecretStr = Field(SecretStr(""), description="hub token, for gated models such as Llama")
+    wandb_api_key: Secret = Field(SecretStr(""), description="Weights & Biases key; empty = logged offline")
+    wandb_entity: Name = Field("", description="Weights & Biases team or user")
+    wandb_project_name: Name = Field("sft", description="Weights & Biases project")
+    wandb_run_name: Name = Field("", description="name there; empty = RUN_NAME")
+    huggingface_api_key: Secret = Field(SecretStr(""), description="hub token, for gated models such as Llama")
 
     @property
     def world_size(self) -> int:
@@ -188,8 +249,13 @@ class Settings(BaseSettings):
 
         Raises SettingsError with a line for everything that is wrong.
         """
-        written = variables.from_file(env_file) if env_file else {}
-        problems = unknown_names(list(written), str(env_file)) + unknown_names(variables.behind_make(), "make")
+        problems: list[str] = []
+        written: dict[str, str] = {}
+        try:
+            written = variables.from_file(env_file) if env_file else {}
+        except UserError as error:
+            problems.append(str(error))
+        problems += unknown_names(list(written), str(env_file)) + unknown_names(variables.behind_make(), "make")
         values: dict[str, Any] = dict(defaults or {})
         values |= {name.lower(): value for name, value in written.items() if name.lower() in cls.model_fields}
         values |= {name: os.environ[name.upper()] for name in cls.model_fields if os.environ.get(name.upper())}
@@ -206,6 +272,7 @@ class Settings(BaseSettings):
         problems += settings.contradictions()
         if problems:
             raise SettingsError(problems)
+        redaction.know(list(settings.secrets().values()))
         return settings
 
     @classmethod
@@ -219,11 +286,27 @@ class Settings(BaseSettings):
     def thaw(cls, path: Path) -> Settings:
         """Return the settings frozen in a run directory; secrets come from the environment, and so do folders.
 
-        A container has the same folders in other places.
+        A container has the same folders in other places. Raises UserError for a file that holds no settings.
         """
         here = {name: os.environ.get(name.upper(), "") for name in secret_names()}
         here |= {name: os.environ[name.upper()] for name in FOLDERS if os.environ.get(name.upper())}
-        return cls.model_validate(json.loads(path.read_text()) | here)
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")) | here)
+        except (ValueError, TypeError) as error:
+            what = f"holds no settings that this version reads ({shown(str(error).splitlines()[0])})"
+            raise UserError(f"{path}: {what}; start a new run with another RUN_NAME, or remove that one") from None
+
+    @classmethod
+    def repeat(cls, frozen: dict[str, Any], env_file: Path | None = variables.ENV_FILE, **given: Any) -> Settings:
+        """Return the settings of a frozen run for a new one; the environment and `given` win, and so `make`'s words.
+
+        Of `env_file` only the keys are taken, which are never frozen: the rest of it is about other runs. Raises
+        SettingsError.
+        """
+        written = variables.from_file(env_file) if env_file else {}
+        keys = {name: written[name.upper()] for name in secret_names() if name.upper() in written}
+        kept = {name: value for name, value in frozen.items() if name != "run_name"}
+        return cls.load(None, defaults=kept | keys, **(given | {"fresh": True}))
 
     def freeze(self) -> dict[str, Any]:
         """Return the settings as JSON data, without the secrets."""
@@ -292,12 +375,18 @@ class Settings(BaseSettings):
             what = f"is less than MAX_LENGTH={self.max_length}, so the longest row may not fit"
             remedy = f"use at least {self.max_length}, or lower MAX_LENGTH"
             problems.append(wrong("MAX_TOKENS_PER_MICRO_STEP", self.max_tokens_per_micro_step, what, remedy))
-        if self.run_name and not re.fullmatch(r"(?!latest$)[\w-][\w.-]*", self.run_name):
-            remedy = "use letters, digits, - and _"
+        if self.run_name and not re.fullmatch(rf"(?!latest$)\w[\w.-]{{,{LONGEST_NAME - 1}}}", self.run_name, re.ASCII):
+            remedy = f"use letters, digits, - and _, {LONGEST_NAME} at most"
             problems.append(wrong("RUN_NAME", self.run_name, "is no plain folder name", remedy))
         for name in ("model_name", "dataset"):
             value = getattr(self, name)
-            if value.startswith((".", "/", "~")) and not Path(value).expanduser().exists():
+            is_path = value.startswith((".", "/", "~"))
+            if not (
+                is_path or value in (TINY, DEMO) or HUB_NAME.fullmatch(value) or is_there(variables.expanded(value))
+            ):
+                remedy = "give a hub name such as " + ("openai/gsm8k" if name == "dataset" else "Qwen/Qwen3-0.6B")
+                problems.append(wrong(name.upper(), value, "no such file or folder, and no hub name", remedy))
+            if is_path and not is_there(variables.expanded(value)):
                 example = " such as openai/gsm8k" if name == "dataset" else ""
                 remedy = f"check the path, or give a hub name{example}"
                 problems.append(wrong(name.upper(), value, "no such file or folder", remedy))
@@ -311,7 +400,7 @@ class Settings(BaseSettings):
         """Return the DeepSpeed JSON file that DS_CONFIG names."""
         if self.ds_config in DS_CONFIGS:
             return Path(__file__).resolve().parents[1] / "ds_configs" / f"{self.ds_config}.json"
-        return Path(self.ds_config).expanduser()
+        return variables.expanded(self.ds_config)
 
     def deepspeed(self) -> dict[str, Any]:
         """Return the configuration that DeepSpeed receives: the file, with the settings filled in as numbers.
@@ -354,7 +443,7 @@ class Settings(BaseSettings):
                 remedy = f"remove {key} from the file; LEARNING_RATE, WEIGHT_DECAY and LR_SCHEDULER set it"
                 problems.append(wrong("DS_CONFIG", self.ds_config, f"has its own {key}", remedy))
         stage = config.get("zero_optimization", {}).get("stage")
-        if stage not in (1, 2, 3):
+        if isinstance(stage, bool) or stage not in (1, 2, 3):
             problems.append(
                 wrong("DS_CONFIG", self.ds_config, f"zero_optimization.stage is {stage}", "write 1, 2 or 3")
             )
@@ -366,14 +455,58 @@ class Settings(BaseSettings):
         """Return the content of the file that DS_CONFIG names. Raises SettingsError."""
         what, remedy = "holds no JSON object", "mend the file"
         try:
-            config = json.loads(self.deepspeed_file().read_text())
+            text = self.deepspeed_file().read_text(encoding="utf-8-sig")
+            config = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
+            if depth(config) > DEEPEST:
+                raise RecursionError
             if isinstance(config, dict) and isinstance(config.get("zero_optimization", {}), dict):
                 return config
         except (OSError, UnicodeDecodeError):
             what, remedy = "no such file", f"use {', '.join(DS_CONFIGS)} or a path to a DeepSpeed JSON file"
         except json.JSONDecodeError as error:
             what = f"is no JSON (line {error.lineno}: {error.msg})"
+        except RecursionError:
+            what = "is nested too deep"
+        except ValueError as error:
+            what = "holds a number of too many digits" if "integer string" in str(error) else str(error)
         raise SettingsError([wrong("DS_CONFIG", self.ds_config, what, remedy)])
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises ValueError for a key that stands there twice, of which one would be lost."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"has the key {key!r} twice")
+        found[key] = value
+    return found
+
+
+def no_number(name: str) -> Any:
+    """Raise ValueError: JSON has no NaN and no Infinity, though Python reads them."""
+    raise ValueError(f"holds {name}")
+
+
+def depth(value: Any) -> int:
+    """Return how deep a JSON value is nested, as far as it matters."""
+    level, values = 0, [value]
+    while values and level <= DEEPEST:
+        values = [inner for outer in values for inner in children(outer)]
+        level += 1
+    return level
+
+
+def children(value: Any) -> list[Any]:
+    """Return the values inside a JSON value."""
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a file or folder is there; a path that cannot be one is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def without_auto(config: dict[str, Any]) -> dict[str, Any]:
@@ -394,7 +527,7 @@ def unknown_names(names: list[str], where: str) -> list[str]:
         if name not in known and not variables.is_of_compose(name):
             near = difflib.get_close_matches(name.upper(), known, n=1)
             remedy = f"did you mean {near[0]}?" if near else "README.md lists every setting"
-            problems.append(f"{name}: no such setting (from {where}); {remedy}")
+            problems.append(f"{shown(name)}: no such setting (from {where}); {remedy}")
     return problems
 
 
@@ -416,4 +549,5 @@ def explain(error: Any) -> str:
     if kind == "literal_error":
         return wrong(name, value, "is not one of the choices", f"use {context['expected']}")
     remedy = {"int_parsing": "use a whole number", "float_parsing": "use a number", "bool_parsing": "use 1 or 0"}
-    return wrong(name, value, error["msg"][0].lower() + error["msg"][1:], remedy.get(kind, "correct it"))
+    what = str(error["msg"]).removeprefix("Value error, ")
+    return wrong(name, value, what[0].lower() + what[1:], remedy.get(kind, "correct it"))

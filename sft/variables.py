@@ -6,10 +6,12 @@ of a second.
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from pathlib import Path
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from sft.errors import UserError
 
@@ -19,25 +21,47 @@ OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN"}  # 
 
 
 def from_file(path: Path = ENV_FILE) -> dict[str, str]:
-    """Return the variables of an env file that are not empty; none where there is no file. Raises UserError."""
+    """Return the variables of an env file that are not empty; none where there is no file.
+
+    Raises UserError with a line for each one that cannot be read. What stands there may be a key and is not repeated.
+    """
     try:
-        values = dotenv_values(path, interpolate=False) if path.is_file() else {}
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     except PermissionError:
         raise UserError(
             f"{path}: cannot be read by user {os.geteuid()}; make it that user's, or set SFT_UID to its owner"
         ) from None
-    return {name: value for name, value in values.items() if value}
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    values, problems = {}, []
+    for found in parse_stream(io.StringIO(text)):
+        if found.error or (found.key and found.value is None):
+            problems.append(f"{path}:{found.original.line}: is no NAME=value; mend the line, or put # before it")
+        elif found.key and found.value:
+            values[found.key] = found.value
+    if problems:
+        raise UserError("\n".join(problems))
+    return values
 
 
 def behind_make() -> list[str]:
     """Return the names given behind `make`, which the Makefile passes on as MAKE_SETTINGS."""
-    names = [word.split("=")[0].rstrip(":") for word in os.environ.get("MAKE_SETTINGS", "").split() if "=" in word]
+    words = re.split(r"(?<!\\)\s+", os.environ.get("MAKE_SETTINGS", ""))  # make writes a backslash before a value's own
+    names = [word.split("=")[0].rstrip(":") for word in words if "=" in word]
     return [name for name in names if name not in OF_MAKE]
 
 
 def runs_path() -> Path:
     """Return RUNS_PATH, from the environment or `.env`."""
-    return Path(os.environ.get("RUNS_PATH") or from_file().get("RUNS_PATH") or "runs")
+    return expanded(os.environ.get("RUNS_PATH") or from_file().get("RUNS_PATH") or "runs")
+
+
+def expanded(text: str | Path) -> Path:
+    """Return a path with `~` as the home folder; a `~` that nobody has stays."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def is_of_compose(name: str) -> bool:

@@ -29,9 +29,10 @@ import psutil
 
 from sft import cluster, variables
 from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import gpus, opening
+from sft.host import gpus, opening, surroundings
 from sft.host.link import Link, MasterLink, WorkerLink, master_address
 from sft.host.setup import make_folders
+from sft.redaction import guard_tracebacks, redact
 from sft.run import Run, write_whole
 from sft.settings import Settings
 
@@ -52,15 +53,16 @@ def main() -> None:
     parser.add_argument("--node-rank", type=int, required=True, help="0 is the master")
     arguments = parser.parse_args()
     run = Run(arguments.run.resolve()) if arguments.run else None
-    signals, link = Signals(), Link()
+    guard_tracebacks()
+    signals, link, opened = Signals(), Link(), contextlib.ExitStack()
     try:
         settings = run.settings() if run else Settings.load()
         link = start_link(settings, arguments.node_rank)
-        run = run or (first_run(settings) if arguments.node_rank == 0 else told_run(settings, link, signals))
+        run = run or (first_run(settings, opened) if arguments.node_rank == 0 else told_run(settings, link, signals))
         if run:
             Node(run, arguments.node_rank, link, signals).work()
     except SftError as error:
-        print(error, file=sys.stderr, flush=True)
+        print(redact(str(error)), file=sys.stderr, flush=True)
         if run is None and isinstance(link, MasterLink):
             link.refuse(str(error))
         sys.exit(error.exit_code)
@@ -103,8 +105,8 @@ def start_link(settings: Settings, rank: int) -> Link:
         raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")]) from None
 
 
-def first_run(settings: Settings) -> Run:
-    """Return the run that these settings ask for, opened by node 0 itself. Raises SettingsError."""
+def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
+    """Return the run that these settings ask for, kept open by node 0 itself in `opened`. Raises SettingsError."""
     make_folders(settings)
     settings = opening.with_device(settings, gpus.visible(), settings.gpus_per_node, "in this container")
 
@@ -112,7 +114,7 @@ def first_run(settings: Settings) -> Run:
         print(line, flush=True)
 
     settings, plan = opening.planned(settings.resolved(settings.device, "compose"), say)
-    return opening.open_run(settings, plan, say)
+    return opened.enter_context(opening.open_run(settings, plan, say))
 
 
 def told_run(settings: Settings, link: Link, signals: Signals) -> Run | None:
@@ -143,15 +145,13 @@ def no_meeting(settings: Settings, missing: list[int], deadline: float) -> str:
 class Log:
     """A node's log: every line goes to `logs/node-R.log` and to standard output, without secrets."""
 
-    def __init__(self, path: Path, secrets: list[str]) -> None:
-        """Append to the log in `path`; the values in `secrets` never reach it."""
-        self.file = path.open("a", encoding="utf-8", buffering=1)
-        self.secrets = secrets
+    def __init__(self, path: Path) -> None:
+        """Append to the log in `path`."""
+        self.file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
     def write(self, line: str) -> None:
         """Write one line. A full disk costs the line, never the run: the ranks would block on a full pipe."""
-        for secret in self.secrets:
-            line = line.replace(secret, "***")
+        line = redact(line)
         for stream in (self.file, sys.stdout):
             try:
                 stream.write(line.rstrip("\n") + "\n")
@@ -171,7 +171,7 @@ class Node:
         if not 0 <= rank < len(slots):
             raise UserError(f"--node-rank={rank}: the hostfile has {len(slots)} nodes; use 0 to {len(slots) - 1}")
         self.hosts, self.slots = slots, list(slots.values())[rank]
-        self.log = Log(run.logs / f"node-{rank}.log", list(self.settings.secrets().values()))
+        self.log = Log(run.logs / f"node-{rank}.log")
         self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
         self.lost_at: float | None = None
         self.done_ranks: set[int] = set()
@@ -287,6 +287,7 @@ class Node:
         process = self.start("sft.trainer.prepare", "--run", str(self.run.path))
         self.see_through(process, until_stop=True)
         if self.run.prepared.is_file():
+            surroundings.note_node(self.run)
             return True
         if self.end_now or self.run.stop_reason() is not None:
             self.run.update_state("stopped")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from sft import cluster
+from sft import cluster, supply
 from sft import run as runs
 from sft.errors import SettingsError, wrong
-from sft.host import compose, plan_view
+from sft.host import compose, plan_view, surroundings
 from sft.host import plan as planning
 from sft.host.gpus import Gpu
 from sft.host.plan import Plan
 from sft.run import Run
-from sft.settings import TINY, Launcher, Settings
+from sft.settings import CPU_RANKS_PER_CORE, TINY, Launcher, Settings
 
 OVERLAY = "COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"
 
@@ -20,6 +22,10 @@ OVERLAY = "COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"
 def with_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -> Settings:
     """Return the settings with the device decided. Raises SettingsError where `wanted` GPUs are not there."""
     inside = where != "here"
+    most = CPU_RANKS_PER_CORE * len(os.sched_getaffinity(0))
+    if not cards and wanted > most:
+        what = f"{wanted} ranks on {most // CPU_RANKS_PER_CORE} cores {where}"
+        raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, "use fewer nodes or ranks")])
     without = f"put {OVERLAY} into .env" if inside else "run `make demo`, which needs none"
     if settings.device == "cpu":
         return settings
@@ -65,16 +71,30 @@ def planned(settings: Settings, say: Callable[[str], None]) -> tuple[Settings, P
     return settings, plan
 
 
-def open_run(settings: Settings, plan: Plan | None, say: Callable[[str], None]) -> Run:
-    """Return the run to go on with, ready for its nodes, or a new one. Raises SftError."""
-    run, others = runs.resumable(settings)
-    if run:
-        runs.reopen(run, settings)
-        say(f"resuming {run.path} after step {run.state()['step']} (FRESH=1 starts over)")
-    else:
+@contextmanager
+def open_run(settings: Settings, plan: Plan | None, say: Callable[[str], None]) -> Iterator[Run]:
+    """Give the run to go on with, ready for its nodes, or a new one; no other program starts it meanwhile.
+
+    Raises SftError.
+    """
+    supply.check_local(settings)
+    try:
+        with runs.alone(settings.runs_path):
+            run, others = runs.resumable(settings)
+            if run:
+                claim = run.claim()
+                runs.reopen(run, settings)
+            else:
+                run = runs.create(settings, cluster.hostfile(settings.nodes, settings.gpus_per_node))
+                claim = run.claim()
+            surroundings.note_project(run)
+            planning.freeze(plan, run)
+    except OSError as error:
+        raise runs.not_writable(settings, error) from None
+    with claim:
         for line in others:
             say(line)
-        run = runs.create(settings, cluster.hostfile(settings.nodes, settings.gpus_per_node))
-        say(f"run {run.path}")
-    planning.freeze(plan, run)
-    return run
+        step = run.state()["step"]
+        resumed = run.state().get("attempt", 1) > 1
+        say(f"resuming {run.path} after step {step} (FRESH=1 starts over)" if resumed else f"run {run.path}")
+        yield run

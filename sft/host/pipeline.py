@@ -17,7 +17,7 @@ from rich.console import Console
 from sft import cluster
 from sft import run as runs
 from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import compose, gpus, nodes, opening, plan_view
+from sft.host import compose, gpus, nodes, opening, plan_view, surroundings
 from sft.host.launch import ended_with
 from sft.host.nodes import Nodes
 from sft.host.progress import display, duration
@@ -29,21 +29,40 @@ from sft.steps import Steps
 POLL_S = 0.2
 
 
-def train(settings: Settings, console: Console, command: str) -> None:
+def train(settings: Settings, console: Console, command: str) -> Run:
     """Run the whole pipeline, or resume it, and print the result; `command` is what resumes it. Raises SftError."""
+    runs.asked_for(settings)  # one at work is said before its port or its containers are found to be in use
     settings, cards = decide(settings, console)
     settings, plan = opening.planned(settings, console.print)
     start = launcher(settings, cards, console)
-    run = opening.open_run(settings, plan, console.print)
-    for left in reversed(range(settings.restarts + 1)):
-        watched = watch(run, start, console)
-        if not left or not watched.may_go_better:
-            break
-        reason = run.state()["error"]
-        runs.reopen(run, settings)
-        number = f"{settings.restarts - left + 1} of RESTARTS={settings.restarts}"
-        console.print(f"failed: {reason}; starting again from {run.last_checkpoint()} ({number})")
+    with opening.open_run(settings, plan, console.print) as run:
+        for left in reversed(range(settings.restarts + 1)):
+            watched = watch(run, start, console)
+            if not left or not watched.may_go_better:
+                break
+            reason = run.state()["error"]
+            runs.reopen(run, settings)
+            number = f"{settings.restarts - left + 1} of RESTARTS={settings.restarts}"
+            console.print(f"failed: {reason}; starting again from {run.last_checkpoint()} ({number})")
     conclude(run, console, command)
+    return run
+
+
+def repeat(before: Run, console: Console) -> None:
+    """Train a new run with the settings of an earlier one, and say what is not as it was then. Raises SftError."""
+    noted = surroundings.read(before)
+    frozen = before.settings().freeze()
+    if commit := noted.get("inputs", {}).get("model_commit"):
+        frozen["model_revision"] = commit
+    settings = Settings.repeat(frozen)
+    console.print(f"repeating {before.path}")
+    now = surroundings.project() | surroundings.here()
+    lines = surroundings.differences(noted, now) if noted else [f"{before.environment.name} is not there"]
+    for line in lines:
+        console.print(f"  not as then: {line}")
+    run = train(settings, console, "make train")
+    for line in surroundings.differences({"inputs": noted.get("inputs")}, surroundings.read(run)):
+        console.print(f"  not as then: {line}")
 
 
 def evaluate(settings: Settings, name: str, console: Console) -> None:
@@ -51,6 +70,7 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
     run = runs.find(settings.runs_path, name)
     if run.is_running():
         raise UserError(f"{run.path}: is running, and evaluates at its end; watch it with `inv monitor`")
+    claim = run.claim()
     if not run.final.is_dir():
         raise UserError(f"{run.path}: has no final model yet; finish the run with `make train` first")
     names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
@@ -58,9 +78,10 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
     frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
     frozen, cards = decide(frozen, console)
     start = launcher(frozen, cards, console)
-    run.evaluation.unlink(missing_ok=True)
-    runs.reopen(run, frozen)
-    watch(run, start, console)
+    with claim:
+        run.evaluation.unlink(missing_ok=True)
+        runs.reopen(run, frozen)
+        watch(run, start, console)
     conclude(run, console, f"inv evaluate --name {run.name}")
 
 
@@ -93,6 +114,7 @@ def launcher(settings: Settings, cards: list[int], console: Console) -> Callable
             raise SettingsError(
                 [wrong("MASTER_PORT", settings.master_port, f"is in use{behind}", "choose another port")]
             )
+    make_folders(settings)
     return lambda run: nodes.start(run, settings, cards)
 
 

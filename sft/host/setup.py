@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,15 +11,20 @@ from pathlib import Path
 from rich.console import Console
 
 from sft.errors import SettingsError, UserError, wrong
-from sft.settings import FOLDERS, Settings
+from sft.settings import FOLDERS, Settings, is_there
 from sft.variables import ENV_FILE
 
 EXAMPLE = Path(__file__).resolve().parents[2] / ".env.example"
 
 
 def make_env_file(console: Console) -> None:
-    """Make `.env` from `.env.example` where there is none, readable by its owner only: it will hold keys."""
+    """Make `.env` from `.env.example` where there is none, readable by its owner only: it will hold keys.
+
+    Warns of one that others may read.
+    """
     if ENV_FILE.exists():
+        if ENV_FILE.stat().st_mode & 0o077:
+            console.print(f"warning: {ENV_FILE}: others may read the keys in it; chmod 600 {ENV_FILE}")
         return
     descriptor = os.open(ENV_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -27,18 +33,29 @@ def make_env_file(console: Console) -> None:
 
 
 def make_folders(settings: Settings) -> None:
-    """Make the folders of data, models and runs. Raises SettingsError for those that cannot be written."""
-    problems = []
+    """Make the folders of data, models and runs.
+
+    Raises SettingsError for those that cannot be written, and leaves none behind then.
+    """
+    problems, made = [], []
     for name in FOLDERS:
         path: Path = getattr(settings, name)
+        missing = [folder for folder in (path, *path.parents) if not is_there(folder)]
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            for folder in reversed(missing):
+                folder.mkdir(exist_ok=True)
+                made.append(folder)
+            if not path.is_dir():
+                raise NotADirectoryError(20, "it is a file")
             if not os.access(path, os.W_OK):
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
             what = f"cannot be written ({error.strerror})"
             problems.append(wrong(name.upper(), path, what, "choose a folder that you may write to"))
     if problems:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):  # another program has put something there by now
+                folder.rmdir()
         raise SettingsError(problems)
 
 

@@ -61,7 +61,7 @@ def write(model: Any, weights: dict[str, torch.Tensor], base: Path, folder: Path
     save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def merged(base: Path, adapter: Path, dtype: torch.dtype) -> Any:
+def merged(base: Path, adapter: Path, dtype: torch.dtype, allowed: dict[str, Any]) -> Any:
     """Return the base model with the adapter's product added to its weights, a plain model without peft."""
-    whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **allowed)
     return peft.PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()

@@ -44,7 +44,9 @@ def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World,
     Raises process.Stopped.
     """
     started = time.monotonic()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path, padding_side="left")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        path, padding_side="left", trust_remote_code=settings.trust_remote_code
+    )
     model: Any = models.load(path, settings)
     model.to(world.device)
     target_loss = TargetLoss(model)

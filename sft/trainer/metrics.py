@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sft.redaction import redact
 from sft.run import Run, write_whole
 from sft.settings import Settings
 from sft.trainer.distributed import Pending
@@ -89,6 +90,8 @@ def start_wandb(run: Run, settings: Settings) -> Any:
     key = settings.wandb_api_key.get_secret_value()
     if key:
         os.environ["WANDB_API_KEY"] = key
+        for debug in ("WANDB_DEBUG", "WANDB_CORE_DEBUG"):  # writes the key into logs of its own in the run directory
+            os.environ.pop(debug, None)
     try:
         return wandb.init(
             mode="online" if key else "offline",
@@ -102,5 +105,5 @@ def start_wandb(run: Run, settings: Settings) -> Any:
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False, init_timeout=60),
         )
     except (wandb.Error, OSError) as error:
-        print(f"W&B: not logging there ({str(error).splitlines()[0]})", flush=True)
+        print(f"W&B: not logging there ({redact(str(error).splitlines()[0])})", flush=True)
         return None

@@ -27,12 +27,12 @@ def load(path: Path, settings: Settings, config: dict[str, Any] | None = None) -
     """
     # transformers asks for this object, not for an argument; it holds for as long as the object lives.
     zero3 = HfDeepSpeedConfig(config) if config and config["zero_optimization"]["stage"] == 3 else None
-    model_config = transformers.AutoConfig.from_pretrained(path)
+    model_config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
     model_config.use_cache = zero3 is None and config is None
     # Initialising an embedding writes zeros into its padding row, which a sharded embedding does not have.
     padding, model_config.pad_token_id = getattr(model_config, "pad_token_id", None), None
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        path, config=model_config, dtype=DTYPES[settings.precision]
+        path, config=model_config, dtype=DTYPES[settings.precision], **allowed(settings)
     )
     model.config.pad_token_id = padding
     model.config.use_cache = True
@@ -40,7 +40,12 @@ def load(path: Path, settings: Settings, config: dict[str, Any] | None = None) -
     return model
 
 
-def export(engine: Any, base: Path, run: Run, world: World) -> None:
+def allowed(settings: Settings) -> dict[str, Any]:
+    """Return what loading a model may do, as transformers takes it: pickled weights and code only where allowed."""
+    return {"trust_remote_code": settings.trust_remote_code, "use_safetensors": None if settings.allow_pickle else True}
+
+
+def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) -> None:
     """Write the trained model to `final/` in Hugging Face layout, complete or not at all (all ranks).
 
     It is loaded again and compared bit by bit before the folder gets its name: a model that was saved without its
@@ -60,10 +65,10 @@ def export(engine: Any, base: Path, run: Run, world: World) -> None:
         if adapter.is_adapted(model):
             with complete(run.adapter) as folder:
                 adapter.write(model, named, base, folder)
-            model = adapter.merged(base, run.adapter, model.dtype)
+            model = adapter.merged(base, run.adapter, model.dtype, allowed(settings))
             named = model.state_dict()
         with complete(run.final) as folder:
-            write_model(model, named, base, folder)
+            write_model(model, named, base, folder, settings.trust_remote_code)
     distributed.barrier()
 
 
@@ -82,7 +87,7 @@ def complete(folder: Path) -> Iterator[Path]:
 
 
 def write_model(
-    model: transformers.PreTrainedModel, weights: dict[str, torch.Tensor], base: Path, folder: Path
+    model: transformers.PreTrainedModel, weights: dict[str, torch.Tensor], base: Path, folder: Path, trusted: bool
 ) -> None:
     """Write weights, configuration and tokenizer to `folder`, load them again and compare."""
     with torch.device("meta"):
@@ -91,8 +96,9 @@ def write_model(
     whole.load_state_dict(weights, strict=False, assign=True)
     whole.tie_weights()
     whole.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
-    reloaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=next(iter(weights.values())).dtype)
+    transformers.AutoTokenizer.from_pretrained(base, trust_remote_code=trusted).save_pretrained(folder)
+    dtype = next(iter(weights.values())).dtype
+    reloaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trusted)
     loaded = reloaded.state_dict()
     different = [name for name, value in weights.items() if name not in loaded or not torch.equal(loaded[name], value)]
     missing = loaded.keys() - weights.keys() - set(reloaded.all_tied_weights_keys)

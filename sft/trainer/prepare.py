@@ -20,12 +20,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sft import supply
 from sft.errors import DataError, SettingsError, SftError, wrong
 from sft.run import Run, write_whole
-from sft.settings import DEMO, TINY, Settings
+from sft.settings import DEMO, DS_CONFIGS, TINY, Settings
 from sft.trainer import demo, process
 
 FORMAT = 2  # of the prepared data: part of the cache's key
+WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]  # of a model of the hub
+PART_BYTES = 2**20  # of a model's files, that tell it from another one
 HELD_OUT_SHARE = 0.05  # of the rows of a data set without a held-out split
 HELD_OUT_MOST = 500
 
@@ -57,11 +60,27 @@ def prepare(settings: Settings) -> dict[str, Any]:
     settings.data_path.mkdir(parents=True, exist_ok=True)
     settings.model_path.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    check_deepspeed(settings)
     model = base_model(settings)
     model_there = time.monotonic()
     data, counts = prepared_data(settings, model)
     seconds = {"base model": model_there - started, "data": time.monotonic() - model_there}
-    return {"model": str(model), "data": str(data), "seconds": seconds, **counts}
+    inputs = {"data_hash": counts.pop("hash"), "dataset_commit": counts.pop("commit"), **model_identity(model)}
+    return {"model": str(model), "data": str(data), "seconds": seconds, "inputs": inputs, **counts}
+
+
+def check_deepspeed(settings: Settings) -> None:
+    """Have DeepSpeed itself read a DS_CONFIG of the user's own. Raises SettingsError for what it refuses."""
+    if settings.ds_config in DS_CONFIGS:
+        return
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        DeepSpeedConfig(settings.deepspeed())
+    except Exception as error:  # of any kind: what it does not look at itself fails where it is used
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        what = f"DeepSpeed refuses it ({type(error).__name__}: {' '.join(lines[:3]) or 'no message'})"
+        raise SettingsError([wrong("DS_CONFIG", settings.ds_config, what, "mend the file")]) from None
 
 
 # Where things come from
@@ -113,12 +132,53 @@ def base_model(settings: Settings) -> Path:
 
             with_whole_folder(folder, lambda path: tiny.make(path, tiny_texts(settings), settings.seed))
         return folder
-    path = Path(settings.model_name).expanduser()
-    if not path.is_dir():
-        return download(settings)
-    if not (path / "config.json").is_file():
-        raise SettingsError([wrong("MODEL_NAME", path, "holds no config.json", "give a folder in Hugging Face layout")])
-    return path
+    local = supply.local_model(settings)
+    folder = local or download(settings, WANTED)
+    if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
+        folder = download(settings, [*WANTED, *(f"*{suffix}" for suffix in supply.PICKLED)])
+    supply.check_folder(folder, settings)
+    if supply.brings_code(folder):
+        check_code(folder, settings)
+    return folder
+
+
+def model_identity(folder: Path) -> dict[str, str | None]:
+    """Return the commit of a model of the hub, and a hash of the folder's files.
+
+    Of a file of many gigabytes the size, the beginning and the end are taken: they tell one from another at once.
+    """
+    commit = folder.name if folder.parent.name == "snapshots" else None
+    parts = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            with path.open("rb") as file:
+                size = path.stat().st_size
+                ends = file.read(PART_BYTES)
+                file.seek(max(0, size - PART_BYTES))
+                ends += file.read(PART_BYTES)
+            parts.append((path.name, size, hashlib.sha256(ends).hexdigest()))
+    return {"model_commit": commit, "model_hash": short_hash(*parts)}
+
+
+def check_code(folder: Path, settings: Settings) -> None:
+    """Raise SettingsError where a model that brings code of its own cannot be loaded without it, or with it."""
+    import transformers
+
+    trusted = settings.trust_remote_code
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+        transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+        own = "AutoModelForCausalLM" in getattr(config, "auto_map", {})
+        if own and not trusted and type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise ValueError("trust_remote_code")
+    except Exception as error:  # the code is anybody's, and so are its errors
+        if not trusted and "trust_remote_code" in str(error):
+            what = f"{settings.model_name} needs Python code of its own"
+            remedy = "set TRUST_REMOTE_CODE=1 where you have read that code, or take another model"
+            raise SettingsError([wrong("TRUST_REMOTE_CODE", 0, what, remedy)]) from None
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
+        what = f"its code or configuration cannot be loaded ({reason})"
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
 
 
 def tiny_key(settings: Settings) -> str:
@@ -134,8 +194,11 @@ def tiny_texts(settings: Settings) -> Iterator[str]:
         yield "\n".join(message["content"] for message in conversation(row, where, settings))
 
 
-def download(settings: Settings) -> Path:
-    """Return the folder of a model of the hub. Raises SettingsError in one line where it cannot be had."""
+def download(settings: Settings, patterns: list[str]) -> Path:
+    """Return the folder of a model of the hub, with the files of these names.
+
+    Raises SettingsError in one line where it cannot be had.
+    """
     from huggingface_hub import errors, snapshot_download
 
     name, token = settings.model_name, settings.huggingface_api_key.get_secret_value()
@@ -146,7 +209,7 @@ def download(settings: Settings) -> Path:
                 revision=settings.model_revision,
                 cache_dir=settings.model_path,
                 token=token or None,
-                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"],
+                allow_patterns=patterns,
             )
         )
     except errors.GatedRepoError:
@@ -225,7 +288,7 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> dict[str, Any]:
     from sft.trainer.tokenise import tokenised
 
     print(f"preparing {settings.dataset} for {settings.model_name}", flush=True)
-    config = transformers.AutoConfig.from_pretrained(model)
+    config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions and settings.max_length > positions:
         raise SettingsError(
@@ -233,7 +296,7 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> dict[str, Any]:
                    f"use {positions} or less")]
         )  # fmt: skip
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SettingsError(
@@ -251,6 +314,12 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> dict[str, Any]:
     }
     if not counts["train"]["rows"]:
         raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
+    counts["hash"] = short_hash(*(file_hash(path) for path in sorted(folder.glob("*/*"))))
+    counts["commit"] = None
+    if dataset_folder(settings) is None:
+        from sft.trainer import sources
+
+        counts["commit"] = sources.hub_commit(settings)
     write_whole(folder / "manifest.json", json.dumps(counts | {"settings": settings.of_data()}, indent=2) + "\n")
     return counts
 

@@ -12,6 +12,8 @@ import threading
 import time
 from types import FrameType
 
+from sft.redaction import guard_tracebacks
+
 stop_requested = threading.Event()
 
 
@@ -25,6 +27,7 @@ def begin() -> None:
     DeepSpeed's launcher sends SIGTERM to the ranks one after another and kills each after 30 s, so the handler only
     sets a flag and all ranks leave together at the next step boundary.
     """
+    guard_tracebacks()
     signal.signal(signal.SIGTERM, on_sigterm)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches the task, which asks for a stop
     faulthandler.register(signal.SIGUSR1)  # the stacks of a process that hangs

@@ -12,8 +12,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from sft.errors import DataError
-from sft.settings import Settings
+from sft.errors import DataError, shown
+from sft.settings import Settings, is_unicode
 from sft.trainer.data import TokenisedRow
 from sft.trainer.sources import Placed, Row
 
@@ -31,25 +31,28 @@ def conversation(row: Row, where: str, settings: Settings) -> list[dict[str, str
 
     Raises DataError naming the place of a row that has neither, or wrong ones.
     """
-    if "messages" in row:
+    if row.get("messages") is not None:
         messages = row["messages"]
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise DataError(f'{where}: `messages` is no list of objects; write [{{"role": …, "content": …}}, …]')
         for message in messages:
             if message.get("role") not in ROLES:
-                raise DataError(f"{where}: role {message.get('role')!r} is unknown; use {', '.join(ROLES)}")
+                raise DataError(f"{where}: role {shown(repr(message.get('role')))} is unknown; use {', '.join(ROLES)}")
             if not isinstance(message.get("content"), str):
                 raise DataError(f"{where}: the content of a {message['role']} message is no text; write a string")
+            need_unicode(message["content"], f"{where}: the content of a {message['role']} message")
         found = [{"role": message["role"], "content": message["content"]} for message in messages]
         if not any(message["role"] == "assistant" and message["content"] for message in found):
             raise DataError(f"{where}: has no assistant message, so no target token; add one or remove the row")
+        if not any(message["role"] == "assistant" and message["content"] for message in found[1:]):
+            raise DataError(f"{where}: nothing stands before the assistant's words; put a user message first")
         while found[-1]["role"] != "assistant":
             found.pop()  # a question without an answer teaches nothing
     else:
         texts = {}
         for name, column in (("PROMPT_COLUMN", settings.prompt_column), ("RESPONSE_COLUMN", settings.response_column)):
             if column not in row:
-                has = ", ".join(map(str, row)) or "nothing"
+                has = shown(", ".join(map(str, row)), 200) or "nothing"
                 raise DataError(f"{where}: has no column {column!r} but {has}; set {name} to one of them")
             if not isinstance(row[column], str):
                 kind = type(row[column]).__name__
@@ -57,6 +60,7 @@ def conversation(row: Row, where: str, settings: Settings) -> list[dict[str, str
             if not row[column].strip():
                 no_target = ", so no target token" if name == "RESPONSE_COLUMN" else ""
                 raise DataError(f"{where}: column {column!r} is empty{no_target}; fill it or remove the row")
+            need_unicode(row[column], f"{where}: column {column!r}")
             texts[name] = row[column]
         found = [
             {"role": "user", "content": texts["PROMPT_COLUMN"]},
@@ -65,6 +69,12 @@ def conversation(row: Row, where: str, settings: Settings) -> list[dict[str, str
     if settings.system_prompt and found[0]["role"] != "system":
         found.insert(0, {"role": "system", "content": settings.system_prompt})
     return found
+
+
+def need_unicode(text: str, what: str) -> None:
+    """Raise DataError for a text that no file can hold; JSON can escape the halves of a character one by one."""
+    if not is_unicode(text):
+        raise DataError(f"{what} holds half a character (a lone surrogate); mend the text")
 
 
 def tokenised(placed: Iterable[Placed], model: Path, settings: Settings) -> Iterator[TokenisedRow]:
@@ -101,7 +111,8 @@ def start_worker(model: Path, settings: Settings) -> None:
     global worker
     import transformers
 
-    worker = Tokeniser(transformers.AutoTokenizer.from_pretrained(model), settings)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
+    worker = Tokeniser(tokenizer, settings)
 
 
 def work(chunk: list[Placed]) -> list[TokenisedRow]:
@@ -164,13 +175,13 @@ class Tokeniser:
         Every assistant message is a target where the template writes a conversation by appending to it. Some
         templates rewrite earlier turns (they drop reasoning, say): there the last one alone is.
         """
-        whole = self.template(messages)
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant" and message["content"]]
+        whole = self.template(messages, where)
+        turns = [i for i, message in enumerate(messages) if i and message["role"] == "assistant" and message["content"]]
         for chosen in (turns, turns[-1:]):
             pieces, at = [], 0
             for turn in chosen:
-                before = self.template(messages[:turn], add_generation_prompt=True)
-                after = self.template(messages[: turn + 1])
+                before = self.template(messages[:turn], where, add_generation_prompt=True)
+                after = self.template(messages[: turn + 1], where)
                 if not (whole.startswith(after) and after.startswith(before) and len(before) >= at):
                     break
                 pieces += [(whole[at : len(before)], False), (self.up_to_end(after[len(before) :]), True)]
@@ -184,8 +195,8 @@ class Tokeniser:
         eos = self.tokenizer.eos_token
         return text[: text.rindex(eos) + len(eos)] if eos and eos in text else text
 
-    def template(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
-        """Return the conversation as the model's chat template writes it."""
+    def template(self, messages: list[dict[str, str]], where: str, add_generation_prompt: bool = False) -> str:
+        """Return the conversation as the model's chat template writes it. Raises DataError where it refuses."""
         import jinja2
 
         try:
@@ -193,7 +204,8 @@ class Tokeniser:
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=TEMPLATE_DATE
             )
         except jinja2.TemplateError as error:
-            raise DataError(f"the model's chat template refuses a row: {error}; check the order of its roles") from None
+            what = f"the model's chat template refuses it ({shown(error)})"
+            raise DataError(f"{where}: {what}; check the order of its roles") from None
 
     def plain_pieces(self, messages: list[dict[str, str]]) -> list[tuple[str, bool]]:
         """Return the pieces for a model without a chat template: the messages on lines of their own."""

@@ -164,7 +164,7 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     if world.is_main:
         run.update_state("saving")
     with phases.spending("saving"):
-        models.export(engine, base, run, world)
+        models.export(engine, base, run, settings, world)
     metrics.close()
     engine.destroy()
 

@@ -60,3 +60,11 @@ def test_bad_hostfile(tmp_path, text, message):
 def test_missing_hostfile_is_an_error(tmp_path):
     with pytest.raises(UserError, match="missing"):
         cluster.read_hostfile(tmp_path / "none")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"batch_size": "x"}', '{"unheard_of": 1}', "\x00"])
+def test_settings_of_a_run_that_cannot_be_read_are_one_line(run, content):
+    run.update_state("stopped")
+    run.settings_file.write_text(content)
+    with pytest.raises(UserError, match=r"a/settings.json: holds no settings that this version reads \(.*\); start a"):
+        runs.resumable(Settings.load(None, runs_path=run.path.parent, run_name="a"))

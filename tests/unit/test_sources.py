@@ -42,7 +42,7 @@ def test_file_names_say_which_split(tmp_path):
         ("a.csv", "q,a\n1,2\n1\n", r"a.csv:3: has another number of fields than the header"),
         ("a.csv", "q,a\n1,2,3\n", r"a.csv:2: has another number of fields than the header"),
         ("a.parquet", "no parquet", r"a.parquet: is no readable Parquet file"),
-        ("a.jsonl", b'{"a": "\xff"}\n', r"a.jsonl: is no UTF-8 text"),
+        ("a.jsonl", b'{"a": "\xff"}\n', r"a.jsonl:1: is no UTF-8 text"),
     ],
 )
 def test_what_is_malformed_is_named_by_file_and_line(tmp_path, name, content, message):

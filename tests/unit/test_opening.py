@@ -1,0 +1,103 @@
+"""One run is opened by one program at a time, however many try at the same moment."""
+
+import multiprocessing
+import threading
+
+import pytest
+
+from sft import run as runs
+from sft.errors import UserError
+from sft.host import opening
+from sft.settings import Settings
+
+PROGRAMS, ROUNDS = 4, 25
+TIMEOUT_S = 60
+
+
+def settings_of(folder, kind, number):
+    """Return the settings with which all programs of a round start."""
+    name = "" if kind == "unnamed" else f"run-{number}"
+    path = folder / f"runs-{number}" if kind == "unnamed" else folder
+    return Settings.load(None, runs_path=path, run_name=name, model_name="tiny", dataset="demo")
+
+
+def program(folder, kind, barrier, results):
+    """Try to open a run in every round, at the same moment as the others, and keep it until all have tried."""
+    for number in range(ROUNDS):
+        settings = settings_of(folder, kind, number)
+        barrier.wait(TIMEOUT_S)
+        try:
+            with opening.open_run(settings, None, lambda line: None) as run:
+                results.put((number, str(run.path)))
+                barrier.wait(TIMEOUT_S)
+        except UserError as error:
+            results.put((number, error.problems[0] if hasattr(error, "problems") else str(error)))
+            barrier.wait(TIMEOUT_S)
+
+
+@pytest.mark.parametrize("kind", ["named", "unnamed", "resumed"])
+def test_exactly_one_of_many_programs_opens_a_run(tmp_path, kind):
+    if kind == "resumed":
+        for number in range(ROUNDS):
+            runs.create(settings_of(tmp_path, kind, number), "").update_state("stopped")
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(PROGRAMS), context.Queue()
+    programs = [context.Process(target=program, args=(tmp_path, kind, barrier, results)) for _ in range(PROGRAMS)]
+    for process in programs:
+        process.start()
+    found = [results.get(timeout=TIMEOUT_S) for _ in range(PROGRAMS * ROUNDS)]
+    for process in programs:
+        process.join(TIMEOUT_S)
+        assert process.exitcode == 0
+    for number in range(ROUNDS):
+        said = [text for of, text in found if of == number]
+        refused = [
+            text for text in said if text.endswith(": is running; watch it with `inv monitor`, end it with `make stop`")
+        ]
+        won = [text for text in said if text not in refused]
+        assert len(refused) == PROGRAMS - 1 and len(won) == 1, said
+        assert runs.Run(tmp_path / won[0]).state()["status"] == "launching"
+        assert not any("\n" in text for text in refused)
+
+
+def test_a_run_is_free_again_when_its_program_has_ended(tmp_path):
+    settings = Settings.load(None, runs_path=tmp_path, run_name="a")
+    with opening.open_run(settings, None, print) as run:
+        run.update_state("stopped")
+        with pytest.raises(UserError, match="is running"), opening.open_run(settings, None, print):
+            pass
+    said = []
+    with opening.open_run(settings, None, said.append) as again:
+        assert again.path == run.path
+    assert said == [f"resuming {run.path} after step 0 (FRESH=1 starts over)"]
+
+
+def test_a_node_at_work_keeps_others_out(tmp_path):
+    """The task that opened the run may be gone, its nodes not yet."""
+    settings = Settings.load(None, runs_path=tmp_path, run_name="a")
+    run = runs.create(settings, "")
+    run.update_state("stopped")
+    with run.lock(), pytest.raises(UserError, match="is running"), opening.open_run(settings, None, print):
+        pass
+    assert run.state()["status"] == "stopped"
+
+
+def test_one_that_only_looks_keeps_no_run_from_starting(tmp_path):
+    run = runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
+    run.lock().close()
+    looking = threading.Event()
+
+    def look():
+        while not looking.is_set():
+            run.is_running()
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for _ in range(200):
+            lock = run.lock()
+            assert lock is not None
+            lock.close()
+    finally:
+        looking.set()
+        watcher.join()

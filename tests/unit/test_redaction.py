@@ -1,0 +1,56 @@
+"""Secrets are taken out of every form in which programs write them."""
+
+import base64
+import json
+import urllib.parse
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sft import redaction
+from sft import run as runs
+from sft.host.launch import Log
+from sft.settings import Settings
+
+SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60)
+AROUND = st.text(st.characters(codec="ascii"), max_size=5)
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    monkeypatch.setattr(redaction, "known", set())
+
+
+@given(secret=SECRETS, before=AROUND, after=AROUND)
+def test_a_secret_is_found_in_every_form(secret, before, after):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", secret)
+        for form in (str, repr, json.dumps, urllib.parse.quote, urllib.parse.quote_plus):
+            assert secret not in redaction.redact(f"{before}{form(secret)}{after}")
+            assert form(secret).strip("\"'") not in redaction.redact(f"{before} {form(secret)} {after}")
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            text = redaction.redact("Basic " + encode(f"{before}{secret}{after}".encode()).decode())
+            left = text.removeprefix("Basic ").replace(redaction.MASK, "").rstrip("=")
+            assert len(left) <= (len(before) + len(after)) * 4 / 3 + 6  # two digits at a border hold a part of it
+
+
+def test_text_without_a_secret_stays(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "s3cr3t" * 4)
+    assert redaction.redact("step 1 of 2  loss 3.5") == "step 1 of 2  loss 3.5"
+
+
+def test_the_run_directory_takes_no_secret(tmp_path, monkeypatch):
+    secret = "p@ss/w0rd+" + "x" * 20
+    monkeypatch.setenv("HUGGINGFACE_API_KEY", secret)
+    run = runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
+    reason = f"401 for https://user:{urllib.parse.quote(secret, safe='')}@hub: {secret!r}"
+    run.fail(reason)
+    run.request_stop(reason)
+    run.update_state("failed", error=reason, earlier_errors=[reason])
+    Log(run.logs / "node-0.log").write(reason)
+    for path in run.path.rglob("*"):
+        if path.is_file():
+            text = path.read_bytes()
+            assert secret.encode() not in text and urllib.parse.quote(secret, safe="").encode() not in text, path
+    assert run.failure() == "401 for https://user:***@hub: '***'"
