@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sft import cluster, supply
+from sft import cluster
 from sft import run as runs
 from sft.errors import SettingsError, wrong
 from sft.host import compose, surroundings
@@ -67,7 +67,6 @@ def open_run(settings: Settings, say: Callable[[str], None]) -> Iterator[Run]:
 
     Raises SftError.
     """
-    supply.check_local(settings)
     try:
         with runs.alone(settings.runs_path):
             run, others = runs.resumable(settings)
