@@ -27,7 +27,7 @@ from typing import IO, Any
 
 import psutil
 
-from sft import cluster, variables
+from sft import cluster, supply, variables
 from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
 from sft.host import gpus, opening, surroundings
 from sft.host.link import Link, MasterLink, WorkerLink, master_address
@@ -107,6 +107,7 @@ def start_link(settings: Settings, rank: int) -> Link:
 
 def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
     """Return the run that these settings ask for, kept open by node 0 itself in `opened`. Raises SettingsError."""
+    supply.check_local(settings)
     make_folders(settings)
     settings = opening.with_device(settings, gpus.visible(), settings.gpus_per_node, "in this container")
 

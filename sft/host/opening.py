@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sft import cluster, supply
+from sft import cluster
 from sft import run as runs
 from sft.errors import SettingsError, wrong
 from sft.host import compose, plan_view, surroundings
@@ -77,7 +77,6 @@ def open_run(settings: Settings, plan: Plan | None, say: Callable[[str], None]) 
 
     Raises SftError.
     """
-    supply.check_local(settings)
     try:
         with runs.alone(settings.runs_path):
             run, others = runs.resumable(settings)

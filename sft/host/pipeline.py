@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sft import cluster
+from sft import cluster, supply
 from sft import run as runs
 from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
 from sft.host import compose, gpus, nodes, opening, plan_view, surroundings
@@ -87,6 +87,7 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
 
 def decide(settings: Settings, console: Console) -> tuple[Settings, list[int]]:
     """Return the settings with device and launcher decided, and the GPUs to use; say why. Raises SettingsError."""
+    supply.check_local(settings)
     cards = gpus.visible() if settings.device != "cpu" else []
     on = opening.with_device(settings, cards, settings.world_size, "here")
     chosen, reason = opening.choose_launcher(settings, bool(cards))

@@ -10,7 +10,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from sft.errors import SettingsError
-from sft.host import opening, setup
+from sft.host import pipeline, setup
 from sft.settings import Settings
 from sft.trainer import model as models
 from sft.trainer import prepare
@@ -49,8 +49,8 @@ def coded(tiny, tmp_path):
 
 def test_pickled_weights_are_refused_before_anything_starts(pickled, tmp_path):
     settings = Settings.load(None, model_name=str(pickled), runs_path=tmp_path / "runs")
-    with pytest.raises(SettingsError) as caught, opening.open_run(settings, None, print):
-        pass
+    with pytest.raises(SettingsError) as caught:
+        pipeline.train(settings, Console(file=io.StringIO()), "make train")
     assert str(caught.value) == (
         f"MODEL_NAME={pickled}: its weights are pickled (pytorch_model.bin), which can run any program when they are "
         "loaded; take a model with safetensors, or set ALLOW_PICKLE=1 where you trust its source"
@@ -78,11 +78,12 @@ def test_pickled_weights_load_where_they_are_allowed(pickled):
 )
 def test_a_folder_that_is_no_model_is_refused(pickled, change, message):
     change(pickled)
-    with (
-        pytest.raises(SettingsError, match=message),
-        opening.open_run(Settings.load(None, model_name=str(pickled)), None, print),
-    ):
-        pass
+    with pytest.raises(SettingsError, match=message):
+        pipeline.train(
+            Settings.load(None, model_name=str(pickled), runs_path=pickled.parent),
+            Console(file=io.StringIO()),
+            "make train",
+        )
 
 
 def test_code_of_a_model_runs_only_where_it_is_trusted(coded, monkeypatch, tmp_path):

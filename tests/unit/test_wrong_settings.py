@@ -65,8 +65,9 @@ def begin(**load):
     console = Console(file=io.StringIO())
     chosen = Settings.load(**load)
     chosen, cards = pipeline.decide(chosen, console)
+    chosen, plan = opening.planned(chosen, console.print)
     pipeline.launcher(chosen, cards, console)
-    with opening.open_run(chosen, None, console.print) as run:
+    with opening.open_run(chosen, plan, console.print) as run:
         return run
 
 
