@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from sft import cluster
 from sft.errors import SettingsError, UserError, wrong
 
 if TYPE_CHECKING:
@@ -292,13 +293,18 @@ def free_name(settings: Settings) -> str:
 def reopen(run: Run, settings: Settings) -> None:
     """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
 
-    `state.json` counts the attempts, and keeps why the earlier ones broke.
+    The hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now. `state.json` counts
+    the attempts, and keeps why the earlier ones broke.
     """
+    before = run.settings()
     for path in (run.path / "stop", run.path / "failed", run.prepared, *run.path.glob("node-*.json")):
         path.unlink(missing_ok=True)
     for path in run.path.glob(".*.json.*"):
         path.unlink()  # left by a process that was killed while it wrote
     frozen = settings.model_copy(update={"run_name": run.name})
+    if (frozen.nodes, frozen.gpus_per_node) != (before.nodes, before.gpus_per_node):
+        write_whole(run.hostfile, cluster.hostfile(frozen.nodes, frozen.gpus_per_node))
+        write_whole(run.ds_config, json.dumps(frozen.deepspeed(), indent=2) + "\n")
     write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
     run.keep_reserve()
     state = run.state()

@@ -37,11 +37,11 @@ DEMO_SETTINGS: dict[str, Any] = {
 
 # A resumed run may change these; every other setting decides what it trains.
 MAY_CHANGE = {
-    "batch_size", "gradient_accumulation_steps", "global_batch_size", "packing", "max_tokens_per_micro_step", "compile",
-    "gradient_checkpointing", "launcher", "device", "master_port", "rendezvous_timeout_s", "restarts",
-    "logging_steps", "save_steps", "eval_steps", "keep_checkpoints", "evaluate", "eval_limit", "eval_batch_size",
-    "max_new_tokens", "run_name", "fresh", "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity",
-    "wandb_project_name", "wandb_run_name", "huggingface_api_key",
+    "batch_size", "gradient_accumulation_steps", "global_batch_size", "packing", "max_tokens_per_micro_step",
+    "compile", "gradient_checkpointing", "nodes", "gpus_per_node", "launcher", "device", "master_port",
+    "rendezvous_timeout_s", "restarts", "logging_steps", "save_steps", "eval_steps", "keep_checkpoints", "evaluate",
+    "eval_limit", "eval_batch_size", "max_new_tokens", "run_name", "fresh", "data_path", "model_path", "runs_path",
+    "wandb_api_key", "wandb_entity", "wandb_project_name", "wandb_run_name", "huggingface_api_key",
 }  # fmt: skip
 
 FOLDERS = ("data_path", "model_path", "runs_path")

@@ -17,7 +17,7 @@ from typing import Any
 
 from sft.errors import RunFailed
 from sft.run import Run, write_whole
-from sft.trainer import distributed
+from sft.trainer import distributed, universal
 from sft.trainer.distributed import World
 
 MANIFEST = "manifest.json"
@@ -110,7 +110,10 @@ def resume(engine: Any, run: Run, world: World) -> int:
         folder = run.checkpoints / name_of(step)
         reason = damage(folder, world)
         if not reason:
-            engine.load_checkpoint(str(run.checkpoints), tag=folder.name, load_lr_scheduler_states=False)
+            if json.loads((folder / MANIFEST).read_text())["world_size"] == world.world_size:
+                engine.load_checkpoint(str(run.checkpoints), tag=folder.name, load_lr_scheduler_states=False)
+            else:
+                universal.load(engine, folder, world)
             return step
         distributed.barrier()  # every rank has read it
         if world.is_main:
