@@ -128,7 +128,7 @@ class Run:
         """Change some values of `state.json`. One process at a time writes it: rank 0, or node 0 without ranks."""
         now = time.time()
         state = {"status": "launching", "step": 0, "total_steps": 0, "epoch": 0.0, "error": None}
-        state |= {"started_at": now, "attempt_started_at": now}
+        state |= {"started_at": now, "attempt_started_at": now, "hours_from": now}
         state |= self.state() | values | {"updated_at": now}
         if status:
             state["status"] = status
@@ -290,11 +290,11 @@ def free_name(settings: Settings) -> str:
     return name
 
 
-def reopen(run: Run, settings: Settings) -> None:
+def reopen(run: Run, settings: Settings, again: bool = False) -> None:
     """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
 
     The hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now. `state.json` counts
-    the attempts, and keeps why the earlier ones broke.
+    the attempts, and keeps why the earlier ones broke. MAX_HOURS counts from now, unless it is the same start `again`.
     """
     before = run.settings()
     for path in (run.path / "stop", run.path / "failed", run.prepared, *run.path.glob("node-*.json")):
@@ -310,7 +310,10 @@ def reopen(run: Run, settings: Settings) -> None:
     state = run.state()
     attempt, earlier, error = state.get("attempt", 1) + 1, state.get("earlier_errors", []), state.get("error")
     earlier = [*earlier, error] if error else earlier
-    run.update_state("launching", error=None, attempt=attempt, attempt_started_at=time.time(), earlier_errors=earlier)
+    now = time.time()
+    hours_from = state.get("hours_from", now) if again else now
+    values = {"attempt": attempt, "attempt_started_at": now, "earlier_errors": earlier, "hours_from": hours_from}
+    run.update_state("launching", error=None, **values)
     point_latest(run)
 
 

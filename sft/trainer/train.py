@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -21,7 +22,7 @@ from sft.errors import SftError
 from sft.run import Run, write_whole
 from sft.settings import Settings
 from sft.steps import Steps
-from sft.trainer import batching, checkpoint, distributed, loss
+from sft.trainer import batching, checkpoint, distributed, finite, loss, saving
 from sft.trainer import engine as engines
 from sft.trainer import evaluate as evaluation
 from sft.trainer import model as models
@@ -30,6 +31,7 @@ from sft.trainer.clock import Clock, Phases
 from sft.trainer.data import Rows
 from sft.trainer.distributed import World
 from sft.trainer.metrics import Metrics, NoMetrics
+from sft.trainer.saving import Saver
 
 
 def main() -> None:
@@ -101,6 +103,7 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         engine, received = engines.start(base, settings, json.loads(run.ds_config.read_text()), world)
         packing = loss.take_fast_paths(engine, settings.packing, world)
         first = checkpoint.resume(engine, run, world)
+        saver = saving.Saver(engine, run, settings.keep_checkpoints, world)
     metrics: Metrics | NoMetrics = Metrics(run, settings, first) if world.is_main else NoMetrics()
     if world.is_main:
         write_whole(run.ds_config, json.dumps(received, indent=2) + "\n")
@@ -122,7 +125,12 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
             group["lr"] = learning_rate
         asked = process.stop_requested.is_set() or (world.is_main and run.stop_reason() is not None)
         loss_sum, ranks_asked = optimizer_step(engine, rows, chosen, target_tokens, settings, packing, asked, world)
+        saver.check()
         done, mean_loss, stop = step + 1, loss_sum / target_tokens, ranks_asked > 0
+        # DeepSpeed skips a step whose gradients are not finite, whatever the precision.
+        if settings.precision != "fp16" and (engine.skipped_steps or not math.isfinite(mean_loss)):
+            what = "gradient" if math.isfinite(mean_loss) else "loss"
+            finite.fail(run, settings, done, what, chosen, world)
         tokens = int(rows.lengths[chosen].sum())
         clock.count(tokens)
         if done % settings.logging_steps == 0 or done == steps.total:
@@ -152,16 +160,17 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         if stop or (settings.save_steps and done % settings.save_steps == 0 and done < steps.total):
             metrics.flush()
             with clock.paused(), phases.spending("saving"):
-                save(engine, run, done, settings, world)
+                saver.start(done)
+                if stop:
+                    finish(saver, run, world)
         if stop or done == steps.total:
             phases.add(**{"first step": clock.first_s, "other steps": clock.all_s - clock.first_s})
         if stop:
             metrics.close()
             raise process.Stopped
 
-    if world.is_main:
-        run.update_state("saving")
     with phases.spending("saving"):
+        finish(saver, run, world)
         models.export(engine, base, run.final, world)
     metrics.close()
     engine.destroy()
@@ -196,13 +205,11 @@ def validation_is_due(step: int, settings: Settings) -> bool:
     return bool(settings.eval_steps) and step > 0 and step % settings.eval_steps == 0
 
 
-def save(engine: Any, run: Run, step: int, settings: Settings, world: World) -> None:
-    """Save a checkpoint and say so (all ranks)."""
+def finish(saver: Saver, run: Run, world: World) -> None:
+    """Wait for the save in flight and say so (all ranks)."""
     if world.is_main:
         run.update_state("saving")
-    checkpoint.save(engine, run, step, settings.keep_checkpoints, world)
-    if world.is_main:
-        run.update_state("training")
+    saver.finish()
 
 
 if __name__ == "__main__":
