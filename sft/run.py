@@ -320,7 +320,7 @@ def reopen(run: Run, settings: Settings, again: bool = False) -> None:
 def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
     """Return the run to go on with, RUN_NAME's or the latest where it was stopped or broke, and what kept it from that.
 
-    None where a new run is to be made: FRESH=1, nothing saved, the latest is finished, or it was started with other
+    None where a new run is to be made: FRESH=1, the latest has nothing saved or is finished, or was started with other
     settings; a line for each of those is returned beside it. Raises UserError where the run is still at work, and
     SettingsError where a run asked for by RUN_NAME was started with other settings.
     """
@@ -331,7 +331,7 @@ def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
         raise UserError(f"{run.path}: is running; watch it with `inv monitor`, end it with `make stop`")
     status = run.state().get("status")
     saved = run.final.is_dir() or any(run.checkpoints.glob("step-*")) or run.metrics.is_file()
-    if settings.fresh or status == "finished" or not (saved or status == "stopped"):
+    if settings.fresh or status == "finished" or not (saved or status == "stopped" or settings.run_name):
         return None, []
     differences = settings.differences(run.settings())
     if differences and settings.run_name:

@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sft.run import Run
+from sft.run import Run, write_whole
 from sft.trainer import distributed, universal
 from sft.trainer.distributed import World
 
@@ -35,6 +35,25 @@ def describe(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "blake2b": digest}
 
 
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Write the manifest of a checkpoint, with a hash of itself."""
+    write_whole(folder / MANIFEST, json.dumps(content | {"blake2b": seal(content)}, indent=2) + "\n")
+
+
+def manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a checkpoint: step, world_size and files. None where it is not what was written."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text())
+        return content if content.pop("blake2b") == seal(content) else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def seal(content: dict[str, Any]) -> str:
+    """Return the hash of a manifest's content."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
 def share(folder: Path, world: World) -> dict[str, dict[str, Any]]:
     """Describe this rank's share of a checkpoint's files, by name."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
@@ -49,13 +68,11 @@ def steps(run: Run) -> list[int]:
 
 def damage(folder: Path, world: World) -> str:
     """Return what is wrong with a checkpoint, or "" (all ranks; each reads its share of the files)."""
-    try:
-        expected = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError):
-        expected = None
+    content = manifest(folder)
     found = distributed.gather(share(folder, world))
-    if expected is None:
-        return f"{MANIFEST} is missing or unreadable"
+    if content is None:
+        return f"{MANIFEST} is missing, or not as it was written"
+    expected = content["files"]
     present = {name: entry for part in found for name, entry in part.items()}
     for name, entry in expected.items():
         if name not in present:
@@ -79,7 +96,9 @@ def resume(engine: Any, run: Run, world: World) -> int:
         folder = run.checkpoints / name_of(step)
         reason = damage(folder, world)
         if not reason:
-            if json.loads((folder / MANIFEST).read_text())["world_size"] == world.world_size:
+            content = manifest(folder)
+            assert content is not None
+            if content["world_size"] == world.world_size:
                 engine.load_checkpoint(str(run.checkpoints), tag=folder.name, load_lr_scheduler_states=False)
             else:
                 universal.load(engine, folder, world)

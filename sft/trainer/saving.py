@@ -155,8 +155,8 @@ class Saver:
         while not all(path.is_file() for path in parts):
             self.wait()
         files = {name: entry for path in parts for name, entry in json.loads(path.read_text()).items()}
-        manifest = {"step": step, "world_size": self.world.world_size, "files": files}
-        write_whole(temporary / checkpoint.MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        content = {"step": step, "world_size": self.world.world_size, "files": files}
+        checkpoint.write_manifest(temporary, content)
         for path in parts:
             path.unlink()
         flush_folder(temporary)
