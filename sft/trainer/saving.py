@@ -106,6 +106,11 @@ class Saver:
         self.thread = threading.Thread(target=self.write, args=(step, states), daemon=True)
         self.thread.start()
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save is in flight on this rank."""
+        return self.thread is not None and self.thread.is_alive()
+
     def check(self) -> None:
         """Raise what went wrong with a save in the background."""
         if self.error is not None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from sft.errors import SftError
-from sft.run import Run, write_whole
+from sft.run import Run, Status, write_whole
 from sft.settings import Settings
 from sft.steps import Steps
 from sft.trainer import batching, checkpoint, distributed, finite, loss, saving
@@ -31,7 +31,6 @@ from sft.trainer.clock import Clock, Phases
 from sft.trainer.data import Rows
 from sft.trainer.distributed import World
 from sft.trainer.metrics import Metrics, NoMetrics
-from sft.trainer.saving import Saver
 
 
 def main() -> None:
@@ -114,8 +113,10 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     for step in range(first, steps.total):
         if validation_is_due(step, settings) and not run.has_metric(step, "val/loss"):
             with clock.paused(), phases.spending("validation"):
+                say(run, world, "evaluating", evaluating="during", answers=0, total_answers=0)
                 val_loss = evaluation.mean_loss(engine, held_out, settings, packing, world)
                 metrics.log(step, val_loss=val_loss)
+                say(run, world, "training")
 
         torch.manual_seed(settings.seed + 1_000_003 * step + world.rank)  # dropout: a resumed run draws the same
         chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
@@ -130,6 +131,7 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         # DeepSpeed skips a step whose gradients are not finite, whatever the precision.
         if settings.precision != "fp16" and (engine.skipped_steps or not math.isfinite(mean_loss)):
             what = "gradient" if math.isfinite(mean_loss) else "loss"
+            saver.finish()  # a step before this one
             finite.fail(run, settings, done, what, chosen, world)
         tokens = int(rows.lengths[chosen].sum())
         clock.count(tokens)
@@ -160,9 +162,14 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         if stop or (settings.save_steps and done % settings.save_steps == 0 and done < steps.total):
             metrics.flush()
             with clock.paused(), phases.spending("saving"):
+                if saver.is_writing:  # more than there is time for between saves
+                    say(run, world, "saving")
+                    saver.finish()
+                    say(run, world, "training")
                 saver.start(done)
                 if stop:
-                    finish(saver, run, world)
+                    say(run, world, "saving")
+                    saver.finish()
         if stop or done == steps.total:
             phases.add(**{"first step": clock.first_s, "other steps": clock.all_s - clock.first_s})
         if stop:
@@ -170,7 +177,8 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
             raise process.Stopped
 
     with phases.spending("saving"):
-        finish(saver, run, world)
+        say(run, world, "saving")
+        saver.finish()
         models.export(engine, base, run.final, world)
     metrics.close()
     engine.destroy()
@@ -205,11 +213,10 @@ def validation_is_due(step: int, settings: Settings) -> bool:
     return bool(settings.eval_steps) and step > 0 and step % settings.eval_steps == 0
 
 
-def finish(saver: Saver, run: Run, world: World) -> None:
-    """Wait for the save in flight and say so (all ranks)."""
+def say(run: Run, world: World, status: Status, **values: Any) -> None:
+    """Write what the run does to `state.json` (rank 0)."""
     if world.is_main:
-        run.update_state("saving")
-    saver.finish()
+        run.update_state(status, **values)
 
 
 if __name__ == "__main__":
