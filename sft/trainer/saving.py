@@ -11,9 +11,7 @@ wants a second process per rank, and goes on in silence when that has died.
 from __future__ import annotations
 
 import copy
-import errno
 import json
-import os
 import shutil
 import threading
 import time
@@ -27,7 +25,7 @@ from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
 from sft.errors import RunFailed
 from sft.run import Run, write_whole
-from sft.trainer import checkpoint, distributed
+from sft.trainer import checkpoint, disk, distributed
 from sft.trainer.distributed import World
 
 POLL_S = 0.02
@@ -131,8 +129,8 @@ class Saver:
         """Raise RunFailed where fewer bytes are free than a checkpoint needs."""
         free = shutil.disk_usage(self.run.checkpoints).free
         if free < needed:
-            what = f"it needs {mib(needed)}, {mib(free)} are free, {mib(needed - free)} are missing"
-            raise full_disk(folder, what)
+            what = f"it needs {disk.size(needed)}, {disk.size(free)} are free, {disk.size(needed - free)} are missing"
+            raise disk.full(folder, what)
 
     # In the thread
 
@@ -150,7 +148,7 @@ class Saver:
             while not folder.is_dir():
                 self.wait()
         except BaseException as error:
-            self.error = full_disk(folder, "while it was written") if is_write_error(error) else error
+            self.error = disk.full(folder, "while it was written") if disk.is_full(error) else error
             for path in paths:  # room for what is still to be said
                 path.unlink(missing_ok=True)
 
@@ -164,9 +162,9 @@ class Saver:
         checkpoint.write_manifest(temporary, content)
         for path in parts:
             path.unlink()
-        flush_folder(temporary)
+        disk.flush_folder(temporary)
         temporary.rename(folder)
-        flush_folder(folder.parent)
+        disk.flush_folder(folder.parent)
         write_whole(self.run.checkpoints / "latest", folder.name + "\n")
         for old in checkpoint.steps(self.run)[: -self.keep]:
             shutil.rmtree(self.run.checkpoints / checkpoint.name_of(old))
@@ -181,28 +179,3 @@ class Saver:
 def part(folder: Path, rank: int) -> Path:
     """Return the file that says which files of a checkpoint a rank has written."""
     return folder / f".rank-{rank}.json"
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def is_write_error(error: BaseException) -> bool:
-    """Tell whether an error means a full disk; torch's writer raises its own, about a position in the file."""
-    return getattr(error, "errno", None) == errno.ENOSPC or "inline_container.cc" in str(error)
-
-
-def full_disk(folder: Path, what: str) -> RunFailed:
-    """Return the error of a checkpoint that there is no room for."""
-    remedy = "free some space at RUNS_PATH or lower KEEP_CHECKPOINTS; the checkpoint before it stays"
-    return RunFailed(f"{folder}: could not be written ({os.strerror(errno.ENOSPC)}: {what}); {remedy}")
-
-
-def mib(number: int) -> str:
-    """Return a number of bytes in words."""
-    return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"

@@ -14,14 +14,14 @@ from typing import Any
 
 from deepspeed.checkpoint import ds_to_universal
 
-from sft.trainer import distributed
+from sft.trainer import disk, distributed
 from sft.trainer.distributed import World
 
 POLL_S = 0.1
 
 
 def load(engine: Any, folder: Path, world: World) -> None:
-    """Load the checkpoint in `folder`, which other ranks have written (all ranks). Raises OSError on a full disk."""
+    """Load the checkpoint in `folder`, of another number of ranks (all ranks). Raises RunFailed on a full disk."""
     universal = folder.with_name(f"{folder.name}.universal")
     convert(folder, universal, world)
     groups = [{name: value for name, value in group.items() if name != "params"} for group in groups_of(engine)]
@@ -63,7 +63,13 @@ def convert(folder: Path, universal: Path, world: World) -> None:
             strict=True,
             inject_missing_state=True,  # ZeRO-2 says nothing of tensor parallelism, which is not used
         )
-        ds_to_universal.main(options)
+        try:
+            ds_to_universal.main(options)
+        except (OSError, RuntimeError) as error:
+            if not disk.is_full(error):
+                raise
+            shutil.rmtree(temporary)
+            raise disk.full(universal, f"{folder.name} is cut anew for other ranks") from error
         (folder.parent / "latest_universal").unlink()
         temporary.rename(universal)
     while not universal.is_dir():  # no collective: it may take longer than ranks wait for each other

@@ -153,7 +153,7 @@ class Harmed:
         self.wait_for("step", process, left)
         whole = set(self.run.checkpoints.glob("step-*"))
         self.wait_for_save(process)
-        time.sleep(self.rng.uniform(0, 0.02))
+        time.sleep(self.rng.uniform(0, 0.03))  # the room for it is looked at, its shards are written, or it is whole
         filler = self.run.path.parent / "filler"
         fill(filler, self.rng.randint(0, 400_000))
         output, _ = process.communicate(timeout=TIMEOUT_S)
