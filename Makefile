@@ -41,7 +41,7 @@ check: .venv/.dev ## ruff, mypy, import-linter
 test: .venv/.dev ## every test that this machine can run
 	@$(INV) test
 
-soak: .venv/.dev ## kills, stops and full disks by the dozen, for an hour
+soak: .venv/.dev ## kills, stops and full disks by the dozen, for hours; prints its seed
 	@$(INV) soak
 
 clean: ## remove the virtual environment and caches; runs/, data/ and models/ stay

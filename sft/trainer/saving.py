@@ -162,9 +162,11 @@ class Saver:
         checkpoint.write_manifest(temporary, content)
         for path in parts:
             path.unlink()
-        disk.flush_folder(temporary)
+        if self.run.metrics.is_file():
+            disk.flush(self.run.metrics)  # a run that resumes here must find the lines of all steps before
+        disk.flush(temporary)
         temporary.rename(folder)
-        disk.flush_folder(folder.parent)
+        disk.flush(folder.parent)
         write_whole(self.run.checkpoints / "latest", folder.name + "\n")
         for old in checkpoint.steps(self.run)[: -self.keep]:
             shutil.rmtree(self.run.checkpoints / checkpoint.name_of(old))
