@@ -55,4 +55,5 @@ def test_other_ranks_with_another_batch_are_refused(project, on_ranks):
     settings = {name: value for name, value in STEPS.items() if name != "GLOBAL_BATCH_SIZE"}
     done = project.inv("train", **small(RUN_NAME=run.name, **settings, **RANKS[1]))
     assert done.returncode == 2
-    assert "the unfinished run another-batch has 8; set GLOBAL_BATCH_SIZE=8 to resume, or FRESH=1" in done.stdout
+    assert "GLOBAL_BATCH_SIZE=2: the unfinished run " in done.stdout
+    assert " has 8; set GLOBAL_BATCH_SIZE=8 to resume, or FRESH=1" in done.stdout
