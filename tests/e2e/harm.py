@@ -35,6 +35,7 @@ VICTIMS = {
 }
 MOMENTS = ("step", "step", "save", "save", "start")
 POLL_S = 0.001
+PAGE_BYTES = 4096
 
 
 def undisturbed(project: Project) -> Run:
@@ -77,7 +78,7 @@ class Harmed:
     def wait_for(self, moment: str, process: subprocess.Popen[str], left: int) -> None:
         """Wait for a moment of harm, of which `left` are still to come: after some steps, in a save, in the start."""
         if moment == "start":
-            time.sleep(self.rng.uniform(0, 15))
+            time.sleep(self.rng.uniform(0, 8))
             return
         share = max(1, (STEPS - self.step()) // (2 * left))
         resumed, wanted = self.step(), self.rng.randint(1, share)
@@ -168,11 +169,16 @@ class Harmed:
 
 
 def fill(path: Path, free: int) -> None:
-    """Take all room of a file system but `free` bytes."""
-    with path.open("wb") as file, contextlib.suppress(OSError):
-        while (room := shutil.disk_usage(path.parent).free - free) > 0:
-            os.posix_fallocate(file.fileno(), file.tell(), room)
-            file.seek(0, os.SEEK_END)
+    """Take all room of a file system but `free` bytes, while others take some of it too."""
+    size, part = 0, shutil.disk_usage(path.parent).total
+    with path.open("wb") as file:
+        while part >= PAGE_BYTES:
+            part = min(part, shutil.disk_usage(path.parent).free - free)
+            try:
+                os.posix_fallocate(file.fileno(), size, max(part, 1))
+                size += max(part, 1)
+            except OSError:  # somebody was faster
+                part //= 2
 
 
 @contextlib.contextmanager
