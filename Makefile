@@ -3,7 +3,7 @@ PYTHON ?= python3
 INV := .venv/bin/inv
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
 .DEFAULT_GOAL := help
-.PHONY: help setup test-env plan train demo monitor stop logs evaluate bench check test clean
+.PHONY: help setup test-env plan train demo monitor stop logs evaluate bench check test soak clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ check: .venv/.dev ## ruff, mypy, import-linter
 
 test: .venv/.dev ## every test that this machine can run
 	@$(INV) test
+
+soak: .venv/.dev ## kills, stops and full disks by the dozen, for hours; prints its seed
+	@$(INV) soak
 
 clean: ## remove the virtual environment and caches; runs/, data/ and models/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

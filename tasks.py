@@ -186,4 +186,11 @@ def test(c: Context, options: str = "") -> None:
         c.run(f"{sys.executable} -m pytest {options}", pty=sys.stdout.isatty())
 
 
-namespace = Collection(setup, test_env, plan, train, demo, monitor, stop, logs, evaluate, bench, check, test)
+@task(help={"options": "--seed N --kills N --stops N --full-disks N"})
+def soak(c: Context, options: str = "") -> None:
+    """Kill, stop and starve runs many times, and hold what goes on to the undisturbed run's bits. Prints its seed."""
+    with c.cd(ROOT):
+        c.run(f"{sys.executable} -m tests.soak {options}")
+
+
+namespace = Collection(setup, test_env, plan, train, demo, monitor, stop, logs, evaluate, bench, check, test, soak)

@@ -9,6 +9,8 @@ SftError                 one line for the user, no traceback
 
 from __future__ import annotations
 
+NOT_FINITE = "is not finite"  # in the reason of a run that broke so: the same rows would break it again
+
 
 class SftError(Exception):
     """Something that is told to the user in one line, without a traceback."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from sft import cluster
 from sft.errors import SettingsError, UserError, wrong
 from sft.redaction import redact, redact_all
 
@@ -147,7 +148,7 @@ class Run:
         """Change some values of `state.json`. One process at a time writes it: rank 0, or node 0 without ranks."""
         now = time.time()
         state = {"status": "launching", "step": 0, "total_steps": 0, "epoch": 0.0, "error": None}
-        state |= {"started_at": now, "attempt_started_at": now}
+        state |= {"started_at": now, "attempt_started_at": now, "hours_from": now}
         state |= self.state() | values | {"updated_at": now}
         if status:
             state["status"] = status
@@ -361,22 +362,30 @@ def default_name(settings: Settings) -> str:
     return time.strftime("%Y%m%d-%H%M%S-") + model
 
 
-def reopen(run: Run, settings: Settings) -> None:
+def reopen(run: Run, settings: Settings, again: bool = False) -> None:
     """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
 
-    `state.json` counts the attempts, and keeps why the earlier ones broke.
+    The hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now. `state.json` counts
+    the attempts, and keeps why the earlier ones broke. MAX_HOURS counts from now, unless it is the same start `again`.
     """
+    before = run.settings()
     for path in (run.path / "stop", run.path / "failed", run.prepared, *run.path.glob("node-*.json")):
         path.unlink(missing_ok=True)
     for path in run.path.glob(".*.json.*"):
         path.unlink()  # left by a process that was killed while it wrote
     frozen = settings.model_copy(update={"run_name": run.name})
+    if (frozen.nodes, frozen.gpus_per_node) != (before.nodes, before.gpus_per_node):
+        write_whole(run.hostfile, cluster.hostfile(frozen.nodes, frozen.gpus_per_node))
+        write_whole(run.ds_config, json.dumps(frozen.deepspeed(), indent=2) + "\n")
     write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
     run.keep_reserve()
     state = run.state()
     attempt, earlier, error = state.get("attempt", 1) + 1, state.get("earlier_errors", []), state.get("error")
     earlier = [*earlier, error] if error else earlier
-    run.update_state("launching", error=None, attempt=attempt, attempt_started_at=time.time(), earlier_errors=earlier)
+    now = time.time()
+    hours_from = state.get("hours_from", now) if again else now
+    values = {"attempt": attempt, "attempt_started_at": now, "earlier_errors": earlier, "hours_from": hours_from}
+    run.update_state("launching", error=None, **values)
     point_latest(run)
 
 
@@ -392,7 +401,7 @@ def asked_for(settings: Settings) -> Run | None:
 def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
     """Return the run to go on with, RUN_NAME's or the latest where it was stopped or broke, and what kept it from that.
 
-    None where a new run is to be made: FRESH=1, nothing saved, the latest is finished, or it was started with other
+    None where a new run is to be made: FRESH=1, the latest has nothing saved or is finished, or was started with other
     settings; a line for each of those is returned beside it. Raises UserError where the run is still at work, and
     SettingsError where a run asked for by RUN_NAME was started with other settings.
     """
@@ -401,7 +410,7 @@ def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
         return None, []
     status = run.state().get("status")
     saved = run.final.is_dir() or any(run.checkpoints.glob("step-*")) or run.metrics.is_file()
-    if settings.fresh or status == "finished" or not (saved or status == "stopped"):
+    if settings.fresh or status == "finished" or not (saved or status == "stopped" or settings.run_name):
         return None, []
     differences = settings.differences(run.settings())
     if differences and settings.run_name:

@@ -41,11 +41,12 @@ DEMO_SETTINGS: dict[str, Any] = {
 
 # A resumed run may change these; every other setting decides what it trains.
 MAY_CHANGE = {
-    "batch_size", "gradient_accumulation_steps", "global_batch_size", "packing", "max_tokens_per_micro_step", "compile",
-    "gradient_checkpointing", "plan", "launcher", "device", "master_port", "rendezvous_timeout_s", "restarts",
-    "logging_steps", "save_steps", "eval_steps", "keep_checkpoints", "evaluate", "eval_limit", "eval_batch_size",
-    "max_new_tokens", "run_name", "fresh", "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity",
-    "wandb_project_name", "wandb_run_name", "huggingface_api_key",
+    "batch_size", "gradient_accumulation_steps", "global_batch_size", "packing", "max_tokens_per_micro_step",
+    "compile", "gradient_checkpointing", "plan", "nodes", "gpus_per_node", "launcher", "device", "master_port",
+    "rendezvous_timeout_s", "step_timeout_s", "max_hours", "restarts", "logging_steps", "save_steps", "eval_steps",
+    "keep_checkpoints", "evaluate", "eval_limit", "eval_batch_size", "max_new_tokens", "run_name", "fresh",
+    "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity", "wandb_project_name", "wandb_run_name",
+    "huggingface_api_key",
 }  # fmt: skip
 
 FOLDERS = ("data_path", "model_path", "runs_path")
@@ -209,6 +210,10 @@ class Settings(BaseSettings):
         37171, ge=1024, le=65534, description="port on which the ranks meet; the node programs meet on the next one"
     )
     rendezvous_timeout_s: Count = Field(300, ge=10, description="seconds that ranks wait for each other")
+    step_timeout_s: Count = Field(
+        1800, ge=0, description="seconds without a step after which the run has failed; 0 = no limit"
+    )
+    max_hours: float = Field(0.0, ge=0, description="hours after which the run is saved and stopped; 0 = no limit")
     restarts: Count = Field(
         0, ge=0, description="times that a run that broke is started again from its last checkpoint"
     )

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -41,6 +42,9 @@ POLL_S = 0.2
 # After a failure the other ranks get this long to end by themselves, and another node this long to say the reason.
 FAILURE_GRACE_S = 10.0
 REASON_WAIT_S = 5.0
+# What is no step (loading, a save that has to be waited for, evaluation, the export) may take so much longer.
+SLOWER = 10
+NO_SIGN = "no sign of the ranks"
 
 
 def main() -> None:
@@ -87,8 +91,8 @@ class Signals:
     def who(self) -> str | None:
         """Return what asks for a stop, a signal or the end of whoever started this program, or None."""
         if self.count:
-            return "a signal to"
-        return "the end of what started" if os.getppid() != self.parent else None
+            return "a signal to node"
+        return "the end of what started node" if os.getppid() != self.parent else None
 
 
 def start_link(settings: Settings, rank: int) -> Link:
@@ -161,6 +165,29 @@ class Log:
                 continue
 
 
+class Heartbeat:
+    """What `state.json` tells about the ranks: rank 0 changes it with every step, and while it evaluates or saves."""
+
+    def __init__(self, run: Run, limit_s: int) -> None:
+        """Watch from now on. `limit_s` is the longest time between steps, 0 for none."""
+        self.run, self.limit_s = run, limit_s
+        self.seen: Any = None
+        self.since = time.monotonic()
+
+    def silence(self) -> str:
+        """Return in words that the ranks have been silent for too long, otherwise ""."""
+        state = self.run.state()
+        if (sign := state.get("updated_at")) != self.seen:  # compared with itself: clocks of machines differ
+            self.seen, self.since = sign, time.monotonic()
+        steps = state.get("status") == "training"
+        limit_s = self.limit_s if steps else SLOWER * self.limit_s
+        if not limit_s or time.monotonic() - self.since < limit_s:
+            return ""
+        setting = f"STEP_TIMEOUT_S={self.limit_s}"
+        limit = f"{setting} seconds" if steps else f"{SLOWER} x {setting} seconds ({state.get('status')})"
+        return f"{NO_SIGN} within {limit}, after step {state.get('step')}"
+
+
 class Node:
     """One node's share of a run."""
 
@@ -175,6 +202,7 @@ class Node:
         self.log = Log(run.logs / f"node-{rank}.log")
         self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
         self.lost_at: float | None = None
+        self.hours_from: float = run.state()["hours_from"]
         self.done_ranks: set[int] = set()
         self.rank_exit_code: int | None = None
 
@@ -222,8 +250,9 @@ class Node:
         """Pass on what asks for a stop, notice a lost node, and show that this program is alive."""
         if self.alive_file:
             Path(self.alive_file).touch()
-        if (who := self.signals.who()) and self.run.stop_reason() is None:
-            self.run.request_stop(f"{who} node {self.rank}")
+        who = self.signals.who()
+        if (reason := f"{who} {self.rank}" if who else self.time_is_over()) and self.run.stop_reason() is None:
+            self.run.request_stop(reason)
         self.link.poll()
         if (lost := self.link.lost()) and self.run.failure() is None:
             # Whoever knows why it was lost says so first: that node itself, or what started it.
@@ -231,6 +260,13 @@ class Node:
             if time.monotonic() - self.lost_at > REASON_WAIT_S:
                 self.run.fail(f"node {self.rank}: {lost}; logs/ and `make test-env` may tell why")
         time.sleep(POLL_S)
+
+    def time_is_over(self) -> str | None:
+        """Return in words that MAX_HOURS are over, or None."""
+        hours = self.settings.max_hours
+        if not hours or self.rank or time.time() < self.hours_from + 3600 * hours:
+            return None
+        return f"MAX_HOURS={hours:g} are over"
 
     @property
     def end_now(self) -> bool:
@@ -309,7 +345,7 @@ class Node:
             f"--master_addr={master_address()}", f"--master_port={self.settings.master_port}",
             "--module", "sft.trainer.train", "--run", str(self.run.path),
         )  # fmt: skip
-        self.see_through(process)
+        self.see_through(process, heartbeat=Heartbeat(self.run, self.settings.step_timeout_s))
         self.pump.join(timeout=5)
         if len(self.done_ranks) == self.slots:
             return
@@ -352,13 +388,19 @@ class Node:
         self.pump.start()
         return process
 
-    def see_through(self, process: subprocess.Popen[str], until_stop: bool = False) -> None:
+    def see_through(
+        self, process: subprocess.Popen[str], until_stop: bool = False, heartbeat: Heartbeat | None = None
+    ) -> None:
         """Wait for a program's end; end it at once where that is asked for, and some time after a failure."""
         failed_at = None
         while process.poll() is None:
             self.look()
-            if failed_at is None and self.run.failure() is not None:
+            if heartbeat and (reason := heartbeat.silence()):
+                self.run.fail(f"node {self.rank}: {reason}; the stacks of all ranks are in logs/")
+            if failed_at is None and (failure := self.run.failure()) is not None:
                 failed_at = time.monotonic()
+                if NO_SIGN in failure:
+                    self.write_stacks()
             stopped = self.end_now or (until_stop and self.run.stop_reason() is not None)
             if stopped or (failed_at and time.monotonic() - failed_at > FAILURE_GRACE_S):
                 self.kill(process)
@@ -401,12 +443,26 @@ class Node:
         process.wait()
 
     def end_what_is_left(self) -> None:
-        """End every process that this node started, wherever it went: known by its environment."""
+        """End every process that this node started."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def write_stacks(self) -> None:
+        """Have every rank of this node write the stacks of its threads to the log."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if any(word.startswith("--local_rank=") for word in process.cmdline()):
+                    self.log.write(f"the stacks of process {process.pid}:")
+                    process.send_signal(signal.SIGUSR1)
+
+    def processes(self) -> Iterator[psutil.Process]:
+        """Yield the processes that this node started, wherever they went: known by their environment."""
         mine = str(os.getpid())
         for process in psutil.process_iter():
             try:
                 if process.pid != os.getpid() and process.environ().get("SFT_NODE_PID") == mine:
-                    process.kill()
+                    yield process
             except psutil.Error:
                 continue  # gone by now, or of another user
 

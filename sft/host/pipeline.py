@@ -16,7 +16,7 @@ from rich.console import Console
 
 from sft import cluster, supply
 from sft import run as runs
-from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
+from sft.errors import NOT_FINITE, RunFailed, SettingsError, SftError, UserError, wrong
 from sft.host import compose, gpus, nodes, opening, plan_view, surroundings
 from sft.host.launch import ended_with
 from sft.host.nodes import Nodes
@@ -41,7 +41,7 @@ def train(settings: Settings, console: Console, command: str) -> Run:
             if not left or not watched.may_go_better:
                 break
             reason = run.state()["error"]
-            runs.reopen(run, settings)
+            runs.reopen(run, settings, again=True)
             number = f"{settings.restarts - left + 1} of RESTARTS={settings.restarts}"
             console.print(f"failed: {reason}; starting again from {run.last_checkpoint()} ({number})")
     conclude(run, console, command)
@@ -154,7 +154,9 @@ class Watched:
     def may_go_better(self) -> bool:
         """Whether the run broke, unasked, in a way that may not come back: by no wrong setting or row, no full disk."""
         state = self.run.state()
-        would_come_back = UserError.exit_code in self.codes or os.strerror(errno.ENOSPC) in str(state.get("error"))
+        comes_back = (os.strerror(errno.ENOSPC), NOT_FINITE)
+        reason = str(state.get("error"))
+        would_come_back = UserError.exit_code in self.codes or any(words in reason for words in comes_back)
         asked = self.interrupted or self.run.stop_reason() is not None
         return state["status"] == "failed" and not asked and not would_come_back
 
@@ -228,6 +230,7 @@ def conclude(run: Run, console: Console, command: str) -> None:
         console.print(
             f"stopped after step {state['step']} of {state['total_steps']}; `{command}` resumes it", highlight=False
         )
+        console.print(f"{'':>8}reason: {run.stop_reason() or 'a signal to the ranks'}", highlight=False)
         return
     report(run, console)
 

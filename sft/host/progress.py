@@ -90,7 +90,8 @@ def amounts(state: dict[str, Any]) -> tuple[str, int, int]:
     """Return what a run is doing in words, and how much of it is done of how much (0: not known)."""
     status = state.get("status", "launching")
     if status == "evaluating":
-        model = "base model" if state.get("evaluating") == "before" else "tuned model"
+        models = {"before": "base model", "after": "tuned model"}
+        model = models.get(str(state.get("evaluating")), "model in training")
         return f"evaluating the {model}", state.get("answers", 0), state.get("total_answers", 0)
     if status in ("training", "saving"):
         if status == "saving" and state["step"] == state["total_steps"]:

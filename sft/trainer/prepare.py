@@ -243,7 +243,8 @@ def prepared_data(settings: Settings, model: Path) -> tuple[Path, dict[str, Any]
         shutil.rmtree(folder, ignore_errors=True)
         with_whole_folder(folder, lambda path: tokenise(settings, model, path))
     found = json.loads(manifest.read_text())
-    return folder, {split: found[split] for split in ("train", "validation")}
+    del found["settings"]  # for those who look for prepared data
+    return folder, found
 
 
 def cache_key(settings: Settings, model: Path) -> str:

@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -18,10 +19,10 @@ from typing import Any
 import torch
 
 from sft.errors import SftError
-from sft.run import Run, write_whole
+from sft.run import Run, Status, write_whole
 from sft.settings import Settings
 from sft.steps import Steps
-from sft.trainer import batching, checkpoint, distributed, loss
+from sft.trainer import batching, checkpoint, distributed, finite, loss, saving
 from sft.trainer import engine as engines
 from sft.trainer import evaluate as evaluation
 from sft.trainer import model as models
@@ -101,6 +102,7 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         engine, received = engines.start(base, settings, json.loads(run.ds_config.read_text()), world)
         packing = loss.take_fast_paths(engine, settings.packing, world)
         first = checkpoint.resume(engine, run, world)
+        saver = saving.Saver(engine, run, settings.keep_checkpoints, world)
     metrics: Metrics | NoMetrics = Metrics(run, settings, first) if world.is_main else NoMetrics()
     if world.is_main:
         write_whole(run.ds_config, json.dumps(received, indent=2) + "\n")
@@ -113,8 +115,10 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     for step in range(first, steps.total):
         if validation_is_due(step, settings) and not run.has_metric(step, "val/loss"):
             with clock.paused(), phases.spending("validation"):
+                say(run, world, "evaluating", evaluating="during", answers=0, total_answers=0)
                 val_loss = evaluation.mean_loss(engine, held_out, settings, packing, world)
                 metrics.log(step, val_loss=val_loss)
+                say(run, world, "training")
 
         torch.manual_seed(settings.seed + 1_000_003 * step + world.rank)  # dropout: a resumed run draws the same
         chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
@@ -124,7 +128,13 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
             group["lr"] = learning_rate
         asked = process.stop_requested.is_set() or (world.is_main and run.stop_reason() is not None)
         loss_sum, ranks_asked = optimizer_step(engine, rows, chosen, target_tokens, settings, packing, asked, world)
+        saver.check()
         done, mean_loss, stop = step + 1, loss_sum / target_tokens, ranks_asked > 0
+        # DeepSpeed skips a step whose gradients are not finite, whatever the precision.
+        if settings.precision != "fp16" and (engine.skipped_steps or not math.isfinite(mean_loss)):
+            what = "gradient" if math.isfinite(mean_loss) else "loss"
+            saver.finish()  # a step before this one
+            finite.fail(run, settings, done, what, chosen, world)
         tokens = int(rows.lengths[chosen].sum())
         clock.count(tokens)
         if done % settings.logging_steps == 0 or done == steps.total:
@@ -154,16 +164,23 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         if stop or (settings.save_steps and done % settings.save_steps == 0 and done < steps.total):
             metrics.flush()
             with clock.paused(), phases.spending("saving"):
-                save(engine, run, done, settings, world)
+                if saver.is_writing:  # more than there is time for between saves
+                    say(run, world, "saving")
+                    saver.finish()
+                    say(run, world, "training")
+                saver.start(done)
+                if stop:
+                    say(run, world, "saving")
+                    saver.finish()
         if stop or done == steps.total:
             phases.add(**{"first step": clock.first_s, "other steps": clock.all_s - clock.first_s})
         if stop:
             metrics.close()
             raise process.Stopped
 
-    if world.is_main:
-        run.update_state("saving")
     with phases.spending("saving"):
+        say(run, world, "saving")
+        saver.finish()
         models.export(engine, base, run, settings, world)
     metrics.close()
     engine.destroy()
@@ -198,13 +215,10 @@ def validation_is_due(step: int, settings: Settings) -> bool:
     return bool(settings.eval_steps) and step > 0 and step % settings.eval_steps == 0
 
 
-def save(engine: Any, run: Run, step: int, settings: Settings, world: World) -> None:
-    """Save a checkpoint and say so (all ranks)."""
+def say(run: Run, world: World, status: Status, **values: Any) -> None:
+    """Write what the run does to `state.json` (rank 0)."""
     if world.is_main:
-        run.update_state("saving")
-    checkpoint.save(engine, run, step, settings.keep_checkpoints, world)
-    if world.is_main:
-        run.update_state("training")
+        run.update_state(status, **values)
 
 
 if __name__ == "__main__":

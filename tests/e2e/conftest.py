@@ -1,5 +1,7 @@
 """One copy of the project for all end-to-end tests: its prepared data and tiny model are made once."""
 
+import functools
+
 import pytest
 
 from .project import Project
@@ -19,7 +21,17 @@ def project(tmp_path_factory):
         process.kill()
 
 
+STEPS = {"GLOBAL_BATCH_SIZE": 8, "BATCH_SIZE": 2, "WEIGHT_DECAY": 0.1, "WARMUP_RATIO": 0.2}
+RANKS = {1: {"NODES": 1, "GPUS_PER_NODE": 1}, 2: {"NODES": 2, "GPUS_PER_NODE": 1}, 4: {"NODES": 2, "GPUS_PER_NODE": 2}}
+
+
 @pytest.fixture(scope="session")
-def base(project):
+def on_ranks(project):
+    """Return what gives a finished run of the same twelve steps on 1, 2 or 4 ranks, with a checkpoint after six."""
+    return functools.cache(lambda ranks: project.train(f"ranks-{ranks}", SAVE_STEPS=6, **STEPS, **RANKS[ranks]))
+
+
+@pytest.fixture(scope="session")
+def base(on_ranks):
     """A finished run of twelve steps over two nodes, which others are compared with."""
-    return project.train("base", GLOBAL_BATCH_SIZE=8, BATCH_SIZE=2, WEIGHT_DECAY=0.1, WARMUP_RATIO=0.2)
+    return on_ranks(2)

@@ -6,8 +6,11 @@ import signal
 import subprocess
 
 import pytest
+import torch
+import transformers
 
 from sft.run import Run
+from sft.trainer import batching
 
 from .project import small, wait_until
 
@@ -63,6 +66,53 @@ def test_a_full_disk_is_the_reason_given(project, tmp_path):
         assert whole and all((path / "manifest.json").is_file() for path in whole)
     finally:
         subprocess.run(["umount", str(runs)], check=True)
+
+
+def test_a_run_without_a_sign_fails_with_the_stacks_in_the_log(project):
+    run = Run(project.path / "runs" / "silent")
+    settings = small(RUN_NAME="silent", MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=3, STEP_TIMEOUT_S=20)
+    process = project.start("train", **settings)
+    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    rank = next(found for found in project.processes() if "--local_rank=0" in found.cmdline())
+    rank.suspend()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "no sign of the ranks within STEP_TIMEOUT_S=20 seconds, after step " in run.state()["error"]
+    stacks = [path.read_text() for path in run.log_files()]
+    assert any("most recent call first" in text and "in optimizer_step" in text for text in stacks)
+    project.wait_for_no_process()
+
+
+def test_a_row_that_makes_the_loss_infinite_is_named(project, base, tmp_path):
+    tiny = project.path / json.loads(base.prepared.read_text())["model"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+    model.get_input_embeddings().weight.data[tokenizer("~", add_special_tokens=False).input_ids] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = tmp_path / "train.jsonl"
+    lines = [json.dumps({"question": f"{i} + 1?", "answer": f"{i + 1}"}) for i in range(64)]
+    lines[40] = json.dumps({"question": "~", "answer": "1"})
+    rows.write_text("\n".join(lines) + "\n")
+    (tmp_path / "validation.jsonl").write_text(lines[0] + "\n")
+    run = Run(project.path / "runs" / "infinite")
+    settings = small(RUN_NAME="infinite", MODEL_NAME=tmp_path / "model", DATASET=tmp_path, BATCH_SIZE=2, SAVE_STEPS=1)
+    done = project.inv("train", RESTARTS=2, **(settings | {"MAX_STEPS": 16, "KEEP_CHECKPOINTS": 50}))
+    assert done.returncode == 1, done.stdout
+    error = run.state()["error"]
+    step = next(i for i in range(16) if 40 in batching.rows_of_step(i, 64, 4, run.settings().seed))
+    assert error.startswith(f"step {step + 1}: the loss is not finite; its rows: ")
+    assert error.count(f"{rows}:") == 4 and f"{rows}:41" in error
+    assert "starting again" not in done.stdout  # the same rows would break it again
+    assert max(run.checkpoints.glob("step-*")).name == f"step-{step:06d}"
+    assert [line["step"] for line in run.read_metrics()] == list(range(1, step + 1))
+    project.wait_for_no_process()
 
 
 def test_a_malformed_row_is_named_by_file_and_line(project, tmp_path):

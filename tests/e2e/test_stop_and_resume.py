@@ -63,6 +63,15 @@ def test_ctrl_c_saves_and_a_second_one_ends_at_once(project):
     assert json.loads((run.checkpoints / f"step-{stopped['step']:06d}" / "manifest.json").read_text())["files"]
 
 
+def test_the_time_limit_stops_a_run_and_says_so(project):
+    run = Run(project.path / "runs" / "hours")
+    done = project.inv("train", **small(RUN_NAME="hours", MAX_STEPS=0, MAX_EPOCHS=1000, MAX_HOURS=0.01))
+    assert done.returncode == 0, done.stdout
+    assert run.state()["status"] == "stopped"
+    assert run.stop_reason() == "MAX_HOURS=0.01 are over" and "reason: MAX_HOURS=0.01 are over" in done.stdout
+    project.wait_for_no_process()
+
+
 def test_other_settings_start_a_new_run_or_are_refused(project):
     refused = project.inv("train", **small(RUN_NAME="interrupted", MAX_STEPS=0, MAX_EPOCHS=1000, LEARNING_RATE=0.5))
     assert refused.returncode == 2

@@ -68,3 +68,27 @@ def test_settings_of_a_run_that_cannot_be_read_are_one_line(run, content):
     run.settings_file.write_text(content)
     with pytest.raises(UserError, match=r"a/settings.json: holds no settings that this version reads \(.*\); start a"):
         runs.resumable(Settings.load(None, runs_path=run.path.parent, run_name="a"))
+
+
+def test_a_reopened_run_has_the_hostfile_of_its_ranks_of_now(run):
+    run.hostfile.write_text("mine slots=2\nyours slots=2\n")
+    runs.reopen(run, run.settings())
+    assert cluster.read_hostfile(run.hostfile) == {"mine": 2, "yours": 2}  # the same ranks: it stays
+    runs.reopen(run, run.settings().model_copy(update={"nodes": 1, "gpus_per_node": 3, "batch_size": 7}))
+    assert cluster.read_hostfile(run.hostfile) == {"llm-master": 3}
+    assert json.loads(run.ds_config.read_text())["train_micro_batch_size_per_gpu"] == 7
+
+
+def test_the_hours_of_a_start_go_on_over_its_restarts(run):
+    started = run.state()["hours_from"]
+    runs.reopen(run, run.settings(), again=True)
+    assert run.state()["hours_from"] == started
+    runs.reopen(run, run.settings())
+    assert run.state()["hours_from"] > started
+
+
+def test_a_named_run_that_was_killed_before_it_saved_anything_goes_on(run, tmp_path):
+    run.update_state("failed", error="killed")
+    named = Settings.load(None, runs_path=tmp_path, run_name="a")
+    assert runs.resumable(named)[0].path == run.path
+    assert runs.resumable(named.model_copy(update={"run_name": ""}))[0] is None  # the latest: a new one loses nothing

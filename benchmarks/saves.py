@@ -1,0 +1,87 @@
+"""Steps with a save every ten steps against steps without, on this CPU: `python -m benchmarks.saves`. Prints the ratio.
+
+Both take turns on the same engine of two ranks, so that what else the machine does falls on both. What a save still
+writes at the end of its turn is waited for and counted.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false", "GLOO_SOCKET_IFNAME": "lo"}
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from benchmarks import cpu, steps, work
+from sft import cluster
+from sft import run as runs
+from sft.settings import Settings
+from sft.trainer import batching, distributed, loss, saving, train
+from sft.trainer import engine as engines
+from sft.trainer.clock import Phases
+
+ROUNDS, WARMUP, STEPS, EVERY = 8, 3, 20, 10
+RANKS = {"nodes": 1, "gpus_per_node": 2}
+
+
+def main() -> None:
+    """Print the mean step of both, and their ratio."""
+    steps.be_quiet()
+    with tempfile.TemporaryDirectory() as scratch:
+        data = cpu.write_rows(Path(scratch) / "train.jsonl")
+        paths = {"data_path": Path(scratch) / "data", "model_path": Path(scratch) / "models", "runs_path": scratch}
+        settings = steps.settings_of("cpu", {"dataset": data, "run_name": "saves"} | paths | cpu.WORK | RANKS)
+        runs.create(settings, cluster.hostfile(1, 2))
+        steps.forked(1, lambda: work.prepared(settings))
+        found = steps.forked(settings.world_size, lambda: measure(settings))
+    for name in ("without", "with"):
+        each = ", ".join(f"{1000 * value:.0f}" for value in found[name])
+        print(f"{name} saves: {1000 * statistics.mean(found[name]):.1f} ms a step ({each})")
+    print(f"a save of {found['mib']:.1f} MiB lets training stand still for {1000 * found['still']:.1f} ms")
+    ratio = statistics.mean(found["with"]) / statistics.mean(found["without"])
+    median = statistics.median(a / b for a, b in zip(found["with"], found["without"], strict=True))
+    print(f"with a save every {EVERY} steps over without: {ratio:.3f} in the mean, {median:.3f} in the median of turns")
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """Return the seconds a step of every turn (all ranks)."""
+    world = distributed.start("cpu", steps.TIMEOUT_S)
+    run = runs.Run(settings.runs_path / settings.run_name)
+    path, rows = work.prepared(settings)
+    engine, _ = engines.start(path, settings, settings.deepspeed(), world)
+    packing = loss.take_fast_paths(engine, settings.packing, world)
+    saver, phases = saving.Saver(engine, run, settings.keep_checkpoints, world), Phases(run, world)
+    found: dict[str, Any] = {"with": [], "without": []}
+    still: list[float] = []
+    step = 0
+    for turn in range(-1, 2 * ROUNDS):
+        # The order within a pair changes too.
+        saves = turn >= 0 and (turn % 4 in (0, 3))
+        distributed.barrier()
+        started = time.perf_counter()
+        for i in range(STEPS if turn >= 0 else WARMUP):
+            chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
+            targets = rows.target_tokens(chosen)
+            train.optimizer_step(engine, rows, chosen, targets, settings, packing, False, world)
+            step += 1
+            if saves and i % EVERY == EVERY // 2:
+                before = time.perf_counter()
+                with phases.spending("saving"):
+                    saver.start(step)
+                still.append(time.perf_counter() - before)
+        saver.finish()
+        distributed.barrier()
+        if turn >= 0:
+            found["with" if saves else "without"].append((time.perf_counter() - started) / STEPS)
+    newest = run.checkpoints / (run.checkpoints / "latest").read_text().strip()
+    size = sum(file.stat().st_size for file in newest.iterdir())
+    distributed.end()
+    return found | {"still": statistics.mean(still), "mib": size / 2**20}
+
+
+if __name__ == "__main__":
+    main()

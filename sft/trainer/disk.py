@@ -1,0 +1,34 @@
+"""What checkpoints want of the disk: names that are flushed, and a full one told in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from sft.errors import RunFailed
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether an error means a full disk; torch's writer raises its own, about a position in the file."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "inline_container.cc" in str(error)
+
+
+def full(folder: Path, what: str) -> RunFailed:
+    """Return the error of a checkpoint that there is no room for."""
+    remedy = "free some space at RUNS_PATH or lower KEEP_CHECKPOINTS; the checkpoint before it stays"
+    return RunFailed(f"{folder}: could not be written ({os.strerror(errno.ENOSPC)}: {what}); {remedy}")
+
+
+def size(number: int) -> str:
+    """Return a number of bytes in words."""
+    return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"

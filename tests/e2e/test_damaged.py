@@ -1,0 +1,69 @@
+"""A damaged checkpoint is found out, whatever file of it is damaged and how, and the one before it is used."""
+
+import shutil
+
+import pytest
+import torch.distributed
+
+from sft.run import Run
+from sft.trainer import checkpoint
+from sft.trainer.distributed import World
+
+from .conftest import RANKS, STEPS
+from .project import metrics, small
+from .test_other_ranks import stopped
+
+KINDS = ("model_states.pt", "optim_states.pt", "manifest.json")
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """A world of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield World(0, 0, 1, torch.device("cpu"))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("harm", [flip_a_byte, cut, remove])
+def test_any_damage_of_any_file_is_found_and_named(base, alone, tmp_path, harm):
+    whole = base.checkpoints / "step-000006"
+    assert checkpoint.damage(whole, alone) == ""
+    names = [path.name for path in whole.iterdir()]
+    assert {kind for name in names for kind in KINDS if name.endswith(kind)} == set(KINDS)
+    for name in names:
+        assert name.endswith(KINDS), "a kind of file that this test does not know"
+        copy = tmp_path / name
+        shutil.copytree(whole, copy)
+        harm(copy / name)
+        assert name in checkpoint.damage(copy, alone), name
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(project, on_ranks):
+    first = project.train("damaged-before", SAVE_STEPS=3, KEEP_CHECKPOINTS=9, **STEPS, **RANKS[2])
+    run = stopped(first, "damaged")
+    for path in run.checkpoints.glob("step-000009"):
+        flip_a_byte(next(path.glob("*_optim_states.pt")))
+    cut(next((run.checkpoints / "step-000006").glob("*_model_states.pt")))
+    done = project.inv("train", **small(RUN_NAME="damaged", **STEPS, **RANKS[2]))
+    assert done.returncode == 0, done.stdout
+    log = run.log_files()[0].read_text()
+    assert "step-000009: damaged (" in log and "step-000006: damaged (" in log
+    assert "step 3 of 12: resumed" in log
+    aside = sorted(path.name for path in run.checkpoints.glob("*.damaged"))
+    assert aside == ["step-000006.damaged", "step-000009.damaged"]
+    names = ("step", "train/loss", "train/grad_norm")
+    assert metrics(Run(run.path), *names) == metrics(first, *names)

@@ -1,0 +1,59 @@
+"""A run goes on with other ranks than it was stopped with, and its loss curve stays the same up to rounding."""
+
+import json
+import shutil
+
+import pytest
+
+from sft.run import Run
+
+from .conftest import RANKS, STEPS
+from .project import metrics, small
+
+NAMES = ("step", "train/loss", "train/grad_norm", "train/lr", "train/target_tokens")
+SAVED = 6
+
+
+def stopped(run, name):
+    """Return a copy of a finished run as it was when it had been stopped after its checkpoint."""
+    copy = Run(run.path.with_name(name))
+    shutil.copytree(run.path, copy.path, symlinks=True)
+    shutil.rmtree(copy.final)
+    copy.update_state("stopped", step=SAVED)
+    copy.metrics.write_text("".join(json.dumps(line) + "\n" for line in run.read_metrics() if line["step"] <= SAVED))
+    return copy
+
+
+@pytest.mark.parametrize("now", RANKS)
+@pytest.mark.parametrize("before", RANKS)
+def test_resumed_on_other_ranks_the_losses_are_the_same(project, on_ranks, before, now):
+    undisturbed = on_ranks(before)
+    run = stopped(undisturbed, f"from-{before}-on-{now}")
+    done = project.inv("train", **small(RUN_NAME=run.name, SAVE_STEPS=4, **STEPS, **RANKS[now]))
+    assert done.returncode == 0, done.stdout + "".join(path.read_text() for path in run.log_files())
+    assert f"step {SAVED} of 12: resumed" in run.log_files()[0].read_text()
+    seen, wanted = metrics(run, *NAMES), metrics(undisturbed, *NAMES)
+    assert len(seen) == 12
+    if before == now:
+        assert seen == wanted
+    for ours, theirs in zip(seen, wanted, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-5)
+    assert sorted(path.name for path in run.checkpoints.glob("*step*")) == ["step-000006", "step-000008"]
+
+
+def test_zero_2_goes_on_with_other_ranks(project, on_ranks, base):
+    first = project.train("stage-2-twice", SAVE_STEPS=SAVED, DS_CONFIG="zero2", **STEPS, **RANKS[2])
+    run = stopped(first, "stage-2-alone")
+    done = project.inv("train", **small(RUN_NAME=run.name, DS_CONFIG="zero2", **STEPS, **RANKS[1]))
+    assert done.returncode == 0, done.stdout + "".join(path.read_text() for path in run.log_files())
+    for ours, theirs in zip(metrics(run, *NAMES), metrics(base, *NAMES), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-5)
+
+
+def test_other_ranks_with_another_batch_are_refused(project, on_ranks):
+    run = stopped(on_ranks(2), "another-batch")
+    settings = {name: value for name, value in STEPS.items() if name != "GLOBAL_BATCH_SIZE"}
+    done = project.inv("train", **small(RUN_NAME=run.name, **settings, **RANKS[1]))
+    assert done.returncode == 2
+    assert "GLOBAL_BATCH_SIZE=2: the unfinished run " in done.stdout
+    assert " has 8; set GLOBAL_BATCH_SIZE=8 to resume, or FRESH=1" in done.stdout
