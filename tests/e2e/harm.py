@@ -30,7 +30,6 @@ NAMES = ("step", "train/loss", "train/grad_norm", "train/lr")
 VICTIMS = {
     "rank": "--local_rank=0",
     "launcher": "deepspeed.launcher.launch",
-    "runner": "deepspeed.launcher.runner",
     "node": "sft.host.launch",
 }
 MOMENTS = ("step", "step", "save", "save", "start")

@@ -70,7 +70,7 @@ def test_a_full_disk_is_the_reason_given(project, tmp_path):
 
 def test_a_run_without_a_sign_fails_with_the_stacks_in_the_log(project):
     run = Run(project.path / "runs" / "silent")
-    settings = small(RUN_NAME="silent", MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=3, STEP_TIMEOUT_S=20)
+    settings = small(RUN_NAME="silent", MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=0, STEP_TIMEOUT_S=20)
     process = project.start("train", **settings)
     wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
     rank = next(found for found in project.processes() if "--local_rank=0" in found.cmdline())
@@ -131,7 +131,7 @@ def test_a_malformed_row_is_named_by_file_and_line(project, tmp_path):
         ({"DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}, "DEVICE=cuda: no NVIDIA GPU is visible here; run `make demo`"),
         ({"PRECISION": "fp16"}, "PRECISION=fp16: DeepSpeed has no fp16 on the CPU; use bf16, fp32 or auto"),
         ({"DATASET": "./nowhere"}, "DATASET=./nowhere: no such file or folder; check the path"),
-        ({"DS_CONFIG": "zero9"}, "DS_CONFIG=zero9: no such file; use zero3, zero2, zero3_offload or a path"),
+        ({"DS_CONFIG": "zero9"}, "DS_CONFIG=zero9: no such file; use zero3, zero2, zero1, zero3_offload or a path"),
         ({"LEARNING_RATE": "nan"}, "LEARNING_RATE=nan: input should be a finite number"),
         ({"BATCH_SIZE": "9" * 30}, "BATCH_SIZE=" + "9" * 30 + ": is out of range; use at most 2147483647"),
         ({"SYSTEM_PROMPT": "\udcff"}, "SYSTEM_PROMPT=\\udcff: "),

@@ -10,9 +10,9 @@ NAMES = ("step", "epoch", "train/loss", "train/grad_norm", "train/lr", "train/to
 
 
 def test_a_repeated_run_has_the_same_bits(project, base):
-    done = project.inv("train", "--from", "runs/base", RUN_NAME="again")
+    done = project.inv("train", "--from", f"runs/{base.name}", RUN_NAME="again")
     assert done.returncode == 0, done.stdout
-    assert "repeating runs/base" in done.stdout and "not as then" not in done.stdout
+    assert f"repeating runs/{base.name}" in done.stdout and "not as then" not in done.stdout
     again = Run(project.path / "runs" / "again")
     assert again.settings() == base.settings().model_copy(
         update={"run_name": "again", "fresh": True, "master_port": again.settings().master_port}
