@@ -59,7 +59,7 @@ DEEPEST = 20  # levels of a DeepSpeed file
 Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
 # `auto` is None: left to the plan, which puts a number there before the settings are frozen.
 Planned = BeforeValidator(lambda value: None if isinstance(value, str) and value.strip().lower() == "auto" else value)
-Count = Annotated[int, Field(le=LARGEST)]
+Count = Annotated[int, Field(le=LARGEST)]  # its limit wins over one of the field itself: those are plain int
 
 
 def readable(text: str) -> str:
@@ -160,7 +160,7 @@ class Settings(BaseSettings):
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 = no clipping")
     max_epochs: Count = Field(2, ge=1, description="passes over the training rows")
     max_steps: Count = Field(0, ge=0, description="optimizer steps at most; 0 = no limit")
-    seed: Count = Field(42, ge=0, lt=2**32, description="order of the rows, dropout, new weights")
+    seed: Count = Field(42, ge=0, description="order of the rows, dropout, new weights")
     precision: Annotated[Precision, Lower] = Field(
         "auto", description="bf16, fp16 (dynamic loss scaling), fp32, or auto: bf16 on GPUs, fp32 on CPU"
     )
@@ -194,8 +194,8 @@ class Settings(BaseSettings):
         0, ge=0, description="answers generated at once on each GPU; 0 = as many as fit (on CPU: 64)"
     )
     # Machines
-    nodes: Count = Field(2, ge=1, le=1024, description="nodes")
-    gpus_per_node: Count = Field(2, ge=1, le=64, description="GPUs (on CPU: processes) per node")
+    nodes: int = Field(2, ge=1, le=1024, description="nodes")
+    gpus_per_node: int = Field(2, ge=1, le=64, description="GPUs (on CPU: processes) per node")
     launcher: Annotated[Launcher, Lower] = Field(
         "auto",
         description="local: nodes are processes of this machine; compose: containers; auto chooses and says why",
@@ -206,7 +206,7 @@ class Settings(BaseSettings):
     plan: Annotated[Planning, Lower] = Field(
         "refuse", description="settings that cannot fit the GPUs: refuse, before anything starts, or warn"
     )
-    master_port: Count = Field(
+    master_port: int = Field(
         37171, ge=1024, le=65534, description="port on which the ranks meet; the node programs meet on the next one"
     )
     rendezvous_timeout_s: Count = Field(300, ge=10, description="seconds that ranks wait for each other")

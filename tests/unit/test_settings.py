@@ -90,3 +90,12 @@ def test_secrets_are_not_frozen(tmp_path):
     file = tmp_path / "settings.json"
     file.write_text(text)
     assert Settings.thaw(file).model_name == settings.model_name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "limit"),
+    [("master_port", 65535, 65534), ("nodes", 1025, 1024), ("gpus_per_node", 65, 64), ("max_steps", 2**31, 2**31 - 1)],
+)
+def test_whole_numbers_have_their_own_limits(name, value, limit):
+    with pytest.raises(SettingsError, match=f"{name.upper()}={value}: is out of range; use at most {limit}"):
+        Settings.load(None, **{name: value})
