@@ -397,7 +397,7 @@ class Node:
             self.look()
             if heartbeat and (reason := heartbeat.silence()):
                 self.run.fail(f"node {self.rank}: {reason}; the stacks of all ranks are in logs/")
-            if failed_at is None and (failure := self.run.failure()) is not None:
+            if failed_at is None and (failure := self.run.failure()):  # not yet while it is just being written
                 failed_at = time.monotonic()
                 if NO_SIGN in failure:
                     self.write_stacks()
