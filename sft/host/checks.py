@@ -264,8 +264,8 @@ def all_reduce(settings: Settings) -> Check:
     }  # fmt: skip
     if device == "cpu":
         common["DS_ACCELERATOR"] = "cpu"
-    elif gpus.have_no_peer_access(gpus.visible()):
-        common |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
+    else:
+        common |= gpus.nccl_variables(gpus.visible())
     command = [sys.executable, "-m", "sft.trainer.probe", "--device", device]
     processes = [
         subprocess.Popen(

@@ -82,3 +82,8 @@ def have_no_peer_access(gpus: list[Gpu]) -> bool:
     NVIDIA's statement that these cards do not support it).
     """
     return any("RTX 40" in gpu.name for gpu in gpus)
+
+
+def nccl_variables(gpus: list[Gpu]) -> dict[str, str]:
+    """Return the environment that NCCL needs on these cards."""
+    return {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"} if have_no_peer_access(gpus) else {}

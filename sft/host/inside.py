@@ -101,8 +101,8 @@ def all_reduce(rank: int, slots: int, port: int, device: str) -> Iterator[Check]
     common = dict(os.environ) | {"WORLD_SIZE": str(world), "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     if device == "cpu":
         common["DS_ACCELERATOR"] = "cpu"
-    elif gpus.have_no_peer_access(gpus.visible()):
-        common |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
+    else:
+        common |= gpus.nccl_variables(gpus.visible())
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "sft.trainer.probe", "--device", device],

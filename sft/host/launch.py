@@ -432,8 +432,7 @@ class Node:
             ours["DS_ACCELERATOR"] = "cpu"
         else:
             default["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-            if gpus.have_no_peer_access(gpus.visible()):
-                default |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
+            default |= gpus.nccl_variables(gpus.visible())
         return default | dict(os.environ) | ours
 
     def kill(self, process: subprocess.Popen[Any]) -> None:
