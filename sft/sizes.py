@@ -14,7 +14,6 @@ SUB_GROUP = 100_000_000
 CHUNK_BYTES = 512 * 2**20
 
 
-def reduce_bucket(weights: int, world_size: int) -> int:
-    """Return the elements that are reduced together. On one rank nothing is moved: one bucket has the fewest copies."""
-    bucket = weights if world_size == 1 else min(LARGEST_BUCKET, weights // BUCKETS)
-    return max(SMALLEST_BUCKET, bucket)
+def reduce_bucket(weights: int) -> int:
+    """Return the elements that are reduced together, of so many trained weights."""
+    return max(SMALLEST_BUCKET, min(LARGEST_BUCKET, weights // BUCKETS))

@@ -31,7 +31,10 @@ PASSES_COMPILED = 1.0  # as many fewer with torch.compile
 HEAD_BYTES = 50  # of traffic for each logit: bf16 and fp32 copies, softmax, two matrix products (sft/trainer/loss.py)
 OPTIMIZER_BYTES = 110  # of traffic for each weight: 45 ms of GPU for 1.236e9 weights
 STEP_HOST_S = 0.027  # of a step in which the GPU waits: the norm's value, starting the optimizer, the loss
-HOST_S, HOST_LAYER_S = 0.006, 0.0065  # Python of one micro-step, and of each layer in it: 110 ms for 16 layers
+HOST_S, HOST_LAYER_S = 0.006, 0.0072  # Python of one micro-step, and of each layer in it: 121 ms for 16 layers
+HOST_ADAPTER_S = 0.0045  # more of each layer whose matrices have adapters
+TOGETHER = 4  # GPU and Python work side by side where one is far behind; in step they wait for each other: a 4-norm
+ADAPTER_PASSES = 6.0  # times that what adapters read and write goes through the GPU's memory, forward and backward
 OVERLAP = 0.5  # of the shorter of computing and communicating that is hidden behind the longer (two H100s)
 # Offload: bytes of host memory's traffic for each weight in Adam, and what the ranks of a host share. ASSUMED.
 HOST_ADAM_BYTES, HOST_BYTES_PER_S = 36, 60e9
@@ -70,7 +73,8 @@ class Job:
             device = zero.get(what, {}).get("device", "none")
             return bool(device != "none")
 
-        ranks = settings.world_size
+        ranks, rank = settings.world_size, settings.lora_rank
+        trained = shape.lora_weights(rank) if rank else shape.weights
         return cls(
             shape=shape,
             card=card,
@@ -82,9 +86,9 @@ class Job:
             compile=settings.compile,
             offload_optimizer=offloads("offload_optimizer"),
             offload_weights=offloads("offload_param"),
-            lora_rank=settings.lora_rank,
+            lora_rank=rank,
             lora_dropout=settings.lora_dropout > 0,
-            bucket=zero.get("reduce_bucket_size", reduce_bucket(shape.weights, ranks)),
+            bucket=zero.get("reduce_bucket_size", reduce_bucket(trained)),
             contiguous=zero.get("contiguous_gradients", True),
             sub_group=zero.get("sub_group_size", SUB_GROUP),
             persistent=zero["stage"] == 3 and ranks > 1 and threshold >= shape.head_weights,
@@ -186,7 +190,9 @@ def memory(job: Job, tokens: float, target_share: float, micro_steps: int) -> Me
 
     # Backward's beginning, with all activations, or its end, with a bucket full of gradients.
     begins = parts(accumulated, gathered + buffers, kept + at_work, head_gradient)
-    ending = parts(accumulated, gathered + max(buffers, bucket), kept / shape.layers + at_work, 0)
+    full = buffers or (2 * bucket if job.stage == 3 else bucket)  # ZeRO-3 puts them together in a copy
+    last_layer = kept / shape.layers + at_work if job.bucket < job.trained else 0  # else it is full behind them all
+    ending = parts(accumulated, gathered + full, last_layer, 0)
     return Memory(
         {
             "forward": parts(before, gathered, kept, loss_bytes(job, tokens, target_share) + head_gradient),
@@ -263,8 +269,12 @@ def timing(job: Job, work: Work, rows: Rows) -> Timing:
     rate = (card.fp32_flops if job.precision == "fp32" else card.matrix_flops) * MATRIX_EFFICIENCY
     times = PASSES + PASSES_RECOMPUTED * recomputed - PASSES_COMPILED * job.compile
     traffic = tokens * shape.layers * job.layer_bytes * times + targets * shape.vocabulary * HEAD_BYTES
-    python_s = HOST_S + HOST_LAYER_S * shape.layers * (1 + recomputed / 3)
-    busy_s = max(flops / rate + traffic / card.bytes_per_s, python_s)
+    layer_python_s = HOST_LAYER_S
+    if job.lora_rank:
+        traffic += tokens * job.element * shape.lora_weights(1) * ADAPTER_PASSES
+        layer_python_s += HOST_ADAPTER_S
+    python_s = HOST_S + layer_python_s * shape.layers * (1 + recomputed / 3)
+    busy_s = ((flops / rate + traffic / card.bytes_per_s) ** TOGETHER + python_s**TOGETHER) ** (1 / TOGETHER)
 
     in_micro, in_step = link_bytes(job)
     link_micro_s, link_step_s = (moved / (card.link_gb_s * 1e9) for moved in (in_micro, in_step))

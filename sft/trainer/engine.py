@@ -87,7 +87,8 @@ def fill_in(
 ) -> dict[str, Any]:
     """Return DeepSpeed's configuration with the sizes that depend on the model; what the file says stays."""
     total = weights(module)
-    sizes = {"reduce_bucket_size": reduce_bucket(total, world.world_size)}
+    trained = sum(true_shape(parameter).numel() for parameter in module.parameters() if parameter.requires_grad)
+    sizes = {"reduce_bucket_size": reduce_bucket(trained)}
     if config["zero_optimization"]["stage"] == 3:
         sizes["sub_group_size"] = SUB_GROUP
         sizes["stage3_prefetch_bucket_size"] = max(map(weights, layers), default=total)

@@ -93,7 +93,7 @@ class Project:
 
     def wait_for_no_process(self) -> None:
         """Wait until nothing is left; fail where something stays."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + TIMEOUT_S
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert not left, [process.cmdline() for process in left]
