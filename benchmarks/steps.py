@@ -24,7 +24,7 @@ import deepspeed
 import torch
 import transformers
 
-from benchmarks import work
+from benchmarks import link, work
 from sft.host import gpus
 from sft.host import plan as planning
 from sft.host.plan import Plan
@@ -88,6 +88,8 @@ def measured(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) 
         "plan_fits": plan.fits,
         "plan_peak_gib": round(plan.memory.allocated / 2**30, 2),
         "plan_tokens_per_second": round(plan.timing.tokens_per_second),
+        "plan_link_gb": round(plan.timing.link_bytes / 1e9, 3),
+        "plan_link_ms": round(1000 * plan.timing.link_s, 1),
     }
 
 
@@ -145,17 +147,22 @@ def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     losses: list[float] = []
-    tokens, started = 0, 0.0
-    for step in range(warmup + steps):
-        if step == warmup:
-            wait(world)
-            tokens, started = 0, time.perf_counter()
+    tokens, started, chosen = 0, 0.0, batching.rows_of_step(0, len(rows), settings.sequences_per_step, settings.seed)
+
+    def one(step: int) -> None:
+        nonlocal tokens, chosen
         chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
         targets = rows.target_tokens(chosen)
         loss_sum, _ = train.optimizer_step(engine, rows, chosen, targets, settings, packing, False, world)
         losses.append(loss_sum / targets)
         engines.grad_norm(engine)
         tokens += int(rows.lengths[chosen].sum())
+
+    for step in range(warmup + steps):
+        if step == warmup:
+            wait(world)
+            tokens, started = 0, time.perf_counter()
+        one(step)
     wait(world)
     seconds = time.perf_counter() - started
     weights = engines.weights(engine.module)
@@ -178,6 +185,9 @@ def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"deepspeed {deepspeed.__version__}",
     }
+    if cuda and world.world_size > 1:
+        sent, busy_s = link.moved(link.profiled(lambda: one(warmup + steps)))
+        found |= {"link_gb": round(sent / 1e9, 3), "link_ms": round(1000 * busy_s, 1)}
     distributed.end()
     return found
 

@@ -33,6 +33,7 @@ OPTIMIZER_BYTES = 110  # of traffic for each weight: 45 ms of GPU for 1.236e9 we
 STEP_HOST_S = 0.027  # of a step in which the GPU waits: the norm's value, starting the optimizer, the loss
 HOST_S, HOST_LAYER_S = 0.006, 0.0072  # Python of one micro-step, and of each layer in it: 121 ms for 16 layers
 HOST_ADAPTER_S = 0.0045  # more of each layer whose matrices have adapters
+HOST_GATHER_S = 0.003  # more of each layer whose weights are gathered anew in every micro-step
 TOGETHER = 4  # GPU and Python work side by side where one is far behind; in step they wait for each other: a 4-norm
 ADAPTER_PASSES = 6.0  # times that what adapters read and write goes through the GPU's memory, forward and backward
 OVERLAP = 0.5  # of the shorter of computing and communicating that is hidden behind the longer (two H100s)
@@ -273,6 +274,8 @@ def timing(job: Job, work: Work, rows: Rows) -> Timing:
     if job.lora_rank:
         traffic += tokens * job.element * shape.lora_weights(1) * ADAPTER_PASSES
         layer_python_s += HOST_ADAPTER_S
+    if job.stage == 3 and job.ranks > 1 and not job.persistent:
+        layer_python_s += HOST_GATHER_S
     python_s = HOST_S + layer_python_s * shape.layers * (1 + recomputed / 3)
     busy_s = ((flops / rate + traffic / card.bytes_per_s) ** TOGETHER + python_s**TOGETHER) ** (1 / TOGETHER)
 
@@ -304,12 +307,15 @@ def timing(job: Job, work: Work, rows: Rows) -> Timing:
 def link_bytes(job: Job) -> tuple[float, float]:
     """Return the bytes that a rank moves over the link in each micro-step, and once a step.
 
-    Scattering or gathering n bytes over R ranks moves n (R - 1) / R of them over each rank's link.
+    Scattering or gathering n bytes over R ranks moves n (R - 1) / R of them over each rank's link. ZeRO-1 and 2 reduce
+    gradients to all ranks, which is twice that, and keep their part.
     """
     share = (job.ranks - 1) / job.ranks * job.element
     gradients, trained, held = share * job.trained, share * job.trained, share * job.held
-    if job.stage == 1:  # gradients are summed up on each rank and scattered once
-        return 0, gradients + trained
-    if job.stage == 2 or job.persistent:
+    if job.stage == 1:  # gradients are summed up on each rank, and reduced once
+        return 0, 2 * gradients + trained
+    if job.stage == 2:
+        return 2 * gradients, trained
+    if job.persistent:
         return gradients, trained
     return gradients + 2 * held, 0  # gathered for forward and for backward

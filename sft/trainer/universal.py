@@ -29,11 +29,11 @@ def load(engine: Any, folder: Path, world: World) -> None:
     engine.load_checkpoint(str(universal.parent), tag=universal.name, load_lr_scheduler_states=False)
     engine._config.load_universal_checkpoint = False
     # DeepSpeed gives all groups the first one's weight decay, and all their states one and the same count of steps,
-    # which each of them would then raise.
+    # which each of them would then raise, and on the host, where AdamW's fused kernel does not look for it.
     for group, kept in zip(groups_of(engine), groups, strict=True):
         group.update(kept)
     for state in engine.optimizer.optimizer.state.values():
-        state["step"] = state["step"].clone()
+        state["step"] = state["step"].to(state["exp_avg"].device, copy=True)
     distributed.barrier()
     if world.is_main:
         shutil.rmtree(universal)
