@@ -19,8 +19,8 @@ REACHED_MATRIX = 0.80
 REACHED_BANDWIDTH = 0.90
 
 # GB/s of bus bandwidth. NVLink 4: from two H100s, 6.2 GB a step in 35 ms (benchmarks/README.md). NVLink 3 has 600 of
-# its 900 GB/s. PCIe without peer-to-peer goes through host memory: 14.9 between two H100s on PCIe 5.0, peer-to-peer off,
-# so 10 for PCIe 4.0 is ASSUMED, and so is twice as much with peer-to-peer (cards for workstations and servers).
+# its 900 GB/s. PCIe without peer-to-peer goes through host memory: 14.9 between two H100s on PCIe 5.0 with it switched
+# off, so 10 for PCIe 4.0 is ASSUMED, and so is twice as much with peer-to-peer (cards for workstations and servers).
 NVLINK4, NVLINK3 = 178.0, 118.0
 PCIE4_HOST, PCIE5_HOST, PCIE4_PEER, PCIE5_PEER = 10.0, 15.0, 20.0, 30.0
 # GB/s between a card and host memory, for offload: 16 lanes of PCIe 4 reach some 20 of 32 with pinned memory. ASSUMED.

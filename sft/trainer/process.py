@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -48,7 +49,8 @@ def end_without(parent: int, node: int) -> None:
     while True:
         time.sleep(1)
         if os.getppid() != parent or (node and not is_alive(node)):
-            print("the launcher is gone: ending", flush=True)
+            with contextlib.suppress(OSError):  # what reads this output may be gone with the launcher
+                print("the launcher is gone: ending", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
