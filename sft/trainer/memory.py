@@ -23,23 +23,29 @@ from sft.trainer import batching, finite
 from sft.trainer.batching import MicroSteps
 from sft.trainer.data import Rows
 from sft.trainer.distributed import World
+from sft.trainer.saving import Saver
 
-# What libraries say where they do not raise torch.OutOfMemoryError.
-GPU_WORDS = ("cuda out of memory", "alloc_failed", "cuda error: out of memory", "cuda failure 'out of memory'")
+# What libraries say where they do not raise torch.OutOfMemoryError, all of these words: CUDA and its driver, NCCL;
+# cuBLAS and cuDNN.
+GPU_WORDS = (("cuda", "out of memory"), ("nccl", "out of memory"), ("status_alloc_failed",))
 HOST_WORDS = ("defaultcpuallocator: can't allocate", "defaultcpuallocator: not enough memory")
-LESS = "DS_CONFIG=zero3_offload, LORA_RANK=16"  # what needs less memory for weights, gradients and optimizer
 
 
 class OutOfMemory(Exception):
-    """The GPU's memory was not enough in a part of a step: forward, backward or optimizer."""
+    """The GPU's memory was not enough in a part of a step."""
+
+    def __init__(self, where: str) -> None:
+        """Know the part: forward, backward or optimizer."""
+        super().__init__(where)
+        self.where = where
 
 
 def of_gpu(error: BaseException) -> bool:
     """Tell whether an error, or one behind it, means that the GPU's memory was not enough."""
     for found in chain(error):
         text = str(found).lower()
-        nccl = "nccl" in text and "out of memory" in text
-        if isinstance(found, torch.OutOfMemoryError | OutOfMemory) or nccl or any(words in text for words in GPU_WORDS):
+        said = any(all(word in text for word in words) for words in GPU_WORDS)
+        if said or isinstance(found, torch.OutOfMemoryError):
             return True
     return False
 
@@ -60,12 +66,20 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def reason(error: BaseException, status: str) -> str:
+def less(settings: Settings) -> str:
+    """Return the settings that need less memory of a GPU than these, those that change least first."""
+    ways = [] if settings.gradient_checkpointing else ["GRADIENT_CHECKPOINTING=1"]
+    ways += [] if settings.ds_config == "zero3_offload" else ["DS_CONFIG=zero3_offload"]
+    ways += [] if settings.lora_rank else ["LORA_RANK=16"]
+    return ", ".join([*ways, "more GPUs or a smaller model"])
+
+
+def reason(error: BaseException, run: Run) -> str:
     """Return what is said of memory that was not enough outside of a step, or "" for another error."""
     if of_gpu(error):
-        remedy = f"use {LESS}, more GPUs or a smaller model"
-        if status == "evaluating":
-            remedy = "use EVAL_BATCH_SIZE=1, a smaller MAX_NEW_TOKENS, or EVALUATE=0"
+        remedy = f"use {less(run.settings())}"
+        if run.state().get("status") == "evaluating":
+            remedy = "use EVAL_BATCH_SIZE=1, a smaller MAX_NEW_TOKENS, or EVALUATE=0 and EVAL_STEPS=0"
         return f"{OUT_OF_MEMORY} of a GPU; {remedy}; `inv plan` reckons with it"
     if of_host(error):
         remedy = "end other programs, use DS_CONFIG=zero3 instead of offload, or fewer GPUS_PER_NODE"
@@ -87,9 +101,12 @@ def part(where: str) -> Iterator[None]:
 class Limit:
     """What this rank does about micro-steps that do not fit."""
 
-    def __init__(self, run: Run, settings: Settings, rows: Rows, steps: Steps, packing: bool, world: World) -> None:
+    def __init__(
+        self, run: Run, settings: Settings, rows: Rows, steps: Steps, packing: bool, saver: Saver, world: World
+    ) -> None:
         """Know the longest row that the run trains on."""
         self.run, self.settings, self.rows, self.packing, self.world = run, settings, rows, packing, world
+        self.saver, self.cuts = saver, budget.cuts(run)
         taken = np.arange(len(rows))
         if steps.total < steps.per_epoch:
             taken = batching.order(len(rows), settings.seed, 0)[: steps.total * steps.global_batch_size]
@@ -100,8 +117,12 @@ class Limit:
         """Cut the run's budget where these micro-steps do not fit. Raises RunFailed: the ranks have to start again."""
         try:
             yield
-        except OutOfMemory as error:
-            raise RunFailed(self.cut(place, str(error), micro_steps)) from error
+        except Exception as error:
+            if not of_gpu(error):
+                raise
+            where = error.where if isinstance(error, OutOfMemory) else "between passes"
+            self.saver.finish()  # the step to go on from may still be on its way to the disk, on all ranks
+            raise RunFailed(self.cut(place, where, micro_steps)) from error
 
     def cut(self, place: str, where: str, micro_steps: MicroSteps) -> str:
         """Cut the run's budget below that of these micro-steps, where possible, and return what is said of it."""
@@ -113,12 +134,11 @@ class Limit:
         said = budget.what(setting, tried, place, where, self.world.rank)
         if now is None:
             (row,) = finite.places(self.settings, np.asarray([self.longest]))
-            recompute = "" if self.settings.gradient_checkpointing else "GRADIENT_CHECKPOINTING=1, "
-            remedy = f"use a smaller MAX_LENGTH, {recompute}{LESS}"
+            remedy = f"use a smaller MAX_LENGTH, {less(self.settings)}"
             return f"{said}, and the longest row, {row} with {longest:,} tokens, has to fit alone; {remedy}"
-        if self.run.failure() is None:  # otherwise another rank has cut it by now
+        if self.run.failure() is None:  # otherwise another rank has cut it by now, in the same way
             frozen = self.run.settings()
             asked = frozen.micro_step_tokens if self.packing else frozen.batch_size
             cut = Cut(setting, asked, tried, now, place, where, self.world.rank)
-            budget.write(self.run, [*budget.cuts(self.run), cut])
+            budget.write(self.run, [*self.cuts, cut])
         return f"{said}; resumed, it goes on with {now:,}"

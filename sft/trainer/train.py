@@ -52,7 +52,7 @@ def main() -> None:
         run.fail(str(error))
         sys.exit(error.exit_code)
     except BaseException as error:
-        if said := memory.reason(error, str(run.state().get("status"))):
+        if said := memory.reason(error, run):
             run.fail(f"rank {rank}: {said}")
         elif not distributed.lost_a_peer(error):
             run.fail(f"rank {rank}: {type(error).__name__}: {str(error).strip() or 'no message'}")
@@ -111,7 +111,7 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         write_whole(run.ds_config, json.dumps(received, indent=2) + "\n")
         run.update_state("training", step=first, total_steps=steps.total, epoch=first / steps.per_epoch)
         print(f"step {first} of {steps.total}: {'resumed' if first else 'started'}", flush=True)
-    limit = memory.Limit(run, settings, rows, steps, packing, world)
+    limit = memory.Limit(run, settings, rows, steps, packing, saver, world)
     if first < steps.total:
         largest = trial.largest(rows, steps, first, settings, packing)
         with phases.spending("loading"), limit.kept(f"the trial before step {first + 1}", largest):

@@ -18,43 +18,41 @@ from sft.trainer.batching import Indices, MicroSteps
 from sft.trainer.data import Rows
 from sft.trainer.distributed import World
 
-# Rows of the coming steps that are looked at, and the most promising steps that are cut: some tenths of a second.
-ROWS_LOOKED_AT = 2_000_000
+# Rows of the coming steps that are looked at, and the most promising of these steps, which are cut: parts of a second.
+ROWS_LOOKED_AT = 1_000_000
 STEPS_CUT = 200
 
 
 def largest(rows: Rows, steps: Steps, first: int, settings: Settings, packing: bool) -> MicroSteps:
-    """Return the largest micro-step of the steps from `first` on, for every rank the same rows.
+    """Return the largest micro-step of the steps from `first` on, the same rows for every rank.
 
     Twice where its step has several micro-steps: from the second one on, the gradients of those before are kept too.
     """
-    last = min(steps.total, first + max(1, ROWS_LOOKED_AT // steps.global_batch_size))
-    promises = [
-        promise(chosen_of(step, steps, settings), rows.lengths, settings, packing) for step in range(first, last)
-    ]
-    best: tuple[int, Indices, int] = (-1, np.zeros(0, dtype=np.int64), 1)
-    for i in np.argsort(promises, kind="stable")[::-1][:STEPS_CUT]:
-        cut = batching.micro_steps(chosen_of(first + int(i), steps, settings), rows.lengths, settings, packing)
-        for share in (share for per_rank in cut for share in per_rank):
-            if (tokens := batching.tokens(share, rows.lengths, packing)) > best[0]:
-                best = (tokens, share, len(cut))
-    _, share, number = best
-    return [[share] * settings.world_size] * min(2, number)
+    expected = promises(rows.lengths, steps, first, settings, packing)
+    best, found, number = -1, np.zeros(0, dtype=np.int64), 1
+    for i in np.argsort(-expected, kind="stable")[:STEPS_CUT]:
+        chosen = batching.rows_of_step(first + int(i), len(rows), steps.global_batch_size, settings.seed)
+        micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
+        for share in (share for per_rank in micro_steps for share in per_rank):
+            if (tokens := batching.tokens(share, rows.lengths, packing)) > best:
+                best, found, number = tokens, share, len(micro_steps)
+    return [[found] * settings.world_size] * min(2, number)
 
 
-def chosen_of(step: int, steps: Steps, settings: Settings) -> Indices:
-    """Return the rows of a step."""
-    return batching.rows_of_step(step, steps.rows, steps.global_batch_size, settings.seed)
-
-
-def promise(chosen: Indices, lengths: Indices, settings: Settings, packing: bool) -> int:
-    """Return about how many tokens the largest micro-step of a step has on a rank, without cutting it."""
-    longest = int(lengths[chosen].max())
-    if not packing:
-        return longest
-    total, most = int(lengths[chosen].sum()), max(settings.micro_step_tokens, longest)
-    number = -(-total // (settings.world_size * most))
-    return max(longest, total // (settings.world_size * number))
+def promises(lengths: Indices, steps: Steps, first: int, settings: Settings, packing: bool) -> Indices:
+    """Return about how many tokens the largest row or micro-step has in each step from `first` on, without cutting."""
+    epoch, parts = first // steps.per_epoch, []
+    last = min(steps.total, first + ROWS_LOOKED_AT // steps.global_batch_size + 1)
+    for number in range(epoch, (last - 1) // steps.per_epoch + 1):
+        ordered = lengths[batching.order(len(lengths), settings.seed, number)]
+        starts = np.arange(0, len(lengths), steps.global_batch_size)
+        longest, total = np.maximum.reduceat(ordered, starts), np.add.reduceat(ordered, starts)
+        if not packing:
+            parts.append(longest)
+            continue
+        limits = settings.world_size * np.maximum(settings.micro_step_tokens, longest)
+        parts.append(np.maximum(longest, total // (settings.world_size * -(-total // limits))))
+    return np.concatenate(parts)[first - epoch * steps.per_epoch :][: last - first]
 
 
 def run(engine: Any, rows: Rows, micro_steps: MicroSteps, packing: bool, world: World) -> None:
