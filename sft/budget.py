@@ -78,9 +78,13 @@ def held(run: Run, settings: Settings) -> Settings:
     return settings.model_copy(update=changes)
 
 
-def revise(run: Run, asked: Settings) -> None:
-    """Forget the cuts of a run that is resumed with another budget than did not fit; `auto` is no other one."""
+def revise(run: Run, asked: Settings) -> list[str]:
+    """Forget the cuts of a run that is opened with another budget than did not fit; `auto` is no other one.
+
+    Return a line for the last one that holds.
+    """
     found = cuts(run)
     kept = [cut for cut in found if getattr(asked, cut.setting) in (None, cut.asked)]
     if kept != found:
         write(run, kept)
+    return [f"{cut.what} before: goes on with {cut.now:,}; {cut.setting.upper()} sets another" for cut in kept[-1:]]

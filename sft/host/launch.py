@@ -121,7 +121,8 @@ def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
 
     settings, plan = opening.planned(settings.resolved(settings.device, "compose"), say)
     run = opened.enter_context(opening.open_run(settings, plan, say))
-    budget.revise(run, asked)
+    for line in budget.revise(run, asked):
+        say(line)
     return run
 
 

@@ -37,7 +37,8 @@ def train(settings: Settings, console: Console, command: str) -> Run:
     settings, plan = opening.planned(settings, console.print)
     start = launcher(settings, cards, console)
     with opening.open_run(settings, plan, console.print) as run:
-        budget.revise(run, asked)
+        for line in budget.revise(run, asked):
+            console.print(line)
         restarts = 0
         while True:
             before = budget.cuts(run)

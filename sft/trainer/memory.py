@@ -28,6 +28,7 @@ from sft.trainer.saving import Saver
 # What libraries say where they do not raise torch.OutOfMemoryError, all of these words: CUDA and its driver, NCCL;
 # cuBLAS and cuDNN.
 GPU_WORDS = (("cuda", "out of memory"), ("nccl", "out of memory"), ("status_alloc_failed",))
+OPTIMIZER = "optimizer"  # the part of a step that changes the weights
 HOST_WORDS = ("defaultcpuallocator: can't allocate", "defaultcpuallocator: not enough memory")
 
 
@@ -132,6 +133,9 @@ class Limit:
         longest = int(self.rows.lengths[self.longest])
         now = budget.smaller(setting, tried, longest)
         said = budget.what(setting, tried, place, where, self.world.rank)
+        if where == OPTIMIZER and [(cut.place, cut.where) for cut in self.cuts[-1:]] == [(place, where)]:
+            # Little of the optimizer's memory is the micro-steps': only what they leave scattered behind them.
+            return f"{said}, and smaller ones have not helped; use {less(self.settings)}"
         if now is None:
             (row,) = finite.places(self.settings, np.asarray([self.longest]))
             remedy = f"use a smaller MAX_LENGTH, {less(self.settings)}"

@@ -214,7 +214,7 @@ def optimizer_step(
         batch = batching.collate(rows.take(per_rank[world.rank]), packing, world.device)
         loss_sum += engines.backward(engine, batch, target_tokens, world, last=i == len(micro_steps) - 1)
     sums = distributed.start_total([loss_sum, asked], world)
-    with memory.part("optimizer"):
+    with memory.part(memory.OPTIMIZER):
         engine.step()
     return sums.read()
 

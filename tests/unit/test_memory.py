@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from sft import budget, cluster
 from sft import run as runs
 from sft.budget import ROWS, TOKENS, Cut
+from sft.errors import RunFailed
 from sft.settings import Settings
 from sft.steps import Steps
 from sft.trainer import batching, data, memory, trial
+from sft.trainer.distributed import World
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,9 +66,10 @@ def test_a_cut_holds_for_the_ranks_until_the_user_asks_for_another_budget(tmp_pa
     assert budget.held(run, settings).micro_step_tokens == 4608
     assert budget.held(run, settings.model_copy(update={TOKENS: 2048})).micro_step_tokens == 2048
     for same in (None, 8192):  # auto, and what did not fit
-        budget.revise(run, settings.model_copy(update={TOKENS: same}))
+        (line,) = budget.revise(run, settings.model_copy(update={TOKENS: same}))
+        assert line.endswith("before: goes on with 4,608; MAX_TOKENS_PER_MICRO_STEP sets another")
         assert budget.held(run, settings).micro_step_tokens == 4608
-    budget.revise(run, settings.model_copy(update={TOKENS: 7000}))
+    assert budget.revise(run, settings.model_copy(update={TOKENS: 7000})) == []
     assert budget.held(run, settings) == settings and budget.cuts(run) == []
 
 
@@ -151,6 +154,52 @@ def rows_of(folder, lengths):
     return data.Rows(folder)
 
 
+class Saves:
+    """What a Limit wants of a Saver: that a save in flight ends first."""
+
+    finished = 0
+
+    def finish(self):
+        self.finished += 1
+
+
+def limit_of(run, rows, packing=True):
+    settings = budget.held(run, run.settings())
+    alone = World(0, 0, 1, torch.device("cpu"))
+    return memory.Limit(run, settings, rows, Steps.of(settings, len(rows)), packing, Saves(), alone)
+
+
+def run_out(limit, place, where, shares):
+    micro_steps = [[np.asarray(share)] for share in shares]
+    with pytest.raises(RunFailed) as caught, limit.kept(place, micro_steps), memory.part(where):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("packing", "tried", "now"), [(True, 900, 512), (False, 3, 2)])
+def test_a_step_that_does_not_fit_cuts_the_budget_below_its_largest_micro_step(tmp_path, packing, tried, now):
+    run, rows = run_of(tmp_path, packing=packing), rows_of(tmp_path / "rows", [300] * 8)
+    limit = limit_of(run, rows, packing)
+    said = run_out(limit, "step 3", "forward", [[0, 1], [2, 3, 4]])
+    unit = "tokens" if packing else "rows"
+    assert (
+        said
+        == f"out of memory in step 3 (forward, rank 0) at {tried} {unit} a micro-step; resumed, it goes on with {now}"
+    )
+    assert [(cut.tried, cut.now, cut.where) for cut in budget.cuts(run)] == [(tried, now, "forward")]
+    assert limit.saver.finished == 1
+    run_out(limit_of(run, rows, packing), "step 5", "backward", [[0, 1]])
+    assert [cut.place for cut in budget.cuts(run)] == ["step 3", "step 5"]
+
+
+def test_an_optimizer_without_room_is_not_cut_twice_in_the_same_step(tmp_path):
+    run, rows = run_of(tmp_path), rows_of(tmp_path / "rows", [300] * 8)
+    run_out(limit_of(run, rows), "step 1", "optimizer", [[0, 1, 2, 3]])
+    said = run_out(limit_of(run, rows), "step 1", "optimizer", [[0, 1, 2]])
+    assert "and smaller ones have not helped; use GRADIENT_CHECKPOINTING=1, DS_CONFIG=zero3_offload, " in said
+    assert len(budget.cuts(run)) == 1
+
+
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("first", [0, 7])
 @pytest.mark.parametrize("tokens", [150, 4000])
@@ -188,4 +237,4 @@ def test_a_trial_leaves_no_trace_in_any_stage(tiny):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert len(found) == 6 and [name for name, same in found.items() if not same] == []
+    assert len(found) == 5 and [name for name, same in found.items() if not same] == []

@@ -19,7 +19,7 @@ from sft.trainer import engine as engines
 
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 # The ways in which DeepSpeed keeps gradients between micro-steps.
-KINDS = [(1, {}, "bf16"), (2, {}, "fp32"), (2, {}, "bf16"), (3, {}, "fp32"), (2, OFFLOAD, "bf16"), (3, OFFLOAD, "bf16")]
+KINDS = [(1, {}, "bf16"), (2, {}, "fp32"), (3, {}, "fp32"), (2, OFFLOAD, "bf16"), (3, OFFLOAD, "bf16")]
 
 
 def bits(path, settings, rows, world, with_trial):
