@@ -66,7 +66,8 @@ def measure(settings: Settings) -> dict[str, Any]:
         for i in range(STEPS if turn >= 0 else WARMUP):
             chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
             targets = rows.target_tokens(chosen)
-            train.optimizer_step(engine, rows, chosen, targets, settings, packing, False, world)
+            micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
+            train.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
             step += 1
             if saves and i % EVERY == EVERY // 2:
                 before = time.perf_counter()

@@ -153,7 +153,8 @@ def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -
         nonlocal tokens, chosen
         chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
         targets = rows.target_tokens(chosen)
-        loss_sum, _ = train.optimizer_step(engine, rows, chosen, targets, settings, packing, False, world)
+        micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
+        loss_sum, _ = train.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
         losses.append(loss_sum / targets)
         engines.grad_norm(engine)
         tokens += int(rows.lengths[chosen].sum())

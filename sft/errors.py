@@ -9,7 +9,9 @@ SftError                 one line for the user, no traceback
 
 from __future__ import annotations
 
-NOT_FINITE = "is not finite"  # in the reason of a run that broke so: the same rows would break it again
+# In the reason of a run that broke so: it would break again in the same way.
+NOT_FINITE = "is not finite"
+OUT_OF_MEMORY = "out of memory"
 
 
 class SftError(Exception):

@@ -28,7 +28,7 @@ from typing import IO, Any
 
 import psutil
 
-from sft import cluster, supply, variables
+from sft import budget, cluster, supply, variables
 from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
 from sft.host import gpus, opening, surroundings
 from sft.host.link import Link, MasterLink, WorkerLink, master_address
@@ -113,13 +113,17 @@ def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
     """Return the run that these settings ask for, kept open by node 0 itself in `opened`. Raises SettingsError."""
     supply.check_local(settings)
     make_folders(settings)
+    asked = settings
     settings = opening.with_device(settings, gpus.visible(), settings.gpus_per_node, "in this container")
 
     def say(line: str) -> None:
         print(line, flush=True)
 
     settings, plan = opening.planned(settings.resolved(settings.device, "compose"), say)
-    return opened.enter_context(opening.open_run(settings, plan, say))
+    run = opened.enter_context(opening.open_run(settings, plan, say))
+    for line in budget.revise(run, asked):
+        say(line)
+    return run
 
 
 def told_run(settings: Settings, link: Link, signals: Signals) -> Run | None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from rich.console import Console
 
-from sft import cluster, supply
+from sft import budget, cluster, supply
 from sft import run as runs
-from sft.errors import NOT_FINITE, RunFailed, SettingsError, SftError, UserError, wrong
+from sft.errors import NOT_FINITE, OUT_OF_MEMORY, RunFailed, SettingsError, SftError, UserError, wrong
 from sft.host import compose, gpus, nodes, opening, plan_view, surroundings
 from sft.host.launch import ended_with
 from sft.host.nodes import Nodes
@@ -32,18 +32,28 @@ POLL_S = 0.2
 def train(settings: Settings, console: Console, command: str) -> Run:
     """Run the whole pipeline, or resume it, and print the result; `command` is what resumes it. Raises SftError."""
     runs.asked_for(settings)  # one at work is said before its port or its containers are found to be in use
+    asked = settings
     settings, cards = decide(settings, console)
     settings, plan = opening.planned(settings, console.print)
     start = launcher(settings, cards, console)
     with opening.open_run(settings, plan, console.print) as run:
-        for left in reversed(range(settings.restarts + 1)):
+        for line in budget.revise(run, asked):
+            console.print(line)
+        restarts = 0
+        while True:
+            before = budget.cuts(run)
             watched = watch(run, start, console)
-            if not left or not watched.may_go_better:
+            cuts = budget.cuts(run)
+            if watched.broke and len(cuts) > len(before):  # every cut is smaller than the one before: no end to count
+                said = f"warning: {cuts[-1].what}: goes on from {run.last_checkpoint()} with {cuts[-1].now:,}"
+            elif restarts < settings.restarts and watched.may_go_better:
+                restarts += 1
+                number = f"{restarts} of RESTARTS={settings.restarts}"
+                said = f"failed: {run.state()['error']}; starting again from {run.last_checkpoint()} ({number})"
+            else:
                 break
-            reason = run.state()["error"]
             runs.reopen(run, settings, again=True)
-            number = f"{settings.restarts - left + 1} of RESTARTS={settings.restarts}"
-            console.print(f"failed: {reason}; starting again from {run.last_checkpoint()} ({number})")
+            console.print(said)
     conclude(run, console, command)
     return run
 
@@ -151,14 +161,18 @@ class Watched:
     interrupted: bool
 
     @property
-    def may_go_better(self) -> bool:
-        """Whether the run broke, unasked, in a way that may not come back: by no wrong setting or row, no full disk."""
-        state = self.run.state()
-        comes_back = (os.strerror(errno.ENOSPC), NOT_FINITE)
-        reason = str(state.get("error"))
-        would_come_back = UserError.exit_code in self.codes or any(words in reason for words in comes_back)
+    def broke(self) -> bool:
+        """Whether the run failed, and not while it was asked to end."""
         asked = self.interrupted or self.run.stop_reason() is not None
-        return state["status"] == "failed" and not asked and not would_come_back
+        return self.run.state()["status"] == "failed" and not asked
+
+    @property
+    def may_go_better(self) -> bool:
+        """Whether the run broke in a way that may not come back: no wrong setting or row, no full disk or memory."""
+        comes_back = (os.strerror(errno.ENOSPC), NOT_FINITE, OUT_OF_MEMORY)
+        reason = str(self.run.state().get("error"))
+        would_come_back = UserError.exit_code in self.codes or any(words in reason for words in comes_back)
+        return self.broke and not would_come_back
 
 
 def watch(run: Run, start: Callable[[Run], Nodes], console: Console) -> Watched:
@@ -245,6 +259,8 @@ def report(run: Run, console: Console) -> None:
     )
     for line in plan_view.beside_measured(run):
         console.print(line)
+    for cut in budget.cuts(run):
+        console.print(f"{'memory':>10}: {cut.what}; went on with {cut.now:,}")
     results = json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else {}
     for line in evaluation_lines(results):
         console.print(line)

@@ -93,6 +93,13 @@ def padded_micro_steps(chosen: Indices, world_size: int, batch_size: int) -> Mic
     return [groups[i * world_size : (i + 1) * world_size] for i in range(number)]
 
 
+def tokens(share: Indices, lengths: Indices, packing: bool) -> int:
+    """Return the tokens of a rank's share of a micro-step, padding included."""
+    if packing or not len(share):
+        return int(lengths[share].sum())
+    return len(share) * int(lengths[share].max())
+
+
 def collate(sequences: Sequence[Row], packing: bool, device: torch.device) -> MicroBatch:
     """Return the micro-batch of rows; of none, one without targets, so that every rank takes part."""
     sequences = sequences or [(np.full(2, PADDING, dtype=np.int32), np.zeros(2, dtype=np.bool_))]

@@ -11,12 +11,13 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
 from deepspeed.utils import set_z3_leaf_modules
 from transformers.integrations.liger import apply_liger_kernel
 
 from sft.settings import Settings
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
-from sft.trainer import adapter
+from sft.trainer import adapter, memory
 from sft.trainer import model as models
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
@@ -116,9 +117,27 @@ def backward(engine: Any, batch: MicroBatch, target_tokens: int, world: World, l
     `target_tokens` counts the whole global batch. DeepSpeed averages gradients over the ranks, hence the factor.
     """
     engine.set_gradient_accumulation_boundary(last)
-    loss = engine(*batch)
-    engine.backward(loss * (world.world_size / target_tokens))
+    with memory.part("forward"):
+        loss = engine(*batch)
+    with memory.part("backward"):
+        engine.backward(loss * (world.world_size / target_tokens))
     return loss.detach()
+
+
+def forget_gradients(engine: Any) -> None:
+    """Forget the gradients of the micro-steps since the last step, as if they had not been.
+
+    DeepSpeed has this only inside a step that fp16's scaler skips; what is done here is what it does there.
+    """
+    optimizer = engine.optimizer
+    optimizer.zero_grad()
+    if engine.zero_optimization_stage() == 3:
+        return  # the next micro-step is the first one again, whose gradients are copied over what is there
+    for kept in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
+        kept.update(dict.fromkeys(kept))
+    optimizer.micro_step_id = INITIAL_MICRO_STEP_ID
+    if optimizer.cpu_offload:
+        optimizer.reset_cpu_buffers()
 
 
 def grad_norm(engine: Any) -> Pending:

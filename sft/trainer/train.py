@@ -18,15 +18,16 @@ from typing import Any
 
 import torch
 
+from sft import budget
 from sft.errors import SftError
 from sft.run import Run, Status, write_whole
 from sft.settings import Settings
 from sft.steps import Steps
-from sft.trainer import batching, checkpoint, distributed, finite, loss, saving
+from sft.trainer import batching, checkpoint, distributed, finite, loss, memory, saving, trial
 from sft.trainer import engine as engines
 from sft.trainer import evaluate as evaluation
 from sft.trainer import model as models
-from sft.trainer.batching import Indices
+from sft.trainer.batching import MicroSteps
 from sft.trainer.clock import Clock, Phases
 from sft.trainer.data import Rows
 from sft.trainer.distributed import World
@@ -41,7 +42,7 @@ def main() -> None:
     run = Run(parser.parse_args().run)
     rank = os.environ["RANK"]
     try:
-        settings = run.settings()
+        settings = budget.held(run, run.settings())
         world = distributed.start(settings.device, settings.rendezvous_timeout_s)
         status = pipeline(run, settings, world)
         distributed.end()
@@ -51,7 +52,9 @@ def main() -> None:
         run.fail(str(error))
         sys.exit(error.exit_code)
     except BaseException as error:
-        if not distributed.lost_a_peer(error):
+        if said := memory.reason(error, run):
+            run.fail(f"rank {rank}: {said}")
+        elif not distributed.lost_a_peer(error):
             run.fail(f"rank {rank}: {type(error).__name__}: {str(error).strip() or 'no message'}")
         raise
     sys.stdout.write(f"rank {rank}: done\n")  # one write, one line: the node program counts these
@@ -108,6 +111,11 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         write_whole(run.ds_config, json.dumps(received, indent=2) + "\n")
         run.update_state("training", step=first, total_steps=steps.total, epoch=first / steps.per_epoch)
         print(f"step {first} of {steps.total}: {'resumed' if first else 'started'}", flush=True)
+    limit = memory.Limit(run, settings, rows, steps, packing, saver, world)
+    if first < steps.total:
+        largest = trial.largest(rows, steps, first, settings, packing)
+        with phases.spending("loading"), limit.kept(f"the trial before step {first + 1}", largest):
+            trial.run(engine, rows, largest, packing, world)
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()  # of the steps alone, as the plan reckons: an evaluation fills the card
     clock = Clock()
@@ -127,7 +135,9 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate
         asked = process.stop_requested.is_set() or (world.is_main and run.stop_reason() is not None)
-        loss_sum, ranks_asked = optimizer_step(engine, rows, chosen, target_tokens, settings, packing, asked, world)
+        micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
+        with limit.kept(f"step {step + 1}", micro_steps):
+            loss_sum, ranks_asked = optimizer_step(engine, rows, micro_steps, target_tokens, packing, asked, world)
         saver.check()
         done, mean_loss, stop = step + 1, loss_sum / target_tokens, ranks_asked > 0
         # DeepSpeed skips a step whose gradients are not finite, whatever the precision.
@@ -189,24 +199,23 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
 def optimizer_step(
     engine: Any,
     rows: Rows,
-    chosen: Indices,
+    micro_steps: MicroSteps,
     target_tokens: int,
-    settings: Settings,
     packing: bool,
     asked: bool,
     world: World,
 ) -> list[float]:
-    """Train on the chosen rows, cut into micro-steps. Return the sums over all ranks of loss and `asked` (all ranks).
+    """Train on a step's rows, cut into micro-steps. Return the sums over all ranks of loss and `asked` (all ranks).
 
     The sums are on their way before the optimizer's work begins, so that the host prepares the next step during it.
     """
-    micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
     loss_sum = torch.zeros((), device=world.device)
     for i, per_rank in enumerate(micro_steps):
         batch = batching.collate(rows.take(per_rank[world.rank]), packing, world.device)
         loss_sum += engines.backward(engine, batch, target_tokens, world, last=i == len(micro_steps) - 1)
     sums = distributed.start_total([loss_sum, asked], world)
-    engine.step()
+    with memory.part(memory.OPTIMIZER):
+        engine.step()
     return sums.read()
 
 

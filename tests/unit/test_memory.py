@@ -1,0 +1,240 @@
+"""Out of memory: which errors mean it, how much smaller the budget gets, for how long, and what is tried before."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sft import budget, cluster
+from sft import run as runs
+from sft.budget import ROWS, TOKENS, Cut
+from sft.errors import RunFailed
+from sft.settings import Settings
+from sft.steps import Steps
+from sft.trainer import batching, data, memory, trial
+from sft.trainer.distributed import World
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "tried", "longest", "now"),
+    [
+        (TOKENS, 8192, 561, 6144),
+        (TOKENS, 6144, 561, 4608),
+        (TOKENS, 1110, 561, 768),
+        (TOKENS, 700, 561, 561),
+        (TOKENS, 561, 561, None),
+        (TOKENS, 500, 561, None),
+        (ROWS, 4, 561, 3),
+        (ROWS, 2, 561, 1),
+        (ROWS, 1, 561, None),
+    ],
+)
+def test_a_budget_gets_three_quarters_and_never_less_than_the_longest_row(setting, tried, longest, now):
+    assert budget.smaller(setting, tried, longest) == now
+
+
+@given(st.sampled_from((TOKENS, ROWS)), st.integers(1, 10**6), st.integers(1, 10**5))
+def test_cuts_come_to_an_end(setting, tried, longest):
+    cuts = 0
+    while (now := budget.smaller(setting, tried, longest)) is not None:
+        assert now < tried and (setting == ROWS or now >= longest)
+        tried, cuts = now, cuts + 1
+    assert cuts < 60
+
+
+def run_of(folder, **settings):
+    return runs.create(Settings.load(None, runs_path=folder, **settings), cluster.hostfile(2, 2))
+
+
+def test_a_cut_holds_for_the_ranks_until_the_user_asks_for_another_budget(tmp_path):
+    run = run_of(tmp_path)
+    settings = run.settings().planned(8192, recompute=False)
+    assert budget.held(run, settings) == settings
+    for now in (6144, 4608):
+        found = Cut(TOKENS, asked=8192, tried=8192, now=now, place="step 17", where="backward", rank=2)
+        budget.write(run, [*budget.cuts(run), found])
+    assert budget.cuts(run)[0].what == "out of memory in step 17 (backward, rank 2) at 8,192 tokens a micro-step"
+    assert budget.held(run, settings).micro_step_tokens == 4608
+    assert budget.held(run, settings.model_copy(update={TOKENS: 2048})).micro_step_tokens == 2048
+    for same in (None, 8192):  # auto, and what did not fit
+        (line,) = budget.revise(run, settings.model_copy(update={TOKENS: same}))
+        assert line.endswith("before: goes on with 4,608; MAX_TOKENS_PER_MICRO_STEP sets another")
+        assert budget.held(run, settings).micro_step_tokens == 4608
+    assert budget.revise(run, settings.model_copy(update={TOKENS: 7000})) == []
+    assert budget.held(run, settings) == settings and budget.cuts(run) == []
+
+
+def test_padded_micro_steps_get_fewer_rows_and_the_global_batch_stays(tmp_path):
+    run = run_of(tmp_path, packing=False, gradient_accumulation_steps=2)
+    settings = run.settings()
+    budget.write(run, [Cut(ROWS, asked=4, tried=4, now=3, place="step 1", where="forward", rank=0)])
+    held = budget.held(run, settings)
+    assert held.batch_size == 3 and held.sequences_per_step == settings.sequences_per_step == 32
+    assert not held.contradictions() and not held.differences(settings)
+    chosen, lengths = np.arange(32), np.full(32, 10)
+    assert max(len(share) for step in batching.micro_steps(chosen, lengths, held, False) for share in step) <= 3
+
+
+def wrapped(error):
+    try:
+        try:
+            raise error
+        except BaseException as inner:
+            raise RuntimeError("the compiled graph failed") from inner
+    except RuntimeError as outer:
+        return outer
+
+
+def words(text):
+    return RuntimeError(text)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        words("CUDA error: out of memory"),
+        words("CUDA driver error: out of memory"),
+        words("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        words(
+            "NCCL error: unhandled cuda error (run with NCCL_DEBUG=INFO)\nLast error:\nCuda failure 2 'out of memory'"
+        ),
+    ],
+    ids=["torch", "cuda", "driver", "cublas", "nccl"],
+)
+def test_errors_that_mean_the_memory_of_a_gpu(error):
+    for found in (error, wrapped(error)):
+        assert memory.of_gpu(found) and not memory.of_host(found)
+        with pytest.raises(memory.OutOfMemory), memory.part("backward"):
+            raise found
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        words("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+    ],
+    ids=["torch", "python", "system"],
+)
+def test_errors_that_mean_the_memory_of_the_machine_have_a_line_of_their_own(error, tmp_path):
+    assert memory.of_host(error) and not memory.of_gpu(error)
+    assert memory.reason(error, run_of(tmp_path)).startswith("out of memory of the machine; ")
+
+
+def test_what_helps_outside_of_a_step_depends_on_what_was_done(tmp_path):
+    run, error = run_of(tmp_path, lora_rank=4), torch.OutOfMemoryError("CUDA out of memory.")
+    wanted = "out of memory of a GPU; use GRADIENT_CHECKPOINTING=1, DS_CONFIG=zero3_offload, more GPUs or a smaller "
+    assert memory.reason(error, run).startswith(wanted)
+    run.update_state("evaluating")
+    assert memory.reason(error, run).startswith("out of memory of a GPU; use EVAL_BATCH_SIZE=1, ")
+
+
+@pytest.mark.parametrize(
+    "text", ["Connection reset by peer", "NCCL communicator was aborted", "CUDA error: misaligned"]
+)
+def test_other_errors_are_no_want_of_memory(text, tmp_path):
+    assert memory.reason(words(text), run_of(tmp_path)) == ""
+    with pytest.raises(RuntimeError, match=text), memory.part("forward"):
+        raise words(text)
+
+
+def rows_of(folder, lengths):
+    data.write(folder, [data.TokenisedRow([5] * n, [True] * n, "", "") for n in lengths])
+    return data.Rows(folder)
+
+
+class Saves:
+    """What a Limit wants of a Saver: that a save in flight ends first."""
+
+    finished = 0
+
+    def finish(self):
+        self.finished += 1
+
+
+def limit_of(run, rows, packing=True):
+    settings = budget.held(run, run.settings())
+    alone = World(0, 0, 1, torch.device("cpu"))
+    return memory.Limit(run, settings, rows, Steps.of(settings, len(rows)), packing, Saves(), alone)
+
+
+def run_out(limit, place, where, shares):
+    micro_steps = [[np.asarray(share)] for share in shares]
+    with pytest.raises(RunFailed) as caught, limit.kept(place, micro_steps), memory.part(where):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("packing", "tried", "now"), [(True, 900, 512), (False, 3, 2)])
+def test_a_step_that_does_not_fit_cuts_the_budget_below_its_largest_micro_step(tmp_path, packing, tried, now):
+    run, rows = run_of(tmp_path, packing=packing), rows_of(tmp_path / "rows", [300] * 8)
+    limit = limit_of(run, rows, packing)
+    said = run_out(limit, "step 3", "forward", [[0, 1], [2, 3, 4]])
+    unit = "tokens" if packing else "rows"
+    assert (
+        said
+        == f"out of memory in step 3 (forward, rank 0) at {tried} {unit} a micro-step; resumed, it goes on with {now}"
+    )
+    assert [(cut.tried, cut.now, cut.where) for cut in budget.cuts(run)] == [(tried, now, "forward")]
+    assert limit.saver.finished == 1
+    run_out(limit_of(run, rows, packing), "step 5", "backward", [[0, 1]])
+    assert [cut.place for cut in budget.cuts(run)] == ["step 3", "step 5"]
+
+
+def test_an_optimizer_without_room_is_not_cut_twice_in_the_same_step(tmp_path):
+    run, rows = run_of(tmp_path), rows_of(tmp_path / "rows", [300] * 8)
+    run_out(limit_of(run, rows), "step 1", "optimizer", [[0, 1, 2, 3]])
+    said = run_out(limit_of(run, rows), "step 1", "optimizer", [[0, 1, 2]])
+    assert "and smaller ones have not helped; use GRADIENT_CHECKPOINTING=1, DS_CONFIG=zero3_offload, " in said
+    assert len(budget.cuts(run)) == 1
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("first", [0, 7])
+@pytest.mark.parametrize("tokens", [150, 4000])
+def test_the_largest_micro_step_of_the_coming_steps_is_tried(tmp_path, packing, first, tokens):
+    lengths = np.random.default_rng(0).integers(3, 120, 100)
+    rows = rows_of(tmp_path / "rows", lengths)
+    settings = Settings.load(None, global_batch_size=16, max_steps=10, max_tokens_per_micro_step=tokens, max_length=120)
+    steps = Steps.of(settings, len(rows))
+    coming = [
+        batching.micro_steps(batching.rows_of_step(step, 100, 16, settings.seed), lengths, settings, packing)
+        for step in range(first, steps.total)
+    ]
+    wanted = max(batching.tokens(share, lengths, packing) for cut in coming for step in cut for share in step)
+    found = trial.largest(rows, steps, first, settings, packing)
+    assert {batching.tokens(share, lengths, packing) for step in found for share in step} == {wanted}
+    assert all(len(per_rank) == settings.world_size for per_rank in found) and 1 <= len(found) <= 2
+
+
+def test_of_very_many_steps_one_of_the_largest_is_found(tmp_path, monkeypatch):
+    lengths = np.random.default_rng(1).integers(3, 600, 5000)
+    rows = rows_of(tmp_path / "rows", lengths)
+    settings = Settings.load(None, global_batch_size=8, max_epochs=2)
+    steps = Steps.of(settings, len(rows))
+    found = trial.largest(rows, steps, 0, settings, True)
+    monkeypatch.setattr(trial, "STEPS_CUT", steps.total)
+    exact = trial.largest(rows, steps, 0, settings, True)
+    tokens = [int(lengths[per_rank[0][0]].sum()) for per_rank in (found, exact)]
+    assert 0.97 * tokens[1] <= tokens[0] <= tokens[1]
+
+
+def test_a_trial_leaves_no_trace_in_any_stage(tiny):
+    program = [sys.executable, "-m", "tests.unit.trial_bits", str(tiny)]
+    done = subprocess.run(
+        program, cwd=ROOT, env=os.environ | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert len(found) == 5 and [name for name, same in found.items() if not same] == []

@@ -1,0 +1,72 @@
+"""Train some steps of the model in argv[1] with and without a trial before and between them; print what differs.
+
+A program of its own: DeepSpeed chooses its accelerator once a process.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from sft.settings import Settings
+from sft.trainer import data, distributed, loss, train, trial
+from sft.trainer import engine as engines
+
+OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+# The ways in which DeepSpeed keeps gradients between micro-steps.
+KINDS = [(1, {}, "bf16"), (2, {}, "fp32"), (3, {}, "fp32"), (2, OFFLOAD, "bf16"), (3, OFFLOAD, "bf16")]
+
+
+def bits(path, settings, rows, world, with_trial):
+    """Return losses and a hash of the weights after three steps of two micro-steps."""
+    engine, _ = engines.start(path, settings, settings.deepspeed(), world)
+    packing = loss.take_fast_paths(engine, True, world)
+    losses = []
+    for step in range(3):
+        share = np.arange(len(rows))
+        if with_trial:
+            trial.run(engine, rows, [[share]] * (1 + step), packing, world)
+        micro_steps = [[share[step :: len(rows) // 2]], [share[step + 1 :: len(rows) // 2]]]
+        targets = rows.target_tokens(np.concatenate([share for per_rank in micro_steps for share in per_rank]))
+        losses += train.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
+        losses += engines.grad_norm(engine).read()
+    digest = hashlib.sha256()
+    for parameter in engine.module.parameters():
+        whole = parameter.ds_tensor if hasattr(parameter, "ds_tensor") else parameter
+        digest.update(whole.detach().float().numpy().tobytes())
+    engine.destroy()
+    return losses, digest.hexdigest()
+
+
+def main():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_PORT": str(probe.getsockname()[1]), "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    world = distributed.start("cpu", 60)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        draw = np.random.default_rng(0).integers
+        tokens = [draw(3, 300, size).tolist() for size in draw(8, 60, 8)]
+        data.write(Path(folder) / "rows", [data.TokenisedRow(ids, [True] * len(ids), "", "") for ids in tokens])
+        rows = data.Rows(Path(folder) / "rows")
+        for stage, more, precision in KINDS:
+            config = Path(folder) / "config.json"
+            zero = {"stage": stage, **more}
+            config.write_text(json.dumps({"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}))
+            settings = Settings.load(
+                None, nodes=1, gpus_per_node=1, ds_config=str(config), precision=precision, learning_rate=1e-2
+            ).resolved("cpu", "local")
+            with_, without = (bits(Path(sys.argv[1]), settings, rows, world, on) for on in (True, False))
+            found[f"ZeRO-{stage} {precision}{' offload' * bool(more)}"] = with_ == without
+    distributed.end()
+    print("\n" + json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
