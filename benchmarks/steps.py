@@ -17,7 +17,6 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -53,12 +52,7 @@ def main() -> None:
 
 def options(description: str | None) -> argparse.ArgumentParser:
     """Return a parser of what says which work is measured, where and for how many steps."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--shape", type=Path, required=True, help="config.json of the model")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json with the yardstick's marks")
-    parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl")
-    parser.add_argument("--scratch", type=Path, default=Path("benchmarks-scratch"), help="model and prepared rows")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser = work.options(description)
     parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     return parser
