@@ -17,7 +17,6 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -38,28 +37,38 @@ TIMEOUT_S = 300
 
 def main() -> None:
     """Measure every variant on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("variants", nargs="+", help='"name: SETTING=value ...", settings as in .env')
-    parser.add_argument("--shape", type=Path, required=True, help="config.json of the model")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json with the yardstick's marks")
-    parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl")
-    parser.add_argument("--scratch", type=Path, default=Path("benchmarks-scratch"), help="model and prepared rows")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--cap-gib", type=float, default=0.0, help="GPU memory that the allocator and the plan may use")
-    parser.add_argument("--warmup", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     be_quiet()
+    fixed = its_work(arguments)
+    for variant in arguments.variants:
+        name, _, text = variant.partition(":")
+        settings = settings_of(arguments.device, fixed | given(text))
+        found = measured(settings, arguments.warmup, arguments.steps, arguments.cap_gib)
+        print(json.dumps({"variant": name} | found), flush=True)
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of what says which work is measured, where and for how many steps."""
+    parser = work.options(description)
+    parser.add_argument("--warmup", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20)
+    return parser
+
+
+def its_work(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the work that the command line names, after making its model where it is not there."""
     model = arguments.scratch / "model"
     if not model.exists():
         forked(1, lambda: work.make_model(arguments.shape, arguments.tokenizer, model, arguments.device))
-    fixed = {"model_name": model, "dataset": arguments.data, "data_path": arguments.scratch / "data"}
-    for variant in arguments.variants:
-        name, _, text = variant.partition(":")
-        given = {key.lower(): value for key, value in (word.split("=", 1) for word in text.split())}
-        settings = settings_of(arguments.device, fixed | given)
-        found = measured(settings, arguments.warmup, arguments.steps, arguments.cap_gib)
-        print(json.dumps({"variant": name} | found), flush=True)
+    return {"model_name": model, "dataset": arguments.data, "data_path": arguments.scratch / "data"}
+
+
+def given(text: str) -> dict[str, Any]:
+    """Return the settings in a text of NAME=value words."""
+    return {key.lower(): value for key, value in (word.split("=", 1) for word in text.split())}
 
 
 def be_quiet() -> None:
@@ -68,11 +77,13 @@ def be_quiet() -> None:
     warnings.simplefilter("ignore")
 
 
-def settings_of(device: str, given: dict[str, Any]) -> Settings:
+def settings_of(device: str, chosen: dict[str, Any]) -> Settings:
     """Return the settings of a variant: one rank where it does not say otherwise."""
     precision = "bf16" if device == "cuda" else "fp32"
     fixed: dict[str, Any] = {"device": device, "launcher": "local", "nodes": 1, "gpus_per_node": 1}
-    return Settings.load(None, **fixed | {"precision": precision} | {name: str(value) for name, value in given.items()})
+    return Settings.load(
+        None, **fixed | {"precision": precision} | {name: str(value) for name, value in chosen.items()}
+    )
 
 
 def measured(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,17 @@ TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}{{ message['content'] }}"
     "{{ eos_token }}{% else %}<|user|>{{ message['content'] }}<|assistant|>{% endif %}{% endfor %}"
 )
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of what says which work is measured, and where."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--shape", type=Path, required=True, help="config.json of the model")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json with the yardstick's marks")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl")
+    parser.add_argument("--scratch", type=Path, default=Path("benchmarks-scratch"), help="model and prepared rows")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    return parser
 
 
 def make_model(shape: Path, tokenizer: Path, folder: Path, device: str) -> None:

@@ -1,8 +1,9 @@
 """The node program: `python -m sft.host.launch --run runs/NAME --node-rank R`, the same under every launcher.
 
-The nodes meet (sft/host/link.py), and node 0 makes data and model ready; then every node starts DeepSpeed's launcher
-for its own ranks, writes their log, and ends only when none of its processes is left. No exit code of the launcher is
-believed: it can be 0 with dead ranks. Every rank says `rank N: done` at its clean end, and those lines are counted.
+The nodes meet (sft/host/link.py), and every node starts DeepSpeed's launcher for its own ranks: what they import takes
+as long as node 0 takes to make data and model ready. A node writes their log, and ends only when none of its processes
+is left. No exit code of the launcher is believed: it can be 0 with dead ranks. Every rank says `rank N: done` at its
+clean end, and those lines are counted.
 
 Without `--run`, as in `docker compose up` by hand, node 0 opens the run itself and tells the others its name.
 """
@@ -209,6 +210,7 @@ class Node:
         self.hours_from: float = run.state()["hours_from"]
         self.done_ranks: set[int] = set()
         self.rank_exit_code: int | None = None
+        self.pumps: list[threading.Thread] = []  # what copies the programs' output to the log
 
     def work(self) -> None:
         """Meet the other nodes, prepare, train, clean up. Raises RunFailed, or UserError for what the user can mend."""
@@ -219,8 +221,10 @@ class Node:
         try:
             self.introduce()
             cluster.agree(self.settings.nodes, self.settings.gpus_per_node, self.hosts)
-            if self.nodes_are_here() and self.inputs_are_ready():
-                self.train()
+            if self.nodes_are_here():
+                ranks = self.start_ranks()
+                if self.inputs_are_ready():
+                    self.train(ranks)
             well = not self.end_now
         except BaseException as error:
             self.run.fail(f"node {self.rank}: {error}")
@@ -338,19 +342,26 @@ class Node:
 
     # Training
 
-    def train(self) -> None:
-        """Run DeepSpeed's launcher with this node's ranks to the end. Raises RunFailed."""
+    def start_ranks(self) -> subprocess.Popen[str]:
+        """Start DeepSpeed's launcher with this node's ranks, which import what they need while the inputs are prepared.
+
+        They wait for `prepared.json` before they do anything. Where it never comes, they are ended with this node.
+        """
         # What `deepspeed --hostfile … --no_ssh` starts, after importing everything once more to read the hostfile.
         world = {name: list(range(slots)) for name, slots in self.hosts.items()}
-        process = self.start(
+        return self.start(
             LAUNCHER,
             f"--world_info={base64.urlsafe_b64encode(json.dumps(world).encode()).decode()}",
             f"--node_rank={self.rank}",
             f"--master_addr={master_address()}", f"--master_port={self.settings.master_port}",
             "--module", "sft.trainer.train", "--run", str(self.run.path),
         )  # fmt: skip
+
+    def train(self, process: subprocess.Popen[str]) -> None:
+        """See DeepSpeed's launcher with this node's ranks through to the end. Raises RunFailed."""
         self.see_through(process, heartbeat=Heartbeat(self.run, self.settings.step_timeout_s))
-        self.pump.join(timeout=5)
+        for pump in self.pumps:
+            pump.join(timeout=5)
         if len(self.done_ranks) == self.slots:
             return
         if self.end_now:
@@ -388,8 +399,9 @@ class Node:
             errors="replace",
             start_new_session=True,
         )
-        self.pump = threading.Thread(target=self.read, args=(process.stdout,), daemon=True)
-        self.pump.start()
+        pump = threading.Thread(target=self.read, args=(process.stdout,), daemon=True)
+        pump.start()
+        self.pumps.append(pump)
         return process
 
     def see_through(

@@ -7,12 +7,15 @@ A split is a folder of `tokens.npy` (int32), `is_target.npy` (bool), `offsets.np
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+COPIED_BYTES = 2**20  # at a time
 
 Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]  # a row's token ids, and which of them are targets
 
@@ -94,9 +97,14 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> dict[str, int]:
 
 
 def add_header(raw: Path, path: Path, dtype: Any, length: int) -> None:
-    """Turn a raw file of numbers into an .npy file, which knows its own type and length."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(max(1, length),))
-    if length:
-        array[:] = np.memmap(raw, dtype=dtype, mode="r")
-    array.flush()
+    """Turn a raw file of numbers into an .npy file, which knows its own type and length.
+
+    Copied piece by piece: mapped, both files would count as this process's memory, gigabytes of a million rows.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+    with raw.open("rb") as source, path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (max(1, length),)})
+        shutil.copyfileobj(source, file, COPIED_BYTES)
+        if not length:
+            file.write(np.zeros(1, dtype=dtype).tobytes())  # what is empty cannot be mapped
     raw.unlink()

@@ -12,7 +12,7 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
-from deepspeed.utils import set_z3_leaf_modules
+from deepspeed.utils import nvtx, set_z3_leaf_modules
 from transformers.integrations.liger import apply_liger_kernel
 
 from sft.settings import Settings
@@ -32,6 +32,7 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
 
     `config` is DeepSpeed's configuration, in which what depends on the model's size is filled in.
     """
+    nvtx.enable_nvtx = False  # marks for a profiler, some 900 a step: a tenth of the Python of a small one
     model = models.load(path, settings, config)
     model.config.use_cache = False
     if settings.gradient_checkpointing:

@@ -6,8 +6,10 @@ would gather every weight for every token.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import math
 import re
 import time
 from pathlib import Path
@@ -44,6 +46,7 @@ def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World,
     Raises process.Stopped.
     """
     started = time.monotonic()
+    give_memory_back(world)
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         path, padding_side="left", trust_remote_code=settings.trust_remote_code
     )
@@ -53,14 +56,27 @@ def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World,
     packing = take_fast_paths(target_loss, settings.packing, world)
     loss = mean_loss(target_loss, rows, settings, packing, world)
     model.set_attn_implementation(target_loss.own_attention)
+    give_memory_back(world)
+    generating = time.monotonic()
     answers = generate(run, settings, model, tokenizer, rows, world)
-    del model
-    if world.device.type == "cuda":
-        torch.cuda.empty_cache()
-    found = {"loss": loss, "rows": len(rows), **score(answers), "seconds": round(time.monotonic() - started, 1)}
+    ended = time.monotonic()
+    del model, target_loss
+    give_memory_back(world)
+    seconds = {"seconds": round(ended - started, 1), "generating_seconds": round(ended - generating, 1)}
+    found = {"loss": loss, "rows": len(rows), **score(answers), **seconds}
     if world.is_main:
         write_whole(run.evaluation, json.dumps(results(run) | {name: found}, indent=2, ensure_ascii=False) + "\n")
     return found
+
+
+def give_memory_back(world: World) -> None:
+    """Have the allocator give back what nothing uses: the free memory decides how many answers fit at once.
+
+    A trained engine is a circle of references to itself, which holds its weights until they are looked for.
+    """
+    gc.collect()
+    if world.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def pad_token(tokenizer: Any) -> int:
@@ -97,13 +113,16 @@ def generate(
     by_length = sorted(range(number), key=lambda index: -int(rows.lengths[index]))
     mine = by_length[world.rank :: world.world_size]
     prompts = {index: rows.prompt_ids(index) for index in mine}
-    at_once = settings.eval_batch_size or as_many_as_fit(model, max(map(len, prompts.values()), default=1), settings)
+    most = settings.eval_batch_size or as_many_as_fit(model, max(map(len, prompts.values()), default=1), settings)
+    batches = max(1, math.ceil(len(mine) / most))
+    at_once = max(1, math.ceil(len(mine) / batches))  # a last batch of a few answers takes as many steps as a full one
     ends = end_tokens(model, tokenizer)
     progress = Progress(run, world, len(mine))
     found = []
     for start in range(0, len(mine), at_once):
         chosen = mine[start : start + at_once]
         batch = [prompts[index] for index in chosen]
+        since = time.monotonic()
         for index, answer in zip(
             chosen, answer_batch(model, tokenizer, batch, ends, settings, progress, world), strict=True
         ):
@@ -111,6 +130,8 @@ def generate(
         if progress.stopped:
             break
         progress.done += len(chosen)
+        if world.is_main:
+            print(f"{len(chosen)} answers at once: {time.monotonic() - since:.1f} s", flush=True)
     everything = [item for part in distributed.gather([] if progress.stopped else found) for item in part]
     if len(everything) < number:
         raise process.Stopped

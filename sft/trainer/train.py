@@ -33,6 +33,8 @@ from sft.trainer.data import Rows
 from sft.trainer.distributed import World
 from sft.trainer.metrics import Metrics, NoMetrics
 
+POLL_S = 0.05
+
 
 def main() -> None:
     """Run the rank; whatever ends it is written to the run directory first."""
@@ -43,6 +45,8 @@ def main() -> None:
     rank = os.environ["RANK"]
     try:
         settings = budget.held(run, run.settings())
+        if not inputs_are_there(run):
+            return
         world = distributed.start(settings.device, settings.rendezvous_timeout_s)
         status = pipeline(run, settings, world)
         distributed.end()
@@ -58,6 +62,18 @@ def main() -> None:
             run.fail(f"rank {rank}: {type(error).__name__}: {str(error).strip() or 'no message'}")
         raise
     sys.stdout.write(f"rank {rank}: done\n")  # one write, one line: the node program counts these
+
+
+def inputs_are_there(run: Run) -> bool:
+    """Wait for the inputs: the launcher starts the ranks while they are made. False where a stop comes first.
+
+    The node program ends the ranks where making them breaks, and says why.
+    """
+    while not run.prepared.is_file():
+        if process.stop_requested.is_set():
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 def pipeline(run: Run, settings: Settings, world: World) -> Any:

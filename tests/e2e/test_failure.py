@@ -122,6 +122,7 @@ def test_a_malformed_row_is_named_by_file_and_line(project, tmp_path):
     assert done.returncode == 1
     assert f"{rows}:2: has no column 'answer' but question; set RESPONSE_COLUMN to one of them" in done.stdout
     assert Run(project.path / "runs" / "bad-row").state()["status"] == "failed"
+    project.wait_for_no_process()  # the ranks waited for the rows
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A run that is stopped goes on as if it never had been."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -61,6 +62,21 @@ def test_ctrl_c_saves_and_a_second_one_ends_at_once(project):
     project.wait_for_no_process()
     assert run.state()["status"] == "stopped"
     assert json.loads((run.checkpoints / f"step-{stopped['step']:06d}" / "manifest.json").read_text())["files"]
+
+
+def test_a_stop_while_the_inputs_are_made_ends_the_ranks_that_wait_for_them(project, tmp_path):
+    os.mkfifo(tmp_path / "train.jsonl")  # nobody writes into it: preparing goes on for ever
+    run = Run(project.path / "runs" / "waiting")
+    process = project.start("train", **small(RUN_NAME="waiting", DATASET=tmp_path))
+    wait_until(lambda: sum("--local_rank=0" in found.cmdline() for found in project.processes()) == 2, process, run)
+    assert run.state()["status"] == "preparing"
+    asked = project.inv("stop", "--name", "waiting")
+    output, _ = process.communicate(timeout=60)
+    assert (asked.returncode, process.returncode) == (0, 0), asked.stdout + output
+    assert run.state()["status"] == "stopped" and run.failure() is None
+    assert "stopped after step 0 of 0; `make train` resumes it" in output
+    assert not run.prepared.exists()
+    project.wait_for_no_process()
 
 
 def test_the_time_limit_stops_a_run_and_says_so(project):

@@ -1,0 +1,85 @@
+"""The whole pipeline as a user runs it, and how long a start takes: `python -m benchmarks.pipeline --help`.
+
+`inv train` three times on one GPU, with a model of random weights, which never end an answer: every held-out row is
+answered with MAX_NEW_TOKENS tokens, before training and after it. First the whole of it, with nothing prepared; then a
+start and a second one, which finds what the first has prepared, without evaluations and up to some steps. One JSON
+line each: the wall time, the parts that the report names, and the time from the command to the first step's begin and
+end. What `.env` says beside the settings here counts, as in every run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import steps, work
+from sft.run import Run
+
+FEW_STEPS = 5
+SETTINGS = {
+    "LAUNCHER": "local", "NODES": 1, "GPUS_PER_NODE": 1, "GLOBAL_BATCH_SIZE": 256, "MAX_EPOCHS": 2, "MAX_STEPS": 0,
+    "EVALUATE": 1, "EVAL_LIMIT": 0, "MAX_NEW_TOKENS": 256, "FRESH": 1, "RUN_NAME": "",
+}  # fmt: skip
+START = {"MAX_STEPS": FEW_STEPS, "EVALUATE": 0}
+
+
+def main() -> None:
+    """Measure the three of them."""
+    parser = work.options(__doc__)
+    parser.add_argument("settings", nargs="*", help="NAME=value: other settings than the benchmark's")
+    arguments = parser.parse_args()
+    scratch = arguments.scratch.resolve()
+    model = steps.its_work(arguments)["model_name"].resolve()
+    given = dict(word.split("=", 1) for word in arguments.settings)
+    place = {"MODEL_NAME": model, "DATASET": arguments.data.resolve(), "DEVICE": arguments.device}
+    for folder in ("whole", "starts"):
+        shutil.rmtree(scratch / folder, ignore_errors=True)
+    for name, folder, other in (
+        ("whole pipeline", "whole", {}),
+        ("first start", "starts", START),
+        ("second start", "starts", START),
+    ):
+        paths = {"DATA_PATH": scratch / folder / "data", "RUNS_PATH": scratch / folder / "runs"}
+        found = measure(SETTINGS | place | paths | other | given)
+        print(json.dumps({"what": name} | found), flush=True)
+
+
+def measure(settings: dict[str, Any]) -> dict[str, Any]:
+    """Run `inv train` to its end and return what it took, in seconds. Raises SystemExit where it breaks."""
+    environment = os.environ | {name: str(value) for name, value in settings.items()}
+    command = [sys.executable, "-m", "invoke", "train"]
+    began = time.time()
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+    wall = time.time() - began
+    if done.returncode:
+        raise SystemExit(f"inv train ended with {done.returncode}; see above")
+    run = Run(Path(settings["RUNS_PATH"]) / "latest")
+    state, metrics = run.state(), list(run.read_metrics())
+    parts = state["seconds"]
+    first_end = metrics[0]["time"] - began  # written at the end of the first step: LOGGING_STEPS=1
+    results = json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else {}
+    return {
+        "wall_s": round(wall, 1),
+        "command_to_first_step_s": round(first_end - parts["first step"], 1),
+        "command_to_first_steps_end_s": round(first_end, 1),
+        "parts_s": parts,
+        # Before the ranks count, and after them: the command's own start, and its end.
+        "outside_parts_s": round(wall - sum(parts.values()), 1),
+        "steps": state["total_steps"],
+        "tokens_per_second": round(metrics[-1]["perf/tokens_per_second"]),
+        "loss": [metrics[0]["train/loss"], metrics[-1]["train/loss"]],
+        "evaluation": {
+            name: {key: value for key, value in part.items() if key != "samples"} for name, part in results.items()
+        },
+        "budget": run.settings().max_tokens_per_micro_step,
+    }
+
+
+if __name__ == "__main__":
+    main()
