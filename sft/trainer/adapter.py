@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from sft.errors import SettingsError, wrong
 from sft.settings import Settings
+from sft.trainer import quantised
 
 NAME = "default"  # peft's own name for an only adapter
 
@@ -41,6 +42,19 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
     model.enable_input_require_grads()
 
 
+def keep_what_is_trained(module: torch.nn.Module) -> None:
+    """Have the state of a module around an adapted model hold the adapter alone.
+
+    The frozen weights are the base model's, which every start reads anyway: they belong into no checkpoint.
+    """
+
+    def drop(module: torch.nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+        for name in [name for name in state if "lora_" not in name]:
+            del state[name]
+
+    module.register_state_dict_post_hook(drop)
+
+
 def is_adapted(model: torch.nn.Module) -> bool:
     """Tell whether a model has an adapter."""
     return bool(getattr(model, "peft_config", None))
@@ -61,7 +75,13 @@ def write(model: Any, weights: dict[str, torch.Tensor], base: Path, folder: Path
     save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def merged(base: Path, adapter: Path, dtype: torch.dtype, allowed: dict[str, Any]) -> Any:
-    """Return the base model with the adapter's product added to its weights, a plain model without peft."""
-    whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **allowed)
+def merged(model: Any, base: Path, adapter: Path, allowed: dict[str, Any]) -> Any:
+    """Return the base model with the adapter's product added to its weights, a plain model without peft.
+
+    Of a quantised base what its 4 bits stand for, not what they were made from: the adapter was trained beside those
+    and makes up for their error, so that only with them the merged model is the one that was trained.
+    """
+    whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=model.dtype, **allowed)
+    for name, value in quantised.weights(model):
+        whole.get_parameter(name.replace(".base_layer.", ".")).data.copy_(value)
     return peft.PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()

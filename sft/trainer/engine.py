@@ -16,7 +16,7 @@ from transformers.integrations.liger import apply_liger_kernel
 
 from sft.settings import Settings
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
-from sft.trainer import adapter
+from sft.trainer import adapter, quantised
 from sft.trainer import model as models
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
@@ -31,7 +31,7 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
 
     `config` is DeepSpeed's configuration, in which what depends on the model's size is filled in.
     """
-    model = models.load(path, settings, config)
+    model = models.load(path, settings, world.device, config)
     model.config.use_cache = False
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -46,6 +46,8 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
     elif world.device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
         apply_liger_kernel(model, LIGER)
     loss = TargetLoss(model)
+    if settings.lora_rank:
+        adapter.keep_what_is_trained(loss)
     filled = fill_in(config, loss, layers, world)
     if config["zero_optimization"]["stage"] == 3 and layers:
         # Gathered at once: hooks on every linear layer and norm take longer than short sequences take to compute.
@@ -73,8 +75,8 @@ def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def true_shape(parameter: torch.nn.Parameter) -> torch.Size:
-    """Return a parameter's shape; a sharded one is empty and keeps it in `ds_shape`."""
-    return getattr(parameter, "ds_shape", parameter.shape)
+    """Return a parameter's shape; a sharded one is empty and keeps it in `ds_shape`, a quantised one is packed."""
+    return getattr(parameter, "ds_shape", quantised.true_shape(parameter))
 
 
 def weights(module: torch.nn.Module) -> int:

@@ -14,13 +14,13 @@ NAMES = ("step", "train/loss", "train/grad_norm", "train/lr", "train/target_toke
 SAVED = 6
 
 
-def stopped(run, name):
+def stopped(run, name, step=SAVED):
     """Return a copy of a finished run as it was when it had been stopped after its checkpoint."""
     copy = Run(run.path.with_name(name))
     shutil.copytree(run.path, copy.path, symlinks=True)
     shutil.rmtree(copy.final)
-    copy.update_state("stopped", step=SAVED)
-    copy.metrics.write_text("".join(json.dumps(line) + "\n" for line in run.read_metrics() if line["step"] <= SAVED))
+    copy.update_state("stopped", step=step)
+    copy.metrics.write_text("".join(json.dumps(line) + "\n" for line in run.read_metrics() if line["step"] <= step))
     return copy
 
 
