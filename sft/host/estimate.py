@@ -19,6 +19,9 @@ from sft.sizes import CHUNK_BYTES, PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
 GIB = 2**30
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ADAM_BYTES = 12  # a weight's fp32 master and two moments
+# A weight in NF4: 4 bits, 8 bits of scale for each 64 of them, and an fp32 scale for each 256 of those scales.
+NF4_BYTES = 4 / 8 + 1 / 64 + 4 / (64 * 256)
+NF4_SCALE_BYTES = 4 / 64  # of a matrix that is being unpacked: its scales in fp32
 MAX_LIVE = 1_000_000_000  # elements of gathered weights that ZeRO-3 keeps: DeepSpeed's default
 # Outside the allocator, so not in mem/peak_gib: driver, kernels and cuBLAS; NCCL's buffers. ASSUMED.
 CONTEXT_BYTES, NCCL_BYTES = 0.6 * GIB, 0.4 * GIB
@@ -53,6 +56,7 @@ class Job:
     offload_weights: bool = False
     lora_rank: int = 0  # of adapters on every matrix of the layers, whatever LORA_TARGETS says
     lora_dropout: bool = False
+    base_bits: int = 16  # 4: the layers' matrices under the adapters are quantised
     bucket: int = 0  # elements that are reduced together
     contiguous: bool = False  # gradients are copied into buckets
     sub_group: int = SUB_GROUP
@@ -84,6 +88,7 @@ class Job:
             offload_weights=offloads("offload_param"),
             lora_rank=settings.lora_rank,
             lora_dropout=settings.lora_dropout > 0,
+            base_bits=settings.lora_base_bits,
             bucket=zero.get("reduce_bucket_size", reduce_bucket(shape.weights, ranks)),
             contiguous=zero.get("contiguous_gradients", True),
             sub_group=zero.get("sub_group_size", SUB_GROUP),
@@ -104,6 +109,16 @@ class Job:
     def held(self) -> int:
         """Weights that are in memory."""
         return self.shape.weights + (self.trained if self.lora_rank else 0)
+
+    @property
+    def quantised(self) -> int:
+        """Weights that are in memory in 4 bits."""
+        return self.shape.linear_weights if self.base_bits == 4 else 0
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of the weights that are in memory."""
+        return self.element * (self.held - self.quantised) + NF4_BYTES * self.quantised
 
     @property
     def layer_bytes(self) -> float:
@@ -155,7 +170,7 @@ def memory(job: Job, tokens: float, target_share: float, micro_steps: int) -> Me
     """Return what a GPU holds when its largest micro-step has `tokens` tokens."""
     shape, element = job.shape, job.element
     sharded = job.ranks if job.stage == 3 else 1
-    on_gpu = 0 if job.offload_weights else element * job.held / sharded
+    on_gpu = 0 if job.offload_weights else job.weight_bytes / sharded
     whole = element * job.held * job.persistent
     gathered = gathered_bytes(job)
     shard = job.trained / job.ranks
@@ -200,7 +215,10 @@ def gathered_bytes(job: Job) -> float:
     """Return the bytes of weights that ZeRO-3 gathers and holds for a while: those live, and the next ones twice.
 
     Gathered pieces land side by side and are put together in a copy. On one rank the shard is the whole, in place.
+    Of 4-bit weights one matrix at a time is unpacked.
     """
+    if job.quantised:
+        return (job.element + NF4_SCALE_BYTES) * job.shape.hidden * job.shape.intermediate
     apart = job.stage == 3 and (job.ranks > 1 or job.offload_weights)
     if not apart or job.persistent:
         return 0
@@ -263,6 +281,7 @@ def timing(job: Job, work: Work, rows: Rows) -> Timing:
     rate = (card.fp32_flops if job.precision == "fp32" else card.matrix_flops) * MATRIX_EFFICIENCY
     times = PASSES + PASSES_RECOMPUTED * recomputed - PASSES_COMPILED * job.compile
     traffic = tokens * shape.layers * job.layer_bytes * times + targets * shape.vocabulary * HEAD_BYTES
+    traffic += job.quantised * (NF4_BYTES + job.element) * (2 + recomputed)  # unpacked, forward and backward
     python_s = HOST_S + HOST_LAYER_S * shape.layers * (1 + recomputed / 3)
     busy_s = max(flops / rate + traffic / card.bytes_per_s, python_s)
 

@@ -106,6 +106,7 @@ class Plan:
             if found.fits:
                 name = next(iter(changes))
                 new = {key: getattr(found.settings, key) for key in changes}
+                new = {key: value for key, value in new.items() if key == name or value != getattr(settings, key)}
                 remedy = f"use {in_words(new)}"
                 if "lora_rank" in changes and (ways := larger(settings, place)):
                     remedy += f", or all weights with {' or '.join(ways)}"
@@ -145,7 +146,7 @@ class Plan:
 
 PLANNED_BY = (
     "ds_config", "gradient_checkpointing", "max_tokens_per_micro_step", "precision", "compile", "packing", "batch_size",
-    "max_length", "lora_rank",
+    "max_length", "lora_rank", "lora_base_bits",
 )  # fmt: skip
 
 
@@ -254,11 +255,14 @@ def nearest(settings: Settings) -> Iterator[dict[str, Any]]:
     else:
         yield {"batch_size": 1, "global_batch_size": settings.sequences_per_step, "gradient_accumulation_steps": 1}
     for name in ("zero3", "zero3_offload"):
-        if name != settings.ds_config:
+        if name != settings.ds_config and settings.lora_base_bits == 16:
             yield {"ds_config": name} | auto
-    if not settings.lora_rank:
-        yield {"lora_rank": LORA_RANK} | auto
-        yield {"lora_rank": LORA_RANK, "ds_config": "zero3"} | auto
+    adapter = {} if settings.lora_rank else {"lora_rank": LORA_RANK}
+    if adapter:
+        for name in ("zero2", "zero3"):  # the frozen weights whole on every GPU where they fit: nothing is gathered
+            yield adapter | {"ds_config": name} | auto
+    if settings.lora_base_bits == 16:
+        yield adapter | {"lora_base_bits": 4, "ds_config": "zero2"} | auto
     if not settings.packing:
         yield {"packing": True} | auto
     length = settings.max_length // 2
@@ -281,17 +285,18 @@ def in_words(changes: dict[str, Any]) -> str:
 
 def larger(settings: Settings, place: Place) -> list[str]:
     """Return what would do with more than is here: a number of GPUs, or so much of the machine's memory."""
-    auto = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None}
+    auto = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None, "lora_base_bits": 16}
+    unpacked = " LORA_BASE_BITS=16" if settings.lora_base_bits == 4 else ""  # what is sharded is not quantised
     ways = []
     for number in MANY_GPUS:
         machines = {"nodes": 1, "gpus_per_node": number, "global_batch_size": max(number, settings.sequences_per_step)}
         more = settings.model_copy(update=auto | machines | {"ds_config": "zero3"})
         if number > settings.world_size and Plan.of(more, place).fits:
-            ways.append(f"DS_CONFIG=zero3 on {number} GPUs")
+            ways.append(f"DS_CONFIG=zero3{unpacked} on {number} GPUs")
             break
     offloaded = Plan.of(settings.model_copy(update=auto | {"ds_config": "zero3_offload"}), place)
     if offloaded.fits_gpu:
-        ways.append(f"DS_CONFIG=zero3_offload in {offloaded.host_gib:.0f} GiB of memory")
+        ways.append(f"DS_CONFIG=zero3_offload{unpacked} in {offloaded.host_gib:.0f} GiB of memory")
     return ways
 
 
@@ -299,19 +304,22 @@ def variants(chosen: Plan) -> Iterator[tuple[str, Plan]]:
     """Yield names and plans of other ways to train: ZeRO's stages, recomputation, LoRA, each at its best."""
     for name in dict.fromkeys([*DS_CONFIGS, chosen.settings.ds_config]):
         for recompute in (False, True):
-            yield name, varied(chosen, name, recompute, lora_rank=0)
-    rank = chosen.settings.lora_rank or LORA_RANK
-    for name in dict.fromkeys(["zero2", "zero3", *([chosen.settings.ds_config] if chosen.settings.lora_rank else [])]):
+            yield name, varied(chosen, ds_config=name, gradient_checkpointing=recompute, lora_rank=0, lora_base_bits=16)
+    settings = chosen.settings
+    rank = settings.lora_rank or LORA_RANK
+    own = [(settings.ds_config, settings.lora_base_bits)] if settings.lora_rank else []
+    for name, bits in dict.fromkeys([("zero2", 16), ("zero3", 16), ("zero2", 4), *own]):
+        label = f"{name}, {'QLoRA' if bits == 4 else 'LoRA'} {rank}"
         for recompute in (False, True):
-            yield f"{name}, LoRA {rank}", varied(chosen, name, recompute, rank)
+            changes = {"ds_config": name, "gradient_checkpointing": recompute, "lora_base_bits": bits}
+            yield label, varied(chosen, lora_rank=rank, **changes)
 
 
-def varied(chosen: Plan, ds_config: str, recompute: bool, lora_rank: int) -> Plan:
+def varied(chosen: Plan, **changes: Any) -> Plan:
     """Return a plan for the table: with other settings than those chosen, the budget left to it; or the chosen one."""
     settings = chosen.settings
-    if (ds_config, recompute, lora_rank) == (settings.ds_config, settings.gradient_checkpointing, settings.lora_rank):
+    if all(getattr(settings, name) == value for name, value in changes.items()):
         return chosen
-    changes = {"ds_config": ds_config, "gradient_checkpointing": recompute, "lora_rank": lora_rank}
     return Plan.of(settings.model_copy(update=changes | {"max_tokens_per_micro_step": None}), chosen.place)
 
 

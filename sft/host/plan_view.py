@@ -64,7 +64,8 @@ def at_once(plan: Plan) -> str:
 def whole(plan: Plan) -> Iterator[str]:
     """Yield the lines of `inv plan`."""
     place, settings, ranks = plan.place, plan.settings, plan.settings.world_size
-    yield f"{settings.model_name}: {place.shape.weights / 1e9:.2f} billion weights, {settings.precision}"
+    quantised = f", {plan.job.quantised / 1e9:.2f} of them in 4 bits" if plan.job.quantised else ""
+    yield f"{settings.model_name}: {place.shape.weights / 1e9:.2f} billion weights, {settings.precision}{quantised}"
     yield f"  {place.shape.source}"
     yield f"on {ranks} x {place.card.name}, {place.free_gib:.1f} GiB free on each"
     for note in place.notes:

@@ -17,7 +17,7 @@ from rich.console import Console
 from sft.errors import SettingsError, UserError
 from sft.host import cards, gpus, pipeline, plan, plan_view, shapes, workload
 from sft.host.checks import free_port
-from sft.host.estimate import GIB, Job, host_bytes, memory, timing, tokens_that_fit
+from sft.host.estimate import GIB, NF4_BYTES, Job, host_bytes, memory, timing, tokens_that_fit
 from sft.host.plan import Options, Plan
 from sft.host.shapes import Shape
 from sft.run import Run
@@ -142,6 +142,41 @@ def test_offload_and_lora_need_less():
     full, offloaded, adapted = peak(), peak("zero3_offload"), peak(lora_rank=16)
     assert offloaded[0] < full[0] and adapted[0] < full[0]
     assert (full[1], offloaded[1], adapted[1]) == (0, 18, 0)
+
+
+def nf4_bytes(rows, columns):
+    """Return the bytes of a matrix of this size in 4 bits, as bitsandbytes makes it."""
+    functional = pytest.importorskip("bitsandbytes", reason="not installed; pip install -e '.[dev]'").functional
+    import torch
+
+    packed, state = functional.quantize_4bit(torch.randn(rows, columns), quant_type="nf4", compress_statistics=True)
+    return packed.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
+
+
+def test_four_bits_take_what_bitsandbytes_makes_of_them():
+    assert NF4_BYTES * 2048 * 4096 == nf4_bytes(2048, 4096)
+
+
+def test_a_quantised_base_is_the_layers_matrices():
+    settings = {"precision": "bf16", "lora_rank": 16, "ds_config": "zero2", "nodes": 1, "gpus_per_node": 1}
+    adapted, quantised = (
+        Job.of(Settings.load(None, lora_base_bits=bits, **settings), EIGHT_B, H100) for bits in (16, 4)
+    )
+    matrices = 32 * (4096 * (4096 + 1024) * 2 + 3 * 4096 * 14336)
+    saved = adapted.weight_bytes - quantised.weight_bytes
+    assert saved == pytest.approx(matrices * (2 - 0.516), rel=1e-3)
+    before, after = (memory(job, 1000, 0.6, 1) for job in (adapted, quantised))
+    unpacked = 4096 * 14336 * (2 + 1 / 16)
+    assert before.peak - after.peak == pytest.approx(saved - unpacked)
+    work = workload.Work(1, 8000, 8000, 1, 8000, 8000)
+    slower, faster = (timing(job, work, workload.GSM8K).step_s for job in (quantised, adapted))
+    assert 1 < slower / faster < 1.2
+
+
+def test_a_mixtures_experts_are_not_quantised():
+    config = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    shape = Shape.of(SIZES | HEADS | config | {"model_type": "qwen3_moe", "head_dim": 8}, "")
+    assert shape.linear_weights == 2 * shape.attention_weights
 
 
 def test_recomputing_costs_time_and_saves_memory():
@@ -303,8 +338,20 @@ def test_a_budget_of_the_users_own_stays():
         ),
         (
             {"model_name": "meta-llama/Llama-3.1-8B"},
-            r"LORA_RANK=0: needs 37.\d GiB .*; use LORA_RANK=16, or all weights with DS_CONFIG=zero3 on 8 GPUs or "
-            r"DS_CONFIG=zero3_offload in 135 GiB of memory$",
+            r"LORA_RANK=0: needs 37.\d GiB .*; use LORA_RANK=16 DS_CONFIG=zero2, or all weights with DS_CONFIG=zero3 on "
+            r"8 GPUs or DS_CONFIG=zero3_offload in 135 GiB of memory$",
+        ),
+        (
+            {"model_name": "meta-llama/Llama-3.1-8B", "number": 1, "gpu": "4080"},
+            r"LORA_RANK=0: needs 135.\d GiB .*; use LORA_RANK=16 LORA_BASE_BITS=4 DS_CONFIG=zero2, or all weights with ",
+        ),
+        (
+            {"model_name": "meta-llama/Llama-3.1-8B", "gpu": "4080", "lora_rank": 8, "ds_config": "zero2"},
+            r"DS_CONFIG=zero2: needs .*; use DS_CONFIG=zero3$",
+        ),
+        (
+            {"model_name": "meta-llama/Llama-3.1-8B", "number": 1, "gpu": "4080", "lora_rank": 8},
+            r"LORA_BASE_BITS=16: needs .*; use LORA_BASE_BITS=4 DS_CONFIG=zero2$",
         ),
     ],
 )
@@ -312,6 +359,16 @@ def test_what_cannot_fit_is_said_with_the_nearest_that_does(settings, line):
     problem = planned(**settings).problem()
     assert re.match(line, problem), problem
     assert "\n" not in problem
+
+
+def test_what_does_not_even_fit_in_four_bits_is_sharded_in_sixteen():
+    sizes = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+    Path("large.json").write_text(json.dumps(shapes.LLAMA | sizes))
+    found = planned(number=1, shape="large.json", lora_rank=8, lora_base_bits=4, ds_config="zero2")
+    assert re.match(
+        r"MODEL_NAME=.*: needs 4\d.\d GiB .*; use DS_CONFIG=zero3 LORA_BASE_BITS=16 on \d+ GPUs or a smaller model$",
+        found.problem(),
+    ), found.problem()
 
 
 def test_errors_are_one_line():
@@ -411,7 +468,7 @@ def test_the_task_starts_at_once_and_imports_no_torch(options):
     assert time.monotonic() - started < 5  # under a second on a machine that does nothing else
     if options:
         found = json.loads(done.stdout)
-        assert found["fits"] and found["gpus"] == 4 and len(found["variants"]) == 12
+        assert found["fits"] and found["gpus"] == 4 and len(found["variants"]) == 14
 
 
 def test_a_deepspeed_file_of_the_users_own_is_planned_and_marked(tmp_path):
