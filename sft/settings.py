@@ -28,7 +28,7 @@ BaseBits = Literal[16, 4]
 
 # As the hub has it: a name, or an owner and a name, without `--` and `..`.
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))(?=.{1,96}$)\w[\w.-]*(/[\w.-]+)?(?<![.-])", re.ASCII)
-DS_CONFIGS = ("zero3", "zero2", "zero1", "zero3_offload")
+DS_CONFIGS = ("zero3", "zero2", "zero1", "zero3_offload", "zero3_offload_all")
 TINY = "tiny"  # MODEL_NAME: a model of a few hundred thousand weights that the project makes itself
 UNPLANNED_TOKENS = 8192  # MAX_TOKENS_PER_MICRO_STEP=auto where no plan can be made: on a CPU, of an unknown model
 DEMO = "demo"  # DATASET: a small task that the project generates itself
@@ -174,7 +174,9 @@ class Settings(BaseSettings):
         description="torch.compile the layers: longer to start, faster at large micro-steps",
     )
     ds_config: Name = Field(
-        "zero3", description="zero3, zero2, zero1, zero3_offload, or a path to a DeepSpeed JSON file"
+        "zero3",
+        description="zero3, zero2, zero1, zero3_offload (the optimizer in main memory), zero3_offload_all (the weights "
+        "too), or a path to a DeepSpeed JSON file",
     )
     # LoRA
     lora_rank: Count = Field(0, ge=0, description="train a LoRA adapter of this rank instead of all weights; 0 = all")

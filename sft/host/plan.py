@@ -28,6 +28,7 @@ MARGIN = 0.04  # of a card's memory that no plan uses: the plan's own error, and
 LARGEST_BUDGET = 32768  # tokens; larger micro-steps are hardly faster
 ENOUGH_TOKENS = 2048  # a budget below it is worth recomputing activations: micro-steps would be bound by Python
 STAND_IN = "RTX 4090"  # the card that is planned for where none is here, and whose speed unknown ones get
+OFFLOADING = ("zero3_offload", "zero3_offload_all")  # DS_CONFIGS that keep more and more in the machine's memory
 LORA_RANK = 16  # of the adapters that the table shows
 DISPLAY_GIB = 2.0  # of a GPU's memory that a desktop may have; more is another program's
 MANY_GPUS = (2, 4, 8, 16, 32, 64)  # numbers that are tried where a model does not fit
@@ -254,15 +255,16 @@ def nearest(settings: Settings) -> Iterator[dict[str, Any]]:
         yield {"gradient_checkpointing": True, "max_tokens_per_micro_step": None}
     else:
         yield {"batch_size": 1, "global_batch_size": settings.sequences_per_step, "gradient_accumulation_steps": 1}
-    for name in ("zero3", "zero3_offload"):
-        if name != settings.ds_config and settings.lora_base_bits == 16:
-            yield {"ds_config": name} | auto
-    adapter = {} if settings.lora_rank else {"lora_rank": LORA_RANK}
-    if adapter:
+    in_four_bits = {"lora_base_bits": 4, "ds_config": "zero2"} | auto
+    if settings.lora_base_bits == 16:  # what is quantised cannot be sharded
+        sharded = [{"ds_config": name} | auto for name in ("zero3", *OFFLOADING) if name != settings.ds_config]
+        if settings.lora_rank:  # frozen weights are sooner unpacked than fetched from the machine's memory
+            sharded.insert(settings.ds_config != "zero3", in_four_bits)
+        yield from sharded
+    if not settings.lora_rank:
         for name in ("zero2", "zero3"):  # the frozen weights whole on every GPU where they fit: nothing is gathered
-            yield adapter | {"ds_config": name} | auto
-    if settings.lora_base_bits == 16:
-        yield adapter | {"lora_base_bits": 4, "ds_config": "zero2"} | auto
+            yield {"lora_rank": LORA_RANK, "ds_config": name} | auto
+        yield {"lora_rank": LORA_RANK} | in_four_bits
     if not settings.packing:
         yield {"packing": True} | auto
     length = settings.max_length // 2
@@ -294,9 +296,11 @@ def larger(settings: Settings, place: Place) -> list[str]:
         if number > settings.world_size and Plan.of(more, place).fits:
             ways.append(f"DS_CONFIG=zero3{unpacked} on {number} GPUs")
             break
-    offloaded = Plan.of(settings.model_copy(update=auto | {"ds_config": "zero3_offload"}), place)
-    if offloaded.fits_gpu:
-        ways.append(f"DS_CONFIG=zero3_offload{unpacked} in {offloaded.host_gib:.0f} GiB of memory")
+    for name in OFFLOADING:
+        offloaded = Plan.of(settings.model_copy(update=auto | {"ds_config": name}), place)
+        if offloaded.fits_gpu:
+            ways.append(f"DS_CONFIG={name}{unpacked} in {offloaded.host_gib:.0f} GiB of memory")
+            break
     return ways
 
 

@@ -9,6 +9,7 @@ import peft
 import torch
 import transformers
 from safetensors.torch import save_file
+from transformers.pytorch_utils import Conv1D
 
 from sft.errors import SettingsError, wrong
 from sft.settings import Settings
@@ -83,5 +84,6 @@ def merged(model: Any, base: Path, adapter: Path, allowed: dict[str, Any]) -> An
     """
     whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=model.dtype, **allowed)
     for name, value in quantised.weights(model):
-        whole.get_parameter(name.replace(".base_layer.", ".")).data.copy_(value)
+        layer: Any = whole.get_submodule(name.removesuffix(".weight").removesuffix(".base_layer"))
+        layer.weight.data.copy_(value.T if isinstance(layer, Conv1D) else value)  # GPT-2's are quantised transposed
     return peft.PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()
