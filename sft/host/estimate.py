@@ -237,6 +237,12 @@ def loss_bytes(job: Job, tokens: float, target_share: float) -> float:
     return 2 * one if one <= CHUNK_BYTES else 3 * CHUNK_BYTES
 
 
+def evaluation_bytes(job: Job, tokens: float, target_share: float) -> float:
+    """Return the least that evaluation holds: the model as it was and as it becomes is whole on every GPU."""
+    context = CONTEXT_BYTES + NCCL_BYTES * (job.ranks > 1)
+    return job.element * job.shape.weights + loss_bytes(job, tokens, target_share) + context
+
+
 def host_bytes(job: Job) -> float:
     """Return the bytes that offloading keeps in the memory of the machine, over all ranks."""
     optimizer = (ADAM_BYTES + 4 + job.element) * job.trained if job.offload_optimizer else 0  # with both gradients

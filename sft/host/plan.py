@@ -18,7 +18,7 @@ import psutil
 from sft.errors import SettingsError, UserError, wrong
 from sft.host import cards, gpus, shapes, workload
 from sft.host.cards import Card
-from sft.host.estimate import GIB, Job, Memory, Timing, host_bytes, memory, timing, tokens_that_fit
+from sft.host.estimate import GIB, Job, Memory, Timing, evaluation_bytes, host_bytes, memory, timing, tokens_that_fit
 from sft.host.shapes import Shape
 from sft.host.workload import Rows, Work
 from sft.run import Run, write_whole
@@ -89,9 +89,16 @@ class Plan:
 
     def problem(self) -> str:
         """Return the line that says what cannot fit and what would, or nothing."""
+        settings, place = self.settings, self.place
+        evaluating = evaluation_bytes(self.job, self.work.largest, place.rows.target_share)
+        if self.fits and settings.evaluate and evaluating > place.limit_bytes:
+            what = (
+                f"the model whole on each GPU needs {evaluating / GIB:.1f} GiB, {place.limit_bytes / GIB:.1f} GiB can"
+            )
+            remedy = "use EVALUATE=0 and evaluate final/ on a larger card"
+            return wrong("EVALUATE", 1, f"{what} be used on {place.card.name}", remedy)
         if self.fits:
             return ""
-        settings, place = self.settings, self.place
         if self.fits_gpu:
             what = f"keeps {self.host_gib:.1f} GiB in the machine's memory, which has {place.host_gib:.1f} GiB for it"
         else:
@@ -348,8 +355,9 @@ def rule(settings: Settings) -> tuple[Settings, Plan | None]:
     if shapes.find(settings) is None:
         return settings.planned(settings.micro_step_tokens, recompute=False), None
     plan = Plan.of(settings, place(settings, gpus.visible()[: settings.world_size]))
-    if not plan.fits and settings.plan == "refuse":
-        raise SettingsError([plan.problem()])
+    problem = plan.problem()
+    if problem and settings.plan == "refuse":
+        raise SettingsError([problem])
     return plan.settings, plan
 
 

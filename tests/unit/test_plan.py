@@ -376,6 +376,19 @@ def test_what_does_not_even_fit_in_four_bits_is_sharded_in_sixteen():
     ), found.problem()
 
 
+def test_a_model_that_trains_in_four_bits_may_be_too_large_to_be_evaluated():
+    sizes = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48, "num_attention_heads": 40}
+    Path("14b.json").write_text(json.dumps(shapes.LLAMA | sizes))
+    settings = {"shape": "14b.json", "lora_rank": 16, "lora_base_bits": 4, "ds_config": "zero2"}
+    found = planned(number=1, **settings)
+    assert found.fits and re.match(
+        r"EVALUATE=1: the model whole on each GPU needs 2\d.\d GiB, 22.7 GiB can be used on RTX 4090; use EVALUATE=0 ",
+        found.problem(),
+    )
+    assert found.problem() == plan_view.before(found)[-1].strip()
+    assert not planned(number=1, evaluate=0, **settings).problem()
+
+
 def test_errors_are_one_line():
     with pytest.raises(UserError, match="--gpu=4900: is no card that the plan knows; did you mean RTX 4090 or"):
         planned("4900")
