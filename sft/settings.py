@@ -60,7 +60,8 @@ DEEPEST = 20  # levels of a DeepSpeed file
 Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
 # `auto` is None: left to the plan, which puts a number there before the settings are frozen.
 Planned = BeforeValidator(lambda value: None if isinstance(value, str) and value.strip().lower() == "auto" else value)
-Digits = BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.strip().isdecimal() else value)
+# A literal takes the number alone, not what a user writes.
+Bits = BeforeValidator(lambda value: {"16": 16, "4": 4}.get(value.strip(), value) if isinstance(value, str) else value)
 Count = Annotated[int, Field(le=LARGEST)]  # its limit wins over one of the field itself: those are plain int
 
 
@@ -185,7 +186,7 @@ class Settings(BaseSettings):
     lora_targets: Name = Field(
         "all-linear", min_length=1, description="layers with an adapter: all-linear, or names as in q_proj,v_proj"
     )
-    lora_base_bits: Annotated[BaseBits, Digits] = Field(
+    lora_base_bits: Annotated[BaseBits, Bits] = Field(
         16,
         description="bits of a frozen matrix's weights: 4 = QLoRA (NF4, by bitsandbytes) with DS_CONFIG=zero2 or "
         "zero1; 16 = as PRECISION says",

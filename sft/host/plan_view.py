@@ -50,7 +50,7 @@ def before(plan: Plan | None) -> list[str]:
         f"{plan.work.steps:,} steps of {seconds(timing.step_s)}, {timing.tokens_per_second:,.0f} tokens/s: "
         f"{duration(timing.total_s)} of training; `inv plan` says more",
     ]
-    lines += [problem] if (problem := plan.problem()) else []
+    lines += [line for line in (plan.problem(), plan.faster()) if line]
     return [f"{'plan' if not i else '':>10}{':' if not i else ' '} {line}" for i, line in enumerate(lines)]
 
 

@@ -365,6 +365,15 @@ def test_what_cannot_fit_is_said_with_the_nearest_that_does(settings, line):
     assert "\n" not in problem
 
 
+def test_an_adapter_that_gathers_frozen_weights_for_nothing_is_told():
+    settings = {"model_name": "meta-llama/Llama-3.1-8B", "lora_rank": 16}
+    assert re.match(r"DS_CONFIG=zero2 is \d+\.\d times as fast: ", planned(**settings).faster())
+    assert planned(**settings).faster() == plan_view.before(planned(**settings))[-1].strip()
+    assert not planned(number=1, **settings).faster()  # nothing to gather
+    assert not planned("4080", **settings).faster()  # no room
+    assert not planned(ds_config="zero2", **settings).faster() and not planned().faster()
+
+
 def test_what_does_not_even_fit_in_four_bits_is_sharded_in_sixteen():
     sizes = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
     Path("large.json").write_text(json.dumps(shapes.LLAMA | sizes))
