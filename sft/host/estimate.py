@@ -126,7 +126,8 @@ class Job:
 
         Its input and that of the feed-forward part, both also normalised; query, key, value and the attention's output;
         gate, up and their product. Without fused kernels, norms keep fp32 copies and the gate's activation stays. An
-        adapter keeps what its small matrices see, and its inputs again where some of them are dropped.
+        adapter keeps what its small matrices see: where some of it is dropped, each its own copy with a mask instead
+        of the whole, which a frozen layer has no use for.
         """
         shape = self.shape
         wide = shape.experts_per_token * shape.intermediate
@@ -134,7 +135,10 @@ class Job:
         normed_heads = (shape.queries + shape.keys) * bool(shape.head_norms)
         elements += normed_heads + 7 * self.lora_rank
         unfused = 0 if self.fused else 4 * (2 * shape.hidden + normed_heads) + self.element * wide * shape.gated
-        dropped = 5 * shape.hidden + shape.queries + wide if self.lora_rank and self.lora_dropout else 0
+        dropped = 0
+        if self.lora_rank and self.lora_dropout:
+            dropped = 5 * shape.hidden + shape.queries + wide
+            elements -= 2 * shape.hidden + wide  # normalised inputs and the product; attention keeps its own output
         return self.element * elements + unfused + (self.element + 1) * dropped  # with the masks
 
     @property

@@ -81,16 +81,22 @@ def test_memory_of_one_layer_by_hand():
     assert many == 2 * few
 
 
-def saved_for_backward(config, recompute):
-    """Return the bytes that autograd keeps of a model of this configuration, weights apart."""
+def saved_for_backward(config, recompute, adapted=None):
+    """Return the bytes that autograd keeps of a model of this configuration, weights apart.
+
+    With the settings of an adapter in `adapted` it has that.
+    """
     import torch
 
+    from sft.trainer import adapter
     from sft.trainer.attention import IMPLEMENTATION
     from sft.trainer.batching import collate
     from sft.trainer.loss import TargetLoss
 
-    model = transformers.AutoModelForCausalLM.from_config(config).bfloat16().train()
-    model.set_attn_implementation(IMPLEMENTATION)
+    model = transformers.AutoModelForCausalLM.from_config(config).bfloat16()
+    if adapted:
+        adapter.add(model, adapted)
+    model.train().set_attn_implementation(IMPLEMENTATION)
     if recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -121,6 +127,20 @@ def test_what_a_layer_keeps_is_what_autograd_saves(family, recompute):
     job = Job.of(Settings.load(None, precision="bf16"), shape, H100, fused=False)
     cpus_own = 2 * shape.queries  # on the CPU sequences attend one by one, and are put together in a copy
     assert seen - cpus_own == pytest.approx(job.layer_bytes, rel=0.005)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_what_a_layer_with_adapters_keeps_is_what_autograd_saves(dropout):
+    sizes = {"vocab_size": 128, "hidden_size": 256, "intermediate_size": 1024, "head_dim": 64, "pad_token_id": 0}
+    three, four = (transformers.LlamaConfig(**sizes, **HEADS, num_hidden_layers=layers) for layers in (3, 4))
+    settings = Settings.load(None, precision="bf16", lora_rank=8, lora_dropout=dropout, ds_config="zero2")
+    seen = (saved_for_backward(four, False, settings) - saved_for_backward(three, False, settings)) / 256
+    shape = Shape.of(json.loads(four.to_json_string()), "")
+    job = Job.of(settings, shape, H100, fused=False)
+    # on the CPU the attention's output is there twice, if the adapter keeps it, and masks are as wide as what they mask
+    cpus_own = 5 * 256 + 256 + 1024 if dropout else 2 * shape.queries
+    # norms that are not fused keep their fp32 input, not the bf16 one, and their product only for the weight's gradient
+    assert seen - cpus_own + 2 * 2 * shape.hidden == pytest.approx(job.layer_bytes, rel=0.005)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
