@@ -1,11 +1,13 @@
-"""LoRA (Hu et al. 2021) through peft: small matrices beside the frozen linear layers are trained instead of them."""
+"""LoRA (Hu et al. 2021) through peft: small matrices beside the frozen linear layers are trained instead of them.
+
+Only a run with an adapter imports peft, which takes a second, and brings bitsandbytes along, which starts CUDA.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -23,6 +25,8 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
 
     Raises SettingsError where LORA_TARGETS names no layer of the model.
     """
+    import peft
+
     targets = settings.lora_targets
     config = peft.LoraConfig(
         task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
@@ -64,7 +68,7 @@ def is_adapted(model: torch.nn.Module) -> bool:
 def write(model: Any, weights: dict[str, torch.Tensor], base: Path, folder: Path) -> None:
     """Write the adapter to `folder` in peft's layout; `weights` are the model's, by its own names."""
     folder.mkdir(parents=True)
-    config: peft.LoraConfig = model.peft_config[NAME]
+    config = model.peft_config[NAME]
     config.base_model_name_or_path = str(base.resolve())
     config.inference_mode = True
     config.save_pretrained(str(folder))
@@ -82,6 +86,8 @@ def merged(model: Any, base: Path, adapter: Path, allowed: dict[str, Any]) -> An
     Of a quantised base what its 4 bits stand for, not what they were made from: the adapter was trained beside those
     and makes up for their error, so that only with them the merged model is the one that was trained.
     """
+    import peft
+
     whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=model.dtype, **allowed)
     for name, value in quantised.weights(model):
         layer: Any = whole.get_submodule(name.removesuffix(".weight").removesuffix(".base_layer"))

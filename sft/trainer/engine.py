@@ -12,7 +12,6 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.utils import set_z3_leaf_modules
-from transformers.integrations.liger import apply_liger_kernel
 
 from sft.settings import Settings
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
@@ -44,6 +43,8 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
         for layer in layers:
             layer.forward = torch.compile(layer.forward, dynamic=True)  # inside ZeRO's hooks, which it would break at
     elif world.device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
+        from transformers.integrations.liger import apply_liger_kernel  # imports peft, as adapter.py does where it must
+
         apply_liger_kernel(model, LIGER)
     loss = TargetLoss(model)
     if settings.lora_rank:

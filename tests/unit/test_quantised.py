@@ -1,6 +1,9 @@
 """4-bit weights under an adapter: they stay as they are, and the merged model is what was trained."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +30,7 @@ FAMILIES = {
     "gpt2": transformers.GPT2Config(**SIZES, **GPT2),  # whose layers are no linear ones
 }
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(params=FAMILIES)
@@ -83,3 +87,9 @@ def test_evaluation_leaves_the_weights_as_they_are(adapted):
 
 def test_evaluations_own_model_is_not_quantised(base, settings):
     assert not list(quantised.weights(models.load(base, settings, CPU)))
+
+
+def test_only_a_run_with_an_adapter_imports_bitsandbytes():
+    code = "import sys, benchmarks.steps; assert not {'peft', 'bitsandbytes'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr  # it starts CUDA, after which the benchmarks' variants could not fork
