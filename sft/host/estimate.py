@@ -67,7 +67,7 @@ class Job:
         """Return the job of settings with a known precision, as sft/trainer/engine.py fills in DeepSpeed's file."""
         zero: dict[str, Any] = settings.deepspeed()["zero_optimization"]
         weight_bytes = ELEMENT_BYTES[settings.precision] * shape.weights
-        small = weight_bytes <= PERSISTENT_SHARE * card.memory_gib * GIB
+        small = weight_bytes <= PERSISTENT_SHARE * card.memory_gib * GIB and "offload_param" not in zero
         threshold = zero.get("stage3_param_persistence_threshold", shape.weights if small else 0)
 
         def offloads(what: str) -> bool:

@@ -94,7 +94,7 @@ def fill_in(
     if config["zero_optimization"]["stage"] == 3:
         sizes["sub_group_size"] = SUB_GROUP
         sizes["stage3_prefetch_bucket_size"] = max(map(weights, layers), default=total)
-        if world.device.type == "cuda":
+        if world.device.type == "cuda" and "offload_param" not in config["zero_optimization"]:
             size_bytes = sum(true_shape(p).numel() * p.element_size() for p in module.parameters())
             if size_bytes <= PERSISTENT_SHARE * torch.cuda.get_device_properties(world.device).total_memory:
                 sizes["stage3_param_persistence_threshold"] = total
