@@ -278,11 +278,11 @@ def nearest(settings: Settings) -> Iterator[dict[str, Any]]:
     else:
         yield {"batch_size": 1, "global_batch_size": settings.sequences_per_step, "gradient_accumulation_steps": 1}
     in_four_bits = {"lora_base_bits": 4, "ds_config": "zero2"} | auto
-    if settings.lora_base_bits == 16:  # what is quantised cannot be sharded
-        sharded = [{"ds_config": name} | auto for name in ("zero3", *OFFLOADING) if name != settings.ds_config]
-        if settings.lora_rank:  # frozen weights are sooner unpacked than fetched from the machine's memory
-            sharded.insert(settings.ds_config != "zero3", in_four_bits)
-        yield from sharded
+    for name in ("zero3", *OFFLOADING) if settings.lora_base_bits == 16 else ():  # what is quantised cannot be sharded
+        if name == OFFLOADING[0] and settings.lora_rank:  # sooner unpacked than fetched from the machine's memory
+            yield in_four_bits
+        if name != settings.ds_config:
+            yield {"ds_config": name} | auto
     if not settings.lora_rank:
         for name in ("zero2", "zero3"):  # the frozen weights whole on every GPU where they fit: nothing is gathered
             yield {"lora_rank": LORA_RANK, "ds_config": name} | auto
