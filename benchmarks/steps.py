@@ -28,7 +28,7 @@ from sft.host import gpus
 from sft.host import plan as planning
 from sft.host.plan import Plan
 from sft.settings import Settings
-from sft.trainer import batching, distributed, loss, train
+from sft.trainer import batching, distributed, loss, prepare, train
 from sft.trainer import engine as engines
 from sft.trainer.distributed import World
 
@@ -60,8 +60,8 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 def its_work(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of the work that the command line names, after making its model where it is not there."""
-    model = arguments.scratch / "model"
-    if not model.exists():
+    model = arguments.scratch / f"{arguments.shape.stem}-{prepare.file_hash(arguments.shape)[:8]}"
+    if not (model / "tokenizer_config.json").exists():  # written last
         forked(1, lambda: work.make_model(arguments.shape, arguments.tokenizer, model, arguments.device))
     return {"model_name": model, "dataset": arguments.data, "data_path": arguments.scratch / "data"}
 
@@ -155,6 +155,7 @@ def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -
     engine, received = engines.start(path, settings, settings.deepspeed(), world)
     packing = loss.take_fast_paths(engine, settings.packing, world)
     states_gib = torch.cuda.memory_allocated() / 2**30 if cuda else 0.0
+    loading_gib = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     losses: list[float] = []
@@ -187,6 +188,7 @@ def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -
         "tokens_per_second": round(tokens / seconds),
         "step_ms": round(1000 * seconds / steps, 1),
         "mfu": round(6 * weights * tokens / seconds / flops / world.world_size, 3) if cuda else None,
+        "loading_peak_gib": round(loading_gib, 2),
         "states_gib": round(states_gib, 2),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
         "first_loss": round(losses[0], 5),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sft.settings import Settings
 from sft.trainer import prepare
 from sft.trainer.data import Rows
 
+SHARD_BYTES = 4 * 2**30  # of a file of weights
 # Marks of the yardstick's tokenizer around prompt and response.
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}{{ message['content'] }}"
@@ -30,21 +32,48 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def make_model(shape: Path, tokenizer: Path, folder: Path, device: str) -> None:
-    """Write a Llama of random bf16 weights in the shape of a config.json, with a tokenizer, to `folder`."""
+    """Write a Llama of random bf16 weights in the shape of a config.json, with a tokenizer, to `folder`.
+
+    Tensor by tensor on `device`: a model of 8 billion weights is neither there nor in main memory as a whole.
+    """
     import torch
     import transformers
+    from safetensors.torch import save_file
 
-    config = transformers.LlamaConfig(**json.loads(shape.read_text()))
+    config = transformers.LlamaConfig(**json.loads(shape.read_text()), architectures=["LlamaForCausalLM"])
+    config.dtype = torch.bfloat16
     torch.manual_seed(0)
-    with torch.device(device):
-        model = transformers.LlamaForCausalLM(config)
-    model.bfloat16()
-    model.save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards(config, device)):
+        name = f"model-{number:05d}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        index |= dict.fromkeys(shard, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    config.save_pretrained(folder)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(tokenizer), bos_token="<|bos|>", eos_token="<|eos|>", pad_token="<|pad|>"
     )
     fast.chat_template = TEMPLATE
     fast.save_pretrained(folder)
+
+
+def shards(config: Any, device: str) -> Iterator[dict[str, Any]]:
+    """Yield the random weights of a Llama by name, as many as belong into one file."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+    shard: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():  # a head that is the embedding comes once
+        tensor = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device)
+        tensor = tensor.normal_(0, config.initializer_range) if tensor.ndim > 1 else tensor.fill_(1)
+        shard[name] = tensor.cpu()
+        if sum(part.nbytes for part in shard.values()) >= SHARD_BYTES:
+            yield shard
+            shard = {}
+    yield shard
 
 
 def prepared(settings: Settings) -> tuple[Path, Rows]:

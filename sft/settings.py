@@ -24,10 +24,11 @@ Schedule = Literal["cosine", "linear", "constant"]
 Launcher = Literal["auto", "local", "compose"]
 Device = Literal["auto", "cuda", "cpu"]
 Planning = Literal["refuse", "warn"]
+BaseBits = Literal[16, 4]
 
 # As the hub has it: a name, or an owner and a name, without `--` and `..`.
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))(?=.{1,96}$)\w[\w.-]*(/[\w.-]+)?(?<![.-])", re.ASCII)
-DS_CONFIGS = ("zero3", "zero2", "zero1", "zero3_offload")
+DS_CONFIGS = ("zero3", "zero2", "zero1", "zero3_offload", "zero3_offload_all")
 TINY = "tiny"  # MODEL_NAME: a model of a few hundred thousand weights that the project makes itself
 UNPLANNED_TOKENS = 8192  # MAX_TOKENS_PER_MICRO_STEP=auto where no plan can be made: on a CPU, of an unknown model
 DEMO = "demo"  # DATASET: a small task that the project generates itself
@@ -59,6 +60,8 @@ DEEPEST = 20  # levels of a DeepSpeed file
 Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
 # `auto` is None: left to the plan, which puts a number there before the settings are frozen.
 Planned = BeforeValidator(lambda value: None if isinstance(value, str) and value.strip().lower() == "auto" else value)
+# A literal takes the number alone, not what a user writes.
+Bits = BeforeValidator(lambda value: {"16": 16, "4": 4}.get(value.strip(), value) if isinstance(value, str) else value)
 Count = Annotated[int, Field(le=LARGEST)]  # its limit wins over one of the field itself: those are plain int
 
 
@@ -172,7 +175,9 @@ class Settings(BaseSettings):
         description="torch.compile the layers: longer to start, faster at large micro-steps",
     )
     ds_config: Name = Field(
-        "zero3", description="zero3, zero2, zero1, zero3_offload, or a path to a DeepSpeed JSON file"
+        "zero3",
+        description="zero3, zero2, zero1, zero3_offload (the optimizer in main memory), zero3_offload_all (the weights "
+        "too), or a path to a DeepSpeed JSON file",
     )
     # LoRA
     lora_rank: Count = Field(0, ge=0, description="train a LoRA adapter of this rank instead of all weights; 0 = all")
@@ -180,6 +185,11 @@ class Settings(BaseSettings):
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that is dropped")
     lora_targets: Name = Field(
         "all-linear", min_length=1, description="layers with an adapter: all-linear, or names as in q_proj,v_proj"
+    )
+    lora_base_bits: Annotated[BaseBits, Bits] = Field(
+        16,
+        description="bits of a frozen matrix's weights: 4 = QLoRA (NF4, by bitsandbytes) with DS_CONFIG=zero2 or "
+        "zero1; 16 = as PRECISION says",
     )
     # Rhythm
     logging_steps: Count = Field(1, ge=1, description="steps between lines in metrics.jsonl")
@@ -376,6 +386,9 @@ class Settings(BaseSettings):
             what = f"with BATCH_SIZE and GPUs it makes {product} per step, GLOBAL_BATCH_SIZE={self.global_batch_size}"
             accumulation = self.gradient_accumulation_steps
             problems.append(wrong("GRADIENT_ACCUMULATION_STEPS", accumulation, what, "set one of the two"))
+        if self.lora_base_bits == 4 and not self.lora_rank:
+            what = "4-bit weights cannot be trained themselves, and LORA_RANK=0 has no adapter"
+            problems.append(wrong("LORA_BASE_BITS", 4, what, "use LORA_RANK=16, or LORA_BASE_BITS=16"))
         if self.packing and self.max_length > self.micro_step_tokens:
             what = f"is less than MAX_LENGTH={self.max_length}, so the longest row may not fit"
             remedy = f"use at least {self.max_length}, or lower MAX_LENGTH"
@@ -452,6 +465,10 @@ class Settings(BaseSettings):
             problems.append(
                 wrong("DS_CONFIG", self.ds_config, f"zero_optimization.stage is {stage}", "write 1, 2 or 3")
             )
+        elif self.lora_base_bits == 4 and stage == 3:
+            # ZeRO-3 cuts a parameter and forgets the scales that belong to its 4-bit values.
+            what = f"DS_CONFIG={self.ds_config} is ZeRO-3, which cannot shard 4-bit weights"
+            problems.append(wrong("LORA_BASE_BITS", 4, what, "use DS_CONFIG=zero2"))
         if problems:
             raise SettingsError(problems)
         return without_auto(config)

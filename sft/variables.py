@@ -17,7 +17,7 @@ from sft.errors import UserError
 
 ENV_FILE = Path(".env")
 OF_MAKE = {"PYTHON"}  # the Makefile's own variables
-OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN"}  # docker-compose.yml's own ones
+OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN", "QLORA"}  # docker-compose.yml's own ones
 
 
 def from_file(path: Path = ENV_FILE) -> dict[str, str]:

@@ -177,7 +177,7 @@ class Stack:
         for path in paths:
             if path.suffix != ".pyc":
                 digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
-        for name in ("BASE_IMAGE", "FLASH_ATTN"):
+        for name in ("BASE_IMAGE", "FLASH_ATTN", "QLORA"):
             digest.update(f"{name}={self.of_user(name)}".encode())
         return digest.hexdigest()[:16]
 

@@ -19,6 +19,9 @@ from sft.sizes import CHUNK_BYTES, PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
 GIB = 2**30
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ADAM_BYTES = 12  # a weight's fp32 master and two moments
+# A weight in NF4: 4 bits, 8 bits of scale for each 64 of them, and an fp32 scale for each 256 of those scales.
+NF4_BYTES = 4 / 8 + 1 / 64 + 4 / (64 * 256)
+NF4_SCALE_BYTES = 4 / 64  # of a matrix that is being unpacked: its scales in fp32
 MAX_LIVE = 1_000_000_000  # elements of gathered weights that ZeRO-3 keeps: DeepSpeed's default
 # Outside the allocator, so not in mem/peak_gib: driver, kernels and cuBLAS; NCCL's buffers. ASSUMED.
 CONTEXT_BYTES, NCCL_BYTES = 0.6 * GIB, 0.4 * GIB
@@ -58,6 +61,7 @@ class Job:
     offload_weights: bool = False
     lora_rank: int = 0  # of adapters on every matrix of the layers, whatever LORA_TARGETS says
     lora_dropout: bool = False
+    base_bits: int = 16  # 4: the layers' matrices under the adapters are quantised
     bucket: int = 0  # elements that are reduced together
     contiguous: bool = False  # gradients are copied into buckets
     sub_group: int = SUB_GROUP
@@ -68,7 +72,7 @@ class Job:
         """Return the job of settings with a known precision, as sft/trainer/engine.py fills in DeepSpeed's file."""
         zero: dict[str, Any] = settings.deepspeed()["zero_optimization"]
         weight_bytes = ELEMENT_BYTES[settings.precision] * shape.weights
-        small = weight_bytes <= PERSISTENT_SHARE * card.memory_gib * GIB
+        small = weight_bytes <= PERSISTENT_SHARE * card.memory_gib * GIB and "offload_param" not in zero
         threshold = zero.get("stage3_param_persistence_threshold", shape.weights if small else 0)
 
         def offloads(what: str) -> bool:
@@ -90,6 +94,7 @@ class Job:
             offload_weights=offloads("offload_param"),
             lora_rank=rank,
             lora_dropout=settings.lora_dropout > 0,
+            base_bits=settings.lora_base_bits,
             bucket=zero.get("reduce_bucket_size", reduce_bucket(trained)),
             contiguous=zero.get("contiguous_gradients", True),
             sub_group=zero.get("sub_group_size", SUB_GROUP),
@@ -112,12 +117,23 @@ class Job:
         return self.shape.weights + (self.trained if self.lora_rank else 0)
 
     @property
+    def quantised(self) -> int:
+        """Weights that are in memory in 4 bits."""
+        return self.shape.linear_weights if self.base_bits == 4 else 0
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of the weights that are in memory."""
+        return self.element * (self.held - self.quantised) + NF4_BYTES * self.quantised
+
+    @property
     def layer_bytes(self) -> float:
         """Bytes that a layer keeps of each token for backward.
 
         Its input and that of the feed-forward part, both also normalised; query, key, value and the attention's output;
         gate, up and their product. Without fused kernels, norms keep fp32 copies and the gate's activation stays. An
-        adapter keeps what its small matrices see, and its inputs again where some of them are dropped.
+        adapter keeps what its small matrices see: where some of it is dropped, each its own copy with a mask instead
+        of the whole, which a frozen layer has no use for.
         """
         shape = self.shape
         wide = shape.experts_per_token * shape.intermediate
@@ -125,7 +141,10 @@ class Job:
         normed_heads = (shape.queries + shape.keys) * bool(shape.head_norms)
         elements += normed_heads + 7 * self.lora_rank
         unfused = 0 if self.fused else 4 * (2 * shape.hidden + normed_heads) + self.element * wide * shape.gated
-        dropped = 5 * shape.hidden + shape.queries + wide if self.lora_rank and self.lora_dropout else 0
+        dropped = 0
+        if self.lora_rank and self.lora_dropout:
+            dropped = 5 * shape.hidden + shape.queries + wide
+            elements -= 2 * shape.hidden + wide  # normalised inputs and the product; attention keeps its own output
         return self.element * elements + unfused + (self.element + 1) * dropped  # with the masks
 
     @property
@@ -161,7 +180,7 @@ def memory(job: Job, tokens: float, target_share: float, micro_steps: int) -> Me
     """Return what a GPU holds when its largest micro-step has `tokens` tokens."""
     shape, element = job.shape, job.element
     sharded = job.ranks if job.stage == 3 else 1
-    on_gpu = 0 if job.offload_weights else element * job.held / sharded
+    on_gpu = 0 if job.offload_weights else job.weight_bytes / sharded
     whole = element * job.held * job.persistent
     gathered = gathered_bytes(job)
     shard = job.trained / job.ranks
@@ -208,7 +227,10 @@ def gathered_bytes(job: Job) -> float:
     """Return the bytes of weights that ZeRO-3 gathers and holds for a while: those live, and the next ones twice.
 
     Gathered pieces land side by side and are put together in a copy. On one rank the shard is the whole, in place.
+    Of 4-bit weights one matrix at a time is unpacked.
     """
+    if job.quantised:
+        return (job.element + NF4_SCALE_BYTES) * job.shape.hidden * job.shape.intermediate
     apart = job.stage == 3 and (job.ranks > 1 or job.offload_weights)
     if not apart or job.persistent:
         return 0
@@ -225,6 +247,12 @@ def loss_bytes(job: Job, tokens: float, target_share: float) -> float:
         return tokens * job.shape.vocabulary * (2 * job.element + target_share * (job.element + 8))
     one = tokens * target_share * 4 * job.shape.vocabulary
     return 2 * one if one <= CHUNK_BYTES else 3 * CHUNK_BYTES
+
+
+def evaluation_bytes(job: Job, tokens: float, target_share: float) -> float:
+    """Return the least that evaluation holds: the model as it was and as it becomes is whole on every GPU."""
+    context = CONTEXT_BYTES + NCCL_BYTES * (job.ranks > 1)
+    return job.element * job.shape.weights + loss_bytes(job, tokens, target_share) + context
 
 
 def host_bytes(job: Job) -> float:
@@ -271,6 +299,7 @@ def timing(job: Job, work: Work, rows: Rows) -> Timing:
     rate = (card.fp32_flops if job.precision == "fp32" else card.matrix_flops) * MATRIX_EFFICIENCY
     times = PASSES + PASSES_RECOMPUTED * recomputed - PASSES_COMPILED * job.compile
     traffic = tokens * shape.layers * job.layer_bytes * times + targets * shape.vocabulary * HEAD_BYTES
+    traffic += job.quantised * (NF4_BYTES + job.element) * (2 + recomputed)  # unpacked, forward and backward
     layer_python_s = HOST_LAYER_S
     if job.lora_rank:
         traffic += tokens * job.element * shape.lora_weights(1) * ADAPTER_PASSES

@@ -18,7 +18,7 @@ import psutil
 from sft.errors import SettingsError, UserError, wrong
 from sft.host import cards, gpus, shapes, workload
 from sft.host.cards import Card
-from sft.host.estimate import GIB, Job, Memory, Timing, host_bytes, memory, timing, tokens_that_fit
+from sft.host.estimate import GIB, Job, Memory, Timing, evaluation_bytes, host_bytes, memory, timing, tokens_that_fit
 from sft.host.shapes import Shape
 from sft.host.workload import Rows, Work
 from sft.run import Run, write_whole
@@ -28,6 +28,8 @@ MARGIN = 0.04  # of a card's memory that no plan uses: the plan's own error, and
 LARGEST_BUDGET = 32768  # tokens; larger micro-steps are hardly faster
 ENOUGH_TOKENS = 2048  # a budget below it is worth recomputing activations: micro-steps would be bound by Python
 STAND_IN = "RTX 4090"  # the card that is planned for where none is here, and whose speed unknown ones get
+OFFLOADING = ("zero3_offload", "zero3_offload_all")  # DS_CONFIGS that keep more and more in the machine's memory
+WORTH_SAYING = 1.2  # times as fast as what was set
 LORA_RANK = 16  # of the adapters that the table shows
 DISPLAY_GIB = 2.0  # of a GPU's memory that a desktop may have; more is another program's
 MANY_GPUS = (2, 4, 8, 16, 32, 64)  # numbers that are tried where a model does not fit
@@ -88,9 +90,16 @@ class Plan:
 
     def problem(self) -> str:
         """Return the line that says what cannot fit and what would, or nothing."""
+        settings, place = self.settings, self.place
+        evaluating = evaluation_bytes(self.job, self.work.largest, place.rows.target_share)
+        if self.fits and settings.evaluate and evaluating > place.limit_bytes:
+            what = (
+                f"the model whole on each GPU needs {evaluating / GIB:.1f} GiB, {place.limit_bytes / GIB:.1f} GiB can"
+            )
+            remedy = "use EVALUATE=0 and evaluate final/ on a larger card"
+            return wrong("EVALUATE", 1, f"{what} be used on {place.card.name}", remedy)
         if self.fits:
             return ""
-        settings, place = self.settings, self.place
         if self.fits_gpu:
             what = f"keeps {self.host_gib:.1f} GiB in the machine's memory, which has {place.host_gib:.1f} GiB for it"
         else:
@@ -106,6 +115,7 @@ class Plan:
             if found.fits:
                 name = next(iter(changes))
                 new = {key: getattr(found.settings, key) for key in changes}
+                new = {key: value for key, value in new.items() if key == name or value != getattr(settings, key)}
                 remedy = f"use {in_words(new)}"
                 if "lora_rank" in changes and (ways := larger(settings, place)):
                     remedy += f", or all weights with {' or '.join(ways)}"
@@ -113,6 +123,20 @@ class Plan:
         name = "ds_config" if self.fits_gpu else "model_name"
         remedy = f"use {' or '.join([*larger(settings, place), 'a smaller model'])}"
         return wrong(name.upper(), getattr(settings, name), what, remedy)
+
+    def faster(self) -> str:
+        """Return the line that tells an adapter's run of ZeRO-2 where that is far faster, or nothing.
+
+        Its frozen weights are then whole on every GPU, and none of them is gathered.
+        """
+        if not self.settings.lora_rank or self.job.stage < 3:
+            return ""
+        auto = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None}
+        whole = Plan.of(self.settings.model_copy(update=auto | {"ds_config": "zero2"}), self.place)
+        times = self.timing.total_s / whole.timing.total_s
+        if not whole.fits or times < WORTH_SAYING:
+            return ""
+        return f"DS_CONFIG=zero2 is {times:.1f} times as fast: it gathers no frozen weights, which fit each GPU whole"
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as JSON data, in GiB and seconds."""
@@ -145,7 +169,7 @@ class Plan:
 
 PLANNED_BY = (
     "ds_config", "gradient_checkpointing", "max_tokens_per_micro_step", "precision", "compile", "packing", "batch_size",
-    "max_length", "lora_rank",
+    "max_length", "lora_rank", "lora_base_bits",
 )  # fmt: skip
 
 
@@ -253,12 +277,16 @@ def nearest(settings: Settings) -> Iterator[dict[str, Any]]:
         yield {"gradient_checkpointing": True, "max_tokens_per_micro_step": None}
     else:
         yield {"batch_size": 1, "global_batch_size": settings.sequences_per_step, "gradient_accumulation_steps": 1}
-    for name in ("zero3", "zero3_offload"):
+    in_four_bits = {"lora_base_bits": 4, "ds_config": "zero2"} | auto
+    for name in ("zero3", *OFFLOADING) if settings.lora_base_bits == 16 else ():  # what is quantised cannot be sharded
+        if name == OFFLOADING[0] and settings.lora_rank:  # sooner unpacked than fetched from the machine's memory
+            yield in_four_bits
         if name != settings.ds_config:
             yield {"ds_config": name} | auto
     if not settings.lora_rank:
-        yield {"lora_rank": LORA_RANK} | auto
-        yield {"lora_rank": LORA_RANK, "ds_config": "zero3"} | auto
+        for name in ("zero2", "zero3"):  # the frozen weights whole on every GPU where they fit: nothing is gathered
+            yield {"lora_rank": LORA_RANK, "ds_config": name} | auto
+        yield {"lora_rank": LORA_RANK} | in_four_bits
     if not settings.packing:
         yield {"packing": True} | auto
     length = settings.max_length // 2
@@ -281,17 +309,20 @@ def in_words(changes: dict[str, Any]) -> str:
 
 def larger(settings: Settings, place: Place) -> list[str]:
     """Return what would do with more than is here: a number of GPUs, or so much of the machine's memory."""
-    auto = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None}
+    auto = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None, "lora_base_bits": 16}
+    unpacked = " LORA_BASE_BITS=16" if settings.lora_base_bits == 4 else ""  # what is sharded is not quantised
     ways = []
     for number in MANY_GPUS:
         machines = {"nodes": 1, "gpus_per_node": number, "global_batch_size": max(number, settings.sequences_per_step)}
         more = settings.model_copy(update=auto | machines | {"ds_config": "zero3"})
         if number > settings.world_size and Plan.of(more, place).fits:
-            ways.append(f"DS_CONFIG=zero3 on {number} GPUs")
+            ways.append(f"DS_CONFIG=zero3{unpacked} on {number} GPUs")
             break
-    offloaded = Plan.of(settings.model_copy(update=auto | {"ds_config": "zero3_offload"}), place)
-    if offloaded.fits_gpu:
-        ways.append(f"DS_CONFIG=zero3_offload in {offloaded.host_gib:.0f} GiB of memory")
+    for name in OFFLOADING:
+        offloaded = Plan.of(settings.model_copy(update=auto | {"ds_config": name}), place)
+        if offloaded.fits_gpu:
+            ways.append(f"DS_CONFIG={name}{unpacked} in {offloaded.host_gib:.0f} GiB of memory")
+            break
     return ways
 
 
@@ -299,19 +330,22 @@ def variants(chosen: Plan) -> Iterator[tuple[str, Plan]]:
     """Yield names and plans of other ways to train: ZeRO's stages, recomputation, LoRA, each at its best."""
     for name in dict.fromkeys([*DS_CONFIGS, chosen.settings.ds_config]):
         for recompute in (False, True):
-            yield name, varied(chosen, name, recompute, lora_rank=0)
-    rank = chosen.settings.lora_rank or LORA_RANK
-    for name in dict.fromkeys(["zero2", "zero3", *([chosen.settings.ds_config] if chosen.settings.lora_rank else [])]):
+            yield name, varied(chosen, ds_config=name, gradient_checkpointing=recompute, lora_rank=0, lora_base_bits=16)
+    settings = chosen.settings
+    rank = settings.lora_rank or LORA_RANK
+    own = [(settings.ds_config, settings.lora_base_bits)] if settings.lora_rank else []
+    for name, bits in dict.fromkeys([("zero2", 16), ("zero3", 16), ("zero2", 4), *own]):
+        label = f"{name}, {'QLoRA' if bits == 4 else 'LoRA'} {rank}"
         for recompute in (False, True):
-            yield f"{name}, LoRA {rank}", varied(chosen, name, recompute, rank)
+            changes = {"ds_config": name, "gradient_checkpointing": recompute, "lora_base_bits": bits}
+            yield label, varied(chosen, lora_rank=rank, **changes)
 
 
-def varied(chosen: Plan, ds_config: str, recompute: bool, lora_rank: int) -> Plan:
+def varied(chosen: Plan, **changes: Any) -> Plan:
     """Return a plan for the table: with other settings than those chosen, the budget left to it; or the chosen one."""
     settings = chosen.settings
-    if (ds_config, recompute, lora_rank) == (settings.ds_config, settings.gradient_checkpointing, settings.lora_rank):
+    if all(getattr(settings, name) == value for name, value in changes.items()):
         return chosen
-    changes = {"ds_config": ds_config, "gradient_checkpointing": recompute, "lora_rank": lora_rank}
     return Plan.of(settings.model_copy(update=changes | {"max_tokens_per_micro_step": None}), chosen.place)
 
 
@@ -336,8 +370,9 @@ def rule(settings: Settings) -> tuple[Settings, Plan | None]:
     if shapes.find(settings) is None:
         return settings.planned(settings.micro_step_tokens, recompute=False), None
     plan = Plan.of(settings, place(settings, gpus.visible()[: settings.world_size]))
-    if not plan.fits and settings.plan == "refuse":
-        raise SettingsError([plan.problem()])
+    problem = plan.problem()
+    if problem and settings.plan == "refuse":
+        raise SettingsError([problem])
     return plan.settings, plan
 
 

@@ -50,7 +50,7 @@ def before(plan: Plan | None) -> list[str]:
         f"{plan.work.steps:,} steps of {seconds(timing.step_s)}, {timing.tokens_per_second:,.0f} tokens/s: "
         f"{duration(timing.total_s)} of training; `inv plan` says more",
     ]
-    lines += [plan.problem()] if not plan.fits else []
+    lines += [line for line in (plan.problem(), plan.faster()) if line]
     return [f"{'plan' if not i else '':>10}{':' if not i else ' '} {line}" for i, line in enumerate(lines)]
 
 
@@ -64,7 +64,8 @@ def at_once(plan: Plan) -> str:
 def whole(plan: Plan) -> Iterator[str]:
     """Yield the lines of `inv plan`."""
     place, settings, ranks = plan.place, plan.settings, plan.settings.world_size
-    yield f"{settings.model_name}: {place.shape.weights / 1e9:.2f} billion weights, {settings.precision}"
+    quantised = f", {plan.job.quantised / 1e9:.2f} of them in 4 bits" if plan.job.quantised else ""
+    yield f"{settings.model_name}: {place.shape.weights / 1e9:.2f} billion weights, {settings.precision}{quantised}"
     yield f"  {place.shape.source}"
     yield f"on {ranks} x {place.card.name}, {place.free_gib:.1f} GiB free on each"
     for note in place.notes:
@@ -123,14 +124,14 @@ def comparison_table(plan: Plan) -> Iterator[str]:
     """Yield other ways to train the same, each at its best budget, the fastest that fits and the chosen one marked."""
     rows = list(variants(plan))
     best = {adapted: fastest(rows, adapted) for adapted in (False, True)}
-    yield (f"  {'DS_CONFIG':<17}{'recompute':<10}{'tokens':>7}{'GPU GiB':>9}{'host GiB':>9}{'tokens/s':>10}{'time':>9}")
+    yield (f"  {'DS_CONFIG':<18}{'recompute':<10}{'tokens':>7}{'GPU GiB':>9}{'host GiB':>9}{'tokens/s':>10}{'time':>9}")
     for name, found in rows:
-        label, recompute = Path(name).name[:16], "yes" if found.job.recompute else "no"
+        label, recompute = Path(name).name[:17], "yes" if found.job.recompute else "no"
         tokens = found.settings.micro_step_tokens if plan.settings.packing else found.work.largest
         speed = f"{found.timing.tokens_per_second:>10,.0f}{duration(found.timing.total_s):>9}"
         is_best = found.fits and found.timing.total_s <= best[found.job.lora_rank > 0]
         yield (
-            f"{'>' if found is plan else ' '} {label:<17}{recompute:<10}{tokens:>7,}"
+            f"{'>' if found is plan else ' '} {label:<18}{recompute:<10}{tokens:>7,}"
             f"{found.memory.peak / GIB:>9.1f}{found.host_gib:>9.1f}{speed if found.fits else 'does not fit':>19}"
             f"{' *' if is_best else ''}"
         )

@@ -90,6 +90,11 @@ class Shape:
         """Weights of the layers that a token is multiplied with."""
         return self.layers * (self.attention_weights + self.experts_per_token * self.feed_forward_weights)
 
+    @property
+    def linear_weights(self) -> int:
+        """Weights of the layers' linear modules, which can be quantised; transformers' stacks of experts are none."""
+        return self.layers * (self.attention_weights + self.feed_forward_weights * (self.experts == 1))
+
     def lora_weights(self, rank: int) -> int:
         """Weights of adapters of this rank on every matrix of the layers."""
         pairs = (self.hidden + self.queries) * 2 + (self.hidden + self.keys) * 2

@@ -26,7 +26,7 @@ from sft.run import Run, write_whole
 ROOT = Path(__file__).resolve().parents[2]
 # The packages whose versions can change what a run computes.
 PACKAGES = ("torch", "transformers", "deepspeed", "datasets", "tokenizers", "safetensors", "accelerate", "peft",
-            "numpy", "pyarrow", "liger-kernel", "flash-attn", "wandb")  # fmt: skip
+            "numpy", "pyarrow", "liger-kernel", "flash-attn", "bitsandbytes", "wandb")  # fmt: skip
 ANSWER_TIMEOUT_S = 10
 COMPARED = ("commit", "changed_files", "python", "packages", "machine", "inputs")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.run import Run, write_whole
-from sft.trainer import distributed, universal
+from sft.trainer import adapter, distributed, universal
 from sft.trainer.distributed import World
 
 MANIFEST = "manifest.json"
@@ -99,7 +99,10 @@ def resume(engine: Any, run: Run, world: World) -> int:
             content = manifest(folder)
             assert content is not None
             if content["world_size"] == world.world_size:
-                engine.load_checkpoint(str(run.checkpoints), tag=folder.name, load_lr_scheduler_states=False)
+                whole = not adapter.is_adapted(engine.module.model)  # an adapter's has no frozen weights
+                engine.load_checkpoint(
+                    str(run.checkpoints), tag=folder.name, load_module_strict=whole, load_lr_scheduler_states=False
+                )
             else:
                 universal.load(engine, folder, world)
             return step

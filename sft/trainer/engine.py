@@ -13,11 +13,10 @@ import deepspeed
 import torch
 from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
 from deepspeed.utils import nvtx, set_z3_leaf_modules
-from transformers.integrations.liger import apply_liger_kernel
 
 from sft.settings import Settings
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
-from sft.trainer import adapter, memory
+from sft.trainer import adapter, memory, quantised
 from sft.trainer import model as models
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
@@ -33,7 +32,7 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
     `config` is DeepSpeed's configuration, in which what depends on the model's size is filled in.
     """
     nvtx.enable_nvtx = False  # marks for a profiler, some 900 a step: a tenth of the Python of a small one
-    model = models.load(path, settings, config)
+    model = models.load(path, settings, world.device, config)
     model.config.use_cache = False
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -46,8 +45,12 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
         for layer in layers:
             layer.forward = torch.compile(layer.forward, dynamic=True)  # inside ZeRO's hooks, which it would break at
     elif world.device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
+        from transformers.integrations.liger import apply_liger_kernel  # imports peft, as adapter.py does where it must
+
         apply_liger_kernel(model, LIGER)
     loss = TargetLoss(model)
+    if settings.lora_rank:
+        adapter.keep_what_is_trained(loss)
     filled = fill_in(config, loss, layers, world)
     if config["zero_optimization"]["stage"] == 3 and layers:
         # Gathered at once: hooks on every linear layer and norm take longer than short sequences take to compute.
@@ -75,8 +78,8 @@ def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def true_shape(parameter: torch.nn.Parameter) -> torch.Size:
-    """Return a parameter's shape; a sharded one is empty and keeps it in `ds_shape`."""
-    return getattr(parameter, "ds_shape", parameter.shape)
+    """Return a parameter's shape; a sharded one is empty and keeps it in `ds_shape`, a quantised one is packed."""
+    return getattr(parameter, "ds_shape", quantised.true_shape(parameter))
 
 
 def weights(module: torch.nn.Module) -> int:
@@ -94,7 +97,7 @@ def fill_in(
     if config["zero_optimization"]["stage"] == 3:
         sizes["sub_group_size"] = SUB_GROUP
         sizes["stage3_prefetch_bucket_size"] = max(map(weights, layers), default=total)
-        if world.device.type == "cuda":
+        if world.device.type == "cuda" and "offload_param" not in config["zero_optimization"]:
             size_bytes = sum(true_shape(p).numel() * p.element_size() for p in module.parameters())
             if size_bytes <= PERSISTENT_SHARE * torch.cuda.get_device_properties(world.device).total_memory:
                 sizes["stage3_param_persistence_threshold"] = total

@@ -50,8 +50,7 @@ def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World,
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         path, padding_side="left", trust_remote_code=settings.trust_remote_code
     )
-    model: Any = models.load(path, settings)
-    model.to(world.device)
+    model: Any = models.load(path, settings, world.device)
     target_loss = TargetLoss(model)
     packing = take_fast_paths(target_loss, settings.packing, world)
     loss = mean_loss(target_loss, rows, settings, packing, world)

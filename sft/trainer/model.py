@@ -14,26 +14,34 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from sft.run import Run
 from sft.settings import Settings
-from sft.trainer import adapter, distributed
+from sft.trainer import adapter, distributed, quantised
 from sft.trainer.distributed import World
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def load(path: Path, settings: Settings, config: dict[str, Any] | None = None) -> transformers.PreTrainedModel:
-    """Return the model in `path`. With a DeepSpeed `config` of ZeRO-3 its parameters are sharded as they are read.
+def load(
+    path: Path, settings: Settings, device: torch.device, config: dict[str, Any] | None = None
+) -> transformers.PreTrainedModel:
+    """Return the model in `path` on a device, tensor by tensor: no whole copy is in main memory on the way.
 
-    (all ranks) under ZeRO-3: rank 0 reads the weights, every rank keeps its shard.
+    With a DeepSpeed `config` it is to be trained: quantised as it is read where LORA_BASE_BITS says so, and under
+    ZeRO-3 its parameters are sharded as they are read (all ranks): rank 0 reads, every rank keeps its shard.
     """
     # transformers asks for this object, not for an argument; it holds for as long as the object lives.
     zero3 = HfDeepSpeedConfig(config) if config and config["zero_optimization"]["stage"] == 3 else None
+    dtype = DTYPES[settings.precision]
+    how: dict[str, Any] = {} if zero3 else {"device_map": {"": device}}
+    if config and settings.lora_base_bits == 4:
+        how["quantization_config"] = quantised.config(dtype)
     model_config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
     model_config.use_cache = zero3 is None and config is None
     # Initialising an embedding writes zeros into its padding row, which a sharded embedding does not have.
     padding, model_config.pad_token_id = getattr(model_config, "pad_token_id", None), None
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        path, config=model_config, dtype=DTYPES[settings.precision], **allowed(settings)
+        path, config=model_config, dtype=dtype, **how, **allowed(settings)
     )
+    quantised.keep_form(model)
     model.config.pad_token_id = padding
     model.config.use_cache = True
     del zero3
@@ -52,7 +60,8 @@ def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) 
     tied weights, or half, is found out here and not by its user. A LoRA adapter is written to `adapter/` and merged.
     """
     if engine.zero_optimization_stage() == 3:
-        weights = engine._zero3_consolidated_16bit_state_dict()  # the public save writes a .bin file; on rank 0
+        # The public save writes a .bin file. On rank 0, of an adapter's run what is trained alone.
+        weights = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=bool(settings.lora_rank))
     else:
         weights = engine.module.state_dict()
     if world.is_main:
@@ -65,7 +74,7 @@ def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) 
         if adapter.is_adapted(model):
             with complete(run.adapter) as folder:
                 adapter.write(model, named, base, folder)
-            model = adapter.merged(base, run.adapter, model.dtype, allowed(settings))
+            model = adapter.merged(model, base, run.adapter, allowed(settings))
             named = model.state_dict()
         with complete(run.final) as folder:
             write_model(model, named, base, folder, settings.trust_remote_code)

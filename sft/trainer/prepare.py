@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import itertools
 import json
 import os
@@ -61,6 +62,7 @@ def prepare(settings: Settings) -> dict[str, Any]:
     settings.model_path.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     check_deepspeed(settings)
+    check_bitsandbytes(settings)
     model = base_model(settings)
     model_there = time.monotonic()
     data, counts = prepared_data(settings, model)
@@ -81,6 +83,13 @@ def check_deepspeed(settings: Settings) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         what = f"DeepSpeed refuses it ({type(error).__name__}: {' '.join(lines[:3]) or 'no message'})"
         raise SettingsError([wrong("DS_CONFIG", settings.ds_config, what, "mend the file")]) from None
+
+
+def check_bitsandbytes(settings: Settings) -> None:
+    """Raise SettingsError where LORA_BASE_BITS wants bitsandbytes, and it is not installed."""
+    if settings.lora_base_bits == 4 and importlib.util.find_spec("bitsandbytes") is None:
+        remedy = "`.venv/bin/pip install -e '.[qlora]'` installs it, in containers QLORA=1 in .env does"
+        raise SettingsError([wrong("LORA_BASE_BITS", 4, "bitsandbytes is not installed", remedy)])
 
 
 # Where things come from

@@ -97,7 +97,9 @@ class Saver:
             temporary.mkdir()
         distributed.barrier()
         # DeepSpeed would write `latest` before all ranks are done.
-        self.engine.save_checkpoint(str(self.run.checkpoints), tag=temporary.name, save_latest=False)
+        self.engine.save_checkpoint(
+            str(self.run.checkpoints), tag=temporary.name, save_latest=False, exclude_frozen_parameters=True
+        )
         states, needed = self.copies.take()
         (needed_by_all,) = distributed.total([needed], self.world)
         self.check_room(folder, int(needed_by_all))

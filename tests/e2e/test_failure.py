@@ -132,7 +132,10 @@ def test_a_malformed_row_is_named_by_file_and_line(project, tmp_path):
         ({"DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}, "DEVICE=cuda: no NVIDIA GPU is visible here; run `make demo`"),
         ({"PRECISION": "fp16"}, "PRECISION=fp16: DeepSpeed has no fp16 on the CPU; use bf16, fp32 or auto"),
         ({"DATASET": "./nowhere"}, "DATASET=./nowhere: no such file or folder; check the path"),
-        ({"DS_CONFIG": "zero9"}, "DS_CONFIG=zero9: no such file; use zero3, zero2, zero1, zero3_offload or a path"),
+        (
+            {"DS_CONFIG": "zero9"},
+            "DS_CONFIG=zero9: no such file; use zero3, zero2, zero1, zero3_offload, zero3_offload_all or a path",
+        ),
         ({"LEARNING_RATE": "nan"}, "LEARNING_RATE=nan: input should be a finite number"),
         ({"BATCH_SIZE": "9" * 30}, "BATCH_SIZE=" + "9" * 30 + ": is out of range; use at most 2147483647"),
         ({"SYSTEM_PROMPT": "\udcff"}, "SYSTEM_PROMPT=\\udcff: "),

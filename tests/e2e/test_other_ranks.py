@@ -14,13 +14,13 @@ NAMES = ("step", "train/loss", "train/grad_norm", "train/lr", "train/target_toke
 SAVED = 6
 
 
-def stopped(run, name):
+def stopped(run, name, step=SAVED):
     """Return a copy of a finished run as it was when it had been stopped after its checkpoint."""
     copy = Run(run.path.with_name(name))
     shutil.copytree(run.path, copy.path, symlinks=True)
     shutil.rmtree(copy.final)
-    copy.update_state("stopped", step=SAVED)
-    copy.metrics.write_text("".join(json.dumps(line) + "\n" for line in run.read_metrics() if line["step"] <= SAVED))
+    copy.update_state("stopped", step=step)
+    copy.metrics.write_text("".join(json.dumps(line) + "\n" for line in run.read_metrics() if line["step"] <= step))
     return copy
 
 
@@ -41,10 +41,17 @@ def test_resumed_on_other_ranks_the_losses_are_the_same(project, on_ranks, befor
     assert sorted(path.name for path in run.checkpoints.glob("*step*")) == ["step-000006", "step-000008"]
 
 
-def test_zero_2_goes_on_with_other_ranks(project, on_ranks, base):
-    first = project.train("stage-2-twice", SAVE_STEPS=SAVED, DS_CONFIG="zero2", **STEPS, **RANKS[2])
-    run = stopped(first, "stage-2-alone")
-    done = project.inv("train", **small(RUN_NAME=run.name, DS_CONFIG="zero2", **STEPS, **RANKS[1]))
+@pytest.fixture(scope="module", params=["zero2", "zero3_offload", "zero3_offload_all"])
+def of_another_kind(project, request):
+    """A finished run over two nodes with another DS_CONFIG than zero3."""
+    return project.train(request.param, SAVE_STEPS=SAVED, DS_CONFIG=request.param, **STEPS, **RANKS[2])
+
+
+@pytest.mark.parametrize("now", [2, 1])
+def test_other_kinds_of_zero_go_on_with_other_ranks(project, base, of_another_kind, now):
+    kind = of_another_kind.settings().ds_config
+    run = stopped(of_another_kind, f"{kind}-on-{now}")
+    done = project.inv("train", **small(RUN_NAME=run.name, DS_CONFIG=kind, **STEPS, **RANKS[now]))
     assert done.returncode == 0, done.stdout + "".join(path.read_text() for path in run.log_files())
     for ours, theirs in zip(metrics(run, *NAMES), metrics(base, *NAMES), strict=True):
         assert ours == pytest.approx(theirs, rel=2e-5)

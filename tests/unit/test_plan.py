@@ -17,7 +17,7 @@ from rich.console import Console
 from sft.errors import SettingsError, UserError
 from sft.host import cards, gpus, pipeline, plan, plan_view, shapes, workload
 from sft.host.checks import free_port
-from sft.host.estimate import GIB, Job, host_bytes, memory, timing, tokens_that_fit
+from sft.host.estimate import GIB, NF4_BYTES, Job, host_bytes, memory, timing, tokens_that_fit
 from sft.host.plan import Options, Plan
 from sft.host.shapes import Shape
 from sft.run import Run
@@ -82,16 +82,22 @@ def test_memory_of_one_layer_by_hand():
     assert many == 2 * few
 
 
-def saved_for_backward(config, recompute):
-    """Return the bytes that autograd keeps of a model of this configuration, weights apart."""
+def saved_for_backward(config, recompute, adapted=None):
+    """Return the bytes that autograd keeps of a model of this configuration, weights apart.
+
+    With the settings of an adapter in `adapted` it has that.
+    """
     import torch
 
+    from sft.trainer import adapter
     from sft.trainer.attention import IMPLEMENTATION
     from sft.trainer.batching import collate
     from sft.trainer.loss import TargetLoss
 
-    model = transformers.AutoModelForCausalLM.from_config(config).bfloat16().train()
-    model.set_attn_implementation(IMPLEMENTATION)
+    model = transformers.AutoModelForCausalLM.from_config(config).bfloat16()
+    if adapted:
+        adapter.add(model, adapted)
+    model.train().set_attn_implementation(IMPLEMENTATION)
     if recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -124,6 +130,20 @@ def test_what_a_layer_keeps_is_what_autograd_saves(family, recompute):
     assert seen - cpus_own == pytest.approx(job.layer_bytes, rel=0.005)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_what_a_layer_with_adapters_keeps_is_what_autograd_saves(dropout):
+    sizes = {"vocab_size": 128, "hidden_size": 256, "intermediate_size": 1024, "head_dim": 64, "pad_token_id": 0}
+    three, four = (transformers.LlamaConfig(**sizes, **HEADS, num_hidden_layers=layers) for layers in (3, 4))
+    settings = Settings.load(None, precision="bf16", lora_rank=8, lora_dropout=dropout, ds_config="zero2")
+    seen = (saved_for_backward(four, False, settings) - saved_for_backward(three, False, settings)) / 256
+    shape = Shape.of(json.loads(four.to_json_string()), "")
+    job = Job.of(settings, shape, H100, fused=False)
+    # on the CPU the attention's output is there twice, if the adapter keeps it, and masks are as wide as what they mask
+    cpus_own = 5 * 256 + 256 + 1024 if dropout else 2 * shape.queries
+    # norms that are not fused keep their fp32 input, not the bf16 one, and their product only for the weight's gradient
+    assert seen - cpus_own + 2 * 2 * shape.hidden == pytest.approx(job.layer_bytes, rel=0.005)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_states_are_sharded_as_zero_says(stage):
     settings = Settings.load(None, precision="bf16", ds_config=f"zero{stage}")
@@ -143,6 +163,41 @@ def test_offload_and_lora_need_less():
     full, offloaded, adapted = peak(), peak("zero3_offload"), peak(lora_rank=16)
     assert offloaded[0] < full[0] and adapted[0] < full[0]
     assert (full[1], offloaded[1], adapted[1]) == (0, 18, 0)
+
+
+def nf4_bytes(rows, columns):
+    """Return the bytes of a matrix of this size in 4 bits, as bitsandbytes makes it."""
+    functional = pytest.importorskip("bitsandbytes", reason="not installed; pip install -e '.[dev]'").functional
+    import torch
+
+    packed, state = functional.quantize_4bit(torch.randn(rows, columns), quant_type="nf4", compress_statistics=True)
+    return packed.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
+
+
+def test_four_bits_take_what_bitsandbytes_makes_of_them():
+    assert nf4_bytes(2048, 4096) == NF4_BYTES * 2048 * 4096
+
+
+def test_a_quantised_base_is_the_layers_matrices():
+    settings = {"precision": "bf16", "lora_rank": 16, "ds_config": "zero2", "nodes": 1, "gpus_per_node": 1}
+    adapted, quantised = (
+        Job.of(Settings.load(None, lora_base_bits=bits, **settings), EIGHT_B, H100) for bits in (16, 4)
+    )
+    matrices = 32 * (4096 * (4096 + 1024) * 2 + 3 * 4096 * 14336)
+    saved = adapted.weight_bytes - quantised.weight_bytes
+    assert saved == pytest.approx(matrices * (2 - 0.516), rel=1e-3)
+    before, after = (memory(job, 1000, 0.6, 1) for job in (adapted, quantised))
+    unpacked = 4096 * 14336 * (2 + 1 / 16)
+    assert before.peak - after.peak == pytest.approx(saved - unpacked)
+    work = workload.Work(1, 8000, 8000, 1, 8000, 8000)
+    slower, faster = (timing(job, work, workload.GSM8K).step_s for job in (quantised, adapted))
+    assert 1 < slower / faster < 1.2
+
+
+def test_a_mixtures_experts_are_not_quantised():
+    config = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    shape = Shape.of(SIZES | HEADS | config | {"model_type": "qwen3_moe", "head_dim": 8}, "")
+    assert shape.linear_weights == 2 * shape.attention_weights
 
 
 def test_recomputing_costs_time_and_saves_memory():
@@ -304,8 +359,24 @@ def test_a_budget_of_the_users_own_stays():
         ),
         (
             {"model_name": "meta-llama/Llama-3.1-8B"},
-            r"LORA_RANK=0: needs 37.\d GiB .*; use LORA_RANK=16, or all weights with DS_CONFIG=zero3 on 8 GPUs or "
-            r"DS_CONFIG=zero3_offload in 135 GiB of memory$",
+            r"LORA_RANK=0: needs 37.\d GiB .*; use LORA_RANK=16 DS_CONFIG=zero2, or all weights with DS_CONFIG=zero3 "
+            r"on 8 GPUs or DS_CONFIG=zero3_offload in 135 GiB of memory$",
+        ),
+        (
+            {"model_name": "meta-llama/Llama-3.1-8B", "number": 1, "gpu": "4080"},
+            r"LORA_RANK=0: needs 135.\d GiB .*; use LORA_RANK=16 LORA_BASE_BITS=4 DS_CONFIG=zero2, or all weights ",
+        ),
+        (
+            {"model_name": "meta-llama/Llama-3.1-8B", "number": 1, "host_gib": 192},
+            r"DS_CONFIG=zero3: needs 135.\d GiB .*; use DS_CONFIG=zero3_offload_all$",
+        ),
+        (
+            {"model_name": "meta-llama/Llama-3.1-8B", "gpu": "4080", "lora_rank": 8, "ds_config": "zero2"},
+            r"DS_CONFIG=zero2: needs .*; use DS_CONFIG=zero3$",
+        ),
+        (
+            {"model_name": "meta-llama/Llama-3.1-8B", "number": 1, "gpu": "4080", "lora_rank": 8},
+            r"LORA_BASE_BITS=16: needs .*; use LORA_BASE_BITS=4 DS_CONFIG=zero2$",
         ),
     ],
 )
@@ -313,6 +384,39 @@ def test_what_cannot_fit_is_said_with_the_nearest_that_does(settings, line):
     problem = planned(**settings).problem()
     assert re.match(line, problem), problem
     assert "\n" not in problem
+
+
+def test_an_adapter_that_gathers_frozen_weights_for_nothing_is_told():
+    settings = {"model_name": "meta-llama/Llama-3.1-8B", "lora_rank": 16}
+    assert re.match(r"DS_CONFIG=zero2 is \d+\.\d times as fast: ", planned(**settings).faster())
+    assert planned(**settings).faster() == plan_view.before(planned(**settings))[-1].strip()
+    assert not planned(number=1, **settings).faster()  # nothing to gather
+    assert not planned("4080", **settings).faster()  # no room
+    assert not planned(ds_config="zero2", **settings).faster() and not planned().faster()
+
+
+def test_what_does_not_even_fit_in_four_bits_is_sharded_in_sixteen():
+    sizes = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+    Path("large.json").write_text(json.dumps(shapes.LLAMA | sizes))
+    found = planned(number=1, shape="large.json", lora_rank=8, lora_base_bits=4, ds_config="zero2")
+    assert re.match(
+        r"MODEL_NAME=.*: needs 4\d.\d GiB .*; use DS_CONFIG=zero3 LORA_BASE_BITS=16 on \d+ GPUs or "
+        r"DS_CONFIG=zero3_offload_all LORA_BASE_BITS=16 in 13\d GiB of memory or a smaller model$",
+        found.problem(),
+    ), found.problem()
+
+
+def test_a_model_that_trains_in_four_bits_may_be_too_large_to_be_evaluated():
+    sizes = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48, "num_attention_heads": 40}
+    Path("14b.json").write_text(json.dumps(shapes.LLAMA | sizes))
+    settings = {"shape": "14b.json", "lora_rank": 16, "lora_base_bits": 4, "ds_config": "zero2"}
+    found = planned(number=1, **settings)
+    assert found.fits and re.match(
+        r"EVALUATE=1: the model whole on each GPU needs 2\d.\d GiB, 22.7 GiB can be used on RTX 4090; use EVALUATE=0 ",
+        found.problem(),
+    )
+    assert found.problem() == plan_view.before(found)[-1].strip()
+    assert not planned(number=1, evaluate=0, **settings).problem()
 
 
 def test_errors_are_one_line():
@@ -412,7 +516,7 @@ def test_the_task_starts_at_once_and_imports_no_torch(options):
     assert time.monotonic() - started < 5  # under a second on a machine that does nothing else
     if options:
         found = json.loads(done.stdout)
-        assert found["fits"] and found["gpus"] == 4 and len(found["variants"]) == 12
+        assert found["fits"] and found["gpus"] == 4 and len(found["variants"]) == 16
 
 
 def test_a_deepspeed_file_of_the_users_own_is_planned_and_marked(tmp_path):

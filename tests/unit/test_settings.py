@@ -99,3 +99,25 @@ def test_secrets_are_not_frozen(tmp_path):
 def test_whole_numbers_have_their_own_limits(name, value, limit):
     with pytest.raises(SettingsError, match=f"{name.upper()}={value}: is out of range; use at most {limit}"):
         Settings.load(None, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (
+            {"lora_base_bits": "4", "ds_config": "zero2"},
+            "LORA_BASE_BITS=4: 4-bit weights cannot be trained themselves, and LORA_RANK=0 has no adapter; "
+            "use LORA_RANK=16, or LORA_BASE_BITS=16",
+        ),
+        (
+            {"lora_base_bits": "4", "lora_rank": 8},
+            "LORA_BASE_BITS=4: DS_CONFIG=zero3 is ZeRO-3, which cannot shard 4-bit weights; use DS_CONFIG=zero2",
+        ),
+        ({"lora_base_bits": "8"}, "LORA_BASE_BITS=8: is not one of the choices; use 16 or 4"),
+    ],
+)
+def test_four_bits_are_for_an_adapters_base_that_is_whole_on_every_gpu(given, problem):
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(None, **given)
+    assert caught.value.problems == [problem]
+    assert Settings.load(None, lora_base_bits="4", lora_rank=8, ds_config="zero1").lora_base_bits == 4

@@ -15,6 +15,8 @@ from sft.settings import Settings
 from sft.trainer import model as models
 from sft.trainer import prepare
 
+CPU = torch.device("cpu")
+
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM
 class MineConfig(LlamaConfig):
@@ -59,13 +61,13 @@ def test_pickled_weights_are_refused_before_anything_starts(pickled, tmp_path):
     with pytest.raises(SettingsError, match="are pickled"):
         prepare.base_model(settings)
     with pytest.raises(OSError, match="safetensors"):
-        models.load(pickled, settings.resolved("cpu", "local"))
+        models.load(pickled, settings.resolved("cpu", "local"), CPU)
 
 
 def test_pickled_weights_load_where_they_are_allowed(pickled):
     settings = Settings.load(None, model_name=str(pickled), allow_pickle=True).resolved("cpu", "local")
     assert prepare.base_model(settings) == pickled
-    assert models.load(pickled, settings).config.model_type == "llama"
+    assert models.load(pickled, settings, CPU).config.model_type == "llama"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_code_of_a_model_runs_only_where_it_is_trusted(coded, monkeypatch, tmp_p
     )
     settings = Settings.load(None, model_name=str(coded), trust_remote_code=True).resolved("cpu", "local")
     assert prepare.base_model(settings) == coded
-    assert type(models.load(coded, settings)).__name__ == "MineForCausalLM"
+    assert type(models.load(coded, settings, CPU)).__name__ == "MineForCausalLM"
 
 
 def test_code_that_is_not_needed_is_not_run(coded):
@@ -105,7 +107,7 @@ def test_code_that_is_not_needed_is_not_run(coded):
     (coded / "mine.py").write_text("raise SystemExit('the code ran')")
     settings = Settings.load(None, model_name=str(coded)).resolved("cpu", "local")
     assert prepare.base_model(settings) == coded
-    assert type(models.load(coded, settings)).__name__ == "LlamaForCausalLM"
+    assert type(models.load(coded, settings, CPU)).__name__ == "LlamaForCausalLM"
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o600, False)])
@@ -116,3 +118,15 @@ def test_an_env_file_that_others_may_read_is_warned_about(tmp_path, monkeypatch,
     console = Console(file=io.StringIO())
     setup.make_env_file(console)
     assert ("others may read the keys in it; chmod 600 .env" in console.file.getvalue()) is warned
+
+
+def test_four_bits_without_bitsandbytes_are_one_line(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    settings = Settings.load(None, lora_base_bits=4, lora_rank=8, ds_config="zero2")
+    with pytest.raises(SettingsError) as caught:
+        prepare.check_bitsandbytes(settings)
+    assert caught.value.problems == [
+        "LORA_BASE_BITS=4: bitsandbytes is not installed; `.venv/bin/pip install -e '.[qlora]'` installs it, in "
+        "containers QLORA=1 in .env does"
+    ]
+    prepare.check_bitsandbytes(Settings.load(None, lora_rank=8))
