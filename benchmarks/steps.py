@@ -90,9 +90,11 @@ def measured(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) 
     """Return what a variant's steps took, on GPUs beside what the plan said of it."""
     forked(1, lambda: work.prepared(settings))
     if settings.device == "cpu":
-        return forked(settings.world_size, lambda: measure(settings, warmup, steps))
+        return forked(settings.world_size, lambda: measure(settings, warmup, steps), settings.gpus_per_node)
     plan = planned(settings, cap_gib)
-    found = forked(settings.world_size, lambda: measure(plan.settings, warmup, steps, cap_gib))
+    found = forked(
+        settings.world_size, lambda: measure(plan.settings, warmup, steps, cap_gib), settings.gpus_per_node
+    )
     return found | {
         "budget": plan.settings.max_tokens_per_micro_step,
         "recompute": plan.settings.gradient_checkpointing,
@@ -110,8 +112,11 @@ def planned(settings: Settings, cap_gib: float) -> Plan:
     return Plan.of(settings, replace(place, free_gib=cap_gib) if cap_gib else place)
 
 
-def forked(ranks: int, function: Callable[[], Any]) -> Any:
-    """Return what a function returns on rank 0 of `ranks` processes of this one's image. Raises SystemExit."""
+def forked(ranks: int, function: Callable[[], Any], slots: int = 1) -> Any:
+    """Return what a function returns on rank 0 of `ranks` processes of this one's image. Raises SystemExit.
+
+    Nodes of `slots` ranks have cards of their own, as those of LAUNCHER=local.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -122,8 +127,11 @@ def forked(ranks: int, function: Callable[[], Any]) -> Any:
         if child == 0:
             code = 1
             try:
-                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+                node, local = divmod(rank, slots)
+                place = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": ranks, "MASTER_PORT": port}
                 os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+                cards = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(ranks)))
+                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards.split(",")[node * slots : (node + 1) * slots])
                 found = json.dumps(function(), default=str)
                 if rank == 0:
                     os.write(write, found.encode())

@@ -40,7 +40,7 @@ def make_model(shape: Path, tokenizer: Path, folder: Path, device: str) -> None:
     import transformers
     from safetensors.torch import save_file
 
-    config = transformers.LlamaConfig(**json.loads(shape.read_text()), architectures=["LlamaForCausalLM"])
+    config = transformers.LlamaConfig(**json.loads(shape.read_text()) | {"architectures": ["LlamaForCausalLM"]})
     config.dtype = torch.bfloat16
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)

@@ -87,13 +87,17 @@ def weights(module: torch.nn.Module) -> int:
     return sum(true_shape(parameter).numel() for parameter in module.parameters())
 
 
+def trained_weights(module: torch.nn.Module) -> int:
+    """Return the number of a module's weights that are trained, sharded or not."""
+    return sum(true_shape(parameter).numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
 def fill_in(
     config: dict[str, Any], module: torch.nn.Module, layers: list[torch.nn.Module], world: World
 ) -> dict[str, Any]:
     """Return DeepSpeed's configuration with the sizes that depend on the model; what the file says stays."""
     total = weights(module)
-    trained = sum(true_shape(parameter).numel() for parameter in module.parameters() if parameter.requires_grad)
-    sizes = {"reduce_bucket_size": reduce_bucket(trained)}
+    sizes = {"reduce_bucket_size": reduce_bucket(trained_weights(module))}
     if config["zero_optimization"]["stage"] == 3:
         sizes["sub_group_size"] = SUB_GROUP
         sizes["stage3_prefetch_bucket_size"] = max(map(weights, layers), default=total)
@@ -142,6 +146,13 @@ def forget_gradients(engine: Any) -> None:
     optimizer.micro_step_id = INITIAL_MICRO_STEP_ID
     if optimizer.cpu_offload:
         optimizer.reset_cpu_buffers()
+
+
+def moments_to_come(engine: Any) -> int:
+    """Return the bytes that AdamW's two moments will take on this rank's device from the first step on, if not yet."""
+    if engine.optimizer.optimizer.state or engine.zero_cpu_offload():
+        return 0
+    return 2 * 4 * trained_weights(engine.module) // engine.world_size
 
 
 def grad_norm(engine: Any) -> Pending:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from sft.settings import Settings
 from sft.steps import Steps
@@ -57,9 +58,11 @@ def promises(lengths: Indices, steps: Steps, first: int, settings: Settings, pac
 
 def run(engine: Any, rows: Rows, micro_steps: MicroSteps, packing: bool, world: World) -> None:
     """Run micro-steps forward and backward, and forget their gradients (all ranks)."""
+    moments = torch.empty(engines.moments_to_come(engine), dtype=torch.uint8, device=world.device)
     for i, per_rank in enumerate(micro_steps):
         share = per_rank[world.rank]
         batch = batching.collate(rows.take(share), packing, world.device)
         targets = max(1, rows.target_tokens(share))
         engines.backward(engine, batch, targets, world, last=i == len(micro_steps) - 1)
     engines.forget_gradients(engine)
+    del moments  # room that later steps do not have

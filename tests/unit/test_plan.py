@@ -364,11 +364,11 @@ def test_a_budget_of_the_users_own_stays():
         ),
         (
             {"model_name": "meta-llama/Llama-3.1-8B", "number": 1, "gpu": "4080"},
-            r"LORA_RANK=0: needs 135.\d GiB .*; use LORA_RANK=16 LORA_BASE_BITS=4 DS_CONFIG=zero2, or all weights ",
+            r"LORA_RANK=0: needs 123.\d GiB .*; use LORA_RANK=16 LORA_BASE_BITS=4 DS_CONFIG=zero2, or all weights ",
         ),
         (
-            {"model_name": "meta-llama/Llama-3.1-8B", "number": 1, "host_gib": 192},
-            r"DS_CONFIG=zero3: needs 135.\d GiB .*; use DS_CONFIG=zero3_offload_all$",
+            {"model_name": "meta-llama/Llama-3.1-8B", "number": 1, "gpu": "4080", "host_gib": 192},
+            r"DS_CONFIG=zero3: needs 123.\d GiB .*; use DS_CONFIG=zero3_offload_all$",
         ),
         (
             {"model_name": "meta-llama/Llama-3.1-8B", "gpu": "4080", "lora_rank": 8, "ds_config": "zero2"},
