@@ -92,9 +92,7 @@ def measured(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) 
     if settings.device == "cpu":
         return forked(settings.world_size, lambda: measure(settings, warmup, steps), settings.gpus_per_node)
     plan = planned(settings, cap_gib)
-    found = forked(
-        settings.world_size, lambda: measure(plan.settings, warmup, steps, cap_gib), settings.gpus_per_node
-    )
+    found = forked(settings.world_size, lambda: measure(plan.settings, warmup, steps, cap_gib), settings.gpus_per_node)
     return found | {
         "budget": plan.settings.max_tokens_per_micro_step,
         "recompute": plan.settings.gradient_checkpointing,
