@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any
 
 # CUDA asked through the driver's library of measurements: asked directly, it could not be used in forked processes.
 os.environ |= {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # TRL would import it, and it asks CUDA at once
 
 try:
     import trl

@@ -36,6 +36,7 @@ OPTIMIZER_BYTES = 110  # of traffic for each weight: 45 ms of GPU for 1.236e9 we
 STEP_HOST_S = 0.027  # of a step in which the GPU waits: the norm's value, starting the optimizer, the loss
 HOST_S, HOST_LAYER_S = 0.006, 0.0072  # Python of one micro-step, and of each layer in it: 121 ms for 16 layers
 HOST_ADAPTER_S = 0.0045  # more of each layer whose matrices have adapters
+HOST_UNPACK_S = 0.0045  # more of each layer whose matrices are in 4 bits
 HOST_GATHER_S = 0.003  # more of each layer whose weights are gathered anew in every micro-step
 TOGETHER = 4  # GPU and Python work side by side where one is far behind; in step they wait for each other: a 4-norm
 ADAPTER_PASSES = 6.0  # times that what adapters read and write goes through the GPU's memory, forward and backward
@@ -303,7 +304,7 @@ def timing(job: Job, work: Work, rows: Rows) -> Timing:
     layer_python_s = HOST_LAYER_S
     if job.lora_rank:
         traffic += tokens * job.element * shape.lora_weights(1) * ADAPTER_PASSES
-        layer_python_s += HOST_ADAPTER_S
+        layer_python_s += HOST_ADAPTER_S + HOST_UNPACK_S * (job.base_bits == 4)
     if job.stage == 3 and job.ranks > 1 and not job.persistent:
         layer_python_s += HOST_GATHER_S
     python_s = HOST_S + layer_python_s * shape.layers * (1 + recomputed / 3)

@@ -74,6 +74,53 @@ def test_the_plan_is_near_what_was_measured(tokens, micro_steps, ranks, settings
     assert timing(job, work, workload.GSM8K).tokens_per_second == pytest.approx(speed, rel=0.18)
 
 
+HALF_B = Shape.of(
+    {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
+    | {"num_attention_heads": 14, "num_key_value_heads": 2, "head_dim": 64, "tie_word_embeddings": True},
+    "0.5B",
+)
+WHOLE = 10**12  # one bucket for the whole model, as it was on one GPU
+SINCE = [  # shape, rows a step, settings, budget, recompute, bucket: peak GiB, tokens/s
+    (ONE_B, 4, {}, 2304, 0, WHOLE, 23.08, 3_766),
+    (ONE_B, 256, {}, 4096, 0, WHOLE, 25.06, 29_164),
+    (ONE_B, 256, {}, 16384, 0, WHOLE, 38.66, 60_641),
+    (ONE_B, 256, {}, 16384, 1, WHOLE, 23.08, 51_426),
+    (ONE_B, 256, {"ds_config": "zero2"}, 8192, 0, WHOLE, 32.79, 47_492),
+    (ONE_B, 256, {"ds_config": "zero2"}, 16384, 1, WHOLE, 25.94, 51_127),
+    (ONE_B, 256, {"precision": "fp16"}, 8192, 0, WHOLE, 29.57, 49_288),
+    (ONE_B, 256, {"lora_rank": 16}, 16384, 0, 0, 22.28, 54_587),
+    (ONE_B, 256, {"compile": 1}, 32768, 0, WHOLE, 47.86, 64_042),
+    (ONE_B, 256, {}, 20224, 1, 0, 21.58, 50_171),
+    (HALF_B, 256, {}, 16384, 0, WHOLE, 23.69, 69_453),
+    (HALF_B, 256, {"ds_config": "zero2"}, 32768, 1, WHOLE, 11.60, 75_532),
+    (HALF_B, 256, {"ds_config": "zero2"}, 13824, 0, WHOLE, 20.47, 51_847),
+    (ONE_B, 720, {"gpus_per_node": 2}, 16384, 0, 0, 32.07, 121_868),
+    (ONE_B, 720, {"gpus_per_node": 2, "ds_config": "zero2"}, 16384, 0, 0, 30.93, 122_576),
+    (THREE_B, 64, {"lora_rank": 16, "ds_config": "zero2"}, 6144, 0, 0, 22.39, 17_377),
+    (THREE_B, 64, {"lora_rank": 16, "ds_config": "zero2", "lora_base_bits": 4}, 7680, 0, 0, 18.49, 12_343),
+    (THREE_B, 64, {"ds_config": "zero3_offload"}, 5888, 0, 0, 22.06, 2_953),
+    (EIGHT_B, 64, {"lora_rank": 16, "ds_config": "zero2"}, 14848, 1, 0, 20.82, 9_344),
+    (EIGHT_B, 64, {"lora_rank": 16, "ds_config": "zero2", "lora_base_bits": 4}, 3328, 0, 0, 20.13, 5_320),
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "sequences", "settings", "budget", "recompute", "bucket", "peak_gib", "speed"), SINCE
+)
+def test_peak_and_speed_are_near_what_was_measured_since(
+    shape, sequences, settings, budget, recompute, bucket, peak_gib, speed
+):
+    chosen = {"nodes": 1, "gpus_per_node": 1, "precision": "bf16", "global_batch_size": sequences} | settings
+    chosen |= {"max_tokens_per_micro_step": budget, "gradient_checkpointing": recompute, "max_length": 561}
+    settings = Settings.load(None, **chosen)
+    job = Job.of(settings, shape, H100)
+    job = replace(job, bucket=bucket or job.bucket)
+    work = workload.work(settings, workload.GSM8K, budget)
+    found = memory(job, work.largest, workload.GSM8K.target_share, work.micro_steps)
+    assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.1)
+    assert timing(job, work, workload.GSM8K).tokens_per_second == pytest.approx(speed, rel=0.25)
+
+
 def test_memory_of_one_layer_by_hand():
     job = Job.of(Settings.load(None, precision="bf16"), ONE_B, H100)
     # input, normalised, query, attention's output, second input, normalised: 6; key and value; gate, up, product
