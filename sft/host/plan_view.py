@@ -109,7 +109,7 @@ def step_lines(plan: Plan) -> Iterator[str]:
         link = f"{plan.place.card.link}, {plan.place.card.link_gb_s:.0f} GB/s"
         yield f"{'link':<7}{timing.link_bytes / 1e9:.2f} GB a step: {seconds(timing.link_s)}"
         yield f"{'':<7}{link}"
-    bound = ", bound by Python" if timing.python_s >= timing.computing_s else ""
+    bound = ", bound by Python" if timing.python_s > 0.9 * timing.computing_s else ""
     yield (
         f"{'time':<7}{seconds(timing.step_s)} a step: micro-steps {seconds(timing.computing_s)}{bound}, "
         f"optimizer {seconds(timing.optimizer_s)}"
