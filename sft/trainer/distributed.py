@@ -5,6 +5,7 @@ Every function here is collective: all ranks must call it, in the same order.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from sft.errors import SettingsError, wrong
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class World:
 def start(device: str, timeout_s: int) -> World:
     """Meet the other ranks (all ranks). `device` is cuda (over NCCL) or cpu (over gloo).
 
-    A rank that waits longer than `timeout_s` for another one raises, so that a dead peer ends the run.
+    A rank that waits longer than `timeout_s` for another one raises, so that a dead peer ends the run. Raises
+    SettingsError where another program has taken the port since it was looked at.
     """
     import deepspeed
 
@@ -46,12 +50,18 @@ def start(device: str, timeout_s: int) -> World:
         where = torch.device("cuda", local_rank)
     else:
         where = torch.device("cpu")
-    deepspeed.init_distributed(
-        dist_backend="nccl" if device == "cuda" else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=timeout_s),
-    )
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timedelta(seconds=timeout_s),
+        )
+    except dist.DistNetworkError as error:
+        if errno.errorcode[errno.EADDRINUSE] not in str(error):
+            raise
+        what = "has been taken by another program since the start"
+        raise SettingsError([wrong("MASTER_PORT", os.environ["MASTER_PORT"], what, "choose another port")]) from None
     return World(rank, local_rank, world_size, where)
 
 
