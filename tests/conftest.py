@@ -5,10 +5,11 @@ import pytest
 
 def pytest_collection_modifyitems(items):
     """Keep together what shares something dear: containers, finished runs to compare with, the fixtures of a file."""
+    comparing = {item.path for item in items if "on_ranks" in item.fixturenames}
     for item in items:
         if "compose" in item.path.parts:
             shared = "compose"
-        elif "on_ranks" in item.fixturenames:
+        elif item.path in comparing:
             shared = "on_ranks"
         else:
             shared = item.path.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -123,11 +124,10 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[str], run: Ru
 
 
 def free_port() -> int:
-    """Return a port that is free now, and so is the next one."""
+    """Return a port that is free now, and so is the next one: below those that programs get without asking for one."""
     while True:
-        with socket.socket() as probe, socket.socket() as behind:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-            with contextlib.suppress(OSError, OverflowError):
-                behind.bind(("127.0.0.1", port + 1))
-                return port
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, socket.socket() as behind, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            behind.bind(("127.0.0.1", port + 1))
+            return port
