@@ -11,7 +11,7 @@ from . import harm
 from .project import Project
 
 SEED = 1
-KILLS, STOPS, FULL_DISKS = 4, 2, 2  # `make soak` does many more
+KILLS, STOPS, FULL_DISKS = 10, 6, 4
 
 
 @pytest.fixture(scope="module")
