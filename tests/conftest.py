@@ -3,6 +3,7 @@
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items):
     """Keep together what shares something dear: containers, finished runs to compare with, the fixtures of a file."""
     comparing = {item.path for item in items if "on_ranks" in item.fixturenames}
