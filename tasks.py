@@ -183,7 +183,7 @@ def check(c: Context) -> None:
 def test(c: Context, options: str = "") -> None:
     """Run every test that this machine can run, two at a time; what cannot run is listed with the reason."""
     with c.cd(ROOT):
-        c.run(f"{sys.executable} -m pytest -n 2 --dist loadgroup {options}", pty=sys.stdout.isatty())
+        c.run(f"{sys.executable} -m pytest -n 2 --dist loadfile {options}", pty=sys.stdout.isatty())
 
 
 @task(help={"options": "--seed N --kills N --stops N --full-disks N"})
