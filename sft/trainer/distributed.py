@@ -47,6 +47,8 @@ def start(device: str, timeout_s: int) -> World:
     rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     if device == "cuda":
         torch.cuda.set_device(local_rank)
+        # torch prefers it on some GPUs, and it makes a plan for every new shape: 75 ms for every token of an answer.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         where = torch.device("cuda", local_rank)
     else:
         where = torch.device("cpu")

@@ -21,7 +21,7 @@ import transformers
 
 from sft.run import Run, write_whole
 from sft.settings import Settings
-from sft.trainer import batching, distributed, process
+from sft.trainer import batching, cache, distributed, process
 from sft.trainer import model as models
 from sft.trainer.data import Rows
 from sft.trainer.distributed import World
@@ -29,7 +29,7 @@ from sft.trainer.loss import TargetLoss, evaluating, take_fast_paths
 
 SAMPLES = 3
 CPU_ANSWERS_AT_ONCE = 64
-GENERATION_SHARE = 0.6  # of the free memory, for answers: the cache is copied as it grows
+GENERATION_SHARE = 0.8  # of the free memory, for answers
 LOGITS_BYTES = 12  # a vocabulary entry's logit in its own type and in fp32, twice
 SAY_EVERY_S = 0.5
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -145,11 +145,11 @@ def as_many_as_fit(model: Any, prompt_tokens: int, settings: Settings) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     item = model.dtype.itemsize
-    cache = 2 * config.num_hidden_layers * heads * size * item  # a token's keys and values
+    kept = 2 * config.num_hidden_layers * heads * size * item  # a token's keys and values
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     reading = 4 * (config.hidden_size + wide) * item  # a prompt's token on its way through a layer
     tokens = prompt_tokens + settings.max_new_tokens
-    each = tokens * cache + prompt_tokens * reading + LOGITS_BYTES * config.vocab_size
+    each = tokens * kept + prompt_tokens * reading + LOGITS_BYTES * config.vocab_size
     free, _ = torch.cuda.mem_get_info()
     return max(1, int(free * GENERATION_SHARE / each))
 
@@ -197,10 +197,13 @@ def answer_batch(
         return [""] * len(prompts)
     progress.batch = (width, new_tokens)
     config = transformers.GenerationConfig(
-        max_new_tokens=new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad_id
+        max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=pad_id
     )
     with torch.no_grad():
-        output = model.generate(input_ids, attention_mask=mask, generation_config=config, stopping_criteria=[progress])
+        output = model.generate(
+            input_ids, attention_mask=mask, generation_config=config, stopping_criteria=[progress],
+            past_key_values=cache.reserved(model, width + new_tokens),
+        )  # fmt: skip
     return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
 
 

@@ -1,0 +1,64 @@
+"""Answers with the cache that takes its memory once are those that transformers' own gives."""
+
+import pytest
+import torch
+import transformers
+from transformers.cache_utils import DynamicCache
+
+from sft.trainer import cache
+
+SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+FAMILIES = {
+    "llama": transformers.LlamaConfig(**SIZES, **HEADS),
+    "mistral, a sliding window": transformers.MistralConfig(**SIZES, **HEADS, sliding_window=4),
+    "gemma 3, sliding and full layers": transformers.Gemma3TextConfig(
+        **SIZES, **HEADS, head_dim=8, sliding_window=4, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "gpt2": transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4),
+    "mamba, which keeps no keys": transformers.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2),
+}
+PROMPTS = torch.tensor([[0, 0, 0, 5, 6], [9, 8, 7, 6, 5], [0, 3, 1, 4, 1]])
+NEW = 12
+
+
+def model_of(config):
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():  # large weights, so that what a token sees matters
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def answers(model, **options):
+    config = transformers.GenerationConfig(max_new_tokens=NEW, do_sample=False, pad_token_id=0)
+    return model.generate(PROMPTS, attention_mask=(PROMPTS != 0).long(), generation_config=config, **options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_are_those_of_the_usual_cache(family):
+    model = model_of(FAMILIES[family])
+    usual = answers(model)
+    assert len({tuple(row) for row in usual[:, PROMPTS.shape[1] :].tolist()}) == len(PROMPTS)
+    assert torch.equal(answers(model, past_key_values=cache.reserved(model, PROMPTS.shape[1] + NEW)), usual)
+
+
+def test_memory_is_taken_once():
+    model = model_of(FAMILIES["llama"])
+    kept = cache.reserved(model, PROMPTS.shape[1] + NEW)
+    places = set()
+
+    class Watch(transformers.StoppingCriteria):
+        def __call__(self, input_ids, scores, **_):
+            places.add(tuple(states.data_ptr() for layer in kept.layers for states in (layer.keys, layer.values)))
+            return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    answers(model, past_key_values=kept, stopping_criteria=[Watch()])
+    assert len(places) == 1
+    assert kept.get_seq_length() == PROMPTS.shape[1] + NEW - 1  # nothing follows the last token
+
+
+def test_only_layers_that_see_everything_are_held_in_full():
+    kept = cache.reserved(model_of(FAMILIES["gemma 3, sliding and full layers"]), 8)
+    usual = DynamicCache(config=FAMILIES["gemma 3, sliding and full layers"])
+    assert [type(layer) for layer in kept.layers] == [type(usual.layers[0]), cache.ReservedLayer]
