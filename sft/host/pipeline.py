@@ -54,7 +54,7 @@ def train(settings: Settings, console: Console, command: str) -> Run:
                 break
             runs.reopen(run, settings, again=True)
             console.print(said)
-    conclude(run, console, command)
+    conclude(watched, console, command)
     return run
 
 
@@ -91,8 +91,8 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
     with claim:
         run.evaluation.unlink(missing_ok=True)
         runs.reopen(run, frozen)
-        watch(run, start, console)
-    conclude(run, console, f"inv evaluate --name {run.name}")
+        watched = watch(run, start, console)
+    conclude(watched, console, f"inv evaluate --name {run.name}")
 
 
 def decide(settings: Settings, console: Console) -> tuple[Settings, list[int]]:
@@ -167,11 +167,16 @@ class Watched:
         return self.run.state()["status"] == "failed" and not asked
 
     @property
+    def mendable(self) -> bool:
+        """Whether a node ended for what the user can mend: a setting, a row."""
+        return UserError.exit_code in self.codes
+
+    @property
     def may_go_better(self) -> bool:
         """Whether the run broke in a way that may not come back: no wrong setting or row, no full disk or memory."""
         comes_back = (os.strerror(errno.ENOSPC), NOT_FINITE, OUT_OF_MEMORY)
         reason = str(self.run.state().get("error"))
-        would_come_back = UserError.exit_code in self.codes or any(words in reason for words in comes_back)
+        would_come_back = self.mendable or any(words in reason for words in comes_back)
         return self.broke and not would_come_back
 
 
@@ -231,15 +236,19 @@ def describe(run: Run, console: Console) -> None:
 # The end
 
 
-def conclude(run: Run, console: Console, command: str) -> None:
-    """Print how the run ended. Raises RunFailed where it broke."""
+def conclude(watched: Watched, console: Console, command: str) -> None:
+    """Print how the run ended. Raises RunFailed where it broke, UserError where the user can mend why."""
+    run = watched.run
     state = run.state()
+    failed = f"{run.path}: failed: {state.get('error')}"
+    if state["status"] == "failed" and watched.mendable:
+        raise UserError(failed)
     if state["status"] == "failed":
         for path in run.log_files():
             console.print(f"the end of {path}:")
             for line in run.log_tail(path):
                 console.print(f"  {line}")
-        raise RunFailed(f"{run.path}: failed: {state['error']}")
+        raise RunFailed(failed)
     if state["status"] == "stopped":
         console.print(
             f"stopped after step {state['step']} of {state['total_steps']}; `{command}` resumes it", highlight=False

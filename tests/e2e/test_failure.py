@@ -119,7 +119,7 @@ def test_a_malformed_row_is_named_by_file_and_line(project, tmp_path):
     rows = tmp_path / "train.jsonl"
     rows.write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
     done = project.inv("train", **small(RUN_NAME="bad-row", DATASET=rows))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert f"{rows}:2: has no column 'answer' but question; set RESPONSE_COLUMN to one of them" in done.stdout
     assert Run(project.path / "runs" / "bad-row").state()["status"] == "failed"
     project.wait_for_no_process()  # the ranks waited for the rows
