@@ -80,7 +80,7 @@ def test_with_restarts_it_finishes(stack, harm):
 def test_what_would_only_come_back_is_not_started_again(stack):
     stack.write("data/bad.jsonl", '{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
     done = stack.inv("train", **small(RUN_NAME="bad-row", DATASET="data/bad.jsonl", RESTARTS=3))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "data/bad.jsonl:2: has no column 'answer'" in done.stdout and "of RESTARTS" not in done.stdout
     run = Run(stack.path / "runs" / "bad-row")
     assert run.state()["status"] == "failed" and "attempt" not in run.state()

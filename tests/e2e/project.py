@@ -50,7 +50,12 @@ class Project:
         settings = {"LAUNCHER": self.launcher} | settings
         kept = {name: value for name, value in os.environ.items() if name not in names}
         given = {name: str(value) for name, value in settings.items()}
-        return kept | {"MASTER_PORT": str(free_port()), "SFT_TEST": self.mark} | given
+        ours = {
+            "MASTER_PORT": str(free_port()),
+            "SFT_TEST": self.mark,
+            "OMP_NUM_THREADS": "1",
+        }  # other tests run beside
+        return kept | ours | given
 
     def start(self, *command: str, **settings: Any) -> subprocess.Popen[str]:
         """Start a command of the project's environment with settings in the environment."""

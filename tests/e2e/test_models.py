@@ -42,7 +42,7 @@ def test_it_trains_saves_and_answers(project, tokenizer, tmp_path, shape, settin
     if shape == "gpt2":  # a base model without a chat template
         tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path)
-    limits = {"MAX_STEPS": 4, "EVALUATE": 1, "EVAL_LIMIT": 4, "MAX_NEW_TOKENS": 4, "WARMUP_RATIO": 0}
+    limits = {"NODES": 1, "MAX_STEPS": 4, "EVALUATE": 1, "EVAL_LIMIT": 4, "MAX_NEW_TOKENS": 4, "WARMUP_RATIO": 0}
     run = project.train(f"shape-{shape}", MODEL_NAME=tmp_path, **limits, **settings)
     losses = [line["train/loss"] for line in run.read_metrics()]
     assert len(losses) == 4 and losses[-1] < losses[0]
@@ -62,7 +62,7 @@ def test_the_tasks_read_their_env_file(project):
     assert env.read_text() == (project.path / ".env.example").read_text()
     assert env.stat().st_mode & 0o777 == 0o600
     env.write_text("MAX_STEPS=2\n")
-    settings = small(RUN_NAME="from-file")
+    settings = small(RUN_NAME="from-file", NODES=1)
     del settings["MAX_STEPS"]
     assert project.inv("train", **settings).returncode == 0
     assert Run(project.path / "runs" / "from-file").state()["total_steps"] == 2
