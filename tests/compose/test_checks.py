@@ -106,7 +106,7 @@ def test_a_hostfile_of_other_settings_is_named(stack):
     run = stack.path / "runs" / "other"
     stack.write(f"runs/{run.name}/hostfile", "llm-master slots=3\nllm-worker slots=3\n")
     done = stack.inv("evaluate", "--name", "other", **small(EVAL_LIMIT=2))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "GPUS_PER_NODE=1: the hostfile says llm-master slots=3; set GPUS_PER_NODE=3" in done.stdout
 
 

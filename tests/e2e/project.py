@@ -37,7 +37,7 @@ class Project:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.mark = uuid.uuid4().hex
-        self.invoke = [sys.executable, "-m", "invoke"]
+        self.invoke = [f"{sys.prefix}/bin/inv"]
         self.user: dict[str, Any] = {}  # whose processes they are, as subprocess.Popen wants it
         for part in PARTS:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
