@@ -7,8 +7,8 @@ from transformers.cache_utils import DynamicCache
 
 from sft.trainer import cache
 
-SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+from .small_models import HEADS, SIZES, model_of
+
 FAMILIES = {
     "llama": transformers.LlamaConfig(**SIZES, **HEADS),
     "mistral, a sliding window": transformers.MistralConfig(**SIZES, **HEADS, sliding_window=4),
@@ -20,14 +20,6 @@ FAMILIES = {
 }
 PROMPTS = torch.tensor([[0, 0, 0, 5, 6], [9, 8, 7, 6, 5], [0, 3, 1, 4, 1]])
 NEW = 12
-
-
-def model_of(config):
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    for parameter in model.parameters():  # large weights, so that what a token sees matters
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval()
 
 
 def answers(model, **options):

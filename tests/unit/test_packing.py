@@ -1,7 +1,5 @@
 """Packed sequences never see each other, and the chunked loss is the loss: asked of real model families."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -16,10 +14,10 @@ from sft.trainer.batching import collate
 from sft.trainer.distributed import World
 from sft.trainer.loss import TargetLoss, take_fast_paths
 
+from .small_models import HEADS, SIZES, model_of
+
 CPU = torch.device("cpu")
 ALONE = World(0, 0, 1, CPU)
-SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 FAMILIES = {
     "llama": transformers.LlamaConfig(**SIZES, **HEADS),
     "qwen2": transformers.Qwen2Config(**SIZES, **HEADS),
@@ -35,14 +33,6 @@ def group():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
-
-
-def model_of(config):
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(copy.deepcopy(config))
-    for parameter in model.parameters():  # large weights, so that what a token sees matters
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval()
 
 
 def sequences(*lengths):
