@@ -22,7 +22,7 @@ from sft.run import Run
 
 from .project import TIMEOUT_S, Project, metrics, small, wait_until
 
-STEPS = 300
+STEPS = 300  # some twelve pass between a harm and the step that it is noticed in
 # One rank on each node: the fewest processes that have every part of a run.
 SETTINGS = {"MAX_STEPS": STEPS, "SAVE_STEPS": 3, "LOGGING_STEPS": 1}
 NAMES = ("step", "train/loss", "train/grad_norm", "train/lr")

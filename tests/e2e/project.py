@@ -50,11 +50,8 @@ class Project:
         settings = {"LAUNCHER": self.launcher} | settings
         kept = {name: value for name, value in os.environ.items() if name not in names}
         given = {name: str(value) for name, value in settings.items()}
-        ours = {
-            "MASTER_PORT": str(free_port()),
-            "SFT_TEST": self.mark,
-            "OMP_NUM_THREADS": "1",
-        }  # other tests run beside
+        ours = {"MASTER_PORT": str(free_port()), "SFT_TEST": self.mark}
+        ours["OMP_NUM_THREADS"] = "1"  # other tests run beside
         return kept | ours | given
 
     def start(self, *command: str, **settings: Any) -> subprocess.Popen[str]:

@@ -42,6 +42,12 @@ def test_resumed_on_other_ranks_the_losses_are_the_same(project, on_ranks, befor
     assert sorted(path.name for path in run.checkpoints.glob("*step*")) == ["step-000006", "step-000008"]
 
 
+@pytest.fixture(scope="module")
+def of_another_kind(project):
+    """Return what gives a finished run over two nodes with another DS_CONFIG than zero3."""
+    return functools.cache(lambda kind: project.train(kind, SAVE_STEPS=SAVED, DS_CONFIG=kind, **STEPS, **RANKS[2]))
+
+
 @pytest.mark.parametrize(("kind", "now"), [("zero2", 2), ("zero2", 1), ("zero3_offload", 1), ("zero3_offload_all", 1)])
 def test_other_kinds_of_zero_go_on_with_other_ranks(project, base, of_another_kind, kind, now):
     run = stopped(of_another_kind(kind), f"{kind}-on-{now}")
@@ -49,12 +55,6 @@ def test_other_kinds_of_zero_go_on_with_other_ranks(project, base, of_another_ki
     assert done.returncode == 0, done.stdout + "".join(path.read_text() for path in run.log_files())
     for ours, theirs in zip(metrics(run, *NAMES), metrics(base, *NAMES), strict=True):
         assert ours == pytest.approx(theirs, rel=2e-5)
-
-
-@pytest.fixture(scope="module")
-def of_another_kind(project):
-    """Return what gives a finished run over two nodes with another DS_CONFIG than zero3."""
-    return functools.cache(lambda kind: project.train(kind, SAVE_STEPS=SAVED, DS_CONFIG=kind, **STEPS, **RANKS[2]))
 
 
 def test_other_ranks_with_another_batch_are_refused(project, on_ranks):
