@@ -240,10 +240,10 @@ def conclude(watched: Watched, console: Console, command: str) -> None:
     """Print how the run ended. Raises RunFailed where it broke, UserError where the user can mend why."""
     run = watched.run
     state = run.state()
-    failed = f"{run.path}: failed: {state.get('error')}"
-    if state["status"] == "failed" and watched.mendable:
-        raise UserError(failed)
     if state["status"] == "failed":
+        failed = f"{run.path}: failed: {state['error']}"
+        if watched.mendable:
+            raise UserError(failed)
         for path in run.log_files():
             console.print(f"the end of {path}:")
             for line in run.log_tail(path):
