@@ -24,6 +24,7 @@ Schedule = Literal["cosine", "linear", "constant"]
 Launcher = Literal["auto", "local", "compose"]
 Device = Literal["auto", "cuda", "cpu"]
 Planning = Literal["refuse", "warn"]
+Wandb = Literal["auto", "online", "offline", "disabled"]
 BaseBits = Literal[16, 4]
 
 # As the hub has it: a name, or an owner and a name, without `--` and `..`.
@@ -46,8 +47,8 @@ MAY_CHANGE = {
     "compile", "gradient_checkpointing", "plan", "nodes", "gpus_per_node", "launcher", "device", "master_port",
     "rendezvous_timeout_s", "step_timeout_s", "max_hours", "restarts", "logging_steps", "save_steps", "eval_steps",
     "keep_checkpoints", "evaluate", "eval_limit", "eval_batch_size", "max_new_tokens", "run_name", "fresh",
-    "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_entity", "wandb_project_name", "wandb_run_name",
-    "huggingface_api_key",
+    "data_path", "model_path", "runs_path", "wandb_api_key", "wandb_mode", "wandb_entity", "wandb_project_name",
+    "wandb_run_name", "huggingface_api_key",
 }  # fmt: skip
 
 FOLDERS = ("data_path", "model_path", "runs_path")
@@ -236,6 +237,10 @@ class Settings(BaseSettings):
     runs_path: Folder = Field(Path("runs"), description="run directories")
     # Accounts
     wandb_api_key: Secret = Field(SecretStr(""), description="Weights & Biases key; empty = logged offline")
+    wandb_mode: Annotated[Wandb, Lower] = Field(
+        "auto",
+        description="auto = online with a key, otherwise offline; online = with what `wandb login` left; or disabled",
+    )
     wandb_entity: Name = Field("", description="Weights & Biases team or user")
     wandb_project_name: Name = Field("sft", description="Weights & Biases project")
     wandb_run_name: Name = Field("", description="name there; empty = RUN_NAME")

@@ -218,6 +218,10 @@ def port(settings: Settings) -> Check:
 def wandb_key(settings: Settings) -> Check:
     """The form of the W&B key; whether it is valid only W&B knows."""
     key = settings.wandb_api_key.get_secret_value()
+    if settings.wandb_mode not in ("auto", "online"):
+        return Check("W&B", "ok", f"WANDB_MODE={settings.wandb_mode}: nothing is sent")
+    if not key and settings.wandb_mode == "online":
+        return Check("W&B", "ok", "WANDB_MODE=online without a key: with what `wandb login` left")
     if not key:
         return Check("W&B", "ok", "no key: runs are logged offline, `wandb sync` uploads them later")
     if not re.fullmatch(r"[0-9a-f]{40}|[\w-]{41,}", key):

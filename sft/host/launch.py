@@ -38,7 +38,7 @@ from sft.redaction import guard_tracebacks, redact
 from sft.run import Run, write_whole
 from sft.settings import Settings
 
-LAUNCHER = "deepspeed.launcher.launch"
+LAUNCHER = "sft.host.deepspeed_launcher"
 POLL_S = 0.2
 # After a failure the other ranks get this long to end by themselves, and another node this long to say the reason.
 FAILURE_GRACE_S = 10.0

@@ -81,11 +81,13 @@ def as_number(value: Any) -> Any:
 
 
 def start_wandb(run: Run, settings: Settings) -> Any:
-    """Return a W&B run: online with a key, offline without one, the same one after a resume.
+    """Return a W&B run as WANDB_MODE wants it, the same one after a resume, or None where it wants none.
 
     W&B never stops a training run: where it cannot start, that is said and None returned.
     """
-    import wandb
+    if settings.wandb_mode == "disabled":
+        return None
+    import wandb  # takes a second
 
     key = settings.wandb_api_key.get_secret_value()
     if key:
@@ -94,7 +96,7 @@ def start_wandb(run: Run, settings: Settings) -> Any:
             os.environ.pop(debug, None)
     try:
         return wandb.init(
-            mode="online" if key else "offline",
+            mode=("online" if key else "offline") if settings.wandb_mode == "auto" else settings.wandb_mode,
             dir=Path(run.path),
             project=settings.wandb_project_name,
             entity=settings.wandb_entity or None,

@@ -19,7 +19,7 @@ def kill_a_rank(stack):
 
 
 def kill_a_launcher(stack):
-    os.kill(stack.pid("llm-worker", "deepspeed.launcher.launch"), signal.SIGKILL)
+    os.kill(stack.pid("llm-worker", "sft.host.deepspeed_launcher"), signal.SIGKILL)
 
 
 def kill_the_worker(stack):

@@ -23,13 +23,13 @@ from sft.run import Run
 from .project import TIMEOUT_S, Project, metrics, small, wait_until
 
 STEPS = 300  # some twelve pass between a harm and the step that it is noticed in
-# One rank on each node: the fewest processes that have every part of a run.
-SETTINGS = {"MAX_STEPS": STEPS, "SAVE_STEPS": 3, "LOGGING_STEPS": 1}
+# One rank on each node: the fewest processes that have every part of a run, W&B's among them.
+SETTINGS = {"MAX_STEPS": STEPS, "SAVE_STEPS": 3, "LOGGING_STEPS": 1, "WANDB_MODE": "auto"}
 NAMES = ("step", "train/loss", "train/grad_norm", "train/lr")
 # What a run's processes are, by a word of their command line.
 VICTIMS = {
     "rank": "--local_rank=0",
-    "launcher": "deepspeed.launcher.launch",
+    "launcher": "sft.host.deepspeed_launcher",
     "node": "sft.host.launch",
 }
 MOMENTS = ("step", "step", "save", "save", "start")

@@ -107,6 +107,7 @@ def small(**settings: Any) -> dict[str, Any]:
     defaults = {
         "MODEL_NAME": "tiny", "DATASET": "demo", "DEVICE": "cpu", "NODES": 2, "GPUS_PER_NODE": 1, "BATCH_SIZE": 4,
         "LEARNING_RATE": 1e-3, "MAX_STEPS": 12, "SAVE_STEPS": 0, "EVALUATE": 0, "MAX_LENGTH": 128,
+        "WANDB_MODE": "disabled",
     }  # fmt: skip
     return defaults | settings
 

@@ -24,7 +24,7 @@ def child(project, *words):
     ("victim", "reason"),
     [
         (("sft.trainer.train", "--local_rank=0"), "a rank was killed by signal 9"),
-        (("deepspeed.launcher.launch", "--node_rank=1"), "node 1: the launcher was killed by signal 9 before"),
+        (("sft.host.deepspeed_launcher", "--node_rank=1"), "node 1: the launcher was killed by signal 9 before"),
         (("sft.host.launch", "0"), "node 0: its program was killed by signal 9"),
     ],
     ids=["rank", "launcher", "node"],

@@ -98,7 +98,7 @@ def forms():
 )  # fmt: skip
 def test_planted_keys_are_found_nowhere(planted, refusing, settings, code, request):
     name = request.node.callspec.id
-    own = {"RUN_NAME": name, "PYTHONPATH": planted.path / "careless", "WANDB_BASE_URL": refusing}
+    own = {"RUN_NAME": name, "PYTHONPATH": planted.path / "careless", "WANDB_BASE_URL": refusing, "WANDB_MODE": "auto"}
     process = planted.start("train", **small(MAX_STEPS=3, **own, **settings))
     commands = set()
     while process.poll() is None:

@@ -1,0 +1,63 @@
+"""DeepSpeed's launcher without torch: `python -m sft.host.deepspeed_launcher` in place of `deepspeed.launcher.launch`.
+
+The launcher sets a few variables and starts the ranks. But before Python runs it, it imports all of DeepSpeed and with
+it torch: seconds in which no rank can begin to import anything (benchmarks/README.md). So the launcher's own file runs
+here with stand-ins for the packages that it takes a few names from. DeepSpeed's version is pinned, and
+tests/unit/test_deepspeed_launcher.py compares what the ranks get from either.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterable, MutableMapping
+from pathlib import Path
+from types import ModuleType
+
+LINE = "[%(asctime)s] [%(levelname)s] [%(filename)s:%(lineno)d:%(funcName)s] %(message)s"
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"  # for ranks on a CPU too
+
+
+class Accelerator:
+    """What the launcher asks of an accelerator: how a rank is told which cards are its node's."""
+
+    def visible_devices_envs(self) -> list[str]:
+        """Return the variables that say it."""
+        return [VISIBLE_DEVICES]
+
+    def set_visible_devices_envs(self, environment: MutableMapping[str, str], devices: Iterable[int]) -> None:
+        """Set them."""
+        environment[VISIBLE_DEVICES] = ",".join(map(str, devices))
+
+
+def stand_in(name: str, **content: object) -> None:
+    """Let imports find a package of DeepSpeed's name and place that holds only this content."""
+    deepspeed = importlib.util.find_spec("deepspeed")
+    assert deepspeed is not None and deepspeed.origin is not None
+    package = ModuleType(name)
+    package.__path__ = [str(Path(deepspeed.origin).parent.joinpath(*name.split(".")[1:]))]
+    package.__dict__.update(content)
+    sys.modules[name] = package
+
+
+def main() -> None:
+    """Run the launcher with this program's arguments."""
+    logger = logging.getLogger("DeepSpeed")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter(LINE))
+    logger.addHandler(handler)
+    stand_in("deepspeed.accelerator", get_accelerator=Accelerator)
+    stand_in(
+        "deepspeed.utils",
+        logger=logger,
+        set_log_level_from_string=lambda level: logger.setLevel(level.upper()),
+        get_numactl_cmd=None,  # --bind_cores_to_rank is not used
+    )
+    stand_in("deepspeed")  # last: its place is looked up for the others
+    importlib.import_module("deepspeed.launcher.launch").main()
+
+
+if __name__ == "__main__":
+    main()
