@@ -138,8 +138,8 @@ def facts(seen: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("time left", duration(state["time_left_s"])))
     silent = state.get("status") not in ENDED and seen["age_s"] > SILENT_S
     found.append(("last update", f"{duration(seen['age_s'])} ago" + (" - silent, see `inv logs`" if silent else "")))
-    if state.get("wandb_url"):
-        found.append(("W&B", state["wandb_url"]))
+    if state.get("wandb"):
+        found.append(("W&B", state["wandb"]))
     found.append(("directory", seen["path"]))
     return found
 

@@ -273,6 +273,8 @@ def report(run: Run, console: Console) -> None:
     results = json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else {}
     for line in evaluation_lines(results):
         console.print(line)
+    if state.get("wandb"):
+        console.print(f"{'W&B':>10}: {state['wandb']}", highlight=False, markup=False, soft_wrap=True)
     for label, path in {"model": run.final, "metrics": run.metrics, "logs": run.logs, "all": run.path}.items():
         console.print(f"{label:>10}: {path}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from sft.redaction import redact
 from sft.run import Run, write_whole
 from sft.settings import Settings
 from sft.trainer.distributed import Pending
+
+MESSAGE = 300  # characters of what W&B says
 
 
 class Metrics:
@@ -24,9 +27,8 @@ class Metrics:
         write_whole(run.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = run.metrics.open("a", buffering=1)
         self.line: dict[str, Any] = {}
-        self.wandb = start_wandb(run, settings)
-        if self.wandb is not None and not self.wandb.offline:
-            run.update_state(wandb_url=self.wandb.url)
+        self.wandb, where = start_wandb(run, settings)
+        run.update_state(wandb=where)
 
     def log(self, step: int, **values: Any) -> None:
         """Write one line; names have `_` before the first word's end instead of `/` (train_loss -> train/loss).
@@ -80,23 +82,23 @@ def as_number(value: Any) -> Any:
     return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
-def start_wandb(run: Run, settings: Settings) -> Any:
-    """Return a W&B run as WANDB_MODE wants it, the same one after a resume, or None where it wants none.
+def start_wandb(run: Run, settings: Settings) -> tuple[Any, str | None]:
+    """Return a W&B run as WANDB_MODE wants it, the same one after a resume, or None, and what the user is told of it.
 
-    W&B never stops a training run: where it cannot start, that is said and None returned.
+    That is its address where it has one. W&B never stops a training run: where it cannot start, that is said.
     """
-    if settings.wandb_mode == "disabled":
-        return None
-    import wandb  # takes a second
-
-    key = settings.wandb_api_key.get_secret_value()
+    mode, key = settings.wandb_mode, settings.wandb_api_key.get_secret_value()
+    if mode == "disabled":
+        return None, None
+    os.environ["WANDB_MODE"] = ("online" if key else "offline") if mode == "auto" else mode  # W&B knows no auto
     if key:
         os.environ["WANDB_API_KEY"] = key
         for debug in ("WANDB_DEBUG", "WANDB_CORE_DEBUG"):  # writes the key into logs of its own in the run directory
             os.environ.pop(debug, None)
     try:
-        return wandb.init(
-            mode=("online" if key else "offline") if settings.wandb_mode == "auto" else settings.wandb_mode,
+        import wandb  # takes a second
+
+        logged = wandb.init(
             dir=Path(run.path),
             project=settings.wandb_project_name,
             entity=settings.wandb_entity or None,
@@ -106,6 +108,8 @@ def start_wandb(run: Run, settings: Settings) -> Any:
             config=settings.freeze(),
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False, init_timeout=60),
         )
-    except (wandb.Error, OSError) as error:
-        print(f"W&B: not logging there ({redact(str(error).splitlines()[0])})", flush=True)
-        return None
+    except Exception as error:
+        where = f"not logging there ({redact(textwrap.shorten(str(error), MESSAGE))})"
+        print(f"W&B: {where}", flush=True)
+        return None, where
+    return logged, None if logged.offline else logged.url

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from sft.trainer.distributed import World
 from sft.trainer.metrics import Metrics, NoMetrics
 
 POLL_S = 0.05
+MESSAGE = 500  # characters of an error; all of it is in the log
 
 
 def main() -> None:
@@ -59,7 +61,8 @@ def main() -> None:
         if said := memory.reason(error, run):
             run.fail(f"rank {rank}: {said}")
         elif not distributed.lost_a_peer(error):
-            run.fail(f"rank {rank}: {type(error).__name__}: {str(error).strip() or 'no message'}")
+            what = textwrap.shorten(str(error), MESSAGE) or "no message"
+            run.fail(f"rank {rank}: {type(error).__name__}: {what}")
         raise
     sys.stdout.write(f"rank {rank}: done\n")  # one write, one line: the node program counts these
 

@@ -42,13 +42,16 @@ def test_resumed_on_other_ranks_the_losses_are_the_same(project, on_ranks, befor
     assert sorted(path.name for path in run.checkpoints.glob("*step*")) == ["step-000006", "step-000008"]
 
 
+OTHER_KINDS = [(kind, now) for kind in ("zero2", "zero3_offload", "zero3_offload_all") for now in (2, 1)]
+
+
 @pytest.fixture(scope="module")
 def of_another_kind(project):
     """Return what gives a finished run over two nodes with another DS_CONFIG than zero3."""
     return functools.cache(lambda kind: project.train(kind, SAVE_STEPS=SAVED, DS_CONFIG=kind, **STEPS, **RANKS[2]))
 
 
-@pytest.mark.parametrize(("kind", "now"), [("zero2", 2), ("zero2", 1), ("zero3_offload", 1), ("zero3_offload_all", 1)])
+@pytest.mark.parametrize(("kind", "now"), OTHER_KINDS)
 def test_other_kinds_of_zero_go_on_with_other_ranks(project, base, of_another_kind, kind, now):
     run = stopped(of_another_kind(kind), f"{kind}-on-{now}")
     done = project.inv("train", **small(RUN_NAME=run.name, DS_CONFIG=kind, **STEPS, **RANKS[now]))

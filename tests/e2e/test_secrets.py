@@ -124,4 +124,5 @@ def test_planted_keys_are_found_nowhere(planted, refusing, settings, code, reque
         assert "header Bearer ***" in output
     else:
         assert "'WANDB_API_KEY': '***'" in logs
+        assert "W&B: not logging there (" in output  # and the run is finished all the same
     planted.wait_for_no_process()

@@ -27,7 +27,7 @@ def shown(run):
 def test_a_run_that_trains(run):
     lock = run.lock()
     rates = {"loss": 1.5, "tokens_per_second": 1234.5, "time_left_s": 125}
-    run.update_state("training", step=30, total_steps=60, epoch=1.0, wandb_url="https://wandb.example/run", **rates)
+    run.update_state("training", step=30, total_steps=60, epoch=1.0, wandb="https://wandb.example/run", **rates)
     lines = [
         {
             "step": i,
