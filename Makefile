@@ -1,4 +1,5 @@
-# The front door: one line per target, no logic. `make train BATCH_SIZE=2` passes any setting on.
+# The front door: one line per target, no logic. `make train BATCH_SIZE=2` passes any setting on, and
+# `make monitor NAME=x ONCE=1` any option of the task: tasks.py reads both from MAKE_SETTINGS.
 PYTHON ?= python3
 INV := .venv/bin/inv
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
@@ -14,25 +15,25 @@ setup: $(INV) ## environment, .env, folders, downloads
 test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
 	@$(INV) test-env
 
-plan: $(INV) ## does it fit, how long does it take, what would be better
+plan: $(INV) ## does it fit, how long does it take, what would be better (GPU=4090 GPUS=4 SHAPE=file JSON=1)
 	@$(INV) plan
 
-train: $(INV) ## fine-tune with the settings in .env (or resume what was stopped)
+train: $(INV) ## fine-tune with the settings in .env, or resume what was stopped (FROM=run repeats a run)
 	@$(INV) train
 
 demo: $(INV) ## the same on any CPU: tiny model, generated data, two nodes
 	@$(INV) demo
 
-monitor: $(INV) ## watch the run
+monitor: $(INV) ## watch the run (NAME=run ONCE=1 JSON=1)
 	@$(INV) monitor
 
-stop: $(INV) ## finish the step, save a checkpoint, end
+stop: $(INV) ## finish the step, save a checkpoint, end (NAME=run)
 	@$(INV) stop
 
-logs: $(INV) ## the logs of every node
+logs: $(INV) ## the logs of every node (NAME=run FOLLOW=1 LINES=100)
 	@$(INV) logs
 
-evaluate: $(INV) ## evaluate the final model of a finished run
+evaluate: $(INV) ## evaluate the final model of a finished run (NAME=run)
 	@$(INV) evaluate
 
 bench: $(INV) ## packed against padded on this CPU, as a ratio
@@ -41,10 +42,10 @@ bench: $(INV) ## packed against padded on this CPU, as a ratio
 check: .venv/.dev ## ruff, mypy, import-linter
 	@$(INV) check
 
-test: .venv/.dev ## every test that this machine can run
+test: .venv/.dev ## every test that this machine can run (OPTIONS="-k words")
 	@$(INV) test
 
-soak: .venv/.dev ## kills, stops and full disks by the dozen, for hours; prints its seed
+soak: .venv/.dev ## kills, stops and full disks by the dozen, for hours; prints its seed (OPTIONS="--seed N")
 	@$(INV) soak
 
 clean: ## remove the virtual environment and caches; runs/, data/ and models/ stay

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context, Exit, task
 
-from sft.errors import SftError
+from sft import variables
+from sft.errors import SftError, UserError, wrong
 from sft.redaction import guard_tracebacks, redact
 
+if TYPE_CHECKING:
+    from sft.run import Run
+
 ROOT = Path(__file__).resolve().parent
+YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,14 +31,53 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
         guard_tracebacks()
         os.chdir(ROOT)  # .env, runs/ and data/ are the project's, wherever the task is called
         try:
-            return function(*arguments, **options)
+            return function(*arguments, **(options | options_behind_make(function)))
         except SftError as error:
             raise Exit(redact(str(error)), code=error.exit_code) from None
 
     return wrapped
 
 
+def options_behind_make(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return a task's options behind `make`: `make monitor NAME=x ONCE=1` is `inv monitor --name x --once`.
+
+    FRESH is a setting too and stays one. Raises UserError.
+    """
+    parameters = {name.rstrip("_").upper(): name for name in inspect.signature(function).parameters}
+    defaults = {name: inspect.signature(function).parameters[name].default for name in parameters.values()}
+    taken = {name: value for name, value in variables.take_options(set(parameters) - {"C", "FRESH"}).items() if value}
+    return {parameters[name]: as_type_of(defaults[parameters[name]], name, value) for name, value in taken.items()}
+
+
+def as_type_of(default: Any, name: str, value: str) -> Any:
+    """Return an option's value in the type of its default. Raises UserError."""
+    if isinstance(default, bool):
+        if value.lower() not in YES_OR_NO:
+            raise UserError(wrong(name, value, "is not 1 or 0", "use 1 or 0"))
+        return YES_OR_NO[value.lower()]
+    if isinstance(default, int):
+        if not value.isascii() or not value.isdecimal():
+            raise UserError(wrong(name, value, "is not a whole number", "use a whole number, 0 or more"))
+        return int(value)
+    return value
+
+
 NAME = {"name": "the run's name; the latest one without it"}
+
+
+def chosen(name: str) -> Run:
+    """Return the run that a task is to look at. Raises UserError, also for a word behind `make` that is no setting.
+
+    A misspelt NAME must not end in a look at another run, or in its stop.
+    """
+    from sft import run
+
+    if unknown := variables.behind_make():
+        from sft.settings import unknown_names  # takes a quarter of a second
+
+        if problems := unknown_names(unknown, "make", ("NAME", "ONCE", "JSON", "FOLLOW", "LINES")):
+            raise UserError("\n".join(problems))
+    return run.find(variables.runs_path(), name)
 
 
 @task
@@ -63,7 +108,7 @@ def test_env(c: Context) -> None:
 @one_line_errors
 def train(c: Context, fresh: bool = False, from_: str = "") -> None:
     """Fine-tune with the settings in .env, or resume what was stopped."""
-    from sft import run, variables
+    from sft import run
     from sft.host import pipeline, progress, setup
     from sft.settings import Settings
 
@@ -126,32 +171,29 @@ def given(**flags: bool) -> dict[str, bool]:
 @one_line_errors
 def monitor(c: Context, name: str = "", once: bool = False, json: bool = False) -> None:
     """Watch a run: progress, loss, speed, GPUs."""
-    from sft import run, variables
     from sft.host import monitor, progress
 
-    monitor.monitor(run.find(variables.runs_path(), name), progress.terminal(), once, json)
+    monitor.monitor(chosen(name), progress.terminal(), once, json)
 
 
 @task(help=NAME)
 @one_line_errors
 def stop(c: Context, name: str = "") -> None:
     """Stop a run: it finishes its step, saves a checkpoint and ends."""
-    from sft import run, variables
     from sft.host import progress
     from sft.host.stop import stop
 
-    stop(run.find(variables.runs_path(), name), progress.terminal())
+    stop(chosen(name), progress.terminal())
 
 
 @task(help=NAME | {"follow": "go on as the logs grow", "lines": "lines of each node; 0 = all"})
 @one_line_errors
 def logs(c: Context, name: str = "", follow: bool = False, lines: int = 100) -> None:
     """Print the logs of every node."""
-    from sft import run, variables
     from sft.host import progress
     from sft.host.logs import logs
 
-    logs(run.find(variables.runs_path(), name), progress.terminal(), follow, lines)
+    logs(chosen(name), progress.terminal(), follow, lines)
 
 
 @task(help=NAME)
@@ -180,6 +222,7 @@ def check(c: Context) -> None:
 
 
 @task(help={"options": "passed on to pytest"})
+@one_line_errors
 def test(c: Context, options: str = "") -> None:
     """Run every test that this machine can run, two at a time; what cannot run is listed with the reason."""
     how = "-n 2 --dist loadfile --no-loadscope-reorder"  # in their order: files of few but long tests are not the last
@@ -188,6 +231,7 @@ def test(c: Context, options: str = "") -> None:
 
 
 @task(help={"options": "--seed N --kills N --stops N --full-disks N"})
+@one_line_errors
 def soak(c: Context, options: str = "") -> None:
     """Kill, stop and starve runs many times, and hold what goes on to the undisturbed run's bits. Prints its seed."""
     with c.cd(ROOT):

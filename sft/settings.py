@@ -546,9 +546,9 @@ def secret_names() -> list[str]:
     return [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
 
 
-def unknown_names(names: list[str], where: str) -> list[str]:
-    """Return a line for every name that is no setting, with the one that was probably meant."""
-    known = [name.upper() for name in Settings.model_fields]
+def unknown_names(names: list[str], where: str, options: tuple[str, ...] = ()) -> list[str]:
+    """Return a line for every name that is neither a setting nor an option, with the one that was probably meant."""
+    known = [*options, *(name.upper() for name in Settings.model_fields)]
     problems = []
     for name in names:
         if name not in known and not variables.is_of_compose(name):

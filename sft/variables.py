@@ -44,11 +44,29 @@ def from_file(path: Path = ENV_FILE) -> dict[str, str]:
     return values
 
 
-def behind_make() -> list[str]:
-    """Return the names given behind `make`, which the Makefile passes on as MAKE_SETTINGS."""
+def words_behind_make() -> dict[str, str]:
+    """Return the NAME=value words given behind `make` by their names; the Makefile passes them on as MAKE_SETTINGS."""
     words = re.split(r"(?<!\\)\s+", os.environ.get("MAKE_SETTINGS", ""))  # make writes a backslash before a value's own
-    names = [word.split("=")[0].rstrip(":") for word in words if "=" in word]
-    return [name for name in names if name not in OF_MAKE]
+    return {word.split("=")[0].rstrip(":"): word for word in words if "=" in word}
+
+
+def behind_make() -> list[str]:
+    """Return the names given behind `make` that must be settings."""
+    return [name for name in words_behind_make() if name not in OF_MAKE]
+
+
+def take_options(names: set[str]) -> dict[str, str]:
+    """Return the values of the options given behind `make`, such as NAME=x of `make monitor NAME=x`.
+
+    Only what stands behind `make` is an option: a NAME of the shell's own environment is not. The words move from
+    MAKE_SETTINGS to MAKE_OPTIONS, so that neither this process nor its children take them for settings.
+    """
+    words = words_behind_make()
+    options = {name: word for name, word in words.items() if name in names}
+    if options:
+        os.environ["MAKE_SETTINGS"] = " ".join(word for name, word in words.items() if name not in names)
+        os.environ["MAKE_OPTIONS"] = " ".join(options.values())
+    return {name: os.environ.get(name, "") for name in options}  # make exports them, as it does the settings
 
 
 def runs_path() -> Path:

@@ -55,7 +55,7 @@ def read(run: Run) -> dict[str, Any]:
 def command() -> str:
     """Return what started this process, as a user would type it."""
     words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    behind_make = os.environ.get("MAKE_SETTINGS", "")
+    behind_make = " ".join(filter(None, (os.environ.get("MAKE_OPTIONS"), os.environ.get("MAKE_SETTINGS"))))
     return f"{words} (make {behind_make})" if behind_make else words
 
 
