@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.text import Text
 
-from sft import cluster
+from sft import cluster, machine
 from sft.errors import RunFailed, SettingsError
 from sft.host import gpus, opening
 from sft.settings import TINY, Settings
@@ -139,7 +139,7 @@ def packages(_: Settings) -> Check:
 
 def cpu(settings: Settings) -> Check:
     """Cores for the ranks."""
-    cores = len(os.sched_getaffinity(0))
+    cores = machine.cores()
     if cores < settings.world_size:
         remedy = "ranks take turns; fine for a trial"
         return Check("CPU", "warning", f"{cores} cores for {settings.world_size} ranks", remedy)

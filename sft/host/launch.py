@@ -29,7 +29,7 @@ from typing import IO, Any
 
 import psutil
 
-from sft import budget, cluster, supply, variables
+from sft import budget, cluster, machine, supply, variables
 from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
 from sft.host import gpus, opening, surroundings
 from sft.host.link import Link, MasterLink, WorkerLink, master_address
@@ -438,7 +438,7 @@ class Node:
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         default = {
-            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.slots)),
+            "OMP_NUM_THREADS": str(max(1, machine.cores() // self.slots)),
             "TQDM_DISABLE": "1",  # bars are for terminals, this goes to a log
             "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's calls, one a rank
         }

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import Protocol
 
+from sft import machine
 from sft.run import Run
 from sft.settings import Settings
 
@@ -46,7 +47,7 @@ def start(run: Run, settings: Settings, cards: list[int]) -> LocalNodes:
     for rank in range(settings.nodes):
         per_node = settings.gpus_per_node
         environment = {
-            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // settings.world_size)),
+            "OMP_NUM_THREADS": str(max(1, machine.cores() // settings.world_size)),
             "GLOO_SOCKET_IFNAME": "lo",
             "NCCL_SOCKET_IFNAME": "lo",
             **os.environ,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sft import cluster
+from sft import cluster, machine
 from sft import run as runs
 from sft.errors import SettingsError, wrong
 from sft.host import compose, plan_view, surroundings
@@ -22,7 +21,7 @@ OVERLAY = "COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"
 def with_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -> Settings:
     """Return the settings with the device decided. Raises SettingsError where `wanted` GPUs are not there."""
     inside = where != "here"
-    most = CPU_RANKS_PER_CORE * len(os.sched_getaffinity(0))
+    most = CPU_RANKS_PER_CORE * machine.cores()
     if not cards and wanted > most:
         what = f"{wanted} ranks on {most // CPU_RANKS_PER_CORE} cores {where}"
         raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, "use fewer nodes or ranks")])

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from sft.host import gpus
+from sft.machine import cores
 from sft.redaction import redact_all
 from sft.run import Run, write_whole
 
@@ -90,7 +91,7 @@ def here() -> dict[str, Any]:
     machine = {
         "system": platform.platform(),
         "cpu": cpu(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": [f"{card.name} {card.total_gib:.0f} GiB" for card in cards],
         "driver": cards[0].driver if cards else None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,6 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from sft import machine
 from sft.errors import DataError, shown
 from sft.settings import Settings, is_unicode
 from sft.trainer.data import TokenisedRow
@@ -85,7 +85,7 @@ def tokenised(placed: Iterable[Placed], model: Path, settings: Settings) -> Iter
     rows = iter(placed)
     chunks = iter(lambda: list(itertools.islice(rows, CHUNK_ROWS)), [])
     first = next(chunks, [])
-    workers = len(os.sched_getaffinity(0))
+    workers = machine.cores()
     if workers == 1 or len(first) < CHUNK_ROWS:
         start_worker(model, settings)
         for chunk in itertools.chain([first], chunks):

@@ -86,7 +86,7 @@ def test_long_rows_are_cut_and_counted(tokenizer):
 
 def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, tiny, monkeypatch):
     monkeypatch.setattr(tokenise, "CHUNK_ROWS", 7)
-    monkeypatch.setattr(tokenise.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(tokenise.machine, "cores", lambda: 3)
     placed = [(f"a.jsonl:{i}", {"question": f"{i}?", "answer": str(i + 1)}) for i in range(100)]
     settings = Settings.load(None)
     found = list(tokenise.tokenised(placed, tiny, settings))
