@@ -7,6 +7,7 @@ attention, otherwise (CPU, fp32) one scaled dot product after another.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -25,7 +26,6 @@ else:
     varlen_attn = varlen.varlen_attn
 
 IMPLEMENTATION = "sft_packed"
-HAS_FLASH_ATTN = importlib.util.find_spec("flash_attn") is not None
 # Newer torch wants to be told that keys have fewer heads than queries; before 2.13 it took that unasked.
 VARLEN_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn or print).parameters else {}
 
@@ -88,18 +88,32 @@ def fastest(device: str, dtype: torch.dtype, dropout: bool) -> Kernel:
     """Return the fastest kernel for a device and a type, one that can drop out where that is wanted."""
     if device != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return one_by_one
-    if HAS_FLASH_ATTN:
+    if flash_attn_varlen():
         return flash_attention
     return torch_varlen if varlen_attn and not dropout else one_by_one
+
+
+@functools.cache
+def flash_attn_varlen() -> Callable[..., torch.Tensor] | None:
+    """Return flash-attn's function, or None if it is not installed, or does not load: it is built for one torch."""
+    if importlib.util.find_spec("flash_attn") is None:
+        return None
+    try:
+        from flash_attn import flash_attn_varlen_func
+    except (ImportError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"flash-attn does not load ({reason}): attention without it", flush=True)
+        return None
+    return flash_attn_varlen_func
 
 
 def flash_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, options: Options
 ) -> torch.Tensor:
     """Attend with flash-attn."""
-    from flash_attn import flash_attn_varlen_func
-
-    return flash_attn_varlen_func(
+    attend = flash_attn_varlen()
+    assert attend is not None
+    return attend(
         query, key, value, packed.starts, packed.starts, packed.longest, packed.longest,
         dropout_p=options.dropout, softmax_scale=options.scale, causal=True,
         window_size=(options.window - 1, 0) if options.window else (-1, -1),

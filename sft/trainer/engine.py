@@ -48,9 +48,7 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
         for layer in layers:
             layer.forward = torch.compile(layer.forward, dynamic=True)  # inside ZeRO's hooks, which it would break at
     elif world.device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
-        from transformers.integrations.liger import apply_liger_kernel  # imports peft, as adapter.py does where it must
-
-        apply_liger_kernel(model, LIGER)
+        take_liger_kernels(model, world)
     loss = TargetLoss(model)
     if settings.lora_rank:
         adapter.keep_what_is_trained(loss)
@@ -72,6 +70,18 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, buffer.to(world.device))
     return engine, filled
+
+
+def take_liger_kernels(model: torch.nn.Module, world: World) -> None:
+    """Replace modules of the model by Liger's; without an installation that loads, train without them and say so."""
+    try:
+        from transformers.integrations.liger import apply_liger_kernel  # imports peft, as adapter.py does if it must
+
+        apply_liger_kernel(model, LIGER)
+    except (ImportError, OSError) as error:
+        if world.is_main:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"liger-kernel does not load ({reason}): training without it", flush=True)
 
 
 def import_muon() -> None:

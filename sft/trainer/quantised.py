@@ -38,9 +38,9 @@ def true_shape(parameter: torch.nn.Parameter) -> torch.Size:
 
 def weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield name and value of each quantised matrix, as the model computes with it, in main memory."""
-    from bitsandbytes.functional import dequantize_4bit
-
     for name, parameter in model.named_parameters():
         state: Any = getattr(parameter, "quant_state", None)
         if state is not None:
+            from bitsandbytes.functional import dequantize_4bit  # optional: only a quantised model needs it
+
             yield name, dequantize_4bit(parameter.data, state).cpu()
