@@ -10,21 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from sft.checkpoints import MANIFEST, manifest, name_of, seal, steps
 from sft.run import Run, write_whole
 from sft.trainer import adapter, distributed, universal
 from sft.trainer.distributed import World
-
-MANIFEST = "manifest.json"
-
-
-def name_of(step: int) -> str:
-    """Return the folder name of the checkpoint after `step` steps."""
-    return f"step-{step:06d}"
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -40,30 +33,10 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     write_whole(folder / MANIFEST, json.dumps(content | {"blake2b": seal(content)}, indent=2) + "\n")
 
 
-def manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a checkpoint: step, world_size and files. None where it is not what was written."""
-    try:
-        content = json.loads((folder / MANIFEST).read_text())
-        return content if content.pop("blake2b") == seal(content) else None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return None
-
-
-def seal(content: dict[str, Any]) -> str:
-    """Return the hash of a manifest's content."""
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
 def share(folder: Path, world: World) -> dict[str, dict[str, Any]]:
     """Describe this rank's share of a checkpoint's files, by name."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     return {path.name: describe(path) for path in paths[world.rank :: world.world_size]}
-
-
-def steps(run: Run) -> list[int]:
-    """Return the steps of the complete checkpoints, oldest first."""
-    matches = [re.fullmatch(r"step-(\d+)", path.name) for path in run.checkpoints.iterdir()]
-    return sorted(int(match[1]) for match in matches if match)
 
 
 def damage(folder: Path, world: World) -> str:
@@ -92,7 +65,7 @@ def resume(engine: Any, run: Run, world: World) -> int:
     if world.is_main:
         for half in run.checkpoints.glob(".step-*"):  # of a process that was killed, or had no room
             shutil.rmtree(half)
-    for step in reversed(steps(run)):
+    for step in reversed(steps(run.checkpoints)):
         folder = run.checkpoints / name_of(step)
         reason = damage(folder, world)
         if not reason:

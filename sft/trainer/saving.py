@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
+from sft import checkpoints
 from sft.errors import RunFailed
 from sft.run import Run, write_whole
 from sft.trainer import checkpoint, disk, distributed
@@ -89,7 +90,7 @@ class Saver:
         Raises RunFailed where the disk has no room for it.
         """
         self.finish()
-        folder, temporary = self.run.checkpoints / checkpoint.name_of(step), self.temporary(step)
+        folder, temporary = self.run.checkpoints / checkpoints.name_of(step), self.temporary(step)
         if folder.exists():  # a resumed run that was stopped again before its next step
             return
         if self.world.is_main:
@@ -125,7 +126,7 @@ class Saver:
 
     def temporary(self, step: int) -> Path:
         """Return the folder that a checkpoint is written to before it has its name."""
-        return self.run.checkpoints / f".{checkpoint.name_of(step)}"
+        return self.run.checkpoints / f".{checkpoints.name_of(step)}"
 
     def check_room(self, folder: Path, needed: int) -> None:
         """Raise RunFailed where fewer bytes are free than a checkpoint needs."""
@@ -138,7 +139,7 @@ class Saver:
 
     def write(self, step: int, states: dict[Path, Any]) -> None:
         """Write this rank's files, and wait for the checkpoint, which rank 0 makes of all ranks' files."""
-        folder, temporary = self.run.checkpoints / checkpoint.name_of(step), self.temporary(step)
+        folder, temporary = self.run.checkpoints / checkpoints.name_of(step), self.temporary(step)
         paths = list(states)
         try:
             for path in paths:
@@ -170,8 +171,8 @@ class Saver:
         temporary.rename(folder)
         disk.flush(folder.parent)
         write_whole(self.run.checkpoints / "latest", folder.name + "\n")
-        for old in checkpoint.steps(self.run)[: -self.keep]:
-            shutil.rmtree(self.run.checkpoints / checkpoint.name_of(old))
+        for old in checkpoints.steps(self.run.checkpoints)[: -self.keep]:
+            shutil.rmtree(self.run.checkpoints / checkpoints.name_of(old))
 
     def wait(self) -> None:
         """Wait a moment for another rank. Raises RunFailed where none will come, because the run is broken."""
