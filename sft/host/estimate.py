@@ -256,10 +256,37 @@ def evaluation_bytes(job: Job, tokens: float, target_share: float) -> float:
     return job.element * job.shape.weights + loss_bytes(job, tokens, target_share) + context
 
 
-def host_bytes(job: Job) -> float:
-    """Return the bytes that offloading keeps in the memory of the machine, over all ranks."""
-    optimizer = (ADAM_BYTES + 4 + job.element) * job.trained if job.offload_optimizer else 0  # with both gradients
-    return optimizer + (job.element * job.held if job.offload_weights else 0)
+@dataclass(frozen=True)
+class HostMemory:
+    """Bytes in the memory of the machine, over all ranks."""
+
+    offloaded: float  # all the time
+    save: float  # the copy that is written while training goes on; with less, training waits for the writing instead
+    export: float  # the weights that rank 0 gathers and writes; loaded again to compare, they are a map of the file
+
+    @property
+    def needed(self) -> float:
+        """Bytes without which the run breaks."""
+        return self.offloaded + self.export
+
+    @property
+    def usual(self) -> float:
+        """Bytes at most if there is room for the copy too."""
+        return self.offloaded + max(self.save, self.export)
+
+
+def host_memory(job: Job) -> HostMemory:
+    """Return what the memory of the machine holds.
+
+    Saved are the optimizer's states of what is trained, and below ZeRO-3, whose weights are those states' masters, the
+    weights too: 12 and 14 bytes a weight in bf16, as measured.
+    """
+    offloaded = (ADAM_BYTES + 4 + job.element) * job.trained if job.offload_optimizer else 0  # with both gradients
+    return HostMemory(
+        offloaded=offloaded + (job.element * job.held if job.offload_weights else 0),
+        save=(ADAM_BYTES + job.element * (job.stage < 3)) * job.trained,
+        export=job.element * job.shape.weights,
+    )
 
 
 def tokens_that_fit(job: Job, limit_bytes: float, target_share: float, most: int, unit: int = 256) -> int:

@@ -13,12 +13,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from sft import machine
 from sft.errors import SettingsError, UserError, wrong
 from sft.host import cards, gpus, shapes, workload
 from sft.host.cards import Card
-from sft.host.estimate import GIB, Job, Memory, Timing, evaluation_bytes, host_bytes, memory, timing, tokens_that_fit
+from sft.host.estimate import (
+    GIB,
+    HostMemory,
+    Job,
+    Memory,
+    Timing,
+    evaluation_bytes,
+    host_memory,
+    memory,
+    timing,
+    tokens_that_fit,
+)
 from sft.host.shapes import Shape
 from sft.host.workload import Rows, Work
 from sft.run import Run, write_whole
@@ -74,9 +84,19 @@ class Plan:
         return cls(settings, place, job, needs, work, timing(job, work, place.rows))
 
     @property
+    def host(self) -> HostMemory:
+        """Bytes in the machine's memory."""
+        return host_memory(self.job)
+
+    @property
     def host_gib(self) -> float:
-        """GiB that offloading keeps in the machine's memory."""
-        return host_bytes(self.job) / GIB
+        """GiB of the machine's memory without which the run breaks."""
+        return self.host.needed / GIB
+
+    @property
+    def saves_beside_training(self) -> bool:
+        """Whether the machine's memory has room for the copy that a checkpoint is written from."""
+        return self.host.usual / GIB <= self.place.host_gib
 
     @property
     def fits_gpu(self) -> bool:
@@ -100,8 +120,11 @@ class Plan:
             return wrong("EVALUATE", 1, f"{what} be used on {place.card.name}", remedy)
         if self.fits:
             return ""
+        if self.fits_gpu and not self.host.offloaded:
+            remedy = "use a smaller model, or end what fills the memory"
+            return wrong("MODEL_NAME", settings.model_name, f"its export {self.host_problem()}", remedy)
         if self.fits_gpu:
-            what = f"keeps {self.host_gib:.1f} GiB in the machine's memory, which has {place.host_gib:.1f} GiB for it"
+            what = self.host_problem()
         else:
             what = f"needs {self.memory.peak / GIB:.1f} GiB of a GPU, {place.limit_bytes / GIB:.1f} GiB can be used"
             what += f" on {place.card.name}"
@@ -123,6 +146,10 @@ class Plan:
         name = "ds_config" if self.fits_gpu else "model_name"
         remedy = f"use {' or '.join([*larger(settings, place), 'a smaller model'])}"
         return wrong(name.upper(), getattr(settings, name), what, remedy)
+
+    def host_problem(self) -> str:
+        """Return how much of the machine's memory is needed, and how much there is."""
+        return f"needs {self.host_gib:.1f} GiB of the machine's memory, {self.place.host_gib:.1f} GiB can be used"
 
     def faster(self) -> str:
         """Return the line that tells an adapter's run of ZeRO-2 where that is far faster, or nothing.
@@ -159,7 +186,9 @@ class Plan:
             "peak_moment": self.memory.peak_moment,
             "peak_gib": round(self.memory.peak / GIB, 3),
             "allocated_gib": round(self.memory.allocated / GIB, 3),  # to compare with mem/peak_gib
-            "host_gib": round(self.host_gib, 3),
+            "host_gib": round(self.host.usual / GIB, 3),
+            "host_memory_gib": {part: round(size / GIB, 3) for part, size in asdict(self.host).items()},
+            "saves_beside_training": self.saves_beside_training,
             "work": asdict(self.work),
             "timing": asdict(self.timing),
             "tokens_per_second": round(self.timing.tokens_per_second),
@@ -227,7 +256,7 @@ def place(settings: Settings, here: list[gpus.Gpu], options: Options = HERE) -> 
         notes += [] if fused else ["liger-kernel is not installed here: with it activations take a third less"]
     shape = shapes.read(Path(options.shape)) if options.shape else shapes.need(settings)
     rows = workload.rows_of(settings, options.tokens_per_row, options.rows)
-    host_gib = options.host_gib or psutil.virtual_memory().available / GIB
+    host_gib = options.host_gib or machine.available_bytes() / GIB
     return Place(shape, card, rows, free_gib, host_gib, fused, tuple(notes))
 
 
@@ -315,8 +344,9 @@ def larger(settings: Settings, place: Place) -> list[str]:
     for number in MANY_GPUS:
         machines = {"nodes": 1, "gpus_per_node": number, "global_batch_size": max(number, settings.sequences_per_step)}
         more = settings.model_copy(update=auto | machines | {"ds_config": "zero3"})
-        if number > settings.world_size and Plan.of(more, place).fits:
-            ways.append(f"DS_CONFIG=zero3{unpacked} on {number} GPUs")
+        if number > settings.world_size and (found := Plan.of(more, place)).fits_gpu:
+            memory = "" if found.fits else f" and {found.host_gib:.0f} GiB of memory"
+            ways.append(f"DS_CONFIG=zero3{unpacked} on {number} GPUs{memory}")
             break
     for name in OFFLOADING:
         offloaded = Plan.of(settings.model_copy(update=auto | {"ds_config": name}), place)

@@ -92,9 +92,20 @@ def memory_table(plan: Plan) -> Iterator[str]:
     yield f"  {'together':<24}" + "".join(f"{total:>11.2f}" for total in totals.values())
     verdict = "fits" if plan.fits_gpu else "does NOT fit"
     yield f"  peak {plan.memory.peak / GIB:.2f}, to be used {plan.place.limit_bytes / GIB:.2f}: {verdict}"
-    if plan.host_gib:
-        verdict = "fits" if plan.host_gib <= plan.place.host_gib else "does NOT fit"
-        yield f"  machine's memory {plan.host_gib:.1f}, to be used {plan.place.host_gib:.1f}: {verdict}"
+    yield from host_lines(plan)
+
+
+def host_lines(plan: Plan) -> Iterator[str]:
+    """Yield what is in the machine's memory: all the time, while a checkpoint is written, and at the export."""
+    host, usable = plan.host, plan.place.host_gib
+    parts = {"offloaded": host.offloaded, "copy to save": host.save, "export": host.export}
+    of_parts = ", ".join(f"{part} {size / GIB:.1f}" for part, size in parts.items() if size)
+    total = host.usual if plan.saves_beside_training else host.needed
+    verdict = "fits" if plan.host_gib <= usable else "does NOT fit"
+    yield f"  machine's memory {total / GIB:.1f}, to be used {usable:.1f}: {verdict}"
+    yield f"    ({of_parts})"
+    if not plan.saves_beside_training:
+        yield "    no room for the copy: training waits while a checkpoint is written"
 
 
 def step_lines(plan: Plan) -> Iterator[str]:
@@ -132,8 +143,8 @@ def comparison_table(plan: Plan) -> Iterator[str]:
         is_best = found.fits and found.timing.total_s <= best[found.job.lora_rank > 0]
         yield (
             f"{'>' if found is plan else ' '} {label:<18}{recompute:<10}{tokens:>7,}"
-            f"{found.memory.peak / GIB:>9.1f}{found.host_gib:>9.1f}{speed if found.fits else 'does not fit':>19}"
-            f"{' *' if is_best else ''}"
+            f"{found.memory.peak / GIB:>9.1f}{found.host.usual / GIB:>9.1f}"
+            f"{speed if found.fits else 'does not fit':>19}{' *' if is_best else ''}"
         )
     yield "  > as set   * fastest that fits, of all weights and of a LoRA adapter"
 

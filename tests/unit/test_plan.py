@@ -17,7 +17,7 @@ from rich.console import Console
 from sft.errors import SettingsError, UserError
 from sft.host import cards, gpus, pipeline, plan, plan_view, shapes, workload
 from sft.host.checks import free_port
-from sft.host.estimate import GIB, NF4_BYTES, Job, host_bytes, memory, timing, tokens_that_fit
+from sft.host.estimate import GIB, NF4_BYTES, Job, host_memory, memory, timing, tokens_that_fit
 from sft.host.plan import Options, Plan
 from sft.host.shapes import Shape
 from sft.run import Run
@@ -34,7 +34,7 @@ def elsewhere(tmp_path, monkeypatch):
     """A folder without models and data, a machine without GPUs and with 64 GiB to spare."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gpus, "visible", lambda: [])
-    monkeypatch.setattr(plan.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 64 * GIB}))
+    monkeypatch.setattr(plan.machine, "available_bytes", lambda: 64 * GIB)
 
 
 def planned(gpu="4090", number=4, **settings):
@@ -205,11 +205,49 @@ def test_states_are_sharded_as_zero_says(stage):
 def test_offload_and_lora_need_less():
     def peak(ds_config="zero3", lora_rank=0):
         job = Job.of(Settings.load(None, precision="bf16", ds_config=ds_config, lora_rank=lora_rank), THREE_B, H100)
-        return memory(job, 2000, 0.6, 1).peak, host_bytes(job) / THREE_B.weights
+        return memory(job, 2000, 0.6, 1).peak, host_memory(job).offloaded / THREE_B.weights
 
     full, offloaded, adapted = peak(), peak("zero3_offload"), peak(lora_rank=16)
     assert offloaded[0] < full[0] and adapted[0] < full[0]
     assert (full[1], offloaded[1], adapted[1]) == (0, 18, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bytes_a_weight"),
+    [  # measured: 12.0 bytes a weight under ZeRO-3, with and without offload, 14.0 under ZeRO-2
+        ({"ds_config": "zero3"}, 12),
+        ({"ds_config": "zero3_offload"}, 12),
+        ({"ds_config": "zero2"}, 14),
+        ({"ds_config": "zero1"}, 14),
+    ],
+)
+def test_a_save_copies_weights_and_optimizer_to_the_machines_memory(settings, bytes_a_weight):
+    found = planned(model_name="meta-llama/Llama-3.1-8B", host_gib=300, **settings)
+    assert found.host.save == bytes_a_weight * EIGHT_B.weights
+    assert found.host.export == 2 * EIGHT_B.weights
+    assert found.as_json()["host_gib"] == pytest.approx(
+        (found.host.offloaded + bytes_a_weight * EIGHT_B.weights) / GIB, abs=0.001
+    )
+
+
+def test_of_an_adapters_run_the_adapter_is_saved_and_the_merged_model_exported():
+    found = planned(model_name="meta-llama/Llama-3.1-8B", lora_rank=16, ds_config="zero2")
+    assert found.host.save == 14 * EIGHT_B.lora_weights(16) and found.host.export == 2 * EIGHT_B.weights
+    assert found.fits and found.saves_beside_training
+
+
+def test_without_room_for_the_copy_training_waits_and_without_room_for_the_export_nothing_starts():
+    settings = {"model_name": "meta-llama/Llama-3.1-8B", "gpu": "H100", "tokens_per_row": 180}
+    roomy, tight, small = (planned(host_gib=gib, **settings) for gib in (100, 50, 12))
+    waits = "no room for the copy: training waits while a checkpoint is written"
+    assert roomy.fits and roomy.saves_beside_training and waits not in "\n".join(plan_view.whole(roomy))
+    assert tight.fits and not tight.saves_beside_training and waits in "\n".join(plan_view.whole(tight))
+    assert not tight.problem() and not tight.as_json()["saves_beside_training"]
+    assert not small.fits
+    assert small.problem() == (
+        "MODEL_NAME=meta-llama/Llama-3.1-8B: its export needs 15.0 GiB of the machine's memory, 12.0 GiB can be used; "
+        "use a smaller model, or end what fills the memory"
+    )
 
 
 def nf4_bytes(rows, columns):
@@ -402,12 +440,12 @@ def test_a_budget_of_the_users_own_stays():
         ),
         (
             {"ds_config": "zero3_offload", "host_gib": 8},
-            r"DS_CONFIG=zero3_offload: keeps 20.7 GiB .*use DS_CONFIG=zero3$",
+            r"DS_CONFIG=zero3_offload: needs 23.0 GiB of the machine's memory, 8.0 .*use DS_CONFIG=zero3$",
         ),
         (
             {"model_name": "meta-llama/Llama-3.1-8B"},
             r"LORA_RANK=0: needs 37.\d GiB .*; use LORA_RANK=16 DS_CONFIG=zero2, or all weights with DS_CONFIG=zero3 "
-            r"on 8 GPUs or DS_CONFIG=zero3_offload in 135 GiB of memory$",
+            r"on 8 GPUs or DS_CONFIG=zero3_offload in 150 GiB of memory$",
         ),
         (
             {"model_name": "meta-llama/Llama-3.1-8B", "number": 1, "gpu": "4080"},
@@ -447,8 +485,8 @@ def test_what_does_not_even_fit_in_four_bits_is_sharded_in_sixteen():
     Path("large.json").write_text(json.dumps(shapes.LLAMA | sizes))
     found = planned(number=1, shape="large.json", lora_rank=8, lora_base_bits=4, ds_config="zero2")
     assert re.match(
-        r"MODEL_NAME=.*: needs 4\d.\d GiB .*; use DS_CONFIG=zero3 LORA_BASE_BITS=16 on \d+ GPUs or "
-        r"DS_CONFIG=zero3_offload_all LORA_BASE_BITS=16 in 13\d GiB of memory or a smaller model$",
+        r"MODEL_NAME=.*: needs 4\d.\d GiB .*; use DS_CONFIG=zero3 LORA_BASE_BITS=16 on \d+ GPUs and 13\d GiB "
+        r"of memory or DS_CONFIG=zero3_offload_all LORA_BASE_BITS=16 in 26\d GiB of memory or a smaller model$",
         found.problem(),
     ), found.problem()
 
@@ -573,7 +611,7 @@ def test_a_deepspeed_file_of_the_users_own_is_planned_and_marked(tmp_path):
     found = planned(ds_config=str(path), host_gib=200, model_name="meta-llama/Llama-3.1-8B")
     parts = found.memory.moments["backward"]
     assert parts["optimizer"] == parts["weights"] == 0 < parts["buckets"] and found.fits
-    assert found.host_gib == pytest.approx(20 * EIGHT_B.weights / GIB)
+    assert found.host.offloaded / GIB == pytest.approx(20 * EIGHT_B.weights / GIB)
     lines = list(plan_view.whole(found))
     assert [line[:18] for line in lines if line.startswith("> ")] == ["> a-long-name-of-a"]
     assert max(map(len, lines)) <= 80
