@@ -117,7 +117,16 @@ def train(c: Context, fresh: bool = False, from_: str = "") -> None:
     if from_:
         pipeline.repeat(run.find(variables.runs_path(), Path(from_).name), console)
     else:
-        pipeline.train(Settings.load(**given(fresh=fresh)), console, "make train")
+        pipeline.train(Settings.load(**given(fresh=fresh)), console)
+
+
+@task(help={"name": "the run's name; without it the newest unfinished one"})
+@one_line_errors
+def resume(c: Context, name: str = "") -> None:
+    """Go on with an unfinished run, with its own settings; those that may change and are in the environment win."""
+    from sft.host import pipeline, progress
+
+    pipeline.resume(name, progress.terminal())
 
 
 @task(
@@ -159,7 +168,7 @@ def demo(c: Context, fresh: bool = False) -> None:
     from sft.settings import DEMO_SETTINGS, Settings
 
     settings = Settings.load(env_file=None, defaults=DEMO_SETTINGS, **given(fresh=fresh))
-    pipeline.train(settings, progress.terminal(), "make demo")
+    pipeline.train(settings, progress.terminal())
 
 
 def given(**flags: bool) -> dict[str, bool]:
@@ -238,4 +247,6 @@ def soak(c: Context, options: str = "") -> None:
         c.run(f"{sys.executable} -m tests.soak {options}")
 
 
-namespace = Collection(setup, test_env, plan, train, demo, monitor, stop, logs, evaluate, bench, check, test, soak)
+namespace = Collection(
+    setup, test_env, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak
+)

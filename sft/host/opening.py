@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sft import cluster, machine
+from sft import cluster, machine, unfinished
 from sft import run as runs
-from sft.errors import SettingsError, wrong
+from sft.errors import SettingsError, shown, wrong
 from sft.host import compose, plan_view, surroundings
 from sft.host import plan as planning
 from sft.host.gpus import Gpu
@@ -78,21 +78,37 @@ def open_run(settings: Settings, plan: Plan | None, say: Callable[[str], None]) 
     """
     try:
         with runs.alone(settings.runs_path):
-            run, others = runs.resumable(settings)
+            run, said = unfinished.resumable(settings)
             if run:
                 claim = run.claim()
-                runs.reopen(run, settings)
+                said += [going_on(run), *adjusted(settings, run.settings())]
+                said += runs.reopen(run, settings)
             else:
                 run = runs.create(settings, cluster.hostfile(settings.nodes, settings.gpus_per_node))
                 claim = run.claim()
+                said.append(f"run {run.path}")
             surroundings.note_project(run)
             planning.freeze(plan, run)
     except OSError as error:
         raise runs.not_writable(settings, error) from None
     with claim:
-        for line in others:
+        for line in said:
             say(line)
-        step = run.state()["step"]
-        resumed = run.state().get("attempt", 1) > 1
-        say(f"resuming {run.path} after step {step} (FRESH=1 starts over)" if resumed else f"run {run.path}")
         yield run
+
+
+def going_on(run: Run) -> str:
+    """Return the line that says from where an unfinished run goes on."""
+    step = run.saved_step()
+    if run.final.is_dir():
+        return f"resuming {run.path}: its final model is there, and what is left is done"
+    if step is not None:
+        return f"resuming {run.path} after step {step} (FRESH=1 starts over)"
+    if run.has_trained:
+        return f"resuming {run.path}: no checkpoint is left: starting over"
+    return f"run {run.path}: starting again, it had not trained a step"
+
+
+def adjusted(settings: Settings, before: Settings) -> list[str]:
+    """Return a line for every setting that a resumed run may change and does change."""
+    return [f"  {name}={shown(now)}, it was {shown(then)}" for name, now, then in settings.adjusted(before)]

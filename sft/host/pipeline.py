@@ -14,10 +14,10 @@ from typing import Any
 
 from rich.console import Console
 
-from sft import budget, cluster, supply
+from sft import budget, cluster, supply, unfinished, variables
 from sft import run as runs
 from sft.errors import NOT_FINITE, OUT_OF_MEMORY, RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import compose, gpus, nodes, opening, plan_view, surroundings
+from sft.host import compose, ending, gpus, nodes, opening, plan_view, surroundings
 from sft.host.launch import ended_with
 from sft.host.nodes import Nodes
 from sft.host.progress import display, duration
@@ -29,9 +29,9 @@ from sft.steps import Steps
 POLL_S = 0.2
 
 
-def train(settings: Settings, console: Console, command: str) -> Run:
-    """Run the whole pipeline, or resume it, and print the result; `command` is what resumes it. Raises SftError."""
-    runs.asked_for(settings)  # one at work is said before its port or its containers are found to be in use
+def train(settings: Settings, console: Console) -> Run:
+    """Run the whole pipeline, or resume it, and print the result. Raises SftError."""
+    unfinished.asked_for(settings)  # one at work is said before its port or its containers are found to be in use
     asked = settings
     settings, cards = decide(settings, console)
     settings, plan = opening.planned(settings, console.print)
@@ -52,10 +52,19 @@ def train(settings: Settings, console: Console, command: str) -> Run:
                 said = f"failed: {run.state()['error']}; starting again from {run.last_checkpoint()} ({number})"
             else:
                 break
-            runs.reopen(run, settings, again=True)
             console.print(said)
-    conclude(watched, console, command)
+            for line in runs.reopen(run, settings, again=True):
+                console.print(line)
+    conclude(watched, console)
     return run
+
+
+def resume(name: str, console: Console) -> Run:
+    """Go on with the named run, or the newest unfinished one, with its own settings. Raises SftError."""
+    run, said = unfinished.to_resume(variables.runs_path(), name or os.environ.get("RUN_NAME", ""))
+    for line in said:
+        console.print(line)
+    return train(Settings.resume(run.settings(), run_name=run.name, runs_path=run.path.parent), console)
 
 
 def repeat(before: Run, console: Console) -> None:
@@ -70,7 +79,7 @@ def repeat(before: Run, console: Console) -> None:
     lines = surroundings.differences(noted, now) if noted else [f"{before.environment.name} is not there"]
     for line in lines:
         console.print(f"  not as then: {line}")
-    run = train(settings, console, "make train")
+    run = train(settings, console)
     for line in surroundings.differences({"inputs": noted.get("inputs")}, surroundings.read(run)):
         console.print(f"  not as then: {line}")
 
@@ -79,10 +88,10 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
     """Evaluate a run's base and final model anew, with the evaluation settings of now. Raises SftError."""
     run = runs.find(settings.runs_path, name)
     if run.is_running():
-        raise UserError(f"{run.path}: is running, and evaluates at its end; watch it with `inv monitor`")
+        raise UserError(f"{run.path}: is running, and evaluates at its end; `{run.command('monitor')}` shows it")
     claim = run.claim()
     if not run.final.is_dir():
-        raise UserError(f"{run.path}: has no final model yet; finish the run with `make train` first")
+        raise UserError(f"{run.path}: has no final model yet; `{run.command('resume')}` finishes the run")
     names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
     chosen = {name: getattr(settings, name) for name in names}
     frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
@@ -92,7 +101,7 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
         run.evaluation.unlink(missing_ok=True)
         runs.reopen(run, frozen)
         watched = watch(run, start, console)
-    conclude(watched, console, f"inv evaluate --name {run.name}")
+    conclude(watched, console, run.command("evaluate"))
 
 
 def decide(settings: Settings, console: Console) -> tuple[Settings, list[int]]:
@@ -236,24 +245,29 @@ def describe(run: Run, console: Console) -> None:
 # The end
 
 
-def conclude(watched: Watched, console: Console, command: str) -> None:
-    """Print how the run ended. Raises RunFailed where it broke, UserError where the user can mend why."""
+def conclude(watched: Watched, console: Console, command: str = "") -> None:
+    """Print how the run ended; `command` goes on with it, `make resume` unless it is another one.
+
+    Raises RunFailed where it broke, UserError where the user can mend why.
+    """
     run = watched.run
+    command = command or run.command("resume")
     state = run.state()
     if state["status"] == "failed":
         failed = f"{run.path}: failed: {state['error']}"
         if watched.mendable:
+            if run.is_saved:
+                console.print(ending.goes_on(run, command))
             raise UserError(failed)
         for path in run.log_files():
             console.print(f"the end of {path}:")
             for line in run.log_tail(path):
                 console.print(f"  {line}")
+        console.print(ending.goes_on(run, command))
         raise RunFailed(failed)
     if state["status"] == "stopped":
-        console.print(
-            f"stopped after step {state['step']} of {state['total_steps']}; `{command}` resumes it", highlight=False
-        )
-        console.print(f"{'':>8}reason: {run.stop_reason() or 'a signal to the ranks'}", highlight=False)
+        console.print(ending.stopped(run, command))
+        console.print(f"{'':>8}reason: {ending.reason(run)}")
         return
     report(run, console)
 

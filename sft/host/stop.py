@@ -7,6 +7,7 @@ import time
 from rich.console import Console
 
 from sft.errors import UserError
+from sft.host import ending
 from sft.host.progress import display
 from sft.run import Run
 
@@ -25,6 +26,6 @@ def stop(run: Run, console: Console) -> None:
             time.sleep(POLL_S)
     state = run.state()
     if state["status"] == "stopped":
-        console.print(f"stopped after step {state['step']}; `make train` resumes it")
+        console.print(ending.stopped(run, run.command("resume")))
     else:
         console.print(f"it {state['status']} before it could stop" + (f": {state['error']}" if state["error"] else ""))

@@ -630,7 +630,7 @@ def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
     monkeypatch.setattr(pipeline, "watch", watch)
     console = Console(file=io.StringIO(), width=80, soft_wrap=True)
     local = {"master_port": free_port(), "launcher": "local"}
-    pipeline.train(Settings.load(None, **local), console, "make train")
+    pipeline.train(Settings.load(None, **local), console)
     (run,) = started
     frozen = json.loads(run.settings_file.read_text())
     assert (frozen["max_tokens_per_micro_step"], frozen["gradient_checkpointing"]) == (2304, False)
@@ -638,9 +638,7 @@ def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
     said = console.file.getvalue()
     assert "plan: " in said and "GiB on each GPU" in said and "tokens/s" in said
     with pytest.raises(SettingsError, match="needs .* GiB of a GPU"):
-        pipeline.train(
-            Settings.load(None, model_name="meta-llama/Llama-3.1-8B", run_name="b", **local), console, "make train"
-        )
+        pipeline.train(Settings.load(None, model_name="meta-llama/Llama-3.1-8B", run_name="b", **local), console)
     assert not Path("runs/b").exists()
 
 
