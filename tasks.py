@@ -190,9 +190,10 @@ def monitor(c: Context, name: str = "", once: bool = False, json: bool = False) 
 def stop(c: Context, name: str = "") -> None:
     """Stop a run: it finishes its step, saves a checkpoint and ends."""
     from sft.host import progress
-    from sft.host.stop import stop
+    from sft.host.stop import meant, stop
 
-    stop(chosen(name), progress.terminal())
+    run = chosen(name)
+    stop(run if name else meant(run), progress.terminal())
 
 
 @task(help=NAME | {"follow": "go on as the logs grow", "lines": "lines of each node; 0 = all"})

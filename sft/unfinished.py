@@ -109,17 +109,24 @@ def newest_of(settings: Settings) -> tuple[Run | None, list[str]]:
     return None, said
 
 
-def newest_first(runs: Path) -> list[Run]:
-    """Return the runs of a folder, the one opened last first, without those that were set aside."""
+def newest_first(runs: Path, and_aside: bool = False) -> list[Run]:
+    """Return the runs of a folder, the one opened last first; those that were set aside only if they are asked for."""
     found = []
     for path in runs.iterdir() if runs.is_dir() else ():
         try:
-            if not path.is_symlink() and (path / "settings.json").is_file() and not is_aside(Run(path)):
+            if path.is_symlink() or not (path / "settings.json").is_file():
+                continue
+            if and_aside or not is_aside(Run(path)):
                 opened = Run(path).state().get("attempt_started_at") or (path / "settings.json").stat().st_mtime
                 found.append((opened, Run(path)))
         except OSError:
             continue  # another user's
     return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
+
+
+def at_work(runs: Path) -> list[Run]:
+    """Return the runs of a folder whose first node's program is at work, the one opened last first."""
+    return [run for run in newest_first(runs, and_aside=True) if run.is_running()]
 
 
 def is_worth_going_on(run: Run) -> bool:
@@ -146,9 +153,8 @@ def to_resume(runs: Path, name: str) -> tuple[Run, list[str]]:
     found = newest_first(runs)
     waiting = [run for run in found if is_worth_going_on(run) and not run.is_running()]
     if not waiting:
-        working = [run for run in found if run.is_running()]
-        at_work = "".join(f"; {run.name} is at work: `{run.command('monitor')}`" for run in working[:OTHERS])
-        raise UserError(f"{runs}: no unfinished run to go on with{at_work}; `make train` starts one")
+        working = "".join(f"; {run.name} is at work: `{run.command('monitor')}`" for run in at_work(runs)[:OTHERS])
+        raise UserError(f"{runs}: no unfinished run to go on with{working}; `make train` starts one")
     names = [f"{run.name} (step {run.saved_step() or 0})" for run in waiting[1:]]
     more = f" and {len(names) - OTHERS} more" if len(names) > OTHERS else ""
     line = f"others are unfinished too, NAME=… takes one of them: {', '.join(names[:OTHERS])}{more}"

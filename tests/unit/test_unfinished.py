@@ -1,14 +1,16 @@
 """Which run goes on, from where, and which command says so."""
 
+import io
 import json
 import os
 
 import pytest
+from rich.console import Console
 
 from sft import checkpoints, cluster, unfinished
 from sft import run as runs
 from sft.errors import SettingsError, UserError
-from sft.host import ending, opening
+from sft.host import ending, opening, stop
 from sft.settings import DEMO_SETTINGS, Settings
 
 
@@ -216,6 +218,37 @@ def test_a_finished_run_is_not_overwritten():
     made("gsm", "finished", step=250)
     with pytest.raises(SettingsError, match="RUN_NAME=gsm: that run is finished; use another name, or FRESH=1, which"):
         opened(settings_of(run_name="gsm"))
+
+
+# make stop
+
+
+def test_a_stop_without_a_name_is_for_the_only_run_at_work():
+    latest, other = made("p2", "finished"), made("p1", "training", step=9, age=10)
+    with other.lock():
+        assert stop.meant(latest).name == "p1"
+    with latest.lock(), other.lock():
+        assert stop.meant(latest).name == "p2"
+
+
+def test_a_stop_without_a_name_guesses_not_between_two_runs():
+    latest, *others = made("p3", "finished"), made("p2", "training"), made("p1", "training", age=10)
+    with others[0].lock(), others[1].lock(), pytest.raises(UserError) as caught:
+        stop.meant(latest)
+    assert str(caught.value) == (
+        "runs/p3: is not running, but 2 others are; stop one of them: `make stop NAME=p2`, `make stop NAME=p1`"
+    )
+
+
+def test_a_stop_of_a_run_that_is_not_running_names_those_that_are():
+    run, other = made("p2", "training"), made("p1", "training", age=10)
+    with other.lock(), pytest.raises(UserError) as caught:
+        stop.stop(run, Console(file=io.StringIO()))
+    assert str(caught.value) == ("runs/p2: is not running (it was cut off while training); p1 is: `make stop NAME=p1`")
+    with pytest.raises(
+        UserError, match=r"runs/p2: is not running \(it was cut off while training\), and no other run is"
+    ):
+        stop.meant(run)
 
 
 # make resume
