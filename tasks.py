@@ -117,25 +117,17 @@ def train(c: Context, fresh: bool = False, from_: str = "") -> None:
     if from_:
         pipeline.repeat(run.find(variables.runs_path(), Path(from_).name), console)
     else:
-        pipeline.train(Settings.load(**given(fresh=fresh)), console)
-
-
-@task(help={"name": "the run's name; without it the newest unfinished one"})
-@one_line_errors
-def resume(c: Context, name: str = "") -> None:
-    """Go on with an unfinished run, with its own settings; those that may change and are in the environment win."""
-    from sft.host import pipeline, progress
-
-    pipeline.resume(name, progress.terminal())
+        pipeline.train(Settings.load(**given(fresh=fresh)), console, "make train")
 
 
 @task(
     help={
         "gpu": "plan for this card, such as 4090, instead of those here",
+        "gpu-gib": "memory of each card, as nvidia-smi says it; for a card of any name",
         "gpus": "plan for this many, instead of NODES x GPUS_PER_NODE",
         "shape": "config.json of a model that is not here",
         "tokens-per-row": "mean tokens of rows that are not prepared",
-        "rows": "their number",
+        "rows": "number of rows that are not prepared",
         "host-gib": "memory of the machine, for offload; without it what is free here",
         "json": "print the plan as JSON",
     }
@@ -144,6 +136,7 @@ def resume(c: Context, name: str = "") -> None:
 def plan(
     c: Context,
     gpu: str = "",
+    gpu_gib: str = "",
     gpus: str = "",
     shape: str = "",
     tokens_per_row: str = "",
@@ -156,7 +149,8 @@ def plan(
     from sft.host.plan import Options
     from sft.settings import Settings
 
-    options = Options.of(gpu, shape, gpus=gpus, tokens_per_row=tokens_per_row, rows=rows, host_gib=host_gib)
+    numbers = {"gpus": gpus, "tokens_per_row": tokens_per_row, "rows": rows, "host_gib": host_gib, "gpu_gib": gpu_gib}
+    options = Options.of(gpu, shape, **numbers)
     plan_view.show(Settings.load(), options, progress.terminal(), json)
 
 
@@ -168,7 +162,7 @@ def demo(c: Context, fresh: bool = False) -> None:
     from sft.settings import DEMO_SETTINGS, Settings
 
     settings = Settings.load(env_file=None, defaults=DEMO_SETTINGS, **given(fresh=fresh))
-    pipeline.train(settings, progress.terminal())
+    pipeline.train(settings, progress.terminal(), "make demo")
 
 
 def given(**flags: bool) -> dict[str, bool]:
@@ -190,10 +184,9 @@ def monitor(c: Context, name: str = "", once: bool = False, json: bool = False) 
 def stop(c: Context, name: str = "") -> None:
     """Stop a run: it finishes its step, saves a checkpoint and ends."""
     from sft.host import progress
-    from sft.host.stop import meant, stop
+    from sft.host.stop import stop
 
-    run = chosen(name)
-    stop(run if name else meant(run), progress.terminal())
+    stop(chosen(name), progress.terminal())
 
 
 @task(help=NAME | {"follow": "go on as the logs grow", "lines": "lines of each node; 0 = all"})
@@ -248,6 +241,4 @@ def soak(c: Context, options: str = "") -> None:
         c.run(f"{sys.executable} -m tests.soak {options}")
 
 
-namespace = Collection(
-    setup, test_env, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak
-)
+namespace = Collection(setup, test_env, plan, train, demo, monitor, stop, logs, evaluate, bench, check, test, soak)

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import secrets
-import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from sft import checkpoints, cluster, variables
+from sft import cluster
 from sft.errors import SettingsError, UserError, wrong
 from sft.redaction import redact, redact_all
 
@@ -145,16 +144,12 @@ class Run:
         except FileNotFoundError:
             return {}
 
-    def update_state(self, status: Status | None = None, forget: tuple[str, ...] = (), **values: Any) -> None:
-        """Change some values of `state.json`, and forget others.
-
-        One process at a time writes it: rank 0, or node 0 without ranks.
-        """
+    def update_state(self, status: Status | None = None, **values: Any) -> None:
+        """Change some values of `state.json`. One process at a time writes it: rank 0, or node 0 without ranks."""
         now = time.time()
         state = {"status": "launching", "step": 0, "total_steps": 0, "epoch": 0.0, "error": None}
         state |= {"started_at": now, "attempt_started_at": now, "hours_from": now}
-        state |= {name: value for name, value in self.state().items() if name not in forget}
-        state |= values | {"updated_at": now}
+        state |= self.state() | values | {"updated_at": now}
         if status:
             state["status"] = status
         text = json.dumps(redact_all(state), indent=2) + "\n"
@@ -188,39 +183,10 @@ class Run:
         """Forget a stop request, before the run resumes."""
         (self.path / "stop").unlink(missing_ok=True)
 
-    # Where it goes on
-
-    def saved_step(self) -> int | None:
-        """Return the step of the newest whole checkpoint, or None if there is none."""
-        return checkpoints.newest_whole(self.checkpoints)
-
     def last_checkpoint(self) -> str:
         """Return the name of the newest whole checkpoint, or in words that there is none."""
-        step = self.saved_step()
-        return "the start" if step is None else f"checkpoint {checkpoints.name_of(step)}"
-
-    @property
-    def is_saved(self) -> bool:
-        """Whether a whole checkpoint or the final model is there."""
-        return self.final.is_dir() or self.saved_step() is not None
-
-    @property
-    def has_trained(self) -> bool:
-        """Whether a step of it was ever trained, saved or not."""
-        logged = self.metrics.is_file() and self.metrics.stat().st_size > 0
-        return self.is_saved or logged or bool(self.state().get("step")) or bool(checkpoints.steps(self.checkpoints))
-
-    def command(self, task: str) -> str:
-        """Return what a user types to call a task on this run, such as `make resume NAME=x`.
-
-        RUNS_PATH stands in it if it was given behind `make` or in the environment alone.
-        """
-        try:
-            usual = variables.expanded(variables.from_file().get("RUNS_PATH") or "runs")
-        except UserError:
-            usual = Path("runs")
-        elsewhere = usual.absolute() != self.path.parent.absolute()
-        return f"make {task} NAME={self.name}" + f" RUNS_PATH={shlex.quote(str(self.path.parent))}" * elsewhere
+        whole = sorted(path.name for path in self.checkpoints.glob("step-*") if (path / "manifest.json").is_file())
+        return f"checkpoint {whole[-1]}" if whole else "the start"
 
     # Failure
 
@@ -283,9 +249,7 @@ class Run:
         file = (self.path / ".claim").open("a")
         if not lock_file(file, LOOK_S) or self.is_running():
             file.close()
-            raise UserError(
-                f"{self.path}: is running; `{self.command('monitor')}` shows it, `{self.command('stop')}` ends it"
-            )
+            raise UserError(f"{self.path}: is running; watch it with `inv monitor`, end it with `make stop`")
         return file
 
     # Metrics
@@ -380,8 +344,8 @@ def make_directory(settings: Settings) -> Run:
         except FileExistsError:
             number += 1
             if settings.run_name:
-                what, remedy = f"{run.path} is there already", "use another name, or FRESH=1, which sets that one aside"
-                raise SettingsError([wrong("RUN_NAME", name, what, remedy)]) from None
+                what = f"{run.path} is there already"
+                raise SettingsError([wrong("RUN_NAME", name, what, "use another name or remove it")]) from None
         except OSError as error:
             raise not_writable(settings, error) from None
 
@@ -398,54 +362,62 @@ def default_name(settings: Settings) -> str:
     return time.strftime("%Y%m%d-%H%M%S-") + model
 
 
-def reopen(run: Run, settings: Settings, again: bool = False) -> list[str]:
+def reopen(run: Run, settings: Settings, again: bool = False) -> None:
     """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
 
-    `state.json` counts the attempts, keeps why the earlier ones broke, and says the step that the run goes on from. The
-    hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now or they cannot be read; of
-    that a line each is returned. MAX_HOURS counts from now, unless it is the same start `again`.
+    The hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now. `state.json` counts
+    the attempts, and keeps why the earlier ones broke. MAX_HOURS counts from now, unless it is the same start `again`.
     """
-    before, said = run.settings(), []
+    before = run.settings()
     for path in (run.path / "stop", run.path / "failed", run.prepared, *run.path.glob("node-*.json")):
         path.unlink(missing_ok=True)
     for path in run.path.glob(".*.json.*"):
         path.unlink()  # left by a process that was killed while it wrote
-    for folder in (run.logs, run.checkpoints):
-        folder.mkdir(exist_ok=True)  # somebody made room
     frozen = settings.model_copy(update={"run_name": run.name})
-    new_hostfile = new_config = (frozen.nodes, frozen.gpus_per_node) != (before.nodes, before.gpus_per_node)
-    try:
-        cluster.read_hostfile(run.hostfile)
-    except UserError as error:
-        new_hostfile = True
-        said.append(f"warning: {error}; it is written anew from the settings")
-    try:
-        json.loads(run.ds_config.read_text())
-    except (OSError, ValueError):
-        new_config = True
-        said.append(f"warning: {run.ds_config}: cannot be read; it is written anew from the settings")
-    if new_hostfile:
+    if (frozen.nodes, frozen.gpus_per_node) != (before.nodes, before.gpus_per_node):
         write_whole(run.hostfile, cluster.hostfile(frozen.nodes, frozen.gpus_per_node))
-    if new_config:
         write_whole(run.ds_config, json.dumps(frozen.deepspeed(), indent=2) + "\n")
     write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
     run.keep_reserve()
-    restate(run, again)
+    state = run.state()
+    attempt, earlier, error = state.get("attempt", 1) + 1, state.get("earlier_errors", []), state.get("error")
+    earlier = [*earlier, error] if error else earlier
+    now = time.time()
+    hours_from = state.get("hours_from", now) if again else now
+    values = {"attempt": attempt, "attempt_started_at": now, "earlier_errors": earlier, "hours_from": hours_from}
+    run.update_state("launching", error=None, **values)
     point_latest(run)
-    return said
 
 
-def restate(run: Run, again: bool) -> None:
-    """Write the `state.json` of a run's next attempt."""
-    state, now = run.state(), time.time()
-    error, earlier = state.get("error"), state.get("earlier_errors", [])
-    values: dict[str, Any] = {"attempt": state.get("attempt", 1) + 1, "attempt_started_at": now, "error": None}
-    values["earlier_errors"] = [*earlier, error] if error else earlier
-    values["hours_from"] = state.get("hours_from", now) if again else now
-    if not run.final.is_dir():  # what was trained after the checkpoint is lost
-        lost, step = state.get("step", 0), run.saved_step() or 0
-        values |= {"step": step, "epoch": state.get("epoch", 0.0) * step / lost if lost else 0.0}
-    run.update_state("launching", forget=("loss", "tokens_per_second", "time_left_s"), **values)
+def asked_for(settings: Settings) -> Run | None:
+    """Return RUN_NAME's run or the latest, or None where there is none. Raises UserError where it is at work."""
+    run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
+    if run is None or not run.settings_file.is_file():
+        return None
+    run.claim().close()
+    return run
+
+
+def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
+    """Return the run to go on with, RUN_NAME's or the latest where it was stopped or broke, and what kept it from that.
+
+    None where a new run is to be made: FRESH=1, the latest has nothing saved or is finished, or was started with other
+    settings; a line for each of those is returned beside it. Raises UserError where the run is still at work, and
+    SettingsError where a run asked for by RUN_NAME was started with other settings.
+    """
+    run = asked_for(settings)
+    if run is None:
+        return None, []
+    status = run.state().get("status")
+    saved = run.final.is_dir() or any(run.checkpoints.glob("step-*")) or run.metrics.is_file()
+    if settings.fresh or status == "finished" or not (saved or status == "stopped" or settings.run_name):
+        return None, []
+    differences = settings.differences(run.settings())
+    if differences and settings.run_name:
+        raise SettingsError(differences)
+    if differences:
+        return None, [f"not resuming the unfinished run {run.name}, which has other settings:", *differences]
+    return run, []
 
 
 def point_latest(run: Run) -> None:
@@ -463,7 +435,6 @@ def latest(runs: Path) -> Run | None:
 
 def find(runs: Path, name: str = "") -> Run:
     """Return the named run, or the latest. Raises UserError where there is none."""
-    name = Path(name).name  # runs/NAME too, as a shell completes it
     run = Run(runs / name) if name and name != "latest" else latest(runs)
     if run is None or not run.settings_file.is_file():
         raise UserError(f"{runs / (name or 'latest')}: no such run; start one with `make train` or `make demo`")

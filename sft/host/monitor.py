@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sft.host import ending, gpus
+from sft.host import gpus
 from sft.host.progress import amounts, duration
 from sft.run import ENDED, Run
 
@@ -69,7 +69,6 @@ def snapshot(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         "losses": curve([line["train/loss"] for line in metrics if "train/loss" in line]),
         "nodes": nodes,
         "gpus": [asdict(gpu) | {"node": owners.get(gpu.uuid, "")} for gpu in gpus.visible()],
-        "goes_on": "" if running or state.get("status") == "finished" else ending.goes_on(run, run.command("resume")),
         "logs": {path.stem: run.log_tail(path) for path in run.log_files()} if broken else {},
     }
 
@@ -97,12 +96,10 @@ def render(seen: dict[str, Any]) -> RenderableType:
     if doing != status and doing != "training":
         head.append(f"  {doing}" + (f" {done:,}/{total:,}" if total else ""))
     if status not in ENDED and not seen["running"]:
-        head.append("  nothing is at work on it", "red")
+        head.append("  nothing is at work on it: `make train` resumes it", "red")
     parts: list[RenderableType] = [head]
     if state.get("error"):
         parts.append(Text(state["error"], "red"))
-    if seen["goes_on"]:
-        parts.append(Text(seen["goes_on"]))
     table = Table.grid(padding=(0, 2))
     for label, value in facts(seen):
         table.add_row(Text(label, "dim"), value)

@@ -53,9 +53,7 @@ def test_a_run_that_trains(run):
         assert part in text, text
     assert "█" in text and "▁" in text and "nothing is at work" not in text
     lock.close()
-    text = " ".join(shown(run).split())
-    assert "nothing is at work on it" in text
-    assert f"`make resume NAME=a RUNS_PATH={run.path.parent}` starts it over: it has no checkpoint" in text
+    assert "nothing is at work on it: `make train` resumes it" in shown(run)
 
 
 def test_a_failed_run_shows_the_reason_and_the_ends_of_the_logs(run):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sft import cluster, unfinished
+from sft import cluster
 from sft import run as runs
 from sft.errors import UserError
 from sft.settings import Settings
@@ -67,7 +67,7 @@ def test_settings_of_a_run_that_cannot_be_read_are_one_line(run, content):
     run.update_state("stopped")
     run.settings_file.write_text(content)
     with pytest.raises(UserError, match=r"a/settings.json: holds no settings that this version reads \(.*\); start a"):
-        unfinished.resumable(Settings.load(None, runs_path=run.path.parent, run_name="a"))
+        runs.resumable(Settings.load(None, runs_path=run.path.parent, run_name="a"))
 
 
 def test_a_reopened_run_has_the_hostfile_of_its_ranks_of_now(run):
@@ -85,3 +85,10 @@ def test_the_hours_of_a_start_go_on_over_its_restarts(run):
     assert run.state()["hours_from"] == started
     runs.reopen(run, run.settings())
     assert run.state()["hours_from"] > started
+
+
+def test_a_named_run_that_was_killed_before_it_saved_anything_goes_on(run, tmp_path):
+    run.update_state("failed", error="killed")
+    named = Settings.load(None, runs_path=tmp_path, run_name="a")
+    assert runs.resumable(named)[0].path == run.path
+    assert runs.resumable(named.model_copy(update={"run_name": ""}))[0] is None  # the latest: a new one loses nothing
