@@ -4,7 +4,7 @@ PYTHON ?= python3
 INV := .venv/bin/inv
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
 .DEFAULT_GOAL := help
-.PHONY: help setup test-env plan train demo monitor stop logs evaluate bench check test soak clean
+.PHONY: help setup test-env plan train resume demo monitor stop logs evaluate bench check test soak clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ plan: $(INV) ## does it fit, how long does it take, what would be better (GPU=40
 
 train: $(INV) ## fine-tune with the settings in .env, or resume what was stopped (FROM=run repeats a run)
 	@$(INV) train
+
+resume: $(INV) ## go on with an unfinished run, with its own settings (NAME=run; the newest without)
+	@$(INV) resume
 
 demo: $(INV) ## the same on any CPU: tiny model, generated data, two nodes
 	@$(INV) demo

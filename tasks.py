@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context, Exit, task
 
-from sft import variables
+from sft import files, variables
 from sft.errors import SftError, UserError, wrong
 from sft.redaction import guard_tracebacks, redact
 
@@ -34,6 +34,9 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments, **(options | options_behind_make(function)))
         except SftError as error:
             raise Exit(redact(str(error)), code=error.exit_code) from None
+        except PermissionError as error:
+            path = Path(error.filename or ".")
+            raise Exit(redact(files.not_yours(path, path)), code=UserError.exit_code) from None
 
     return wrapped
 
@@ -117,17 +120,25 @@ def train(c: Context, fresh: bool = False, from_: str = "") -> None:
     if from_:
         pipeline.repeat(run.find(variables.runs_path(), Path(from_).name), console)
     else:
-        pipeline.train(Settings.load(**given(fresh=fresh)), console, "make train")
+        pipeline.train(Settings.load(**given(fresh=fresh)), console)
+
+
+@task(help={"name": "the run's name; without it the newest unfinished one"})
+@one_line_errors
+def resume(c: Context, name: str = "") -> None:
+    """Go on with an unfinished run, with its own settings; those that may change and are in the environment win."""
+    from sft.host import pipeline, progress
+
+    pipeline.resume(name, progress.terminal())
 
 
 @task(
     help={
         "gpu": "plan for this card, such as 4090, instead of those here",
-        "gpu-gib": "memory of each card, as nvidia-smi says it; for a card of any name",
         "gpus": "plan for this many, instead of NODES x GPUS_PER_NODE",
         "shape": "config.json of a model that is not here",
         "tokens-per-row": "mean tokens of rows that are not prepared",
-        "rows": "number of rows that are not prepared",
+        "rows": "their number",
         "host-gib": "memory of the machine, for offload; without it what is free here",
         "json": "print the plan as JSON",
     }
@@ -136,7 +147,6 @@ def train(c: Context, fresh: bool = False, from_: str = "") -> None:
 def plan(
     c: Context,
     gpu: str = "",
-    gpu_gib: str = "",
     gpus: str = "",
     shape: str = "",
     tokens_per_row: str = "",
@@ -149,8 +159,7 @@ def plan(
     from sft.host.plan import Options
     from sft.settings import Settings
 
-    numbers = {"gpus": gpus, "tokens_per_row": tokens_per_row, "rows": rows, "host_gib": host_gib, "gpu_gib": gpu_gib}
-    options = Options.of(gpu, shape, **numbers)
+    options = Options.of(gpu, shape, gpus=gpus, tokens_per_row=tokens_per_row, rows=rows, host_gib=host_gib)
     plan_view.show(Settings.load(), options, progress.terminal(), json)
 
 
@@ -162,7 +171,7 @@ def demo(c: Context, fresh: bool = False) -> None:
     from sft.settings import DEMO_SETTINGS, Settings
 
     settings = Settings.load(env_file=None, defaults=DEMO_SETTINGS, **given(fresh=fresh))
-    pipeline.train(settings, progress.terminal(), "make demo")
+    pipeline.train(settings, progress.terminal())
 
 
 def given(**flags: bool) -> dict[str, bool]:
@@ -184,9 +193,10 @@ def monitor(c: Context, name: str = "", once: bool = False, json: bool = False) 
 def stop(c: Context, name: str = "") -> None:
     """Stop a run: it finishes its step, saves a checkpoint and ends."""
     from sft.host import progress
-    from sft.host.stop import stop
+    from sft.host.stop import meant, stop
 
-    stop(chosen(name), progress.terminal())
+    run = chosen(name)
+    stop(run if name else meant(run), progress.terminal())
 
 
 @task(help=NAME | {"follow": "go on as the logs grow", "lines": "lines of each node; 0 = all"})
@@ -241,4 +251,6 @@ def soak(c: Context, options: str = "") -> None:
         c.run(f"{sys.executable} -m tests.soak {options}")
 
 
-namespace = Collection(setup, test_env, plan, train, demo, monitor, stop, logs, evaluate, bench, check, test, soak)
+namespace = Collection(
+    setup, test_env, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak
+)

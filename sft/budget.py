@@ -7,12 +7,12 @@ the same, and so does the result up to rounding.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sft import files
 from sft.errors import OUT_OF_MEMORY
-from sft.run import Run, write_whole
+from sft.run import Run
 from sft.settings import Settings
 
 TOKENS, ROWS = "max_tokens_per_micro_step", "batch_size"  # what is cut: of packed micro-steps, of padded ones
@@ -55,15 +55,14 @@ def smaller(setting: str, tried: int, longest: int) -> int | None:
 
 def cuts(run: Run) -> list[Cut]:
     """Return the cuts of a run, oldest first."""
-    try:
-        return [Cut(**cut) for cut in json.loads((run.path / "budget.json").read_text())]
-    except FileNotFoundError:
-        return []
+    names = Cut.__dataclass_fields__.keys()
+    found = run.read(run.path / "budget.json", [])
+    return [Cut(**cut) for cut in found if isinstance(cut, dict) and cut.keys() == names]
 
 
 def write(run: Run, found: list[Cut]) -> None:
     """Write the cuts of a run."""
-    write_whole(run.path / "budget.json", json.dumps([asdict(cut) for cut in found], indent=2) + "\n")
+    files.write_json(run.path / "budget.json", [asdict(cut) for cut in found])
 
 
 def held(run: Run, settings: Settings) -> Settings:

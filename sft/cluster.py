@@ -34,9 +34,9 @@ def read_hostfile(path: Path) -> dict[str, int]:
     itself would only warn about a missing file, and train on the local devices alone.
     """
     if not path.is_file():
-        raise UserError(f"{path}: the hostfile is missing; start the run with `make train`, which writes it")
+        raise UserError(f"{path}: the hostfile is missing; `make resume NAME={path.parent.name}` writes it anew")
     slots: dict[str, int] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         text = line.split("#")[0].strip()
         if not text:
             continue

@@ -1,52 +1,40 @@
 """The run directory: the one interface between the tasks, the ranks and every tool that looks on.
 
 Files that are read while they are written (`state.json`, `checkpoints/latest`, manifests) are written beside
-themselves and renamed, so a reader sees the old or the new one, never half.
+themselves and renamed (sft/files.py), so a reader sees the old or the new one, never half. What a broken disk or a
+person has made unreadable is read as if it were not there, and `Run.unreadable` names it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
-import json
+import math
 import os
 import re
-import secrets
+import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
 
-from sft import cluster
+from sft import checkpoints, cluster, files, variables
 from sft.errors import SettingsError, UserError, wrong
+from sft.files import write_json, write_whole
 from sft.redaction import redact, redact_all
 
 if TYPE_CHECKING:
     from sft.settings import Settings  # takes a quarter of a second, which a look at a run does not need
 
 Status = Literal["launching", "preparing", "training", "saving", "evaluating", "finished", "stopped", "failed"]
+Content = TypeVar("Content", dict[str, Any], list[Any])
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
 
 
-LOOK_S = 0.1  # longer than a monitor holds a lock that it only looks at
 RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # containers have the same process ids
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)
@@ -111,8 +99,8 @@ class Run:
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return what the nodes say of themselves, in rank order."""
-        files = sorted(self.path.glob("node-*.json"), key=lambda path: int(path.stem.removeprefix("node-")))
-        return [json.loads(path.read_text()) for path in files]
+        found = [self.read(path, {}) for path in in_node_order(self.path.glob("node-*.json"))]
+        return [node for node in found if {"name", "host", "ranks", "gpus"} <= node.keys()]
 
     @property
     def prepared(self) -> Path:
@@ -135,31 +123,65 @@ class Run:
 
         return Settings.thaw(self.settings_file)
 
+    # What is read with care
+
+    def read(self, path: Path, missing: Content) -> Content:
+        """Return the content of one of the run's JSON files; `missing` if it is not there or cannot be read."""
+        try:
+            return files.read_json(path, type(missing))
+        except (FileNotFoundError, files.Unreadable):
+            return missing
+
+    def unreadable(self) -> list[str]:
+        """Return a line for every file of the run that cannot be read, and for unreadable lines of the metrics."""
+        problems = self.unreadable_files()
+        good = [line is not None for line in self.metrics_lines()]
+        if not all(good):
+            what = (
+                f"{good.count(False)} of {len(good)} lines cannot be read (the first is line {good.index(False) + 1})"
+            )
+            problems.append(f"{self.metrics}: {what}; they are left out")
+        return problems
+
+    def unreadable_files(self) -> list[str]:
+        """Return a line for every JSON file of the run that cannot be read."""
+        problems = []
+        apart = {self.settings_file, self.ds_config}  # without these a run does not go on, or they are written anew
+        for path in sorted({*self.path.glob("*.json")} - apart):
+            try:
+                files.read_json(path, list if path.name == "budget.json" else dict, "it is left out")
+            except files.Unreadable as error:
+                problems.append(str(error))
+            except FileNotFoundError:  # removed by now
+                continue
+        return problems
+
     # State
 
     def state(self) -> dict[str, Any]:
         """Return the content of `state.json`, or an empty one before there is any."""
-        try:
-            return json.loads((self.path / "state.json").read_text())
-        except FileNotFoundError:
-            return {}
+        return self.read(self.path / "state.json", {})
 
-    def update_state(self, status: Status | None = None, **values: Any) -> None:
-        """Change some values of `state.json`. One process at a time writes it: rank 0, or node 0 without ranks."""
+    def update_state(self, status: Status | None = None, forget: tuple[str, ...] = (), **values: Any) -> None:
+        """Change some values of `state.json`, and forget others.
+
+        One process at a time writes it: rank 0, or node 0 without ranks.
+        """
         now = time.time()
         state = {"status": "launching", "step": 0, "total_steps": 0, "epoch": 0.0, "error": None}
         state |= {"started_at": now, "attempt_started_at": now, "hours_from": now}
-        state |= self.state() | values | {"updated_at": now}
+        state |= {name: value for name, value in self.state().items() if name not in forget}
+        state |= values | {"updated_at": now}
         if status:
             state["status"] = status
-        text = json.dumps(redact_all(state), indent=2) + "\n"
+        state = redact_all(state)
         try:
-            write_whole(self.path / "state.json", text)
+            write_json(self.path / "state.json", state)
         except OSError as error:
             if error.errno != errno.ENOSPC or status != "failed":
                 raise
             self.give_up_reserve()
-            write_whole(self.path / "state.json", text)
+            write_json(self.path / "state.json", state)
 
     @property
     def ended(self) -> bool:
@@ -183,10 +205,39 @@ class Run:
         """Forget a stop request, before the run resumes."""
         (self.path / "stop").unlink(missing_ok=True)
 
+    # Where it goes on
+
+    def saved_step(self) -> int | None:
+        """Return the step of the newest whole checkpoint, or None if there is none."""
+        return checkpoints.newest_whole(self.checkpoints)
+
     def last_checkpoint(self) -> str:
         """Return the name of the newest whole checkpoint, or in words that there is none."""
-        whole = sorted(path.name for path in self.checkpoints.glob("step-*") if (path / "manifest.json").is_file())
-        return f"checkpoint {whole[-1]}" if whole else "the start"
+        step = self.saved_step()
+        return "the start" if step is None else f"checkpoint {checkpoints.name_of(step)}"
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether a whole checkpoint or the final model is there."""
+        return self.final.is_dir() or self.saved_step() is not None
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether a step of it was ever trained, saved or not."""
+        logged = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        return self.is_saved or logged or bool(self.state().get("step")) or bool(checkpoints.steps(self.checkpoints))
+
+    def command(self, task: str) -> str:
+        """Return what a user types to call a task on this run, such as `make resume NAME=x`.
+
+        RUNS_PATH stands in it if it was given behind `make` or in the environment alone.
+        """
+        try:
+            usual = variables.expanded(variables.from_file().get("RUNS_PATH") or "runs")
+        except UserError:
+            usual = Path("runs")
+        elsewhere = usual.absolute() != self.path.parent.absolute()
+        return f"make {task} NAME={self.name}" + f" RUNS_PATH={shlex.quote(str(self.path.parent))}" * elsewhere
 
     # Failure
 
@@ -225,32 +276,53 @@ class Run:
     # Who runs it
 
     def lock(self) -> TextIO | None:
-        """Return the run's lock, held until it is closed or this process ends; None where another process holds it."""
-        file = (self.path / ".lock").open("w")
-        if not lock_file(file, LOOK_S):
-            file.close()
-            return None
-        return file
+        """Return the run's lock, held until it is closed or this process ends; None if another process holds it."""
+        return files.lock(self.path / ".lock")
 
     def is_running(self) -> bool:
         """Tell whether a first node's program is at work on this run."""
-        try:
-            with (self.path / ".lock").open() as file:  # for reading: it may be another user's run
-                return not lock_file(file)
-        except FileNotFoundError:
-            return False
+        return files.is_locked(self.path / ".lock")
 
     def claim(self) -> TextIO:
         """Keep every other program from starting this run, until the file returned is closed or this process ends.
 
         Beside the lock of the first node's program, which is taken later and may be in a container. Raises UserError
-        where another program has it, or a node is at work.
+        if another program has it, a node is at work, or the run is another user's.
         """
-        file = (self.path / ".claim").open("a")
-        if not lock_file(file, LOOK_S) or self.is_running():
-            file.close()
-            raise UserError(f"{self.path}: is running; watch it with `inv monitor`, end it with `make stop`")
+        if problem := self.not_yours():
+            raise UserError(problem)
+        file = files.lock(self.path / ".claim")
+        if file is None or self.is_running():
+            if file is not None:
+                file.close()
+            raise UserError(
+                f"{self.path}: is running; `{self.command('monitor')}` shows it, `{self.command('stop')}` ends it"
+            )
         return file
+
+    def is_there(self) -> bool:
+        """Tell whether the directory holds a run. Raises UserError if this user may not look."""
+        try:
+            return self.settings_file.is_file()
+        except PermissionError:
+            raise UserError(files.not_yours(self.path, self.path)) from None
+
+    def is_left_by_another(self) -> bool:
+        """Tell whether this is an unfinished run that is another user's."""
+        try:
+            return bool(self.not_yours()) and self.state().get("status") != "finished"
+        except PermissionError:
+            return True
+
+    def not_yours(self) -> str:
+        """Return a line if this user may not write everywhere in the run directory, otherwise ""."""
+        try:
+            folders = [Path(folder) for folder, *_ in os.walk(self.path)]
+            kept_open = [path for path in (self.path / ".claim", self.path / ".lock") if path.exists()]
+            closed = [path for path in (*folders, *kept_open, *self.log_files()) if not os.access(path, os.W_OK)]
+        except PermissionError:
+            closed = [self.path]
+        return files.not_yours(closed[0], self.path) if closed else ""
 
     # Metrics
 
@@ -259,12 +331,16 @@ class Run:
         return any(line["step"] == step and name in line for line in self.read_metrics())
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
-        """Yield the logged steps; a line that is still being written is left out."""
+        """Yield the logged steps; lines that cannot be read, or are still being written, are left out."""
+        return (line for line in self.metrics_lines() if line is not None)
+
+    def metrics_lines(self) -> Iterator[dict[str, Any] | None]:
+        """Yield the lines of the metrics, None for one that cannot be read; one still being written is left out."""
         try:
-            with self.metrics.open() as file:
+            with self.metrics.open("rb") as file:
                 for line in file:
-                    if line.endswith("\n"):
-                        yield json.loads(line)
+                    if line.endswith(b"\n"):
+                        yield metrics_line(line)
         except FileNotFoundError:
             return
 
@@ -272,7 +348,7 @@ class Run:
 
     def log_files(self) -> list[Path]:
         """Return the nodes' logs, in node order."""
-        return sorted(self.logs.glob("node-*.log"), key=lambda path: int(path.stem.removeprefix("node-")))
+        return in_node_order(self.logs.glob("node-*.log"))
 
     @staticmethod
     def log_tail(path: Path, lines: int = 15) -> list[str]:
@@ -282,29 +358,36 @@ class Run:
             return file.read().decode(errors="replace").splitlines()[-lines:]
 
 
-def lock_file(file: TextIO, patience_s: float = 0) -> bool:
-    """Lock a file until it is closed; False where another process still holds it after `patience_s` seconds."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(LOOK_S / 10)
+def metrics_line(line: bytes) -> dict[str, Any] | None:
+    """Return the numbers of one line of `metrics.jsonl`, or None if it does not hold a step's numbers."""
+    try:
+        found = files.parse(line)
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or type(found.get("step")) is not int:
+        return None
+    numbers = {name: value for name, value in found.items() if value is not None}
+    are_finite = (type(value) in (int, float) and math.isfinite(value) for value in numbers.values())
+    return numbers if all(are_finite) else None
+
+
+def in_node_order(paths: Iterable[Path]) -> list[Path]:
+    """Return the files named `node-R.…` of all nodes, in the order of R."""
+    matches = [(re.fullmatch(r"node-(\d+)", path.stem), path) for path in paths]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Wait until no other program opens a run in `folder`, and keep others waiting. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    path = folder / ".lock"
+    file = files.lock(path, wait=True)
+    assert file is not None
+    with file:
+        with contextlib.suppress(PermissionError):  # not the one who made it
+            path.chmod(0o666)  # in a folder that several users share, all of them lock it
         yield
-    finally:
-        os.close(descriptor)
 
 
 def create(settings: Settings, hostfile: str) -> Run:
@@ -317,8 +400,8 @@ def create(settings: Settings, hostfile: str) -> Run:
         run.logs.mkdir()
         run.checkpoints.mkdir()
         frozen = settings.model_copy(update={"run_name": run.name})
-        write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
-        write_whole(run.ds_config, json.dumps(frozen.deepspeed(), indent=2) + "\n")
+        write_json(run.settings_file, frozen.freeze())
+        write_json(run.ds_config, frozen.deepspeed())
         write_whole(run.hostfile, hostfile)
         run.keep_reserve()
         run.update_state("launching")
@@ -344,8 +427,8 @@ def make_directory(settings: Settings) -> Run:
         except FileExistsError:
             number += 1
             if settings.run_name:
-                what = f"{run.path} is there already"
-                raise SettingsError([wrong("RUN_NAME", name, what, "use another name or remove it")]) from None
+                what, remedy = f"{run.path} is there already", "use another name, or FRESH=1, which sets that one aside"
+                raise SettingsError([wrong("RUN_NAME", name, what, remedy)]) from None
         except OSError as error:
             raise not_writable(settings, error) from None
 
@@ -362,69 +445,62 @@ def default_name(settings: Settings) -> str:
     return time.strftime("%Y%m%d-%H%M%S-") + model
 
 
-def reopen(run: Run, settings: Settings, again: bool = False) -> None:
+def reopen(run: Run, settings: Settings, again: bool = False) -> list[str]:
     """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
 
-    The hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now. `state.json` counts
-    the attempts, and keeps why the earlier ones broke. MAX_HOURS counts from now, unless it is the same start `again`.
+    `state.json` counts the attempts, keeps why the earlier ones broke, and says the step that the run goes on from. The
+    hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now or they cannot be read; of
+    that a line each is returned. MAX_HOURS counts from now, unless it is the same start `again`.
     """
-    before = run.settings()
+    before, said = run.settings(), []
     for path in (run.path / "stop", run.path / "failed", run.prepared, *run.path.glob("node-*.json")):
         path.unlink(missing_ok=True)
-    for path in run.path.glob(".*.json.*"):
-        path.unlink()  # left by a process that was killed while it wrote
+    for folder in (run.logs, run.checkpoints):
+        folder.mkdir(exist_ok=True)  # somebody made room
+    for folder in (run.path, run.checkpoints):
+        files.sweep(folder, files=True)  # left by processes that were killed while they wrote
     frozen = settings.model_copy(update={"run_name": run.name})
-    if (frozen.nodes, frozen.gpus_per_node) != (before.nodes, before.gpus_per_node):
+    new_hostfile = new_config = (frozen.nodes, frozen.gpus_per_node) != (before.nodes, before.gpus_per_node)
+    try:
+        cluster.read_hostfile(run.hostfile)
+    except UserError as error:
+        new_hostfile = True
+        said.append(f"warning: {error}; it is written anew from the settings")
+    try:
+        files.read_json(run.ds_config)
+    except (OSError, files.Unreadable):
+        new_config = True
+        said.append(f"warning: {run.ds_config}: cannot be read; it is written anew from the settings")
+    if new_hostfile:
         write_whole(run.hostfile, cluster.hostfile(frozen.nodes, frozen.gpus_per_node))
-        write_whole(run.ds_config, json.dumps(frozen.deepspeed(), indent=2) + "\n")
-    write_whole(run.settings_file, json.dumps(frozen.freeze(), indent=2) + "\n")
+    if new_config:
+        write_json(run.ds_config, frozen.deepspeed())
+    write_json(run.settings_file, frozen.freeze())
     run.keep_reserve()
-    state = run.state()
-    attempt, earlier, error = state.get("attempt", 1) + 1, state.get("earlier_errors", []), state.get("error")
-    earlier = [*earlier, error] if error else earlier
-    now = time.time()
-    hours_from = state.get("hours_from", now) if again else now
-    values = {"attempt": attempt, "attempt_started_at": now, "earlier_errors": earlier, "hours_from": hours_from}
-    run.update_state("launching", error=None, **values)
+    restate(run, again)
     point_latest(run)
+    return said
 
 
-def asked_for(settings: Settings) -> Run | None:
-    """Return RUN_NAME's run or the latest, or None where there is none. Raises UserError where it is at work."""
-    run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
-    if run is None or not run.settings_file.is_file():
-        return None
-    run.claim().close()
-    return run
-
-
-def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
-    """Return the run to go on with, RUN_NAME's or the latest where it was stopped or broke, and what kept it from that.
-
-    None where a new run is to be made: FRESH=1, the latest has nothing saved or is finished, or was started with other
-    settings; a line for each of those is returned beside it. Raises UserError where the run is still at work, and
-    SettingsError where a run asked for by RUN_NAME was started with other settings.
-    """
-    run = asked_for(settings)
-    if run is None:
-        return None, []
-    status = run.state().get("status")
-    saved = run.final.is_dir() or any(run.checkpoints.glob("step-*")) or run.metrics.is_file()
-    if settings.fresh or status == "finished" or not (saved or status == "stopped" or settings.run_name):
-        return None, []
-    differences = settings.differences(run.settings())
-    if differences and settings.run_name:
-        raise SettingsError(differences)
-    if differences:
-        return None, [f"not resuming the unfinished run {run.name}, which has other settings:", *differences]
-    return run, []
+def restate(run: Run, again: bool) -> None:
+    """Write the `state.json` of a run's next attempt."""
+    state, now = run.state(), time.time()
+    error, earlier = state.get("error"), state.get("earlier_errors", [])
+    values: dict[str, Any] = {"attempt": state.get("attempt", 1) + 1, "attempt_started_at": now, "error": None}
+    values["earlier_errors"] = [*earlier, error] if error else earlier
+    values["hours_from"] = state.get("hours_from", now) if again else now
+    if not run.final.is_dir():  # what was trained after the checkpoint is lost
+        lost, step = state.get("step", 0), run.saved_step() or 0
+        values |= {"step": step, "epoch": state.get("epoch", 0.0) * step / lost if lost else 0.0}
+    run.update_state("launching", forget=("loss", "tokens_per_second", "time_left_s"), **values)
 
 
 def point_latest(run: Run) -> None:
     """Make `runs/latest` a link to the run."""
-    link = run.path.parent / f".latest.{secrets.token_hex(4)}"
+    link = files.temporary_name(run.path / "latest")  # in the run's directory, which nobody else writes to
     link.symlink_to(run.name)
     link.replace(run.path.parent / "latest")
+    files.flush(run.path.parent)
 
 
 def latest(runs: Path) -> Run | None:
@@ -435,7 +511,8 @@ def latest(runs: Path) -> Run | None:
 
 def find(runs: Path, name: str = "") -> Run:
     """Return the named run, or the latest. Raises UserError where there is none."""
+    name = Path(name).name  # runs/NAME too, as a shell completes it
     run = Run(runs / name) if name and name != "latest" else latest(runs)
-    if run is None or not run.settings_file.is_file():
+    if run is None or not run.is_there():
         raise UserError(f"{runs / (name or 'latest')}: no such run; start one with `make train` or `make demo`")
     return run

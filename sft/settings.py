@@ -52,6 +52,8 @@ MAY_CHANGE = {
 }  # fmt: skip
 
 FOLDERS = ("data_path", "model_path", "runs_path")
+# Where a run happens and who sees it: nothing of what it does.
+NOT_OF_RUN = {*FOLDERS, "run_name", "fresh", "master_port", "wandb_api_key", "huggingface_api_key"}
 
 LARGEST = 2**31 - 1  # of every whole number: more is a slip of the finger, and no array or timer takes it
 CPU_RANKS_PER_CORE = 16  # more would only starve the machine
@@ -166,9 +168,7 @@ class Settings(BaseSettings):
     max_steps: Count = Field(0, ge=0, description="optimizer steps at most; 0 = no limit")
     seed: Count = Field(42, ge=0, description="order of the rows, dropout, new weights")
     precision: Annotated[Precision, Lower] = Field(
-        "auto",
-        description="bf16, fp16 (dynamic loss scaling), fp32, or auto: bf16 on GPUs that have it, fp16 on older ones, "
-        "fp32 on CPU",
+        "auto", description="bf16, fp16 (dynamic loss scaling), fp32, or auto: bf16 on GPUs, fp32 on CPU"
     )
     gradient_checkpointing: Annotated[bool | None, Planned] = Field(
         None, description="recompute activations in backward: less memory, a third more time; auto: where needed"
@@ -325,10 +325,27 @@ class Settings(BaseSettings):
         Of `env_file` only the keys are taken, which are never frozen: the rest of it is about other runs. Raises
         SettingsError.
         """
-        written = variables.from_file(env_file) if env_file else {}
-        keys = {name: written[name.upper()] for name in secret_names() if name.upper() in written}
         kept = {name: value for name, value in frozen.items() if name != "run_name"}
-        return cls.load(None, defaults=kept | keys, **(given | {"fresh": True}))
+        return cls.load(None, defaults=kept | keys_of(env_file), **(given | {"fresh": True}))
+
+    @classmethod
+    def resume(cls, before: Settings, env_file: Path | None = variables.ENV_FILE, **given: Any) -> Settings:
+        """Return the settings with which a run goes on: its own ones; the environment and `given` win.
+
+        Of `env_file` only the keys are taken. The global batch size stays over other ranks unless it is set. Raises
+        SettingsError.
+        """
+        defaults = before.freeze() | {"fresh": False} | keys_of(env_file)
+        settings = cls.load(None, defaults=defaults, **given)
+        if settings.fresh:
+            remedy = "leave it out, or start over with `make train FRESH=1` and the same settings"
+            raise SettingsError([wrong("FRESH", 1, "`resume` goes on with a run", remedy)])
+        sizes = {"global_batch_size", "gradient_accumulation_steps", "batch_size"}
+        if settings.world_size != before.world_size and not any(os.environ.get(name.upper()) for name in sizes):
+            defaults |= {"global_batch_size": before.sequences_per_step, "gradient_accumulation_steps": 1}
+            defaults |= {"max_tokens_per_micro_step": None}  # planned for the ranks of now
+            settings = cls.load(None, defaults=defaults, **given)
+        return settings
 
     def freeze(self) -> dict[str, Any]:
         """Return the settings as JSON data, without the secrets."""
@@ -339,14 +356,11 @@ class Settings(BaseSettings):
         found = {name.upper(): getattr(self, name).get_secret_value() for name in secret_names()}
         return {name: value for name, value in found.items() if value}
 
-    def resolved(self, device: Device, launcher: Launcher, has_bf16: bool = True) -> Settings:
-        """Return the settings with what was left open decided, for GPUs with bf16 or without.
-
-        Raises SettingsError for a new contradiction.
-        """
+    def resolved(self, device: Device, launcher: Launcher) -> Settings:
+        """Return the settings with what was left open decided. Raises SettingsError for a new contradiction."""
         precision = self.precision
         if precision == "auto":
-            precision = "fp32" if device == "cpu" else "bf16" if has_bf16 else "fp16"
+            precision = "bf16" if device == "cuda" else "fp32"
         decided = {"device": device, "launcher": launcher, "precision": precision}
         settings = self.model_copy(update=decided)
         if device == "cpu":
@@ -355,10 +369,6 @@ class Settings(BaseSettings):
         if precision == "fp16" and device == "cpu":
             remedy = "use bf16, fp32 or auto"
             problems.append(wrong("PRECISION", precision, "DeepSpeed has no fp16 on the CPU", remedy))
-        if precision == "bf16" and device == "cuda" and not has_bf16:
-            # torch emulates it, many times slower, and Triton's kernels do not compile.
-            what = "these GPUs have no bf16: cards since Ampere have (RTX 30, A100)"
-            problems.append(wrong("PRECISION", precision, what, "use fp16, fp32, or auto, which is fp16 here"))
         if problems:
             raise SettingsError(problems)
         return settings
@@ -373,19 +383,29 @@ class Settings(BaseSettings):
         names = {"model_name", "model_revision", "dataset", "dataset_config", "dataset_revision", "prompt_column"}
         return self.model_dump(mode="json", include=names | {"response_column", "system_prompt", "max_length", "seed"})
 
+    def changed(self, before: Settings) -> list[tuple[str, Any, Any]]:
+        """Return name, value now and value `before` of every setting that decides what is trained and differs.
+
+        The global batch size is compared as it comes out, however it was set.
+        """
+        names = [name for name in type(self).model_fields if name not in MAY_CHANGE]
+        pairs = [(name.upper(), getattr(self, name), getattr(before, name)) for name in names]
+        pairs.append(("GLOBAL_BATCH_SIZE", self.sequences_per_step, before.sequences_per_step))
+        return [(name, now, then) for name, now, then in pairs if now != then]
+
+    def adjusted(self, before: Settings) -> list[tuple[str, Any, Any]]:
+        """Return the same of every setting that a resumed run may change, if it says something about the run."""
+        names = [name for name in type(self).model_fields if name in MAY_CHANGE and name not in NOT_OF_RUN]
+        pairs = [(name.upper(), getattr(self, name), getattr(before, name)) for name in names]
+        return [(name, now, then) for name, now, then in pairs if now != then]
+
     def differences(self, before: Settings) -> list[str]:
         """Return a line for every setting that decides what is trained and is not what it was `before`."""
-        names = [name for name in type(self).model_fields if name not in MAY_CHANGE]
-        changed = [name for name in names if getattr(self, name) != getattr(before, name)]
-        if self.sequences_per_step != before.sequences_per_step:
-            changed.append("sequences_per_step")
         problems = []
-        for name in changed:
-            now, then = getattr(self, name), getattr(before, name)
-            remedy = f"set it to {then} to resume, or FRESH=1 to start a new run"
-            if name == "sequences_per_step":
-                name, remedy = "global_batch_size", f"set GLOBAL_BATCH_SIZE={then} to resume, or FRESH=1"
-            problems.append(wrong(name.upper(), now, f"the unfinished run {before.run_name} has {then}", remedy))
+        for name, now, then in self.changed(before):
+            to_resume = f"set GLOBAL_BATCH_SIZE={then} to resume" if name == "GLOBAL_BATCH_SIZE" else ""
+            remedy = f"{to_resume or f'set it to {then} to resume'}, or FRESH=1 to start a new run"
+            problems.append(wrong(name, now, f"the unfinished run {before.run_name} has {then}", remedy))
         return problems
 
     def contradictions(self) -> list[str]:
@@ -553,6 +573,12 @@ def without_auto(config: dict[str, Any]) -> dict[str, Any]:
 def secret_names() -> list[str]:
     """Return the settings that must never be written anywhere."""
     return [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
+
+
+def keys_of(env_file: Path | None) -> dict[str, str]:
+    """Return the secrets in an env file: they are never frozen."""
+    written = variables.from_file(env_file) if env_file else {}
+    return {name: written[name.upper()] for name in secret_names() if name.upper() in written}
 
 
 def unknown_names(names: list[str], where: str, options: tuple[str, ...] = ()) -> list[str]:

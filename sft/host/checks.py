@@ -269,8 +269,7 @@ def all_reduce(settings: Settings) -> Check:
     if device == "cpu":
         common["DS_ACCELERATOR"] = "cpu"
     else:
-        cards = gpus.visible()[:2]
-        common |= gpus.nccl_variables(cards) | gpus.environment(cards)
+        common |= gpus.nccl_variables(gpus.visible())
     command = [sys.executable, "-m", "sft.trainer.probe", "--device", device]
     processes = [
         subprocess.Popen(

@@ -102,8 +102,7 @@ def all_reduce(rank: int, slots: int, port: int, device: str) -> Iterator[Check]
     if device == "cpu":
         common["DS_ACCELERATOR"] = "cpu"
     else:
-        cards = gpus.visible()[:slots]
-        common |= gpus.nccl_variables(cards) | gpus.environment(cards)
+        common |= gpus.nccl_variables(gpus.visible())
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "sft.trainer.probe", "--device", device],

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,9 +14,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sft.host import gpus
+from sft.host import ending, gpus
 from sft.host.progress import amounts, duration
-from sft.run import ENDED, Run
+from sft.run import ENDED, Run, metrics_line
 
 REFRESH_S = 0.5
 CURVE_WIDTH = 60
@@ -31,26 +32,33 @@ class MetricsReader:
         """Read the metrics of `run`."""
         self.run = run
         self.lines: list[dict[str, Any]] = []
-        self.inode = self.offset = 0
+        self.inode = self.offset = self.bad = 0
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all logged lines; a line that is still being written comes next time."""
+        """Return all logged lines; one still being written comes next time, one that cannot be read is counted."""
         try:
             with self.run.metrics.open("rb") as file:
                 if os.fstat(file.fileno()).st_ino != self.inode:  # a resumed run writes the file anew
-                    self.lines, self.inode, self.offset = [], os.fstat(file.fileno()).st_ino, 0
+                    self.lines, self.inode, self.offset, self.bad = [], os.fstat(file.fileno()).st_ino, 0, 0
                 file.seek(self.offset)
                 whole = file.read().rpartition(b"\n")[0]
         except FileNotFoundError:
             return []
         if whole:
-            self.lines += map(json.loads, whole.split(b"\n"))
+            found = [metrics_line(line) for line in whole.split(b"\n")]
+            self.lines += [line for line in found if line is not None]
+            self.bad += found.count(None)
             self.offset += len(whole) + 1
         return self.lines
 
+    def problems(self) -> list[str]:
+        """Return a line for what cannot be read in the run directory."""
+        lines = [f"{self.run.metrics}: {self.bad} lines cannot be read; they are left out"] if self.bad else []
+        return [*self.run.unreadable_files(), *lines]
 
-def snapshot(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return everything that the monitor shows, as JSON data."""
+
+def snapshot(run: Run, metrics: list[dict[str, Any]], problems: Sequence[str] = ()) -> dict[str, Any]:
+    """Return everything that the monitor shows, as JSON data; `problems` are lines about what cannot be read."""
     state = run.state()
     ended, running = state.get("status") in ENDED, run.is_running()
     latest: dict[str, Any] = {}
@@ -65,10 +73,12 @@ def snapshot(run: Run, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         "running": running,
         "age_s": round(time.time() - state.get("updated_at", time.time()), 1),
         "state": state,
+        "problems": list(problems),
         "metrics": latest,
         "losses": curve([line["train/loss"] for line in metrics if "train/loss" in line]),
         "nodes": nodes,
         "gpus": [asdict(gpu) | {"node": owners.get(gpu.uuid, "")} for gpu in gpus.visible()],
+        "goes_on": "" if running or state.get("status") == "finished" else ending.goes_on(run, run.command("resume")),
         "logs": {path.stem: run.log_tail(path) for path in run.log_files()} if broken else {},
     }
 
@@ -96,17 +106,20 @@ def render(seen: dict[str, Any]) -> RenderableType:
     if doing != status and doing != "training":
         head.append(f"  {doing}" + (f" {done:,}/{total:,}" if total else ""))
     if status not in ENDED and not seen["running"]:
-        head.append("  nothing is at work on it: `make train` resumes it", "red")
+        head.append("  nothing is at work on it", "red")
     parts: list[RenderableType] = [head]
     if state.get("error"):
         parts.append(Text(state["error"], "red"))
+    if seen["goes_on"]:
+        parts.append(Text(seen["goes_on"]))
+    parts += [Text(problem, "yellow") for problem in seen["problems"]]
     table = Table.grid(padding=(0, 2))
     for label, value in facts(seen):
         table.add_row(Text(label, "dim"), value)
     parts.append(table)
     if len(seen["losses"]) > 1:
         values = seen["losses"]
-        parts += [Text(), Text(f"loss {values[0]:.4f} {blocks(values)} {metrics['train/loss']:.4f}")]
+        parts += [Text(), Text(f"loss {values[0]:.4f} {blocks(values)} {metrics.get('train/loss', values[-1]):.4f}")]
     if seen["gpus"]:
         parts += [Text(), gpu_table(seen["gpus"])]
     for name, lines in seen["logs"].items():
@@ -167,17 +180,17 @@ def monitor(run: Run, console: Console, once: bool, as_json: bool) -> None:
     """Show a run: once, as JSON, or live until it has ended or the user leaves with Ctrl-C."""
     reader = MetricsReader(run)
     if as_json:
-        print(json.dumps(snapshot(run, reader.read())))
+        print(json.dumps(snapshot(run, reader.read(), reader.problems())))
         return
     if once or not console.is_terminal:
-        console.print(render(snapshot(run, reader.read())), soft_wrap=False)
+        console.print(render(snapshot(run, reader.read(), reader.problems())), soft_wrap=False)
         return
     from rich.live import Live
 
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                seen = snapshot(run, reader.read())
+                seen = snapshot(run, reader.read(), reader.problems())
                 live.update(render(seen), refresh=True)
                 if seen["state"].get("status") in ENDED and not seen["running"]:
                     return

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sft import cluster, machine
+from sft import cluster, machine, unfinished
 from sft import run as runs
-from sft.errors import SettingsError, wrong
+from sft.errors import SettingsError, shown, wrong
 from sft.host import compose, plan_view, surroundings
 from sft.host import plan as planning
-from sft.host.gpus import Gpu, unused
+from sft.host.gpus import Gpu
 from sft.host.plan import Plan
 from sft.run import Run
 from sft.settings import CPU_RANKS_PER_CORE, TINY, Launcher, Settings
@@ -30,16 +30,16 @@ def with_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -
         return settings
     if settings.device == "cuda" and not cards:
         remedy = f"{without}, or set DEVICE=cpu"
-        raise SettingsError([wrong("DEVICE", "cuda", f"no NVIDIA GPU is visible {where}{unused()}", remedy)])
+        raise SettingsError([wrong("DEVICE", "cuda", f"no NVIDIA GPU is visible {where}", remedy)])
     if not cards and settings.model_name != TINY:
-        what = f"no NVIDIA GPU is visible {where} for {settings.model_name}{unused()}"
+        what = f"no NVIDIA GPU is visible {where} for {settings.model_name}"
         remedy = f"{without}, or set DEVICE=cpu to train on the CPU, slowly"
         raise SettingsError([wrong("DEVICE", "auto", what, remedy)])
     if cards and wanted > len(cards):
-        what = f"{len(cards)} GPUs are {where}{unused()}"
+        what = f"{len(cards)} GPUs are {where}"
         remedy = f"set GPUS_PER_NODE={len(cards)}, or give the node more device_ids"
         if not inside:
-            what = f"NODES={settings.nodes} nodes of it want {wanted} GPUs, {len(cards)} are here{unused()}"
+            what = f"NODES={settings.nodes} nodes of it want {wanted} GPUs, {len(cards)} are here"
             remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
         raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)])
     return settings.model_copy(update={"device": "cuda" if cards else "cpu"})
@@ -62,12 +62,9 @@ def choose_launcher(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
     return "compose", "docker works and a GPU is here"
 
 
-def planned(settings: Settings, cards: list[Gpu], say: Callable[[str], None]) -> tuple[Settings, Plan | None]:
-    """Return the settings with the numbers of a plan on these GPUs, which is said in short, and it.
-
-    Raises SettingsError.
-    """
-    settings, plan = planning.rule(settings, cards)
+def planned(settings: Settings, say: Callable[[str], None]) -> tuple[Settings, Plan | None]:
+    """Return the settings with the numbers of a plan that is said in short, and it. Raises SettingsError."""
+    settings, plan = planning.rule(settings)
     for line in plan_view.before(plan):
         say(line)
     return settings, plan
@@ -81,21 +78,37 @@ def open_run(settings: Settings, plan: Plan | None, say: Callable[[str], None]) 
     """
     try:
         with runs.alone(settings.runs_path):
-            run, others = runs.resumable(settings)
+            run, said = unfinished.resumable(settings)
             if run:
                 claim = run.claim()
-                runs.reopen(run, settings)
+                said += [going_on(run), *adjusted(settings, run.settings())]
+                said += runs.reopen(run, settings)
             else:
                 run = runs.create(settings, cluster.hostfile(settings.nodes, settings.gpus_per_node))
                 claim = run.claim()
+                said.append(f"run {run.path}")
             surroundings.note_project(run)
             planning.freeze(plan, run)
     except OSError as error:
         raise runs.not_writable(settings, error) from None
     with claim:
-        for line in others:
+        for line in said:
             say(line)
-        step = run.state()["step"]
-        resumed = run.state().get("attempt", 1) > 1
-        say(f"resuming {run.path} after step {step} (FRESH=1 starts over)" if resumed else f"run {run.path}")
         yield run
+
+
+def going_on(run: Run) -> str:
+    """Return the line that says from where an unfinished run goes on."""
+    step = run.saved_step()
+    if run.final.is_dir():
+        return f"resuming {run.path}: its final model is there, and what is left is done"
+    if step is not None:
+        return f"resuming {run.path} after step {step} (FRESH=1 starts over)"
+    if run.has_trained:
+        return f"resuming {run.path}: no checkpoint is left: starting over"
+    return f"run {run.path}: starting again, it had not trained a step"
+
+
+def adjusted(settings: Settings, before: Settings) -> list[str]:
+    """Return a line for every setting that a resumed run may change and does change."""
+    return [f"  {name}={shown(now)}, it was {shown(then)}" for name, now, then in settings.adjusted(before)]

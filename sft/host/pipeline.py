@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import time
@@ -14,10 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from sft import budget, cluster, supply
+from sft import budget, cluster, files, supply, unfinished, variables
 from sft import run as runs
 from sft.errors import NOT_FINITE, OUT_OF_MEMORY, RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import compose, gpus, nodes, opening, plan_view, surroundings
+from sft.host import compose, ending, gpus, nodes, opening, plan_view, surroundings
 from sft.host.launch import ended_with
 from sft.host.nodes import Nodes
 from sft.host.progress import display, duration
@@ -29,12 +28,12 @@ from sft.steps import Steps
 POLL_S = 0.2
 
 
-def train(settings: Settings, console: Console, command: str) -> Run:
-    """Run the whole pipeline, or resume it, and print the result; `command` is what resumes it. Raises SftError."""
-    runs.asked_for(settings)  # one at work is said before its port or its containers are found to be in use
+def train(settings: Settings, console: Console) -> Run:
+    """Run the whole pipeline, or resume it, and print the result. Raises SftError."""
+    unfinished.asked_for(settings)  # one at work is said before its port or its containers are found to be in use
     asked = settings
     settings, cards = decide(settings, console)
-    settings, plan = opening.planned(settings, cards, console.print)
+    settings, plan = opening.planned(settings, console.print)
     start = launcher(settings, cards, console)
     with opening.open_run(settings, plan, console.print) as run:
         for line in budget.revise(run, asked):
@@ -52,10 +51,19 @@ def train(settings: Settings, console: Console, command: str) -> Run:
                 said = f"failed: {run.state()['error']}; starting again from {run.last_checkpoint()} ({number})"
             else:
                 break
-            runs.reopen(run, settings, again=True)
             console.print(said)
-    conclude(watched, console, command)
+            for line in runs.reopen(run, settings, again=True):
+                console.print(line)
+    conclude(watched, console)
     return run
+
+
+def resume(name: str, console: Console) -> Run:
+    """Go on with the named run, or the newest unfinished one, with its own settings. Raises SftError."""
+    run, said = unfinished.to_resume(variables.runs_path(), name or os.environ.get("RUN_NAME", ""))
+    for line in said:
+        console.print(line)
+    return train(Settings.resume(run.settings(), run_name=run.name, runs_path=run.path.parent), console)
 
 
 def repeat(before: Run, console: Console) -> None:
@@ -70,7 +78,7 @@ def repeat(before: Run, console: Console) -> None:
     lines = surroundings.differences(noted, now) if noted else [f"{before.environment.name} is not there"]
     for line in lines:
         console.print(f"  not as then: {line}")
-    run = train(settings, console, "make train")
+    run = train(settings, console)
     for line in surroundings.differences({"inputs": noted.get("inputs")}, surroundings.read(run)):
         console.print(f"  not as then: {line}")
 
@@ -79,10 +87,10 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
     """Evaluate a run's base and final model anew, with the evaluation settings of now. Raises SftError."""
     run = runs.find(settings.runs_path, name)
     if run.is_running():
-        raise UserError(f"{run.path}: is running, and evaluates at its end; watch it with `inv monitor`")
+        raise UserError(f"{run.path}: is running, and evaluates at its end; `{run.command('monitor')}` shows it")
     claim = run.claim()
     if not run.final.is_dir():
-        raise UserError(f"{run.path}: has no final model yet; finish the run with `make train` first")
+        raise UserError(f"{run.path}: has no final model yet; `{run.command('resume')}` finishes the run")
     names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
     chosen = {name: getattr(settings, name) for name in names}
     frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
@@ -92,27 +100,24 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
         run.evaluation.unlink(missing_ok=True)
         runs.reopen(run, frozen)
         watched = watch(run, start, console)
-    conclude(watched, console, f"inv evaluate --name {run.name}")
+    conclude(watched, console, run.command("evaluate"))
 
 
-def decide(settings: Settings, console: Console) -> tuple[Settings, list[gpus.Gpu]]:
+def decide(settings: Settings, console: Console) -> tuple[Settings, list[int]]:
     """Return the settings with device and launcher decided, and the GPUs to use; say why. Raises SettingsError."""
     supply.check_local(settings)
     cards = gpus.visible() if settings.device != "cpu" else []
     on = opening.with_device(settings, cards, settings.world_size, "here")
     chosen, reason = opening.choose_launcher(settings, bool(cards))
-    if chosen == "compose" and on.device == "cuda":
-        cards = compose.Stack(on).cards() or cards
-    cards = cards[: settings.world_size]
     why = "DEVICE=cpu" if settings.device == "cpu" else f"{len(cards)} x {cards[0].name}" if cards else "no GPU"
     nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)}"
     where = "in containers of this machine" if chosen == "compose" else "on this machine"
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
     console.print(f"launcher {chosen} ({reason}): {nodes} {where}, {ranks}, on {on.device} ({why})")
-    return on.resolved(on.device, chosen, all(card.has_bf16 for card in cards)), cards
+    return on.resolved(on.device, chosen), [card.index for card in cards[: settings.world_size]]
 
 
-def launcher(settings: Settings, cards: list[gpus.Gpu], console: Console) -> Callable[[Run], Nodes]:
+def launcher(settings: Settings, cards: list[int], console: Console) -> Callable[[Run], Nodes]:
     """Return what starts a run's nodes, after making sure that it can. Raises SftError."""
     if settings.launcher == "compose":
         stack = compose.Stack(settings)
@@ -224,7 +229,7 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console) -> Watched:
 def describe(run: Run, console: Console) -> None:
     """Print the arithmetic of the run."""
     settings = run.settings()
-    prepared = json.loads(run.prepared.read_text())
+    prepared = files.read_json(run.prepared)
     for split in ("train", "validation"):
         part = prepared[split]
         cut = f", {part['cut_rows']:,} cut at MAX_LENGTH={settings.max_length}" if part["cut_rows"] else ""
@@ -239,24 +244,29 @@ def describe(run: Run, console: Console) -> None:
 # The end
 
 
-def conclude(watched: Watched, console: Console, command: str) -> None:
-    """Print how the run ended. Raises RunFailed where it broke, UserError where the user can mend why."""
+def conclude(watched: Watched, console: Console, command: str = "") -> None:
+    """Print how the run ended; `command` goes on with it, `make resume` unless it is another one.
+
+    Raises RunFailed where it broke, UserError where the user can mend why.
+    """
     run = watched.run
+    command = command or run.command("resume")
     state = run.state()
     if state["status"] == "failed":
         failed = f"{run.path}: failed: {state['error']}"
         if watched.mendable:
+            if run.is_saved:
+                console.print(ending.goes_on(run, command))
             raise UserError(failed)
         for path in run.log_files():
             console.print(f"the end of {path}:")
             for line in run.log_tail(path):
                 console.print(f"  {line}")
+        console.print(ending.goes_on(run, command))
         raise RunFailed(failed)
     if state["status"] == "stopped":
-        console.print(
-            f"stopped after step {state['step']} of {state['total_steps']}; `{command}` resumes it", highlight=False
-        )
-        console.print(f"{'':>8}reason: {run.stop_reason() or 'a signal to the ranks'}", highlight=False)
+        console.print(ending.stopped(run, command))
+        console.print(f"{'':>8}reason: {ending.reason(run)}")
         return
     report(run, console)
 
@@ -273,7 +283,7 @@ def report(run: Run, console: Console) -> None:
         console.print(line)
     for cut in budget.cuts(run):
         console.print(f"{'memory':>10}: {cut.what}; went on with {cut.now:,}")
-    results = json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else {}
+    results = run.read(run.evaluation, {})
     for line in evaluation_lines(results):
         console.print(line)
     if state.get("wandb"):

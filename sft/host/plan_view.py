@@ -163,9 +163,9 @@ def seconds(value: float) -> str:
 def beside_measured(run: Run) -> list[str]:
     """Return the line that sets a run's plan beside what was measured; none where one of them is not (on a CPU)."""
     lines = [line for line in run.read_metrics() if line.get("mem/peak_gib")]
-    if not lines or not run.plan.is_file():
+    planned = run.read(run.plan, {})
+    if not lines or not {"allocated_gib", "tokens_per_second"} <= planned.keys():
         return []
-    planned = json.loads(run.plan.read_text())
     peak, speed = lines[-1]["mem/peak_gib"], lines[-1].get("perf/tokens_per_second", 0.0)
     memory = f"{planned['allocated_gib']:.1f} GiB, measured {peak:.1f} ({ratio(planned['allocated_gib'], peak)})"
     rate = f"{planned['tokens_per_second']:,} tokens/s, measured {speed:,.0f}"

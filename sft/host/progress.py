@@ -106,7 +106,8 @@ def details(state: dict[str, Any]) -> str:
     if state.get("status") != "training" or "loss" not in state:
         return ""
     speed = f"{state['tokens_per_second']:,.0f} tokens/s"
-    return f"loss {state['loss']:.4f}  {speed}  {duration(state['time_left_s'])} left"
+    loss = "not finite" if state["loss"] is None else f"{state['loss']:.4f}"  # fp16: the step is skipped
+    return f"loss {loss}  {speed}  {duration(state['time_left_s'])} left"
 
 
 def duration(seconds: float) -> str:

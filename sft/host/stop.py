@@ -1,4 +1,4 @@
-"""`inv stop`: ask a run to save and end, and wait until it has."""
+"""`make stop`: ask a run to save and end, and wait until it has."""
 
 from __future__ import annotations
 
@@ -7,16 +7,40 @@ import time
 from rich.console import Console
 
 from sft.errors import UserError
+from sft.host import ending
 from sft.host.progress import display
-from sft.run import Run
+from sft.run import ENDED, Run
+from sft.unfinished import at_work
 
 POLL_S = 0.2
 
 
+def meant(latest: Run) -> Run:
+    """Return the run that a stop without a name is for: the latest, or the only one at work. Raises UserError."""
+    if latest.is_running():
+        return latest
+    working = at_work(latest.path.parent)
+    if len(working) == 1:
+        return working[0]
+    if working:
+        commands = ", ".join(f"`{run.command('stop')}`" for run in working)
+        raise UserError(f"{latest.path}: is not running, but {len(working)} others are; stop one of them: {commands}")
+    raise UserError(
+        f"{latest.path}: is not running ({standing(latest)}), and no other run is; there is nothing to stop"
+    )
+
+
+def standing(run: Run) -> str:
+    """Return what a run that is not at work says of itself, in words."""
+    status = run.state().get("status", "not started")
+    return status if status in ENDED else f"it was cut off while {status}"
+
+
 def stop(run: Run, console: Console) -> None:
-    """Stop a run after the step it is in. Raises UserError where it is not running."""
+    """Stop a run after the step it is in. Raises UserError if it is not running."""
     if not run.is_running():
-        raise UserError(f"{run.path}: is not running ({run.state().get('status')}); there is nothing to stop")
+        others = "".join(f"; {other.name} is: `{other.command('stop')}`" for other in at_work(run.path.parent))
+        raise UserError(f"{run.path}: is not running ({standing(run)}){others or '; there is nothing to stop'}")
     run.request_stop("inv stop")
     console.print(f"stopping {run.name}: it finishes its step and saves a checkpoint")
     with display(console) as shown:
@@ -25,6 +49,10 @@ def stop(run: Run, console: Console) -> None:
             time.sleep(POLL_S)
     state = run.state()
     if state["status"] == "stopped":
-        console.print(f"stopped after step {state['step']}; `make train` resumes it")
+        console.print(ending.stopped(run, run.command("resume")))
     else:
         console.print(f"it {state['status']} before it could stop" + (f": {state['error']}" if state["error"] else ""))
+        if state["status"] == "failed":
+            console.print(ending.goes_on(run, run.command("resume")))
+    for other in at_work(run.path.parent):
+        console.print(f"{other.name} is still at work: `{other.command('stop')}`")

@@ -7,7 +7,6 @@ ready, the inputs. Nothing heavy is imported.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -19,10 +18,11 @@ from typing import Any
 
 import psutil
 
+from sft import files
 from sft.host import gpus
 from sft.machine import cores
 from sft.redaction import redact_all
-from sft.run import Run, write_whole
+from sft.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 # The packages whose versions can change what a run computes.
@@ -39,18 +39,18 @@ def note_project(run: Run) -> None:
 
 def note_node(run: Run) -> None:
     """Note this machine, its packages and the prepared inputs; node 0 does."""
-    inputs = json.loads(run.prepared.read_text())["inputs"]
+    inputs = files.read_json(run.prepared)["inputs"]
     write(run, **here(), inputs=inputs)
 
 
 def write(run: Run, **values: Any) -> None:
     """Add values to `environment.json`."""
-    write_whole(run.environment, json.dumps(redact_all(read(run) | values), indent=2) + "\n")
+    files.write_json(run.environment, redact_all(read(run) | values))
 
 
 def read(run: Run) -> dict[str, Any]:
     """Return the content of `environment.json`, or an empty one where there is none."""
-    return json.loads(run.environment.read_text()) if run.environment.is_file() else {}
+    return run.read(run.environment, {})
 
 
 def command() -> str:

@@ -8,14 +8,14 @@ name it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from sft import files
 from sft.checkpoints import MANIFEST, manifest, name_of, seal, steps
-from sft.run import Run, write_whole
+from sft.run import Run
 from sft.trainer import adapter, distributed, universal
 from sft.trainer.distributed import World
 
@@ -30,7 +30,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write the manifest of a checkpoint, with a hash of itself."""
-    write_whole(folder / MANIFEST, json.dumps(content | {"blake2b": seal(content)}, indent=2) + "\n")
+    files.write_json(folder / MANIFEST, content | {"blake2b": seal(content)})
 
 
 def share(folder: Path, world: World) -> dict[str, dict[str, Any]]:
@@ -63,7 +63,8 @@ def resume(engine: Any, run: Run, world: World) -> int:
     A damaged one is named, set aside as `step-NNNNNN.damaged`, and the one before it taken.
     """
     if world.is_main:
-        for half in run.checkpoints.glob(".step-*"):  # of a process that was killed, or had no room
+        # Of a process that was killed, or had no room; a universal form is of use to the start that made it alone.
+        for half in (*run.checkpoints.glob(".step-*"), *run.checkpoints.glob("step-*.universal")):
             shutil.rmtree(half)
     for step in reversed(steps(run.checkpoints)):
         folder = run.checkpoints / name_of(step)

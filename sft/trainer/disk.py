@@ -1,4 +1,4 @@
-"""What checkpoints want of the disk: names that are flushed, and a full one told in one line."""
+"""A full disk, told in one line."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ import os
 from pathlib import Path
 
 from sft.errors import RunFailed
-
-
-def flush(path: Path) -> None:
-    """Flush a file, or the names in a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_full(error: BaseException) -> bool:

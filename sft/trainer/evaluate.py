@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import math
 import re
 import time
@@ -19,7 +18,8 @@ import numpy as np
 import torch
 import transformers
 
-from sft.run import Run, write_whole
+from sft import files
+from sft.run import Run
 from sft.settings import Settings
 from sft.trainer import batching, cache, distributed, process
 from sft.trainer import model as models
@@ -37,7 +37,7 @@ NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 def results(run: Run) -> dict[str, Any]:
     """Return the content of `evaluation.json`."""
-    return json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else {}
+    return run.read(run.evaluation, {})
 
 
 def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World, name: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World,
     seconds = {"seconds": round(ended - started, 1), "generating_seconds": round(ended - generating, 1)}
     found = {"loss": loss, "rows": len(rows), **score(answers), **seconds}
     if world.is_main:
-        write_whole(run.evaluation, json.dumps(results(run) | {name: found}, indent=2, ensure_ascii=False) + "\n")
+        files.write_json(run.evaluation, results(run) | {name: found})
     return found
 
 

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sft import files
 from sft.redaction import redact
-from sft.run import Run, write_whole
+from sft.run import Run
 from sft.settings import Settings
 from sft.trainer.distributed import Pending
 
@@ -24,7 +25,7 @@ class Metrics:
     def __init__(self, run: Run, settings: Settings, first_step: int) -> None:
         """Open the logs of a run that goes on after `first_step` steps: later lines of a lost attempt are dropped."""
         kept = [line for line in run.read_metrics() if line["step"] <= first_step]
-        write_whole(run.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        files.write_whole(run.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = run.metrics.open("a", buffering=1)
         self.line: dict[str, Any] = {}
         self.wandb, where = start_wandb(run, settings)
@@ -57,6 +58,7 @@ class Metrics:
     def close(self) -> None:
         """Flush everything."""
         self.flush()
+        os.fsync(self.file.fileno())  # a finished run has the lines of all its steps
         self.file.close()
         if self.wandb is not None:
             self.wandb.finish()

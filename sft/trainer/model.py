@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import torch
 import transformers
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+from sft import files
 from sft.run import Run
 from sft.settings import Settings
 from sft.trainer import adapter, distributed, quantised
@@ -72,27 +70,13 @@ def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) 
         }
         model = engine.module.model
         if adapter.is_adapted(model):
-            with complete(run.adapter) as folder:
+            with files.whole_folder(run.adapter) as folder:
                 adapter.write(model, named, base, folder)
             model = adapter.merged(model, base, run.adapter, allowed(settings))
             named = model.state_dict()
-        with complete(run.final) as folder:
+        with files.whole_folder(run.final) as folder:
             write_model(model, named, base, folder, settings.trust_remote_code)
     distributed.barrier()
-
-
-@contextmanager
-def complete(folder: Path) -> Iterator[Path]:
-    """Yield a name beside `folder` that is given to it where nothing broke, and removed otherwise."""
-    temporary = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        yield temporary
-        if folder.exists():  # of an attempt that broke after it
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_model(

@@ -12,23 +12,23 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import os
 import random
-import shutil
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sft import supply
-from sft.errors import DataError, SettingsError, SftError, wrong
-from sft.run import Run, write_whole
+from sft import files, supply
+from sft.errors import DataError, SettingsError, SftError, UserError, wrong
+from sft.run import Run
 from sft.settings import DEMO, DS_CONFIGS, TINY, Settings
 from sft.trainer import demo, process
 
 FORMAT = 2  # of the prepared data: part of the cache's key
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]  # of a model of the hub
+MANIFEST = "manifest.json"  # of the prepared data
+MANIFEST_NAMES = {"train", "validation", "hash", "commit", "settings"}
 PART_BYTES = 2**20  # of a model's files, that tell it from another one
 HELD_OUT_SHARE = 0.05  # of the rows of a data set without a held-out split
 HELD_OUT_MOST = 500
@@ -42,9 +42,9 @@ def main() -> None:
     path = parser.parse_args().run
     run = Run(path) if path else None
     try:
-        prepared = prepare(run.settings() if run else Settings.load())
+        prepared = prepare_as_owner(run.settings() if run else Settings.load())
         if run:
-            write_whole(run.prepared, json.dumps(prepared, indent=2) + "\n")
+            files.write_json(run.prepared, prepared)
     except SftError as error:
         if run:
             run.fail(str(error))
@@ -56,10 +56,21 @@ def main() -> None:
         raise
 
 
+def prepare_as_owner(settings: Settings) -> dict[str, Any]:
+    """Return what `prepare` does. Raises UserError for a file of another user, with whose it is."""
+    try:
+        return prepare(settings)
+    except PermissionError as error:
+        path = Path(error.filename or settings.data_path)
+        raise UserError(files.not_yours(path, path)) from None
+
+
 def prepare(settings: Settings) -> dict[str, Any]:
     """Return where the base model and the data lie, with the data's counts, after making them ready."""
     settings.data_path.mkdir(parents=True, exist_ok=True)
     settings.model_path.mkdir(parents=True, exist_ok=True)
+    for folder in (settings.data_path, prepared_path(settings), settings.model_path):
+        files.sweep(folder)  # what starts that were killed have left
     started = time.monotonic()
     check_deepspeed(settings)
     check_bitsandbytes(settings)
@@ -100,25 +111,11 @@ def dataset_folder(settings: Settings) -> Path | None:
     if settings.dataset == DEMO:
         folder = settings.data_path / f"demo-{file_hash(Path(demo.__file__))[:12]}"
         if not folder.is_dir():
-            with_whole_folder(folder, demo.write)
+            with files.whole_folder(folder, Path.is_dir) as temporary:
+                demo.write(temporary)
         return folder
     path = Path(settings.dataset).expanduser()
     return path if path.exists() else None
-
-
-def with_whole_folder(folder: Path, make: Any) -> Any:
-    """Call ``make(temporary)`` and rename what it made to `folder`, so that a folder under that name is whole."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        result = make(temporary)
-        if folder.exists():  # another run was faster
-            return result
-        temporary.rename(folder)
-        return result
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def readers(settings: Settings) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
@@ -139,7 +136,8 @@ def base_model(settings: Settings) -> Path:
         if not folder.is_dir():
             from sft.trainer import tiny
 
-            with_whole_folder(folder, lambda path: tiny.make(path, tiny_texts(settings), settings.seed))
+            with files.whole_folder(folder, Path.is_dir) as temporary:
+                tiny.make(temporary, tiny_texts(settings), settings.seed)
         return folder
     local = supply.local_model(settings)
     folder = local or download(settings, WANTED)
@@ -235,6 +233,8 @@ def download(settings: Settings, patterns: list[str]) -> Path:
         what, remedy = f"has no revision MODEL_REVISION={settings.model_revision}", "check it on the model's page"
     except errors.HFValidationError:
         what, remedy = "no such folder, and no name that the hub could have", "check the path"
+    except PermissionError:
+        raise
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
         what = f"is not in {settings.model_path} and the hub cannot be reached ({type(error).__name__})"
         remedy = "check the network, or give a local folder"
@@ -244,16 +244,30 @@ def download(settings: Settings, patterns: list[str]) -> Path:
 # Data
 
 
+def prepared_path(settings: Settings) -> Path:
+    """Return the folder of all prepared data, a folder for each data set, tokenizer and form of rows."""
+    return settings.data_path / "prepared"
+
+
 def prepared_data(settings: Settings, model: Path) -> tuple[Path, dict[str, Any]]:
     """Return the folder of the tokenised data and its counts, from the cache where it is there."""
-    folder = settings.data_path / "prepared" / cache_key(settings, model)
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        with_whole_folder(folder, lambda path: tokenise(settings, model, path))
-    found = json.loads(manifest.read_text())
+    folder = prepared_path(settings) / cache_key(settings, model)
+    found = counts_of(folder)
+    if found is None:
+        with files.whole_folder(folder, lambda found: counts_of(found) is not None) as temporary:
+            tokenise(settings, model, temporary)
+        found = files.read_json(folder / MANIFEST)
     del found["settings"]  # for those who look for prepared data
     return folder, found
+
+
+def counts_of(folder: Path) -> dict[str, Any] | None:
+    """Return the counts and settings of prepared data, or None if it is not whole: its manifest is written last."""
+    try:
+        found: dict[str, Any] = files.read_json(folder / MANIFEST)
+    except (FileNotFoundError, files.Unreadable):
+        return None
+    return found if found.keys() >= MANIFEST_NAMES else None
 
 
 def cache_key(settings: Settings, model: Path) -> str:
@@ -290,8 +304,8 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tokenise(settings: Settings, model: Path, folder: Path) -> dict[str, Any]:
-    """Read, validate and tokenise all rows into `folder`, and write its manifest. Return the counts."""
+def tokenise(settings: Settings, model: Path, folder: Path) -> None:
+    """Read, validate and tokenise all rows into `folder`, and write its manifest."""
     import transformers
 
     from sft.trainer import data
@@ -330,8 +344,7 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> dict[str, Any]:
         from sft.trainer import sources
 
         counts["commit"] = sources.hub_commit(settings)
-    write_whole(folder / "manifest.json", json.dumps(counts | {"settings": settings.of_data()}, indent=2) + "\n")
-    return counts
+    files.write_json(folder / MANIFEST, counts | {"settings": settings.of_data()})
 
 
 def splits(settings: Settings) -> tuple[Iterator[Any], Iterator[Any]]:

@@ -11,7 +11,6 @@ wants a second process per rank, and goes on in silence when that has died.
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import threading
 import time
@@ -23,9 +22,9 @@ from typing import Any
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
-from sft import checkpoints
+from sft import checkpoints, files
 from sft.errors import RunFailed
-from sft.run import Run, write_whole
+from sft.run import Run
 from sft.trainer import checkpoint, disk, distributed
 from sft.trainer.distributed import World
 
@@ -145,7 +144,7 @@ class Saver:
             for path in paths:
                 torch.save(states.pop(path), path)
             entries = {path.name: checkpoint.describe(path) for path in paths}
-            write_whole(part(temporary, self.world.rank), json.dumps(entries))
+            files.write_json(part(temporary, self.world.rank), entries)
             if self.world.is_main:
                 self.complete(step, folder, temporary)
             while not folder.is_dir():
@@ -160,19 +159,19 @@ class Saver:
         parts = [part(temporary, rank) for rank in range(self.world.world_size)]
         while not all(path.is_file() for path in parts):
             self.wait()
-        files = {name: entry for path in parts for name, entry in json.loads(path.read_text()).items()}
-        content = {"step": step, "world_size": self.world.world_size, "files": files}
+        entries = {name: entry for path in parts for name, entry in files.read_json(path).items()}
+        content = {"step": step, "world_size": self.world.world_size, "files": entries}
         checkpoint.write_manifest(temporary, content)
         for path in parts:
             path.unlink()
         if self.run.metrics.is_file():
-            disk.flush(self.run.metrics)  # a run that resumes here must find the lines of all steps before
-        disk.flush(temporary)
+            files.flush(self.run.metrics)  # a run that resumes here must find the lines of all steps before
+        files.flush(temporary)
         temporary.rename(folder)
-        disk.flush(folder.parent)
-        write_whole(self.run.checkpoints / "latest", folder.name + "\n")
+        files.flush(folder.parent)
+        files.write_whole(self.run.checkpoints / "latest", folder.name + "\n")
         for old in checkpoints.steps(self.run.checkpoints)[: -self.keep]:
-            shutil.rmtree(self.run.checkpoints / checkpoints.name_of(old))
+            files.remove_folder(self.run.checkpoints / checkpoints.name_of(old))
 
     def wait(self) -> None:
         """Wait a moment for another rank. Raises RunFailed where none will come, because the run is broken."""

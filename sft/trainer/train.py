@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from sft import budget
+from sft import budget, files
 from sft.errors import SftError
-from sft.run import Run, Status, write_whole
+from sft.run import Run, Status
 from sft.settings import Settings
 from sft.steps import Steps
 from sft.trainer import batching, checkpoint, distributed, finite, loss, memory, saving, trial
@@ -84,7 +84,7 @@ def pipeline(run: Run, settings: Settings, world: World) -> Any:
 
     Return the status that the run ends with.
     """
-    prepared = json.loads(run.prepared.read_text())
+    prepared = files.read_json(run.prepared)
     phases = Phases(run, world)
     before_ranks = time.time() - run.state()["attempt_started_at"] - sum(prepared["seconds"].values())
     phases.add(**{"starting": before_ranks} | prepared["seconds"])
@@ -121,13 +121,15 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     """
     steps = Steps.of(settings, len(rows))
     with phases.spending("loading"):
-        engine, received = engines.start(base, settings, json.loads(run.ds_config.read_text()), world)
+        engine, received = engines.start(
+            base, settings, files.read_json(run.ds_config, remedy="start a new run with FRESH=1"), world
+        )
         packing = loss.take_fast_paths(engine, settings.packing, world)
         first = checkpoint.resume(engine, run, world)
         saver = saving.Saver(engine, run, settings.keep_checkpoints, world)
     metrics: Metrics | NoMetrics = Metrics(run, settings, first) if world.is_main else NoMetrics()
     if world.is_main:
-        write_whole(run.ds_config, json.dumps(received, indent=2) + "\n")
+        files.write_json(run.ds_config, received)
         run.update_state("training", step=first, total_steps=steps.total, epoch=first / steps.per_epoch)
         print(f"step {first} of {steps.total}: {'resumed' if first else 'started'}", flush=True)
     limit = memory.Limit(run, settings, rows, steps, packing, saver, world)

@@ -14,6 +14,7 @@ from typing import Any
 
 from deepspeed.checkpoint import ds_to_universal
 
+from sft import files
 from sft.trainer import disk, distributed
 from sft.trainer.distributed import World
 
@@ -47,30 +48,30 @@ def groups_of(engine: Any) -> list[dict[str, Any]]:
 
 def convert(folder: Path, universal: Path, world: World) -> None:
     """Write the universal form of a checkpoint to `universal`, whole or not at all (all ranks; rank 0 writes)."""
-    temporary = universal.with_name(f".{universal.name}")
     if world.is_main:
-        for path in (temporary, universal):  # of a start that was killed
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(universal, ignore_errors=True)  # of a start that was killed
     distributed.barrier()
     if world.is_main:
         print(f"{folder}: cut for {world.world_size} ranks", flush=True)
-        options = argparse.Namespace(
-            input_folder=str(folder),
-            output_folder=str(temporary),
-            num_extract_workers=1,  # a rank must not fork
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=True,  # ZeRO-2 says nothing of tensor parallelism, which is not used
-        )
         try:
-            ds_to_universal.main(options)
+            with files.whole_folder(universal) as temporary:
+                ds_to_universal.main(options(folder, temporary))
         except (OSError, RuntimeError) as error:
             if not disk.is_full(error):
                 raise
-            shutil.rmtree(temporary)
             raise disk.full(universal, f"{folder.name} is cut anew for other ranks") from error
-        (folder.parent / "latest_universal").unlink()
-        temporary.rename(universal)
     while not universal.is_dir():  # no collective: it may take longer than ranks wait for each other
         time.sleep(POLL_S)
+
+
+def options(folder: Path, output: Path) -> argparse.Namespace:
+    """Return what DeepSpeed's conversion is asked to do. It writes a file `latest_universal` beside its output."""
+    return argparse.Namespace(
+        input_folder=str(folder),
+        output_folder=str(output),
+        num_extract_workers=1,  # a rank must not fork
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,  # ZeRO-2 says nothing of tensor parallelism, which is not used
+    )

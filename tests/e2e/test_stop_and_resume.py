@@ -28,11 +28,13 @@ def test_stopped_and_resumed_equals_undisturbed(project, undisturbed):
     assert (asked.returncode, process.returncode) == (0, 0), asked.stdout + output
     state = run.state()
     assert state["status"] == "stopped" and 5 <= state["step"] < 120
-    assert f"stopped after step {state['step']} of 120; `make train` resumes it" in output
+    saved = f"saved as step-{state['step']:06d}; `make resume NAME=stopped` goes on from there"
+    for said in (output, asked.stdout):
+        assert f"stopped after step {state['step']} of 120, {saved}" in said
     assert (run.checkpoints / "latest").read_text().strip() == f"step-{state['step']:06d}"
     project.wait_for_no_process()
 
-    resumed = project.inv("train", **small(RUN_NAME="stopped", **STEPS))
+    resumed = project.inv("make", "resume", "NAME=stopped")  # with the settings of its own, as the hint stands there
     assert resumed.returncode == 0, resumed.stdout
     assert f"after step {state['step']}" in resumed.stdout
     assert run.state()["status"] == "finished"
@@ -74,7 +76,7 @@ def test_a_stop_while_the_inputs_are_made_ends_the_ranks_that_wait_for_them(proj
     output, _ = process.communicate(timeout=60)
     assert (asked.returncode, process.returncode) == (0, 0), asked.stdout + output
     assert run.state()["status"] == "stopped" and run.failure() is None
-    assert "stopped after step 0 of 0; `make train` resumes it" in output
+    assert "stopped before its first step; `make resume NAME=waiting` starts it again" in output
     assert not run.prepared.exists()
     project.wait_for_no_process()
 

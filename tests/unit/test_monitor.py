@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from sft import cluster
+from sft import cluster, files
 from sft import run as runs
 from sft.host import monitor
 from sft.host.gpus import Gpu
@@ -53,7 +53,9 @@ def test_a_run_that_trains(run):
         assert part in text, text
     assert "█" in text and "▁" in text and "nothing is at work" not in text
     lock.close()
-    assert "nothing is at work on it: `make train` resumes it" in shown(run)
+    text = " ".join(shown(run).split())
+    assert "nothing is at work on it" in text
+    assert f"`make resume NAME=a RUNS_PATH={run.path.parent}` starts it over: it has no checkpoint" in text
 
 
 def test_a_failed_run_shows_the_reason_and_the_ends_of_the_logs(run):
@@ -74,7 +76,7 @@ def test_metrics_are_read_as_they_grow_and_anew_after_a_resume(run):
         assert [line["step"] for line in reader.read()] == [1]
         file.write(": 2}\n")
     assert [line["step"] for line in reader.read()] == [1, 2]
-    runs.write_whole(run.metrics, '{"step": 1}\n')
+    files.write_whole(run.metrics, '{"step": 1}\n')
     assert [line["step"] for line in reader.read()] == [1]
 
 

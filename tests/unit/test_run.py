@@ -1,13 +1,21 @@
 """The run directory and the hostfile."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from sft import cluster
+from sft import budget, cluster, files, unfinished
 from sft import run as runs
 from sft.errors import UserError
+from sft.host import monitor, progress
 from sft.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -67,7 +75,7 @@ def test_settings_of_a_run_that_cannot_be_read_are_one_line(run, content):
     run.update_state("stopped")
     run.settings_file.write_text(content)
     with pytest.raises(UserError, match=r"a/settings.json: holds no settings that this version reads \(.*\); start a"):
-        runs.resumable(Settings.load(None, runs_path=run.path.parent, run_name="a"))
+        unfinished.resumable(Settings.load(None, runs_path=run.path.parent, run_name="a"))
 
 
 def test_a_reopened_run_has_the_hostfile_of_its_ranks_of_now(run):
@@ -87,8 +95,112 @@ def test_the_hours_of_a_start_go_on_over_its_restarts(run):
     assert run.state()["hours_from"] > started
 
 
-def test_a_named_run_that_was_killed_before_it_saved_anything_goes_on(run, tmp_path):
-    run.update_state("failed", error="killed")
-    named = Settings.load(None, runs_path=tmp_path, run_name="a")
-    assert runs.resumable(named)[0].path == run.path
-    assert runs.resumable(named.model_copy(update={"run_name": ""}))[0] is None  # the latest: a new one loses nothing
+ZEROS = b"\0" * 100
+
+
+def test_unreadable_lines_of_the_metrics_are_left_out_and_counted(run):
+    lines = [b'{"step": 1, "train/loss": 2.5}', ZEROS, b'{"step": 2, "train/loss": "x"}', b"[]", b'{"train/loss": 1.0}']
+    run.metrics.write_bytes(b"\n".join([*lines, b'{"step": 3, "train/loss": NaN}', b'{"step": 4}', b'{"st']))
+    assert list(run.read_metrics()) == [{"step": 1, "train/loss": 2.5}, {"step": 3}, {"step": 4}]
+    (line,) = run.unreadable()
+    what = "4 of 7 lines cannot be read (the first is line 2); they are left out"
+    assert line == f"{run.metrics}: {what}"
+
+
+@pytest.mark.parametrize(
+    "name", ["state", "evaluation", "prepared", "budget", "node-0", "node-1", "plan", "environment"]
+)
+@pytest.mark.parametrize("content", [b"", b'{"before": {"lo', ZEROS, b"7"])
+def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, name, content):
+    run.update_state("stopped", step=7)
+    run.metrics.write_text('{"step": 7}\n')
+    (run.path / f"{name}.json").write_bytes(content)
+    settings = Settings.load(None, runs_path=run.path.parent, run_name="a")
+    found, lines = unfinished.resumable(settings)
+    assert found.path == run.path and len(lines) == 1
+    assert lines[0].startswith(f"{run.path}/{name}.json: ") and lines[0].endswith("; it is left out")
+    assert (budget.cuts(run), run.nodes(), run.read(run.evaluation, {})) == ([], [], {})
+    assert monitor.snapshot(run, [], run.unreadable_files())["problems"] == lines
+    runs.reopen(run, settings)
+    assert run.state()["status"] == "launching" and run.state()["attempt"] == 2
+
+
+def test_a_loss_that_is_not_finite_leaves_the_state_json(run):
+    run.update_state("training", loss=float("nan"), tokens_per_second=10.0, time_left_s=60.0, step=1, total_steps=2)
+    json.loads((run.path / "state.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert "loss not finite" in progress.details(run.state())
+
+
+def test_what_a_killed_process_left_in_a_run_is_removed_when_it_goes_on(run):
+    run.update_state("stopped")
+    left = [files.temporary_name(path) for path in (run.metrics, run.path / "latest", run.checkpoints / "latest")]
+    left[0].write_text("half")
+    left[1].symlink_to("nowhere")
+    left[2].write_text("half")
+    (final := files.temporary_name(run.final)).mkdir()
+    runs.reopen(run, run.settings())
+    assert not any(path.exists() or path.is_symlink() for path in (*left, final))
+    assert not list(run.path.parent.glob(".latest*"))
+
+
+# Another user's run
+
+
+NOBODY = 65534
+# Root without what lets it pass every permission: as to a run of nobody's, a user like any other.
+NOT_NOBODY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner,-chown")
+LOOK = """
+import sys
+from pathlib import Path
+from sft import unfinished
+from sft.settings import Settings
+from sft.errors import UserError
+for name in ("", "a"):
+    try:
+        found, lines = unfinished.resumable(Settings.load(None, runs_path=Path(sys.argv[1]), run_name=name))
+        print(found, *lines)
+    except UserError as error:
+        print("refused:", error)
+"""
+
+
+@pytest.fixture(params=[0o755, 0o700], ids=["readable", "closed"])
+def of_nobody(request, run):
+    """A stopped run that is the latest and another user's; whoever is not root may read it, or not even that."""
+    if os.geteuid() or not shutil.which("setpriv"):
+        pytest.skip("only root makes the run of another user, with setpriv; run it as root in a container")
+    run.claim().close()
+    run.metrics.write_text('{"step": 1}\n')
+    run.update_state("stopped", step=1)
+    (run.logs / "node-0.log").write_text("a line\n")
+    run.path.chmod(request.param)
+    for path in (run.path, *run.path.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    return run
+
+
+def of_another(*command, **environment):
+    """Run a command as somebody who may not write to the run."""
+    return subprocess.run(
+        [*NOT_NOBODY, *command], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_run_of_another_user_is_named_with_its_owner_and_keeps_nobody_from_a_new_one(of_nobody):
+    looked = of_another(sys.executable, "-c", LOOK, str(of_nobody.path.parent))
+    said = looked.stdout.splitlines()
+    line = f"{of_nobody.path}: belongs to nobody, and root may not use it; `sudo chown -R root {of_nobody.path}` makes"
+    assert said[0].startswith(f"None not resuming {line}") and said[1].startswith(f"refused: {line}"), looked
+
+
+@pytest.mark.parametrize("words", ["stop", "monitor --once", "logs", "evaluate"])
+def test_no_task_ends_with_a_traceback_at_the_run_of_another_user(of_nobody, words):
+    readable = of_nobody.path.stat().st_mode & 0o777 == 0o755
+    done = of_another(f"{sys.prefix}/bin/inv", *words.split(), RUNS_PATH=str(of_nobody.path.parent))
+    assert "Traceback" not in done.stdout + done.stderr
+    if readable and words in ("monitor --once", "logs"):  # who may read it may look
+        assert done.returncode == 0, done.stderr
+        return
+    assert done.returncode == 2
+    said = done.stderr.strip()
+    assert said.count("\n") == 0 and ("belongs to nobody" in said or "is not running (stopped)" in said), said

@@ -52,7 +52,7 @@ def coded(tiny, tmp_path):
 def test_pickled_weights_are_refused_before_anything_starts(pickled, tmp_path):
     settings = Settings.load(None, model_name=str(pickled), runs_path=tmp_path / "runs")
     with pytest.raises(SettingsError) as caught:
-        pipeline.train(settings, Console(file=io.StringIO()), "make train")
+        pipeline.train(settings, Console(file=io.StringIO()))
     assert str(caught.value) == (
         f"MODEL_NAME={pickled}: its weights are pickled (pytorch_model.bin), which can run any program when they are "
         "loaded; take a model with safetensors, or set ALLOW_PICKLE=1 where you trust its source"
@@ -84,7 +84,6 @@ def test_a_folder_that_is_no_model_is_refused(pickled, change, message):
         pipeline.train(
             Settings.load(None, model_name=str(pickled), runs_path=pickled.parent),
             Console(file=io.StringIO()),
-            "make train",
         )
 
 
