@@ -1,9 +1,14 @@
 """What only NVIDIA GPUs show: their kernels, and a run on one of them and on two."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+from sft.host import gpus
 from sft.run import Run
 from sft.trainer import attention
 from sft.trainer.attention import Options, Packed
@@ -12,6 +17,16 @@ from .project import metrics, small, wait_until
 
 GPUS = torch.cuda.device_count()
 pytestmark = pytest.mark.skipif(not GPUS, reason="no NVIDIA GPU is visible here; run `make test` on a machine with one")
+# What CUDA's driver shows: the UUID of every device, in order.
+SHOWN = """
+import ctypes, uuid
+cuda = ctypes.CDLL("libcuda.so.1")
+number, found = ctypes.c_int(), (ctypes.c_byte * 16)()
+if cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(number)) == 0:
+    for device in range(number.value):
+        assert cuda.cuDeviceGetUuid_v2(ctypes.byref(found), device) == 0
+        print("GPU-" + str(uuid.UUID(bytes=bytes(found))))
+"""
 ON_ONE = {"DEVICE": "cuda", "NODES": 1, "GPUS_PER_NODE": 1, "GLOBAL_BATCH_SIZE": 8, "MAX_STEPS": 100}
 
 
@@ -61,3 +76,44 @@ def test_stopped_and_resumed_on_as_many_gpus_or_more(project, undisturbed, gpus)
     assert project.train(run.name, **ON_ONE | {"GPUS_PER_NODE": gpus}).state()["status"] == "finished"
     for ours, theirs in zip(metrics(run, "train/loss"), metrics(undisturbed, "train/loss"), strict=True):
         assert ours == pytest.approx(theirs, rel=5e-2)  # bf16, and kernels that add up in any order
+
+
+def shown_by_cuda(asked):
+    """Return the UUIDs of the devices that CUDA shows for this CUDA_VISIBLE_DEVICES; None: it is not set."""
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | ({} if asked is None else {"CUDA_VISIBLE_DEVICES": asked})
+    done = subprocess.run([sys.executable, "-c", SHOWN], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_the_gpus_of_cuda_visible_devices_are_those_that_cuda_shows():
+    everything = gpus.facts()
+    if any(gpu.cut for gpu in everything):
+        pytest.skip("a GPU is cut into instances here, which are shown under their own names")
+    first, last = everything[0].uuid, everything[-1].uuid
+    beyond, end = len(everything), everything[-1].index
+    short = next(
+        last[:n] for n in range(5, len(last) + 1) if sum(gpu.uuid.startswith(last[:n]) for gpu in everything) == 1
+    )
+    for asked in (
+        None, "", "0", f"{end}", f"{end},-1,0", f"0,{beyond},{end}", f"{beyond}", "0,0", first, last, short,
+        f"{last},{first}", f"{last},GPU-00000000", f"{first},{first}", "nonsense", "MIG-nonsense",
+    ):  # fmt: skip
+        chosen = [gpu.uuid for gpu in gpus.chosen(everything, asked)]
+        assert chosen == shown_by_cuda(asked), f"CUDA_VISIBLE_DEVICES={asked}"
+
+
+def test_a_run_trains_on_the_card_that_it_is_told_by_uuid(project):
+    everything = gpus.facts()
+    asked = gpus.visible()[-1]
+    run = Run(project.path / "runs" / "gpu-by-uuid")
+    one = ON_ONE | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000, "CUDA_VISIBLE_DEVICES": asked.uuid}
+    process = project.start("train", **small(RUN_NAME=run.name, **one))
+    wait_until(lambda: run.state().get("step", 0) >= 4, process, run)
+    used = {gpu.uuid: gpu.used_gib for gpu in gpus.facts()}
+    run.request_stop("the test has seen enough")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert run.nodes()[0]["gpus"] == [asked.uuid]
+    grown = [gpu.uuid for gpu in everything if used[gpu.uuid] - gpu.used_gib > 0.25]  # a context takes more
+    assert grown == [asked.uuid]
