@@ -135,10 +135,11 @@ def resume(c: Context, name: str = "") -> None:
 @task(
     help={
         "gpu": "plan for this card, such as 4090, instead of those here",
+        "gpu-gib": "memory of each card, as nvidia-smi says it; for a card of any name",
         "gpus": "plan for this many, instead of NODES x GPUS_PER_NODE",
         "shape": "config.json of a model that is not here",
         "tokens-per-row": "mean tokens of rows that are not prepared",
-        "rows": "their number",
+        "rows": "number of rows that are not prepared",
         "host-gib": "memory of the machine, for offload; without it what is free here",
         "json": "print the plan as JSON",
     }
@@ -147,6 +148,7 @@ def resume(c: Context, name: str = "") -> None:
 def plan(
     c: Context,
     gpu: str = "",
+    gpu_gib: str = "",
     gpus: str = "",
     shape: str = "",
     tokens_per_row: str = "",
@@ -159,7 +161,8 @@ def plan(
     from sft.host.plan import Options
     from sft.settings import Settings
 
-    options = Options.of(gpu, shape, gpus=gpus, tokens_per_row=tokens_per_row, rows=rows, host_gib=host_gib)
+    numbers = {"gpus": gpus, "tokens_per_row": tokens_per_row, "rows": rows, "host_gib": host_gib, "gpu_gib": gpu_gib}
+    options = Options.of(gpu, shape, **numbers)
     plan_view.show(Settings.load(), options, progress.terminal(), json)
 
 

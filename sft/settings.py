@@ -168,7 +168,9 @@ class Settings(BaseSettings):
     max_steps: Count = Field(0, ge=0, description="optimizer steps at most; 0 = no limit")
     seed: Count = Field(42, ge=0, description="order of the rows, dropout, new weights")
     precision: Annotated[Precision, Lower] = Field(
-        "auto", description="bf16, fp16 (dynamic loss scaling), fp32, or auto: bf16 on GPUs, fp32 on CPU"
+        "auto",
+        description="bf16, fp16 (dynamic loss scaling), fp32, or auto: bf16 on GPUs that have it, fp16 on older ones, "
+        "fp32 on CPU",
     )
     gradient_checkpointing: Annotated[bool | None, Planned] = Field(
         None, description="recompute activations in backward: less memory, a third more time; auto: where needed"
@@ -356,11 +358,14 @@ class Settings(BaseSettings):
         found = {name.upper(): getattr(self, name).get_secret_value() for name in secret_names()}
         return {name: value for name, value in found.items() if value}
 
-    def resolved(self, device: Device, launcher: Launcher) -> Settings:
-        """Return the settings with what was left open decided. Raises SettingsError for a new contradiction."""
+    def resolved(self, device: Device, launcher: Launcher, has_bf16: bool = True) -> Settings:
+        """Return the settings with what was left open decided, for GPUs with bf16 or without.
+
+        Raises SettingsError for a new contradiction.
+        """
         precision = self.precision
         if precision == "auto":
-            precision = "bf16" if device == "cuda" else "fp32"
+            precision = "fp32" if device == "cpu" else "bf16" if has_bf16 else "fp16"
         decided = {"device": device, "launcher": launcher, "precision": precision}
         settings = self.model_copy(update=decided)
         if device == "cpu":
@@ -369,6 +374,10 @@ class Settings(BaseSettings):
         if precision == "fp16" and device == "cpu":
             remedy = "use bf16, fp32 or auto"
             problems.append(wrong("PRECISION", precision, "DeepSpeed has no fp16 on the CPU", remedy))
+        if precision == "bf16" and device == "cuda" and not has_bf16:
+            # torch emulates it, many times slower, and Triton's kernels do not compile.
+            what = "these GPUs have no bf16: cards since Ampere have (RTX 30, A100)"
+            problems.append(wrong("PRECISION", precision, what, "use fp16, fp32, or auto, which is fp16 here"))
         if problems:
             raise SettingsError(problems)
         return settings

@@ -269,7 +269,8 @@ def all_reduce(settings: Settings) -> Check:
     if device == "cpu":
         common["DS_ACCELERATOR"] = "cpu"
     else:
-        common |= gpus.nccl_variables(gpus.visible())
+        cards = gpus.visible()[:2]
+        common |= gpus.nccl_variables(cards) | gpus.environment(cards)
     command = [sys.executable, "-m", "sft.trainer.probe", "--device", device]
     processes = [
         subprocess.Popen(

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from sft import cluster, variables
 from sft.errors import SettingsError, UserError, wrong
+from sft.host import gpus
 from sft.run import Run
 from sft.settings import DEMO, FOLDERS, TINY, Settings
 
@@ -144,6 +145,32 @@ class Stack:
             start_new_session=True,
         )
 
+    def services(self) -> dict[str, Any]:
+        """Return the services of the compose files. Raises UserError where compose cannot read them."""
+        asked = self.call("config", "--format", "json")
+        if asked.returncode:
+            raise UserError(f"docker compose config: {last_line(asked.stderr)}; mend {BASE} or .env")
+        services: dict[str, Any] = json.loads(asked.stdout)["services"]
+        return services
+
+    def cards(self) -> list[gpus.Gpu]:
+        """Return the GPUs that the compose files give to the nodes, in rank order; none if they are not all here.
+
+        Raises SettingsError where CUDA_VISIBLE_DEVICES names others: it means nothing to a container.
+        """
+        everything = gpus.facts()
+        services = self.services()
+        given = [device for name in cluster.node_names(2) for device in device_ids(services.get(name, {}))]
+        found = [card for device in given if (card := gpus.named(everything, device))]
+        if len(found) < len(given):
+            return []  # docker says what is wrong with them
+        asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if asked is not None and {card.uuid for card in gpus.visible()} != {card.uuid for card in found}:
+            what = f"the nodes' containers get the GPUs {', '.join(given)}, as {GPU} says"
+            remedy = "change device_ids there, unset CUDA_VISIBLE_DEVICES, or set LAUNCHER=local"
+            raise SettingsError([wrong("CUDA_VISIBLE_DEVICES", asked, what, remedy)])
+        return found
+
     def check(self) -> None:
         """Raise SettingsError, a line for each, where settings and compose files do not fit together."""
         settings, problems = self.settings, []
@@ -151,10 +178,7 @@ class Stack:
         if settings.nodes != 2:
             remedy = "set NODES=2, or LAUNCHER=local"
             raise SettingsError([wrong("NODES", settings.nodes, f"{BASE} has {len(names)} nodes", remedy)])
-        asked = self.call("config", "--format", "json")
-        if asked.returncode:
-            raise UserError(f"docker compose config: {last_line(asked.stderr)}; mend {BASE} or .env")
-        services: dict[str, Any] = json.loads(asked.stdout)["services"]
+        services = self.services()
         for name in names:
             if name not in services:
                 problems.append(wrong("NODES", 2, f"the compose files have no service {name}", f"restore it in {BASE}"))

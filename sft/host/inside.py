@@ -102,7 +102,8 @@ def all_reduce(rank: int, slots: int, port: int, device: str) -> Iterator[Check]
     if device == "cpu":
         common["DS_ACCELERATOR"] = "cpu"
     else:
-        common |= gpus.nccl_variables(gpus.visible())
+        cards = gpus.visible()[:slots]
+        common |= gpus.nccl_variables(cards) | gpus.environment(cards)
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "sft.trainer.probe", "--device", device],

@@ -115,12 +115,15 @@ def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
     supply.check_local(settings)
     make_folders(settings)
     asked = settings
-    settings = opening.with_device(settings, gpus.visible(), settings.gpus_per_node, "in this container")
+    cards = gpus.visible()
+    settings = opening.with_device(settings, cards, settings.gpus_per_node, "in this container")
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    settings, plan = opening.planned(settings.resolved(settings.device, "compose"), say)
+    cards = cards[: settings.gpus_per_node]
+    settings = settings.resolved(settings.device, "compose", all(card.has_bf16 for card in cards))
+    settings, plan = opening.planned(settings, cards, say)
     run = opened.enter_context(opening.open_run(settings, plan, say))
     for line in budget.revise(run, asked):
         say(line)
@@ -241,16 +244,17 @@ class Node:
 
     def introduce(self) -> None:
         """Write what this node is, for the monitor: one machine's cards may belong to several nodes."""
-        cards = gpus.visible() if self.settings.device == "cuda" else []
-        if chosen := os.environ.get("SFT_CUDA_DEVICES"):
-            cards = [card for card in cards if str(card.index) in chosen.split(",")]
         about = {
             "name": list(self.hosts)[self.rank],
             "host": socket.gethostname(),
             "ranks": list(range(self.rank * self.slots, (self.rank + 1) * self.slots)),
-            "gpus": [card.uuid for card in cards[: self.slots]],
+            "gpus": [card.uuid for card in self.cards()],
         }
         files.write_json(self.run.node_file(self.rank), about)
+
+    def cards(self) -> list[gpus.Gpu]:
+        """Return the GPUs of this node's ranks: the first of those that this program may use."""
+        return gpus.visible()[: self.slots] if self.settings.device == "cuda" else []
 
     # What every wait looks at
 
@@ -448,7 +452,11 @@ class Node:
             ours["DS_ACCELERATOR"] = "cpu"
         else:
             default["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-            default |= gpus.nccl_variables(gpus.visible())
+            cards = self.cards()
+            default |= gpus.nccl_variables(cards)
+            if cards:  # DeepSpeed's launcher puts 0 to N - 1 into CUDA_VISIBLE_DEVICES: sft/trainer/process.py
+                told = gpus.environment(cards)
+                ours |= told | {"SFT_CUDA_DEVICES": told["CUDA_VISIBLE_DEVICES"]}
         return default | dict(os.environ) | ours
 
     def kill(self, process: subprocess.Popen[Any]) -> None:

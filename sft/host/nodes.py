@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sft import machine
+from sft.host import gpus
 from sft.run import Run
 from sft.settings import Settings
 
@@ -41,7 +42,7 @@ class LocalNodes:
                 process.send_signal(signal.SIGQUIT)
 
 
-def start(run: Run, settings: Settings, cards: list[int]) -> LocalNodes:
+def start(run: Run, settings: Settings, cards: list[gpus.Gpu]) -> LocalNodes:
     """Start the node program for every node, each with its own cards. Secrets travel in the environment only."""
     processes = []
     for rank in range(settings.nodes):
@@ -53,8 +54,9 @@ def start(run: Run, settings: Settings, cards: list[int]) -> LocalNodes:
             **os.environ,
             **settings.secrets(),
             "MASTER_ADDR": "127.0.0.1",
-            "SFT_CUDA_DEVICES": ",".join(map(str, cards[rank * per_node : (rank + 1) * per_node])),
         }
+        if cards:
+            environment |= gpus.environment(cards[rank * per_node : (rank + 1) * per_node])
         with (run.logs / f"node-{rank}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "sft.host.launch", "--run", str(run.path), "--node-rank", str(rank)],

@@ -10,7 +10,7 @@ from sft import run as runs
 from sft.errors import SettingsError, shown, wrong
 from sft.host import compose, plan_view, surroundings
 from sft.host import plan as planning
-from sft.host.gpus import Gpu
+from sft.host.gpus import Gpu, unused
 from sft.host.plan import Plan
 from sft.run import Run
 from sft.settings import CPU_RANKS_PER_CORE, TINY, Launcher, Settings
@@ -30,16 +30,16 @@ def with_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -
         return settings
     if settings.device == "cuda" and not cards:
         remedy = f"{without}, or set DEVICE=cpu"
-        raise SettingsError([wrong("DEVICE", "cuda", f"no NVIDIA GPU is visible {where}", remedy)])
+        raise SettingsError([wrong("DEVICE", "cuda", f"no NVIDIA GPU is visible {where}{unused()}", remedy)])
     if not cards and settings.model_name != TINY:
-        what = f"no NVIDIA GPU is visible {where} for {settings.model_name}"
+        what = f"no NVIDIA GPU is visible {where} for {settings.model_name}{unused()}"
         remedy = f"{without}, or set DEVICE=cpu to train on the CPU, slowly"
         raise SettingsError([wrong("DEVICE", "auto", what, remedy)])
     if cards and wanted > len(cards):
-        what = f"{len(cards)} GPUs are {where}"
+        what = f"{len(cards)} GPUs are {where}{unused()}"
         remedy = f"set GPUS_PER_NODE={len(cards)}, or give the node more device_ids"
         if not inside:
-            what = f"NODES={settings.nodes} nodes of it want {wanted} GPUs, {len(cards)} are here"
+            what = f"NODES={settings.nodes} nodes of it want {wanted} GPUs, {len(cards)} are here{unused()}"
             remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
         raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)])
     return settings.model_copy(update={"device": "cuda" if cards else "cpu"})
@@ -62,9 +62,12 @@ def choose_launcher(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
     return "compose", "docker works and a GPU is here"
 
 
-def planned(settings: Settings, say: Callable[[str], None]) -> tuple[Settings, Plan | None]:
-    """Return the settings with the numbers of a plan that is said in short, and it. Raises SettingsError."""
-    settings, plan = planning.rule(settings)
+def planned(settings: Settings, cards: list[Gpu], say: Callable[[str], None]) -> tuple[Settings, Plan | None]:
+    """Return the settings with the numbers of a plan on these GPUs, which is said in short, and it.
+
+    Raises SettingsError.
+    """
+    settings, plan = planning.rule(settings, cards)
     for line in plan_view.before(plan):
         say(line)
     return settings, plan

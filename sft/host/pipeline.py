@@ -33,7 +33,7 @@ def train(settings: Settings, console: Console) -> Run:
     unfinished.asked_for(settings)  # one at work is said before its port or its containers are found to be in use
     asked = settings
     settings, cards = decide(settings, console)
-    settings, plan = opening.planned(settings, console.print)
+    settings, plan = opening.planned(settings, cards, console.print)
     start = launcher(settings, cards, console)
     with opening.open_run(settings, plan, console.print) as run:
         for line in budget.revise(run, asked):
@@ -103,21 +103,24 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
     conclude(watched, console, run.command("evaluate"))
 
 
-def decide(settings: Settings, console: Console) -> tuple[Settings, list[int]]:
+def decide(settings: Settings, console: Console) -> tuple[Settings, list[gpus.Gpu]]:
     """Return the settings with device and launcher decided, and the GPUs to use; say why. Raises SettingsError."""
     supply.check_local(settings)
     cards = gpus.visible() if settings.device != "cpu" else []
     on = opening.with_device(settings, cards, settings.world_size, "here")
     chosen, reason = opening.choose_launcher(settings, bool(cards))
+    if chosen == "compose" and on.device == "cuda":
+        cards = compose.Stack(on).cards() or cards
+    cards = cards[: settings.world_size]
     why = "DEVICE=cpu" if settings.device == "cpu" else f"{len(cards)} x {cards[0].name}" if cards else "no GPU"
     nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)}"
     where = "in containers of this machine" if chosen == "compose" else "on this machine"
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
     console.print(f"launcher {chosen} ({reason}): {nodes} {where}, {ranks}, on {on.device} ({why})")
-    return on.resolved(on.device, chosen), [card.index for card in cards[: settings.world_size]]
+    return on.resolved(on.device, chosen, all(card.has_bf16 for card in cards)), cards
 
 
-def launcher(settings: Settings, cards: list[int], console: Console) -> Callable[[Run], Nodes]:
+def launcher(settings: Settings, cards: list[gpus.Gpu], console: Console) -> Callable[[Run], Nodes]:
     """Return what starts a run's nodes, after making sure that it can. Raises SftError."""
     if settings.launcher == "compose":
         stack = compose.Stack(settings)

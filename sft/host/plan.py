@@ -7,6 +7,7 @@ numbers where settings say auto, and refuses those that cannot fit, naming the n
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ OFFLOADING = ("zero3_offload", "zero3_offload_all")  # DS_CONFIGS that keep more
 WORTH_SAYING = 1.2  # times as fast as what was set
 LORA_RANK = 16  # of the adapters that the table shows
 DISPLAY_GIB = 2.0  # of a GPU's memory that a desktop may have; more is another program's
+DRIVER_GIB = 0.35  # that nvidia-smi counts and CUDA does not give: 24.0 and 23.65 on an RTX 4090
 MANY_GPUS = (2, 4, 8, 16, 32, 64)  # numbers that are tried where a model does not fit
 
 
@@ -214,6 +216,7 @@ class Options:
     tokens_per_row: int = 0
     rows: int = 0
     host_gib: float = 0.0
+    gpu_gib: float = 0.0
 
     @classmethod
     def of(cls, gpu: str = "", shape: str = "", **numbers: str) -> Options:
@@ -221,14 +224,14 @@ class Options:
         found: dict[str, Any] = {}
         problems = []
         for name, text in numbers.items():
-            kind, example = (float, "256") if name == "host_gib" else (int, "4")
+            kind, example = (float, {"host_gib": "256", "gpu_gib": "24"}[name]) if name.endswith("gib") else (int, "4")
             try:
                 found[name] = kind(text or 0)
             except ValueError:
                 found[name] = -1
-            if found[name] < 0 or (text and not found[name]):
+            if not 0 <= found[name] < math.inf or (text and not found[name]):
                 option = f"--{name.replace('_', '-')}"
-                problems.append(wrong(option, text, "is no number above 0", f"write it as in {option}={example}"))
+                problems.append(wrong(option, text, "is not a number above 0", f"write it as in {option}={example}"))
         if problems:
             raise UserError("\n".join(problems))
         return cls(gpu=gpu, shape=shape, **found)
@@ -239,33 +242,62 @@ HERE = Options()
 
 def place(settings: Settings, here: list[gpus.Gpu], options: Options = HERE) -> Place:
     """Return the place for a plan: the GPUs `here`, or as the options say. Raises UserError."""
-    notes = []
-    if options.gpu or not here:
-        card = cards.need(options.gpu or STAND_IN)
-        if not options.gpu:
-            notes.append(f"no NVIDIA GPU is visible here: planned for {card.name} (`inv plan --gpu NAME`)")
+    if options.gpu or options.gpu_gib or not here:
+        card, notes = imagined(options)
         free_gib, fused = card.memory_gib, True
     else:
-        card, unknown = known(here[0])
-        notes += [unknown] if unknown else []
-        card = replace(card, name=here[0].name.removeprefix("NVIDIA "), memory_gib=here[0].total_gib)
+        card, notes = slowest(here)
         free_gib = min(gpu.total_gib - gpu.used_gib for gpu in here)
         # An image with a GPU has Liger's kernels; the host of a container needs none of the training packages.
         fused = settings.launcher == "compose" or importlib.util.find_spec("liger_kernel") is not None
         notes += [] if fused else ["liger-kernel is not installed here: with it activations take a third less"]
+    if not card.has_bf16:
+        fused = False  # Triton's kernels are for cards with bf16
+        notes.append(f"{card.name} has no bf16: PRECISION=auto is fp16, with dynamic loss scaling")
+    notes += [f"{card.name}: {card.note}"] if card.note else []
     shape = shapes.read(Path(options.shape)) if options.shape else shapes.need(settings)
     rows = workload.rows_of(settings, options.tokens_per_row, options.rows)
     host_gib = options.host_gib or machine.available_bytes() / GIB
     return Place(shape, card, rows, free_gib, host_gib, fused, tuple(notes))
 
 
-def known(gpu: gpus.Gpu) -> tuple[Card, str]:
-    """Return the table's card of a GPU that is here; for one that is not in it another's speed, and a note."""
-    card = cards.find(gpu.name)
-    if card:
-        return card, ""
-    stand_in = cards.need(STAND_IN)
-    return stand_in, f"{gpu.name} is not in the plan's table: times are those of {stand_in.name}"
+def imagined(options: Options) -> tuple[Card, list[str]]:
+    """Return the card of the options, which need not be here, and notes. Raises UserError for a name without memory."""
+    gib = options.gpu_gib
+    if not gib:
+        card = cards.need(options.gpu or STAND_IN)
+        unasked = f"no NVIDIA GPU is visible here: planned for {card.name} (`inv plan --gpu NAME`)"
+        return card, [] if options.gpu else [unasked]
+    notes = []
+    found = cards.find(options.gpu, gib) if options.gpu else None
+    card = found or cards.need(STAND_IN)
+    if found is None:
+        unknown = f"{options.gpu} is not in the plan's table: times are those of {card.name}"
+        notes.append(unknown if options.gpu else f"times are those of {card.name} (`--gpu NAME` plans for another)")
+        card = replace(card, name=options.gpu or f"GPU of {gib:g} GiB")
+    return replace(card, memory_gib=gib - DRIVER_GIB), notes
+
+
+def slowest(here: list[gpus.Gpu]) -> tuple[Card, list[str]]:
+    """Return the slowest of the GPUs that are here, with the least memory of them, and notes.
+
+    All ranks take the same share of a step, so the slowest GPU tells how long it takes.
+    """
+    kinds, notes = [], []
+    for gpu in here:
+        card = cards.find(gpu.name, gpu.total_gib)
+        if card is None:
+            card = cards.need(STAND_IN)
+            notes.append(f"{gpu.name} is not in the plan's table: times are those of {card.name}")
+        name = gpu.name.removeprefix("NVIDIA ")
+        kinds.append(replace(card.part(gpu.share, gpu.total_gib) if gpu.share < 1 else card, name=name))
+    found = min(kinds, key=lambda card: card.matrix_tflops)
+    names = list(dict.fromkeys(card.name for card in kinds))
+    if len(names) > 1:
+        notes.insert(0, f"planned for {found.name}, the slowest of {', '.join(names)}")
+    has_bf16 = all(gpu.has_bf16 for gpu in here)
+    least = min(gpu.total_gib for gpu in here)
+    return replace(found, memory_gib=least, has_bf16=has_bf16), list(dict.fromkeys(notes))
 
 
 # What
@@ -385,12 +417,12 @@ def plan(settings: Settings, options: Options) -> Plan:
     """Return the plan of settings at the place that the options tell. Raises UserError."""
     if options.gpus:
         settings = settings.model_copy(update={"nodes": 1, "gpus_per_node": options.gpus})
-    settings = settings.resolved("cuda", "local")
-    return Plan.of(settings, place(settings, gpus.visible(), options))
+    there = place(settings, gpus.visible()[: settings.world_size], options)
+    return Plan.of(settings.resolved("cuda", "local", there.card.has_bf16), there)
 
 
-def rule(settings: Settings) -> tuple[Settings, Plan | None]:
-    """Return the settings of a run on the first GPUs with the plan's numbers, and the plan; None of an unknown model.
+def rule(settings: Settings, here: list[gpus.Gpu]) -> tuple[Settings, Plan | None]:
+    """Return the settings of a run on GPUs with the plan's numbers, and the plan; None of an unknown model.
 
     Raises SettingsError for settings that cannot fit, unless PLAN=warn.
     """
@@ -398,7 +430,7 @@ def rule(settings: Settings) -> tuple[Settings, Plan | None]:
         return settings, None
     if shapes.find(settings) is None:
         return settings.planned(settings.micro_step_tokens, recompute=False), None
-    plan = Plan.of(settings, place(settings, gpus.visible()[: settings.world_size]))
+    plan = Plan.of(settings, place(settings, here))
     problem = plan.problem()
     if problem and settings.plan == "refuse":
         raise SettingsError([problem])

@@ -86,7 +86,7 @@ AttentionInterface.register(IMPLEMENTATION, attention)
 
 def fastest(device: str, dtype: torch.dtype, dropout: bool) -> Kernel:
     """Return the fastest kernel for a device and a type, one that can drop out where that is wanted."""
-    if device != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+    if device != "cuda" or dtype not in (torch.bfloat16, torch.float16) or not has_kernels():
         return one_by_one
     if flash_attn_varlen():
         return flash_attention
@@ -105,6 +105,12 @@ def flash_attn_varlen() -> Callable[..., torch.Tensor] | None:
         print(f"flash-attn does not load ({reason}): attention without it", flush=True)
         return None
     return flash_attn_varlen_func
+
+
+@functools.cache
+def has_kernels() -> bool:
+    """Tell whether this GPU is one that Triton's and flash-attn's kernels are made for: Ampere or newer."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
 
 
 def flash_attention(

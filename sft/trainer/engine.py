@@ -20,6 +20,7 @@ from sft.settings import Settings
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
 from sft.trainer import adapter, memory, quantised
 from sft.trainer import model as models
+from sft.trainer.attention import has_kernels
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
 from sft.trainer.loss import TargetLoss
@@ -47,7 +48,7 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
         torch._dynamo.config.recompile_limit = len(layers) + 8  # every layer is compiled once
         for layer in layers:
             layer.forward = torch.compile(layer.forward, dynamic=True)  # inside ZeRO's hooks, which it would break at
-    elif world.device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
+    elif world.device.type == "cuda" and has_kernels() and importlib.util.find_spec("liger_kernel"):
         take_liger_kernels(model, world)
     loss = TargetLoss(model)
     if settings.lora_rank:

@@ -35,7 +35,7 @@ def begin() -> None:
     node = int(os.environ.get("SFT_NODE_PID", "0"))
     threading.Thread(target=end_without, args=(os.getppid(), node), daemon=True).start()
     if cards := os.environ.get("SFT_CUDA_DEVICES"):
-        # The launcher numbers the cards of every node from 0; nodes that share a machine have their own ones.
+        # The launcher numbers the cards of every node from 0; these are the ones that the node program was given.
         os.environ["CUDA_VISIBLE_DEVICES"] = cards
 
 

@@ -65,7 +65,7 @@ def begin(**load):
     console = Console(file=io.StringIO())
     chosen = Settings.load(**load)
     chosen, cards = pipeline.decide(chosen, console)
-    chosen, plan = opening.planned(chosen, console.print)
+    chosen, plan = opening.planned(chosen, cards, console.print)
     pipeline.launcher(chosen, cards, console)
     with opening.open_run(chosen, plan, console.print) as run:
         return run

@@ -1,0 +1,226 @@
+"""Which GPUs a run gets: what CUDA_VISIBLE_DEVICES says, the same cards for the plan and for the ranks."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sft import cluster
+from sft import run as runs
+from sft.errors import SettingsError
+from sft.host import compose, gpus, launch, nodes, opening, plan
+from sft.host.gpus import Gpu
+from sft.host.link import Link
+from sft.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+UUIDS = ["GPU-8932f937-d72c-4106", "GPU-8932f9aa-0000-1111", "GPU-aaaa0000-1111-2222", "GPU-bbbb0000-1111-2222"]
+
+
+def card(index, name="NVIDIA GeForce RTX 4090", gib=24.0, capability=(8, 9), **more):
+    return Gpu(index, name, 0, 0.5, gib, 40, 50.0, "580.1", UUIDS[index], capability, **more)
+
+
+def in_mig_mode(index, *uuids):
+    """Return an A100 that is cut into instances of a seventh each."""
+    whole = card(index, "NVIDIA A100-SXM4-40GB", 39.4, (8, 0))
+    parts = [
+        replace(whole, name=f"{whole.name} MIG 1g.5gb", total_gib=4.75, used_gib=0.01, uuid=uuid, share=1 / 7)
+        for uuid in uuids
+    ]
+    parts = [replace(part, older_name=f"MIG-{whole.uuid}/{7 + i}/0") for i, part in enumerate(parts)]
+    return replace(whole, cut=True, instances=tuple(parts))
+
+
+FOUR = [card(index) for index in range(4)]
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Let the driver tell of some GPUs, and CUDA_VISIBLE_DEVICES be unset."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def tell(cards):
+        monkeypatch.setattr(gpus, "facts", lambda: cards)
+
+    return tell
+
+
+@pytest.mark.parametrize(
+    ("asked", "indices"),
+    [
+        (None, [0, 1, 2, 3]),
+        ("", []),
+        ("2,3", [2, 3]),
+        ("3, 1", [3, 1]),
+        ("0,2,-1,1", [0, 2]),
+        ("1,4,0", [1]),  # an index out of range ends the list
+        ("99999999999999999999", []),
+        ("1,1", []),
+        ("2,nonsense,0", [2]),
+        ("GPU-aaaa0000-1111-2222,GPU-8932f937-d72c-4106", [2, 0]),
+        ("GPU-a,GPU-b", [2, 3]),
+        ("GPU-8932f9,GPU-a", []),  # the beginning of two
+        ("GPU-a,GPU-aaaa", []),
+        ("GPU-bbbb,GPU-cccc,GPU-aaaa", [3]),
+        ("0,GPU-bbbb", [0, 3]),
+        ("GPU-8932f937-d72c-4106,0", []),
+        ("none", []),
+        ("NoDevFiles", []),  # of a scheduler that gives no GPU
+        ("all", []),
+    ],
+)
+def test_the_names_of_cuda_visible_devices_are_those_of_cuda(asked, indices):
+    assert [gpu.index for gpu in gpus.chosen(FOUR, asked)] == indices
+
+
+@pytest.mark.parametrize(
+    ("asked", "uuids"),
+    [
+        (None, ["MIG-a"]),  # one instance at most, and no other GPU beside it
+        ("1", ["MIG-a"]),
+        ("0,1", ["MIG-a"]),
+        ("0", [UUIDS[0]]),
+        ("0,2", [UUIDS[0]]),  # the third is cut, but into nothing
+        ("MIG-b", ["MIG-b"]),
+        ("MIG-b,MIG-a", ["MIG-b"]),
+        (f"MIG-{UUIDS[1]}/8/0", ["MIG-b"]),
+        (UUIDS[1], ["MIG-a"]),
+        ("MIG-c", []),
+    ],
+)
+def test_of_cards_that_are_cut_an_instance_is_used(asked, uuids):
+    everything = [card(0), in_mig_mode(1, "MIG-a", "MIG-b"), in_mig_mode(2)]
+    assert [gpu.uuid for gpu in gpus.chosen(everything, asked)] == uuids
+
+
+def test_the_plan_counts_the_instance_and_not_the_whole_card(here):
+    here([in_mig_mode(0, "MIG-a", "MIG-b")])
+    settings = Settings.load(None, nodes=1, gpus_per_node=1, model_name="tiny", dataset="demo")
+    found = plan.plan(settings, plan.HERE)
+    assert found.place.free_gib == pytest.approx(4.74)
+    assert found.place.card.name == "A100-SXM4-40GB MIG 1g.5gb" and found.place.card.memory_gib == 4.75
+    whole = plan.plan(settings, plan.Options("A100 40GB", 1))
+    assert found.place.card.matrix_tflops == pytest.approx(whole.place.card.matrix_tflops / 7)
+    assert found.place.card.bandwidth_gb_s == pytest.approx(whole.place.card.bandwidth_gb_s / 8)
+    with pytest.raises(SettingsError, match="want 2 GPUs, 1 are here"):
+        opening.with_device(Settings.load(None, nodes=1), gpus.visible(), 2, "here")
+
+
+def test_of_mixed_cards_the_smallest_and_slowest_are_planned_for(here):
+    mixed = [card(0), card(1, "NVIDIA GeForce RTX 3090"), card(2, "NVIDIA GeForce RTX 3080", 10.0, (8, 6))]
+    here(mixed)
+    settings = Settings.load(None, nodes=1, gpus_per_node=3, model_name="tiny", dataset="demo")
+    found = plan.plan(settings, plan.HERE)
+    assert found.place.free_gib == 9.5 and found.place.card.name == "GeForce RTX 3080"
+    assert "the slowest of GeForce RTX 4090, GeForce RTX 3090, GeForce RTX 3080" in found.place.notes[0]
+    two = plan.plan(settings.model_copy(update={"gpus_per_node": 2}), plan.HERE)
+    assert two.place.free_gib == 23.5 and two.place.card.name == "GeForce RTX 3090"
+
+
+def test_what_cuda_visible_devices_hides_is_said(here, monkeypatch):
+    here(FOUR)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-nosuch")
+    with pytest.raises(SettingsError) as caught:
+        opening.with_device(Settings.load(None, device="cuda"), gpus.visible(), 4, "here")
+    assert str(caught.value).startswith(
+        "DEVICE=cuda: no NVIDIA GPU is visible here (CUDA_VISIBLE_DEVICES=GPU-nosuch; `nvidia-smi -L` lists 4); run "
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,7")
+    with pytest.raises(SettingsError, match=r"want 4 GPUs, 2 are here \(CUDA_VISIBLE_DEVICES=0,1,7; "):
+        opening.with_device(Settings.load(None), gpus.visible(), 4, "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "set_for_it"),
+    [
+        ("NVIDIA GeForce RTX 4090", True), ("GeForce RTX 4090", True), ("NVIDIA GeForce RTX 4090 D", True),
+        ("NVIDIA GeForce RTX 4080 SUPER", True), ("NVIDIA GeForce RTX 4070 Ti SUPER", True),
+        ("NVIDIA GeForce RTX 4060 Ti", True), ("NVIDIA GeForce RTX 4050 Laptop GPU", True),
+        ("NVIDIA RTX 4000 Ada Generation", False), ("NVIDIA RTX 4000 SFF Ada Generation", False),
+        ("Quadro RTX 4000", False), ("NVIDIA RTX 4500 Ada Generation", False),
+        ("NVIDIA GeForce RTX 3090", False), ("NVIDIA GeForce RTX 5090", False), ("NVIDIA H100 80GB HBM3", False),
+    ],
+)  # fmt: skip
+def test_peer_to_peer_is_switched_off_between_geforce_rtx_40_cards_alone(name, set_for_it):
+    assert ("NCCL_P2P_DISABLE" in gpus.nccl_variables([card(0, name)])) is set_for_it
+
+
+# From what is asked to what a rank sees
+
+
+RANK = """
+import os, pathlib, sys
+from sft.trainer import process
+process.begin()
+told = [os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LOCAL_RANK")]
+pathlib.Path(sys.argv[-1], os.environ["RANK"]).write_text(" ".join(told))
+"""
+
+
+@pytest.fixture
+def node(here, tmp_path):
+    """A node of two ranks on a machine with four GPUs."""
+    here(FOUR)
+    settings = Settings.load(None, nodes=1, runs_path=tmp_path / "runs", run_name="a").resolved("cuda", "local")
+    run = runs.create(settings, cluster.hostfile(1, 2))
+    return launch.Node(run, 0, Link(), None)
+
+
+def test_ranks_of_a_node_program_that_was_started_by_hand_get_the_cards_that_it_was_given(node, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    environment = node.environment(launch.LAUNCHER)
+    (tmp_path / "ranks").mkdir()
+    (tmp_path / "rank_program.py").write_text(RANK)
+    world = base64.urlsafe_b64encode(json.dumps({"llm-master": [0, 1]}).encode()).decode()
+    words = [f"--world_info={world}", "--node_rank=0", "--master_addr=127.0.0.1", "--master_port=29501"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sft.host.deepspeed_launcher", *words, "--module", "rank_program", tmp_path / "ranks"],
+        env=environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for rank in "01":
+        assert (tmp_path / "ranks" / rank).read_text() == f"{UUIDS[2]},{UUIDS[3]} PCI_BUS_ID {rank}"
+
+
+def test_the_monitor_is_told_the_cards_of_a_node(node, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b,1")
+    node.introduce()
+    assert node.run.nodes()[0]["gpus"] == [UUIDS[3], UUIDS[1]]
+
+
+def test_nodes_of_one_machine_get_cards_of_their_own_by_uuid(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(nodes.subprocess, "Popen", lambda command, env, **_: started.append(env))
+    settings = Settings.load(None, runs_path=tmp_path / "runs", run_name="a").resolved("cuda", "local")
+    run = runs.create(settings, cluster.hostfile(2, 2))
+    nodes.start(run, settings, FOUR)
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == [",".join(UUIDS[:2]), ",".join(UUIDS[2:])]
+    assert {env["CUDA_DEVICE_ORDER"] for env in started} == {"PCI_BUS_ID"}
+
+
+def in_containers(monkeypatch, *device_ids):
+    """Let the compose files give the two nodes these cards."""
+    services = {
+        name: {"deploy": {"resources": {"reservations": {"devices": [{"device_ids": list(given)}]}}}}
+        for name, given in zip(cluster.node_names(2), device_ids, strict=True)
+    }
+    monkeypatch.setattr(compose.Stack, "services", lambda self: services)
+    return compose.Stack(Settings.load(None).resolved("cuda", "compose"))
+
+
+def test_a_run_in_containers_is_planned_for_their_cards(here, monkeypatch):
+    here(FOUR)
+    stack = in_containers(monkeypatch, ["3", "GPU-8932f937-d72c-4106"], ["1", "2"])
+    assert [gpu.index for gpu in stack.cards()] == [3, 0, 1, 2]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert [gpu.index for gpu in stack.cards()] == [3, 0, 1, 2]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(SettingsError, match="CUDA_VISIBLE_DEVICES=0,1: the nodes' containers get the GPUs 3, GPU-89"):
+        stack.cards()
+    assert in_containers(monkeypatch, ["7"], ["8"]).cards() == []
