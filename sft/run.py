@@ -445,12 +445,15 @@ def default_name(settings: Settings) -> str:
     return time.strftime("%Y%m%d-%H%M%S-") + model
 
 
-def reopen(run: Run, settings: Settings, again: bool = False) -> list[str]:
+def reopen(
+    run: Run, settings: Settings, config: dict[str, Any] | None = None, new_config: bool = False, again: bool = False
+) -> list[str]:
     """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
 
     `state.json` counts the attempts, keeps why the earlier ones broke, and says the step that the run goes on from. The
-    hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now or they cannot be read; of
-    that a line each is returned. MAX_HOURS counts from now, unless it is the same start `again`.
+    hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now, they cannot be read (each
+    is a line that is returned), or there is a `new_config`; `config` is what it would be. MAX_HOURS counts from now,
+    unless it is the same start `again`.
     """
     before, said = run.settings(), []
     for path in (run.path / "stop", run.path / "failed", run.prepared, *run.path.glob("node-*.json")):
@@ -460,7 +463,8 @@ def reopen(run: Run, settings: Settings, again: bool = False) -> list[str]:
     for folder in (run.path, run.checkpoints):
         files.sweep(folder, files=True)  # left by processes that were killed while they wrote
     frozen = settings.model_copy(update={"run_name": run.name})
-    new_hostfile = new_config = (frozen.nodes, frozen.gpus_per_node) != (before.nodes, before.gpus_per_node)
+    new_hostfile = (frozen.nodes, frozen.gpus_per_node) != (before.nodes, before.gpus_per_node)
+    new_config = new_config or new_hostfile
     try:
         cluster.read_hostfile(run.hostfile)
     except UserError as error:
@@ -474,7 +478,7 @@ def reopen(run: Run, settings: Settings, again: bool = False) -> list[str]:
     if new_hostfile:
         write_whole(run.hostfile, cluster.hostfile(frozen.nodes, frozen.gpus_per_node))
     if new_config:
-        write_json(run.ds_config, frozen.deepspeed())
+        write_json(run.ds_config, config or frozen.deepspeed())
     write_json(run.settings_file, frozen.freeze())
     run.keep_reserve()
     restate(run, again)

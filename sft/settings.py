@@ -463,12 +463,13 @@ class Settings(BaseSettings):
             return Path(__file__).resolve().parents[1] / "ds_configs" / f"{self.ds_config}.json"
         return variables.expanded(self.ds_config)
 
-    def deepspeed(self) -> dict[str, Any]:
+    def deepspeed(self, file: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the configuration that DeepSpeed receives: the file, with the settings filled in as numbers.
 
-        Raises SettingsError where the file is unusable or says something else than a setting.
+        `file` is what the file held when the run began, if that is not what it holds now. Raises SettingsError where
+        the file is unusable or says something else than a setting.
         """
-        config = self.read_deepspeed_file()
+        config = self.read_deepspeed_file() if file is None else dict(file)
         problems = []
         ours: dict[str, tuple[str, Any]] = {
             "train_micro_batch_size_per_gpu": ("BATCH_SIZE", self.batch_size),

@@ -333,10 +333,13 @@ class Node:
     def prepare(self) -> bool:
         """Run the program that prepares the inputs; False where the run is stopped while it works."""
         self.run.update_state("preparing")
+        surroundings.note_machine(self.run)
         process = self.start("sft.trainer.prepare", "--run", str(self.run.path))
         self.see_through(process, until_stop=True)
         if self.run.prepared.is_file():
-            surroundings.note_node(self.run)
+            surroundings.note_inputs(self.run)
+            for line in [*json.loads(self.run.prepared.read_text())["said"], *surroundings.since_it_began(self.run)]:
+                self.log.write(f"not as the run began: {line}")
             return True
         if self.end_now or self.run.stop_reason() is not None:
             self.run.update_state("stopped")

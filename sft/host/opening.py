@@ -83,14 +83,16 @@ def open_run(settings: Settings, plan: Plan | None, say: Callable[[str], None]) 
         with runs.alone(settings.runs_path):
             run, said = unfinished.resumable(settings)
             if run:
+                file, more = surroundings.deepspeed_file(run, settings)
                 claim = run.claim()
-                said += [going_on(run), *adjusted(settings, run.settings())]
-                said += runs.reopen(run, settings)
+                said += [going_on(run), *adjusted(settings, run.settings()), *more]
+                said += runs.reopen(run, settings, settings.deepspeed(file), bool(more) and not run.is_saved)
             else:
+                file = settings.read_deepspeed_file()
                 run = runs.create(settings, cluster.hostfile(settings.nodes, settings.gpus_per_node))
                 claim = run.claim()
                 said.append(f"run {run.path}")
-            surroundings.note_project(run)
+            surroundings.note_project(run, file)
             planning.freeze(plan, run)
     except OSError as error:
         raise runs.not_writable(settings, error) from None

@@ -233,6 +233,8 @@ def describe(run: Run, console: Console) -> None:
     """Print the arithmetic of the run."""
     settings = run.settings()
     prepared = files.read_json(run.prepared)
+    for line in [*prepared["said"], *surroundings.since_it_began(run)]:
+        console.print(f"  not as the run began: {line}")
     for split in ("train", "validation"):
         part = prepared[split]
         cut = f", {part['cut_rows']:,} cut at MAX_LENGTH={settings.max_length}" if part["cut_rows"] else ""

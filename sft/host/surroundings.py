@@ -1,7 +1,9 @@
 """`environment.json`: what a run was made of and on, so that it can be repeated, and what differs when it is.
 
-The task that opens a run notes the project and the command; node 0 adds its machine, its packages and, when they are
-ready, the inputs. Nothing heavy is imported.
+The task that opens a run notes the project, the command and the DeepSpeed file; node 0 adds its machine, its packages
+and, when they are ready, the inputs. Each start has a record of its own, and none changes another's: the one that the
+weights began in is the content itself, starts that went on from a checkpoint are its `later_starts`, and those of which
+nothing is left its `earlier_starts`. Nothing heavy is imported.
 """
 
 from __future__ import annotations
@@ -19,33 +21,62 @@ from typing import Any
 import psutil
 
 from sft import files
+from sft.errors import SettingsError, wrong
 from sft.host import gpus
 from sft.machine import cores
 from sft.redaction import redact_all
 from sft.run import Run
+from sft.settings import DS_CONFIGS, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 # The packages whose versions can change what a run computes.
 PACKAGES = ("torch", "transformers", "deepspeed", "datasets", "tokenizers", "safetensors", "accelerate", "peft",
             "numpy", "pyarrow", "liger-kernel", "flash-attn", "bitsandbytes", "wandb")  # fmt: skip
 ANSWER_TIMEOUT_S = 10
+EARLIER, LATER = "earlier_starts", "later_starts"
 COMPARED = ("commit", "changed_files", "python", "packages", "machine", "inputs")
 
 
-def note_project(run: Run) -> None:
+def note_project(run: Run, deepspeed_file: dict[str, Any]) -> None:
     """Note the project's commit and the command, before the nodes start: a container has no repository."""
-    write(run, opened_at=round(time.time(), 3), command=command(), **project())
+    note(run, opened_at=round(time.time(), 3), command=command(), **project(), deepspeed_file=deepspeed_file)
 
 
-def note_node(run: Run) -> None:
-    """Note this machine, its packages and the prepared inputs; node 0 does."""
-    inputs = files.read_json(run.prepared)["inputs"]
-    write(run, **here(), inputs=inputs)
+def note_machine(run: Run) -> None:
+    """Note this machine and its packages; node 0 does."""
+    note(run, **here())
 
 
-def write(run: Run, **values: Any) -> None:
-    """Add values to `environment.json`."""
-    files.write_json(run.environment, redact_all(read(run) | values))
+def note_inputs(run: Run) -> None:
+    """Note the prepared inputs; node 0 does, before its ranks train. A run without a checkpoint begins with them."""
+    note(run, inputs=files.read_json(run.prepared)["inputs"])
+    noted = read(run)
+    if noted.get(LATER) and not run.is_saved:
+        earlier, later = noted.pop(EARLIER, []), noted.pop(LATER)
+        write(run, later[-1] | {EARLIER: [*earlier, noted, *later[:-1]]})
+
+
+def note(run: Run, **values: Any) -> None:
+    """Add values to the newest record, or to a new one if that says something else."""
+    noted = read(run)
+    newest = noted[LATER][-1] if noted.get(LATER) else noted
+    if any(newest.get(name, value) != value for name, value in values.items()):
+        noted[LATER] = [*noted.get(LATER, []), values]
+    else:
+        newest |= values
+    write(run, noted)
+
+
+def since_it_began(run: Run) -> list[str]:
+    """Return a line for everything in the newest record that is not as it was when the run began, but its inputs."""
+    noted = read(run)
+    began = {name: value for name, value in noted.items() if name != "inputs"}
+    return differences(began, noted[LATER][-1]) if noted.get(LATER) else []
+
+
+def write(run: Run, content: dict[str, Any]) -> None:
+    """Write `environment.json`."""
+    files.write_json(run.environment, redact_all(content))
 
 
 def read(run: Run) -> dict[str, Any]:
@@ -115,6 +146,37 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         f"{name} was {then}, is {today}"
         for name, then, today in pairs("", {k: before[k] for k in COMPARED if k in before}, now)
     ]
+
+
+def deepspeed_file(run: Run, settings: Settings) -> tuple[dict[str, Any], list[str]]:
+    """Return the content of the DeepSpeed file that a run goes on with, the one it began with, and what is said of it.
+
+    A run without a checkpoint takes the file as it is now, and so does one that has no record of it. Raises
+    SettingsError if the user's own file has another content by now.
+    """
+    now, then = settings.read_deepspeed_file(), read(run).get("deepspeed_file")
+    if not isinstance(then, dict) or now == then:
+        return now, []
+    changed = ", ".join(
+        f"{name or 'all of it'} was {a}, is {b}" for name, a, b in pairs("", filled(then, now), filled(now, then))
+    )
+    if not run.is_saved:
+        return now, [
+            f"DS_CONFIG={settings.ds_config}: {changed}; no checkpoint is left, and the run starts over with it"
+        ]
+    if settings.ds_config in DS_CONFIGS:
+        return then, [f"DS_CONFIG={settings.ds_config}: {changed}; the run goes on with what it began with"]
+    what, remedy = f"its file is not what the run began with ({changed})", "restore it, or start over with FRESH=1"
+    raise SettingsError([wrong("DS_CONFIG", settings.ds_config, what, remedy)])
+
+
+def filled(values: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with `None` for what only the other one has, at every depth."""
+    found: dict[str, Any] = {}
+    for key in [*values, *(key for key in other if key not in values)]:
+        mine, others = values.get(key), other.get(key)
+        found[key] = filled(mine, others) if isinstance(mine, dict) and isinstance(others, dict) else mine
+    return found
 
 
 def pairs(name: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:

@@ -23,13 +23,12 @@ from sft import files, supply
 from sft.errors import DataError, SettingsError, SftError, UserError, wrong
 from sft.run import Run
 from sft.settings import DEMO, DS_CONFIGS, TINY, Settings
-from sft.trainer import demo, process
+from sft.trainer import demo, identity, process
 
 FORMAT = 2  # of the prepared data: part of the cache's key
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]  # of a model of the hub
 MANIFEST = "manifest.json"  # of the prepared data
 MANIFEST_NAMES = {"train", "validation", "hash", "commit", "settings"}
-PART_BYTES = 2**20  # of a model's files, that tell it from another one
 HELD_OUT_SHARE = 0.05  # of the rows of a data set without a held-out split
 HELD_OUT_MOST = 500
 
@@ -42,7 +41,7 @@ def main() -> None:
     path = parser.parse_args().run
     run = Run(path) if path else None
     try:
-        prepared = prepare_as_owner(run.settings() if run else Settings.load())
+        prepared = prepare_as_owner(run.settings() if run else Settings.load(), run)
         if run:
             files.write_json(run.prepared, prepared)
     except SftError as error:
@@ -56,17 +55,20 @@ def main() -> None:
         raise
 
 
-def prepare_as_owner(settings: Settings) -> dict[str, Any]:
+def prepare_as_owner(settings: Settings, run: Run | None) -> dict[str, Any]:
     """Return what `prepare` does. Raises UserError for a file of another user, with whose it is."""
     try:
-        return prepare(settings)
+        return prepare(settings, run)
     except PermissionError as error:
         path = Path(error.filename or settings.data_path)
         raise UserError(files.not_yours(path, path)) from None
 
 
-def prepare(settings: Settings) -> dict[str, Any]:
-    """Return where the base model and the data lie, with the data's counts, after making them ready."""
+def prepare(settings: Settings, run: Run | None = None) -> dict[str, Any]:
+    """Return where the base model and the data lie, with the data's counts, after making them ready.
+
+    Raises SettingsError if they are not those with which `run` began, and it would train on with them.
+    """
     settings.data_path.mkdir(parents=True, exist_ok=True)
     settings.model_path.mkdir(parents=True, exist_ok=True)
     for folder in (settings.data_path, prepared_path(settings), settings.model_path):
@@ -74,12 +76,15 @@ def prepare(settings: Settings) -> dict[str, Any]:
     started = time.monotonic()
     check_deepspeed(settings)
     check_bitsandbytes(settings)
+    settings, commit = identity.pinned(run, settings) if run else (settings, None)
     model = base_model(settings)
     model_there = time.monotonic()
-    data, counts = prepared_data(settings, model)
+    data, counts = prepared_data(settings, model, commit)
     seconds = {"base model": model_there - started, "data": time.monotonic() - model_there}
-    inputs = {"data_hash": counts.pop("hash"), "dataset_commit": counts.pop("commit"), **model_identity(model)}
-    return {"model": str(model), "data": str(data), "seconds": seconds, "inputs": inputs, **counts}
+    inputs = {"format": FORMAT, "data_hash": counts.pop("hash"), "data_files": counts.pop("files", None)}
+    inputs |= {"dataset_commit": counts.pop("commit"), **identity.of_model(model)}
+    said = identity.check(run, settings, inputs) if run else []
+    return {"model": str(model), "data": str(data), "seconds": seconds, "inputs": inputs, "said": said, **counts}
 
 
 def check_deepspeed(settings: Settings) -> None:
@@ -147,24 +152,6 @@ def base_model(settings: Settings) -> Path:
     if supply.brings_code(folder):
         check_code(folder, settings)
     return folder
-
-
-def model_identity(folder: Path) -> dict[str, str | None]:
-    """Return the commit of a model of the hub, and a hash of the folder's files.
-
-    Of a file of many gigabytes the size, the beginning and the end are taken: they tell one from another at once.
-    """
-    commit = folder.name if folder.parent.name == "snapshots" else None
-    parts = []
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            with path.open("rb") as file:
-                size = path.stat().st_size
-                ends = file.read(PART_BYTES)
-                file.seek(max(0, size - PART_BYTES))
-                ends += file.read(PART_BYTES)
-            parts.append((path.name, size, hashlib.sha256(ends).hexdigest()))
-    return {"model_commit": commit, "model_hash": short_hash(*parts)}
 
 
 def check_code(folder: Path, settings: Settings) -> None:
@@ -249,10 +236,17 @@ def prepared_path(settings: Settings) -> Path:
     return settings.data_path / "prepared"
 
 
-def prepared_data(settings: Settings, model: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of the tokenised data and its counts, from the cache where it is there."""
+def prepared_data(settings: Settings, model: Path, commit: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the tokenised data and its counts, from the cache where it is there.
+
+    With the `commit` of a data set of the hub it is of that one, wherever its branch is by now.
+    """
     folder = prepared_path(settings) / cache_key(settings, model)
     found = counts_of(folder)
+    if commit and (found is None or found["commit"] != commit):
+        settings = settings.model_copy(update={"dataset_revision": commit})
+        folder = prepared_path(settings) / cache_key(settings, model)
+        found = counts_of(folder)
     if found is None:
         with files.whole_folder(folder, lambda found: counts_of(found) is not None) as temporary:
             tokenise(settings, model, temporary)
@@ -308,7 +302,7 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> None:
     """Read, validate and tokenise all rows into `folder`, and write its manifest."""
     import transformers
 
-    from sft.trainer import data
+    from sft.trainer import data, sources
     from sft.trainer.tokenise import tokenised
 
     print(f"preparing {settings.dataset} for {settings.model_name}", flush=True)
@@ -339,10 +333,11 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> None:
     if not counts["train"]["rows"]:
         raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
     counts["hash"] = short_hash(*(file_hash(path) for path in sorted(folder.glob("*/*"))))
-    counts["commit"] = None
-    if dataset_folder(settings) is None:
-        from sft.trainer import sources
-
+    counts["files"] = counts["commit"] = None
+    if (local := dataset_folder(settings)) is not None:
+        read = sources.local_files(local).values()
+        counts["files"] = {path.name: file_hash(path) for paths in read for path in paths}
+    else:
         counts["commit"] = sources.hub_commit(settings)
     files.write_json(folder / MANIFEST, counts | {"settings": settings.of_data()})
 

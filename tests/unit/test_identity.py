@@ -1,0 +1,242 @@
+"""A run goes on with the data, model and DeepSpeed file that it began with, or says by name what is another one."""
+
+import json
+import shutil
+
+import pytest
+
+from sft import cluster
+from sft import run as runs
+from sft.errors import SettingsError
+from sft.host import opening, surroundings
+from sft.settings import DEMO_SETTINGS, Settings
+from sft.trainer import identity, prepare
+
+from .test_unfinished import checkpoint
+
+ROWS = [{"question": f"{i} + 1?", "answer": f"{i + 1}"} for i in range(20)]
+
+
+@pytest.fixture
+def settings(tmp_path, tiny):
+    """Settings of a run with local data and a local model."""
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data", ROWS)
+    shutil.copytree(tiny, tmp_path / "model")
+    given = {"dataset": str(tmp_path / "data"), "model_name": str(tmp_path / "model"), "run_name": "a"}
+    given |= {name: tmp_path / name for name in ("data_path", "model_path", "runs_path")}
+    return Settings.load(None, defaults=DEMO_SETTINGS | given).resolved("cpu", "local")
+
+
+def write(folder, rows):
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def run(settings):
+    """A run whose first start has noted its inputs."""
+    run = runs.create(settings, cluster.hostfile(2, 1))
+    surroundings.note_project(run, settings.read_deepspeed_file())
+    start(run)
+    return run
+
+
+def start(run):
+    """Make a run's inputs ready and note them, as its node 0 does; return what is said."""
+    surroundings.note_machine(run)
+    prepared = prepare.prepare(run.settings(), run)
+    runs.write_whole(run.prepared, json.dumps(prepared))
+    surroundings.note_inputs(run)
+    return prepared["said"]
+
+
+def edited(settings):
+    write(prepare.dataset_folder(settings), [{"question": "2 + 2?", "answer": "5"}, *ROWS])
+
+
+def test_edited_rows_are_refused_by_name_and_the_record_stays(run, settings):
+    checkpoint(run, 16)
+    before = run.environment.read_bytes()
+    edited(settings)
+    with pytest.raises(SettingsError) as caught:
+        prepare.prepare(run.settings(), run)
+    assert str(caught.value) == (
+        f"DATASET={settings.dataset}: its rows are not those that the run began with (train.jsonl has another "
+        "content); restore them, or start over with FRESH=1"
+    )
+    assert run.environment.read_bytes() == before
+    write(prepare.dataset_folder(settings), ROWS)
+    assert prepare.prepare(run.settings(), run)["said"] == []
+
+
+def test_a_held_out_file_that_came_later_is_refused(run, settings):
+    checkpoint(run, 16)
+    (prepare.dataset_folder(settings) / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    with pytest.raises(SettingsError, match=r"\(validation\.jsonl is new\)"):
+        prepare.prepare(run.settings(), run)
+
+
+def test_a_file_that_changes_no_row_is_no_other_data(run, settings):
+    checkpoint(run, 16)
+    write(prepare.dataset_folder(settings), [{"answer": row["answer"], "question": row["question"]} for row in ROWS])
+    assert prepare.prepare(run.settings(), run)["said"] == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_another_model_in_the_same_folder_is_refused_by_file(run, settings, name):
+    checkpoint(run, 16)
+    path = prepare.base_model(settings) / name
+    text = bytearray(path.read_bytes())
+    if name == "model.safetensors":
+        text[len(text) // 2] ^= 1  # of the same size
+    path.write_bytes(bytes(text) if name == "model.safetensors" else bytes(text) + b"\n")
+    with pytest.raises(SettingsError, match=rf"it is not the model that the run began with \({name} has another cont"):
+        prepare.prepare(run.settings(), run)
+
+
+def test_notes_beside_a_model_are_no_other_model(run, settings):
+    checkpoint(run, 16)
+    (prepare.base_model(settings) / "README.md").write_text("mine")
+    assert prepare.prepare(run.settings(), run)["said"] == []
+
+
+def test_a_matrix_in_the_middle_of_a_large_file_is_seen(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.truncate(3 * identity.STRIDE_BYTES)
+    before = identity.sampled_hash(path)
+    with path.open("r+b") as file:
+        file.seek(identity.STRIDE_BYTES // 2)
+        file.write(b"\1" * identity.STRIDE_BYTES)
+    assert identity.sampled_hash(path) != before
+
+
+def test_without_a_checkpoint_a_run_starts_over_with_the_rows_of_now_and_says_so(run, settings):
+    run.evaluation.write_text('{"before": {}}')
+    edited(settings)
+    said = []
+    with opening.open_run(settings, None, said.append):
+        said += start(run)
+    assert said[1:] == [
+        f"DATASET={settings.dataset}: its rows are not those that the run began with (train.jsonl has another "
+        "content): no checkpoint is left, and it starts over with those of now"
+    ]
+    assert not run.evaluation.exists()  # of the base model on other rows
+    noted = surroundings.read(run)
+    assert noted["inputs"]["data_hash"] != noted["earlier_starts"][0]["inputs"]["data_hash"]
+    assert "later_starts" not in noted
+    checkpoint(run, 16)
+    assert prepare.prepare(run.settings(), run)["said"] == []
+
+
+def test_a_trained_model_is_evaluated_on_other_rows_only_with_a_word(run, settings):
+    run.final.mkdir()
+    edited(settings)
+    (line,) = prepare.prepare(run.settings(), run)["said"]
+    assert line.endswith("(train.jsonl has another content): so evaluation is of other rows or another model")
+
+
+def test_a_resumed_run_keeps_the_record_of_its_first_start(run, settings):
+    checkpoint(run, 16)
+    first = surroundings.read(run)
+    with opening.open_run(settings, None, lambda line: None):
+        start(run)
+    noted = surroundings.read(run)
+    (later,) = noted.pop("later_starts")
+    assert noted == first
+    assert later["opened_at"] > first["opened_at"] and later["inputs"] == first["inputs"]
+
+
+def test_versions_that_differ_from_the_first_start_are_said(run, settings):
+    checkpoint(run, 16)
+    noted = surroundings.read(run)
+    torch = noted["packages"]["torch"]
+    noted["packages"]["torch"] = "2.0.0"
+    surroundings.write(run, noted)
+    with opening.open_run(settings, None, lambda line: None):
+        start(run)
+    assert surroundings.since_it_began(run) == [f"packages.torch was 2.0.0, is {torch}"]
+
+
+@pytest.mark.parametrize("spoilt", ["", "{", "[]", None])
+def test_a_lost_record_is_said(run, spoilt):
+    checkpoint(run, 16)
+    run.environment.unlink() if spoilt is None else run.environment.write_text(spoilt)
+    (line,) = prepare.prepare(run.settings(), run)["said"]
+    assert line == f"{run.environment} does not say what the run began with: nobody can tell whether it is the same now"
+
+
+# DS_CONFIG
+
+
+@pytest.fixture
+def own_file(settings, tmp_path):
+    """Settings with a DeepSpeed file of the user's own, and a run that began with it."""
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2, "reduce_bucket_size": 1000}}))
+    settings = settings.model_copy(update={"ds_config": str(path)})
+    run = runs.create(settings, cluster.hostfile(2, 1))
+    surroundings.note_project(run, settings.read_deepspeed_file())
+    run.update_state("stopped", step=20)
+    path.write_text(json.dumps({"zero_optimization": {"stage": 1, "reduce_bucket_size": 1000}, "steps_per_print": 7}))
+    return settings, run
+
+
+def test_an_edited_deepspeed_file_is_refused_by_what_changed(own_file):
+    settings, run = own_file
+    checkpoint(run, 16)
+    before = run.ds_config.read_bytes()
+    with pytest.raises(SettingsError) as caught, opening.open_run(settings, None, print):
+        pass
+    assert str(caught.value) == (
+        f"DS_CONFIG={settings.ds_config}: its file is not what the run began with (zero_optimization.stage was 2, is "
+        "1, steps_per_print was None, is 7); restore it, or start over with FRESH=1"
+    )
+    assert run.ds_config.read_bytes() == before and run.state()["status"] == "stopped"
+
+
+def test_without_a_checkpoint_the_deepspeed_file_of_now_counts(own_file):
+    settings, run = own_file
+    said = []
+    with opening.open_run(settings, None, said.append):
+        pass
+    assert any(line.endswith("no checkpoint is left, and the run starts over with it") for line in said)
+    assert json.loads(run.ds_config.read_text())["zero_optimization"]["stage"] == 1
+
+
+def test_a_file_of_the_project_that_an_update_changed_ends_no_run(settings, run):
+    noted = surroundings.read(run)
+    noted["deepspeed_file"]["zero_optimization"]["reduce_bucket_size"] = 12345
+    surroundings.write(run, noted)
+    checkpoint(run, 16)
+    said = []
+    with opening.open_run(settings.model_copy(update={"nodes": 1, "batch_size": 32}), None, said.append):
+        pass
+    assert any(line.endswith("; the run goes on with what it began with") for line in said)
+    assert json.loads(run.ds_config.read_text())["zero_optimization"]["reduce_bucket_size"] == 12345
+
+
+# The hub
+
+
+def test_a_resumed_run_asks_the_hub_for_the_commits_that_it_began_with(run):
+    noted = surroundings.read(run)
+    noted["inputs"] |= {"model_commit": "c" * 40, "dataset_commit": "d" * 40}
+    surroundings.write(run, noted)
+    assert identity.pinned(run, run.settings()) == (run.settings(), None)  # nothing is saved: with those of now
+    checkpoint(run, 16)
+    settings, commit = identity.pinned(run, run.settings())
+    assert (settings.model_revision, commit) == ("c" * 40, "d" * 40)
+
+
+def test_prepared_data_of_another_commit_of_the_branch_is_not_taken(settings, tiny):
+    of_hub = settings.model_copy(update={"dataset": "openai/gsm8k", "dataset_revision": "main"})
+    for revision, commit in (("main", "e" * 40), ("d" * 40, "d" * 40)):
+        key = prepare.cache_key(of_hub.model_copy(update={"dataset_revision": revision}), tiny)
+        folder = settings.data_path / "prepared" / key
+        folder.mkdir(parents=True)
+        counts = {"train": {}, "validation": {}, "hash": "x", "commit": commit, "settings": {}}
+        (folder / "manifest.json").write_text(json.dumps(counts))
+    assert prepare.prepared_data(of_hub, tiny)[1]["commit"] == "e" * 40
+    for commit in ("d" * 40, "e" * 40):
+        assert prepare.prepared_data(of_hub, tiny, commit)[1]["commit"] == commit
