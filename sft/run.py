@@ -496,7 +496,7 @@ def restate(run: Run, again: bool) -> None:
     if not run.final.is_dir():  # what was trained after the checkpoint is lost
         lost, step = state.get("step", 0), run.saved_step() or 0
         values |= {"step": step, "epoch": state.get("epoch", 0.0) * step / lost if lost else 0.0}
-    run.update_state("launching", forget=("loss", "tokens_per_second", "time_left_s"), **values)
+    run.update_state("launching", forget=("loss", "tokens_per_second", "time_left_s", "set_aside"), **values)
 
 
 def point_latest(run: Run) -> None:

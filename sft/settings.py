@@ -316,9 +316,9 @@ class Settings(BaseSettings):
         here |= {name: os.environ[name.upper()] for name in FOLDERS if os.environ.get(name.upper())}
         try:
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8")) | here)
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError) as error:
             what = f"holds no settings that this version reads ({shown(str(error).splitlines()[0])})"
-            raise UserError(f"{path}: {what}; start a new run with another RUN_NAME, or remove that one") from None
+            raise UserError(f"{path}: {what}; start a new run, with FRESH=1 if it has the same RUN_NAME") from None
 
     @classmethod
     def repeat(cls, frozen: dict[str, Any], env_file: Path | None = variables.ENV_FILE, **given: Any) -> Settings:
@@ -404,7 +404,8 @@ class Settings(BaseSettings):
 
     def adjusted(self, before: Settings) -> list[tuple[str, Any, Any]]:
         """Return the same of every setting that a resumed run may change, if it says something about the run."""
-        names = [name for name in type(self).model_fields if name in MAY_CHANGE and name not in NOT_OF_RUN]
+        unsaid = {*NOT_OF_RUN, "global_batch_size"}  # `changed` compares that one as it comes out
+        names = [name for name in type(self).model_fields if name in MAY_CHANGE and name not in unsaid]
         pairs = [(name.upper(), getattr(self, name), getattr(before, name)) for name in names]
         return [(name, now, then) for name, now, then in pairs if now != then]
 

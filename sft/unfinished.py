@@ -157,13 +157,23 @@ def to_resume(runs: Path, name: str) -> tuple[Run, list[str]]:
         if run.state().get("status") == "finished":
             again = f"`make train FROM={run.name}` repeats it, `{run.command('evaluate')}` evaluates it again"
             raise UserError(f"{run.path}: is finished; {again}")
-        return run, run.unreadable()
+        return run, []
     found = newest_first(runs)
     waiting = [run for run in found if is_worth_going_on(run) and not run.is_running() and not run.not_yours()]
+    waiting = [run for run in waiting if has_settings(run)]
     if not waiting:
         working = "".join(f"; {run.name} is at work: `{run.command('monitor')}`" for run in at_work(runs)[:OTHERS])
         raise UserError(f"{runs}: no unfinished run to go on with{working}; `make train` starts one")
     names = [f"{run.name} (step {run.saved_step() or 0})" for run in waiting[1:]]
     more = f" and {len(names) - OTHERS} more" if len(names) > OTHERS else ""
     line = f"others are unfinished too, NAME=… takes one of them: {', '.join(names[:OTHERS])}{more}"
-    return waiting[0], [*([line] if names else []), *waiting[0].unreadable()]
+    return waiting[0], [line] if names else []
+
+
+def has_settings(run: Run) -> bool:
+    """Tell whether a run's settings can be read by this version."""
+    try:
+        run.settings()
+    except UserError:
+        return False
+    return True

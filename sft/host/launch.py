@@ -60,13 +60,17 @@ def main() -> None:
     run = Run(arguments.run.resolve()) if arguments.run else None
     guard_tracebacks()
     signals, link, opened = Signals(), Link(), contextlib.ExitStack()
+    node: Node | None = None
     try:
         settings = run.settings() if run else Settings.load()
         link = start_link(settings, arguments.node_rank)
         run = run or (first_run(settings, opened) if arguments.node_rank == 0 else told_run(settings, link, signals))
         if run:
-            Node(run, arguments.node_rank, link, signals).work()
+            node = Node(run, arguments.node_rank, link, signals)
+            node.work()
     except SftError as error:
+        if run and node is None and run.logs.is_dir() and not run.is_running():
+            run.fail(f"node {arguments.node_rank}: {error}")  # a node that is at work says so itself
         print(redact(str(error)), file=sys.stderr, flush=True)
         if run is None and isinstance(link, MasterLink):
             link.refuse(str(error))

@@ -75,7 +75,10 @@ def repeat(before: Run, console: Console) -> None:
     settings = Settings.repeat(frozen)
     console.print(f"repeating {before.path}")
     now = surroundings.project() | surroundings.here()
-    lines = surroundings.differences(noted, now) if noted else [f"{before.environment.name} is not there"]
+    then = before.settings().model_copy(update={"model_revision": commit} if commit else {})
+    changed = [*settings.changed(then), *settings.adjusted(then)]
+    lines = [f"{name} was {was}, is {value}" for name, value, was in changed]
+    lines += surroundings.differences(noted, now) if noted else [f"{before.environment.name} is not there"]
     for line in lines:
         console.print(f"  not as then: {line}")
     run = train(settings, console)
@@ -203,7 +206,7 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console) -> Watched:
         except SftError as error:
             run.update_state("failed", error=str(error))
             raise
-        heard = 0
+        heard = told = 0
         while True:
             codes = started.codes()
             for rank, code in enumerate(codes):
@@ -221,6 +224,9 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console) -> Watched:
             if not described and run.prepared.is_file():
                 describe(run, console)
                 described = True
+            for line in run.state().get("set_aside", [])[told:]:
+                console.print(f"warning: {line}")
+                told += 1
             shown.show(run.state())
             time.sleep(POLL_S)
         if not run.ended:

@@ -82,7 +82,9 @@ def resume(engine: Any, run: Run, world: World) -> int:
             return step
         distributed.barrier()  # every rank has read it
         if world.is_main:
-            print(f"{folder}: damaged ({reason}); set aside, trying the one before", flush=True)
+            said = f"{folder}: damaged ({reason}); set aside, trying the one before"
+            print(said, flush=True)
+            run.update_state(set_aside=[*run.state().get("set_aside", []), said])
             aside = folder.with_name(folder.name + ".damaged")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)

@@ -42,6 +42,7 @@ def test_a_repeated_run_takes_overrides_and_says_what_differs(project, base):
     assert done.returncode == 0, done.stdout
     other = Run(project.path / "runs" / "other-seed")
     assert (other.settings().seed, other.settings().max_steps, other.settings().weight_decay) == (43, 2, 0.1)
+    assert "not as then: SEED was 42, is 43" in done.stdout and "not as then: MAX_STEPS was 12, is 2" in done.stdout
     assert "not as then: packages.torch was 2.0.0, is " in done.stdout
     assert "not as then: inputs.data_hash was another, is " in done.stdout
     assert metrics(other, "train/loss")[0] != metrics(base, "train/loss")[0]

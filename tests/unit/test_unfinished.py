@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,6 +15,8 @@ from sft import run as runs
 from sft.errors import SettingsError, UserError
 from sft.host import ending, opening, stop
 from sft.settings import DEMO_SETTINGS, Settings
+
+from ..e2e.project import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +131,37 @@ def test_a_spoilt_deepspeed_configuration_is_written_anew_and_said(content):
     said, _ = opened(settings_of(run_name="a"))
     assert said[1] == "warning: runs/a/ds_config.json: cannot be read; it is written anew from the settings"
     assert json.loads(run.ds_config.read_text()) == before
+
+
+def node_program(run, rank):
+    """Start a node's program on a run as it is, and return how it ended."""
+    command = [sys.executable, "-m", "sft.host.launch", "--run", str(run.path), "--node-rank", str(rank)]
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("hostfile", "x", "'x' is no hostfile line"),
+        ("settings.json", "{", "holds no settings that this version reads"),
+        ("settings.json", None, "holds no settings that this version reads"),
+    ],
+)
+def test_what_keeps_a_node_from_starting_is_the_reason_of_the_failure(tmp_path, name, content, reason):
+    run = made("a", runs_path=tmp_path / "runs", master_port=free_port())
+    (run.path / name).unlink() if content is None else (run.path / name).write_text(content)
+    done = node_program(run, 0)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert run.failure().startswith("node 0: ") and reason in run.failure()
+
+
+def test_a_second_program_that_cannot_start_does_no_harm_to_a_run_at_work(tmp_path):
+    run = made("a", runs_path=tmp_path / "runs", master_port=free_port())
+    with run.lock():
+        for rank in (0, 7):
+            assert node_program(run, rank).returncode == 2
+    assert run.failure() is None
 
 
 # make train
@@ -272,6 +308,29 @@ def test_a_run_at_work_is_not_the_one_to_resume(tmp_path):
         assert unfinished.to_resume(tmp_path / "runs", "")[0].name == "older"
         with pytest.raises(UserError, match="runs/newer: is running"):
             unfinished.to_resume(tmp_path / "runs", "newer")
+
+
+def test_a_run_whose_settings_cannot_be_read_is_passed_over(tmp_path):
+    made("older", step=9, saved=(7,), age=30)
+    spoilt = made("newer", step=9, saved=(7,))
+    spoilt.settings_file.write_text("{")
+    assert unfinished.to_resume(tmp_path / "runs", "")[0].name == "older"
+    said, run = opened(settings_of())
+    assert run.name == "older"
+    with pytest.raises(UserError, match="runs/newer/settings.json: holds no settings that this version reads"):
+        opened(settings_of(run_name="newer"))
+    assert "FRESH=1: runs/newer is set aside" in opened(settings_of(run_name="newer", fresh=True))[0][0]
+    assert said[-1] == "resuming runs/older after step 7 (FRESH=1 starts over)"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_spoilt_state_costs_no_checkpoint(content):
+    run = made("a", step=9, saved=(7,))
+    (run.path / "state.json").write_text(content)
+    said, _ = opened(settings_of(run_name="a"))
+    assert said[-1] == "resuming runs/a after step 7 (FRESH=1 starts over)" and len(said) == 2
+    assert said[0].startswith("runs/a/state.json: ")
+    assert (run.state()["status"], run.state()["step"]) == ("launching", 7)
 
 
 def test_a_finished_run_has_nothing_to_resume(tmp_path):
