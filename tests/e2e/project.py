@@ -34,15 +34,17 @@ class Project:
 
     launcher = "local"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, environment: Path | None = Path(sys.prefix)) -> None:
+        """Copy the project to `path`. It uses the virtual environment given, or makes its own if there is none."""
         self.path = path
         self.mark = uuid.uuid4().hex
-        self.invoke = [f"{sys.prefix}/bin/inv"]
+        self.invoke = [f"{environment or path / '.venv'}/bin/inv"]
         self.user: dict[str, Any] = {}  # whose processes they are, as subprocess.Popen wants it
         for part in PARTS:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
             copy(ROOT / part, path / part)
-        (path / ".venv").symlink_to(sys.prefix)
+        if environment:
+            (path / ".venv").symlink_to(environment)
 
     def environment(self, **settings: Any) -> dict[str, str]:
         """Return this process's environment without settings, and with those given."""
