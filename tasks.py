@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
+import shlex
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +17,7 @@ from invoke import Collection, Context, Exit, task
 
 from sft import files, variables
 from sft.errors import SftError, UserError, wrong
-from sft.redaction import guard_tracebacks, redact
+from sft.redaction import NAMES, guard_tracebacks, redact
 
 if TYPE_CHECKING:
     from sft.run import Run
@@ -33,12 +36,34 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*arguments, **(options | options_behind_make(function)))
         except SftError as error:
-            raise Exit(redact(str(error)), code=error.exit_code) from None
+            raise Exit(for_terminal(redact(str(error))), code=error.exit_code) from None
         except PermissionError as error:
             path = Path(error.filename or ".")
-            raise Exit(redact(files.not_yours(path, path)), code=UserError.exit_code) from None
+            raise Exit(for_terminal(redact(files.not_yours(path, path))), code=UserError.exit_code) from None
 
     return wrapped
+
+
+def for_terminal(text: str) -> str:
+    """Return a text of one or more lines, broken at spaces if it goes to a terminal, and as it is if not."""
+    if not sys.stderr.isatty():
+        return text
+    lines = textwrap.TextWrapper(
+        os.get_terminal_size(sys.stderr.fileno()).columns, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines.fill(line) for line in text.split("\n"))
+
+
+def refuse_settings_among(words: list[str]) -> None:
+    """Raise Exit for a setting among the words behind `inv`, which would take it for a task."""
+    pairs = zip(["", *words], words, strict=False)
+    settings = [word for before, word in pairs if re.match(r"[A-Z_]+=", word) and not before.startswith("-")]
+    if settings:
+        pairs_given = [word.split("=", 1) for word in settings]
+        given = " ".join(f"{name}={'…' if name in NAMES else shlex.quote(value)}" for name, value in pairs_given)
+        task = next((word for word in words if word not in settings and not word.startswith("-")), "train")
+        ways = f"write `make {task} {given}`, or `{given} inv {task}`"
+        raise Exit(for_terminal(f"{pairs_given[0][0]}: is a setting, and inv takes tasks; {ways}"), code=2)
 
 
 def options_behind_make(function: Callable[..., Any]) -> dict[str, Any]:
@@ -254,6 +279,8 @@ def soak(c: Context, options: str = "") -> None:
         c.run(f"{sys.executable} -m tests.soak {options}")
 
 
+if "inv" in Path(sys.argv[0]).name or Path(sys.argv[0]).parent.name == "invoke":
+    refuse_settings_among(sys.argv[1:])
 namespace = Collection(
     setup, test_env, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak
 )

@@ -51,6 +51,27 @@ MAY_CHANGE = {
     "wandb_run_name", "huggingface_api_key",
 }  # fmt: skip
 
+# What other trainers call a setting, if its name here is not near enough to be guessed.
+ELSEWHERE = {
+    "LR": "LEARNING_RATE", "MODEL": "MODEL_NAME", "DATA": "DATASET", "EPOCHS": "MAX_EPOCHS", "STEPS": "MAX_STEPS",
+    "NUM_EPOCHS": "MAX_EPOCHS", "NUM_TRAIN_EPOCHS": "MAX_EPOCHS", "MAX_SEQ_LENGTH": "MAX_LENGTH",
+    "SEQ_LEN": "MAX_LENGTH", "CUTOFF_LEN": "MAX_LENGTH", "PER_DEVICE_TRAIN_BATCH_SIZE": "BATCH_SIZE",
+    "MICRO_BATCH_SIZE": "BATCH_SIZE", "MAX_GRAD_NORM": "GRAD_CLIP", "LORA_R": "LORA_RANK",
+    "RANK": "LORA_RANK", "GPUS": "GPUS_PER_NODE",
+    "NPROC_PER_NODE": "GPUS_PER_NODE", "PORT": "MASTER_PORT", "OUTPUT_DIR": "RUNS_PATH", "NAME": "RUN_NAME",
+    "HF_TOKEN": "HUGGINGFACE_API_KEY", "DEEPSPEED": "DS_CONFIG", "ZERO_STAGE": "DS_CONFIG",
+}  # fmt: skip
+# pydantic's kinds of errors: what is wrong, and what to do.
+IN_PLAIN_WORDS = {
+    "int_parsing": ("is not a whole number", "use a whole number"),
+    "int_from_float": ("is not a whole number", "use a whole number"),
+    "int_parsing_size": ("has too many digits", "use a smaller number"),
+    "float_parsing": ("is not a number", "use a number such as 0.001 or 1e-3"),
+    "finite_number": ("is not a finite number", "use a number such as 0.001 or 1e-3"),
+    "bool_parsing": ("is neither 1 nor 0", "use 1 or 0"),
+    "string_too_short": ("is empty", "give it a value, or leave it out"),
+}
+
 FOLDERS = ("data_path", "model_path", "runs_path")
 # Where a run happens and who sees it: nothing of what it does.
 NOT_OF_RUN = {*FOLDERS, "run_name", "fresh", "master_port", "wandb_api_key", "huggingface_api_key"}
@@ -598,7 +619,8 @@ def unknown_names(names: list[str], where: str, options: tuple[str, ...] = ()) -
     problems = []
     for name in names:
         if name not in known and not variables.is_of_compose(name):
-            near = difflib.get_close_matches(name.upper(), known, n=1)
+            usual = ELSEWHERE.get(name.upper())
+            near = [usual] if usual else difflib.get_close_matches(name.upper(), known, n=1)
             remedy = f"did you mean {near[0]}?" if near else "README.md lists every setting"
             problems.append(f"{shown(name)}: no such setting (from {where}); {remedy}")
     return problems
@@ -621,6 +643,9 @@ def explain(error: Any) -> str:
         return wrong(name, value, "is out of range", f"use {limits[kind]} {bound}")
     if kind == "literal_error":
         return wrong(name, value, "is not one of the choices", f"use {context['expected']}")
-    remedy = {"int_parsing": "use a whole number", "float_parsing": "use a number", "bool_parsing": "use 1 or 0"}
+    if kind in IN_PLAIN_WORDS:
+        what, remedy = IN_PLAIN_WORDS[kind]
+        may_be_auto = name.lower() in Settings.model_fields and Settings.model_fields[name.lower()].default is None
+        return wrong(name, value, what, remedy + " or auto" * may_be_auto)
     what = str(error["msg"]).removeprefix("Value error, ")
-    return wrong(name, value, what[0].lower() + what[1:], remedy.get(kind, "correct it"))
+    return wrong(name, value, what[0].lower() + what[1:], "correct it")

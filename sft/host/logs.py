@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from rich.console import Console
 from sft.run import Run
 
 POLL_S = 0.3
+LAST, LOOK_BACK = 5, 100  # lines of each node beside a failure's reason, and where they are looked for
+OF_LAUNCHER = re.compile(r"\[[-\d :,]+\] \[(INFO|WARNING|ERROR)\] \[(launch|runner)\.py:")
 
 
 def logs(run: Run, console: Console, follow: bool, lines: int) -> None:
@@ -30,6 +33,21 @@ def logs(run: Run, console: Console, follow: bool, lines: int) -> None:
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         return  # the run goes on
+
+
+def ends(run: Run) -> dict[str, list[str]]:
+    """Return the last lines of each node's log by `node-R`, few enough to leave the reason of a failure in sight.
+
+    What DeepSpeed's launcher says of itself is left out, and so is the reason, which is said elsewhere.
+    """
+    reason = str(run.state().get("error"))
+    found = {}
+    for path in run.log_files():
+        lines = [line.rstrip() for line in run.log_tail(path, LOOK_BACK)]
+        telling = [line for line in lines if line and not OF_LAUNCHER.match(line) and not line.endswith(reason)]
+        if telling:
+            found[path.stem] = telling[-LAST:]
+    return found
 
 
 def print_new(path: Path, position: int, console: Console) -> int:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+import psutil
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sft import machine
 from sft.host import ending, gpus
-from sft.host.progress import amounts, duration
+from sft.host.logs import ends
+from sft.host.progress import bar_line, duration, phase_of
 from sft.run import ENDED, Run, metrics_line
 
 REFRESH_S = 0.5
@@ -59,7 +64,7 @@ class MetricsReader:
 
 def snapshot(run: Run, metrics: list[dict[str, Any]], problems: Sequence[str] = ()) -> dict[str, Any]:
     """Return everything that the monitor shows, as JSON data; `problems` are lines about what cannot be read."""
-    state = run.state()
+    state, now = run.state(), time.time()
     ended, running = state.get("status") in ENDED, run.is_running()
     latest: dict[str, Any] = {}
     for line in metrics[-50:]:
@@ -71,60 +76,104 @@ def snapshot(run: Run, metrics: list[dict[str, Any]], problems: Sequence[str] = 
         "run": run.name,
         "path": str(run.path),
         "running": running,
-        "age_s": round(time.time() - state.get("updated_at", time.time()), 1),
+        "age_s": round(now - state.get("updated_at", now), 1),
+        "elapsed_s": round((state.get("updated_at", now) if ended else now) - state.get("attempt_started_at", now), 1),
         "state": state,
         "problems": list(problems),
         "metrics": latest,
         "losses": curve([line["train/loss"] for line in metrics if "train/loss" in line]),
+        "evaluation": evaluation(run),
         "nodes": nodes,
         "gpus": [asdict(gpu) | {"node": owners.get(gpu.uuid, "")} for gpu in gpus.visible()],
         "goes_on": "" if running or state.get("status") == "finished" else ending.goes_on(run, run.command("resume")),
-        "logs": {path.stem: run.log_tail(path) for path in run.log_files()} if broken else {},
+        "logs": ends(run) if broken else {},
     }
 
 
-def curve(values: list[float]) -> list[float]:
-    """Return at most CURVE_WIDTH values, each the mean of a stretch."""
-    number = min(CURVE_WIDTH, len(values))
+def evaluation(run: Run) -> dict[str, Any]:
+    """Return the content of `evaluation.json` without the samples; empty if there is none."""
+    try:
+        results = json.loads(run.evaluation.read_text())
+        return {name: {k: v for k, v in found.items() if k != "samples"} for name, found in results.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def curve(values: list[float], width: int = CURVE_WIDTH) -> list[float]:
+    """Return at most `width` values, each the mean of a stretch."""
+    number = min(width, len(values))
     edges = [round(i * len(values) / number) for i in range(number + 1)] if number else []
     return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
 
 
 def blocks(values: list[float]) -> str:
-    """Return values as a line of blocks, the lowest to the highest."""
+    """Return values as a line of blocks, the lowest to the highest.
+
+    On a logarithmic scale: a loss falls fast at first, and what it does later would be flat on a linear one.
+    """
+    if min(values) > 0:
+        values = [math.log(value) for value in values]
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     return "".join(BLOCKS[min(7, int((value - low) / span * 8))] for value in values)
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line as wide as the terminal: of a run's phase, or of its losses."""
+
+    draw: Callable[[int], RenderableType]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Yield it, drawn for the width that there is."""
+        yield self.draw(options.max_width)
+
+
+def loss_line(losses: list[float], last: float, width: int) -> Text:
+    """Return the first loss, the curve and the last loss."""
+    first, end = f"loss {losses[0]:.4f} ", f" {last:.4f}"
+    return Text(first + blocks(curve(losses, max(1, width - len(first) - len(end)))) + end, no_wrap=True)
+
+
 def render(seen: dict[str, Any]) -> RenderableType:
-    """Return a snapshot as a person wants to see it."""
+    """Return a snapshot as a person wants to see it: of a failed run name and reason last, above the prompt."""
     state, metrics = seen["state"], seen["metrics"]
     status = state.get("status", "launching")
-    doing, done, total = amounts(state)
+    parts: list[RenderableType] = []
+    for name, lines in seen["logs"].items():
+        parts.append(Text(f"the end of logs/{name}.log", "bold"))
+        parts += [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in lines]
+        parts.append(Text())
     head = Text.assemble((seen["run"], "bold"), "  ", (status, COLOURS.get(status, "cyan")))
-    if doing != status and doing != "training":
-        head.append(f"  {doing}" + (f" {done:,}/{total:,}" if total else ""))
-    if status not in ENDED and not seen["running"]:
-        head.append("  nothing is at work on it", "red")
-    parts: list[RenderableType] = [head]
-    if state.get("error"):
-        parts.append(Text(state["error"], "red"))
-    if seen["goes_on"]:
-        parts.append(Text(seen["goes_on"]))
+    if not state.get("error"):
+        parts.append(head)
     parts += [Text(problem, "yellow") for problem in seen["problems"]]
+    phase, elapsed = phase_of(state), duration(seen["elapsed_s"])
+    if status not in ENDED and seen["running"]:
+        parts.append(Line(lambda width: bar_line(phase, width, elapsed)))
     table = Table.grid(padding=(0, 2))
     for label, value in facts(seen):
         table.add_row(Text(label, "dim"), value)
     parts.append(table)
-    if len(seen["losses"]) > 1:
-        values = seen["losses"]
-        parts += [Text(), Text(f"loss {values[0]:.4f} {blocks(values)} {metrics.get('train/loss', values[-1]):.4f}")]
+    losses = seen["losses"]
+    if len(losses) > 1:
+        parts += [Text(), Line(lambda width: loss_line(losses, metrics.get("train/loss", losses[-1]), width))]
     if seen["gpus"]:
         parts += [Text(), gpu_table(seen["gpus"])]
-    for name, lines in seen["logs"].items():
-        parts += [Text(), Text(f"the end of logs/{name}.log", "bold"), *(Text(line, overflow="fold") for line in lines)]
+    if state.get("error"):
+        parts += [Text(), head, Text(state["error"], "red")]
+    if status not in ENDED and not seen["running"]:
+        parts += [Text(), Text("nothing is at work on it", "red")]
+    if seen["goes_on"]:
+        parts.append(Text(seen["goes_on"]))
+    if seen["logs"]:
+        parts.append(Text(f"the whole logs: `{logs_of(seen)} LINES=0`", "dim"))
     return Group(*parts)
+
+
+def logs_of(seen: dict[str, Any]) -> str:
+    """Return the command that prints the logs of a snapshot's run."""
+    return Run(Path(seen["path"])).command("logs")
 
 
 def facts(seen: dict[str, Any]) -> list[tuple[str, str]]:
@@ -134,6 +183,10 @@ def facts(seen: dict[str, Any]) -> list[tuple[str, str]]:
     if state.get("total_steps"):
         step, total = state["step"], state["total_steps"]
         found.append(("step", f"{step:,} of {total:,} ({step / total:.0%}), epoch {state['epoch']:.2f}"))
+    since = " since it was resumed" if state.get("attempt", 1) > 1 else ""
+    found.append(("elapsed", duration(seen["elapsed_s"]) + since))
+    if state.get("status") == "training" and state.get("time_left_s") is not None:
+        found.append(("time left", duration(state["time_left_s"])))
     for node in seen["nodes"]:
         ranks = ", ".join(map(str, node["ranks"]))
         found.append((node["name"], f"rank{'s' * (len(node['ranks']) > 1)} {ranks} on {node['host']}"))
@@ -147,13 +200,29 @@ def facts(seen: dict[str, Any]) -> list[tuple[str, str]]:
         "mem/peak_gib": ("peak GPU memory", "{:.2f} GiB"),
     }
     found += [(label, form.format(metrics[key])) for key, (label, form) in formats.items() if key in metrics]
-    if state.get("status") == "training" and "time_left_s" in state:
-        found.append(("time left", duration(state["time_left_s"])))
+    found += scores(seen["evaluation"])
+    if not seen["gpus"] and seen["running"]:
+        memory = psutil.virtual_memory()
+        used, all_of_it = (memory.total - memory.available) / 2**30, memory.total / 2**30
+        load = f"load {os.getloadavg()[0]:.1f} on {machine.cores()} cores"
+        found.append(("machine", f"{used:.1f} of {all_of_it:.1f} GiB; {load}"))
     silent = state.get("status") not in ENDED and seen["age_s"] > SILENT_S
-    found.append(("last update", f"{duration(seen['age_s'])} ago" + (" - silent, see `inv logs`" if silent else "")))
+    hint = f" - silent, see `{logs_of(seen)}`" if silent else ""
+    found.append(("last update", f"{duration(seen['age_s'])} ago{hint}"))
     if state.get("wandb"):
         found.append(("W&B", state["wandb"]))
     found.append(("directory", seen["path"]))
+    return found
+
+
+def scores(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what the evaluations before and after training have found so far."""
+    found = []
+    for key, label, form in (("loss", "evaluation loss", "{:.4f}"), ("exact_match", "exact match", "{:.1%}")):
+        values = [results.get(name, {}).get(key) for name in ("before", "after")]
+        if any(value is not None for value in values):
+            before, after = ("-" if value is None else form.format(value) for value in values)
+            found.append((label, f"{before} before, {after} after training"))
     return found
 
 

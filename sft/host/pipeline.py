@@ -16,7 +16,7 @@ from rich.console import Console
 from sft import budget, cluster, files, supply, unfinished, variables
 from sft import run as runs
 from sft.errors import NOT_FINITE, OUT_OF_MEMORY, RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import compose, ending, gpus, nodes, opening, plan_view, surroundings
+from sft.host import compose, ending, gpus, logs, nodes, opening, plan_view, surroundings
 from sft.host.launch import ended_with
 from sft.host.nodes import Nodes
 from sft.host.progress import display, duration
@@ -269,10 +269,11 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
             if run.is_saved:
                 console.print(ending.goes_on(run, command))
             raise UserError(failed)
-        for path in run.log_files():
-            console.print(f"the end of {path}:")
-            for line in run.log_tail(path):
-                console.print(f"  {line}")
+        for name, lines in logs.ends(run).items():
+            console.print(f"the end of {run.logs / name}.log:")
+            for line in lines:
+                console.print(f"  {line}", no_wrap=True, overflow="ellipsis")
+        console.print(f"the whole logs: `{run.command('logs')} LINES=0`")
         console.print(ending.goes_on(run, command))
         raise RunFailed(failed)
     if state["status"] == "stopped":

@@ -130,7 +130,8 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     metrics: Metrics | NoMetrics = Metrics(run, settings, first) if world.is_main else NoMetrics()
     if world.is_main:
         files.write_json(run.ds_config, received)
-        run.update_state("training", step=first, total_steps=steps.total, epoch=first / steps.per_epoch)
+        rates: dict[str, Any] = dict.fromkeys(("tokens_per_second", "time_left_s"))  # not those of the attempt before
+        run.update_state("training", step=first, total_steps=steps.total, epoch=first / steps.per_epoch, **rates)
         print(f"step {first} of {steps.total}: {'resumed' if first else 'started'}", flush=True)
     limit = memory.Limit(run, settings, rows, steps, packing, saver, world)
     if first < steps.total:

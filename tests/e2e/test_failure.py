@@ -43,7 +43,7 @@ def test_a_killed_process_ends_the_run(project, victim, reason):
     assert (run.checkpoints / (run.checkpoints / "latest").read_text().strip() / "manifest.json").is_file()
     assert not run.final.exists()
     shown = project.inv("monitor", "--once", "--name", run.name).stdout
-    assert "failed" in shown and "the end of logs/node-1.log" in shown
+    assert "failed" in shown and f"the whole logs: `make logs NAME={run.name} LINES=0`" in shown
 
 
 def test_a_full_disk_is_the_reason_given(project, tmp_path):
@@ -136,7 +136,7 @@ def test_a_malformed_row_is_named_by_file_and_line(project, tmp_path):
             {"DS_CONFIG": "zero9"},
             "DS_CONFIG=zero9: no such file; use zero3, zero2, zero1, zero3_offload, zero3_offload_all or a path",
         ),
-        ({"LEARNING_RATE": "nan"}, "LEARNING_RATE=nan: input should be a finite number"),
+        ({"LEARNING_RATE": "nan"}, "LEARNING_RATE=nan: is not a finite number; use a number"),
         ({"BATCH_SIZE": "9" * 30}, "BATCH_SIZE=" + "9" * 30 + ": is out of range; use at most 2147483647"),
         ({"SYSTEM_PROMPT": "\udcff"}, "SYSTEM_PROMPT=\\udcff: "),
         ({"DATA_PATH": "/proc/data"}, "DATA_PATH=/proc/data: cannot be written (No such file or directory); choose"),

@@ -9,6 +9,7 @@ from sft import cluster
 from sft import run as runs
 from sft.settings import Settings
 from tests.e2e.project import Project
+from tests.unit.screen import run_in_terminal
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def project(tmp_path_factory):
 
 def make(project, *words, **environment):
     return subprocess.run(
-        ["make", *words],
+        ["make", "-o", ".venv/bin/inv", *words],  # the environment is not this test's to renew
         cwd=project.path,
         env=project.environment(**environment),
         stdout=subprocess.PIPE,
@@ -50,7 +51,7 @@ def test_a_setting_beside_the_options_counts(project):
 
 def test_from_another_folder(project, tmp_path):
     done = subprocess.run(
-        ["make", "-s", "-C", project.path, "monitor", "JSON=1"],
+        ["make", "-o", ".venv/bin/inv", "-s", "-C", project.path, "monitor", "JSON=1"],
         cwd=tmp_path, env=project.environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert json.loads(done.stdout)["run"] == "newer", done.stderr
@@ -69,3 +70,20 @@ def test_from_another_folder(project, tmp_path):
 def test_a_wrong_word_behind_make_is_one_line(project, words, line):
     done = make(project, *words)
     assert done.returncode == 2 and line in done.stdout.splitlines(), done.stdout
+
+
+def test_a_setting_behind_inv_is_told_where_it_goes(project):
+    done = project.inv("train", "BATCH_SIZE=2", "SYSTEM_PROMPT=a b", "HF_TOKEN=hf_0123456789")
+    words = "BATCH_SIZE=2 SYSTEM_PROMPT='a b' HF_TOKEN=…"
+    assert done.returncode == 2 and done.stdout == (
+        f"BATCH_SIZE: is a setting, and inv takes tasks; write `make train {words}`, or `{words} inv train`\n"
+    )
+    assert "Usage" in project.inv("test", "--options", "A=b", "--help").stdout
+
+
+def test_errors_break_between_words_in_a_terminal(project):
+    wrong = ["DATASET=../nowhere.jsonl", "MAX_LENGTH=many", "GLOBAL_BATCH_SIZE=-1"]
+    environment = project.environment(**dict(word.split("=") for word in wrong))
+    lines = run_in_terminal(60, "-m", "invoke", "-r", str(project.path), "train", **environment)
+    assert max(map(len, lines)) <= 60 and len(lines) > 3
+    assert {f"{word}:" for word in wrong} <= {word for line in lines for word in line.split()}

@@ -18,9 +18,9 @@ def run(tmp_path):
     return runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), cluster.hostfile(2, 2))
 
 
-def shown(run):
+def shown(run, width=100):
     text = io.StringIO()
-    monitor.monitor(run, Console(file=text, width=100), once=True, as_json=False)
+    monitor.monitor(run, Console(file=text, width=width), once=True, as_json=False)
     return text.getvalue()
 
 
@@ -58,13 +58,46 @@ def test_a_run_that_trains(run):
     assert f"`make resume NAME=a RUNS_PATH={run.path.parent}` starts it over: it has no checkpoint" in text
 
 
-def test_a_failed_run_shows_the_reason_and_the_ends_of_the_logs(run):
-    (run.logs / "node-0.log").write_text("".join(f"line {i}\n" for i in range(100)))
+def test_of_a_failed_run_the_name_and_the_reason_are_the_last_on_a_small_screen(run, monkeypatch):
+    monkeypatch.setattr(
+        monitor.gpus, "visible", lambda: [Gpu(i, "RTX 4090", 50, 10, 24, 60, 300, "580.1") for i in range(8)]
+    )
+    (run.logs / "node-0.log").write_text("".join(f"line {i} {'x' * 300}\n" for i in range(100)))
     (run.logs / "node-1.log").write_text("the other one\n")
-    run.update_state("failed", error="rank 1: RuntimeError: boom")
-    text = shown(run)
-    assert "rank 1: RuntimeError: boom" in text and "the other one" in text
-    assert "line 99" in text and "line 80" not in text
+    run.update_state("failed", error="rank 1: RuntimeError: boom", step=30, total_steps=60)
+    lines = shown(run, 80).splitlines()
+    text = "\n".join(line.rstrip() for line in lines)
+    last = text.split("\n\n")[-1]
+    assert last.startswith("a  failed\nrank 1: RuntimeError: boom\n") and last.count("\n") < 20
+    assert " ".join(last.split()).endswith(f"the whole logs: `make logs NAME=a RUNS_PATH={run.path.parent} LINES=0`")
+    assert "the other one" in text and "  line 99 x" in text and "line 95" in text and "line 94" not in text
+    assert max(map(len, lines)) <= 80 and len([line for line in lines if line.startswith("  line")]) == 5
+
+
+def test_a_finished_run_shows_what_it_achieved(run):
+    scores = {"before": {"loss": 6.08, "exact_match": 0.0}, "after": {"loss": 0.0305, "exact_match": 0.99}}
+    run.evaluation.write_text(json.dumps(scores))
+    run.update_state("finished", step=60, total_steps=60)
+    text = shown(run, 60)
+    assert "6.0800 before, 0.0305 after training" in text and "0.0% before, 99.0% after training" in text
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_curve_has_room_for_its_ends_and_shows_late_changes(run, width):
+    losses = [6 * 0.9**i + 0.02 for i in range(100)]
+    run.metrics.write_text("".join(json.dumps({"step": i, "train/loss": loss}) + "\n" for i, loss in enumerate(losses)))
+    (line,) = [line for line in shown(run, width).splitlines() if "█" in line]
+    assert line.startswith("loss 5.") and line.rstrip().endswith(" 0.0202") and len(line) <= width
+    drawn = line.split()[2]
+    assert len(set(drawn[len(drawn) // 3 :])) > 3
+
+
+def test_a_validation_between_steps_is_part_of_training(run):
+    lock = run.lock()
+    run.update_state("evaluating", evaluating="during", answers=0, total_answers=0, step=30, total_steps=60)
+    text = shown(run, 80)
+    assert "validating  " in text and "━" in text and "30/60" in text and text.count("evaluating") == 1
+    lock.close()
 
 
 def test_metrics_are_read_as_they_grow_and_anew_after_a_resume(run):

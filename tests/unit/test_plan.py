@@ -715,8 +715,7 @@ def test_auto_and_numbers_are_the_only_values():
     with pytest.raises(SettingsError) as caught:
         Settings.load(None, max_tokens_per_micro_step="many", gradient_checkpointing="some", plan="maybe")
     assert caught.value.problems == [
-        "MAX_TOKENS_PER_MICRO_STEP=many: input should be a valid integer, unable to parse string as an integer; "
-        "use a whole number",
-        "GRADIENT_CHECKPOINTING=some: input should be a valid boolean, unable to interpret input; use 1 or 0",
+        "MAX_TOKENS_PER_MICRO_STEP=many: is not a whole number; use a whole number or auto",
+        "GRADIENT_CHECKPOINTING=some: is neither 1 nor 0; use 1 or 0 or auto",
         "PLAN=maybe: is not one of the choices; use 'refuse' or 'warn'",
     ]

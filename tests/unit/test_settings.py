@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sft.errors import SettingsError
-from sft.settings import Settings
+from sft.settings import ELSEWHERE, Settings
 
 
 def test_seed_defaults():
@@ -42,6 +42,33 @@ def test_misspelt_make_variable(monkeypatch):
     monkeypatch.setenv("MAKE_SETTINGS", "LEARNING_RAT=1 PYTHON=python3")
     with pytest.raises(SettingsError, match="did you mean LEARNING_RATE"):
         Settings.load(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("LR", "LEARNING_RATE"), ("MODEL", "MODEL_NAME"), ("EPOCHS", "MAX_EPOCHS"), ("LORA_R", "LORA_RANK")],
+)
+def test_what_other_trainers_call_a_setting_is_known(monkeypatch, name, meant):
+    monkeypatch.setenv("MAKE_SETTINGS", f"{name}=3")
+    with pytest.raises(SettingsError, match=f"^{name}: no such setting \\(from make\\); did you mean {meant}\\?$"):
+        Settings.load(None)
+
+
+def test_every_name_of_other_trainers_is_another_than_ours():
+    known = {name.upper() for name in Settings.model_fields}
+    assert not known & set(ELSEWHERE) and set(ELSEWHERE.values()) <= known
+
+
+@pytest.mark.parametrize("value", ["1e-4x", "nan", "2.5", "9" * 5000, "-1", "yes please"])
+def test_no_wrong_value_is_explained_in_the_words_of_a_library(value):
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(None, **dict.fromkeys(Settings.model_fields, value))
+    assert [line for line in caught.value.problems if "nput" in line or "pars" in line or "valid" in line] == []
+    if value == "1e-4x":
+        wanted = "LEARNING_RATE=1e-4x: is not a number; use a number such as 0.001 or 1e-3"
+        assert wanted in caught.value.problems and "BATCH_SIZE=1e-4x: is not a whole number; use a whole number" in (
+            caught.value.problems
+        )
 
 
 def test_every_gpu_gets_a_sequence():
