@@ -28,7 +28,7 @@ from sft.host import gpus
 from sft.host import plan as planning
 from sft.host.plan import Plan
 from sft.settings import Settings
-from sft.trainer import batching, distributed, loss, prepare, train
+from sft.trainer import batching, distributed, hashes, loss, train
 from sft.trainer import engine as engines
 from sft.trainer.distributed import World
 
@@ -60,7 +60,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 def its_work(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of the work that the command line names, after making its model where it is not there."""
-    model = arguments.scratch / f"{arguments.shape.stem}-{prepare.file_hash(arguments.shape)[:8]}"
+    model = arguments.scratch / f"{arguments.shape.stem}-{hashes.file_hash(arguments.shape)[:8]}"
     if not (model / "tokenizer_config.json").exists():  # written last
         forked(1, lambda: work.make_model(arguments.shape, arguments.tokenizer, model, arguments.device))
     return {"model_name": model, "dataset": arguments.data, "data_path": arguments.scratch / "data"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sft import files
 from sft.errors import SettingsError, UserError, wrong
 from sft.run import Run, find, latest
 
@@ -54,10 +54,11 @@ def named(run: Run, settings: Settings) -> tuple[Run | None, list[str]]:
     if settings.fresh:
         return None, [set_aside(run)]
     if not run.settings_file.is_file():
-        what, remedy = (
-            f"{run.path} is there already and holds no run",
-            "use another name, or FRESH=1, which sets it aside",
-        )
+        if all(path.is_dir() or path.name.startswith(".") for path in run.path.rglob("*")):  # killed while it was made
+            files.remove_folder(run.path)
+            return None, []
+        what = f"{run.path} is there already and holds no run"
+        remedy = "use another name, or FRESH=1, which sets it aside"
         raise SettingsError([wrong("RUN_NAME", run.name, what, remedy)])
     before = run.settings()
     if run.state().get("status") == "finished":
@@ -65,7 +66,7 @@ def named(run: Run, settings: Settings) -> tuple[Run | None, list[str]]:
         raise SettingsError([wrong("RUN_NAME", run.name, what, remedy)])
     differences = settings.differences(before)
     if differences and not run.has_trained:
-        shutil.rmtree(run.path)
+        files.remove_folder(run.path)
         changed = ", ".join(f"{name}={now}, not {then}" for name, now, then in settings.changed(before))
         return None, [f"{run.path} had not trained a step and is replaced ({changed})"]
     if differences:

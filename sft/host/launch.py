@@ -223,7 +223,7 @@ class Node:
         """Meet the other nodes, prepare, train, clean up. Raises RunFailed, or UserError for what the user can mend."""
         lock = self.run.lock() if self.rank == 0 else None
         if self.rank == 0 and lock is None:
-            raise UserError(f"{self.run.path}: is running already; watch it with `inv monitor`")
+            raise UserError(f"{self.run.path}: is running already; `{self.run.command('monitor')}` shows it")
         well = False
         try:
             self.introduce()

@@ -24,6 +24,7 @@ from sft.errors import DataError, SettingsError, SftError, UserError, wrong
 from sft.run import Run
 from sft.settings import DEMO, DS_CONFIGS, TINY, Settings
 from sft.trainer import demo, identity, process
+from sft.trainer.hashes import file_hash, kept_hash
 
 FORMAT = 2  # of the prepared data: part of the cache's key
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]  # of a model of the hub
@@ -284,18 +285,13 @@ def data_key(settings: Settings) -> str:
     if local is None:
         return short_hash(settings.dataset, settings.dataset_config, settings.dataset_revision)
     files = sources.local_files(local)
-    return short_hash(*((split, path.name, file_hash(path)) for split, paths in files.items() for path in paths))
+    parts = [(split, path.name, kept_hash(path, settings.data_path)) for split in files for path in files[split]]
+    return short_hash(*parts)
 
 
 def short_hash(*parts: Any) -> str:
     """Return a hash of anything that JSON can write."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def file_hash(path: Path) -> str:
-    """Return a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tokenise(settings: Settings, model: Path, folder: Path) -> None:
@@ -336,7 +332,7 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> None:
     counts["files"] = counts["commit"] = None
     if (local := dataset_folder(settings)) is not None:
         read = sources.local_files(local).values()
-        counts["files"] = {path.name: file_hash(path) for paths in read for path in paths}
+        counts["files"] = {path.name: kept_hash(path, settings.data_path) for paths in read for path in paths}
     else:
         counts["commit"] = sources.hub_commit(settings)
     files.write_json(folder / MANIFEST, counts | {"settings": settings.of_data()})

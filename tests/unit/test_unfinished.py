@@ -212,6 +212,20 @@ def test_a_run_that_never_trained_a_step_makes_room_for_other_settings():
     assert run.settings().max_length == 128 and run.state().get("attempt", 1) == 1
 
 
+def test_a_directory_that_was_killed_while_it_was_made_is_made_again(tmp_path):
+    (tmp_path / "runs" / "gsm" / "logs").mkdir(parents=True)
+    assert opened(settings_of(run_name="gsm"))[0] == ["run runs/gsm"]
+
+
+def test_a_folder_that_is_no_run_stays_until_fresh_sets_it_aside(tmp_path):
+    (tmp_path / "runs" / "gsm").mkdir(parents=True)
+    (tmp_path / "runs" / "gsm" / "notes.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="RUN_NAME=gsm: runs/gsm is there already and holds no run; use another"):
+        opened(settings_of(run_name="gsm"))
+    opened(settings_of(run_name="gsm", fresh=True))
+    assert (tmp_path / "runs" / "gsm.old-1" / "notes.txt").read_text() == "mine"
+
+
 def test_a_run_that_trained_makes_no_room_without_fresh():
     made("gsm", "failed", step=5, max_length=64)
     with pytest.raises(SettingsError) as caught:
