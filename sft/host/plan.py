@@ -36,10 +36,10 @@ from sft.settings import DS_CONFIGS, Settings
 
 MARGIN = 0.04  # of a card's memory that no plan uses: the plan's own error, and what the allocator cannot fill
 LARGEST_BUDGET = 32768  # tokens; larger micro-steps are hardly faster
-ENOUGH_TOKENS = 2048  # a budget below it is worth recomputing activations: micro-steps would be bound by Python
 STAND_IN = "RTX 4090"  # the card that is planned for where none is here, and whose speed unknown ones get
 OFFLOADING = ("zero3_offload", "zero3_offload_all")  # DS_CONFIGS that keep more and more in the machine's memory
 WORTH_SAYING = 1.2  # times as fast as what was set
+WORTH_GROWING, WORTH_DOUBLING = 1.5, 1.25  # times as fast with a larger batch, in all and with each doubling
 LORA_RANK = 16  # of the adapters that the table shows
 DISPLAY_GIB = 2.0  # of a GPU's memory that a desktop may have; more is another program's
 DRIVER_GIB = 0.35  # that nvidia-smi counts and CUDA does not give: 24.0 and 23.65 on an RTX 4090
@@ -50,6 +50,7 @@ MANY_GPUS = (2, 4, 8, 16, 32, 64)  # numbers that are tried where a model does n
 class Place:
     """Where and with what a run is to be: all that its settings do not say."""
 
+    model: str
     shape: Shape
     card: Card
     rows: Rows
@@ -68,6 +69,7 @@ class Place:
 class Plan:
     """What settings need at a place. Their budget and recomputation are numbers here, not auto."""
 
+    asked: Settings  # with auto where the user left it
     settings: Settings
     place: Place
     job: Job
@@ -76,13 +78,20 @@ class Plan:
     timing: Timing
 
     @classmethod
-    def of(cls, settings: Settings, place: Place) -> Plan:
+    def of(cls, asked: Settings, place: Place) -> Plan:
         """Plan settings whose precision is known."""
-        settings = decided(settings, place)
+        settings = decided(asked, place)
         job = Job.of(settings, place.shape, place.card, place.fused)
         work = workload.work(settings, place.rows, settings.micro_step_tokens)
         needs = memory(job, work.largest, place.rows.target_share, work.micro_steps)
-        return cls(settings, place, job, needs, work, timing(job, work, place.rows))
+        return cls(asked, settings, place, job, needs, work, timing(job, work, place.rows))
+
+    def changed(self, changes: dict[str, Any]) -> Plan | None:
+        """Return the plan of what was asked with other settings; None if DeepSpeed, or a file for it, forbids them."""
+        try:
+            return Plan.of(self.asked.model_copy(update=changes), self.place)
+        except SettingsError:
+            return None
 
     @property
     def host(self) -> HostMemory:
@@ -110,61 +119,98 @@ class Plan:
         return self.fits_gpu and self.host_gib <= self.place.host_gib
 
     def problem(self) -> str:
-        """Return the line that says what cannot fit and what would, or nothing."""
+        """Return the line that says what does not fit and what would, or nothing.
+
+        It names a setting that the user has set and that has to change; otherwise it begins with what is the matter.
+        """
         settings, place = self.settings, self.place
         evaluating = evaluation_bytes(self.job, self.work.largest, place.rows.target_share)
         if self.fits and settings.evaluate and evaluating > place.limit_bytes:
-            what = (
-                f"the model whole on each GPU needs {evaluating / GIB:.1f} GiB, {place.limit_bytes / GIB:.1f} GiB can"
-            )
-            remedy = "use EVALUATE=0 and evaluate final/ on a larger card"
-            return wrong("EVALUATE", 1, f"{what} be used on {place.card.name}", remedy)
+            what = f"evaluation needs {evaluating / GIB:.1f} GiB for the model whole on each GPU, {self.usable()}"
+            return f"does not fit: {what}; use EVALUATE=0 and evaluate final/ on a larger card"
         if self.fits:
             return ""
         if self.fits_gpu and not self.host.offloaded:
-            remedy = "use a smaller model, or end what fills the memory"
-            return wrong("MODEL_NAME", settings.model_name, f"its export {self.host_problem()}", remedy)
-        if self.fits_gpu:
-            what = self.host_problem()
-        else:
-            what = f"needs {self.memory.peak / GIB:.1f} GiB of a GPU, {place.limit_bytes / GIB:.1f} GiB can be used"
-            what += f" on {place.card.name}"
+            what, remedy = f"its export {self.host_problem()}", "use a smaller model, or end what fills the memory"
+            return f"does not fit: {place.model}: {what}; {remedy}"
+        needs = f"{place.model} needs {self.memory.peak / GIB:.1f} GiB of each GPU, {self.usable()}"
+        what = self.host_problem() if self.fits_gpu else needs
         taken_gib = place.card.memory_gib - place.free_gib
-        if taken_gib > DISPLAY_GIB and Plan.of(settings, replace(place, free_gib=place.card.memory_gib)).fits:
+        if taken_gib > DISPLAY_GIB and Plan.of(self.asked, replace(place, free_gib=place.card.memory_gib)).fits:
             remedy = f"end what has {taken_gib:.1f} GiB of it (`nvidia-smi`; `inv monitor` shows a run)"
-            return wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)
-        for changes in nearest(settings):
-            # A budget or recomputation of the user's own that is not among the changes stays.
-            found = Plan.of(settings.model_copy(update=changes), place)
-            if found.fits:
-                name = next(iter(changes))
-                new = {key: getattr(found.settings, key) for key in changes}
-                new = {key: value for key, value in new.items() if key == name or value != getattr(settings, key)}
-                remedy = f"use {in_words(new)}"
-                if "lora_rank" in changes and (ways := larger(settings, place)):
-                    remedy += f", or all weights with {' or '.join(ways)}"
-                return wrong(name.upper(), shown(getattr(settings, name)), what, remedy)
-        name = "ds_config" if self.fits_gpu else "model_name"
-        remedy = f"use {' or '.join([*larger(settings, place), 'a smaller model'])}"
-        return wrong(name.upper(), getattr(settings, name), what, remedy)
+            return f"does not fit: {what}; {remedy}"
+        culprit, remedy = self.remedy()
+        if culprit and getattr(settings, culprit) != type(settings).model_fields[culprit].default:
+            return wrong(culprit.upper(), shown(getattr(settings, culprit)), f"does not fit: {what}", remedy)
+        return f"does not fit: {what}; {remedy}"
+
+    def usable(self) -> str:
+        """Return how much of a GPU's memory a run may use, in words."""
+        return f"{self.place.limit_bytes / GIB:.1f} GiB can be used on {self.place.card.name}"
 
     def host_problem(self) -> str:
         """Return how much of the machine's memory is needed, and how much there is."""
         return f"needs {self.host_gib:.1f} GiB of the machine's memory, {self.place.host_gib:.1f} GiB can be used"
 
-    def faster(self) -> str:
-        """Return the line that tells an adapter's run of ZeRO-2 where that is far faster, or nothing.
+    def remedy(self) -> tuple[str, str]:
+        """Return the setting to blame where it does not fit, and what to do: what changes least comes first.
 
-        Its frozen weights are then whole on every GPU, and none of them is gathered.
+        That is a cheaper way to train the same. Keeping the optimizer or the weights in the machine's memory costs so
+        much time that an adapter and more GPUs are named beside it. Rows are cut only if nothing else fits.
         """
-        if not self.settings.lora_rank or self.job.stage < 3:
+        same = first(self, cheaper(self.settings))
+        if same and same.changes.get("ds_config") not in OFFLOADING:
+            return next(iter(same.changes)), f"use {same.words}"
+        adapter = first(self, adapters(self.settings))
+        found = [way for way in (same, adapter) if way]
+        if not found and (shorter := first(self, cutting(self.settings))):
+            found = [shorter]
+        words = [way.words for way in found]
+        if more := larger(self.settings, self.place, offload=same is None):
+            words.append(("all weights with " if adapter and not same else "") + " or ".join(more))
+        if not found:
+            words.append("a smaller model")
+        return next(iter(found[0].changes)) if found else "", f"use {', or '.join(words)}"
+
+    def faster(self) -> str:
+        """Return the line that tells a DS_CONFIG, or a setting left to auto, that is clearly faster, or nothing."""
+        if not self.fits:
             return ""
-        auto = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None}
-        whole = Plan.of(self.settings.model_copy(update=auto | {"ds_config": "zero2"}), self.place)
-        times = self.timing.total_s / whole.timing.total_s
-        if not whole.fits or times < WORTH_SAYING:
+        settings = self.settings
+        own = {name: getattr(self.asked, name) for name in AUTO if getattr(self.asked, name) is not None}
+        same = Plan.of(settings.model_copy(update=AUTO), self.place)
+        others = [self.changed(AUTO | {"ds_config": name}) for name in DS_CONFIGS]  # None: ZeRO-3 of 4-bit weights
+        best = min((same, *(other for other in others if other and other.fits)), key=lambda other: other.timing.total_s)
+        if same.timing.total_s < WORTH_SAYING * best.timing.total_s:
+            best = same  # the fewest changes that do it
+        times = self.timing.total_s / best.timing.total_s
+        if times < WORTH_SAYING:
             return ""
-        return f"DS_CONFIG=zero2 is {times:.1f} times as fast: it gathers no frozen weights, which fit each GPU whole"
+        new = [f"DS_CONFIG={best.settings.ds_config}"] * (best.settings.ds_config != settings.ds_config)
+        new += [f"{name.upper()}=auto" for name, value in own.items() if getattr(best.settings, name) != value]
+        why = ""
+        if settings.lora_rank and self.job.stage == 3 and best.job.stage < 3:
+            why = ": it gathers no frozen weights, which fit each GPU whole"
+        return f"{' '.join(new)} is {times:.1f} times as fast{why}"
+
+    def larger_batch(self) -> Plan | None:
+        """Return the plan with a larger GLOBAL_BATCH_SIZE that is much faster, or None.
+
+        What a step costs whatever it holds (Python in each layer, the link, the optimizer) is shared by more tokens
+        then. It is doubled as long as each doubling is worth it.
+        """
+        found = self
+        while self.fits:
+            sequences = 2 * found.settings.sequences_per_step
+            changes = {"global_batch_size": sequences, "gradient_accumulation_steps": 1}
+            more = self.changed(changes) if sequences <= self.place.rows.rows else None
+            if more is None or not more.fits:
+                break
+            if more.timing.tokens_per_second < WORTH_DOUBLING * found.timing.tokens_per_second:
+                break
+            found = more
+        much = found.timing.tokens_per_second >= WORTH_GROWING * self.timing.tokens_per_second
+        return found if much else None
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as JSON data, in GiB and seconds."""
@@ -173,7 +219,7 @@ class Plan:
             for moment, parts in self.memory.moments.items()
         }
         return {
-            "model": self.settings.model_name,
+            "model": self.place.model,
             "weights": self.place.shape.weights,
             "shape": self.place.shape.source,
             "rows": asdict(self.place.rows),
@@ -256,9 +302,10 @@ def place(settings: Settings, here: list[gpus.Gpu], options: Options = HERE) -> 
         notes.append(f"{card.name} has no bf16: PRECISION=auto is fp16, with dynamic loss scaling")
     notes += [f"{card.name}: {card.note}"] if card.note else []
     shape = shapes.read(Path(options.shape)) if options.shape else shapes.need(settings)
+    model = shapes.name_of(Path(options.shape)) if options.shape else settings.model_name
     rows = workload.rows_of(settings, options.tokens_per_row, options.rows)
     host_gib = options.host_gib or machine.available_bytes() / GIB
-    return Place(shape, card, rows, free_gib, host_gib, fused, tuple(notes))
+    return Place(model, shape, card, rows, free_gib, host_gib, fused, tuple(notes))
 
 
 def imagined(options: Options) -> tuple[Card, list[str]]:
@@ -306,30 +353,54 @@ def slowest(here: list[gpus.Gpu]) -> tuple[Card, list[str]]:
 def decided(settings: Settings, place: Place) -> Settings:
     """Return the settings with numbers for budget and recomputation where they say auto.
 
-    The budget is the largest that fits, no larger than a step needs. Activations are recomputed where too few tokens
-    fit without.
+    The budget is the largest that fits, no larger than a step needs: fewer and larger micro-steps are never slower.
+    Activations are recomputed where that is faster, of what fits: it makes room for larger micro-steps. Where nothing
+    fits, it is what needs least.
     """
     needed = workload.needed(settings, place.rows)
-    cap = max(settings.max_length, min(LARGEST_BUDGET, -(-needed // 256) * 256))
-    own = settings.max_tokens_per_micro_step
-    usual = workload.work(settings, place.rows, own or cap).largest
-    enough = usual if own else max(settings.max_length, min(usual, ENOUGH_TOKENS))
-    if not settings.packing:
-        cap = enough = needed
-    wanted = settings.gradient_checkpointing
-    fitting = 0
+    cap = max(settings.max_length, min(LARGEST_BUDGET, -(-needed // 256) * 256)) if settings.packing else needed
+    wanted, share = settings.gradient_checkpointing, place.rows.target_share
+    ways = []
     for recompute in (False, True) if wanted is None else (wanted,):
-        settings = settings.model_copy(update={"gradient_checkpointing": recompute})
-        job = Job.of(settings, place.shape, place.card, place.fused)
-        fitting = tokens_that_fit(job, place.limit_bytes, place.rows.target_share, cap)
-        if fitting >= enough:
-            break
-    return settings.planned(max(settings.max_length, fitting), recompute=False)
+        tried = settings.model_copy(update={"gradient_checkpointing": recompute})
+        job = Job.of(tried, place.shape, place.card, place.fused)
+        fitting = tokens_that_fit(job, place.limit_bytes, share, cap)
+        tried = tried.planned(max(settings.max_length, fitting), recompute)
+        work = workload.work(tried, place.rows, tried.micro_step_tokens)
+        peak = memory(job, work.largest, share, work.micro_steps).peak
+        fits = peak <= place.limit_bytes
+        ways.append((not fits, timing(job, work, place.rows).total_s if fits else peak, tried))
+    return min(ways, key=lambda way: way[:2])[2]
 
 
-def nearest(settings: Settings) -> Iterator[dict[str, Any]]:
-    """Yield changes of settings that need less memory, those that change least first; None is auto."""
-    auto: dict[str, Any] = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None}
+# What else would do
+
+Changes = dict[str, Any]
+AUTO: Changes = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None}
+
+
+@dataclass(frozen=True)
+class Way:
+    """Changes of settings that fit, and how a user types them."""
+
+    changes: Changes
+    words: str
+
+
+def first(plan: Plan, ways: Iterator[Changes]) -> Way | None:
+    """Return the first changes with which a plan fits. A budget or recomputation of the user's own stays, if it can."""
+    for changes in ways:
+        found = plan.changed(changes)
+        if found and found.fits:
+            name = next(iter(changes))
+            new = {key: getattr(found.settings, key) for key in changes}
+            new = {key: value for key, value in new.items() if key == name or value != getattr(plan.settings, key)}
+            return Way(changes, in_words(new))
+    return None
+
+
+def cheaper(settings: Settings) -> Iterator[Changes]:
+    """Yield changes with which the same is trained in less memory, those that cost least time first; None is auto."""
     if settings.packing:
         yield {"max_tokens_per_micro_step": None}
     yield {"gradient_checkpointing": True}
@@ -337,21 +408,27 @@ def nearest(settings: Settings) -> Iterator[dict[str, Any]]:
         yield {"gradient_checkpointing": True, "max_tokens_per_micro_step": None}
     else:
         yield {"batch_size": 1, "global_batch_size": settings.sequences_per_step, "gradient_accumulation_steps": 1}
-    in_four_bits = {"lora_base_bits": 4, "ds_config": "zero2"} | auto
+        yield {"packing": True} | AUTO
     for name in ("zero3", *OFFLOADING) if settings.lora_base_bits == 16 else ():  # what is quantised cannot be sharded
         if name == OFFLOADING[0] and settings.lora_rank:  # sooner unpacked than fetched from the machine's memory
-            yield in_four_bits
+            yield {"lora_base_bits": 4, "ds_config": "zero2"} | AUTO
         if name != settings.ds_config:
-            yield {"ds_config": name} | auto
+            yield {"ds_config": name} | AUTO
+
+
+def adapters(settings: Settings) -> Iterator[Changes]:
+    """Yield changes with which an adapter is trained in place of all weights."""
     if not settings.lora_rank:
         for name in ("zero2", "zero3"):  # the frozen weights whole on every GPU where they fit: nothing is gathered
-            yield {"lora_rank": LORA_RANK, "ds_config": name} | auto
-        yield {"lora_rank": LORA_RANK} | in_four_bits
-    if not settings.packing:
-        yield {"packing": True} | auto
+            yield {"lora_rank": LORA_RANK, "ds_config": name} | AUTO
+        yield {"lora_rank": LORA_RANK, "lora_base_bits": 4, "ds_config": "zero2"} | AUTO
+
+
+def cutting(settings: Settings) -> Iterator[Changes]:
+    """Yield changes that cut long rows."""
     length = settings.max_length // 2
     while length >= 128:
-        yield {"max_length": length} | auto
+        yield {"max_length": length} | AUTO
         length //= 2
 
 
@@ -367,9 +444,9 @@ def in_words(changes: dict[str, Any]) -> str:
     return " ".join(f"{name.upper()}={shown(value)}" for name, value in named.items())
 
 
-def larger(settings: Settings, place: Place) -> list[str]:
-    """Return what would do with more than is here: a number of GPUs, or so much of the machine's memory."""
-    auto = {"max_tokens_per_micro_step": None, "gradient_checkpointing": None, "lora_base_bits": 16}
+def larger(settings: Settings, place: Place, offload: bool) -> list[str]:
+    """Return what would do with more than is here: a number of GPUs, or (`offload`) more of the machine's memory."""
+    auto = AUTO | {"lora_base_bits": 16}
     unpacked = " LORA_BASE_BITS=16" if settings.lora_base_bits == 4 else ""  # what is sharded is not quantised
     ways = []
     for number in MANY_GPUS:
@@ -379,7 +456,7 @@ def larger(settings: Settings, place: Place) -> list[str]:
             memory = "" if found.fits else f" and {found.host_gib:.0f} GiB of memory"
             ways.append(f"DS_CONFIG=zero3{unpacked} on {number} GPUs{memory}")
             break
-    for name in OFFLOADING:
+    for name in OFFLOADING if offload else ():
         offloaded = Plan.of(settings.model_copy(update=auto | {"ds_config": name}), place)
         if offloaded.fits_gpu:
             ways.append(f"DS_CONFIG={name}{unpacked} in {offloaded.host_gib:.0f} GiB of memory")
@@ -418,6 +495,9 @@ def plan(settings: Settings, options: Options) -> Plan:
     if options.gpus:
         settings = settings.model_copy(update={"nodes": 1, "gpus_per_node": options.gpus})
     there = place(settings, gpus.visible()[: settings.world_size], options)
+    if settings.device == "cpu" and not (options.gpu or options.gpu_gib):
+        unplanned = f"DEVICE=cpu: a run trains on the CPU, which needs no plan; this is what {there.card.name} would do"
+        there = replace(there, notes=(unplanned,))
     return Plan.of(settings.resolved("cuda", "local", there.card.has_bf16), there)
 
 

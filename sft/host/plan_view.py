@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def before(plan: Plan | None) -> list[str]:
         f"{plan.work.steps:,} steps of {seconds(timing.step_s)}, {timing.tokens_per_second:,.0f} tokens/s: "
         f"{duration(timing.total_s)} of training; `inv plan` says more",
     ]
-    lines += [line for line in (plan.problem(), plan.faster()) if line]
+    lines += [line for line in (*plan.place.notes, plan.problem(), *better(plan)) if line]
     return [f"{'plan' if not i else '':>10}{':' if not i else ' '} {line}" for i, line in enumerate(lines)]
 
 
@@ -65,11 +66,11 @@ def whole(plan: Plan) -> Iterator[str]:
     """Yield the lines of `inv plan`."""
     place, settings, ranks = plan.place, plan.settings, plan.settings.world_size
     quantised = f", {plan.job.quantised / 1e9:.2f} of them in 4 bits" if plan.job.quantised else ""
-    yield f"{settings.model_name}: {place.shape.weights / 1e9:.2f} billion weights, {settings.precision}{quantised}"
+    yield f"{place.model}: {amount(place.shape.weights)} weights, {settings.precision}{quantised}"
     yield f"  {place.shape.source}"
     yield f"on {ranks} x {place.card.name}, {place.free_gib:.1f} GiB free on each"
     for note in place.notes:
-        yield f"  {note}"
+        yield from textwrap.wrap(note, 80, initial_indent="  ", subsequent_indent="    ")
     rows = place.rows
     yield f"{rows.rows:,} rows of {rows.tokens_per_row:.0f} tokens, longest {rows.longest}"
     yield f"  {rows.source}"
@@ -79,6 +80,13 @@ def whole(plan: Plan) -> Iterator[str]:
     yield from step_lines(plan)
     yield ""
     yield from comparison_table(plan)
+
+
+def amount(weights: int) -> str:
+    """Return a number of weights in words."""
+    if weights >= 1e9:
+        return f"{weights / 1e9:.2f} billion"
+    return f"{weights / 1e6:.0f} million" if weights >= 1e6 else f"{weights / 1e3:.0f} thousand"
 
 
 def memory_table(plan: Plan) -> Iterator[str]:
@@ -129,6 +137,18 @@ def step_lines(plan: Plan) -> Iterator[str]:
         f"{'run':<7}{work.steps:,} steps, {work.tokens:,} tokens at {timing.tokens_per_second:,.0f} tokens/s: "
         f"{duration(timing.total_s)}"
     )
+    for line in better(plan):
+        yield from textwrap.wrap(line, 80, initial_indent=" " * 7, subsequent_indent=" " * 9)
+
+
+def better(plan: Plan) -> list[str]:
+    """Return the lines that tell what is much faster than what was set."""
+    lines = [plan.faster()]
+    if more := plan.larger_batch():
+        speed = f"{more.timing.tokens_per_second:,.0f} tokens/s: {duration(more.timing.total_s)}"
+        size = f"GLOBAL_BATCH_SIZE={more.settings.sequences_per_step}"
+        lines.append(f"small steps: {size} gives {speed}, {more.work.steps:,} steps")
+    return [line for line in lines if line]
 
 
 def comparison_table(plan: Plan) -> Iterator[str]:

@@ -158,6 +158,14 @@ def read(path: Path) -> Shape:
     return Shape.of(config, str(path))
 
 
+def name_of(path: Path) -> str:
+    """Return a model's name by where its config.json is: the hub's in its cache, or the folder's, or the file's."""
+    for folder in path.absolute().parents:
+        if folder.name.startswith("models--"):
+            return folder.name.removeprefix("models--").replace("--", "/")
+    return path.absolute().parent.name if path.name == "config.json" else path.stem
+
+
 def find(settings: Settings) -> Shape | None:
     """Return the shape of MODEL_NAME: from its folder, the cache in MODEL_PATH, or built in. None where none has it.
 
