@@ -499,6 +499,16 @@ def restate(run: Run, again: bool) -> None:
     run.update_state("launching", forget=("loss", "tokens_per_second", "time_left_s", "set_aside"), **values)
 
 
+def discard(run: Run, before: Run | None) -> None:
+    """Remove a run that came to nothing; `runs/latest` is the run `before` it again."""
+    if latest(run.path.parent) == run:
+        if before and before.path.is_dir():
+            point_latest(before)
+        else:
+            (run.path.parent / "latest").unlink(missing_ok=True)
+    shutil.rmtree(run.path, ignore_errors=True)
+
+
 def point_latest(run: Run) -> None:
     """Make `runs/latest` a link to the run."""
     link = files.temporary_name(run.path / "latest")  # in the run's directory, which nobody else writes to

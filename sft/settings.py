@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sft import redaction, variables
@@ -29,6 +29,9 @@ BaseBits = Literal[16, 4]
 
 # As the hub has it: a name, or an owner and a name, without `--` and `..`.
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))(?=.{1,96}$)\w[\w.-]*(/[\w.-]+)?(?<![.-])", re.ASCII)
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+MODEL_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json")
+NEAR = 0.75  # as alike as `tinny` and `tiny` are: a slip of the finger
 DS_CONFIGS = ("zero3", "zero2", "zero1", "zero3_offload", "zero3_offload_all")
 TINY = "tiny"  # MODEL_NAME: a model of a few hundred thousand weights that the project makes itself
 UNPLANNED_TOKENS = 8192  # MAX_TOKENS_PER_MICRO_STEP=auto where no plan can be made: on a CPU, of an unknown model
@@ -138,6 +141,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         extra="forbid", env_ignore_empty=True, frozen=True, protected_namespaces=(), allow_inf_nan=False
     )
+    # Of a run that has been opened: its ds_config.json holds what DS_CONFIG's file said then. The file may be gone by
+    # now, or lie where a container does not see it.
+    _opened: bool = PrivateAttr(False)
 
     # Model
     model_name: Name = Field(
@@ -336,7 +342,9 @@ class Settings(BaseSettings):
         here = {name: os.environ.get(name.upper(), "") for name in secret_names()}
         here |= {name: os.environ[name.upper()] for name in FOLDERS if os.environ.get(name.upper())}
         try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")) | here)
+            settings = cls.model_validate(json.loads(path.read_text(encoding="utf-8")) | here)
+            settings._opened = True
+            return settings
         except (OSError, ValueError, TypeError) as error:
             what = f"holds no settings that this version reads ({shown(str(error).splitlines()[0])})"
             raise UserError(f"{path}: {what}; start a new run, with FRESH=1 if it has the same RUN_NAME") from None
@@ -461,22 +469,12 @@ class Settings(BaseSettings):
         if self.run_name and not re.fullmatch(rf"(?!latest$)\w[\w.-]{{,{LONGEST_NAME - 1}}}", self.run_name, re.ASCII):
             remedy = f"use letters, digits, - and _, {LONGEST_NAME} at most"
             problems.append(wrong("RUN_NAME", self.run_name, "is no plain folder name", remedy))
-        for name in ("model_name", "dataset"):
-            value = getattr(self, name)
-            is_path = value.startswith((".", "/", "~"))
-            if not (
-                is_path or value in (TINY, DEMO) or HUB_NAME.fullmatch(value) or is_there(variables.expanded(value))
-            ):
-                remedy = "give a hub name such as " + ("openai/gsm8k" if name == "dataset" else "Qwen/Qwen3-0.6B")
-                problems.append(wrong(name.upper(), value, "no such file or folder, and no hub name", remedy))
-            if is_path and not is_there(variables.expanded(value)):
-                example = " such as openai/gsm8k" if name == "dataset" else ""
-                remedy = f"check the path, or give a hub name{example}"
-                problems.append(wrong(name.upper(), value, "no such file or folder", remedy))
-        try:
-            self.deepspeed()
-        except SettingsError as error:
-            problems += error.problems
+        problems += [*name_problems("model_name", self.model_name), *name_problems("dataset", self.dataset)]
+        if not self._opened:
+            try:
+                self.deepspeed()
+            except SettingsError as error:
+                problems += error.problems
         return problems
 
     def deepspeed_file(self) -> Path:
@@ -541,7 +539,7 @@ class Settings(BaseSettings):
 
     def read_deepspeed_file(self) -> dict[str, Any]:
         """Return the content of the file that DS_CONFIG names. Raises SettingsError."""
-        what, remedy = "holds no JSON object", "mend the file"
+        what, remedy = "holds no JSON object", "fix the file"
         try:
             text = self.deepspeed_file().read_text(encoding="utf-8-sig")
             config = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
@@ -550,7 +548,8 @@ class Settings(BaseSettings):
             if isinstance(config, dict) and isinstance(config.get("zero_optimization", {}), dict):
                 return config
         except (OSError, UnicodeDecodeError):
-            what, remedy = "no such file", f"use {', '.join(DS_CONFIGS)} or a path to a DeepSpeed JSON file"
+            what = "no such file" + variables.in_container()
+            remedy = f"use {', '.join(DS_CONFIGS)} or a path to a DeepSpeed JSON file"
         except json.JSONDecodeError as error:
             what = f"is no JSON (line {error.lineno}: {error.msg})"
         except RecursionError:
@@ -558,6 +557,33 @@ class Settings(BaseSettings):
         except ValueError as error:
             what = "holds a number of too many digits" if "integer string" in str(error) else str(error)
         raise SettingsError([wrong("DS_CONFIG", self.ds_config, what, remedy)])
+
+
+def name_problems(name: str, value: str) -> list[str]:
+    """Return the line for a MODEL_NAME or DATASET that is no file or folder here and can be no name on the hub.
+
+    A name that begins as a path does, has the suffix of a file, or whose first part is a folder here, is a path.
+    """
+    made, example, suffixes = {
+        "model_name": (TINY, "Qwen/Qwen3-0.6B", MODEL_SUFFIXES),
+        "dataset": (DEMO, "openai/gsm8k", DATA_SUFFIXES),
+    }[name]
+    if value == made or is_there(variables.expanded(value)):
+        return []
+    first, slash, _ = value.partition("/")
+    is_path = value.startswith((".", "/", "~")) or bool(slash and is_there(Path(first)))
+    if is_path or value.lower().endswith(suffixes):
+        what, remedy = (
+            "no such file or folder" + variables.in_container(),
+            f"check the path, or give a hub name such as {example}",
+        )
+    elif not HUB_NAME.fullmatch(value):
+        what, remedy = "no such file or folder, and no hub name", f"give a hub name such as {example}"
+    elif not slash and difflib.get_close_matches(value.lower(), [made], cutoff=NEAR):
+        what, remedy = "no such file or folder", f"did you mean {made}? (a hub name has an owner, as in {example})"
+    else:
+        return []
+    return [wrong(name.upper(), value, what, remedy)]
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,12 @@ from sft.settings import TINY, Settings, is_there
 from sft.variables import expanded
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+INDEX = "model.safetensors.index.json"  # which weights are in which file
+POINTER = b"version https://git-lfs"  # how a file begins that git-lfs has not fetched
+HEADER_LENGTH_BYTES = 8  # a safetensors file begins with its header's length
+LONGEST_HEADER = 100_000_000  # bytes; safetensors itself reads no longer one
+# How the names of files begin or end that hold a tokenizer: of transformers, sentencepiece, tiktoken and Mistral.
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken", "tekken.json")
 
 
 def local_model(settings: Settings) -> Path | None:
@@ -33,11 +40,17 @@ def check_folder(folder: Path, settings: Settings) -> None:
     """
     name = settings.model_name
     if not (folder / "config.json").is_file():
-        remedy = "give a folder in Hugging Face layout"
-        raise SettingsError([wrong("MODEL_NAME", name, "holds no config.json", remedy)])
-    if not isinstance(read_json(folder / "config.json"), dict):
-        raise SettingsError([wrong("MODEL_NAME", name, "its config.json is no JSON object", "mend or fetch it again")])
+        raise SettingsError([wrong("MODEL_NAME", name, *no_model(folder))])
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise SettingsError([wrong("MODEL_NAME", name, "its config.json is no JSON object", "fix or fetch it again")])
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        remedy = "copy its tokenizer's files into the folder (tokenizer.json and tokenizer_config.json)"
+        raise SettingsError([wrong("MODEL_NAME", name, "holds no tokenizer", remedy)])
+    check_length(positions(config), settings)
     if any(folder.glob("*.safetensors")):
+        if problem := broken_weights(folder):
+            raise SettingsError([wrong("MODEL_NAME", name, problem, "fetch the model again")])
         return
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     if not pickled:
@@ -47,6 +60,77 @@ def check_folder(folder: Path, settings: Settings) -> None:
         what = f"its weights are pickled ({pickled[0]}), which can run any program when they are loaded"
         remedy = "take a model with safetensors, or set ALLOW_PICKLE=1 where you trust its source"
         raise SettingsError([wrong("MODEL_NAME", name, what, remedy)])
+
+
+def no_model(folder: Path) -> tuple[str, str]:
+    """Return why a path without config.json is no model, and what was probably meant."""
+    if folder.is_file():
+        return "is a file", "give the folder that holds the model"
+    for run in (folder, *folder.parents):
+        if (run / "settings.json").is_file() and (run / "checkpoints").is_dir():
+            if (run / "final" / "config.json").is_file():
+                return "holds no config.json; it belongs to a run", f"use its model: MODEL_NAME={run / 'final'}"
+            return "holds no config.json; it belongs to a run without a final model", "finish that run first"
+    if (folder / "adapter_config.json").is_file():
+        return "is an adapter without its base model", "merge it into the base model, and give that folder"
+    return "holds no config.json", "give a folder in Hugging Face layout"
+
+
+def positions(config: dict[str, Any]) -> int | None:
+    """Return the tokens that a model reads at most, as its config.json says; None if it does not."""
+    text = config.get("text_config")
+    for part in (text if isinstance(text, dict) else {}, config):
+        for key in ("max_position_embeddings", "n_positions"):
+            if isinstance(part.get(key), int):
+                return int(part[key])
+    return None
+
+
+def check_length(most: int | None, settings: Settings) -> None:
+    """Raise SettingsError if MAX_LENGTH is more than the `most` tokens that the model reads."""
+    if most and settings.max_length > most:
+        what = f"{settings.model_name} reads {most} tokens at most"
+        raise SettingsError([wrong("MAX_LENGTH", settings.max_length, what, f"use {most} or less")])
+
+
+def broken_weights(folder: Path) -> str:
+    """Return what is wrong with a model's safetensors files: missing, not fetched or cut short; otherwise ""."""
+    index = read_json(folder / INDEX)
+    listed = index.get("weight_map") if isinstance(index, dict) else None
+    names = set(listed.values()) if isinstance(listed, dict) else {path.name for path in folder.glob("*.safetensors")}
+    for name in sorted(map(str, names)):
+        if not (folder / name).is_file():
+            return f"{name} is missing, which {INDEX} names"
+        if problem := broken_file(folder / name):
+            return f"{name} {problem}"
+    return ""
+
+
+def broken_file(path: Path) -> str:
+    """Return what is wrong with a safetensors file, from its header and its size; otherwise ""."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(len(POINTER))
+        if start == POINTER:
+            return "is git-lfs's pointer and not the file (`git lfs pull`)"
+        length = int.from_bytes(start[:HEADER_LENGTH_BYTES], "little")
+        if size < HEADER_LENGTH_BYTES + length or length > LONGEST_HEADER:
+            return "is no whole safetensors file"
+        file.seek(HEADER_LENGTH_BYTES)
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+            whole = HEADER_LENGTH_BYTES + length + max(ends, default=0)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return "is no whole safetensors file"
+    return "" if size == whole else f"has {size:,} bytes of {whole:,}"
+
+
+def check_bitsandbytes(settings: Settings) -> None:
+    """Raise SettingsError if LORA_BASE_BITS needs bitsandbytes, and it is not installed."""
+    if settings.lora_base_bits == 4 and importlib.util.find_spec("bitsandbytes") is None:
+        remedy = "`.venv/bin/pip install -e '.[qlora]'` installs it, in containers QLORA=1 in .env does"
+        raise SettingsError([wrong("LORA_BASE_BITS", 4, "bitsandbytes is not installed", remedy)])
 
 
 def brings_code(folder: Path) -> bool:

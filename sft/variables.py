@@ -82,6 +82,11 @@ def expanded(text: str | Path) -> Path:
         return Path(text)
 
 
+def in_container() -> str:
+    """Return the words that say why a file is not there, in a container of docker-compose.yml; otherwise ""."""
+    return " in this container, which sees data/, models/ and runs/ alone" if os.environ.get("SFT_CONTAINER") else ""
+
+
 def is_of_compose(name: str) -> bool:
     """Tell whether a variable is docker compose's own, which reads the same `.env`, or one of docker-compose.yml's."""
     return name in OF_COMPOSE or name.startswith("COMPOSE_")

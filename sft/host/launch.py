@@ -29,9 +29,9 @@ from typing import IO, Any
 
 import psutil
 
-from sft import budget, cluster, files, machine, supply, variables
+from sft import budget, cluster, files, machine, variables
 from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import gpus, opening, surroundings
+from sft.host import gpus, inputs, opening, surroundings
 from sft.host.link import Link, MasterLink, WorkerLink, master_address
 from sft.host.setup import make_folders
 from sft.redaction import guard_tracebacks, redact
@@ -116,7 +116,7 @@ def start_link(settings: Settings, rank: int) -> Link:
 
 def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
     """Return the run that these settings ask for, kept open by node 0 itself in `opened`. Raises SettingsError."""
-    supply.check_local(settings)
+    inputs.check(settings)
     make_folders(settings)
     asked = settings
     cards = gpus.visible()

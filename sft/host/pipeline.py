@@ -16,7 +16,7 @@ from rich.console import Console
 from sft import budget, cluster, files, supply, unfinished, variables
 from sft import run as runs
 from sft.errors import NOT_FINITE, OUT_OF_MEMORY, RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import compose, ending, gpus, logs, nodes, opening, plan_view, surroundings
+from sft.host import compose, ending, gpus, inputs, logs, nodes, opening, plan_view, surroundings
 from sft.host.launch import ended_with
 from sft.host.nodes import Nodes
 from sft.host.progress import display, duration
@@ -35,6 +35,7 @@ def train(settings: Settings, console: Console) -> Run:
     settings, cards = decide(settings, console)
     settings, plan = opening.planned(settings, cards, console.print)
     start = launcher(settings, cards, console)
+    latest = runs.latest(settings.runs_path)
     with opening.open_run(settings, plan, console.print) as run:
         for line in budget.revise(run, asked):
             console.print(line)
@@ -54,6 +55,11 @@ def train(settings: Settings, console: Console) -> Run:
             console.print(said)
             for line in runs.reopen(run, settings, again=True):
                 console.print(line)
+        if watched.found_wrong:
+            reason = run.state()["error"]
+            runs.discard(run, latest)
+            console.print(f"{run.path} is removed: nothing was trained")
+            raise UserError(reason)
     conclude(watched, console)
     return run
 
@@ -108,7 +114,7 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
 
 def decide(settings: Settings, console: Console) -> tuple[Settings, list[gpus.Gpu]]:
     """Return the settings with device and launcher decided, and the GPUs to use; say why. Raises SettingsError."""
-    supply.check_local(settings)
+    inputs.check(settings)
     cards = gpus.visible() if settings.device != "cpu" else []
     on = opening.with_device(settings, cards, settings.world_size, "here")
     chosen, reason = opening.choose_launcher(settings, bool(cards))
@@ -119,6 +125,8 @@ def decide(settings: Settings, console: Console) -> tuple[Settings, list[gpus.Gp
     nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)}"
     where = "in containers of this machine" if chosen == "compose" else "on this machine"
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
+    if chosen == "local":
+        supply.check_bitsandbytes(settings)
     console.print(f"launcher {chosen} ({reason}): {nodes} {where}, {ranks}, on {on.device} ({why})")
     return on.resolved(on.device, chosen, all(card.has_bf16 for card in cards)), cards
 
@@ -184,6 +192,12 @@ class Watched:
     def mendable(self) -> bool:
         """Whether a node ended for what the user can mend: a setting, a row."""
         return UserError.exit_code in self.codes
+
+    @property
+    def found_wrong(self) -> bool:
+        """Whether a new run failed before it had its inputs, for what the user can mend: it holds nothing."""
+        is_new = self.run.state().get("attempt", 1) == 1 and not self.run.prepared.is_file()
+        return self.broke and self.mendable and is_new
 
     @property
     def may_go_better(self) -> bool:

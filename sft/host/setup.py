@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sft.errors import SettingsError, UserError, wrong
+from sft.host import inputs
 from sft.settings import FOLDERS, Settings, is_there
 from sft.variables import ENV_FILE
 
@@ -79,10 +81,19 @@ def set_up_docker(settings: Settings, console: Console) -> None:
         console.print(f"added to {ENV_FILE}, for `docker compose` by hand: {line}")
 
 
+def told(output: str) -> str:
+    """Return the error that the program which prepares the inputs told in its last line, or ""."""
+    try:
+        return str(json.loads(output.strip().splitlines()[-1])["error"])
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
 def setup(console: Console) -> None:
     """Make `.env` and the folders, and bring data and model here. Raises UserError where one cannot be had."""
     make_env_file(console)
     settings = Settings.load()
+    inputs.check(settings)
     make_folders(settings)
     set_up_docker(settings, console)
     console.print(f"getting {settings.dataset} and {settings.model_name} (once)")
@@ -90,7 +101,5 @@ def setup(console: Console) -> None:
     environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise UserError(
-            done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "the download broke; see above"
-        )
+        raise UserError(told(done.stdout) or "the download broke; see above")
     console.print("ready: `make train` starts, `make test-env` checks this machine")

@@ -15,7 +15,9 @@ from sft.errors import SettingsError, UserError, wrong
 from sft.settings import TINY, Settings
 
 # What config.json holds, of models that may be planned before anything is downloaded: those of Meta are gated.
-LLAMA: dict[str, Any] = {"model_type": "llama", "vocab_size": 128256, "num_key_value_heads": 8}
+LLAMA: dict[str, Any] = {"model_type": "llama", "vocab_size": 128256, "num_key_value_heads": 8} | {
+    "max_position_embeddings": 131072
+}
 BUILT_IN: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-3.2-1B": LLAMA
     | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
@@ -28,7 +30,8 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     | {"tie_word_embeddings": False},
     # sft/trainer/tiny.py
     TINY: {"model_type": "llama", "vocab_size": 1024, "hidden_size": 128, "intermediate_size": 256}
-    | {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    | {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    | {"max_position_embeddings": 4096},
 }
 UNGATED = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "starcoder2"}  # two matrices, not 3
 

@@ -8,8 +8,8 @@ caches nothing heavy is imported.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
-import importlib.util
 import itertools
 import json
 import random
@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sft import files, supply
+from sft import files, rows, supply
 from sft.errors import DataError, SettingsError, SftError, UserError, wrong
+from sft.rows import BadRows, Placed, conversation, local_files
 from sft.run import Run
 from sft.settings import DEMO, DS_CONFIGS, TINY, Settings
 from sft.trainer import demo, identity, process
@@ -48,7 +49,8 @@ def main() -> None:
     except SftError as error:
         if run:
             run.fail(str(error))
-        print(error, flush=True)
+        # The last line of a program without a run is for the task that started it: libraries write to this output too.
+        print(error if run else json.dumps({"error": str(error)}), flush=True)
         sys.exit(error.exit_code)
     except OSError as error:
         if run:
@@ -75,8 +77,9 @@ def prepare(settings: Settings, run: Run | None = None) -> dict[str, Any]:
     for folder in (settings.data_path, prepared_path(settings), settings.model_path):
         files.sweep(folder)  # what starts that were killed have left
     started = time.monotonic()
-    check_deepspeed(settings)
-    check_bitsandbytes(settings)
+    # The run's own copy of a DS_CONFIG: a container does not see the file itself, which may be another one by now too.
+    check_deepspeed(settings, files.read_json(run.ds_config) if run else settings.deepspeed())
+    supply.check_bitsandbytes(settings)
     settings, commit = identity.pinned(run, settings) if run else (settings, None)
     model = base_model(settings)
     model_there = time.monotonic()
@@ -88,25 +91,18 @@ def prepare(settings: Settings, run: Run | None = None) -> dict[str, Any]:
     return {"model": str(model), "data": str(data), "seconds": seconds, "inputs": inputs, "said": said, **counts}
 
 
-def check_deepspeed(settings: Settings) -> None:
-    """Have DeepSpeed itself read a DS_CONFIG of the user's own. Raises SettingsError for what it refuses."""
+def check_deepspeed(settings: Settings, config: dict[str, Any]) -> None:
+    """Have DeepSpeed itself read the content of a user's own DS_CONFIG. Raises SettingsError for what it refuses."""
     if settings.ds_config in DS_CONFIGS:
         return
     from deepspeed.runtime.config import DeepSpeedConfig
 
     try:
-        DeepSpeedConfig(settings.deepspeed())
+        DeepSpeedConfig(config)
     except Exception as error:  # of any kind: what it does not look at itself fails where it is used
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         what = f"DeepSpeed refuses it ({type(error).__name__}: {' '.join(lines[:3]) or 'no message'})"
-        raise SettingsError([wrong("DS_CONFIG", settings.ds_config, what, "mend the file")]) from None
-
-
-def check_bitsandbytes(settings: Settings) -> None:
-    """Raise SettingsError where LORA_BASE_BITS wants bitsandbytes, and it is not installed."""
-    if settings.lora_base_bits == 4 and importlib.util.find_spec("bitsandbytes") is None:
-        remedy = "`.venv/bin/pip install -e '.[qlora]'` installs it, in containers QLORA=1 in .env does"
-        raise SettingsError([wrong("LORA_BASE_BITS", 4, "bitsandbytes is not installed", remedy)])
+        raise SettingsError([wrong("DS_CONFIG", settings.ds_config, what, "fix the file")]) from None
 
 
 # Where things come from
@@ -124,7 +120,7 @@ def dataset_folder(settings: Settings) -> Path | None:
     return path if path.exists() else None
 
 
-def readers(settings: Settings) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+def readers(settings: Settings) -> dict[str, Iterator[Placed]]:
     """Return readers of the training and the held-out rows."""
     from sft.trainer import sources
 
@@ -146,6 +142,10 @@ def base_model(settings: Settings) -> Path:
                 tiny.make(temporary, tiny_texts(settings), settings.seed)
         return folder
     local = supply.local_model(settings)
+    if local is None and dataset_folder(settings) is None and not is_cached(settings):
+        from sft.trainer import sources
+
+        sources.check_hub(settings)  # before gigabytes are downloaded
     folder = local or download(settings, WANTED)
     if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
         folder = download(settings, [*WANTED, *(f"*{suffix}" for suffix in supply.PICKLED)])
@@ -183,10 +183,18 @@ def tiny_key(settings: Settings) -> str:
 
 def tiny_texts(settings: Settings) -> Iterator[str]:
     """Yield texts of training rows for the tiny model's tokenizer."""
-    from sft.trainer.tokenise import conversation
-
     for where, row in itertools.islice(readers(settings)["train"], 10_000):
-        yield "\n".join(message["content"] for message in conversation(row, where, settings))
+        with contextlib.suppress(DataError):  # all of them are named when the rows are tokenised
+            yield "\n".join(message["content"] for message in conversation(row, where, settings))
+
+
+def is_cached(settings: Settings) -> bool:
+    """Tell whether a model of the hub is in MODEL_PATH."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name, revision = settings.model_name, settings.model_revision
+    found = try_to_load_from_cache(name, "config.json", cache_dir=settings.model_path, revision=revision)
+    return isinstance(found, str)
 
 
 def download(settings: Settings, patterns: list[str]) -> Path:
@@ -272,19 +280,18 @@ def cache_key(settings: Settings, model: Path) -> str:
         for path in sorted(model.iterdir())
         if path.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template"))
     ]
-    code = [file_hash(Path(__file__).with_name(name)) for name in ("tokenise.py", "sources.py", "data.py")]
+    here = [Path(__file__).with_name(name) for name in ("tokenise.py", "sources.py", "data.py")]
+    code = [file_hash(path) for path in (*here, Path(rows.__file__))]
     chosen = settings.model_dump(include={"prompt_column", "response_column", "system_prompt", "max_length"})
     return short_hash(FORMAT, code, data_key(settings), tokenizer, chosen, settings.seed)
 
 
 def data_key(settings: Settings) -> str:
     """Return what tells one source of rows from another: the content of local files, or the hub's revision."""
-    from sft.trainer import sources
-
     local = dataset_folder(settings)
     if local is None:
         return short_hash(settings.dataset, settings.dataset_config, settings.dataset_revision)
-    files = sources.local_files(local)
+    files = local_files(local)
     parts = [(split, path.name, kept_hash(path, settings.data_path)) for split in files for path in files[split]]
     return short_hash(*parts)
 
@@ -301,18 +308,13 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> None:
     from sft.trainer import data, sources
     from sft.trainer.tokenise import tokenised
 
-    print(f"preparing {settings.dataset} for {settings.model_name}", flush=True)
+    print(f"preparing {settings.dataset} for {settings.model_name}", file=sys.stderr, flush=True)
     config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions and settings.max_length > positions:
-        raise SettingsError(
-            [wrong("MAX_LENGTH", settings.max_length, f"{settings.model_name} reads {positions} tokens at most",
-                   f"use {positions} or less")]
-        )  # fmt: skip
+    supply.check_length(getattr(config.get_text_config(), "max_position_embeddings", None), settings)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise SettingsError(
             [wrong("MODEL_NAME", settings.model_name, f"its tokenizer cannot be loaded ({reason})", "check the folder")]
         ) from None
@@ -321,17 +323,21 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> None:
             [wrong("MODEL_NAME", settings.model_name, "its tokenizer has no EOS token, so no answer would ever end",
                    "set eos_token in its tokenizer_config.json")]
         )  # fmt: skip
+    if dataset_folder(settings) is None:
+        sources.check_hub(settings)
     training, held_out = splits(settings)
+    bad = BadRows()
     counts: dict[str, Any] = {
-        "train": data.write(folder / "train", tokenised(training, model, settings)),
-        "validation": data.write(folder / "validation", tokenised(held_out, model, settings)),
+        "train": data.write(folder / "train", tokenised(training, model, settings, bad)),
+        "validation": data.write(folder / "validation", tokenised(held_out, model, settings, bad)),
     }
+    bad.check()
     if not counts["train"]["rows"]:
         raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
     counts["hash"] = short_hash(*(file_hash(path) for path in sorted(folder.glob("*/*"))))
     counts["files"] = counts["commit"] = None
     if (local := dataset_folder(settings)) is not None:
-        read = sources.local_files(local).values()
+        read = local_files(local).values()
         counts["files"] = {path.name: kept_hash(path, settings.data_path) for paths in read for path in paths}
     else:
         counts["commit"] = sources.hub_commit(settings)

@@ -13,12 +13,11 @@ from typing import Any
 
 from sft import machine
 from sft.errors import DataError, shown
-from sft.settings import Settings, is_unicode
+from sft.rows import BadRows, Placed, conversation
+from sft.settings import Settings
 from sft.trainer.data import TokenisedRow
-from sft.trainer.sources import Placed, Row
 
 CHUNK_ROWS = 1000  # that a worker process takes at a time
-ROLES = ("system", "user", "assistant", "tool")
 # The template of Llama 3.1 and later prints today's date unless it is given one: a model trained on Monday would see
 # another prompt on Tuesday. This is the date that the template itself falls back to.
 TEMPLATE_DATE = "26 Jul 2024"
@@ -26,62 +25,20 @@ TEMPLATE_DATE = "26 Jul 2024"
 worker: Tokeniser  # of this process, see start_worker
 
 
-def conversation(row: Row, where: str, settings: Settings) -> list[dict[str, str]]:
-    """Return a row's messages, from `messages` or from the prompt and response columns.
+def tokenised(placed: Iterable[Placed], model: Path, settings: Settings, bad: BadRows) -> Iterator[TokenisedRow]:
+    """Yield rows tokenised with the tokenizer in `model`, in order, on all cores if there are many rows.
 
-    Raises DataError naming the place of a row that has neither, or wrong ones.
+    Rows that cannot be used are added to `bad`. Only some chunks of rows are in memory at a time.
     """
-    if row.get("messages") is not None:
-        messages = row["messages"]
-        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-            raise DataError(f'{where}: `messages` is no list of objects; write [{{"role": …, "content": …}}, …]')
-        for message in messages:
-            if message.get("role") not in ROLES:
-                raise DataError(f"{where}: role {shown(repr(message.get('role')))} is unknown; use {', '.join(ROLES)}")
-            if not isinstance(message.get("content"), str):
-                raise DataError(f"{where}: the content of a {message['role']} message is no text; write a string")
-            need_unicode(message["content"], f"{where}: the content of a {message['role']} message")
-        found = [{"role": message["role"], "content": message["content"]} for message in messages]
-        if not any(message["role"] == "assistant" and message["content"] for message in found):
-            raise DataError(f"{where}: has no assistant message, so no target token; add one or remove the row")
-        if not any(message["role"] == "assistant" and message["content"] for message in found[1:]):
-            raise DataError(f"{where}: nothing stands before the assistant's words; put a user message first")
-        while found[-1]["role"] != "assistant":
-            found.pop()  # a question without an answer teaches nothing
-    else:
-        texts = {}
-        for name, column in (("PROMPT_COLUMN", settings.prompt_column), ("RESPONSE_COLUMN", settings.response_column)):
-            if column not in row:
-                has = shown(", ".join(map(str, row)), 200) or "nothing"
-                raise DataError(f"{where}: has no column {column!r} but {has}; set {name} to one of them")
-            if not isinstance(row[column], str):
-                kind = type(row[column]).__name__
-                raise DataError(f"{where}: column {column!r} is no text but {kind}; write a string")
-            if not row[column].strip():
-                no_target = ", so no target token" if name == "RESPONSE_COLUMN" else ""
-                raise DataError(f"{where}: column {column!r} is empty{no_target}; fill it or remove the row")
-            need_unicode(row[column], f"{where}: column {column!r}")
-            texts[name] = row[column]
-        found = [
-            {"role": "user", "content": texts["PROMPT_COLUMN"]},
-            {"role": "assistant", "content": texts["RESPONSE_COLUMN"]},
-        ]
-    if settings.system_prompt and found[0]["role"] != "system":
-        found.insert(0, {"role": "system", "content": settings.system_prompt})
-    return found
+    for row in worked(placed, model, settings):
+        if isinstance(row, DataError):
+            bad.add(row)
+        else:
+            yield row
 
 
-def need_unicode(text: str, what: str) -> None:
-    """Raise DataError for a text that no file can hold; JSON can escape the halves of a character one by one."""
-    if not is_unicode(text):
-        raise DataError(f"{what} holds half a character (a lone surrogate); mend the text")
-
-
-def tokenised(placed: Iterable[Placed], model: Path, settings: Settings) -> Iterator[TokenisedRow]:
-    """Yield rows tokenised with the tokenizer in `model`, in order, on all cores where there are many rows.
-
-    Only some chunks of rows are in memory at a time. Raises DataError naming the place of a row that cannot be used.
-    """
+def worked(placed: Iterable[Placed], model: Path, settings: Settings) -> Iterator[TokenisedRow | DataError]:
+    """Yield rows tokenised, in order; for one that cannot be used, what is wrong with it."""
     rows = iter(placed)
     chunks = iter(lambda: list(itertools.islice(rows, CHUNK_ROWS)), [])
     first = next(chunks, [])
@@ -95,7 +52,7 @@ def tokenised(placed: Iterable[Placed], model: Path, settings: Settings) -> Iter
         workers, mp_context=get_context("fork"), initializer=start_worker, initargs=(model, settings)
     )
     try:
-        waiting: deque[Future[list[TokenisedRow]]] = deque()
+        waiting: deque[Future[list[TokenisedRow | DataError]]] = deque()
         for chunk in itertools.chain([first], chunks):
             waiting.append(pool.submit(work, chunk))
             if len(waiting) > 2 * workers:
@@ -115,7 +72,7 @@ def start_worker(model: Path, settings: Settings) -> None:
     worker = Tokeniser(tokenizer, settings)
 
 
-def work(chunk: list[Placed]) -> list[TokenisedRow]:
+def work(chunk: list[Placed]) -> list[TokenisedRow | DataError]:
     """Return a chunk of rows tokenised by this process's worker."""
     return worker.rows(chunk)
 
@@ -127,24 +84,29 @@ class Tokeniser:
     tokenizer: Any
     settings: Settings
 
-    def rows(self, placed: Iterable[Placed]) -> list[TokenisedRow]:
-        """Return rows tokenised. Raises DataError naming the place of a row that cannot be used."""
-        places, conversations, pieces = [], [], []
-        for where, row in placed:
-            messages = conversation(row, where, self.settings)
-            places.append(where)
-            conversations.append(messages)
-            chat = self.tokenizer.chat_template
-            pieces.append(self.chat_pieces(messages, where) if chat else self.plain_pieces(messages))
+    def rows(self, placed: Iterable[Placed]) -> list[TokenisedRow | DataError]:
+        """Return rows tokenised; for one that cannot be used, what is wrong with it, with its place."""
+        found: dict[int, TokenisedRow | DataError] = {}  # by the row's number
+        whole = []
+        for number, (where, row) in enumerate(placed):
+            try:
+                messages = conversation(row, where, self.settings)
+                chat = self.tokenizer.chat_template
+                pieces = self.chat_pieces(messages, where) if chat else self.plain_pieces(messages)
+                whole.append((number, where, messages, pieces))
+            except DataError as error:
+                found[number] = error
         # A piece at a time, so that the tokens before a response are those that generation starts from.
-        texts = list(dict.fromkeys(text for row in pieces for text, _ in row if text))
+        texts = list(dict.fromkeys(text for *_, pieces in whole for text, _ in pieces if text))
         tokens = (
             dict(zip(texts, self.tokenizer(texts, add_special_tokens=False).input_ids, strict=True)) if texts else {}
         )
-        found = []
-        for where, messages, parts in zip(places, conversations, pieces, strict=True):
-            found.append(self.join([(tokens.get(text, []), target) for text, target in parts], messages, where))
-        return found
+        for number, where, messages, pieces in whole:
+            try:
+                found[number] = self.join([(tokens.get(text, []), target) for text, target in pieces], messages, where)
+            except DataError as error:
+                found[number] = error
+        return [found[number] for number in sorted(found)]
 
     def join(self, parts: list[tuple[list[int], bool]], messages: list[dict[str, str]], where: str) -> TokenisedRow:
         """Return a row of tokenised pieces, each with whether it is a target."""

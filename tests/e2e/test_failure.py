@@ -115,13 +115,28 @@ def test_a_row_that_makes_the_loss_infinite_is_named(project, base, tmp_path):
     project.wait_for_no_process()
 
 
-def test_a_malformed_row_is_named_by_file_and_line(project, tmp_path):
+def test_what_is_wrong_with_the_rows_is_said_at_once_and_leaves_no_run(project, tmp_path):
+    """What the tasks see themselves, and what only the run finds: prompts that fill MAX_LENGTH."""
+    before = sorted((project.path / "runs").glob("*"))
     rows = tmp_path / "train.jsonl"
-    rows.write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
-    done = project.inv("train", **small(RUN_NAME="bad-row", DATASET=rows))
+    good = {"question": "1 + 1?", "answer": "2"}
+    rows.write_text("".join(json.dumps(row) + "\n" for row in (good, {"question": "1 + 2?"}, good | {"answer": " "})))
+    done = project.inv("train", **small(DATASET=rows))
     assert done.returncode == 2
-    assert f"{rows}:2: has no column 'answer' but question; set RESPONSE_COLUMN to one of them" in done.stdout
-    assert Run(project.path / "runs" / "bad-row").state()["status"] == "failed"
+    assert done.stdout.splitlines()[-2:] == [
+        f"{rows}:2: has no column 'answer' but question; set RESPONSE_COLUMN to one of them",
+        f"{rows}:3: column 'answer' is empty, so no target token; fill it or remove the row",
+    ]
+    rows.write_text("".join(json.dumps(good if i < 5 else good | {"question": "1" * 40}) + "\n" for i in range(25)))
+    done = project.inv("train", **small(DATASET=rows, MAX_LENGTH=32))
+    assert done.returncode == 2, done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "and 10 more rows that cannot be used"
+    for number, line in zip(range(6, 16), lines[-11:-1], strict=True):
+        assert (
+            line == f"{rows}:{number}: no target token is left within MAX_LENGTH=32; raise MAX_LENGTH or remove the row"
+        )
+    assert sorted((project.path / "runs").glob("*")) == before
     project.wait_for_no_process()  # the ranks waited for the rows
 
 

@@ -1,11 +1,13 @@
 """Local data: every kind of file, and what is wrong named by file and line."""
 
 import json
+import re
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from sft import rows
 from sft.errors import DataError, SettingsError
 from sft.trainer import sources
 
@@ -28,7 +30,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
 def test_file_names_say_which_split(tmp_path):
     for name in ("train-0.jsonl", "train-1.jsonl", "test.jsonl", "validation.jsonl", "README.md"):
         (tmp_path / name).write_text("{}\n")
-    files = sources.local_files(tmp_path)
+    files = rows.local_files(tmp_path)
     assert [path.name for path in files["train"]] == ["train-0.jsonl", "train-1.jsonl"]
     assert [path.name for path in files["validation"]] == ["validation.jsonl"]
 
@@ -36,7 +38,7 @@ def test_file_names_say_which_split(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"a": 1}\n{"a": \n', r"a.jsonl:2: is no JSON .* mend the line"),
+        ("a.jsonl", '{"a": 1}\n{"a": \n', r"a.jsonl:2: is no JSON .* fix the line"),
         ("a.jsonl", "{}\n[1]\n", r"a.jsonl:2: is no JSON object but list; write one object per row"),
         ("a.json", "[{}, 3]", r"a.json:item 2: is no JSON object but int"),
         ("a.csv", "q,a\n1,2\n1\n", r"a.csv:3: has another number of fields than the header"),
@@ -48,8 +50,8 @@ def test_file_names_say_which_split(tmp_path):
 def test_what_is_malformed_is_named_by_file_and_line(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=message):
-        read(path)
+    errors = [row for row in read(path) if isinstance(row, DataError)]
+    assert len(errors) == 1 and re.search(message, str(errors[0]))
 
 
 def test_a_folder_without_rows_is_an_error(tmp_path):

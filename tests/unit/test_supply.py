@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from sft import supply
 from sft.errors import SettingsError
 from sft.host import pipeline, setup
 from sft.settings import Settings
@@ -123,9 +124,9 @@ def test_four_bits_without_bitsandbytes_are_one_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     settings = Settings.load(None, lora_base_bits=4, lora_rank=8, ds_config="zero2")
     with pytest.raises(SettingsError) as caught:
-        prepare.check_bitsandbytes(settings)
+        supply.check_bitsandbytes(settings)
     assert caught.value.problems == [
         "LORA_BASE_BITS=4: bitsandbytes is not installed; `.venv/bin/pip install -e '.[qlora]'` installs it, in "
         "containers QLORA=1 in .env does"
     ]
-    prepare.check_bitsandbytes(Settings.load(None, lora_rank=8))
+    supply.check_bitsandbytes(Settings.load(None, lora_rank=8))

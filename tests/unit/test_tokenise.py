@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from sft.errors import DataError
+from sft.rows import BadRows
 from sft.settings import Settings
 from sft.trainer import tokenise
 from sft.trainer.tokenise import TEMPLATE_DATE, Tokeniser
@@ -89,11 +90,21 @@ def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, tiny, monkeypa
     monkeypatch.setattr(tokenise.machine, "cores", lambda: 3)
     placed = [(f"a.jsonl:{i}", {"question": f"{i}?", "answer": str(i + 1)}) for i in range(100)]
     settings = Settings.load(None)
-    found = list(tokenise.tokenised(placed, tiny, settings))
-    assert found == Tokeniser(tokenizer, settings).rows(placed)
-    placed[60][1]["answer"] = placed[90][1]["answer"] = ""
-    with pytest.raises(DataError, match="a.jsonl:60: column 'answer' is empty"):
-        list(tokenise.tokenised(placed, tiny, settings))
+    found = list(tokenise.tokenised(placed, tiny, settings, BadRows()))
+    whole = Tokeniser(tokenizer, settings).rows(placed)
+    assert found == whole
+    wrong = range(5, 100, 8)
+    for i in wrong:
+        placed[i][1]["answer"] = ""
+    bad = BadRows()
+    assert list(tokenise.tokenised(placed, tiny, settings, bad)) == [
+        row for i, row in enumerate(whole) if i not in wrong
+    ]
+    with pytest.raises(DataError) as caught:
+        bad.check()
+    *named, more = str(caught.value).splitlines()
+    assert [line.split(": ")[0] for line in named] == [f"a.jsonl:{i}" for i in wrong[:10]]
+    assert more == "and 2 more rows that cannot be used"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +121,4 @@ def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, tiny, monkeypa
     ],
 )
 def test_an_unusable_row_is_named(tokenizer, row, settings, message):
-    with pytest.raises(DataError) as caught:
-        tokenised(tokenizer, row, **settings)
-    assert message in str(caught.value)
+    assert message in str(tokenised(tokenizer, row, **settings))

@@ -236,7 +236,8 @@ def test_a_run_that_cannot_be_frozen_leaves_no_directory(folder, monkeypatch):
 def run_deepspeed_itself(folder, content):
     (folder / "mine.json").write_text(json.dumps({"zero_optimization": {"stage": 2}} | content))
     try:
-        prepare.check_deepspeed(Settings.load(None, ds_config="mine.json", precision="fp32"))
+        chosen = Settings.load(None, ds_config="mine.json", precision="fp32")
+        prepare.check_deepspeed(chosen, chosen.deepspeed())
     except UserError as error:
         assert all(NAMED.match(line) and line.isprintable() for line in str(error).split("\n"))
 
@@ -245,4 +246,5 @@ def test_what_deepspeed_refuses_is_found_before_the_ranks_start(folder):
     run_deepspeed_itself(folder)
     (folder / "mine.json").write_text('{"zero_optimization": {"stage": 2, "reduce_bucket_size": "many"}}')
     with pytest.raises(UserError, match=r"DS_CONFIG=mine.json: DeepSpeed refuses it \(ValidationError: "):
-        prepare.check_deepspeed(Settings.load(None, ds_config="mine.json"))
+        chosen = Settings.load(None, ds_config="mine.json")
+        prepare.check_deepspeed(chosen, chosen.deepspeed())

@@ -1,0 +1,233 @@
+"""What is wrong with model and data is said before a run directory is made, with what was probably meant."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from rich.console import Console
+
+from sft import rows
+from sft import run as runs
+from sft.errors import UserError
+from sft.host import inputs, pipeline
+from sft.settings import Settings
+
+GOOD = {"question": "1 + 1?", "answer": "2"}
+BASE = {"model_name": "tiny", "dataset": "demo", "device": "cpu", "launcher": "local", "nodes": 1, "gpus_per_node": 1}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    return tmp_path
+
+
+def written():
+    """Return every path; a lock file is no news of a run."""
+    return sorted(path for path in Path().rglob("*") if path.name != ".claim")
+
+
+def refused(**settings):
+    """Return the lines with which `make train` refuses to start; nothing may be written."""
+    before = written()
+    with pytest.raises(UserError) as caught:
+        pipeline.train(Settings.load(None, **BASE | settings), Console(file=io.StringIO()), "make train")
+    assert written() == before
+    return str(caught.value).splitlines()
+
+
+def write(path, *content):
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "dataset",
+            "data/nosuch.jsonl",
+            "no such file or folder; check the path, or give a hub name such as openai",
+        ),
+        ("dataset", "data/nosuch", "no such file or folder; check the path"),
+        ("dataset", "elsewhere/rows.csv", "no such file or folder; check the path"),
+        ("dataset", "rows.PARQUET", "no such file or folder; check the path"),
+        (
+            "model_name",
+            "data/model",
+            "no such file or folder; check the path, or give a hub name such as Qwen",
+        ),
+        ("model_name", "model.safetensors", "no such file or folder; check the path"),
+        ("model_name", "tinny", "no such file or folder; did you mean tiny? (a hub name has an owner, as in Qwen/"),
+        ("model_name", "Tiny", "no such file or folder; did you mean tiny?"),
+        ("dataset", "demoo", "no such file or folder; did you mean demo?"),
+    ],
+)
+def test_a_path_is_never_taken_for_a_name_on_the_hub(name, value, said):
+    (line,) = refused(**{name: value})
+    assert line.startswith(f"{name.upper()}={value}: {said}")
+
+
+@pytest.mark.parametrize("name", ["openai/gsm8k", "squad", "gpt2", "org/data.v1", "Qwen/Qwen2.5-0.5B"])
+def test_a_name_that_the_hub_may_have_is_left_to_it(name):
+    Settings.load(None, dataset=name, model_name=name)
+
+
+def test_a_name_in_a_container_says_what_containers_see(monkeypatch):
+    monkeypatch.setenv("SFT_CONTAINER", "1")
+    where = "in this container, which sees data/, models/ and runs/ alone; "
+    (line,) = refused(dataset="data/x.jsonl")
+    assert line.startswith(f"DATASET=data/x.jsonl: no such file or folder {where}")
+    (line,) = refused(ds_config="mine.json")
+    assert line.startswith(f"DS_CONFIG=mine.json: no such file {where}")
+
+
+def test_columns_that_no_row_has_are_a_wrong_setting():
+    path = write(Path("data/x.jsonl"), *[GOOD] * 30)
+    what = f"no row of {path} has that column but question, answer"
+    assert refused(dataset=path, prompt_column="questoin", response_column="reply") == [
+        f"PROMPT_COLUMN=questoin: {what}; did you mean PROMPT_COLUMN=question?",
+        f"RESPONSE_COLUMN=reply: {what}; set RESPONSE_COLUMN to one of them",
+    ]
+
+
+def test_all_rows_that_cannot_be_used_are_said_at_once():
+    bad = [{"question": "a"}, GOOD | {"answer": ""}, {"messages": []}, [1]]
+    path = write(Path("data/x.jsonl"), GOOD, *bad)
+    with open(path, "a") as file:
+        file.write("{not json\n")
+    assert [line.split(": ")[0] for line in refused(dataset=path)] == [f"{path}:{i}" for i in range(2, 7)]
+    path = write(Path("data/y.jsonl"), GOOD, *bad * 5)
+    *named, more = refused(dataset=path)
+    assert len(named) == rows.LISTED and more == "and 10 more rows that cannot be used"
+
+
+def test_every_file_of_a_folder_is_looked_at():
+    write(Path("data/train-a.jsonl"), GOOD)
+    Path("data/train-b.csv").write_text("question,answer\nx,y\nz\n")
+    table = pyarrow.Table.from_pylist([GOOD, GOOD | {"answer": None}])
+    pyarrow.parquet.write_table(table, "data/validation.parquet")
+    assert refused(dataset="data") == [
+        "data/train-b.csv:3: has another number of fields than the header; fix the line",
+        "data/validation.parquet:row 2: column 'answer' is no text but NoneType; write a string",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.jsonl", "\n\n", "DATASET=data/x.jsonl: has no training rows; add some"),
+        ("x.csv", "question,answer\n", "DATASET=data/x.csv: has no training rows; add some"),
+        ("x.json", "[]", "DATASET=data/x.json: has no training rows; add some"),
+        ("x.txt", "text", "DATASET=data/x.txt: is of an unknown kind; use .jsonl, .json, .csv, .parquet"),
+        ("x.json", "[{}", "data/x.json:1: is no JSON (Expecting ',' delimiter at column 4); fix the line"),
+        ("x.parquet", "text", "data/x.parquet: is no readable Parquet file ("),
+    ],
+)
+def test_a_file_without_rows_is_refused(name, content, said):
+    Path("data", name).write_text(content)
+    (line,) = refused(dataset=f"data/{name}")
+    assert line.startswith(said)
+
+
+def test_a_folder_without_data_is_refused():
+    (line,) = refused(dataset="data")
+    assert line == "DATASET=data: holds no training file (.jsonl, .json, .csv, .parquet); add train.jsonl"
+
+
+def test_large_data_is_looked_at_in_part(monkeypatch):
+    """The run looks at every row: what lies behind the first ones costs the start nothing."""
+    monkeypatch.setattr(rows, "LOOK_ROWS", 5)
+    path = write(Path("data/x.jsonl"), *[GOOD] * 5, {"question": "a"})
+    inputs.check(Settings.load(None, dataset=path))
+    path = write(Path("data/x.jsonl"), *[GOOD] * 4, {"question": "a"})
+    assert len(refused(dataset=path)) == 1
+
+
+def test_what_is_wrong_with_model_and_data_is_said_together(tiny, folder):
+    shutil.copytree(tiny, folder / "model")
+    for path in (folder / "model").glob("tokenizer*"):
+        path.unlink()
+    (folder / "model" / "chat_template.jinja").unlink(missing_ok=True)
+    path = write(Path("data/x.jsonl"), GOOD | {"answer": 1})
+    assert refused(model_name="model", dataset=path) == [
+        "MODEL_NAME=model: holds no tokenizer; copy its tokenizer's files into the folder (tokenizer.json and "
+        "tokenizer_config.json)",
+        "data/x.jsonl:1: column 'answer' is no text but int; write a string",
+    ]
+
+
+def test_max_length_is_held_against_the_model(tiny, folder):
+    shutil.copytree(tiny, folder / "model")
+    config = json.loads((folder / "model" / "config.json").read_text())
+    (folder / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}))
+    assert refused(model_name="model") == ["MAX_LENGTH=1024: model reads 512 tokens at most; use 512 or less"]
+    assert refused(max_length=5000) == ["MAX_LENGTH=5000: tiny reads 4096 tokens at most; use 4096 or less"]
+    cached = folder / "models" / "models--org--small" / "snapshots" / "abc" / "config.json"
+    cached.parent.mkdir(parents=True)
+    cached.write_text(json.dumps({"n_positions": 256}))
+    assert refused(model_name="org/small", model_revision="abc", device="cpu") == [
+        "MAX_LENGTH=1024: org/small reads 256 tokens at most; use 256 or less"
+    ]
+
+
+def test_a_part_of_a_run_leads_to_its_model(tiny, folder):
+    run = runs.create(Settings.load(None, **BASE, run_name="a"), "")
+    what = "holds no config.json; it belongs to a run"
+    for name in ("runs/a", "runs/latest", "runs/a/checkpoints"):
+        (line,) = refused(model_name=name)
+        assert line == f"MODEL_NAME={name}: {what} without a final model; finish that run first"
+    shutil.copytree(tiny, run.final)
+    run.adapter.mkdir()
+    for name in ("runs/a", "runs/a/adapter"):
+        (line,) = refused(model_name=name)
+        assert line == f"MODEL_NAME={name}: {what}; use its model: MODEL_NAME=runs/a/final"
+    inputs.check(Settings.load(None, **BASE | {"model_name": "runs/a/final"}))
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def not_fetched(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
+def of_noise(path):
+    path.write_bytes(b"\x10" + b"\0" * 7 + b"no header at all" + b"x" * 100)
+
+
+def listed_and_missing(path):
+    index = {"weight_map": {"a": path.name, "b": "model-2.safetensors"}}
+    path.with_name("model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (cut_short, "model.safetensors has "),
+        (not_fetched, "model.safetensors is git-lfs's pointer and not the file (`git lfs pull`)"),
+        (of_noise, "model.safetensors is no whole safetensors file"),
+        (listed_and_missing, "model-2.safetensors is missing, which model.safetensors.index.json names"),
+    ],
+)
+def test_weights_that_are_not_whole_are_refused(tiny, folder, harm, said):
+    shutil.copytree(tiny, folder / "model")
+    inputs.check(Settings.load(None, model_name="model", dataset="demo"))
+    harm(folder / "model" / "model.safetensors")
+    (line,) = refused(model_name="model")
+    assert line.startswith(f"MODEL_NAME=model: {said}") and line.endswith("; fetch the model again")
+
+
+def test_a_run_that_came_to_nothing_is_taken_back(folder):
+    first = runs.create(Settings.load(None, **BASE, run_name="first"), "")
+    second = runs.create(Settings.load(None, **BASE, run_name="second"), "")
+    runs.discard(second, first)
+    assert runs.latest(first.path.parent) == first and not second.path.exists()
+    runs.discard(first, None)
+    assert runs.latest(first.path.parent) is None and not any(first.path.parent.iterdir())

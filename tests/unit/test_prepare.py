@@ -1,0 +1,66 @@
+"""Data is prepared whole or not at all, and all rows that cannot be used are named."""
+
+import json
+
+import pytest
+
+from sft import run as runs
+from sft.errors import DataError, SettingsError
+from sft.settings import Settings
+from sft.trainer import prepare
+
+GOOD = {"question": "1 + 1?", "answer": "2"}
+
+
+@pytest.fixture
+def settings(tmp_path):
+    (tmp_path / "rows").mkdir()
+    return Settings.load(None, dataset=str(tmp_path / "rows"), data_path=tmp_path / "data", max_length=32)
+
+
+def write(settings, name, *rows):
+    path = f"{settings.dataset}/{name}"
+    with open(path, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+def test_all_bad_rows_of_all_files_are_named(settings, tiny):
+    long = GOOD | {"question": "1" * 40}
+    train = write(settings, "train.jsonl", GOOD, long, GOOD, {"question": "a"}, *[GOOD, long] * 6)
+    held_out = write(settings, "validation.jsonl", GOOD, GOOD | {"answer": " "}, long, long)
+    with pytest.raises(DataError) as caught:
+        prepare.prepared_data(settings, tiny)
+    *named, more = str(caught.value).splitlines()
+    numbers = [(train, i) for i in (2, 4, 6, 8, 10, 12, 14, 16)] + [(held_out, i) for i in (2, 3)]
+    assert [line.split(": ")[0] for line in named] == [f"{path}:{i}" for path, i in numbers]
+    assert named[0].endswith(": no target token is left within MAX_LENGTH=32; raise MAX_LENGTH or remove the row")
+    assert more == "and 1 more row that cannot be used"
+    assert not list((settings.data_path / "prepared").iterdir())
+
+
+def test_prepared_data_is_found_again(settings, tiny):
+    write(settings, "train.jsonl", *[GOOD] * 20)
+    folder, counts = prepare.prepared_data(settings, tiny)
+    assert counts["train"]["rows"] + counts["validation"]["rows"] == 20
+    assert prepare.prepared_data(settings, tiny) == (folder, counts)
+    write(settings, "train.jsonl", *[GOOD] * 21)
+    assert prepare.prepared_data(settings, tiny)[0] != folder
+
+
+def test_a_run_needs_the_file_of_its_ds_config_no_more(settings, tiny, tmp_path, monkeypatch):
+    """A container does not see it, and it may be removed once the run is opened."""
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "mine.json"
+    config.write_text(json.dumps({"zero_optimization": {"stage": 2, "reduce_bucket_size": 5000}}))
+    write(settings, "train.jsonl", *[GOOD] * 20)
+    own = {"ds_config": "mine.json", "model_name": str(tiny), "precision": "fp32", "runs_path": tmp_path / "runs"}
+    run = runs.create(Settings.load(None, **settings.model_dump() | own), "")
+    config.unlink()
+    assert prepare.prepare(run.settings(), run)["train"]["rows"] == 19
+    assert run.settings().resolved("cpu", "local").ds_config == "mine.json"
+    broken = json.loads(run.ds_config.read_text())
+    broken["zero_optimization"]["reduce_bucket_size"] = "many"
+    run.ds_config.write_text(json.dumps(broken))
+    with pytest.raises(SettingsError, match="DS_CONFIG=mine.json: DeepSpeed refuses it"):
+        prepare.prepare(run.settings(), run)
