@@ -28,9 +28,9 @@ def from_file(path: Path = ENV_FILE) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     except PermissionError:
-        raise UserError(
-            f"{path}: cannot be read by user {os.geteuid()}; make it that user's, or set SFT_UID to its owner"
-        ) from None
+        owner = path.stat().st_uid
+        remedy = f"set SFT_UID={owner} in it" if owner else "`make setup LAUNCHER=compose` as root hands it over"
+        raise UserError(f"{path}: cannot be read by user {os.geteuid()}; {remedy}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
     values, problems = {}, []
@@ -48,6 +48,11 @@ def words_behind_make() -> dict[str, str]:
     """Return the NAME=value words given behind `make` by their names; the Makefile passes them on as MAKE_SETTINGS."""
     words = re.split(r"(?<!\\)\s+", os.environ.get("MAKE_SETTINGS", ""))  # make writes a backslash before a value's own
     return {word.split("=")[0].rstrip(":"): word for word in words if "=" in word}
+
+
+def of_user(name: str) -> str:
+    """Return a variable as docker compose finds it: from the environment, or `.env`."""
+    return os.environ.get(name) or from_file().get(name, "")
 
 
 def behind_make() -> list[str]:

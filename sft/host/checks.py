@@ -84,7 +84,7 @@ def run_checks() -> Iterator[Check]:
 
 def in_containers(settings: Settings) -> Iterator[Check]:
     """Yield the checks of docker, and those inside both nodes' containers."""
-    from sft.host import compose, docker_checks, setup
+    from sft.host import compose, docker_checks, ownership, setup
 
     failed = False
     for check in docker_checks.before_build(settings):
@@ -92,7 +92,12 @@ def in_containers(settings: Settings) -> Iterator[Check]:
         yield check
     if failed:
         return
-    setup.make_folders(settings)
+    try:
+        ownership.hand_over(settings, setup.make_folders(settings))
+    except SettingsError as error:
+        for problem in error.problems:
+            yield Check("folders", "failure", *problem.split("; ", 1))
+        return
     stack = compose.Stack(settings)
     if not stack.is_built():
         yield Check("image", "failure", f"{stack.image()} is not there or not of this code", "`make setup` builds it")

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from sft import cluster, variables
 from sft.errors import SettingsError, UserError, wrong
-from sft.host import gpus
+from sft.host import gpus, ownership
 from sft.run import Run
 from sft.settings import DEMO, FOLDERS, TINY, Settings
 
@@ -29,7 +29,6 @@ BASE, GPU, CHECK = "docker-compose.yml", "docker/gpu.yml", "docker/check.yml"
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE_LEAST, COMPOSE_LEAST = (20, 10), (2, 0)
 ANSWER_TIMEOUT_S = 20
-DEFAULT_UID = 1000  # of containers where root itself calls: they never run as root
 NO_GPU = "install NVIDIA's Container Toolkit: sudo nvidia-ctk runtime configure --runtime=docker, then restart docker"
 
 
@@ -78,27 +77,6 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "no message"
 
 
-# Whose files
-
-
-def owner() -> tuple[int, int]:
-    """Return the user and group that containers run as: the caller's, and never root."""
-    if os.geteuid():
-        return os.geteuid(), os.getegid()
-    uid, gid = (int(os.environ.get(name) or 0) for name in ("SUDO_UID", "SUDO_GID"))
-    return uid or DEFAULT_UID, gid or uid or DEFAULT_UID
-
-
-def hand_over(*folders: Path) -> None:
-    """Give folders to the user that containers run as, where root has made them."""
-    if os.geteuid():
-        return
-    uid, gid = owner()
-    for path in (path for folder in folders for path in (folder, *folder.rglob("*"))):
-        if path.lstat().st_uid != uid:
-            os.chown(path, uid, gid, follow_symlinks=False)
-
-
 # The stack
 
 
@@ -110,7 +88,7 @@ class Stack:
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment of `docker compose`. Secrets travel here and on no command line."""
-        uid, gid = owner()
+        uid, gid = ownership.owner()
         ours = {"SFT_UID": str(uid), "SFT_GID": str(gid), "SFT_CONTENT": self.content()}
         paths = {name.upper(): str(getattr(self.settings, name)) for name in FOLDERS}
         return dict(os.environ) | ours | paths | self.settings.secrets() | more
@@ -118,20 +96,11 @@ class Stack:
     def command(self, *arguments: str, overlay: str = "") -> list[str]:
         """Return a call of `docker compose` with the files of this stack, or those of the user's COMPOSE_FILE."""
         files = [BASE, GPU] if self.settings.device == "cuda" else [BASE]
-        if self.of_user("COMPOSE_FILE"):
-            files = self.of_user("COMPOSE_FILE").split(self.of_user("COMPOSE_PATH_SEPARATOR") or ":") if overlay else []
+        if own := variables.of_user("COMPOSE_FILE"):
+            files = own.split(variables.of_user("COMPOSE_PATH_SEPARATOR") or ":") if overlay else []
         if overlay:
             files = [*files, overlay]
         return ["docker", "compose", *(word for file in files for word in ("-f", file)), *arguments]
-
-    def folders(self) -> list[Path]:
-        """Return the folders that containers write to."""
-        return [getattr(self.settings, name) for name in FOLDERS]
-
-    @staticmethod
-    def of_user(name: str) -> str:
-        """Return one of compose's own variables, as compose itself finds it."""
-        return os.environ.get(name) or variables.from_file().get(name, "")
 
     def call(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run `docker compose` out of reach of a Ctrl-C in the terminal, which is for the run."""
@@ -202,12 +171,12 @@ class Stack:
             if path.suffix != ".pyc":
                 digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
         for name in ("BASE_IMAGE", "FLASH_ATTN", "QLORA"):
-            digest.update(f"{name}={self.of_user(name)}".encode())
+            digest.update(f"{name}={variables.of_user(name)}".encode())
         return digest.hexdigest()[:16]
 
     def image(self) -> str:
         """Return the image's name."""
-        return self.of_user("SFT_IMAGE") or "sft"
+        return variables.of_user("SFT_IMAGE") or "sft"
 
     def is_built(self) -> bool:
         """Tell whether the image is there and made from what is here."""
@@ -232,11 +201,11 @@ class Stack:
 
     def complete_env_file(self) -> list[str]:
         """Add to `.env` what `docker compose` by hand needs to be the same stack; return the lines."""
-        uid, gid = owner()
+        uid, gid = ownership.owner()
         wanted = {"COMPOSE_FILE": f"{BASE}:{GPU}"} if self.settings.device == "cuda" else {}
-        if (uid, gid) != (DEFAULT_UID, DEFAULT_UID):
+        if (uid, gid) != (ownership.DEFAULT_UID, ownership.DEFAULT_UID):
             wanted |= {"SFT_UID": str(uid), "SFT_GID": str(gid)}
-        lines = [f"{name}={value}" for name, value in wanted.items() if not self.of_user(name)]
+        lines = [f"{name}={value}" for name, value in wanted.items() if not variables.of_user(name)]
         with variables.ENV_FILE.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
         return lines
@@ -251,7 +220,7 @@ class Stack:
 
     def up(self, run: Run) -> Containers:
         """Start both nodes on a run. Raises UserError where docker refuses."""
-        hand_over(*self.folders())
+        ownership.hand_over_run(run)
         done = self.call("up", "--detach", "--no-build", "--force-recreate", SFT_RUN=run.name)
         if done.returncode:
             self.call("kill")  # the one that did start would wait for the other

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from sft import cluster
+from sft import cluster, variables
 from sft.errors import SftError
 from sft.host import compose, gpus
 from sft.host.checks import Check
@@ -56,7 +56,7 @@ def gpus_inside(settings: Settings) -> Check:
 def inside(settings: Settings) -> Iterator[Check]:
     """Yield what both nodes find in their containers; a stack of its own, so that no run is disturbed."""
     stack = compose.Stack(settings)
-    project = f"{stack.of_user('COMPOSE_PROJECT_NAME') or 'sft'}-check"
+    project = f"{variables.of_user('COMPOSE_PROJECT_NAME') or 'sft'}-check"
     numbers = {"GPUS_PER_NODE": str(settings.gpus_per_node), "MASTER_PORT": str(settings.master_port)}
     environment = stack.environment(COMPOSE_PROJECT_NAME=project, **numbers)
 
@@ -64,7 +64,6 @@ def inside(settings: Settings) -> Iterator[Check]:
         command = stack.command(*arguments, overlay=compose.CHECK)
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    compose.hand_over(*stack.folders())
     try:
         started = call("up", "--detach", "--no-build", "--force-recreate")
         if started.returncode:

@@ -16,7 +16,7 @@ from rich.console import Console
 from sft import budget, cluster, files, supply, unfinished, variables
 from sft import run as runs
 from sft.errors import NOT_FINITE, OUT_OF_MEMORY, RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import compose, ending, gpus, inputs, logs, nodes, opening, plan_view, surroundings
+from sft.host import compose, ending, gpus, inputs, logs, nodes, opening, ownership, plan_view, surroundings
 from sft.host.launch import ended_with
 from sft.host.nodes import Nodes
 from sft.host.progress import display, duration
@@ -137,7 +137,8 @@ def launcher(settings: Settings, cards: list[gpus.Gpu], console: Console) -> Cal
         stack = compose.Stack(settings)
         stack.check()
         stack.need_idle()
-        make_folders(settings)
+        ownership.say(console)
+        ownership.hand_over(settings, make_folders(settings))
         stack.build(console)
         return stack.up
     ports = [settings.master_port, *([cluster.link_port(settings.master_port)] if settings.nodes > 1 else [])]

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sft.errors import SettingsError, UserError, wrong
-from sft.host import inputs
+from sft.host import inputs, ownership
 from sft.settings import FOLDERS, Settings, is_there
 from sft.variables import ENV_FILE
 
@@ -34,8 +34,8 @@ def make_env_file(console: Console) -> None:
     console.print(f"made {ENV_FILE} from {EXAMPLE.name}: your settings and keys go there")
 
 
-def make_folders(settings: Settings) -> None:
-    """Make the folders of data, models and runs.
+def make_folders(settings: Settings) -> list[Path]:
+    """Make the folders of data, models and runs. Return those that were not there.
 
     Raises SettingsError for those that cannot be written, and leaves none behind then.
     """
@@ -59,17 +59,23 @@ def make_folders(settings: Settings) -> None:
             with contextlib.suppress(OSError):  # another program has put something there by now
                 folder.rmdir()
         raise SettingsError(problems)
+    return made
 
 
-def set_up_docker(settings: Settings, console: Console) -> None:
-    """Check docker and build the image, where runs will be in containers. Raises SftError."""
-    from sft.host import checks, compose, docker_checks, gpus, opening
+def set_up_docker(settings: Settings, made: list[Path], console: Console) -> bool:
+    """Check docker and build the image, if runs will be in containers. Tell whether they will. Raises SftError.
+
+    `made` are the folders that were not there before.
+    """
+    from sft.host import checks, compose, docker_checks, gpus, opening, ownership
 
     cards = gpus.visible() if settings.device != "cpu" else []
     launcher, why = opening.choose_launcher(settings, bool(cards))
     console.print(f"launcher {launcher} ({why})")
     if launcher != "compose":
-        return
+        return False
+    ownership.say(console)
+    ownership.hand_over(settings, made)
     settings = settings.model_copy(update={"device": "cuda" if cards else "cpu"})
     machine = [checks.memory(settings), checks.disk(settings), checks.gpu(settings)]
     checks.report([*docker_checks.before_build(settings), *machine], console)
@@ -79,6 +85,8 @@ def set_up_docker(settings: Settings, console: Console) -> None:
         checks.report([docker_checks.gpus_inside(settings)], console)
     for line in stack.complete_env_file():
         console.print(f"added to {ENV_FILE}, for `docker compose` by hand: {line}")
+    ownership.hand_over_env_file(console)
+    return True
 
 
 def told(output: str) -> str:
@@ -94,12 +102,13 @@ def setup(console: Console) -> None:
     make_env_file(console)
     settings = Settings.load()
     inputs.check(settings)
-    make_folders(settings)
-    set_up_docker(settings, console)
+    in_containers = set_up_docker(settings, make_folders(settings), console)
     console.print(f"getting {settings.dataset} and {settings.model_name} (once)")
     command = [sys.executable, "-m", "sft.trainer.prepare"]
     environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise UserError(told(done.stdout) or "the download broke; see above")
+    if in_containers:
+        ownership.hand_over(settings)  # what was prepared by now
     console.print("ready: `make train` starts, `make test-env` checks this machine")

@@ -18,7 +18,7 @@ from typing import Any
 
 from testcontainers.compose import DockerCompose
 
-from sft.host import compose
+from sft.host import ownership
 from sft.run import Run
 from tests.e2e.project import Project
 
@@ -32,23 +32,24 @@ class Stack(Project):
 
     launcher = "compose"
 
-    def __init__(self) -> None:
+    def __init__(self, as_root: bool = False) -> None:
         # pytest's own folders are closed to the user.
         super().__init__(Path(tempfile.mkdtemp(prefix="sft-compose-")))
         self.name = f"sft-test-{uuid.uuid4().hex[:8]}"
+        self.root = as_root
         self.env_file()
         self.path.chmod(0o755)
         self.more: dict[str, str] = {}
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and not as_root:
             self.invoke = [unprivileged_python(), "-m", "invoke"]
             self.more = {"PYTHONPATH": sysconfig.get_path("purelib")}
             self.user = {"user": UID, "group": UID, "extra_groups": [grp.getgrnam("docker").gr_gid]}
-            compose.hand_over(self.path)
+            subprocess.run(["chown", "-R", f"{UID}:{UID}", self.path], check=True)
 
     @property
     def uid(self) -> int:
         """The user whose files a run makes: UID, or who runs the tests."""
-        return compose.owner()[0]
+        return ownership.owner()[0]
 
     def environment(self, **settings: Any) -> dict[str, str]:
         """Return the environment of a user's shell."""
@@ -66,7 +67,7 @@ class Stack(Project):
         path.write_text(text)
         path.chmod(0o600)
         for part in (path, path.parent):
-            os.chown(part, self.uid, -1)
+            os.chown(part, 0 if self.root else self.uid, -1)
 
     def compose(self, monkeypatch: Any) -> DockerCompose:
         """Return the stack as testcontainers drives it: by the project's own compose file, without the tasks."""

@@ -6,7 +6,7 @@ import os
 import pytest
 import transformers
 
-from sft.host import compose
+from sft.host import ownership
 from sft.run import Run
 from tests.e2e.project import Project, metrics, small, wait_until
 
@@ -21,7 +21,10 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def finished(stack):
     """A finished run by `inv train`; what docker said of the containers while they were running; the output."""
-    run, process = stack.start_training(**small(RUN_NAME="tasks", HUGGINGFACE_API_KEY=SECRET, **SETTINGS))
+    # A DS_CONFIG that only the host sees, with what zero3 says.
+    (stack.path / "mine.json").write_bytes((stack.path / "ds_configs" / "zero3.json").read_bytes())
+    own = {"RUN_NAME": "tasks", "HUGGINGFACE_API_KEY": SECRET, "DS_CONFIG": "mine.json"}
+    run, process = stack.start_training(**small(**own, **SETTINGS))
     wait_until(lambda: run.state().get("step", 0) >= 1, process, run)
     seen = {node: stack.inspect(node) for node in NODES}
     for node in NODES:
@@ -35,6 +38,12 @@ def finished(stack):
 def local(tmp_path_factory):
     """The same run by the local launcher."""
     return Project(tmp_path_factory.mktemp("local")).train("local", **SETTINGS)
+
+
+def test_a_deepspeed_file_outside_of_the_containers_is_used(finished):
+    run, _, _ = finished
+    assert run.settings().ds_config == "mine.json"
+    assert json.loads(run.ds_config.read_text())["zero_optimization"]["stage"] == 3
 
 
 def test_it_finishes_in_both_containers(finished, stack):
@@ -116,4 +125,4 @@ def test_by_hand_it_is_the_same(finished, stack, monkeypatch):
     assert second.path != run.path and second.state()["status"] == "finished"
     assert metrics(second, "train/loss", "train/grad_norm") == metrics(run, "train/loss", "train/grad_norm")
     assert (second.final / "model.safetensors").read_bytes() == (run.final / "model.safetensors").read_bytes()
-    assert {path.lstat().st_uid for path in second.path.rglob("*")} == {compose.owner()[0]}
+    assert {path.lstat().st_uid for path in second.path.rglob("*")} == {ownership.owner()[0]}

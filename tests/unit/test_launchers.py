@@ -6,7 +6,7 @@ import pytest
 
 from sft import cluster, variables
 from sft.errors import SettingsError
-from sft.host import compose, inside, opening
+from sft.host import compose, inside, opening, ownership
 from sft.host.gpus import Gpu
 from sft.settings import Settings
 
@@ -42,16 +42,27 @@ def test_a_node_in_a_container_needs_its_own_gpus_only():
         opening.with_device(settings, [], 2, "in this container")
 
 
-def test_containers_of_root_are_those_of_who_called_sudo(monkeypatch):
+def test_containers_of_root_are_those_of_who_called_sudo_or_of_sft_uid(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.delenv("SUDO_UID", raising=False)
     monkeypatch.delenv("SUDO_GID", raising=False)
-    assert compose.owner() == (1000, 1000)
+    monkeypatch.delenv("SFT_UID", raising=False)
+    monkeypatch.delenv("SFT_GID", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert ownership.owner() == (1000, 1000)
     monkeypatch.setenv("SUDO_UID", "1234")
     monkeypatch.setenv("SUDO_GID", "1235")
-    assert compose.owner() == (1234, 1235)
+    assert ownership.owner() == (1234, 1235)
     monkeypatch.setenv("SUDO_UID", "0")
-    assert compose.owner()[0] == 1000
+    assert ownership.owner() == (1000, 1000)
+    monkeypatch.setenv("SFT_UID", "2345")
+    assert ownership.owner() == (2345, 2345)
+    monkeypatch.setenv("SFT_GID", "2346")
+    assert ownership.owner() == (2345, 2346)
+    for wrong in ("0", "root", "-1"):
+        monkeypatch.setenv("SFT_UID", wrong)
+        with pytest.raises(SettingsError, match=f"SFT_UID={wrong}: is no user or group that containers may run as"):
+            ownership.owner()
 
 
 def test_hostfile_and_settings_that_do_not_agree_are_named():
