@@ -196,9 +196,8 @@ class Watched:
 
     @property
     def found_wrong(self) -> bool:
-        """Whether a new run failed before it had its inputs, for what the user can mend: it holds nothing."""
-        is_new = self.run.state().get("attempt", 1) == 1 and not self.run.prepared.is_file()
-        return self.broke and self.mendable and is_new
+        """Whether a run without a step failed before it had its inputs, for what the user can fix: it is empty."""
+        return self.broke and self.mendable and not (self.run.has_trained or self.run.prepared.is_file())
 
     @property
     def may_go_better(self) -> bool:

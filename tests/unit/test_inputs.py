@@ -36,7 +36,7 @@ def refused(**settings):
     """Return the lines with which `make train` refuses to start; nothing may be written."""
     before = written()
     with pytest.raises(UserError) as caught:
-        pipeline.train(Settings.load(None, **BASE | settings), Console(file=io.StringIO()), "make train")
+        pipeline.train(Settings.load(None, **BASE | settings), Console(file=io.StringIO()))
     assert written() == before
     return str(caught.value).splitlines()
 
