@@ -175,7 +175,7 @@ def test_a_run_is_not_started_twice(project):
     port = json.loads(run.settings_file.read_text())["master_port"]
     second = project.inv("train", **small(RUN_NAME="once", MAX_STEPS=0, MAX_EPOCHS=1000, MASTER_PORT=port))
     assert second.returncode == 2
-    assert "is running; watch it with `inv monitor`" in second.stdout
+    assert "is running; `make monitor NAME=once` shows it" in second.stdout
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=90)
     assert run.state()["status"] == "stopped", output
@@ -188,6 +188,6 @@ def test_of_two_started_at_once_one_trains(project):
     outputs = [process.communicate(timeout=120)[0] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], outputs
     refused = next(output for process, output in zip(both, outputs, strict=True) if process.returncode == 2)
-    assert refused.strip().splitlines()[-1].startswith(f"runs/{run.name}: is running; watch it with `inv monitor`")
+    assert refused.strip().splitlines()[-1].startswith(f"runs/{run.name}: is running; `make monitor NAME=")
     assert run.state()["status"] == "finished" and run.failure() is None
     project.wait_for_no_process()
