@@ -34,6 +34,7 @@ Content = TypeVar("Content", dict[str, Any], list[Any])
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
 
 
+EVALUATION = "evaluation"  # in a run's directory: that in which it is evaluated again
 RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
 
 
@@ -45,8 +46,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The run's name."""
-        return self.path.name
+        """The run's name, which is its path in RUNS_PATH."""
+        return f"{self.evaluated.name}/{self.path.name}" if self.evaluated else self.path.name
+
+    @property
+    def evaluated(self) -> Run | None:
+        """The run that is evaluated again in this directory, `runs/NAME/evaluation`; None if this is no such one."""
+        outer = Run(self.path.parent)
+        return outer if self.path.name == EVALUATION and outer.settings_file.is_file() else None
 
     @property
     def metrics(self) -> Path:
@@ -232,6 +239,8 @@ class Run:
 
         RUNS_PATH stands in it if it was given behind `make` or in the environment alone.
         """
+        if self.evaluated:
+            return self.evaluated.command(task)
         try:
             usual = variables.expanded(variables.from_file().get("RUNS_PATH") or "runs")
         except UserError:
@@ -280,8 +289,13 @@ class Run:
         return files.lock(self.path / ".lock")
 
     def is_running(self) -> bool:
-        """Tell whether a first node's program is at work on this run."""
-        return files.is_locked(self.path / ".lock")
+        """Tell whether a first node's program is at work on this run, or evaluates it again."""
+        return any(files.is_locked(path / ".lock") for path in (self.path, self.path / EVALUATION))
+
+    def at_work(self) -> Run:
+        """Return the directory in which something is at work: that of the run's evaluation while there is one."""
+        again = Run(self.path / EVALUATION)
+        return again if files.is_locked(again.path / ".lock") else self
 
     def claim(self) -> TextIO:
         """Keep every other program from starting this run, until the file returned is closed or this process ends.
@@ -484,6 +498,24 @@ def reopen(
     restate(run, again)
     point_latest(run)
     return said
+
+
+def evaluate_again(run: Run, settings: Settings) -> Run:
+    """Make the directory in which a run is evaluated again, in its own one: what that holds stays as it is.
+
+    It has the run's inputs and its final model, by a link.
+    """
+    again = Run(run.path / EVALUATION)
+    shutil.rmtree(again.path, ignore_errors=True)  # the logs of an earlier evaluation
+    again.logs.mkdir(parents=True)
+    again.final.symlink_to(Path("..", run.final.name))
+    for path in (run.hostfile, run.ds_config, run.environment, run.path / "budget.json"):
+        if path.is_file():
+            shutil.copy(path, again.path)
+    write_json(again.settings_file, settings.freeze())
+    again.keep_reserve()
+    again.update_state("launching")
+    return again
 
 
 def restate(run: Run, again: bool) -> None:

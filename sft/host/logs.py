@@ -17,6 +17,7 @@ OF_LAUNCHER = re.compile(r"\[[-\d :,]+\] \[(INFO|WARNING|ERROR)\] \[(launch|runn
 
 def logs(run: Run, console: Console, follow: bool, lines: int) -> None:
     """Print the last `lines` lines of every node's log (0: all), and go on as they grow where `follow` is set."""
+    run = run.at_work()
     positions: dict[Path, int] = {}
     for path in run.log_files():
         positions[path] = path.stat().st_size

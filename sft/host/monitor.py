@@ -249,17 +249,17 @@ def monitor(run: Run, console: Console, once: bool, as_json: bool) -> None:
     """Show a run: once, as JSON, or live until it has ended or the user leaves with Ctrl-C."""
     reader = MetricsReader(run)
     if as_json:
-        print(json.dumps(snapshot(run, reader.read(), reader.problems())))
+        print(json.dumps(snapshot(run.at_work(), reader.read(), reader.problems())))
         return
     if once or not console.is_terminal:
-        console.print(render(snapshot(run, reader.read(), reader.problems())), soft_wrap=False)
+        console.print(render(snapshot(run.at_work(), reader.read(), reader.problems())), soft_wrap=False)
         return
     from rich.live import Live
 
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                seen = snapshot(run, reader.read(), reader.problems())
+                seen = snapshot(run.at_work(), reader.read(), reader.problems())
                 live.update(render(seen), refresh=True)
                 if seen["state"].get("status") in ENDED and not seen["running"]:
                     return

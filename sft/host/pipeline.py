@@ -93,23 +93,34 @@ def repeat(before: Run, console: Console) -> None:
 
 
 def evaluate(settings: Settings, name: str, console: Console) -> None:
-    """Evaluate a run's base and final model anew, with the evaluation settings of now. Raises SftError."""
+    """Evaluate a run's base and final model anew, with the evaluation settings of now. Raises SftError.
+
+    Whatever becomes of it, the run stays as it is, and so do its earlier results until the new ones are whole.
+    """
     run = runs.find(settings.runs_path, name)
-    if run.is_running():
-        raise UserError(f"{run.path}: is running, and evaluates at its end; `{run.command('monitor')}` shows it")
-    claim = run.claim()
-    if not run.final.is_dir():
-        raise UserError(f"{run.path}: has no final model yet; `{run.command('resume')}` finishes the run")
-    names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
-    chosen = {name: getattr(settings, name) for name in names}
-    frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
-    frozen, cards = decide(frozen, console)
-    start = launcher(frozen, cards, console)
-    with claim:
-        run.evaluation.unlink(missing_ok=True)
-        runs.reopen(run, frozen)
-        watched = watch(run, start, console)
-    conclude(watched, console, run.command("evaluate"))
+    with run.claim():
+        if not run.final.is_dir():
+            raise UserError(f"{run.path}: has no final model yet; `{run.command('resume')}` finishes the run")
+        names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
+        chosen = {name: getattr(settings, name) for name in names}
+        frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
+        frozen, cards = decide(frozen, console)
+        start = launcher(frozen, cards, console)
+        watched = watch(runs.evaluate_again(run, frozen), start, console)
+        results = watched.run.read(watched.run.evaluation, {})
+        if watched.run.state()["status"] == "finished":
+            files.write_json(run.evaluation, results)
+    again = run.command("evaluate")
+    if watched.run.state()["status"] == "stopped":
+        kept = "the results of before stay" if run.evaluation.is_file() else "there are no results"
+        console.print(f"stopped: {kept}; `{again}` evaluates the run from the beginning")
+        return
+    if watched.run.state()["status"] == "failed":
+        conclude(watched, console, again)
+    for line in evaluation_lines(results):
+        console.print(line)
+    for label, path in {"results": run.evaluation, "logs": watched.run.logs}.items():
+        console.print(f"{label:>10}: {path}")
 
 
 def decide(settings: Settings, console: Console) -> tuple[Settings, list[gpus.Gpu]]:
@@ -300,8 +311,8 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
 def report(run: Run, console: Console) -> None:
     """Print what a finished run achieved and where everything lies."""
     state = run.state()
-    spent = state["seconds"]
-    console.print(f"\nfinished: {state['total_steps']:,} steps in {duration(sum(spent.values()))}")
+    spent = state.get("seconds", {})
+    console.print(f"\nfinished: {state.get('total_steps', 0):,} steps in {duration(sum(spent.values()))}")
     console.print(
         "          " + ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items() if seconds >= 0.5)
     )
@@ -309,8 +320,9 @@ def report(run: Run, console: Console) -> None:
         console.print(line)
     for cut in budget.cuts(run):
         console.print(f"{'memory':>10}: {cut.what}; went on with {cut.now:,}")
-    results = run.read(run.evaluation, {})
-    for line in evaluation_lines(results):
+    for line in run.unreadable():
+        console.print(f"warning: {line}")
+    for line in evaluation_lines(run.read(run.evaluation, {})):
         console.print(line)
     if state.get("wandb"):
         console.print(f"{'W&B':>10}: {state['wandb']}", highlight=False, markup=False, soft_wrap=True)
@@ -320,7 +332,7 @@ def report(run: Run, console: Console) -> None:
 
 def evaluation_lines(results: dict[str, Any]) -> list[str]:
     """Return the lines that set the tuned model beside the base model, with sample answers of the tuned one."""
-    if not {"before", "after"} <= results.keys():
+    if not all(isinstance(results.get(name), dict) and "samples" in results[name] for name in ("before", "after")):
         return []
     lines = ["", f"{'':<28}{'before':>10}{'after':>10}"]
     names = {

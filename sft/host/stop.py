@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from rich.console import Console
 
@@ -41,13 +42,11 @@ def stop(run: Run, console: Console) -> None:
     if not run.is_running():
         others = "".join(f"; {other.name} is: `{other.command('stop')}`" for other in at_work(run.path.parent))
         raise UserError(f"{run.path}: is not running ({standing(run)}){others or '; there is nothing to stop'}")
-    run.request_stop("inv stop")
+    if run.at_work() != run:
+        end_evaluation(run.at_work(), console)
+        return
     console.print(f"stopping {run.name}: it finishes its step and saves a checkpoint")
-    with display(console) as shown:
-        while run.is_running():
-            shown.show(run.state())
-            time.sleep(POLL_S)
-    state = run.state()
+    state = asked_to_end(run, console)
     if state["status"] == "stopped":
         console.print(ending.stopped(run, run.command("resume")))
     else:
@@ -56,3 +55,20 @@ def stop(run: Run, console: Console) -> None:
             console.print(ending.goes_on(run, run.command("resume")))
     for other in at_work(run.path.parent):
         console.print(f"{other.name} is still at work: `{other.command('stop')}`")
+
+
+def end_evaluation(again: Run, console: Console) -> None:
+    """Stop the evaluation of a run that is evaluated again."""
+    console.print(f"stopping {again.name}: the run itself stays as it is")
+    status = asked_to_end(again, console)["status"]
+    console.print("stopped" if status == "stopped" else f"it {status} before it could stop")
+
+
+def asked_to_end(run: Run, console: Console) -> dict[str, Any]:
+    """Ask for a stop, show what is at work until it has ended, and return its state."""
+    run.request_stop("inv stop")
+    with display(console) as shown:
+        while run.is_running():
+            shown.show(run.state())
+            time.sleep(POLL_S)
+    return run.state()

@@ -1,0 +1,75 @@
+"""`inv evaluate` of a finished run: the earlier results stay until the new ones are whole, and the run stays as it is."""
+
+import json
+import signal
+
+import pytest
+
+from sft.run import Run
+
+from .project import small, wait_until
+
+FEW = {"EVAL_LIMIT": 4, "MAX_NEW_TOKENS": 2}
+MANY = {"EVAL_LIMIT": 200, "MAX_NEW_TOKENS": 2000}  # minutes on a CPU: the tests end it before
+
+
+@pytest.fixture(scope="module")
+def finished(project):
+    run = project.train("evaluated", NODES=1, MAX_STEPS=1)
+    done = project.inv("evaluate", "--name", run.name, **small(**FEW))
+    assert done.returncode == 0, done.stdout
+    return run
+
+
+@pytest.fixture
+def kept(finished):
+    """Hold a run to what it was, however its evaluation ends."""
+    names = ("state.json", "settings.json", "environment.json", "evaluation.json", "logs/node-0.log")
+    before = {name: (finished.path / name).read_bytes() for name in names}
+    yield finished
+    assert {name: (finished.path / name).read_bytes() for name in names} == before
+    assert not finished.is_running()
+
+
+def at_work(project, run):
+    """Start an evaluation that takes long, and wait until it generates answers."""
+    process = project.start("evaluate", "--name", run.name, **small(**MANY))
+    again = Run(run.path / "evaluation")
+    wait_until(lambda: run.is_running() and again.state().get("total_answers", 0) > 0, process, again)
+    return process
+
+
+def test_new_results_take_the_place_of_the_old_ones(finished):
+    results = json.loads(finished.evaluation.read_text())
+    assert [results[name]["answers"] for name in ("before", "after")] == [4, 4]
+    assert finished.state()["status"] == "finished" and finished.state()["step"] == 1
+    assert not finished.settings().evaluate  # the run's inputs are those that it was trained with
+
+
+@pytest.mark.parametrize("how", ["make stop", "Ctrl-C"])
+def test_a_stopped_evaluation_leaves_the_run_finished_with_its_results(kept, project, how):
+    process = at_work(project, kept)
+    assert json.loads(project.inv("monitor", "--json", "--name", kept.name).stdout)["state"]["status"] == "evaluating"
+    if how == "make stop":
+        asked = project.inv("stop")
+        assert asked.returncode == 0 and f"stopping {kept.name}/evaluation" in asked.stdout, asked.stdout
+    else:
+        process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert f"stopped: the results of before stay; `make evaluate NAME={kept.name}` evaluates the run" in output
+
+
+def test_a_killed_evaluation_leaves_the_run_finished_with_its_results(kept, project):
+    process = at_work(project, kept)
+    process.kill()
+    process.wait()
+    project.wait_for_no_process()
+
+
+def test_an_evaluation_that_fails_leaves_the_run_finished_with_its_results(kept, project):
+    hostfile = kept.hostfile.read_text()
+    kept.hostfile.write_text("llm-master slots=3\n")
+    done = project.inv("evaluate", "--name", kept.name, **small(**FEW))
+    kept.hostfile.write_text(hostfile)
+    assert done.returncode == 2 and "the hostfile says llm-master slots=3" in done.stdout, done.stdout
