@@ -31,6 +31,7 @@ from typing import Any, TextIO
 from sft.errors import UserError, shown
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF)
 OWNER = "owner"  # of a temporary folder: its maker holds a lock on this file in it
 
 
@@ -46,6 +47,9 @@ def flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FLUSH or not path.is_dir():  # file systems of networks that flush no folders
+            raise
     finally:
         os.close(descriptor)
 
@@ -196,15 +200,15 @@ def parse(text: bytes) -> Any:
         raise ValueError("nested too deep") from None
 
 
-def read_json(path: Path, kind: type = dict, remedy: str = "remove it") -> Any:
+def read_json(path: Path, kind: type = dict, advice: str = "remove it") -> Any:
     """Return the value in a JSON file. Raises Unreadable if it is not JSON or not of this kind, and OSError."""
     try:
         found = parse(path.read_bytes())
     except ValueError as error:
-        raise Unreadable(f"{path}: is not valid JSON ({shown(error)}); {remedy}") from None
+        raise Unreadable(f"{path}: is not valid JSON ({shown(error)}); {advice}") from None
     if not isinstance(found, kind):
         what = "object" if kind is dict else "list"
-        raise Unreadable(f"{path}: does not hold a JSON {what}; {remedy}")
+        raise Unreadable(f"{path}: does not hold a JSON {what}; {advice}")
     return found
 
 
@@ -229,8 +233,8 @@ def lock(path: Path, wait: bool = False) -> TextIO | None:
         return None
     except OSError as error:
         file.close()
-        remedy = "use a folder on a file system with locks (NFS: start the server's lock service)"
-        raise UserError(f"{path}: cannot be locked ({error.strerror}); {remedy}") from None
+        advice = "use a folder on a file system with locks (NFS: start the server's lock service)"
+        raise UserError(f"{path}: cannot be locked ({error.strerror}); {advice}") from None
     return file
 
 
@@ -259,6 +263,14 @@ def not_yours(path: Path, what: Path) -> str:
     owner, me = whose(path), user(os.geteuid())
     part = f" ({path})" if path != what else ""
     return f"{what}: belongs to {owner}{part}, and {me} may not use it; `sudo chown -R {me} {what}` makes it yours"
+
+
+def remedy(folder: Path, error: OSError) -> str:
+    """Return what to do about a folder that cannot be written; with whose it is, if that is why."""
+    choose = "choose a folder that you may write to"
+    if not isinstance(error, PermissionError) or not os.path.exists(folder):  # false too if it cannot be seen
+        return choose
+    return f"it belongs to {whose(folder)}: `sudo chown -R {user(os.geteuid())} {folder}` makes it yours; or {choose}"
 
 
 def whose(path: Path) -> str:

@@ -204,7 +204,7 @@ class Run:
     def stop_reason(self) -> str | None:
         """Return why a stop was requested, or None."""
         try:
-            return (self.path / "stop").read_text().strip()
+            return (self.path / "stop").read_text(encoding="utf-8", errors="replace").strip()
         except FileNotFoundError:
             return None
 
@@ -270,7 +270,7 @@ class Run:
     def failure(self) -> str | None:
         """Return why the run broke, or None. An empty text means that the reason is just being written."""
         try:
-            return (self.path / "failed").read_text(encoding="utf-8").strip()
+            return (self.path / "failed").read_text(encoding="utf-8", errors="replace").strip()
         except FileNotFoundError:
             return None
 
@@ -450,7 +450,7 @@ def make_directory(settings: Settings) -> Run:
 def not_writable(settings: Settings, error: OSError) -> SettingsError:
     """Return what is said where a run directory cannot be made."""
     what = f"no run directory can be made there ({error.strerror})"
-    return SettingsError([wrong("RUNS_PATH", settings.runs_path, what, "choose a folder that you may write to")])
+    return SettingsError([wrong("RUNS_PATH", settings.runs_path, what, files.remedy(settings.runs_path, error))])
 
 
 def default_name(settings: Settings) -> str:

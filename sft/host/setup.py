@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sft import files
 from sft.errors import SettingsError, UserError, wrong
 from sft.host import inputs, ownership
 from sft.settings import FOLDERS, Settings, is_there
@@ -53,7 +54,7 @@ def make_folders(settings: Settings) -> list[Path]:
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
             what = f"cannot be written ({error.strerror})"
-            problems.append(wrong(name.upper(), path, what, "choose a folder that you may write to"))
+            problems.append(wrong(name.upper(), path, what, files.remedy(path, error)))
     if problems:
         for folder in reversed(made):
             with contextlib.suppress(OSError):  # another program has put something there by now

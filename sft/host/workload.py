@@ -6,10 +6,11 @@ settings it was made for, so that it is found here without it.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from sft import files
 from sft.settings import Settings
 from sft.steps import Steps
 
@@ -54,17 +55,25 @@ def counted(settings: Settings) -> Rows | None:
     """Return the figures of the newest prepared data that was made for these settings, or None."""
     manifests = settings.data_path.glob("prepared/*/manifest.json")
     wanted = settings.of_data()
-    for path in sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True):
+    for path in sorted(manifests, key=changed_at, reverse=True):
         try:
-            manifest = json.loads(path.read_text())
+            manifest = files.read_json(path)
             part = manifest["train"]
             if manifest.get("settings") == wanted:
                 share = part["target_tokens"] / part["tokens"]
                 mean = part["tokens"] / part["rows"]
                 return Rows(f"counted in {path.parent}", part["rows"], mean, share, part["longest"])
-        except (OSError, ValueError, KeyError, ZeroDivisionError):
-            continue  # being written or removed
+        except (OSError, files.Unreadable, TypeError, KeyError, ZeroDivisionError):
+            continue  # removed by now, or spoilt
     return None
+
+
+def changed_at(path: Path) -> float:
+    """Return when a file changed, in seconds since 1970; 0 if it is gone by now."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 @dataclass(frozen=True)

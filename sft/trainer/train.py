@@ -122,7 +122,7 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     steps = Steps.of(settings, len(rows))
     with phases.spending("loading"):
         engine, received = engines.start(
-            base, settings, files.read_json(run.ds_config, remedy="start a new run with FRESH=1"), world
+            base, settings, files.read_json(run.ds_config, advice="start a new run with FRESH=1"), world
         )
         packing = loss.take_fast_paths(engine, settings.packing, world)
         first = checkpoint.resume(engine, run, world)

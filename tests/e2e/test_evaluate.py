@@ -1,4 +1,4 @@
-"""`inv evaluate` of a finished run: the earlier results stay until the new ones are whole, and the run stays as it is."""
+"""`inv evaluate`: a finished run stays as it is, and its earlier results stay until the new ones are whole."""
 
 import json
 import signal

@@ -157,7 +157,7 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path):
 def test_a_file_that_is_not_the_json_it_should_be_is_named_in_a_line(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(files.Unreadable) as caught:
-        files.read_json(tmp_path / "a.json", remedy="make it anew")
+        files.read_json(tmp_path / "a.json", advice="make it anew")
     line = str(caught.value)
     assert line.startswith(f"{tmp_path}/a.json: ") and line.endswith("; make it anew") and line.isprintable()
 

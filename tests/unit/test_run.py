@@ -1,5 +1,6 @@
 """The run directory and the hostfile."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -191,6 +192,34 @@ def test_the_run_of_another_user_is_named_with_its_owner_and_keeps_nobody_from_a
     said = looked.stdout.splitlines()
     line = f"{of_nobody.path}: belongs to nobody, and root may not use it; `sudo chown -R root {of_nobody.path}` makes"
     assert said[0].startswith(f"None not resuming {line}") and said[1].startswith(f"refused: {line}"), looked
+
+
+def test_whoever_may_only_read_a_run_sees_that_it_is_at_work(of_nobody):
+    look = "import sys; from pathlib import Path; from sft.run import Run; print(Run(Path(sys.argv[1])).is_running())"
+    of_nobody.path.chmod(0o755)
+    for held in (True, False):
+        with of_nobody.lock() if held else contextlib.nullcontext():
+            looked = of_another(sys.executable, "-c", look, str(of_nobody.path))
+            assert looked.stdout == f"{held}\n", looked.stderr
+
+
+def test_folders_of_another_user_are_named_with_their_owner(of_nobody):
+    make = """
+import sys
+from pathlib import Path
+from sft.host.setup import make_folders
+from sft.settings import Settings
+folder = Path(sys.argv[1])
+make_folders(Settings.load(None, runs_path=folder, data_path=folder / "data", model_path="/tmp"))
+"""
+    folder = of_nobody.path.parent
+    os.chown(folder, NOBODY, NOBODY)
+    said = of_another(sys.executable, "-c", make, str(folder)).stderr
+    remedy = (
+        f"it belongs to nobody: `sudo chown -R root {folder}` makes it yours; or choose a folder that you may write"
+    )
+    assert f"RUNS_PATH={folder}: cannot be written (Permission denied); {remedy}" in said
+    assert f"DATA_PATH={folder}/data: cannot be written (Permission denied); choose a folder" in said
 
 
 @pytest.mark.parametrize("words", ["stop", "monitor --once", "logs", "evaluate"])
