@@ -342,7 +342,7 @@ class Node:
         self.see_through(process, until_stop=True)
         if self.run.prepared.is_file():
             surroundings.note_inputs(self.run)
-            for line in [*json.loads(self.run.prepared.read_text())["said"], *surroundings.since_it_began(self.run)]:
+            for line in [*files.read_json(self.run.prepared)["said"], *surroundings.since_it_began(self.run)]:
                 self.log.write(f"not as the run began: {line}")
             return True
         if self.end_now or self.run.stop_reason() is not None:

@@ -92,11 +92,8 @@ def snapshot(run: Run, metrics: list[dict[str, Any]], problems: Sequence[str] = 
 
 def evaluation(run: Run) -> dict[str, Any]:
     """Return the content of `evaluation.json` without the samples; empty if there is none."""
-    try:
-        results = json.loads(run.evaluation.read_text())
-        return {name: {k: v for k, v in found.items() if k != "samples"} for name, found in results.items()}
-    except (OSError, ValueError, AttributeError):
-        return {}
+    parts = {name: part for name, part in run.read(run.evaluation, {}).items() if isinstance(part, dict)}
+    return {name: {k: v for k, v in part.items() if k != "samples"} for name, part in parts.items()}
 
 
 def curve(values: list[float], width: int = CURVE_WIDTH) -> list[float]:
