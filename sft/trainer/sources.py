@@ -44,10 +44,12 @@ def load_hub(settings: Settings) -> Any:
 
 
 def hub_commit(settings: Settings) -> str | None:
-    """Return the commit that DATASET_REVISION stood for when the hub's data set was loaded, where it is known."""
-    files = next(iter(load_hub(settings).values())).info.download_checksums or {}
-    found = (re.search(r"@([0-9a-f]{40})/", name) for name in files)
-    return next((match[1] for match in found if match), None)
+    """Return the commit that DATASET_REVISION stood for when the hub's data set was loaded, if it is known.
+
+    It is the name of the folder in which `datasets` keeps the rows.
+    """
+    folders = (Path(file["filename"]).parts for split in load_hub(settings).values() for file in split.cache_files)
+    return next((part for parts in folders for part in parts if re.fullmatch("[0-9a-f]{40}", part)), None)
 
 
 def read_hub(settings: Settings) -> dict[str, Iterator[Placed]]:

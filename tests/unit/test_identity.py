@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import datasets
 import pytest
 
 from sft import cluster
@@ -10,7 +11,7 @@ from sft import run as runs
 from sft.errors import SettingsError
 from sft.host import opening, surroundings
 from sft.settings import DEMO_SETTINGS, Settings
-from sft.trainer import identity, prepare
+from sft.trainer import identity, prepare, sources
 
 from .test_unfinished import checkpoint
 
@@ -240,3 +241,15 @@ def test_prepared_data_of_another_commit_of_the_branch_is_not_taken(settings, ti
     assert prepare.prepared_data(of_hub, tiny)[1]["commit"] == "e" * 40
     for commit in ("d" * 40, "e" * 40):
         assert prepare.prepared_data(of_hub, tiny, commit)[1]["commit"] == commit
+
+
+def test_the_commit_of_a_data_set_of_the_hub_is_that_of_the_rows_that_were_read(settings, tmp_path, monkeypatch):
+    """The stand-in for the hub gives rows from a file that lies where `datasets` keeps downloaded ones."""
+    folder = tmp_path / "hub" / "openai___gsm8k" / "main" / "0.0.0" / ("d" * 40)
+    folder.mkdir(parents=True)
+    with datasets.arrow_writer.ArrowWriter(path=str(folder / "gsm8k-train.arrow")) as writer:
+        writer.write({"question": "1 + 1?", "answer": "2"})
+        writer.finalize()
+    rows = datasets.DatasetDict(train=datasets.Dataset.from_file(str(folder / "gsm8k-train.arrow")))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    assert sources.hub_commit(settings.model_copy(update={"dataset": "openai/gsm8k"})) == "d" * 40
