@@ -21,15 +21,19 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.text import Text
 
-from sft import cluster, machine
-from sft.errors import RunFailed, SettingsError
-from sft.host import gpus, opening
+from sft import cluster, machine, supply, variables
+from sft.errors import RunFailed, SettingsError, UserError
+from sft.host import gpus, inputs, opening, shapes
 from sft.settings import TINY, Settings
 from sft.variables import ENV_FILE
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
-MEMORY_ADVISED_GB, MEMORY_LEAST_GB = 64, 4
-DISK_ADVISED_GB, DISK_LEAST_GB = 500, 5
+MEMORY_LEAST_GB, DISK_LEAST_GB = 4, 5
+# Bytes on disk and in the machine's memory for each weight that is trained, in a checkpoint and while it is copied: the
+# weight, its fp32 copy and two moments. And those of a weight as it is downloaded and exported.
+TRAINED_BYTES, WHOLE_BYTES = 16, 2
+HUB_TIMEOUT_S = 5
+GATED = ("meta-llama/", "google/gemma")  # the owners and names of gated models that many begin with
 # The oldest Linux driver for a major version of CUDA (NVIDIA's table of CUDA compatibility).
 DRIVERS = {11: 450, 12: 525, 13: 580}
 PROBE_TIMEOUT_S = 180
@@ -73,13 +77,20 @@ def run_checks() -> Iterator[Check]:
         for problem in error.problems:
             yield Check("settings", "failure", problem, f"mend it in {ENV_FILE} or the environment")
     simple: list[Callable[[Settings], Check]] = [
-        env_file, python, packages, cpu, memory, disk, gpu, driver, port, wandb_key, hub_token, hub_access, all_reduce
+        env_file, python, packages, extras, cpu, memory, disk, gpu, driver, port, wandb_key, files, hub_token,
+        hub_access, all_reduce,
     ]  # fmt: skip
     for check in simple:
         yield check(settings)
-    cards = gpus.visible() if settings.device != "cpu" else []
-    if settings.launcher == "compose" or opening.choose_launcher(settings, bool(cards))[0] == "compose":
+    if in_compose(settings):
+        cards = gpus.visible() if settings.device != "cpu" else []
         yield from in_containers(settings.model_copy(update={"device": "cuda" if cards else "cpu"}))
+
+
+def in_compose(settings: Settings) -> bool:
+    """Tell whether a run would be in containers."""
+    has_gpu = settings.device != "cpu" and bool(gpus.visible())
+    return settings.launcher == "compose" or opening.choose_launcher(settings, has_gpu)[0] == "compose"
 
 
 def in_containers(settings: Settings) -> Iterator[Check]:
@@ -151,28 +162,60 @@ def cpu(settings: Settings) -> Check:
     return Check("CPU", "ok", f"{cores} cores")
 
 
-def memory(_: Settings) -> Check:
-    """Main memory."""
-    gigabytes = psutil.virtual_memory().total / 1e9
-    return amount("memory", gigabytes, MEMORY_LEAST_GB, MEMORY_ADVISED_GB, "larger models and CPU offload need more")
+def extras(settings: Settings) -> Check:
+    """The optional package that LORA_BASE_BITS=4 needs, here or in the image."""
+    if in_compose(settings):
+        missing = settings.lora_base_bits == 4 and variables.of_user("QLORA") != "1"
+        remedy = "set QLORA=1 in .env, and `make setup`"
+        return (
+            Check("bitsandbytes", "failure", "not in the image, for LORA_BASE_BITS=4", remedy) if missing else NO_EXTRAS
+        )
+    try:
+        supply.check_bitsandbytes(settings)
+    except SettingsError as error:
+        return Check("bitsandbytes", "failure", *str(error).split("; ", 1))
+    return NO_EXTRAS
+
+
+NO_EXTRAS = Check("optional packages", "ok", "all that the settings need")
+
+
+def memory(settings: Settings) -> Check:
+    """Main memory, for a checkpoint's copy and the model."""
+    needed = needed_gb(settings, checkpoints=1)
+    return amount("memory", psutil.virtual_memory().total / 1e9, MEMORY_LEAST_GB, needed, "`make plan` says more")
 
 
 def disk(settings: Settings) -> Check:
-    """Free space where runs are kept."""
+    """Free space where runs are kept, for checkpoints, the model and what is exported."""
     path = settings.runs_path.absolute()
     while not path.exists():
         path = path.parent
+    needed = needed_gb(settings, checkpoints=settings.keep_checkpoints + 1)  # the next one is written before one goes
     free = shutil.disk_usage(path).free / 1e9
-    return amount(f"free disk at {path}", free, DISK_LEAST_GB, DISK_ADVISED_GB, "keep few checkpoints or set RUNS_PATH")
+    return amount(f"free disk at {path}", free, DISK_LEAST_GB, needed, "lower KEEP_CHECKPOINTS or set RUNS_PATH")
 
 
-def amount(name: str, found_gb: float, least_gb: int, advised_gb: int, remedy: str) -> Check:
-    """Return the check of an amount that has a least and an advised value."""
+def needed_gb(settings: Settings, checkpoints: int) -> float:
+    """Return the gigabytes of a run's checkpoints, its model and what it exports; 0 if the model is not known here."""
+    try:
+        shape = shapes.find(settings)
+    except UserError:
+        shape = None
+    if shape is None:
+        return 0.0
+    trained = shape.lora_weights(settings.lora_rank) if settings.lora_rank else shape.weights
+    return (checkpoints * TRAINED_BYTES * trained + 2 * WHOLE_BYTES * shape.weights) / 1e9
+
+
+def amount(name: str, found_gb: float, least_gb: float, needed_gb: float, remedy: str) -> Check:
+    """Return the check of an amount that any run needs, and this one needs more of. `needed_gb` is 0 if unknown."""
     if found_gb < least_gb:
-        return Check(name, "failure", f"{found_gb:,.0f} GB", f"{least_gb} GB are needed, {advised_gb} GB advised")
-    if found_gb < advised_gb:
-        return Check(name, "warning", f"{found_gb:,.0f} GB, {advised_gb} GB advised", remedy)
-    return Check(name, "ok", f"{found_gb:,.0f} GB")
+        return Check(name, "failure", f"{found_gb:,.0f} GB", f"{max(least_gb, needed_gb):,.0f} GB are needed")
+    if found_gb < needed_gb:
+        return Check(name, "warning", f"{found_gb:,.0f} GB, these settings need about {needed_gb:,.0f} GB", remedy)
+    needs = f", these settings need about {needed_gb:,.0f} GB" if needed_gb > 1 else ""
+    return Check(name, "ok", f"{found_gb:,.0f} GB{needs}")
 
 
 def gpu(settings: Settings) -> Check:
@@ -234,9 +277,21 @@ def wandb_key(settings: Settings) -> Check:
     return Check("W&B", "ok", "the key is well formed")
 
 
+def files(settings: Settings) -> Check:
+    """Local model and data, as far as they are looked at before a run."""
+    try:
+        inputs.check(settings)
+    except UserError as error:
+        return Check("model and data", "failure", str(error), "`make train` would say the same")
+    return Check("model and data", "ok", "nothing wrong in what is here")
+
+
 def hub_token(settings: Settings) -> Check:
-    """The form of the hub token."""
+    """The form of the hub token, and whether the model needs one."""
     token = settings.huggingface_api_key.get_secret_value()
+    if not token and settings.model_name.startswith(GATED) and not (is_local(settings) or shapes.in_cache(settings)):
+        remedy = "ask for access on the model's page, and set HUGGINGFACE_API_KEY to a token of that account"
+        return Check("hub token", "warning", f"none, and {settings.model_name} is a gated model", remedy)
     if not token:
         return Check("hub token", "ok", "none: enough for open models and local ones")
     if not re.fullmatch(r"hf_[A-Za-z0-9]{20,}", token):
@@ -244,22 +299,36 @@ def hub_token(settings: Settings) -> Check:
     return Check("hub token", "ok", "well formed")
 
 
-def hub_access(settings: Settings) -> Check:
-    """Whether the model may be downloaded: found out here and not ten minutes into a run."""
-    from huggingface_hub import auth_check, constants, errors
+def is_local(settings: Settings) -> bool:
+    """Tell whether the model is made here or is a folder."""
+    return settings.model_name == TINY or supply.local_model(settings) is not None
 
-    name = settings.model_name
-    if name == TINY or Path(name).expanduser().exists():
+
+def hub_access(settings: Settings) -> Check:
+    """Whether the model may be downloaded: found out here and not ten minutes into a run.
+
+    The hub's own library asks for a file as a download does, by the endpoint and the proxies that are set.
+    """
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+
+    name, revision = settings.model_name, settings.model_revision
+    if is_local(settings):
         return Check("model", "ok", f"{name} needs no hub")
     try:
-        socket.create_connection((constants.ENDPOINT.split("//")[1].split("/")[0], 443), timeout=5).close()
-        auth_check(name, token=settings.huggingface_api_key.get_secret_value() or None)
+        url = hf_hub_url(name, "config.json", revision=revision)
+        get_hf_file_metadata(url, settings.huggingface_api_key.get_secret_value() or None, timeout=HUB_TIMEOUT_S)
     except errors.GatedRepoError:
         remedy = "ask for access on the model's page, and set HUGGINGFACE_API_KEY to a token of that account"
         return Check("model", "failure", f"{name} is gated for you", remedy)
     except errors.RepositoryNotFoundError:
         return Check("model", "failure", f"{name} is not on the hub, or private", "check MODEL_NAME")
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except errors.RevisionNotFoundError:
+        return Check("model", "failure", f"{name} has no revision {revision}", "check MODEL_REVISION")
+    except errors.EntryNotFoundError:
+        return Check("model", "failure", f"{name} has no config.json", "take a model in Hugging Face layout")
+    except Exception as error:  # the hub's library lets those of its HTTP library through, whichever that is
+        if shapes.in_cache(settings):
+            return Check("model", "ok", f"{name} is in {settings.model_path}; the hub cannot be reached")
         remedy = "check the network, or set MODEL_NAME and DATASET to local folders"
         return Check("model", "warning", f"the hub cannot be reached ({type(error).__name__})", remedy)
     return Check("model", "ok", f"{name} may be downloaded")

@@ -231,7 +231,7 @@ def download(settings: Settings, patterns: list[str]) -> Path:
         what, remedy = "no such folder, and no name that the hub could have", "check the path"
     except PermissionError:
         raise
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the hub's library lets those of its HTTP library through, whichever that is
         what = f"is not in {settings.model_path} and the hub cannot be reached ({type(error).__name__})"
         remedy = "check the network, or give a local folder"
     raise SettingsError([wrong("MODEL_NAME", name, what, remedy)])

@@ -37,7 +37,9 @@ def load_hub(settings: Settings) -> Any:
             cache_dir=str(settings.data_path / "hub"),
             token=settings.huggingface_api_key.get_secret_value() or None,
         )
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # of the data set's files, of the network, of the HTTP library, whichever that is
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:200]}"
         remedy = "check the name, DATASET_CONFIG and the network, or give a local file or folder"
         raise SettingsError([wrong("DATASET", settings.dataset, f"cannot be loaded ({reason})", remedy)]) from None

@@ -117,7 +117,7 @@ def test_a_row_that_makes_the_loss_infinite_is_named(project, base, tmp_path):
 
 def test_what_is_wrong_with_the_rows_is_said_at_once_and_leaves_no_run(project, tmp_path):
     """What the tasks see themselves, and what only the run finds: prompts that fill MAX_LENGTH."""
-    before = sorted((project.path / "runs").glob("*"))
+    before = sorted((project.path / "runs").glob("[!.]*"))
     rows = tmp_path / "train.jsonl"
     good = {"question": "1 + 1?", "answer": "2"}
     rows.write_text("".join(json.dumps(row) + "\n" for row in (good, {"question": "1 + 2?"}, good | {"answer": " "})))
@@ -136,7 +136,7 @@ def test_what_is_wrong_with_the_rows_is_said_at_once_and_leaves_no_run(project, 
         assert (
             line == f"{rows}:{number}: no target token is left within MAX_LENGTH=32; raise MAX_LENGTH or remove the row"
         )
-    assert sorted((project.path / "runs").glob("*")) == before
+    assert sorted((project.path / "runs").glob("[!.]*")) == before
     project.wait_for_no_process()  # the ranks waited for the rows
 
 

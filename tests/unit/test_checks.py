@@ -1,0 +1,117 @@
+"""What `inv test-env` says of the hub, the token, memory and disk: what a run with these settings would meet."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.parse import urlsplit
+
+import pytest
+
+from sft.host import checks
+from sft.settings import Settings
+
+ANSWERS = {
+    "org/open": (200, {"ETag": '"abc"', "X-Repo-Commit": "abc", "Content-Length": "2"}),
+    "org/gated": (403, {"X-Error-Code": "GatedRepo"}),
+    "org/none": (404, {"X-Error-Code": "RepoNotFound"}),
+    "org/empty": (404, {"X-Error-Code": "EntryNotFound"}),
+    "org/old": (404, {"X-Error-Code": "RevisionNotFound"}),
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that answers as the real one does."""
+
+    def do_HEAD(self):
+        path = urlsplit(self.path).path  # a proxy is asked for the whole address
+        code, headers = ANSWERS["/".join(path.split("/")[1:3])]
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub():
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+ASK = """
+import json, sys
+from sft.host import checks
+from sft.settings import Settings
+print(json.dumps([checks.hub_access(Settings.load(None, model_name=name)) for name in sys.argv[1:]]))
+"""
+
+
+def access(*names, **environment):
+    """Return what is said of access to models; the hub's library reads its endpoint when it is imported."""
+    clean = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, *names], env=clean | environment, capture_output=True, text=True, check=True
+    )
+    return [checks.Check(*found) for found in json.loads(done.stdout)]
+
+
+def test_access_is_asked_of_the_endpoint_that_is_set(hub):
+    found = access(*ANSWERS, HF_ENDPOINT=hub)
+    assert [check.level for check in found] == ["ok", "failure", "failure", "failure", "failure"]
+    said = ["may be downloaded", "is gated for you", "is not on the hub", "has no config.json", "has no revision main"]
+    for check, words in zip(found, said, strict=True):
+        assert words in check.found
+
+
+def test_access_is_asked_through_the_proxy_that_is_set(hub):
+    """A name that only the proxy can know."""
+    (found,) = access("org/gated", HF_ENDPOINT="http://mirror.invalid:8080", HTTP_PROXY=hub)
+    assert "is gated for you" in found.found
+
+
+def test_a_hub_that_is_not_there_is_a_warning():
+    (found,) = access("org/open", HF_ENDPOINT="http://127.0.0.1:1")
+    assert found.level == "warning" and found.found.startswith("the hub cannot be reached (")
+
+
+def test_a_gated_model_without_a_token_is_named_before_the_download(tmp_path):
+    gated = checks.hub_token(Settings.load(None, model_path=tmp_path))
+    assert gated.level == "warning" and "meta-llama/Llama-3.2-1B-Instruct is a gated model" in gated.found
+    assert checks.hub_token(Settings.load(None, model_name="tiny")).level == "ok"
+    assert checks.hub_token(Settings.load(None, model_name="Qwen/Qwen3-0.6B", model_path=tmp_path)).level == "ok"
+
+
+def test_memory_and_disk_are_held_against_what_the_settings_need(tmp_path):
+    def needed(**settings):
+        return checks.needed_gb(Settings.load(None, model_path=tmp_path, **settings), checkpoints=3)
+
+    assert needed(model_name="tiny") < 0.1
+    one_b = needed()
+    assert 55 < one_b < 75 and needed(model_name="meta-llama/Llama-3.1-8B") > 6 * one_b
+    assert needed(lora_rank=16) < 8
+    assert needed(model_name="org/unknown") == 0
+    assert checks.amount("disk", 40, 5, needed_gb=64, remedy="lower it").level == "warning"
+    assert checks.amount("disk", 3, 5, needed_gb=64, remedy="lower it").remedy == "64 GB are needed"
+    assert checks.amount("disk", 40, 5, needed_gb=0.02, remedy="lower it") == ("disk", "ok", "40 GB", "")
+
+
+def test_what_an_image_lacks_is_said(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.load(None, launcher="compose", lora_base_bits=4, lora_rank=8, ds_config="zero2")
+    found = checks.extras(settings)
+    assert found.level == "failure" and found.remedy == "set QLORA=1 in .env, and `make setup`"
+    (tmp_path / ".env").write_text("QLORA=1\n")
+    assert checks.extras(settings).level == "ok"
+
+
+def test_what_is_wrong_with_model_or_data_is_a_failure(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "a"}\n')
+    found = checks.files(Settings.load(None, model_name="tiny", dataset=str(tmp_path / "rows.jsonl")))
+    assert found.level == "failure" and "RESPONSE_COLUMN=answer: no row of" in found.found
