@@ -17,6 +17,7 @@ from invoke import Collection, Context, Exit, task
 
 from sft import files, variables
 from sft.errors import SftError, UserError, wrong
+from sft.host import signals
 from sft.redaction import NAMES, guard_tracebacks, redact
 
 if TYPE_CHECKING:
@@ -34,9 +35,12 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
         guard_tracebacks()
         os.chdir(ROOT)  # .env, runs/ and data/ are the project's, wherever the task is called
         try:
-            return function(*arguments, **(options | options_behind_make(function)))
+            with signals.handled(signals.raise_interrupted):
+                return function(*arguments, **(options | options_behind_make(function)))
         except SftError as error:
             raise Exit(for_terminal(redact(str(error))), code=error.exit_code) from None
+        except signals.Interrupted as interrupted:
+            raise Exit(f"ended by {interrupted.name}", code=interrupted.exit_code) from None
         except PermissionError as error:
             path = Path(error.filename or ".")
             raise Exit(for_terminal(redact(files.not_yours(path, path))), code=UserError.exit_code) from None

@@ -13,6 +13,27 @@ from __future__ import annotations
 NOT_FINITE = "is not finite"
 OUT_OF_MEMORY = "out of memory"
 
+# In the text of an error between ranks which says no more than that another rank is gone: its reason is elsewhere, and
+# often comes later.
+LOST = (
+    "connection reset", "connection closed", "connection refused", "broken pipe", "timed out", "timeout",
+    "remote process", "remote error", "ncclremoteerror", "was aborted", "failed to recv", "socket closed",
+)  # fmt: skip
+# What such an error never says of another rank, whatever else stands beside it.
+OWN = ("address already in use", "no socket interface", "ncclunhandledcudaerror", "ncclinvalid", "duplicate gpu",
+       "cuda error", "shared memory", "no space left")  # fmt: skip
+
+
+def between_ranks(text: str) -> bool:
+    """Tell whether an error's text is about the connection between ranks, and may follow from another rank's error."""
+    text = text.lower()
+    return any(word in text for word in (*LOST, "nccl", "gloo")) and not any(word in text for word in OWN)
+
+
+def only_lost_another(text: str) -> bool:
+    """Tell whether an error's text says no more than that another rank is gone."""
+    return between_ranks(text) and any(word in text.lower() for word in LOST)
+
 
 class SftError(Exception):
     """Something that is told to the user in one line, without a traceback."""

@@ -251,7 +251,9 @@ class Settings(BaseSettings):
     master_port: int = Field(
         37171, ge=1024, le=65534, description="port on which the ranks meet; the node programs meet on the next one"
     )
-    rendezvous_timeout_s: Count = Field(300, ge=10, description="seconds that ranks wait for each other")
+    rendezvous_timeout_s: Count = Field(
+        300, ge=10, description="seconds in which nodes and ranks must meet at the start"
+    )
     step_timeout_s: Count = Field(
         1800, ge=0, description="seconds without a step after which the run has failed; 0 = no limit"
     )

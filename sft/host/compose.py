@@ -21,7 +21,7 @@ from rich.console import Console
 
 from sft import cluster, variables
 from sft.errors import SettingsError, UserError, wrong
-from sft.host import gpus, ownership
+from sft.host import gpus, ownership, signals
 from sft.run import Run
 from sft.settings import DEMO, FOLDERS, TINY, Settings
 
@@ -230,14 +230,15 @@ class Stack:
     def wait(self, service: str) -> subprocess.Popen[str]:
         """Start to wait for a service's container."""
         container = self.call("ps", "--all", "-q", service).stdout.strip()
-        return subprocess.Popen(
-            ["docker", "wait", container],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
+        with signals.held():  # one to every process is for the run: what only looks on must see its end
+            return subprocess.Popen(
+                ["docker", "wait", container],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
 
 
 class Containers:

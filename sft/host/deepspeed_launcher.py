@@ -4,6 +4,11 @@ The launcher sets a few variables and starts the ranks. But before Python runs i
 it torch: seconds in which no rank can begin to import anything (benchmarks/README.md). So the launcher's own file runs
 here with stand-ins for the packages that it takes a few names from. DeepSpeed's version is pinned, and
 tests/unit/test_deepspeed_launcher.py compares what the ranks get from either.
+
+It also leaves the ranks' end to the node program. DeepSpeed's launcher answers a signal, or the end of one rank, by
+giving the other ranks 30 s and killing them: a checkpoint that takes longer to write would be lost, and nobody would
+see where the others hang. Here signals are held back from it, and a broken rank is told of at once, but counts as
+alive as long as another one lives.
 """
 
 from __future__ import annotations
@@ -11,10 +16,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import subprocess
 import sys
 from collections.abc import Iterable, MutableMapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
+
+from sft.host import signals
 
 LINE = "[%(asctime)s] [%(levelname)s] [%(filename)s:%(lineno)d:%(funcName)s] %(message)s"
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"  # for ranks on a CPU too
@@ -42,8 +51,31 @@ def stand_in(name: str, **content: object) -> None:
     sys.modules[name] = package
 
 
+class Rank(subprocess.Popen[bytes]):
+    """A rank's process."""
+
+    started: ClassVar[list[Rank]] = []
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        """Start it."""
+        super().__init__(command, env=env)
+        self.rank, self.told = env["RANK"], False
+        self.started.append(self)
+
+    def poll(self) -> int | None:
+        """Return its exit code, None as long as it lives, and after an error as long as any rank lives."""
+        code = super().poll()
+        if code and not self.told:
+            self.told = True
+            sys.stdout.write(f"rank {self.rank}: exits with return code = {code}\n")  # the node program reads it
+            sys.stdout.flush()
+        others = [super(Rank, rank).poll() for rank in self.started] if code else []
+        return None if None in others else code
+
+
 def main() -> None:
     """Run the launcher with this program's arguments."""
+    signals.hold()
     logger = logging.getLogger("DeepSpeed")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter(LINE))
@@ -56,7 +88,9 @@ def main() -> None:
         get_numactl_cmd=None,  # --bind_cores_to_rank is not used
     )
     stand_in("deepspeed")  # last: its place is looked up for the others
-    importlib.import_module("deepspeed.launcher.launch").main()
+    launch = importlib.import_module("deepspeed.launcher.launch")
+    launch.subprocess = SimpleNamespace(Popen=Rank)  # type: ignore[attr-defined]
+    launch.main()
 
 
 if __name__ == "__main__":

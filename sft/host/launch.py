@@ -23,29 +23,36 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 import psutil
 
 from sft import budget, cluster, files, machine, variables
-from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import gpus, inputs, opening, surroundings
+from sft.errors import RunFailed, SettingsError, SftError, UserError, only_lost_another, wrong
+from sft.host import gpus, inputs, opening, signals, surroundings
 from sft.host.link import Link, MasterLink, WorkerLink, master_address
 from sft.host.setup import make_folders
+from sft.host.signals import Asked
 from sft.redaction import guard_tracebacks, redact
 from sft.run import Run
 from sft.settings import Settings
 
 LAUNCHER = "sft.host.deepspeed_launcher"
 POLL_S = 0.2
-# After a failure the other ranks get this long to end by themselves, and another node this long to say the reason.
-FAILURE_GRACE_S = 10.0
+FAILURE_GRACE_S = 10.0  # after a failure the other ranks get this long to write their stacks and end by themselves
+# How long another rank or node may take to say the reason of what may be its consequence here: twice that for a rank
+# which says no more than that it lost another one.
 REASON_WAIT_S = 5.0
+LINE_CHARACTERS = 2**16  # longer lines of a program are logged in parts
 # What is no step (loading, a save that has to be waited for, evaluation, the export) may take so much longer.
 SLOWER = 10
 NO_SIGN = "no sign of the ranks"
+# A rank says the first itself; NCCL's watchdog says the second and aborts the rank.
+ERROR_BETWEEN_RANKS = re.compile(
+    r"(?:rank (\d+): error between ranks|\[rank(\d+)\].*watchdog thread terminated with exception): (.+)"
+)
 
 
 def main() -> None:
@@ -59,14 +66,14 @@ def main() -> None:
     arguments = parser.parse_args()
     run = Run(arguments.run.resolve()) if arguments.run else None
     guard_tracebacks()
-    signals, link, opened = Signals(), Link(), contextlib.ExitStack()
+    heard, link, opened = Signals(), Link(), contextlib.ExitStack()
     node: Node | None = None
     try:
         settings = run.settings() if run else Settings.load()
         link = start_link(settings, arguments.node_rank)
-        run = run or (first_run(settings, opened) if arguments.node_rank == 0 else told_run(settings, link, signals))
+        run = run or (first_run(settings, opened) if arguments.node_rank == 0 else told_run(settings, link, heard))
         if run:
-            node = Node(run, arguments.node_rank, link, signals)
+            node = Node(run, arguments.node_rank, link, heard)
             node.work()
     except SftError as error:
         if run and node is None and run.logs.is_dir() and not run.is_running():
@@ -78,24 +85,24 @@ def main() -> None:
 
 
 class Signals:
-    """What asked this node to end: the first signal to save and stop, a second one or SIGQUIT to end at once."""
+    """What asked this node to end: a signal, or the end of what started this program."""
 
     def __init__(self) -> None:
-        """Take the signals over, and remember who started this program."""
+        """Take the signals over, those too that came before this program could, and remember who started it."""
         self.parent = os.getppid()
-        self.count = 0
-        self.end_now = False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, self.on_signal)
+        self.asked = Asked()
+        for number in (*signals.STOP, signal.SIGQUIT):
+            signal.signal(number, self.asked.note)
+        signals.release()
 
-    def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Note a signal."""
-        self.count += 1
-        self.end_now = self.end_now or self.count > 1 or number == signal.SIGQUIT
+    @property
+    def end_now(self) -> bool:
+        """Whether it is to end without saving."""
+        return self.asked.at_once
 
     def who(self) -> str | None:
         """Return what asks for a stop, a signal or the end of whoever started this program, or None."""
-        if self.count:
+        if self.asked.stop:
             return "a signal to node"
         return "the end of what started node" if os.getppid() != self.parent else None
 
@@ -134,12 +141,12 @@ def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
     return run
 
 
-def told_run(settings: Settings, link: Link, signals: Signals) -> Run | None:
+def told_run(settings: Settings, link: Link, heard: Signals) -> Run | None:
     """Return the run that node 0 works on, or None where this node is stopped before. Raises RunFailed."""
     assert isinstance(link, WorkerLink)
     deadline = time.monotonic() + settings.rendezvous_timeout_s
     while (name := link.run_name()) is None:
-        if signals.end_now or (signals.who() and not link.peers):
+        if heard.end_now or (heard.who() and not link.peers):
             return None
         if reason := link.refusal():
             raise UserError(f"node 0: {reason}")
@@ -165,16 +172,57 @@ class Log:
     def __init__(self, path: Path) -> None:
         """Append to the log in `path`."""
         self.file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        self.lost = 0  # lines that a stream did not take
 
     def write(self, line: str) -> None:
-        """Write one line. A full disk costs the line, never the run: the ranks would block on a full pipe."""
-        line = redact(line)
+        """Write one line. What a stream does not take costs the line, never the run: ranks block on a full pipe."""
+        line = redact(line).rstrip("\n") + "\n"
         for stream in (self.file, sys.stdout):
             try:
-                stream.write(line.rstrip("\n") + "\n")
+                stream.write(encodable(line, stream))
                 stream.flush()
-            except OSError:
-                continue
+            except (OSError, ValueError):  # a full disk; a reader that is gone; a closed stream
+                self.lost += 1
+
+
+def encodable(line: str, stream: TextIO) -> str:
+    """Return a line as a stream's encoding can hold it: a locale's may be ASCII."""
+    encoding = stream.encoding or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
+
+
+@dataclass
+class Ranks:
+    """What is known of this node's ranks from what they and DeepSpeed's launcher print."""
+
+    done: set[int] = field(default_factory=set)
+    codes: dict[int, int] = field(default_factory=dict)  # how those that broke ended, the first one first
+    errors: dict[int, str] = field(default_factory=dict)  # what may only be the consequence of another rank's error
+    broke_at: float | None = None
+
+    def read(self, line: str) -> None:
+        """Note what a line says."""
+        if match := re.fullmatch(r"rank (\d+): done", line.strip()):
+            self.done.add(int(match[1]))
+        elif match := ERROR_BETWEEN_RANKS.match(line):
+            self.errors.setdefault(int(match[1] or match[2]), match[3].strip())
+        elif match := re.fullmatch(r"rank (\d+): exits with return code = (-?\d+)", line.strip()):
+            self.codes.setdefault(int(match[1]), int(match[2]))
+            self.broke_at = self.broke_at or time.monotonic()
+
+    def reason(self) -> tuple[str, float]:
+        """Return why they broke, as far as it is known here, and how long another one may take to know better."""
+        killed = [(rank, code) for rank, code in self.codes.items() if code < 0 and code != -signal.SIGABRT]
+        for rank, code in killed:
+            hint = " (often for want of memory: `dmesg` tells)" if code == -signal.SIGKILL else ""
+            return f"rank {rank} {ended_with(code)}{hint}", 0
+        for rank, error in self.errors.items():
+            if not only_lost_another(error):
+                return f"rank {rank}: {error}", REASON_WAIT_S
+        for rank in self.codes:
+            if rank not in self.errors:
+                return f"rank {rank} {ended_with(self.codes[rank])}", REASON_WAIT_S
+        return next((f"rank {rank}: {error}" for rank, error in self.errors.items()), ""), 2 * REASON_WAIT_S
 
 
 class Heartbeat:
@@ -203,9 +251,9 @@ class Heartbeat:
 class Node:
     """One node's share of a run."""
 
-    def __init__(self, run: Run, rank: int, link: Link, signals: Signals) -> None:
+    def __init__(self, run: Run, rank: int, link: Link, heard: Signals) -> None:
         """Read the run directory. Raises UserError for a hostfile or a rank that cannot be right."""
-        self.run, self.rank, self.link, self.signals = run, rank, link, signals
+        self.run, self.rank, self.link, self.heard = run, rank, link, heard
         self.settings = run.settings()
         slots = cluster.read_hostfile(run.hostfile)
         if not 0 <= rank < len(slots):
@@ -214,9 +262,10 @@ class Node:
         self.log = Log(run.logs / f"node-{rank}.log")
         self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
         self.lost_at: float | None = None
-        self.hours_from: float = run.state()["hours_from"]
-        self.done_ranks: set[int] = set()
-        self.rank_exit_code: int | None = None
+        # A clock that is set meanwhile ends no run: what has passed is asked of it once.
+        hours_passed = max(0.0, time.time() - run.state()["hours_from"]) / 3600
+        self.ends_at = time.monotonic() + 3600 * (self.settings.max_hours - hours_passed)
+        self.ranks = Ranks()
         self.pumps: list[threading.Thread] = []  # what copies the programs' output to the log
 
     def work(self) -> None:
@@ -238,6 +287,8 @@ class Node:
             raise
         finally:
             self.end_what_is_left()
+            if self.log.lost:
+                self.log.write(f"{self.log.lost} lines could not be written to the log or to standard output")
             reason = self.run.failure()
             # The first node says how the run ended; another one does where the first is gone.
             if reason is not None and not self.run.ended and (self.rank == 0 or not self.run.is_running()):
@@ -265,8 +316,9 @@ class Node:
     def look(self) -> None:
         """Pass on what asks for a stop, notice a lost node, and show that this program is alive."""
         if self.alive_file:
-            Path(self.alive_file).touch()
-        who = self.signals.who()
+            with contextlib.suppress(OSError):  # a health check that fails is less than a run that ends
+                Path(self.alive_file).touch()
+        who = self.heard.who()
         if (reason := f"{who} {self.rank}" if who else self.time_is_over()) and self.run.stop_reason() is None:
             self.run.request_stop(reason)
         self.link.poll()
@@ -280,19 +332,19 @@ class Node:
     def time_is_over(self) -> str | None:
         """Return in words that MAX_HOURS are over, or None."""
         hours = self.settings.max_hours
-        if not hours or self.rank or time.time() < self.hours_from + 3600 * hours:
+        if not hours or self.rank or time.monotonic() < self.ends_at:
             return None
         return f"MAX_HOURS={hours:g} are over"
 
     @property
     def end_now(self) -> bool:
         """Whether this node is to end without saving."""
-        return self.signals.end_now
+        return self.heard.end_now
 
     def raise_failure(self) -> None:
         """Raise RunFailed where the run is broken."""
         if self.run.failure() is not None:
-            raise RunFailed(f"node {self.rank}: {self.run.failure()}")
+            raise RunFailed(str(self.run.failure()))
 
     def nodes_are_here(self) -> bool:
         """Wait for the other nodes; False where the run is stopped before."""
@@ -373,43 +425,44 @@ class Node:
         self.see_through(process, heartbeat=Heartbeat(self.run, self.settings.step_timeout_s))
         for pump in self.pumps:
             pump.join(timeout=5)
-        if len(self.done_ranks) == self.slots:
+        if len(self.ranks.done) == self.slots:
             return
         if self.end_now:
             if self.rank == 0:
                 self.run.update_state("stopped")
             return
-        reason, is_certain = self.what_happened(process.returncode)
-        if not is_certain:  # a rank that only lost another one says nothing: wait for the one that knows
-            deadline = time.monotonic() + REASON_WAIT_S
-            while not self.run.failure() and time.monotonic() < deadline:
-                self.look()
-        self.run.fail(reason)
-        mendable = self.rank_exit_code == UserError.exit_code
-        raise (UserError if mendable else RunFailed)(f"node {self.rank}: {self.run.failure()}")
+        if not self.ranks.codes:
+            reason = f"the launcher {ended_with(process.returncode)} before its ranks were done"
+            self.run.fail(f"node {self.rank}: {reason}; logs/node-{self.rank}.log says more")
+        while not self.run.failure() and not self.end_now:
+            self.judge_ranks()
+            self.look()
+        mendable = UserError.exit_code in self.ranks.codes.values()
+        raise (UserError if mendable else RunFailed)(str(self.run.failure()))
 
-    def what_happened(self, launcher_code: int) -> tuple[str, bool]:
-        """Return why this node's ranks are not done, and whether that is the cause rather than a consequence."""
-        code, where = self.rank_exit_code, f"logs/node-{self.rank}.log says more"
-        if code is not None:
-            hint = " (often for want of memory: `dmesg` tells)" if code == -signal.SIGKILL else ""
-            return f"node {self.rank}: a rank {ended_with(code)}{hint}; {where}", code < 0
-        return f"node {self.rank}: the launcher {ended_with(launcher_code)} before its ranks were done; {where}", True
+    def judge_ranks(self) -> None:
+        """Fail the run where a rank of this node broke, and nobody has said a better reason in time."""
+        if self.ranks.broke_at is None:
+            return
+        reason, wait_s = self.ranks.reason()
+        if time.monotonic() - self.ranks.broke_at >= wait_s:
+            self.run.fail(f"node {self.rank}: {reason}; logs/node-{self.rank}.log says more")
 
     # Processes
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a program in a session of its own, its output going to the log."""
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-m", module, *arguments],
-            env=self.environment(module),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        with signals.held():
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-m", module, *arguments],
+                env=self.environment(module),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
         pump = threading.Thread(target=self.read, args=(process.stdout,), daemon=True)
         pump.start()
         self.pumps.append(pump)
@@ -422,24 +475,29 @@ class Node:
         failed_at = None
         while process.poll() is None:
             self.look()
+            self.judge_ranks()
             if heartbeat and (reason := heartbeat.silence()):
                 self.run.fail(f"node {self.rank}: {reason}; the stacks of all ranks are in logs/")
-            if failed_at is None and (failure := self.run.failure()):  # not yet while it is just being written
+            if failed_at is None and self.run.failure():  # not yet while it is just being written
                 failed_at = time.monotonic()
-                if NO_SIGN in failure:
-                    self.write_stacks()
+                self.write_stacks()
             stopped = self.end_now or (until_stop and self.run.stop_reason() is not None)
             if stopped or (failed_at and time.monotonic() - failed_at > FAILURE_GRACE_S):
                 self.kill(process)
 
     def read(self, stream: IO[str]) -> None:
-        """Copy a program's output to the log, and note what it says about the ranks."""
-        for line in stream:
-            self.log.write(line)
-            if match := re.fullmatch(r"rank (\d+): done", line.strip()):
-                self.done_ranks.add(int(match[1]))
-            if match := re.search(r"exits with return code = (-?\d+)", line):
-                self.rank_exit_code = int(match[1])
+        """Copy a program's output to the log, and note what it says about the ranks.
+
+        To the end, whatever happens to a line: ranks that nobody reads block on a full pipe.
+        """
+        while line := stream.readline(LINE_CHARACTERS):
+            try:
+                self.ranks.read(line)
+                self.log.write(line)
+            except Exception as error:
+                self.log.lost += 1
+                with contextlib.suppress(Exception):
+                    self.log.write(f"a line of the ranks could not be logged: {type(error).__name__}: {error}")
 
     def environment(self, module: str) -> dict[str, str]:
         """Return the environment of a program of this node. What the user has set stays."""
@@ -447,6 +505,10 @@ class Node:
             "SFT_NODE_PID": str(os.getpid()),  # tells this node's processes, and ends them without it
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            # What a locale cannot print must not end a rank, and a row of data is the same text in every locale.
+            "PYTHONUTF8": "1",
+            "PYTHONIOENCODING": "utf-8:backslashreplace",
+            "SFT_LOGS": str(self.run.logs),
         }
         default = {
             "OMP_NUM_THREADS": str(max(1, machine.cores() // self.slots)),
@@ -459,6 +521,7 @@ class Node:
             ours["DS_ACCELERATOR"] = "cpu"
         else:
             default["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+            default["TORCH_NCCL_ENABLE_MONITORING"] = "0"  # it ends ranks whose NCCL takes minutes: heartbeat judges
             cards = self.cards()
             default |= gpus.nccl_variables(cards)
             if cards:  # DeepSpeed's launcher puts 0 to N - 1 into CUDA_VISIBLE_DEVICES: sft/trainer/process.py
@@ -477,14 +540,23 @@ class Node:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        for path in map(self.stacks_file, range(self.rank * self.slots, (self.rank + 1) * self.slots)):
+            with contextlib.suppress(OSError):
+                if path.stat().st_size == 0:
+                    path.unlink()
 
     def write_stacks(self) -> None:
-        """Have every rank of this node write the stacks of its threads to the log."""
+        """Have every rank of this node that lives write the stacks of its threads (sft/trainer/process.py)."""
         for process in self.processes():
-            with contextlib.suppress(psutil.Error):
+            with contextlib.suppress(psutil.Error, OSError):
                 if any(word.startswith("--local_rank=") for word in process.cmdline()):
-                    self.log.write(f"the stacks of process {process.pid}:")
+                    with self.stacks_file(int(process.environ()["RANK"])).open("a") as file:
+                        file.write(time.strftime("%Y-%m-%d %H:%M:%S\n"))
                     process.send_signal(signal.SIGUSR1)
+
+    def stacks_file(self, rank: int) -> Path:
+        """Return where a rank writes its stacks."""
+        return self.run.logs / f"stacks-rank-{rank}.txt"
 
     def processes(self) -> Iterator[psutil.Process]:
         """Yield the processes that this node started, wherever they went: known by their environment."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sft import machine
-from sft.host import gpus
+from sft.host import gpus, signals
 from sft.run import Run
 from sft.settings import Settings
 
@@ -57,7 +57,7 @@ def start(run: Run, settings: Settings, cards: list[gpus.Gpu]) -> LocalNodes:
         }
         if cards:
             environment |= gpus.environment(cards[rank * per_node : (rank + 1) * per_node])
-        with (run.logs / f"node-{rank}.log").open("ab") as log:
+        with (run.logs / f"node-{rank}.log").open("ab") as log, signals.held():
             process = subprocess.Popen(
                 [sys.executable, "-m", "sft.host.launch", "--run", str(run.path), "--node-rank", str(rank)],
                 env=environment,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -16,11 +14,12 @@ from rich.console import Console
 from sft import budget, cluster, files, supply, unfinished, variables
 from sft import run as runs
 from sft.errors import NOT_FINITE, OUT_OF_MEMORY, RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import compose, ending, gpus, inputs, logs, nodes, opening, ownership, plan_view, surroundings
+from sft.host import compose, ending, gpus, inputs, logs, nodes, opening, ownership, plan_view, signals, surroundings
 from sft.host.launch import ended_with
 from sft.host.nodes import Nodes
 from sft.host.progress import display, duration
 from sft.host.setup import make_folders
+from sft.host.signals import Asked
 from sft.run import Run
 from sft.settings import Settings
 from sft.steps import Steps
@@ -36,31 +35,32 @@ def train(settings: Settings, console: Console) -> Run:
     settings, plan = opening.planned(settings, cards, console.print)
     start = launcher(settings, cards, console)
     latest = runs.latest(settings.runs_path)
-    with opening.open_run(settings, plan, console.print) as run:
-        for line in budget.revise(run, asked):
-            console.print(line)
-        restarts = 0
-        while True:
-            before = budget.cuts(run)
-            watched = watch(run, start, console)
-            cuts = budget.cuts(run)
-            if watched.broke and len(cuts) > len(before):  # every cut is smaller than the one before: no end to count
-                said = f"warning: {cuts[-1].what}: goes on from {run.last_checkpoint()} with {cuts[-1].now:,}"
-            elif restarts < settings.restarts and watched.may_go_better:
-                restarts += 1
-                number = f"{restarts} of RESTARTS={settings.restarts}"
-                said = f"failed: {run.state()['error']}; starting again from {run.last_checkpoint()} ({number})"
-            else:
-                break
-            console.print(said)
-            for line in runs.reopen(run, settings, again=True):
+    with signals.noted() as heard:
+        with opening.open_run(settings, plan, console.print) as run:
+            for line in budget.revise(run, asked):
                 console.print(line)
-        if watched.found_wrong:
-            reason = run.state()["error"]
-            runs.discard(run, latest)
-            console.print(f"{run.path} is removed: nothing was trained")
-            raise UserError(reason)
-    conclude(watched, console)
+            restarts = 0
+            while True:
+                before = budget.cuts(run)
+                watched = watch(run, start, console, heard)
+                cuts = budget.cuts(run)
+                if watched.broke and len(cuts) > len(before):  # every cut is smaller than the one before: no end
+                    said = f"warning: {cuts[-1].what}: goes on from {run.last_checkpoint()} with {cuts[-1].now:,}"
+                elif restarts < settings.restarts and watched.may_go_better:
+                    restarts += 1
+                    number = f"{restarts} of RESTARTS={settings.restarts}"
+                    said = f"failed: {run.state()['error']}; starting again from {run.last_checkpoint()} ({number})"
+                else:
+                    break
+                console.print(said)
+                for line in runs.reopen(run, settings, again=True):
+                    console.print(line)
+            if watched.found_wrong:
+                reason = run.state()["error"]
+                runs.discard(run, latest)
+                console.print(f"{run.path} is removed: nothing was trained")
+                raise UserError(reason)
+        conclude(watched, console)
     return run
 
 
@@ -106,10 +106,11 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
         frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
         frozen, cards = decide(frozen, console)
         start = launcher(frozen, cards, console)
-        watched = watch(runs.evaluate_again(run, frozen), start, console)
-        results = watched.run.read(watched.run.evaluation, {})
-        if watched.run.state()["status"] == "finished":
-            files.write_json(run.evaluation, results)
+        with signals.noted() as heard:
+            watched = watch(runs.evaluate_again(run, frozen), start, console, heard)
+            results = watched.run.read(watched.run.evaluation, {})
+            if watched.run.state()["status"] == "finished":
+                files.write_json(run.evaluation, results)
     again = run.command("evaluate")
     if watched.run.state()["status"] == "stopped":
         kept = "the results of before stay" if run.evaluation.is_file() else "there are no results"
@@ -166,26 +167,6 @@ def launcher(settings: Settings, cards: list[gpus.Gpu], console: Console) -> Cal
 # At work
 
 
-@dataclass
-class Interrupts:
-    """The signals that asked for a stop."""
-
-    seen: list[int] = field(default_factory=list)
-
-
-@contextmanager
-def noting_interrupts() -> Iterator[Interrupts]:
-    """Collect Ctrl-C, SIGTERM and the terminal's end instead of being ended by them."""
-    interrupts = Interrupts()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, lambda got, _frame: interrupts.seen.append(got)) for number in numbers]
-    try:
-        yield interrupts
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
 @dataclass(frozen=True)
 class Watched:
     """How the nodes of a run ended."""
@@ -219,19 +200,24 @@ class Watched:
         return self.broke and not would_come_back
 
 
-def watch(run: Run, start: Callable[[Run], Nodes], console: Console) -> Watched:
+def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Asked) -> Watched:
     """Start a run's nodes and show it until they have ended.
 
-    A Ctrl-C asks it to save and stop, a second one ends it at once. Raises UserError where they cannot be started.
+    A signal asks it to save and stop, a second Ctrl-C ends it at once. One that came before there are nodes stops the
+    run there. Raises UserError where they cannot be started.
     """
-    described = False
-    with noting_interrupts() as interrupts, display(console) as shown:
+    if heard.stop:
+        run.request_stop(heard.stop)
+        run.update_state("stopped")
+        return Watched(run, [], interrupted=True)
+    described = told = ended = False
+    with display(console) as shown:
         try:
             started = start(run)
         except SftError as error:
             run.update_state("failed", error=str(error))
             raise
-        heard = told = 0
+        warned = 0
         while True:
             codes = started.codes()
             for rank, code in enumerate(codes):
@@ -239,25 +225,25 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console) -> Watched:
                     run.fail(f"node {rank}: its program {ended_with(code)}")
             if None not in codes:
                 break
-            if len(interrupts.seen) > heard:
-                heard = len(interrupts.seen)
-                if heard == 1:
-                    run.request_stop(signal.Signals(interrupts.seen[0]).name)
-                    console.print("stopping: finishing the step and saving; Ctrl-C again ends at once")
-                else:
-                    started.end_now()
+            if heard.stop and not told:
+                told = True
+                run.request_stop(heard.stop)
+                console.print("stopping: finishing the step and saving; Ctrl-C again ends at once")
+            if heard.at_once and not ended:
+                ended = True
+                started.end_now()
             if not described and run.prepared.is_file():
                 describe(run, console)
                 described = True
-            for line in run.state().get("set_aside", [])[told:]:
+            for line in run.state().get("set_aside", [])[warned:]:
                 console.print(f"warning: {line}")
-                told += 1
+                warned += 1
             shown.show(run.state())
             time.sleep(POLL_S)
         if not run.ended:
             run.update_state("failed", error=run.failure() or "the node programs were killed")
         shown.show(run.state())
-    return Watched(run, codes, bool(interrupts.seen))
+    return Watched(run, codes, interrupted=heard.stop is not None)
 
 
 def describe(run: Run, console: Console) -> None:

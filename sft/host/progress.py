@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from sft.host.screen import Screen
 from sft.run import ENDED
 
 PLAIN_EVERY_S = 10.0  # seconds between lines without a terminal
@@ -23,7 +25,7 @@ BAR, LEAST_BAR = 20, 8  # columns of a bar: what the line leaves it
 
 def terminal() -> Console:
     """Return the console that tasks print on: text as it is, broken at spaces in a terminal and nowhere in a file."""
-    console = Console(highlight=False, markup=False)
+    console = Console(file=cast(TextIO, Screen(sys.stdout)), highlight=False, markup=False)
     console.soft_wrap = not console.is_terminal
     return console
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from sft import files
 from sft.errors import SettingsError, UserError, wrong
-from sft.host import inputs, ownership
+from sft.host import inputs, ownership, signals
 from sft.settings import FOLDERS, Settings, is_there
 from sft.variables import ENV_FILE
 
@@ -98,6 +99,24 @@ def told(output: str) -> str:
         return ""
 
 
+def output(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Return a program's exit code and output. Where this one is interrupted, all that it has started ends too."""
+    process = None
+    environment = environment | {"SFT_NODE_PID": str(os.getpid())}  # without this process it ends
+    try:
+        with signals.held():
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+            )
+        said, _ = process.communicate()
+    except BaseException:
+        if process is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        raise
+    return process.returncode, said
+
+
 def setup(console: Console) -> None:
     """Make `.env` and the folders, and bring data and model here. Raises UserError where one cannot be had."""
     make_env_file(console)
@@ -107,9 +126,9 @@ def setup(console: Console) -> None:
     console.print(f"getting {settings.dataset} and {settings.model_name} (once)")
     command = [sys.executable, "-m", "sft.trainer.prepare"]
     environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise UserError(told(done.stdout) or "the download broke; see above")
+    code, said = output(command, environment)
+    if code:
+        raise UserError(told(said) or "the download broke; see above")
     if in_containers:
         ownership.hand_over(settings)  # what was prepared by now
     console.print("ready: `make train` starts, `make test-env` checks this machine")

@@ -14,8 +14,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d as torch_distributed
 
 from sft.errors import SettingsError, wrong
+
+NO_LIMIT = timedelta(days=365)  # longer than the heartbeat's, whatever STEP_TIMEOUT_S is
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class World:
 def start(device: str, timeout_s: int) -> World:
     """Meet the other ranks (all ranks). `device` is cuda (over NCCL) or cpu (over gloo).
 
-    A rank that waits longer than `timeout_s` for another one raises, so that a dead peer ends the run. Raises
+    A rank that waits longer than `timeout_s` for another one to come raises; later nobody's time is over. Raises
     SettingsError where another program has taken the port since it was looked at.
     """
     import deepspeed
@@ -64,7 +67,20 @@ def start(device: str, timeout_s: int) -> World:
             raise
         what = "has been taken by another program since the start"
         raise SettingsError([wrong("MASTER_PORT", os.environ["MASTER_PORT"], what, "choose another port")]) from None
+    wait_without_limit()
     return World(rank, local_rank, world_size, where)
+
+
+def wait_without_limit() -> None:
+    """Let collectives of all groups that there are now wait as long as another rank works.
+
+    Rank 0 exports for as long as its disk takes, and the others wait for it in a barrier. Whether a rank hangs is
+    judged by the node program, which sees whether the run moves (STEP_TIMEOUT_S). A group that DeepSpeed makes gets
+    torch's default limit, 10 minutes over NCCL, so this is called again after its engine is there.
+    """
+    for group in list(torch_distributed._world.pg_map):
+        torch_distributed._set_pg_timeout(NO_LIMIT, group)
+    torch_distributed._get_default_store().set_timeout(NO_LIMIT)  # NCCL's groups first meet when they are first used
 
 
 def end() -> None:
@@ -124,10 +140,3 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-def lost_a_peer(error: BaseException) -> bool:
-    """Tell whether an error only says that another rank is gone, so that it is not the reason of a failure."""
-    text = str(error).lower()
-    words = ("connection reset", "connection closed", "connection refused", "broken pipe", "timed out", "nccl", "gloo")
-    return isinstance(error, RuntimeError) and any(word in text for word in words)

@@ -18,7 +18,7 @@ from deepspeed.utils import nvtx, set_z3_leaf_modules
 
 from sft.settings import Settings
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
-from sft.trainer import adapter, memory, quantised
+from sft.trainer import adapter, distributed, memory, quantised
 from sft.trainer import model as models
 from sft.trainer.attention import has_kernels
 from sft.trainer.batching import MicroBatch
@@ -65,6 +65,7 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
     )
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=filled, dist_init_required=False)
+    distributed.wait_without_limit()  # in the groups that it has made
     for name, buffer in buffers.items():
         # Without ZeRO-3, DeepSpeed rounds buffers to the weights' type too: rotary frequencies in bf16 put the 500th
         # token of a sequence a whole position away from where it is.

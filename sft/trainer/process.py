@@ -9,9 +9,11 @@ import contextlib
 import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
 from types import FrameType
+from typing import IO
 
 from sft.redaction import guard_tracebacks
 
@@ -23,15 +25,17 @@ class Stopped(Exception):
 
 
 def begin() -> None:
-    """Prepare this process: SIGTERM only sets `stop_requested`, and without its parents the process ends.
+    """Prepare this process: signals only set `stop_requested`, and without its parents the process ends.
 
-    DeepSpeed's launcher sends SIGTERM to the ranks one after another and kills each after 30 s, so the handler only
-    sets a flag and all ranks leave together at the next step boundary.
+    A stop of systemd or `scancel` signals every process of a run, at whatever moment: all ranks leave together at the
+    next step boundary. What started this process has held signals back from it until now.
     """
     guard_tracebacks()
-    signal.signal(signal.SIGTERM, on_sigterm)
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGHUP, on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal reaches the task, which asks for a stop
-    faulthandler.register(signal.SIGUSR1)  # the stacks of a process that hangs
+    faulthandler.register(signal.SIGUSR1, file=stacks_file())
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     node = int(os.environ.get("SFT_NODE_PID", "0"))
     threading.Thread(target=end_without, args=(os.getppid(), node), daemon=True).start()
     if cards := os.environ.get("SFT_CUDA_DEVICES"):
@@ -39,9 +43,20 @@ def begin() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = cards
 
 
-def on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+def on_signal(_signal: int, _frame: FrameType | None) -> None:
     """Note that the run was asked to stop."""
     stop_requested.set()
+
+
+def stacks_file() -> IO[str]:
+    """Return where this process writes its threads' stacks: a rank into a file of its own, beside the node's log."""
+    rank, folder = os.environ.get("RANK"), os.environ.get("SFT_LOGS")
+    if rank is None or folder is None:
+        return sys.stderr
+    try:
+        return open(os.path.join(folder, f"stacks-rank-{rank}.txt"), "a")  # the node removes it if it stays empty
+    except OSError:
+        return sys.stderr
 
 
 def end_without(parent: int, node: int) -> None:
@@ -59,5 +74,7 @@ def is_alive(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
+    except OSError:  # no file can be opened now: that says nothing about the other process
+        return True

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from sft import budget, files
-from sft.errors import SftError
+from sft.errors import SftError, between_ranks
 from sft.run import Run, Status
 from sft.settings import Settings
 from sft.steps import Steps
@@ -47,8 +47,7 @@ def main() -> None:
     rank = os.environ["RANK"]
     try:
         settings = budget.held(run, run.settings())
-        if not inputs_are_there(run):
-            return
+        wait_for_inputs(run)
         world = distributed.start(settings.device, settings.rendezvous_timeout_s)
         status = pipeline(run, settings, world)
         distributed.end()
@@ -60,23 +59,27 @@ def main() -> None:
     except BaseException as error:
         if said := memory.reason(error, run):
             run.fail(f"rank {rank}: {said}")
-        elif not distributed.lost_a_peer(error):
-            what = textwrap.shorten(str(error), MESSAGE) or "no message"
-            run.fail(f"rank {rank}: {type(error).__name__}: {what}")
+        else:
+            what = f"{type(error).__name__}: {textwrap.shorten(str(error), MESSAGE) or 'no message'}"
+            if isinstance(error, RuntimeError) and between_ranks(str(error)):
+                # Perhaps only what another rank's error looks like from here: the node program waits for a better one.
+                sys.stdout.write(f"rank {rank}: error between ranks: {what}\n")
+            else:
+                run.fail(f"rank {rank}: {what}")
         raise
     sys.stdout.write(f"rank {rank}: done\n")  # one write, one line: the node program counts these
 
 
-def inputs_are_there(run: Run) -> bool:
-    """Wait for the inputs: the launcher starts the ranks while they are made. False where a stop comes first.
+def wait_for_inputs(run: Run) -> None:
+    """Wait for the inputs: the launcher starts the ranks while they are made.
 
-    The node program ends the ranks where making them breaks, and says why.
+    The node program ends the ranks where making them breaks, or a stop comes before. No rank decides that by itself:
+    the others would wait for it.
     """
     while not run.prepared.is_file():
-        if process.stop_requested.is_set():
-            return False
+        if process.stop_requested.is_set() and run.stop_reason() is None:
+            run.request_stop("a signal to the ranks")
         time.sleep(POLL_S)
-    return True
 
 
 def pipeline(run: Run, settings: Settings, world: World) -> Any:
@@ -86,7 +89,7 @@ def pipeline(run: Run, settings: Settings, world: World) -> Any:
     """
     prepared = files.read_json(run.prepared)
     phases = Phases(run, world)
-    before_ranks = time.time() - run.state()["attempt_started_at"] - sum(prepared["seconds"].values())
+    before_ranks = max(0.0, time.time() - run.state()["attempt_started_at"] - sum(prepared["seconds"].values()))
     phases.add(**{"starting": before_ranks} | prepared["seconds"])
     rows, held_out = (Rows(Path(prepared["data"]) / split) for split in ("train", "validation"))
     try:

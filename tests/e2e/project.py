@@ -58,7 +58,7 @@ class Project:
 
     def start(self, *command: str, **settings: Any) -> subprocess.Popen[str]:
         """Start a command of the project's environment with settings in the environment."""
-        program = [*self.invoke, *command] if command[0] != "make" else list(command)
+        program = list(command) if command[0] in ("make", "timeout") else [*self.invoke, *command]
         return subprocess.Popen(
             program,
             cwd=self.path,

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def child(project, *words):
 @pytest.mark.parametrize(
     ("victim", "reason"),
     [
-        (("sft.trainer.train", "--local_rank=0"), "a rank was killed by signal 9"),
+        (("sft.trainer.train", "--local_rank=0"), "was killed by signal 9 (often for want of memory"),
         (("sft.host.deepspeed_launcher", "--node_rank=1"), "node 1: the launcher was killed by signal 9 before"),
         (("sft.host.launch", "0"), "node 0: its program was killed by signal 9"),
     ],
@@ -68,19 +69,38 @@ def test_a_full_disk_is_the_reason_given(project, tmp_path):
         subprocess.run(["umount", str(runs)], check=True)
 
 
-def test_a_run_without_a_sign_fails_with_the_stacks_in_the_log(project):
+def test_a_run_without_a_sign_fails_with_the_stacks_in_the_logs(project):
     run = Run(project.path / "runs" / "silent")
-    settings = small(RUN_NAME="silent", MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=0, STEP_TIMEOUT_S=20)
+    # In the order of the defaults: ranks meet sooner than a step may take.
+    settings = small(RUN_NAME="silent", MAX_STEPS=0, MAX_EPOCHS=1000, RENDEZVOUS_TIMEOUT_S=10, STEP_TIMEOUT_S=20)
     process = project.start("train", **settings)
     wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
-    rank = next(found for found in project.processes() if "--local_rank=0" in found.cmdline())
+    rank = next(found for found in project.processes() if found.environ().get("RANK") == "0")
     rank.suspend()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     assert "no sign of the ranks within STEP_TIMEOUT_S=20 seconds, after step " in run.state()["error"]
-    stacks = [path.read_text() for path in run.log_files()]
-    assert any("most recent call first" in text and "in optimizer_step" in text for text in stacks)
+    stacks = (run.logs / "stacks-rank-1.txt").read_text()  # a suspended rank writes none
+    assert "most recent call first" in stacks and "in optimizer_step" in stacks
     project.wait_for_no_process()
+
+
+def test_a_rank_that_breaks_is_the_reason_and_the_stacks_tell_where_the_others_hang(project):
+    run = Run(project.path / "runs" / "hanging")
+    delays = {"PYTHONPATH": Path(__file__).parent / "delays", "HANG_AT": 5}
+    done = project.inv("train", **small(RUN_NAME="hanging", NODES=1, GPUS_PER_NODE=2, **delays))
+    assert done.returncode == 1, done.stdout
+    assert run.state()["error"] == "rank 1: ArithmeticError: one rank's own error"
+    stacks = (run.logs / "stacks-rank-0.txt").read_text()
+    assert "most recent call first" in stacks and "in hanging_step" in stacks
+    project.wait_for_no_process()
+
+
+def test_an_export_may_take_longer_than_ranks_wait_to_meet(project):
+    delays = {"PYTHONPATH": Path(__file__).parent / "delays", "EXPORT_DELAY_S": 15}
+    run = project.train("slow-export", RENDEZVOUS_TIMEOUT_S=10, **delays)
+    assert run.state()["seconds"]["saving"] > 15
+    assert not list(run.logs.glob("stacks-*"))
 
 
 def test_a_row_that_makes_the_loss_infinite_is_named(project, base, tmp_path):

@@ -1,6 +1,5 @@
 """A run that is stopped goes on as if it never had been."""
 
-import json
 import os
 import signal
 
@@ -43,7 +42,7 @@ def test_stopped_and_resumed_equals_undisturbed(project, undisturbed):
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_ctrl_c_saves_and_a_second_one_ends_at_once(project):
+def test_ctrl_c_saves(project):
     run = Run(project.path / "runs" / "interrupted")
     settings = small(RUN_NAME="interrupted", MAX_STEPS=0, MAX_EPOCHS=1000)
     process = project.start("train", **settings)
@@ -54,16 +53,6 @@ def test_ctrl_c_saves_and_a_second_one_ends_at_once(project):
     stopped = run.state()
     assert stopped["status"] == "stopped" and run.stop_reason() == "SIGINT"
     assert (run.checkpoints / f"step-{stopped['step']:06d}" / "manifest.json").is_file()
-
-    process = project.start("train", **settings)
-    wait_until(lambda: run.state()["step"] > stopped["step"], process, run)
-    process.send_signal(signal.SIGINT)
-    wait_until(lambda: run.stop_reason() is not None, process, run)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    project.wait_for_no_process()
-    assert run.state()["status"] == "stopped"
-    assert json.loads((run.checkpoints / f"step-{stopped['step']:06d}" / "manifest.json").read_text())["files"]
 
 
 def test_a_stop_while_the_inputs_are_made_ends_the_ranks_that_wait_for_them(project, tmp_path):

@@ -1,8 +1,10 @@
 """DeepSpeed's launcher, run without torch, starts and ends ranks as it does by itself."""
 
 import base64
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +55,59 @@ def test_ranks_start_and_end_as_under_deepspeeds_own(tmp_path, end_with):
         else:
             assert done.stdout.count("exits successfully") == 2
             assert done.stdout.splitlines()[-1] == str(has_torch)
+
+
+# A rank that ends when its file is there, with the code in it.
+WAITING = """
+import os, pathlib, sys, time
+path = pathlib.Path(sys.argv[-1]) / os.environ["RANK"]
+while not path.exists():
+    time.sleep(0.01)
+sys.exit(int(path.read_text()))
+"""
+
+
+@pytest.fixture
+def launcher(tmp_path):
+    (tmp_path / "rank_program.py").write_text(WAITING)
+    words = [f"--world_info={WORLD}", "--node_rank=0", "--module", "rank_program", tmp_path]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "sft.host.deepspeed_launcher", *words], stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, start_new_session=True,
+    )  # fmt: skip
+    yield process
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def lines_until(process, words):
+    """Return a process's lines to the first one that has the words."""
+    lines = []
+    while not lines or words not in lines[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1], lines
+    return lines
+
+
+def end(folder, rank, code):
+    (folder / ".new").write_text(str(code))
+    (folder / ".new").rename(folder / str(rank))
+
+
+def test_a_signal_to_it_takes_no_rank_with_it(launcher, tmp_path):
+    lines_until(launcher, "spawned with command")
+    lines_until(launcher, "spawned with command")
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        launcher.send_signal(number)
+    end(tmp_path, 0, 0)
+    lines_until(launcher, "exits successfully")  # its next look at the ranks: the signals are behind it
+    end(tmp_path, 1, 0)
+    assert "exits successfully" in launcher.communicate(timeout=60)[0] and launcher.returncode == 0
+
+
+def test_a_rank_that_breaks_is_told_of_at_once_and_the_others_live(launcher, tmp_path):
+    end(tmp_path, 1, 7)
+    lines_until(launcher, "rank 1: exits with return code = 7")
+    end(tmp_path, 0, 0)
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 7, output

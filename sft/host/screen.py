@@ -1,0 +1,43 @@
+"""Standard output as tasks print on it: beside training, so that what cannot be shown never ends a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, TextIO
+
+
+class Screen:
+    """A stream that takes everything. What its encoding has no character for is a question mark.
+
+    Once its reader is gone (`make train | head -1`, a closed terminal) all that follows is dropped. The run goes on.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to `stream`."""
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        encoding = self.stream.encoding or "utf-8"
+        try:
+            self.stream.write(text.encode(encoding, "replace").decode(encoding))
+        except (OSError, ValueError):
+            self.lose()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is kept back."""
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            self.lose()
+
+    def lose(self) -> None:
+        """Send what follows nowhere, what Python still writes at its own end included."""
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self.stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the stream for everything else: its encoding, whether it is a terminal."""
+        return getattr(self.stream, name)

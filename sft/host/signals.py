@@ -1,0 +1,97 @@
+"""What signals ask of the tasks and of the node program: to save and stop, or to end at once.
+
+They come several at a time, so they are not counted. `timeout` signals make, which passes the signal on, and then their
+whole process group; the end of a login session is SIGTERM and SIGHUP; systemd and `scancel` signal every process of a
+run. All of that means: save and stop. Only a person's second Ctrl-C, AGAIN_S or more after the first, means: at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HELD = {*STOP, signal.SIGQUIT, signal.SIGUSR1}
+AGAIN_S = 1.0  # nearer together, two SIGINTs are one Ctrl-C that arrived on two ways
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a task that had no run at work."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.name, self.exit_code = signal.Signals(number).name, 128 + number
+
+
+class Asked:
+    """What signals have asked for until now."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.stop: str | None = None  # the first signal's name
+        self.at_once = False
+        self.interrupted_at: float | None = None
+
+    def note(self, number: int, _frame: FrameType | None = None) -> None:
+        """Note a signal."""
+        self.stop = self.stop or signal.Signals(number).name
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if self.interrupted_at is None:
+                self.interrupted_at = now
+            self.at_once = self.at_once or now - self.interrupted_at >= AGAIN_S
+        self.at_once = self.at_once or number == signal.SIGQUIT
+
+
+def raise_interrupted(number: int, _frame: FrameType | None) -> None:
+    """Raise Interrupted, so that what a task has begun is cleaned up."""
+    raise Interrupted(number)
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Give signals to a handler for a while. `nohup` has SIGHUP ignored, and it stays so."""
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    mine = [number for number in STOP if number != signal.SIGHUP or not nohup]
+    before = [(number, signal.signal(number, handler)) for number in mine]
+    try:
+        yield
+    finally:
+        for number, earlier in before:
+            signal.signal(number, earlier)
+
+
+@contextmanager
+def noted() -> Iterator[Asked]:
+    """Note signals instead of being ended by them, as long as there is a run that must not be left alone."""
+    asked = Asked()
+    with handled(asked.note):
+        yield asked
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold signals back from programs that are started meanwhile, until they can tell what a signal asks for.
+
+    A new process would be ended by one. The node program calls `release` for itself, ranks are released by
+    sft/trainer/process.py, and DeepSpeed's launcher and docker's never are.
+    """
+    before = hold()
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hold() -> set[Any]:
+    """Hold signals back from this process, and from what it starts. Return those that were so before."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+
+
+def release() -> None:
+    """Let this process have the signals that were held back from it."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
