@@ -199,7 +199,13 @@ class Run:
 
     def request_stop(self, reason: str) -> None:
         """Ask the ranks to save and end after the step they are in."""
-        write_whole(self.path / "stop", redact(reason) + "\n")
+        try:
+            write_whole(self.path / "stop", redact(reason) + "\n")
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self.give_up_reserve()
+            write_whole(self.path / "stop", redact(reason) + "\n")
 
     def stop_reason(self) -> str | None:
         """Return why a stop was requested, or None."""

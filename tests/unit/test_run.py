@@ -233,3 +233,20 @@ def test_no_task_ends_with_a_traceback_at_the_run_of_another_user(of_nobody, wor
     assert done.returncode == 2
     said = done.stderr.strip()
     assert said.count("\n") == 0 and ("belongs to nobody" in said or "is not running (stopped)" in said), said
+
+
+def test_a_stop_is_asked_for_on_a_full_disk(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root: run the tests as root")
+    try:
+        run = runs.create(Settings.load(None, runs_path=small, run_name="a"), cluster.hostfile(2, 2))
+        with (small / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
+            while filler.write(b"0" * 4096):
+                pass
+        run.request_stop("SIGTERM")
+        assert run.stop_reason() == "SIGTERM"
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
