@@ -36,6 +36,7 @@ HUB_TIMEOUT_S = 5
 GATED = ("meta-llama/", "google/gemma")  # the owners and names of gated models that many begin with
 # The oldest Linux driver for a major version of CUDA (NVIDIA's table of CUDA compatibility).
 DRIVERS = {11: 450, 12: 525, 13: 580}
+OLDEST = {13: (7, 5)}  # compute capability of the oldest card that a major version of CUDA has kernels for: Turing
 PROBE_TIMEOUT_S = 180
 COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
 
@@ -224,11 +225,12 @@ def gpu(settings: Settings) -> Check:
     if not cards:
         level: Literal["ok", "failure"] = "ok" if settings.device == "cpu" or settings.model_name == TINY else "failure"
         remedy = "install NVIDIA's driver (`nvidia-smi` must work), or train on the CPU with `make demo`"
-        return Check("GPUs", level, "none visible", remedy if level == "failure" else "")
+        return Check("GPUs", level, f"none visible{gpus.unused()}", remedy if level == "failure" else "")
     names = ", ".join(f"{card.index}: {card.name} {card.total_gib:.0f} GiB" for card in cards)
     if len(cards) < settings.world_size:
         remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
-        return Check("GPUs", "failure", f"{names}; NODES x GPUS_PER_NODE = {settings.world_size} wanted", remedy)
+        wanted = f"NODES x GPUS_PER_NODE = {settings.world_size} wanted{gpus.unused()}"
+        return Check("GPUs", "failure", f"{names}; {wanted}", remedy)
     return Check("GPUs", "ok", names)
 
 
@@ -244,6 +246,10 @@ def driver(_: Settings) -> Check:
     if int(version.split(".")[0]) < least:
         what = f"{version} is too old for torch's CUDA {cuda}"
         return Check("driver", "failure", what, f"install driver {least} or newer: ubuntu-drivers install")
+    for card in cards:
+        if (0, 0) < card.capability < OLDEST.get(int(cuda.split(".")[0]), (0, 0)):
+            remedy = "install torch built for CUDA 12.6, or leave this card out with CUDA_VISIBLE_DEVICES"
+            return Check("driver", "failure", f"torch's CUDA {cuda} has no kernels for {card.name}", remedy)
     return Check("driver", "ok", f"{version} for torch's CUDA {cuda}")
 
 

@@ -322,7 +322,7 @@ def imagined(options: Options) -> tuple[Card, list[str]]:
         unknown = f"{options.gpu} is not in the plan's table: times are those of {card.name}"
         notes.append(unknown if options.gpu else f"times are those of {card.name} (`--gpu NAME` plans for another)")
         card = replace(card, name=options.gpu or f"GPU of {gib:g} GiB")
-    return replace(card, memory_gib=gib - DRIVER_GIB), notes
+    return replace(card, memory_gib=max(0.0, gib - DRIVER_GIB)), notes
 
 
 def slowest(here: list[gpus.Gpu]) -> tuple[Card, list[str]]:

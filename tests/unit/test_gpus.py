@@ -13,7 +13,7 @@ import pytest
 from sft import cluster
 from sft import run as runs
 from sft.errors import SettingsError
-from sft.host import compose, gpus, launch, nodes, opening, plan
+from sft.host import checks, compose, gpus, launch, nodes, opening, plan
 from sft.host.gpus import Gpu
 from sft.host.link import Link
 from sft.settings import Settings
@@ -149,6 +149,30 @@ def test_what_cuda_visible_devices_hides_is_said(here, monkeypatch):
 )  # fmt: skip
 def test_peer_to_peer_is_switched_off_between_geforce_rtx_40_cards_alone(name, set_for_it):
     assert ("NCCL_P2P_DISABLE" in gpus.nccl_variables([card(0, name)])) is set_for_it
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "cuda", "level"),
+    [
+        ("Tesla V100-SXM2-16GB", (7, 0), "13.0", "failure"), ("Tesla V100-SXM2-16GB", (7, 0), "12.6", "ok"),
+        ("Tesla T4", (7, 5), "13.0", "ok"), ("NVIDIA GeForce RTX 4090", (0, 0), "13.0", "ok"),
+    ],
+)  # fmt: skip
+def test_a_card_that_torch_has_no_kernels_for_is_named(here, monkeypatch, name, capability, cuda, level):
+    here([card(0), card(1, name, capability=capability)])
+    monkeypatch.setattr(checks, "torch_cuda", lambda: cuda)
+    found = checks.driver(Settings.load(None))
+    assert found.level == level
+    if level == "failure":
+        assert found.found == f"torch's CUDA {cuda} has no kernels for {name}" and "CUDA 12.6" in found.remedy
+
+
+def test_the_check_of_gpus_says_what_cuda_visible_devices_hides(here, monkeypatch):
+    here(FOUR)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-nosuch")
+    found = checks.gpu(Settings.load(None))
+    assert found.level == "failure"
+    assert found.found == "none visible (CUDA_VISIBLE_DEVICES=MIG-nosuch; `nvidia-smi -L` lists 4)"
 
 
 # From what is asked to what a rank sees
