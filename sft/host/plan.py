@@ -299,7 +299,8 @@ def place(settings: Settings, here: list[gpus.Gpu], options: Options = HERE) -> 
         notes += [] if fused else ["liger-kernel is not installed here: with it activations take a third less"]
     if not card.has_bf16:
         fused = False  # Triton's kernels are for cards with bf16
-        notes.append(f"{card.name} has no bf16: PRECISION=auto is fp16, with dynamic loss scaling")
+        if settings.precision != "fp32":
+            notes.append(f"{card.name} has no bf16: PRECISION=auto is fp16, with dynamic loss scaling")
     notes += [f"{card.name}: {card.note}"] if card.note else []
     shape = shapes.read(Path(options.shape)) if options.shape else shapes.need(settings)
     model = shapes.name_of(Path(options.shape)) if options.shape else settings.model_name

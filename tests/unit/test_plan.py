@@ -418,7 +418,8 @@ def test_cards_without_bf16_train_in_fp16(gpu):
     found = planned(gpu, 1)
     assert found.settings.precision == "fp16" and not found.job.fused
     assert any("has no bf16: PRECISION=auto is fp16, with dynamic loss scaling" in note for note in found.place.notes)
-    assert planned(gpu, 1, precision="fp32").settings.precision == "fp32"
+    in_fp32 = planned(gpu, 1, precision="fp32")
+    assert in_fp32.settings.precision == "fp32" and not any("bf16" in note for note in in_fp32.place.notes)
     with pytest.raises(SettingsError, match="PRECISION=bf16: these GPUs have no bf16: .*; use fp16, fp32, or auto"):
         planned(gpu, 1, precision="bf16")
 
