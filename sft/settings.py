@@ -263,7 +263,7 @@ class Settings(BaseSettings):
     )
     # Run
     run_name: Name = Field("", description="name of the run directory; empty = date, time and model")
-    fresh: bool = Field(False, description="start over instead of resuming the last stopped run")
+    fresh: bool = Field(False, description="start a new run instead of resuming; one of the same RUN_NAME is set aside")
     # Folders
     data_path: Folder = Field(Path("data"), description="cache of prepared data sets")
     model_path: Folder = Field(Path("models"), description="cache of base models")
