@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
+
 MIG_SLICES = 7  # compute slices of a whole card that can be cut into instances (an A30 has 4)
 BF16_SINCE = (8, 0)  # compute capability: Ampere. Older cards emulate bf16, slowly and not in every kernel.
 
@@ -122,15 +124,23 @@ def look(handle: object, index: int) -> Gpu:
         except pynvml.NVMLError:  # some boards have no sensor for it, some drivers do not know the function
             return default
 
+    def memory_gib(of: object) -> tuple[float, float]:
+        """Return what is used and all there is; of a GPU that shares the machine's memory, the machine's."""
+        memory = ask("nvmlDeviceGetMemoryInfo", of=of, default=None)
+        if memory is None:
+            everything = psutil.virtual_memory()
+            return (everything.total - everything.available) / 2**30, everything.total / 2**30
+        return int(memory.used) / 2**30, int(memory.total) / 2**30
+
     load = ask("nvmlDeviceGetUtilizationRates", default=None)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    used_gib, total_gib = memory_gib(handle)
     major, minor = ask("nvmlDeviceGetCudaComputeCapability", default=(0, 0))
     card = Gpu(
         index=index,
         name=text(pynvml.nvmlDeviceGetName(handle)),
         load_percent=int(load.gpu) if load else 0,
-        used_gib=int(memory.used) / 2**30,
-        total_gib=int(memory.total) / 2**30,
+        used_gib=used_gib,
+        total_gib=total_gib,
         temperature_c=int(ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU)),
         power_w=ask("nvmlDeviceGetPowerUsage") / 1000,
         driver=text(pynvml.nvmlSystemGetDriverVersion()),
@@ -144,7 +154,7 @@ def look(handle: object, index: int) -> Gpu:
         part = ask("nvmlDeviceGetMigDeviceHandleByIndex", number, default=None)
         if part is None:
             continue
-        memory = pynvml.nvmlDeviceGetMemoryInfo(part)
+        used_gib, total_gib = memory_gib(part)
         ids = [ask(f"nvmlDeviceGet{kind}InstanceId", of=part) for kind in ("Gpu", "Compute")]
         sizes = ask("nvmlDeviceGetAttributes", of=part, default=None)
         instances.append(
@@ -152,8 +162,8 @@ def look(handle: object, index: int) -> Gpu:
                 card,
                 name=text(ask("nvmlDeviceGetName", of=part, default=f"{card.name} MIG")),
                 load_percent=0,  # an instance's load is not told
-                used_gib=int(memory.used) / 2**30,
-                total_gib=int(memory.total) / 2**30,
+                used_gib=used_gib,
+                total_gib=total_gib,
                 uuid=text(pynvml.nvmlDeviceGetUUID(part)),
                 share=min(1.0, sizes.computeInstanceSliceCount / MIG_SLICES) if sizes else 1 / MIG_SLICES,
                 older_name=f"MIG-{card.uuid}/{ids[0]}/{ids[1]}",

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from sft import cluster
@@ -49,6 +51,97 @@ def here(monkeypatch):
         monkeypatch.setattr(gpus, "facts", lambda: cards)
 
     return tell
+
+
+BUS = {0: "00000000:C1:00.0", 1: "00000000:41:00.0", 2: "00000000:E1:00.0"}
+PARTS = {"part-0": ("MIG-a", 7, 4.75), "part-1": ("MIG-b", 8, 9.5)}
+
+
+class Driver:
+    """NVML of a machine whose second card is the first on the bus and cut into two, and whose last one is lost."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+    NVML_TEMPERATURE_GPU = 0
+
+    def __getattr__(self, name):
+        """Fail as NVML does for what a board cannot tell."""
+
+        def not_supported(*_):
+            raise self.NVMLError(name)
+
+        if not name.startswith("nvml"):
+            raise AttributeError(name)
+        return not_supported
+
+    def nvmlInit(self):
+        pass
+
+    nvmlShutdown = nvmlInit
+
+    def nvmlDeviceGetCount(self):
+        return 4
+
+    def nvmlDeviceGetHandleByIndex(self, number):
+        if number == 3:
+            raise self.NVMLError("GPU is lost")
+        return number
+
+    def nvmlDeviceGetPciInfo(self, handle):
+        return SimpleNamespace(busId=BUS[handle].encode())
+
+    def nvmlDeviceGetName(self, handle):
+        if handle in PARTS:
+            raise self.NVMLError("an older driver")
+        return {0: b"Tesla T4", 1: "NVIDIA A100-SXM4-40GB", 2: "NVIDIA GB10"}[handle]
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        if handle in (1, 2):  # of the cut card for a container that has a part of it; of one without memory of its own
+            raise self.NVMLError("no permission")
+        gib = 15.0 if handle == 0 else PARTS[handle][2]
+        return SimpleNamespace(used=2**29, total=int(gib * 2**30))
+
+    def nvmlSystemGetDriverVersion(self):
+        return b"580.1"
+
+    def nvmlDeviceGetUUID(self, handle):
+        return PARTS[handle][0] if handle in PARTS else f"GPU-{handle}"
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle):
+        return {0: (7, 5), 1: (8, 0), 2: (12, 1)}[handle]
+
+    def nvmlDeviceGetMigMode(self, handle):
+        if handle != 1:
+            raise self.NVMLError("not supported")
+        return [1, 1]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle):
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle, number):
+        if number > 1:
+            raise self.NVMLError("not found")
+        return f"part-{number}"
+
+    def nvmlDeviceGetGpuInstanceId(self, handle):
+        return PARTS[handle][1]
+
+    def nvmlDeviceGetComputeInstanceId(self, handle):
+        return 0
+
+    def nvmlDeviceGetAttributes(self, handle):
+        return SimpleNamespace(computeInstanceSliceCount=1 + int(handle[-1]))
+
+
+def test_what_the_driver_tells_is_read_in_the_order_of_the_bus(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", Driver())
+    cut, old, shared = gpus.facts()
+    assert [(gpu.index, gpu.uuid) for gpu in (cut, old, shared)] == [(0, "GPU-1"), (1, "GPU-0"), (2, "GPU-2")]
+    assert cut.cut and [one.uuid for one in cut.instances] == ["MIG-a", "MIG-b"]
+    assert [one.total_gib for one in cut.instances] == [4.75, 9.5]
+    assert [one.share for one in cut.instances] == [pytest.approx(1 / 7), pytest.approx(2 / 7)]
+    assert cut.instances[1].older_name == "MIG-GPU-1/8/0" and cut.instances[1].name == "NVIDIA A100-SXM4-40GB MIG"
+    assert old.name == "Tesla T4" and not old.has_bf16 and (old.used_gib, old.total_gib) == (0.5, 15.0)
+    assert shared.total_gib == pytest.approx(psutil.virtual_memory().total / 2**30) and shared.has_bf16
 
 
 @pytest.mark.parametrize(
