@@ -22,6 +22,7 @@ from sft.host import ending, gpus
 from sft.host.logs import ends
 from sft.host.progress import bar_line, duration, phase_of
 from sft.run import ENDED, Run, metrics_line
+from sft.unfinished import at_work
 
 REFRESH_S = 0.5
 CURVE_WIDTH = 60
@@ -87,6 +88,7 @@ def snapshot(run: Run, metrics: list[dict[str, Any]], problems: Sequence[str] = 
         "gpus": [asdict(gpu) | {"node": owners.get(gpu.uuid, "")} for gpu in gpus.visible()],
         "goes_on": "" if running or state.get("status") == "finished" else ending.goes_on(run, run.command("resume")),
         "logs": ends(run) if broken else {},
+        "others": [] if running else [other.command("monitor") for other in at_work(run.path.parent)],
     }
 
 
@@ -163,6 +165,8 @@ def render(seen: dict[str, Any]) -> RenderableType:
         parts += [Text(), Text("nothing is at work on it", "red")]
     if seen["goes_on"]:
         parts.append(Text(seen["goes_on"]))
+    if seen["others"]:
+        parts.append(Text(f"another run is at work: {', '.join(f'`{command}`' for command in seen['others'])}"))
     if seen["logs"]:
         parts.append(Text(f"the whole logs: `{logs_of(seen)} LINES=0`", "dim"))
     return Group(*parts)

@@ -131,3 +131,12 @@ def test_both_nodes_and_whose_gpus_they_are(run, monkeypatch):
     assert [gpu["node"] for gpu in seen["gpus"]] == ["llm-master", "llm-master", "llm-worker", "llm-worker"]
     lines = [line for line in shown(run).splitlines() if "llm-worker" in line]
     assert "ranks 2, 3 on llm-worker" in lines[0] and "3 RTX 4090" in lines[-1]
+
+
+def test_beside_a_run_that_has_ended_the_one_at_work_is_named(run):
+    run.update_state("finished", step=1, total_steps=1)
+    assert "at work" not in shown(run)
+    other = runs.create(Settings.load(None, runs_path=run.path.parent, run_name="b"), cluster.hostfile(2, 2))
+    with other.lock():
+        text = " ".join(shown(run).split())
+    assert f"another run is at work: `make monitor NAME=b RUNS_PATH={run.path.parent}`" in text
