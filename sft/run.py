@@ -460,8 +460,10 @@ def not_writable(settings: Settings, error: OSError) -> SettingsError:
 
 
 def default_name(settings: Settings) -> str:
-    """Return a new run's name: date, time and model."""
-    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(settings.model_name).name)[:60]
+    """Return a new run's name: date, time and model; the final model of a run has that run's name."""
+    path = Path(settings.model_name)
+    name = path.resolve().parent.name if path.name == "final" else path.name
+    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:60]
     return time.strftime("%Y%m%d-%H%M%S-") + model
 
 

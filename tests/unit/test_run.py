@@ -250,3 +250,12 @@ def test_a_stop_is_asked_for_on_a_full_disk(tmp_path):
         assert run.stop_reason() == "SIGTERM"
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("tiny", "tiny"), ("Qwen/Qwen3-0.6B", "Qwen3-0.6B"), ("runs/maths/final", "maths"), ("./my model", "my-model")],
+)
+def test_a_new_run_is_named_after_its_model(model, name):
+    settings = Settings.load(None).model_copy(update={"model_name": model})
+    assert runs.default_name(settings).split("-", 2)[2] == name
