@@ -249,7 +249,11 @@ class Settings(BaseSettings):
         "refuse", description="settings that cannot fit the GPUs: refuse, before anything starts, or warn"
     )
     master_port: int = Field(
-        37171, ge=1024, le=65534, description="port on which the ranks meet; the node programs meet on the next one"
+        37171,
+        ge=1024,
+        le=65534,
+        description="port on which the ranks meet, the node programs on the next one; unless you set it, a run without "
+        "containers takes the next free pair",
     )
     rendezvous_timeout_s: Count = Field(
         300, ge=10, description="seconds in which nodes and ranks must meet at the start"
@@ -325,6 +329,8 @@ class Settings(BaseSettings):
         problems += settings.contradictions()
         if problems:
             raise SettingsError(problems)
+        asked = {name for name in cls.model_fields if name.upper() in written or os.environ.get(name.upper())}
+        settings.model_fields_set.intersection_update(asked | set(given))
         redaction.know(list(settings.secrets().values()))
         return settings
 
@@ -346,6 +352,7 @@ class Settings(BaseSettings):
         try:
             settings = cls.model_validate(json.loads(path.read_text(encoding="utf-8")) | here)
             settings._opened = True
+            settings.model_fields_set.clear()  # none of them was asked for now
             return settings
         except (OSError, ValueError, TypeError) as error:
             what = f"holds no settings that this version reads ({shown(str(error).splitlines()[0])})"
@@ -379,6 +386,10 @@ class Settings(BaseSettings):
             defaults |= {"max_tokens_per_micro_step": None}  # planned for the ranks of now
             settings = cls.load(None, defaults=defaults, **given)
         return settings
+
+    def is_asked(self, name: str) -> bool:
+        """Tell whether a setting comes from `.env`, the environment or `make`: not from a default or another run."""
+        return name in self.model_fields_set
 
     def freeze(self) -> dict[str, Any]:
         """Return the settings as JSON data, without the secrets."""

@@ -21,9 +21,9 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.text import Text
 
-from sft import cluster, machine, supply, variables
+from sft import machine, supply, variables
 from sft.errors import RunFailed, SettingsError, UserError
-from sft.host import gpus, inputs, opening, shapes
+from sft.host import gpus, inputs, opening, ports, shapes
 from sft.settings import TINY, Settings
 from sft.variables import ENV_FILE
 
@@ -263,10 +263,14 @@ def torch_cuda() -> str | None:
 
 
 def port(settings: Settings) -> Check:
-    """The port that ranks meet on."""
-    if not cluster.port_is_free(settings.master_port):
-        return Check("port", "failure", f"MASTER_PORT={settings.master_port} is in use", "choose another MASTER_PORT")
-    return Check("port", "ok", f"{settings.master_port} is free")
+    """The ports that ranks and nodes meet on."""
+    asked, found = settings.master_port, ports.free_port(settings)
+    if found == asked:
+        return Check("port", "ok", f"{asked} is free")
+    in_use = f"{asked} is in use{ports.by_whom(settings)}"
+    if found:
+        return Check("port", "ok", f"{in_use}; a run without containers takes {found}")
+    return Check("port", "failure", f"MASTER_PORT={in_use}", "choose another MASTER_PORT, or leave it out")
 
 
 def wandb_key(settings: Settings) -> Check:

@@ -11,10 +11,23 @@ from typing import Any
 
 from rich.console import Console
 
-from sft import budget, cluster, files, supply, unfinished, variables
+from sft import budget, files, supply, unfinished, variables
 from sft import run as runs
-from sft.errors import NOT_FINITE, OUT_OF_MEMORY, RunFailed, SettingsError, SftError, UserError, wrong
-from sft.host import compose, ending, gpus, inputs, logs, nodes, opening, ownership, plan_view, signals, surroundings
+from sft.errors import NOT_FINITE, OUT_OF_MEMORY, RunFailed, SftError, UserError
+from sft.host import (
+    compose,
+    ending,
+    gpus,
+    inputs,
+    logs,
+    nodes,
+    opening,
+    ownership,
+    plan_view,
+    ports,
+    signals,
+    surroundings,
+)  # fmt: skip
 from sft.host.launch import ended_with
 from sft.host.nodes import Nodes
 from sft.host.progress import display, duration
@@ -33,7 +46,7 @@ def train(settings: Settings, console: Console) -> Run:
     asked = settings
     settings, cards = decide(settings, console)
     settings, plan = opening.planned(settings, cards, console.print)
-    start = launcher(settings, cards, console)
+    settings, start = launcher(settings, cards, console)
     latest = runs.latest(settings.runs_path)
     with signals.noted() as heard:
         with opening.open_run(settings, plan, console.print) as run:
@@ -105,7 +118,7 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
         chosen = {name: getattr(settings, name) for name in names}
         frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
         frozen, cards = decide(frozen, console)
-        start = launcher(frozen, cards, console)
+        frozen, start = launcher(frozen, cards, console)
         with signals.noted() as heard:
             watched = watch(runs.evaluate_again(run, frozen), start, console, heard)
             results = watched.run.read(watched.run.evaluation, {})
@@ -143,8 +156,8 @@ def decide(settings: Settings, console: Console) -> tuple[Settings, list[gpus.Gp
     return on.resolved(on.device, chosen, all(card.has_bf16 for card in cards)), cards
 
 
-def launcher(settings: Settings, cards: list[gpus.Gpu], console: Console) -> Callable[[Run], Nodes]:
-    """Return what starts a run's nodes, after making sure that it can. Raises SftError."""
+def launcher(settings: Settings, cards: list[gpus.Gpu], console: Console) -> tuple[Settings, Callable[[Run], Nodes]]:
+    """Return the settings with the ports that the run gets, and what starts its nodes. Raises SftError if it cannot."""
     if settings.launcher == "compose":
         stack = compose.Stack(settings)
         stack.check()
@@ -152,16 +165,15 @@ def launcher(settings: Settings, cards: list[gpus.Gpu], console: Console) -> Cal
         ownership.say(console)
         ownership.hand_over(settings, make_folders(settings))
         stack.build(console)
-        return stack.up
-    ports = [settings.master_port, *([cluster.link_port(settings.master_port)] if settings.nodes > 1 else [])]
-    for port in ports:
-        if not cluster.port_is_free(port):
-            behind = "" if port == settings.master_port else f" (the nodes meet on {port})"
-            raise SettingsError(
-                [wrong("MASTER_PORT", settings.master_port, f"is in use{behind}", "choose another port")]
-            )
+        return settings, stack.up
+    settings, claimed = ports.claim(settings, console)
     make_folders(settings)
-    return lambda run: nodes.start(run, settings, cards)
+
+    def start(run: Run) -> Nodes:
+        assert claimed.names  # held as long as nodes may be started: the ranks listen only after some seconds
+        return nodes.start(run, settings, cards)
+
+    return settings, start
 
 
 # At work

@@ -1,0 +1,101 @@
+"""A run whose nodes are processes of this machine gets ports that nobody else has or is about to have."""
+
+import concurrent.futures
+import io
+import socket
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from sft import cluster
+from sft import run as runs
+from sft.errors import SettingsError
+from sft.host import checks, ports
+from sft.settings import Settings
+from tests.e2e.project import free_port
+
+CLAIM = """
+import sys
+from rich.console import Console
+from sft.host import ports
+from sft.settings import Settings
+settings, claimed = ports.claim(Settings.load(None, defaults={"master_port": int(sys.argv[1])}), Console(stderr=True))
+print(settings.master_port, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def base():
+    return free_port()
+
+
+def claimed(settings):
+    said = io.StringIO()
+    settings, claim = ports.claim(settings, Console(file=said, width=200))
+    claim.close()
+    return settings.master_port, said.getvalue().strip()
+
+
+def listening(port):
+    server = socket.create_server(("127.0.0.1", port))
+    server.listen()
+    return server
+
+
+@pytest.mark.parametrize("offset", [0, 1], ids=["ranks", "nodes"])
+def test_a_busy_port_that_nobody_asked_for_is_passed_over(tmp_path, base, offset):
+    settings = Settings.load(None, defaults={"master_port": base}, runs_path=tmp_path)
+    assert claimed(settings) == (base, "")
+    with listening(base + offset):
+        port, said = claimed(settings)
+        assert port > base + 1 and said == f"port {base} is in use: this run takes MASTER_PORT={port}"
+        found = checks.port(settings)
+        assert found.level == "ok" and found.found == f"{base} is in use; a run without containers takes {port}"
+
+
+def test_a_port_that_was_asked_for_is_taken_or_refused(tmp_path, base, monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", str(base))
+    settings = Settings.load(None, runs_path=tmp_path)
+    assert claimed(settings) == (base, "")
+    remedy = "choose another port, or leave it out: a free one is taken"
+    with listening(base + 1), pytest.raises(SettingsError) as caught:
+        claimed(settings)
+    assert str(caught.value) == f"MASTER_PORT={base}: is in use (the nodes meet on {base + 1}); {remedy}"
+    run = runs.create(settings.resolved("cpu", "local"), cluster.hostfile(2, 1))
+    lock = run.lock()
+    with listening(base), pytest.raises(SettingsError) as caught:
+        claimed(settings)
+    assert str(caught.value) == f"MASTER_PORT={base}: is in use by {run.path}; {remedy}"
+    lock.close()
+
+
+def test_a_run_that_goes_on_takes_another_port_than_its_own_if_that_is_busy(tmp_path, base, monkeypatch):
+    run = runs.create(Settings.load(None, runs_path=tmp_path, master_port=base), cluster.hostfile(2, 1))
+    with listening(base):
+        assert claimed(run.settings())[0] > base
+        assert claimed(Settings.resume(run.settings(), env_file=None))[0] > base
+        monkeypatch.setenv("MASTER_PORT", str(base))
+        with pytest.raises(SettingsError, match=f"MASTER_PORT={base}: is in use"):
+            claimed(Settings.resume(run.settings(), env_file=None))
+
+
+def test_of_many_that_start_at_once_each_has_ports_of_its_own(base):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIM, str(base + i % 2)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for i in range(6)
+    ]  # fmt: skip
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        taken = list(threads.map(lambda process: int(process.stdout.readline()), processes))
+    both = [port for first in taken for port in ports.pair(first)]
+    assert len(set(both)) == 2 * len(processes), taken
+    for process in processes:
+        process.kill()  # the kernel gives its ports back
+        process.communicate()
+    settings = Settings.load(None, defaults={"master_port": base})
+    assert claimed(settings) == (base, "")
