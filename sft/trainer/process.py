@@ -64,7 +64,7 @@ def end_without(parent: int, node: int) -> None:
     while True:
         time.sleep(1)
         if os.getppid() != parent or (node and not is_alive(node)):
-            with contextlib.suppress(OSError):  # what reads this output may be gone with the launcher
+            with contextlib.suppress(Exception):  # what reads this output may be gone with the launcher
                 print("the launcher is gone: ending", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -73,7 +73,7 @@ def is_alive(pid: int) -> bool:
     """Tell whether a process is there, and more than an entry that its parent has not yet collected."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+            return file.read().rpartition(")")[2].split()[:1] not in (["Z"], [])
     except (FileNotFoundError, ProcessLookupError):
         return False
     except OSError:  # no file can be opened now: that says nothing about the other process

@@ -9,9 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch.distributed as dist
 
+from sft import cluster
+from sft import run as runs
 from sft.errors import between_ranks
 from sft.host import launch
-from sft.host.launch import Log, Node, Ranks
+from sft.host.launch import Heartbeat, Log, Node, Ranks
+from sft.host.link import Link
+from sft.settings import Settings
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:555] Connection closed by peer [127.0.0.1]:4713"
 NCCL = "NCCL error in: NCCLUtils.cpp:94, unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version "
@@ -110,6 +114,34 @@ def test_ranks_are_read_to_the_end_whatever_breaks_for_a_line(tmp_path):
     assert not pump.is_alive()
     assert node.ranks.done == {0} and log.lost == 50_000
     assert "a line of the ranks could not be logged: RuntimeError: no such thing" in log.lines
+
+
+def test_an_export_of_ten_minutes_is_alive_by_default_and_a_hang_is_found(tmp_path, monkeypatch):
+    settings = Settings.load(None, runs_path=tmp_path, run_name="a")
+    run = runs.create(settings, cluster.hostfile(1, 1))
+    run.update_state("saving")
+    clock = {"now": 1000.0}
+    monkeypatch.setattr(launch.time, "monotonic", lambda: clock["now"])
+    heartbeat = Heartbeat(run, settings.step_timeout_s)
+    assert heartbeat.silence() == ""
+    clock["now"] += 600
+    assert heartbeat.silence() == ""
+    run.update_state("training")
+    assert heartbeat.silence() == ""
+    clock["now"] += settings.step_timeout_s
+    assert heartbeat.silence().startswith("no sign of the ranks within STEP_TIMEOUT_S=1800 seconds")
+
+
+def test_a_clock_that_is_set_ends_no_run(tmp_path, monkeypatch):
+    run = runs.create(Settings.load(None, runs_path=tmp_path, run_name="a", max_hours=1), cluster.hostfile(1, 1))
+    clocks = {"time": run.state()["hours_from"] + 1800, "monotonic": 50.0}
+    for name in clocks:
+        monkeypatch.setattr(launch.time, name, lambda name=name: clocks[name])
+    node = Node(run, 0, Link(), SimpleNamespace())
+    clocks["time"] += 86_400  # a machine that gets its time from the network only now
+    assert node.time_is_over() is None
+    clocks["monotonic"] += 1801
+    assert node.time_is_over() == "MAX_HOURS=1 are over"
 
 
 def test_collectives_wait_longer_than_ranks_wait_to_meet(tmp_path):

@@ -30,6 +30,16 @@ def test_a_rank_without_its_node_ends_even_if_nobody_reads_what_it_says():
         rank.kill()
 
 
+def test_a_rank_that_can_open_no_file_does_not_take_its_node_for_dead():
+    program = (
+        "import os, resource; from sft.trainer.process import is_alive\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "print(is_alive(os.getppid()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_a_port_that_was_taken_meanwhile_is_one_line(monkeypatch):
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))

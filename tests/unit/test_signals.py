@@ -5,9 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
-from sft.host import signals
+from sft import cluster
+from sft import run as runs
+from sft.host import pipeline, signals
 from sft.host.signals import Asked
+from sft.settings import Settings
 
 # A program that takes its time to start, and then says what its signals have asked for.
 PROGRAM = """
@@ -74,3 +78,43 @@ def test_with_nohup_the_end_of_a_terminal_means_nothing():
             assert asked.stop == "SIGTERM"
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), cluster.hostfile(1, 1))
+
+
+def test_a_signal_that_comes_before_there_are_nodes_stops_the_run_there(run):
+    heard = Asked()
+    heard.note(signal.SIGTERM)
+
+    def start(_run):
+        raise AssertionError("no node is to be started")
+
+    watched = pipeline.watch(run, start, Console(), heard)
+    assert run.state()["status"] == "stopped" and run.stop_reason() == "SIGTERM" and not watched.broke
+
+
+class StoppingNodes:
+    """Nodes that have heard of several signals by the time of the first look at them, and end when asked to stop."""
+
+    def __init__(self, run, heard):
+        self.run = run
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
+            heard.note(number)
+
+    def codes(self):
+        if self.run.stop_reason() is None:
+            return [None]
+        self.run.update_state("stopped")
+        return [0]
+
+    def end_now(self):
+        raise AssertionError("nothing has asked for that")
+
+
+def test_several_signals_between_two_looks_are_a_stop(run):
+    heard = Asked()
+    pipeline.watch(run, lambda run: StoppingNodes(run, heard), Console(), heard)
+    assert run.state()["status"] == "stopped" and run.stop_reason() == "SIGTERM"
