@@ -321,7 +321,7 @@ def look(path: Path, settings: Settings) -> None:
     bad, seen, whole = BadRows(), list[Row](), True
     for split, files in local_files(path).items():
         for file in files:
-            if file.suffix.lower() == ".json" and file.stat().st_size > LOOK_JSON_BYTES:
+            if time.monotonic() > ends or (file.suffix.lower() == ".json" and file.stat().st_size > LOOK_JSON_BYTES):
                 whole = False
                 continue
             number = 0

@@ -6,7 +6,6 @@ import signal
 
 import pytest
 
-from sft.run import Run
 from tests.e2e.project import small, wait_until
 
 from .stack import wait_for
@@ -78,9 +77,11 @@ def test_with_restarts_it_finishes(stack, harm):
 
 
 def test_what_would_only_come_back_is_not_started_again(stack):
-    stack.write("data/bad.jsonl", '{"question": "1 + 1?", "answer": "2"}\n{"question": "1 + 2?"}\n')
-    done = stack.inv("train", **small(RUN_NAME="bad-row", DATASET="data/bad.jsonl", RESTARTS=3))
+    """Rows that fill MAX_LENGTH with their prompts: only the run finds them."""
+    row = json.dumps({"question": "1" * 40, "answer": "2"}) + "\n"
+    stack.write("data/long.jsonl", row * 3)
+    settings = {"DATASET": "data/long.jsonl", "MAX_LENGTH": 32, "RESTARTS": 3}
+    done = stack.inv("train", **small(RUN_NAME="long", **settings))
     assert done.returncode == 2
-    assert "data/bad.jsonl:2: has no column 'answer'" in done.stdout and "of RESTARTS" not in done.stdout
-    run = Run(stack.path / "runs" / "bad-row")
-    assert run.state()["status"] == "failed" and "attempt" not in run.state()
+    assert "data/long.jsonl:2: no target token is left within MAX_LENGTH=32" in done.stdout, done.stdout
+    assert "of RESTARTS" not in done.stdout and not (stack.path / "runs" / "long").exists()

@@ -23,16 +23,15 @@ def roots():
 
 
 def test_root_trains_by_the_tasks_and_by_hand(roots, monkeypatch):
-    mine = roots.path / "data" / "mine.jsonl"
-    mine.parent.mkdir()
-    mine.write_text(ROWS)
+    mine, earlier = roots.path / "data" / "mine.jsonl", roots.path / "runs" / "earlier" / "state.json"
+    for path in (mine, earlier):
+        path.parent.mkdir(parents=True)
+        path.write_text(ROWS)
     settings = SETTINGS | {"DATASET": "data/mine.jsonl"}
     roots.env_file(**{name: value for name, value in settings.items() if name != "LAUNCHER"})
     done = roots.inv("setup", **settings)
     assert done.returncode == 0, done.stdout
     assert "containers run as user 1000" in done.stdout and ".env belongs to user 1000" in done.stdout
-    local = roots.inv("train", **settings | {"RUN_NAME": "local", "LAUNCHER": "local"})
-    assert local.returncode == 0, local.stdout
     done = roots.inv("train", **settings | {"RUN_NAME": "tasks", "MAX_LENGTH": 64})  # data that is prepared anew
     assert done.returncode == 0, done.stdout
     by_hand = roots.compose(monkeypatch)
@@ -43,10 +42,8 @@ def test_root_trains_by_the_tasks_and_by_hand(roots, monkeypatch):
 
     wait_for(lambda: states() == {"exited"}, 180)
     latest = Run(roots.path / "runs" / os.readlink(roots.path / "runs" / "latest"))
-    assert latest.name not in ("local", "tasks"), roots.docker("compose", "logs", NODES[0])
+    assert latest.name != "tasks", roots.docker("compose", "logs", NODES[0])
     assert latest.state()["status"] == "finished", roots.docker("compose", "logs", NODES[0])
-    owners = {
-        name: (roots.path / "runs" / name / "state.json").stat().st_uid for name in ("local", "tasks", latest.name)
-    }
-    assert owners == {"local": 0, "tasks": ownership.DEFAULT_UID, latest.name: ownership.DEFAULT_UID}
-    assert mine.stat().st_uid == 0
+    ours = (roots.path / "runs" / name / "state.json" for name in ("tasks", latest.name))
+    assert {path.stat().st_uid for path in ours} == {ownership.DEFAULT_UID}
+    assert {path.stat().st_uid for path in (mine, earlier)} == {0}

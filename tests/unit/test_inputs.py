@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -13,7 +16,7 @@ from rich.console import Console
 from sft import rows
 from sft import run as runs
 from sft.errors import UserError
-from sft.host import inputs, pipeline
+from sft.host import inputs, pipeline, setup
 from sft.settings import Settings
 
 GOOD = {"question": "1 + 1?", "answer": "2"}
@@ -231,3 +234,15 @@ def test_a_run_that_came_to_nothing_is_taken_back(folder):
     assert runs.latest(first.path.parent) == first and not second.path.exists()
     runs.discard(first, None)
     assert runs.latest(first.path.parent) is None and not any(first.path.parent.iterdir())
+
+
+def test_setup_tells_what_the_program_that_prepares_found(folder):
+    """Its libraries write to the same output."""
+    command = [sys.executable, "-m", "sft.trainer.prepare"]
+    environment = os.environ | {"BATCH_SIZE": "0", "DATASET": "data/none.csv", "PYTHONPATH": str(setup.EXAMPLE.parent)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert [line.split(":")[0] for line in setup.told("a library's line\n" + done.stdout).splitlines()] == [
+        "BATCH_SIZE=0", "DATASET=data/none.csv",
+    ]  # fmt: skip
+    assert setup.told("Killed") == setup.told("") == ""
