@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sft import supply
 from sft.errors import SettingsError, UserError, wrong
 from sft.settings import TINY, Settings
 
@@ -175,11 +176,10 @@ def find(settings: Settings) -> Shape | None:
     Raises SettingsError for a folder without config.json, and UserError for an unusable one.
     """
     name = settings.model_name
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = supply.local_model(settings)
+    if folder is not None:
         if not (folder / "config.json").is_file():
-            what, remedy = "holds no config.json", "give a folder in Hugging Face layout"
-            raise SettingsError([wrong("MODEL_NAME", name, what, remedy)])
+            raise SettingsError([wrong("MODEL_NAME", name, *supply.no_model(folder))])
         return read(folder / "config.json")
     cached = in_cache(settings)
     if cached:
