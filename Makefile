@@ -15,7 +15,7 @@ setup: $(INV) ## environment, .env, folders, downloads
 test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
 	@$(INV) test-env
 
-plan: $(INV) ## does it fit, how long does it take, what would be better (GPU=4090 GPUS=4 SHAPE=file JSON=1)
+plan: $(INV) ## does it fit, how long does it take, what would be better (GPU=4090 GPUS=4 GPU_GIB=16 SHAPE=file JSON=1)
 	@$(INV) plan
 
 train: $(INV) ## fine-tune with the settings in .env, or resume what was stopped (FROM=run repeats a run)
