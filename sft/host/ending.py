@@ -12,6 +12,7 @@ WHO = {
     "SIGTERM": "it was asked to end (SIGTERM), as `kill`, `timeout` and a shutdown do",
     "SIGHUP": "its terminal was closed",
     "inv stop": "`make stop`",
+    "a signal to the ranks": "one of its ranks was asked to end",
 }
 
 
@@ -40,7 +41,7 @@ def goes_on(run: Run, command: str) -> str:
 
 def reason(run: Run) -> str:
     """Return in plain words why a run was asked to stop."""
-    said = run.stop_reason() or "a signal to its ranks"
+    said = run.stop_reason() or "a signal to the ranks"
     if match := re.fullmatch(r"a signal to node (\d+)", said):
         return f"node {match[1]} was asked to end, as `docker compose stop` does"
     if match := re.fullmatch(r"the end of what started node (\d+)", said):
