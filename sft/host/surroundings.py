@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from sft import files
-from sft.errors import SettingsError, wrong
+from sft.errors import SettingsError, shown, wrong
 from sft.host import gpus
 from sft.machine import cores
 from sft.redaction import redact_all
@@ -143,7 +143,7 @@ def cpu() -> str:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return a line for everything that both name and that is not the same."""
     return [
-        f"{name} was {then}, is {today}"
+        f"{name} was {shown(then)}, is {shown(today)}"
         for name, then, today in pairs("", {k: before[k] for k in COMPARED if k in before}, now)
     ]
 
