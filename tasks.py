@@ -156,9 +156,11 @@ def train(c: Context, fresh: bool = False, from_: str = "") -> None:
 @one_line_errors
 def resume(c: Context, name: str = "") -> None:
     """Go on with an unfinished run, with its own settings; those that may change and are in the environment win."""
-    from sft.host import pipeline, progress
+    from sft.host import pipeline, progress, setup
 
-    pipeline.resume(name, progress.terminal())
+    console = progress.terminal()
+    setup.make_env_file(console)
+    pipeline.resume(name, console)
 
 
 @task(

@@ -1,5 +1,6 @@
 """A run that is stopped goes on as if it never had been."""
 
+import json
 import os
 import signal
 
@@ -68,6 +69,29 @@ def test_a_stop_while_the_inputs_are_made_ends_the_ranks_that_wait_for_them(proj
     assert "stopped before its first step; `make resume NAME=waiting` starts it again" in output
     assert not run.prepared.exists()
     project.wait_for_no_process()
+
+
+def test_a_run_goes_on_with_no_other_rows_than_its_own(project, tmp_path):
+    rows = tmp_path / "train.jsonl"
+    lines = [json.dumps({"question": f"{i} + 1?", "answer": f"{i + 1}"}) for i in range(64)]
+    rows.write_text("\n".join(lines) + "\n")
+    run = Run(project.path / "runs" / "edited")
+    process = project.start("train", **small(RUN_NAME=run.name, DATASET=rows, MAX_STEPS=0, MAX_EPOCHS=1000, NODES=1))
+    wait_until(lambda: run.state().get("step", 0) >= 3, process, run)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    before = json.loads(run.environment.read_text())
+    rows.write_text("\n".join(lines[1:]) + "\n")
+    refused = project.inv("make", "resume", f"NAME={run.name}")
+    assert refused.returncode == 2 and "Traceback" not in refused.stdout
+    assert "its rows are not those that the run began with (train.jsonl has another content); restore" in refused.stdout
+    assert json.loads(run.environment.read_text())["inputs"] == before["inputs"]
+    rows.write_text("\n".join(lines) + "\n")
+    step = run.saved_step()
+    resumed = project.inv("make", "resume", f"NAME={run.name}", "MAX_HOURS=0.002")
+    assert resumed.returncode == 0 and f"resuming runs/{run.name} after step {step}" in resumed.stdout
+    assert run.state()["status"] == "stopped" and run.state()["step"] >= step
 
 
 def test_the_time_limit_stops_a_run_and_says_so(project):
