@@ -798,7 +798,7 @@ def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
     monkeypatch.setattr(gpus, "visible", card_here)
     monkeypatch.setattr(pipeline.nodes, "start", lambda run, settings, cards: started.append(run))
 
-    def watch(run, start, console):
+    def watch(run, start, console, heard):
         start(run)
         run.update_state("stopped")
         return pipeline.Watched(run, [0, 0], interrupted=False)
