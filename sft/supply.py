@@ -88,16 +88,18 @@ def positions(config: dict[str, Any]) -> int | None:
 
 def check_length(most: int | None, settings: Settings) -> None:
     """Raise SettingsError if MAX_LENGTH is more than the `most` tokens that the model reads."""
-    if most and settings.max_length > most:
+    if most and 0 < most < settings.max_length:
         what = f"{settings.model_name} reads {most} tokens at most"
         raise SettingsError([wrong("MAX_LENGTH", settings.max_length, what, f"use {most} or less")])
 
 
 def broken_weights(folder: Path) -> str:
     """Return what is wrong with a model's safetensors files: missing, not fetched or cut short; otherwise ""."""
-    index = read_json(folder / INDEX)
-    listed = index.get("weight_map") if isinstance(index, dict) else None
-    names = set(listed.values()) if isinstance(listed, dict) else {path.name for path in folder.glob("*.safetensors")}
+    names = {path.name for path in folder.glob("*.safetensors")}
+    if (folder / "model.safetensors").is_file():  # taken before an index is looked for
+        names = {"model.safetensors"}
+    elif isinstance(index := read_json(folder / INDEX), dict) and isinstance(index.get("weight_map"), dict):
+        names = set(index["weight_map"].values())
     for name in sorted(map(str, names)):
         if not (folder / name).is_file():
             return f"{name} is missing, which {INDEX} names"

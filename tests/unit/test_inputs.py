@@ -206,8 +206,9 @@ def of_noise(path):
 
 
 def listed_and_missing(path):
-    index = {"weight_map": {"a": path.name, "b": "model-2.safetensors"}}
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     path.with_name("model.safetensors.index.json").write_text(json.dumps(index))
+    path.rename(path.with_name("model-1.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -222,6 +223,8 @@ def listed_and_missing(path):
 def test_weights_that_are_not_whole_are_refused(tiny, folder, harm, said):
     shutil.copytree(tiny, folder / "model")
     inputs.check(Settings.load(None, model_name="model", dataset="demo"))
+    (folder / "model" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "of another time"}}')
+    inputs.check(Settings.load(None, model_name="model", dataset="demo"))  # one file of that name is enough
     harm(folder / "model" / "model.safetensors")
     (line,) = refused(model_name="model")
     assert line.startswith(f"MODEL_NAME=model: {said}") and line.endswith("; fetch the model again")
