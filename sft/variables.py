@@ -36,7 +36,7 @@ def from_file(path: Path = ENV_FILE) -> dict[str, str]:
     values, problems = {}, []
     for found in parse_stream(io.StringIO(text)):
         if found.error or (found.key and found.value is None):
-            problems.append(f"{path}:{found.original.line}: is no NAME=value; mend the line, or put # before it")
+            problems.append(f"{path}:{found.original.line}: is no NAME=value; fix the line, or put # before it")
         elif found.key and found.value:
             values[found.key] = found.value
     if problems:

@@ -76,7 +76,7 @@ def run_checks() -> Iterator[Check]:
     except SettingsError as error:
         settings = Settings()
         for problem in error.problems:
-            yield Check("settings", "failure", problem, f"mend it in {ENV_FILE} or the environment")
+            yield Check("settings", "failure", problem, f"fix it in {ENV_FILE} or the environment")
     simple: list[Callable[[Settings], Check]] = [
         env_file, python, packages, extras, cpu, memory, disk, gpu, driver, port, wandb_key, files, hub_token,
         hub_access, all_reduce,

@@ -118,7 +118,7 @@ class Stack:
         """Return the services of the compose files. Raises UserError where compose cannot read them."""
         asked = self.call("config", "--format", "json")
         if asked.returncode:
-            raise UserError(f"docker compose config: {last_line(asked.stderr)}; mend {BASE} or .env")
+            raise UserError(f"docker compose config: {last_line(asked.stderr)}; fix {BASE} or .env")
         services: dict[str, Any] = json.loads(asked.stdout)["services"]
         return services
 
@@ -197,7 +197,7 @@ class Stack:
             built = self.call("build", cluster.MASTER, BUILDKIT_PROGRESS="plain")
             why = last_line(built.stderr or built.stdout)
         if built.returncode:
-            raise UserError(f"docker compose build: failed: {why}; mend that, or set LAUNCHER=local")
+            raise UserError(f"docker compose build: failed: {why}; fix that, or set LAUNCHER=local")
 
     def complete_env_file(self) -> list[str]:
         """Add to `.env` what `docker compose` by hand needs to be the same stack; return the lines."""

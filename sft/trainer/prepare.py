@@ -36,7 +36,7 @@ HELD_OUT_MOST = 500
 
 
 def main() -> None:
-    """Prepare a run, or the settings of `.env` before there is a run. Exit code 2 where the user can mend it."""
+    """Prepare a run, or the settings of `.env` before there is a run. Exit code 2 if the user can fix it."""
     process.begin()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, help="the run directory; without it the settings of .env are prepared")
