@@ -1,0 +1,89 @@
+"""What the first `make` shows while it installs."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from sft.host import environment
+from tests.unit.screen import lines_shown, run_in_terminal
+
+OUTPUT = """\
+Obtaining file:///home/me/sft
+  Installing build dependencies: started
+Collecting torch<=2.13.0,>=2.11 (from sft==0.1.0)
+  Downloading torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl.metadata (29 kB)
+Collecting deepspeed
+  Downloading deepspeed-0.19.8.tar.gz (1.5 MB)
+Requirement already satisfied: rich in ./.venv/lib/python3.11/site-packages (14.0)
+Downloading torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl (190.4 MB)
+Using cached transformers-5.23.0-py3-none-any.whl (10.5 MB)
+Downloading click-8.1-py3-none-any.whl (98 kB)
+Building wheels for collected packages: deepspeed
+  Building wheel for deepspeed (pyproject.toml): started
+  Building wheel for deepspeed (pyproject.toml): finished with status 'done'
+Installing collected packages: torch, transformers, click, deepspeed
+Successfully installed click-8.1 deepspeed-0.19.8 torch-2.13.0 transformers-5.23.0
+"""
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(out):
+    seen = environment.Shown(out)
+    for line in OUTPUT.splitlines(keepends=True):
+        seen.note(line)
+    seen.end(True)
+    return out.getvalue()
+
+
+def test_a_log_has_a_line_for_what_takes_long_and_no_control_codes():
+    assert shown(io.StringIO()).splitlines() == [
+        "    downloading torch-2.13.0 (190.4 MB)",
+        "    building deepspeed",
+        "    installing 4 packages",
+        "    4 packages, 202 MB, in 0:00",
+    ]
+
+
+def test_a_terminal_has_one_line_that_changes():
+    text = shown(Terminal())
+    assert "downloading click-8.1 (98 kB)" in text and "using cached transformers-5.23.0 (10.5 MB)" in text
+    assert lines_shown(text, 80) == ["    4 packages, 202 MB, in 0:00", ""]
+
+
+@pytest.fixture
+def package(tmp_path):
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(
+        '[project]\nname = "small"\nversion = "1.0"\n[tool.setuptools]\npackages = []\n'
+    )
+    return folder
+
+
+INSTALL = """
+import sys
+from pathlib import Path
+from sft.host import environment
+words = ["--no-build-isolation", "--no-deps", "--target", sys.argv[1], sys.argv[2]]
+print(environment.pip_install(Path(sys.executable), *words))
+"""
+
+
+def test_pip_itself_is_shown_in_a_terminal_and_elsewhere(package, tmp_path, capfd):
+    lines = run_in_terminal(80, "-c", INSTALL, str(tmp_path / "a"), str(package))
+    assert [line.split(",")[0] for line in lines] == ["    1 package", "True", ""]
+    words = ("--no-build-isolation", "--no-deps", "--target", str(tmp_path / "b"), str(package))
+    assert environment.pip_install(Path(sys.executable), *words)
+    said, errors = capfd.readouterr()
+    assert [line.split(",")[0] for line in said.splitlines()] == [
+        "    building small", "    installing 1 package", "    1 package",
+    ]  # fmt: skip
+    assert not environment.pip_install(Path(sys.executable), "--no-index", "no-such-package")
+    said, errors = capfd.readouterr()
+    assert said == "" and "no-such-package" in errors
