@@ -35,7 +35,7 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
         guard_tracebacks()
         os.chdir(ROOT)  # .env, runs/ and data/ are the project's, wherever the task is called
         try:
-            with signals.handled(signals.raise_interrupted):
+            with signals.raising():
                 return function(*arguments, **(options | options_behind_make(function)))
         except SftError as error:
             raise Exit(for_terminal(redact(str(error))), code=error.exit_code) from None

@@ -20,8 +20,10 @@ LOST = (
     "remote process", "remote error", "ncclremoteerror", "was aborted", "failed to recv", "socket closed",
 )  # fmt: skip
 # What such an error never says of another rank, whatever else stands beside it.
-OWN = ("address already in use", "no socket interface", "ncclunhandledcudaerror", "ncclinvalid", "duplicate gpu",
-       "cuda error", "shared memory", "no space left")  # fmt: skip
+OWN = (
+    "address already in use", "no socket interface", "unable to find address", "ncclunhandledcudaerror",
+    "ncclinvalid", "duplicate gpu", "cuda error", "shared memory", "no space left",
+)  # fmt: skip
 
 
 def between_ranks(text: str) -> bool:

@@ -47,11 +47,6 @@ class Asked:
         self.at_once = self.at_once or number == signal.SIGQUIT
 
 
-def raise_interrupted(number: int, _frame: FrameType | None) -> None:
-    """Raise Interrupted, so that what a task has begun is cleaned up."""
-    raise Interrupted(number)
-
-
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     """Give signals to a handler for a while. `nohup` has SIGHUP ignored, and it stays so."""
@@ -63,6 +58,24 @@ def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     finally:
         for number, earlier in before:
             signal.signal(number, earlier)
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """Raise Interrupted at a signal, so that what a task has begun is cleaned up.
+
+    Once: `timeout` sends two, and the second would end the cleaning up. A person's second Ctrl-C does.
+    """
+    asked = Asked()
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        is_first = asked.stop is None
+        asked.note(number)
+        if is_first or asked.at_once:
+            raise Interrupted(number)
+
+    with handled(interrupt):
+        yield
 
 
 @contextmanager

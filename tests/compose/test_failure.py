@@ -30,7 +30,7 @@ def cut_the_network(stack):
 
 
 HARM = {
-    kill_a_rank: "node 1: a rank was killed by signal 9",
+    kill_a_rank: "node 1: rank 1 was killed by signal 9",
     kill_a_launcher: "node 1: the launcher",
     kill_the_worker: "node 1: its program was killed by signal 9",
     cut_the_network: "lost node",

@@ -60,10 +60,12 @@ def test_a_signal_that_comes_before_a_node_can_understand_it_is_not_lost(number,
 
 def test_a_task_without_a_run_is_ended_and_cleans_up():
     cleaned = []
-    with pytest.raises(signals.Interrupted) as interrupted, signals.handled(signals.raise_interrupted):
+    with pytest.raises(signals.Interrupted) as interrupted, signals.raising():
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):  # they come several at a time
+                signal.raise_signal(number)
             cleaned.append(True)
     assert cleaned and (interrupted.value.name, interrupted.value.exit_code) == ("SIGTERM", 143)
 
