@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from sft import cluster, variables
 from sft.errors import SftError
-from sft.host import compose, gpus
+from sft.host import compose, gpus, ownership
 from sft.host.checks import Check
 from sft.settings import Settings
 
@@ -23,6 +23,8 @@ def before_build(settings: Settings) -> Iterator[Check]:
         yield Check("docker", "failure", *found)
         return
     yield Check("docker", "ok", compose.versions())
+    if users := other_users():
+        yield users
     if settings.device == "cuda":
         yield toolkit()
     try:
@@ -33,6 +35,17 @@ def before_build(settings: Settings) -> Iterator[Check]:
             yield Check("compose files", "failure", what, remedy)
     else:
         yield Check("compose files", "ok", "they agree with the settings")
+
+
+def other_users() -> Check | None:
+    """Whether the engine gives containers other users than their numbers say; None if it does not."""
+    options = compose.output("docker", "info", "--format", "{{json .SecurityOptions}}").stdout
+    kind = "rootless" if "name=rootless" in options else "userns-remap" if "name=userns" in options else ""
+    if not kind:
+        return None
+    what = f"the engine is {kind}: user {ownership.owner()[0]} of a container is another user of this machine"
+    remedy = "runs/, data/ and models/ must be writable for that one; otherwise set LAUNCHER=local"
+    return Check("users", "warning", what, remedy)
 
 
 def toolkit() -> Check:

@@ -6,7 +6,7 @@ import pytest
 
 from sft import cluster, variables
 from sft.errors import SettingsError
-from sft.host import compose, inside, opening, ownership
+from sft.host import compose, docker_checks, inside, opening, ownership
 from sft.host.gpus import Gpu
 from sft.settings import Settings
 
@@ -94,3 +94,20 @@ def test_nccls_transport_between_the_nodes(log, level, found):
     check = inside.transport(log, 2)
     assert check.level == level and found in check.found
     assert bool(check.remedy) == (level != "ok")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ('["name=seccomp,profile=builtin","name=rootless"]', "the engine is rootless: user "),
+        ('["name=seccomp,profile=builtin","name=userns"]', "the engine is userns-remap: user "),
+        ('["name=seccomp,profile=builtin","name=cgroupns"]', None),
+    ],
+)
+def test_an_engine_with_other_users_is_named(tmp_path, monkeypatch, options, said):
+    program = tmp_path / "docker"
+    program.write_text(f"#!/bin/sh\necho '{options}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = docker_checks.other_users()
+    assert (found and found.found.startswith(said)) if said else found is None
