@@ -42,9 +42,9 @@ def read_hostfile(path: Path) -> dict[str, int]:
             continue
         match = re.fullmatch(r"(\S+)\s+slots=([1-9]\d*)", text)
         if not match:
-            raise UserError(f"{path}:{number}: {text!r} is no hostfile line; write `name slots=N`")
+            raise UserError(f"{path}:{number}: {text!r} is not a hostfile line; write `name slots=N`")
         if match[1] in slots:
-            raise UserError(f"{path}:{number}: {match[1]} stands there twice; give each node one line")
+            raise UserError(f"{path}:{number}: {match[1]} is named twice; give each node one line")
         slots[match[1]] = int(match[2])
     if not slots:
         raise UserError(f"{path}: the hostfile names no node; write `name slots=N`, a line for each node")

@@ -1,7 +1,7 @@
 """What can go wrong, as exceptions.
 
 SftError                 one line for the user, no traceback
-├── UserError            the user can mend it: exit code 2
+├── UserError            the user can fix it: exit code 2
 │   ├── SettingsError    one or more wrong settings, a line each
 │   └── DataError        a malformed row or an unusable data set
 └── RunFailed            the run broke: exit code 1
@@ -44,7 +44,7 @@ class SftError(Exception):
 
 
 class UserError(SftError):
-    """The user can mend it: a setting, a file, a missing program."""
+    """The user can fix it: a setting, a file, a missing program."""
 
     exit_code = 2
 

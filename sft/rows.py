@@ -84,7 +84,7 @@ def read_file(path: Path) -> Iterator[Placed]:
     """
     readers = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet": read_parquet}
     if path.suffix.lower() not in readers:
-        raise SettingsError([wrong("DATASET", path, "is of an unknown kind", f"use {', '.join(DATA_SUFFIXES)}")])
+        raise SettingsError([wrong("DATASET", path, "has an unknown file type", f"use {', '.join(DATA_SUFFIXES)}")])
     try:
         yield from readers[path.suffix.lower()](path)
     except DataError as error:  # what follows in this file cannot be read
@@ -109,7 +109,7 @@ def open_text(path: Path) -> TextIO:
 def need_utf8(text: str, where: str) -> None:
     """Raise DataError for a text read with `open_text` that was no UTF-8."""
     if not is_unicode(text):
-        raise DataError(f"{where}: is no UTF-8 text; convert the file to UTF-8")
+        raise DataError(f"{where}: is not UTF-8 text; convert the file to UTF-8")
 
 
 def read_jsonl(path: Path) -> Iterator[Placed]:
@@ -173,7 +173,7 @@ def read_parquet(path: Path) -> Iterator[Placed]:
 
     def broken(error: Exception) -> DataError:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return DataError(f"{path}: is no readable Parquet file ({shown(reason)}); write it again")
+        return DataError(f"{path}: is not a readable Parquet file ({shown(reason)}); write it again")
 
     try:
         file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
@@ -207,7 +207,7 @@ def parse(text: str, where: str, whole: bool = False) -> Any:
         return json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         where = f"{where}:{error.lineno}" if whole else where
-        raise DataError(f"{where}: is no JSON ({error.msg} at column {error.colno}); fix the line") from None
+        raise DataError(f"{where}: is not valid JSON ({error.msg} at column {error.colno}); fix the line") from None
     except RecursionError:
         raise DataError(f"{where}: is nested too deep; fix the line") from None
     except ValueError as error:
@@ -218,7 +218,7 @@ def parse(text: str, where: str, whole: bool = False) -> Any:
 def as_row(where: str, value: Any) -> Row:
     """Return `value` if it is an object. Raises DataError."""
     if not isinstance(value, dict):
-        raise DataError(f"{where}: is no JSON object but {type(value).__name__}; write one object per row")
+        raise DataError(f"{where}: is not a JSON object but {type(value).__name__}; write one object per row")
     return value
 
 
@@ -242,12 +242,12 @@ def conversation(row: Row | DataError, where: str, settings: Settings) -> list[d
     if row.get("messages") is not None:
         messages = row["messages"]
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-            raise DataError(f'{where}: `messages` is no list of objects; write [{{"role": …, "content": …}}, …]')
+            raise DataError(f'{where}: `messages` is not a list of objects; write [{{"role": …, "content": …}}, …]')
         for message in messages:
             if message.get("role") not in ROLES:
                 raise DataError(f"{where}: role {shown(repr(message.get('role')))} is unknown; use {', '.join(ROLES)}")
             if not isinstance(message.get("content"), str):
-                raise DataError(f"{where}: the content of a {message['role']} message is no text; write a string")
+                raise DataError(f"{where}: the content of a {message['role']} message is not text; write a string")
             need_unicode(message["content"], f"{where}: the content of a {message['role']} message")
         found = [{"role": message["role"], "content": message["content"]} for message in messages]
         if not any(message["role"] == "assistant" and message["content"] for message in found):
@@ -264,7 +264,7 @@ def conversation(row: Row | DataError, where: str, settings: Settings) -> list[d
                 raise DataError(f"{where}: {what}; {which_column(name, column, [row])}")
             if not isinstance(row[column], str):
                 kind = type(row[column]).__name__
-                raise DataError(f"{where}: column {column!r} is no text but {kind}; write a string")
+                raise DataError(f"{where}: column {column!r} is not text but {kind}; write a string")
             if not row[column].strip():
                 no_target = ", so no target token" if name == "RESPONSE_COLUMN" else ""
                 raise DataError(f"{where}: column {column!r} is empty{no_target}; fill it or remove the row")

@@ -102,7 +102,7 @@ def readable(text: str) -> str:
 def plain(text: str) -> str:
     """Return a text of one line. Raises ValueError."""
     if not text.isprintable():
-        raise ValueError("holds characters that are no part of a name")
+        raise ValueError("holds characters that a name cannot have")
     return text
 
 
@@ -116,7 +116,7 @@ def secret(value: SecretStr) -> SecretStr:
     """Return a key. Raises ValueError for what cannot be one."""
     text = value.get_secret_value()
     if text and (len(text) < redaction.LEAST or not text.isascii() or not text.isprintable() or " " in text):
-        raise ValueError("is no key: too short, or with spaces or odd characters")
+        raise ValueError("is not a key: it is too short, or has spaces or odd characters")
     return value
 
 
@@ -155,7 +155,7 @@ class Settings(BaseSettings):
         False, description="load pickled weights (.bin, .pt), which can run any program; 0 = safetensors alone"
     )
     trust_remote_code: bool = Field(
-        False, description="run Python code that comes with the model or its tokenizer, where it needs some"
+        False, description="run Python code that comes with the model or its tokenizer, if it needs any"
     )
     # Data
     dataset: Name = Field(
@@ -200,7 +200,7 @@ class Settings(BaseSettings):
         "fp32 on CPU",
     )
     gradient_checkpointing: Annotated[bool | None, Planned] = Field(
-        None, description="recompute activations in backward: less memory, a third more time; auto: where needed"
+        None, description="recompute activations in backward: less memory, a third more time; auto: if needed"
     )
     compile: bool = Field(
         False,
@@ -243,7 +243,7 @@ class Settings(BaseSettings):
         description="local: nodes are processes of this machine; compose: containers; auto chooses and says why",
     )
     device: Annotated[Device, Lower] = Field(
-        "auto", description="cuda, cpu, or auto: cuda where there is a GPU; on auto a model other than `tiny` wants one"
+        "auto", description="cuda, cpu, or auto: cuda if there is a GPU; with auto a model other than `tiny` needs one"
     )
     plan: Annotated[Planning, Lower] = Field(
         "refuse", description="settings that cannot fit the GPUs: refuse, before anything starts, or warn"
@@ -481,7 +481,7 @@ class Settings(BaseSettings):
             problems.append(wrong("MAX_TOKENS_PER_MICRO_STEP", self.max_tokens_per_micro_step, what, remedy))
         if self.run_name and not re.fullmatch(rf"(?!latest$)\w[\w.-]{{,{LONGEST_NAME - 1}}}", self.run_name, re.ASCII):
             remedy = f"use letters, digits, - and _, {LONGEST_NAME} at most"
-            problems.append(wrong("RUN_NAME", self.run_name, "is no plain folder name", remedy))
+            problems.append(wrong("RUN_NAME", self.run_name, "is not a valid folder name", remedy))
         problems += [*name_problems("model_name", self.model_name), *name_problems("dataset", self.dataset)]
         if not self._opened:
             try:
@@ -552,7 +552,7 @@ class Settings(BaseSettings):
 
     def read_deepspeed_file(self) -> dict[str, Any]:
         """Return the content of the file that DS_CONFIG names. Raises SettingsError."""
-        what, remedy = "holds no JSON object", "fix the file"
+        what, remedy = "does not hold a JSON object", "fix the file"
         try:
             text = self.deepspeed_file().read_text(encoding="utf-8-sig")
             config = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
@@ -564,7 +564,7 @@ class Settings(BaseSettings):
             what = "no such file" + variables.in_container()
             remedy = f"use {', '.join(DS_CONFIGS)} or a path to a DeepSpeed JSON file"
         except json.JSONDecodeError as error:
-            what = f"is no JSON (line {error.lineno}: {error.msg})"
+            what = f"is not valid JSON (line {error.lineno}: {error.msg})"
         except RecursionError:
             what = "is nested too deep"
         except ValueError as error:
@@ -591,7 +591,7 @@ def name_problems(name: str, value: str) -> list[str]:
             f"check the path, or give a hub name such as {example}",
         )
     elif not HUB_NAME.fullmatch(value):
-        what, remedy = "no such file or folder, and no hub name", f"give a hub name such as {example}"
+        what, remedy = "no such file or folder, and not a hub name", f"give a hub name such as {example}"
     elif not slash and difflib.get_close_matches(value.lower(), [made], cutoff=NEAR):
         what, remedy = "no such file or folder", f"did you mean {made}? (a hub name has an owner, as in {example})"
     else:

@@ -43,7 +43,9 @@ def check_folder(folder: Path, settings: Settings) -> None:
         raise SettingsError([wrong("MODEL_NAME", name, *no_model(folder))])
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
-        raise SettingsError([wrong("MODEL_NAME", name, "its config.json is no JSON object", "fix or fetch it again")])
+        raise SettingsError(
+            [wrong("MODEL_NAME", name, "its config.json is not a JSON object", "fix or fetch it again")]
+        )
     if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
         remedy = "copy its tokenizer's files into the folder (tokenizer.json and tokenizer_config.json)"
         raise SettingsError([wrong("MODEL_NAME", name, "holds no tokenizer", remedy)])
@@ -54,11 +56,11 @@ def check_folder(folder: Path, settings: Settings) -> None:
         return
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     if not pickled:
-        remedy = "fetch its safetensors files, or ALLOW_PICKLE=1 where it has pickled ones that you trust"
+        remedy = "fetch its safetensors files, or set ALLOW_PICKLE=1 if it has pickled ones that you trust"
         raise SettingsError([wrong("MODEL_NAME", name, "has no weights in safetensors", remedy)])
     if not settings.allow_pickle:
         what = f"its weights are pickled ({pickled[0]}), which can run any program when they are loaded"
-        remedy = "take a model with safetensors, or set ALLOW_PICKLE=1 where you trust its source"
+        remedy = "take a model with safetensors, or set ALLOW_PICKLE=1 if you trust its source"
         raise SettingsError([wrong("MODEL_NAME", name, what, remedy)])
 
 
@@ -117,14 +119,14 @@ def broken_file(path: Path) -> str:
             return "is git-lfs's pointer and not the file (`git lfs pull`)"
         length = int.from_bytes(start[:HEADER_LENGTH_BYTES], "little")
         if size < HEADER_LENGTH_BYTES + length or length > LONGEST_HEADER:
-            return "is no whole safetensors file"
+            return "is not a complete safetensors file"
         file.seek(HEADER_LENGTH_BYTES)
         try:
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
             whole = HEADER_LENGTH_BYTES + length + max(ends, default=0)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return "is no whole safetensors file"
+            return "is not a complete safetensors file"
     return "" if size == whole else f"has {size:,} bytes of {whole:,}"
 
 

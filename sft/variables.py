@@ -32,11 +32,11 @@ def from_file(path: Path = ENV_FILE) -> dict[str, str]:
         remedy = f"set SFT_UID={owner} in it" if owner else "`make setup LAUNCHER=compose` as root hands it over"
         raise UserError(f"{path}: cannot be read by user {os.geteuid()}; {remedy}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     values, problems = {}, []
     for found in parse_stream(io.StringIO(text)):
         if found.error or (found.key and found.value is None):
-            problems.append(f"{path}:{found.original.line}: is no NAME=value; fix the line, or put # before it")
+            problems.append(f"{path}:{found.original.line}: is not NAME=value; fix the line, or put # before it")
         elif found.key and found.value:
             values[found.key] = found.value
     if problems:

@@ -305,7 +305,9 @@ def hub_token(settings: Settings) -> Check:
     if not token:
         return Check("hub token", "ok", "none: enough for open models and local ones")
     if not re.fullmatch(r"hf_[A-Za-z0-9]{20,}", token):
-        return Check("hub token", "failure", "HUGGINGFACE_API_KEY is no hub token", "copy it whole; it begins with hf_")
+        return Check(
+            "hub token", "failure", "HUGGINGFACE_API_KEY is not a hub token", "copy it whole; it begins with hf_"
+        )
     return Check("hub token", "ok", "well formed")
 
 

@@ -48,7 +48,7 @@ def problem() -> tuple[str, str] | None:
         return f"Docker Engine {engine.stdout.strip()} is too old", "install 20.10 or newer"
     compose = output("docker", "compose", "version", "--short")
     if compose.returncode or version(compose.stdout) < COMPOSE_LEAST:
-        return "there is no Docker Compose 2", "install the plugin: sudo apt install docker-compose-plugin"
+        return "Docker Compose 2 is missing", "install the plugin: sudo apt install docker-compose-plugin"
     return None
 
 

@@ -56,7 +56,7 @@ ERROR_BETWEEN_RANKS = re.compile(
 
 
 def main() -> None:
-    """Run one node. Exit code 0: finished or stopped; 1: the run failed; 2: the user can mend it."""
+    """Run one node. Exit code 0: finished or stopped; 1: the run failed; 2: the user can fix it."""
     parser = argparse.ArgumentParser(description=__doc__)
     name = os.environ.get("SFT_RUN")  # compose cannot leave out an argument
     parser.add_argument(
@@ -214,7 +214,7 @@ class Ranks:
         """Return why they broke, as far as it is known here, and how long another one may take to know better."""
         killed = [(rank, code) for rank, code in self.codes.items() if code < 0 and code != -signal.SIGABRT]
         for rank, code in killed:
-            hint = " (often for want of memory: `dmesg` tells)" if code == -signal.SIGKILL else ""
+            hint = " (often because memory ran out: `dmesg` tells)" if code == -signal.SIGKILL else ""
             return f"rank {rank} {ended_with(code)}{hint}", 0
         for rank, error in self.errors.items():
             if not only_lost_another(error):

@@ -39,7 +39,7 @@ def with_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -
         what = f"{len(cards)} GPUs are {where}{unused()}"
         remedy = f"set GPUS_PER_NODE={len(cards)}, or give the node more device_ids"
         if not inside:
-            what = f"NODES={settings.nodes} nodes of it want {wanted} GPUs, {len(cards)} are here{unused()}"
+            what = f"NODES={settings.nodes} nodes of it need {wanted} GPUs, {len(cards)} are here{unused()}"
             remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
         raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)])
     return settings.model_copy(update={"device": "cuda" if cards else "cpu"})

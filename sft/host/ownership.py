@@ -42,7 +42,7 @@ def owner() -> tuple[int, int]:
 def number(name: str, text: str) -> int:
     """Return the id that a variable holds, 0 if it is empty. Raises SettingsError."""
     if text and not (text.isdecimal() and 0 < int(text) < 2**31):
-        what = "is no user or group that containers may run as"
+        what = "is not a user or group that containers may run as"
         raise SettingsError([wrong(name, text, what, "use a number above 0")])
     return int(text or 0)
 

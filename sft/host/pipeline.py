@@ -281,7 +281,7 @@ def describe(run: Run, console: Console) -> None:
 def conclude(watched: Watched, console: Console, command: str = "") -> None:
     """Print how the run ended; `command` goes on with it, `make resume` unless it is another one.
 
-    Raises RunFailed where it broke, UserError where the user can mend why.
+    Raises RunFailed where it broke, UserError if the user can fix the cause.
     """
     run = watched.run
     command = command or run.command("resume")

@@ -137,7 +137,7 @@ class Plan:
         what = self.host_problem() if self.fits_gpu else needs
         taken_gib = place.card.memory_gib - place.free_gib
         if taken_gib > DISPLAY_GIB and Plan.of(self.asked, replace(place, free_gib=place.card.memory_gib)).fits:
-            remedy = f"end what has {taken_gib:.1f} GiB of it (`nvidia-smi`; `inv monitor` shows a run)"
+            remedy = f"end what has {taken_gib:.1f} GiB of it (`nvidia-smi`; `make monitor` shows a run)"
             return f"does not fit: {what}; {remedy}"
         culprit, remedy = self.remedy()
         if culprit and getattr(settings, culprit) != type(settings).model_fields[culprit].default:
@@ -314,7 +314,7 @@ def imagined(options: Options) -> tuple[Card, list[str]]:
     gib = options.gpu_gib
     if not gib:
         card = cards.need(options.gpu or STAND_IN)
-        unasked = f"no NVIDIA GPU is visible here: planned for {card.name} (`inv plan --gpu NAME`)"
+        unasked = f"no NVIDIA GPU is visible here: planned for {card.name} (`make plan GPU=NAME`)"
         return card, [] if options.gpu else [unasked]
     notes = []
     found = cards.find(options.gpu, gib) if options.gpu else None

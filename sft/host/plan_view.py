@@ -49,7 +49,7 @@ def before(plan: Plan | None) -> list[str]:
         f"{plan.memory.peak / GIB:.1f} of {plan.place.limit_bytes / GIB:.1f} GiB on each GPU: {held}",
         f"{at_once(plan)}, activations {recompute}",
         f"{plan.work.steps:,} steps of {seconds(timing.step_s)}, {timing.tokens_per_second:,.0f} tokens/s: "
-        f"{duration(timing.total_s)} of training; `inv plan` says more",
+        f"{duration(timing.total_s)} of training; `make plan` says more",
     ]
     lines += [line for line in (*plan.place.notes, plan.problem(), *better(plan)) if line]
     return [f"{'plan' if not i else '':>10}{':' if not i else ' '} {line}" for i, line in enumerate(lines)]

@@ -156,9 +156,9 @@ def read(path: Path) -> Shape:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give the config.json of a model") from None
     except ValueError:
-        raise UserError(f"{path}: is no JSON; give the config.json of a model") from None
+        raise UserError(f"{path}: is not valid JSON; give the config.json of a model") from None
     if not isinstance(config, dict):
-        raise UserError(f"{path}: holds no JSON object; give the config.json of a model")
+        raise UserError(f"{path}: does not hold a JSON object; give the config.json of a model")
     return Shape.of(config, str(path))
 
 

@@ -81,7 +81,7 @@ def reason(error: BaseException, run: Run) -> str:
         remedy = f"use {less(run.settings())}"
         if run.state().get("status") == "evaluating":
             remedy = "use EVAL_BATCH_SIZE=1, a smaller MAX_NEW_TOKENS, or EVALUATE=0 and EVAL_STEPS=0"
-        return f"{OUT_OF_MEMORY} of a GPU; {remedy}; `inv plan` reckons with it"
+        return f"{OUT_OF_MEMORY} of a GPU; {remedy}; `make plan` takes it into account"
     if of_host(error):
         remedy = "end other programs, use DS_CONFIG=zero3 instead of offload, or fewer GPUS_PER_NODE"
         return f"{OUT_OF_MEMORY} of the machine; {remedy}"

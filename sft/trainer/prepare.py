@@ -169,7 +169,7 @@ def check_code(folder: Path, settings: Settings) -> None:
     except Exception as error:  # the code is anybody's, and so are its errors
         if not trusted and "trust_remote_code" in str(error):
             what = f"{settings.model_name} needs Python code of its own"
-            remedy = "set TRUST_REMOTE_CODE=1 where you have read that code, or take another model"
+            remedy = "set TRUST_REMOTE_CODE=1 if you have read that code, or take another model"
             raise SettingsError([wrong("TRUST_REMOTE_CODE", 0, what, remedy)]) from None
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
         what = f"its code or configuration cannot be loaded ({reason})"
@@ -228,7 +228,7 @@ def download(settings: Settings, patterns: list[str]) -> Path:
     except errors.RevisionNotFoundError:
         what, remedy = f"has no revision MODEL_REVISION={settings.model_revision}", "check it on the model's page"
     except errors.HFValidationError:
-        what, remedy = "no such folder, and no name that the hub could have", "check the path"
+        what, remedy = "no such folder, and not a name that the hub could have", "check the path"
     except PermissionError:
         raise
     except Exception as error:  # the hub's library lets those of its HTTP library through, whichever that is

@@ -24,7 +24,7 @@ def child(project, *words):
 @pytest.mark.parametrize(
     ("victim", "reason"),
     [
-        (("sft.trainer.train", "--local_rank=0"), "was killed by signal 9 (often for want of memory"),
+        (("sft.trainer.train", "--local_rank=0"), "was killed by signal 9 (often because memory ran out"),
         (("sft.host.deepspeed_launcher", "--node_rank=1"), "node 1: the launcher was killed by signal 9 before"),
         (("sft.host.launch", "0"), "node 0: its program was killed by signal 9"),
     ],
@@ -175,7 +175,7 @@ def test_what_is_wrong_with_the_rows_is_said_at_once_and_leaves_no_run(project, 
         ({"BATCH_SIZE": "9" * 30}, "BATCH_SIZE=" + "9" * 30 + ": is out of range; use at most 2147483647"),
         ({"SYSTEM_PROMPT": "\udcff"}, "SYSTEM_PROMPT=\\udcff: "),
         ({"DATA_PATH": "/proc/data"}, "DATA_PATH=/proc/data: cannot be written (No such file or directory); choose"),
-        ({"MODEL_NAME": "x" * 300}, "no such file or folder, and no hub name; give a hub name such as Qwen"),
+        ({"MODEL_NAME": "x" * 300}, "no such file or folder, and not a hub name; give a hub name such as Qwen"),
         ({"GPUS_PER_NODE": 64, "NODES": 1024}, "GPUS_PER_NODE=64: 65536 ranks on"),
         ({"MAKE_SETTINGS": "BATCHSIZE=3"}, "BATCHSIZE: no such setting (from make); did you mean BATCH_SIZE?"),
     ],

@@ -117,7 +117,7 @@ def test_every_file_of_a_folder_is_looked_at():
     pyarrow.parquet.write_table(table, "data/validation.parquet")
     assert refused(dataset="data") == [
         "data/train-b.csv:3: has another number of fields than the header; fix the line",
-        "data/validation.parquet:row 2: column 'answer' is no text but NoneType; write a string",
+        "data/validation.parquet:row 2: column 'answer' is not text but NoneType; write a string",
     ]
 
 
@@ -127,9 +127,9 @@ def test_every_file_of_a_folder_is_looked_at():
         ("x.jsonl", "\n\n", "DATASET=data/x.jsonl: has no training rows; add some"),
         ("x.csv", "question,answer\n", "DATASET=data/x.csv: has no training rows; add some"),
         ("x.json", "[]", "DATASET=data/x.json: has no training rows; add some"),
-        ("x.txt", "text", "DATASET=data/x.txt: is of an unknown kind; use .jsonl, .json, .csv, .parquet"),
-        ("x.json", "[{}", "data/x.json:1: is no JSON (Expecting ',' delimiter at column 4); fix the line"),
-        ("x.parquet", "text", "data/x.parquet: is no readable Parquet file ("),
+        ("x.txt", "text", "DATASET=data/x.txt: has an unknown file type; use .jsonl, .json, .csv, .parquet"),
+        ("x.json", "[{}", "data/x.json:1: is not valid JSON (Expecting ',' delimiter at column 4); fix the line"),
+        ("x.parquet", "text", "data/x.parquet: is not a readable Parquet file ("),
     ],
 )
 def test_a_file_without_rows_is_refused(name, content, said):
@@ -161,7 +161,7 @@ def test_what_is_wrong_with_model_and_data_is_said_together(tiny, folder):
     assert refused(model_name="model", dataset=path) == [
         "MODEL_NAME=model: holds no tokenizer; copy its tokenizer's files into the folder (tokenizer.json and "
         "tokenizer_config.json)",
-        "data/x.jsonl:1: column 'answer' is no text but int; write a string",
+        "data/x.jsonl:1: column 'answer' is not text but int; write a string",
     ]
 
 
@@ -216,7 +216,7 @@ def listed_and_missing(path):
     [
         (cut_short, "model.safetensors has "),
         (not_fetched, "model.safetensors is git-lfs's pointer and not the file (`git lfs pull`)"),
-        (of_noise, "model.safetensors is no whole safetensors file"),
+        (of_noise, "model.safetensors is not a complete safetensors file"),
         (listed_and_missing, "model-2.safetensors is missing, which model.safetensors.index.json names"),
     ],
 )

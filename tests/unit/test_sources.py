@@ -38,13 +38,13 @@ def test_file_names_say_which_split(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"a": 1}\n{"a": \n', r"a.jsonl:2: is no JSON .* fix the line"),
-        ("a.jsonl", "{}\n[1]\n", r"a.jsonl:2: is no JSON object but list; write one object per row"),
-        ("a.json", "[{}, 3]", r"a.json:item 2: is no JSON object but int"),
+        ("a.jsonl", '{"a": 1}\n{"a": \n', r"a.jsonl:2: is not valid JSON .* fix the line"),
+        ("a.jsonl", "{}\n[1]\n", r"a.jsonl:2: is not a JSON object but list; write one object per row"),
+        ("a.json", "[{}, 3]", r"a.json:item 2: is not a JSON object but int"),
         ("a.csv", "q,a\n1,2\n1\n", r"a.csv:3: has another number of fields than the header"),
         ("a.csv", "q,a\n1,2,3\n", r"a.csv:2: has another number of fields than the header"),
-        ("a.parquet", "no parquet", r"a.parquet: is no readable Parquet file"),
-        ("a.jsonl", b'{"a": "\xff"}\n', r"a.jsonl:1: is no UTF-8 text"),
+        ("a.parquet", "no parquet", r"a.parquet: is not a readable Parquet file"),
+        ("a.jsonl", b'{"a": "\xff"}\n', r"a.jsonl:1: is not UTF-8 text"),
     ],
 )
 def test_what_is_malformed_is_named_by_file_and_line(tmp_path, name, content, message):
@@ -58,5 +58,5 @@ def test_a_folder_without_rows_is_an_error(tmp_path):
     with pytest.raises(SettingsError, match="holds no training file"):
         sources.read_local(tmp_path)
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(SettingsError, match="is of an unknown kind"):
+    with pytest.raises(SettingsError, match="has an unknown file type"):
         read(tmp_path / "a.txt")

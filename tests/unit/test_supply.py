@@ -56,7 +56,7 @@ def test_pickled_weights_are_refused_before_anything_starts(pickled, tmp_path):
         pipeline.train(settings, Console(file=io.StringIO()))
     assert str(caught.value) == (
         f"MODEL_NAME={pickled}: its weights are pickled (pytorch_model.bin), which can run any program when they are "
-        "loaded; take a model with safetensors, or set ALLOW_PICKLE=1 where you trust its source"
+        "loaded; take a model with safetensors, or set ALLOW_PICKLE=1 if you trust its source"
     )
     assert not (tmp_path / "runs").exists()
     with pytest.raises(SettingsError, match="are pickled"):
@@ -75,7 +75,7 @@ def test_pickled_weights_load_where_they_are_allowed(pickled):
     ("change", "message"),
     [
         (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
-        (lambda folder: (folder / "config.json").write_text("{"), "its config.json is no JSON object"),
+        (lambda folder: (folder / "config.json").write_text("{"), "its config.json is not a JSON object"),
         (lambda folder: (folder / "pytorch_model.bin").unlink(), "has no weights in safetensors"),
     ],
 )
@@ -93,7 +93,7 @@ def test_code_of_a_model_runs_only_where_it_is_trusted(coded, monkeypatch, tmp_p
     with pytest.raises(SettingsError) as caught:
         prepare.base_model(Settings.load(None, model_name=str(coded)))
     assert str(caught.value) == (
-        f"TRUST_REMOTE_CODE=0: {coded} needs Python code of its own; set TRUST_REMOTE_CODE=1 where you have read that "
+        f"TRUST_REMOTE_CODE=0: {coded} needs Python code of its own; set TRUST_REMOTE_CODE=1 if you have read that "
         "code, or take another model"
     )
     settings = Settings.load(None, model_name=str(coded), trust_remote_code=True).resolved("cpu", "local")

@@ -143,7 +143,7 @@ def node_program(run, rank):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("hostfile", "x", "'x' is no hostfile line"),
+        ("hostfile", "x", "'x' is not a hostfile line"),
         ("settings.json", "{", "holds no settings that this version reads"),
         ("settings.json", None, "holds no settings that this version reads"),
     ],
