@@ -321,7 +321,12 @@ def look(path: Path, settings: Settings) -> None:
     bad, seen, whole = BadRows(), list[Row](), True
     for split, files in local_files(path).items():
         for file in files:
-            if time.monotonic() > ends or (file.suffix.lower() == ".json" and file.stat().st_size > LOOK_JSON_BYTES):
+            # A pipe can be read only once, by the run, and only when somebody writes into it.
+            if (
+                not file.is_file()
+                or time.monotonic() > ends
+                or (file.suffix.lower() == ".json" and file.stat().st_size > LOOK_JSON_BYTES)
+            ):
                 whole = False
                 continue
             number = 0

@@ -143,6 +143,11 @@ def test_a_folder_without_data_is_refused():
     assert line == "DATASET=data: holds no training file (.jsonl, .json, .csv, .parquet); add train.jsonl"
 
 
+def test_a_pipe_is_left_to_the_run_which_alone_can_read_it(folder):
+    os.mkfifo(folder / "train.jsonl")
+    rows.look(folder, Settings.load(None, **BASE))
+
+
 def test_large_data_is_looked_at_in_part(monkeypatch):
     """The run looks at every row: what lies behind the first ones costs the start nothing."""
     monkeypatch.setattr(rows, "LOOK_ROWS", 5)
