@@ -56,7 +56,7 @@ def test_stop_request(run):
         ("", "names no node"),
         ("a slots=2\nb slots=1\n", "unequal slots"),
         ("a slots=2\na slots=2\n", "twice"),
-        ("a 2\n", "no hostfile line"),
+        ("a 2\n", "not a hostfile line"),
     ],
 )
 def test_bad_hostfile(tmp_path, text, message):
