@@ -6,6 +6,7 @@ speed and memory, never the result: the loss is summed over the targets of the w
 
 from __future__ import annotations
 
+import bisect
 import functools
 import heapq
 import math
@@ -22,6 +23,7 @@ from sft.trainer.data import Row
 
 Indices = npt.NDArray[np.int64]
 PADDING = 0  # masked and never a target: any token serves
+WHOLE_ROWS = 20  # of a share, up to which their number is counted beside their tokens
 MicroSteps = list[list[Indices]]  # [micro_step][rank]: the rows that this rank takes in this micro-step
 
 
@@ -60,27 +62,80 @@ def micro_steps(chosen: Indices, lengths: Indices, settings: Settings, packing: 
 
 
 def packed_micro_steps(chosen: Indices, lengths: Indices, world_size: int, max_tokens: int) -> MicroSteps:
-    """Cut a step's rows into the fewest micro-steps of at most `max_tokens` tokens on each rank.
+    """Cut a step's rows into few micro-steps of at most `max_tokens` tokens on each rank, in O(n log n).
 
-    The longest row goes first, always into the lightest share (LPT, Graham 1969), so that all shares have nearly the
-    same number of tokens. A row longer than `max_tokens` has a share of its own.
+    The shares have nearly the same number of tokens if so few of them can; otherwise they are filled up one by one. A
+    row longer than `max_tokens` has a share of its own.
     """
     longest_first = chosen[np.argsort(-lengths[chosen], kind="stable")]
-    limit = max(max_tokens, int(lengths[longest_first[0]]))
-    number = math.ceil(int(lengths[chosen].sum()) / (world_size * limit))
-    while True:
-        shares: list[list[int]] = [[] for _ in range(number * world_size)]
-        lightest = [(0, share) for share in range(len(shares))]
-        for row in longest_first:
-            tokens, share = lightest[0]
-            heapq.heapreplace(lightest, (tokens + int(lengths[row]), share))
-            shares[share].append(int(row))
-        if max(lightest)[0] <= limit:
-            break
-        number += 1
-    heaviest_first = [shares[share] for _, share in sorted(lightest, key=lambda item: (-item[0], item[1]))]
-    arrays = [np.asarray(share, dtype=np.int64) for share in heaviest_first]
-    return [arrays[i * world_size : (i + 1) * world_size] for i in range(number)]
+    sizes = lengths[longest_first].tolist()
+    limit = max(max_tokens, sizes[0])
+    number = math.ceil(fewest_shares(lengths[chosen], limit) / world_size)
+    shares = even_shares(sizes, number * world_size, limit)
+    if shares is None:
+        shares = full_shares(sizes, limit)
+        least, number = number, math.ceil(len(shares) / world_size)
+        while number > least and (even := even_shares(sizes, number * world_size, limit)):
+            shares, number = even, number - 1
+        shares += [[]] * (-len(shares) % world_size)
+    # Micro-steps have ranks of like work: the heaviest shares together.
+    shares.sort(key=lambda share: -sum(sizes[place] for place in share))
+    arrays = [longest_first[share] if share else np.empty(0, dtype=np.int64) for share in shares]
+    return [arrays[i : i + world_size] for i in range(0, len(arrays), world_size)]
+
+
+def fewest_shares(sizes: Indices, limit: int) -> int:
+    """Return a number of shares that no packing can do without.
+
+    Counted are all tokens, and for each k the rows of which a share takes k at most: one above 1/(k+1) of the limit
+    takes at least 1/k of a share (dual feasible functions, Fekete and Schepers 2001).
+    """
+    needed = -(-int(sizes.sum()) // limit)
+    for k in range(1, WHOLE_ROWS + 1):
+        parts, rest = np.divmod((k + 1) * sizes, limit)
+        weights = np.where(rest, parts * limit, k * sizes)  # times k * limit, so that they are whole
+        needed = max(needed, -(-int(weights.sum()) // (k * limit)))
+    return max(1, needed)
+
+
+def even_shares(sizes: list[int], number: int, limit: int) -> list[list[int]] | None:
+    """Return the places of rows, longest first, in `number` shares of nearly the same tokens; None if one has too many.
+
+    Each row goes into the lightest share (LPT, Graham 1969).
+    """
+    shares: list[list[int]] = [[] for _ in range(number)]
+    lightest = [(0, share) for share in range(number)]
+    for place, size in enumerate(sizes):
+        tokens, share = lightest[0]
+        if tokens + size > limit:
+            return None
+        heapq.heapreplace(lightest, (tokens + size, share))
+        shares[share].append(place)
+    return shares
+
+
+def full_shares(sizes: list[int], limit: int) -> list[list[int]]:
+    """Return the places of rows, longest first, in few shares: each row goes where the least room is left behind it."""
+    shares: list[list[int]] = []
+    rooms: list[int] = []  # that shares have left, sorted, each once
+    having: dict[int, list[int]] = {}  # the shares with so much room
+    for place, size in enumerate(sizes):
+        found = bisect.bisect_left(rooms, size)
+        if found < len(rooms):
+            room = rooms[found]
+            share = having[room].pop()
+            if not having[room]:
+                del rooms[found], having[room]
+        else:
+            room, share = limit, len(shares)
+            shares.append([])
+        shares[share].append(place)
+        left = room - size
+        if left >= sizes[-1]:
+            if left not in having:
+                bisect.insort(rooms, left)
+            having.setdefault(left, []).append(share)
+    return shares
 
 
 def padded_micro_steps(chosen: Indices, world_size: int, batch_size: int) -> MicroSteps:

@@ -1,7 +1,7 @@
 """Prepared rows on disk: tokens and target marks of all rows in flat arrays, mapped and never loaded whole.
 
-A split is a folder of `tokens.npy` (int32), `is_target.npy` (bool), `offsets.npy` (int64, rows + 1) and
-`texts.jsonl` (prompt and reference of each row, for evaluation).
+A split is a folder of `tokens.npy` (int32), `is_target.npy` (bool), `offsets.npy` (int64, rows + 1), `targets.npy`
+(int64, the targets of each row) and `texts.jsonl` (prompt and reference of each row, for evaluation).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Rows:
         self.tokens: npt.NDArray[np.int32] = np.load(folder / "tokens.npy", mmap_mode="r")
         self.is_target: npt.NDArray[np.bool_] = np.load(folder / "is_target.npy", mmap_mode="r")
         self.lengths: npt.NDArray[np.int64] = np.diff(self.offsets)
+        self.targets: npt.NDArray[np.int64] = np.load(folder / "targets.npy")
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -54,8 +55,8 @@ class Rows:
         return [self[int(index)] for index in chosen]
 
     def target_tokens(self, chosen: npt.NDArray[np.int64]) -> int:
-        """Return the number of targets in the chosen rows. A row's first token never is one: nothing predicts it."""
-        return sum(int(self[int(index)][1][1:].sum()) for index in chosen)
+        """Return the number of targets in the chosen rows."""
+        return int(self.targets[chosen].sum())
 
     def prompt_ids(self, index: int) -> list[int]:
         """Return the tokens before a row's last run of targets: what generation starts from."""
@@ -75,7 +76,8 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> dict[str, int]:
     """Write a split row by row, in memory that does not grow with it. Return its counts."""
     folder.mkdir(parents=True)
     offsets = [0]
-    targets = longest = cut = 0
+    targets: list[int] = []
+    longest = cut = 0
     with (
         (folder / "tokens.raw").open("wb") as tokens,
         (folder / "is_target.raw").open("wb") as marks,
@@ -86,13 +88,14 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> dict[str, int]:
             marks.write(np.asarray(row.is_target, dtype=np.bool_).tobytes())
             texts.write(json.dumps({"prompt": row.prompt, "reference": row.reference}, ensure_ascii=False) + "\n")
             offsets.append(offsets[-1] + len(row.ids))
-            targets += sum(row.is_target)
+            targets.append(sum(row.is_target[1:]))  # nothing predicts a row's first token
             longest = max(longest, len(row.ids))
             cut += row.is_cut
     np.save(folder / "offsets.npy", np.asarray(offsets, dtype=np.int64))
+    np.save(folder / "targets.npy", np.asarray(targets, dtype=np.int64))
     for name, dtype in (("tokens", np.int32), ("is_target", np.bool_)):
         add_header(folder / f"{name}.raw", folder / f"{name}.npy", dtype, offsets[-1])
-    counts = {"rows": len(offsets) - 1, "tokens": offsets[-1], "target_tokens": targets}
+    counts = {"rows": len(offsets) - 1, "tokens": offsets[-1], "target_tokens": sum(targets)}
     return counts | {"longest": longest, "cut_rows": cut}
 
 

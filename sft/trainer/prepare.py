@@ -27,7 +27,7 @@ from sft.settings import DEMO, DS_CONFIGS, TINY, Settings
 from sft.trainer import demo, identity, process
 from sft.trainer.hashes import file_hash, kept_hash
 
-FORMAT = 2  # of the prepared data: part of the cache's key
+FORMAT = 3  # of the prepared data: part of the cache's key
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]  # of a model of the hub
 MANIFEST = "manifest.json"  # of the prepared data
 MANIFEST_NAMES = {"train", "validation", "hash", "commit", "settings"}

@@ -1,5 +1,7 @@
 """The arithmetic of a run, and how a step's rows are cut."""
 
+import heapq
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,65 @@ def test_a_row_longer_than_the_budget_is_alone():
     assert sorted(sorted(rows.tolist()) for per_rank in cut for rows in per_rank) == [[0], [1, 2, 3]]
 
 
+def by_trying_every_number(lengths, world_size, max_tokens):
+    """Return the tokens of all shares of the fewest micro-steps whose lightest share can always take the next row."""
+    limit = max(max_tokens, int(lengths.max()))
+    number = -(-int(lengths.sum()) // (world_size * limit))
+    while True:
+        shares = [0] * (number * world_size)
+        for size in sorted(lengths.tolist(), reverse=True):
+            heapq.heapreplace(shares, shares[0] + size)
+        if max(shares) <= limit:
+            return sorted(shares, reverse=True)
+        number += 1
+
+
+KINDS = {
+    "all-above-half": lambda random, n: random.integers(600, 1025, n),
+    "two-fit": lambda random, n: random.integers(340, 560, n),
+    "long-and-short": lambda random, n: np.where(np.arange(n) % 2, random.integers(5, 100, n), 900),
+    "any": lambda random, n: random.integers(1, 1100, n),
+    "like-gsm8k": lambda random, n: random.gamma(4, 45, n).astype(np.int64) + 2,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packing_takes_no_more_micro_steps_than_trying_every_number_and_works_as_evenly(kind):
+    random = np.random.default_rng(0)
+    slower = []
+    for _ in range(150):
+        world_size, budget = random.choice([1, 2, 4]), int(random.choice([600, 1100, 4096]))
+        lengths = KINDS[kind](random, random.integers(1, 200)).astype(np.int64)
+        everything = random.permutation(len(lengths))
+        cut = batching.packed_micro_steps(everything, lengths, world_size, budget)
+        shares = [share for per_rank in cut for share in per_rank]
+        assert sorted(np.concatenate(shares)) == sorted(everything)
+        assert all(len(per_rank) == world_size for per_rank in cut)
+        tokens = [int(lengths[share].sum()) for share in shares]
+        before = by_trying_every_number(lengths, world_size, budget)
+        assert max(tokens) <= max(budget, max(lengths))
+        assert len(tokens) <= len(before)
+        assert batching.fewest_shares(lengths, max(budget, max(lengths))) <= sum(1 for total in tokens if total)
+        # The heaviest share of each micro-step is what its other ranks wait for.
+        slower.append(sum(sorted(tokens, reverse=True)[::world_size]) / sum(before[::world_size]))
+    assert np.mean(slower) < 1.01
+
+
+def test_packing_many_long_rows_places_each_row_a_few_times_at_most(monkeypatch):
+    placed = []
+    for name in ("even_shares", "full_shares"):
+        own = getattr(batching, name)
+        monkeypatch.setattr(
+            batching, name, lambda sizes, *rest, own=own: placed.append(len(sizes)) or own(sizes, *rest)
+        )
+    random = np.random.default_rng(0)
+    for kind, make in KINDS.items():
+        placed.clear()
+        lengths = make(random, 5_000).astype(np.int64)
+        batching.packed_micro_steps(np.arange(len(lengths)), lengths, 1, 1100)
+        assert len(placed) <= 4, kind
+
+
 @pytest.fixture
 def rows(tmp_path):
     written = [
@@ -100,6 +161,8 @@ def test_rows_come_back_as_written(rows):
     assert [text["reference"] for text in rows.texts()] == ["b", "d", "f"]
     assert rows.prompt_ids(0) == [1, 5] and rows.prompt_ids(2) == [1, 2, 3, 4]
     assert rows.target_tokens(np.array([0, 1])) == 3
+    for chosen in (np.array([0]), np.array([2, 1]), np.arange(3)):
+        assert rows.target_tokens(chosen) == len(batching.collate(rows.take(chosen), True, torch.device("cpu")).targets)
 
 
 def test_padded_rows(rows):
