@@ -237,7 +237,8 @@ class Run:
     @property
     def has_trained(self) -> bool:
         """Whether a step of it was ever trained, saved or not."""
-        logged = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        # The evaluation before training is logged too, for step 0.
+        logged = any(line is None or line["step"] > 0 for line in self.metrics_lines())
         return self.is_saved or logged or bool(self.state().get("step")) or bool(checkpoints.steps(self.checkpoints))
 
     def command(self, task: str) -> str:
@@ -345,10 +346,6 @@ class Run:
         return files.not_yours(closed[0], self.path) if closed else ""
 
     # Metrics
-
-    def has_metric(self, step: int, name: str) -> bool:
-        """Tell whether a value of `name` is logged for `step`."""
-        return any(line["step"] == step and name in line for line in self.read_metrics())
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """Yield the logged steps; lines that cannot be read, or are still being written, are left out."""

@@ -92,32 +92,55 @@ def pipeline(run: Run, settings: Settings, world: World) -> Any:
     before_ranks = max(0.0, time.time() - run.state()["attempt_started_at"] - sum(prepared["seconds"].values()))
     phases.add(**{"starting": before_ranks} | prepared["seconds"])
     rows, held_out = (Rows(Path(prepared["data"]) / split) for split in ("train", "validation"))
+    metrics: Metrics | NoMetrics = Metrics(run, settings) if world.is_main else NoMetrics()
+    status: Status = "finished"
     try:
         if settings.evaluate and "before" not in evaluation.results(run):
             with phases.spending("evaluation before"):
-                evaluate(run, settings, Path(prepared["model"]), held_out, world, "before")
+                evaluate(run, settings, Path(prepared["model"]), held_out, world, "before", metrics, step=0)
         if not run.final.exists():
-            train(run, settings, Path(prepared["model"]), rows, held_out, phases, world)
+            train(run, settings, Path(prepared["model"]), rows, held_out, phases, metrics, world)
         if settings.evaluate and "after" not in evaluation.results(run):
             with phases.spending("evaluation after"):
-                evaluate(run, settings, run.final, held_out, world, "after")
+                last = Steps.of(settings, len(rows)).total
+                evaluate(run, settings, run.final, held_out, world, "after", metrics, step=last)
     except process.Stopped:
-        return "stopped"
-    return "finished"
+        status = "stopped"
+    metrics.close()
+    return status
 
 
-def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World, name: str) -> None:
-    """Evaluate one model and say so (all ranks)."""
+def evaluate(
+    run: Run,
+    settings: Settings,
+    path: Path,
+    rows: Rows,
+    world: World,
+    name: str,
+    metrics: Metrics | NoMetrics,
+    step: int,
+) -> None:
+    """Evaluate the model that training begins or ends with, after `step` steps, and say so (all ranks)."""
     if world.is_main:
         run.update_state("evaluating", evaluating=name, answers=0, total_answers=0)
     found = evaluation.evaluate(run, settings, path, rows, world, name)
+    metrics.log_evaluation(step, found)
     if world.is_main:
         print(
             f"evaluation {name} training: {json.dumps({k: v for k, v in found.items() if k != 'samples'})}", flush=True
         )
 
 
-def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, phases: Phases, world: World) -> None:
+def train(
+    run: Run,
+    settings: Settings,
+    base: Path,
+    rows: Rows,
+    held_out: Rows,
+    phases: Phases,
+    metrics: Metrics | NoMetrics,
+    world: World,
+) -> None:
     """Train from the newest checkpoint or the base model to the last step, and export (all ranks).
 
     Raises process.Stopped after saving a checkpoint, if the run was asked to stop.
@@ -130,7 +153,8 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         packing = loss.take_fast_paths(engine, settings.packing, world)
         first = checkpoint.resume(engine, run, world)
         saver = saving.Saver(engine, run, settings.keep_checkpoints, world)
-    metrics: Metrics | NoMetrics = Metrics(run, settings, first) if world.is_main else NoMetrics()
+    # A run that was killed after a validation resumes before it: rank 0 knows, from what it has written.
+    (is_validated,) = distributed.total([metrics.resume(first)], world)
     if world.is_main:
         files.write_json(run.ds_config, received)
         rates: dict[str, Any] = dict.fromkeys(("tokens_per_second", "time_left_s"))  # not those of the attempt before
@@ -146,7 +170,7 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
     clock = Clock()
 
     for step in range(first, steps.total):
-        if validation_is_due(step, settings) and not run.has_metric(step, "val/loss"):
+        if validation_is_due(step, settings) and not (step == first and is_validated):
             with clock.paused(), phases.spending("validation"):
                 say(run, world, "evaluating", evaluating="during", answers=0, total_answers=0)
                 val_loss = evaluation.mean_loss(engine, held_out, settings, packing, world)
@@ -210,14 +234,12 @@ def train(run: Run, settings: Settings, base: Path, rows: Rows, held_out: Rows, 
         if stop or done == steps.total:
             phases.add(**{"first step": clock.first_s, "other steps": clock.all_s - clock.first_s})
         if stop:
-            metrics.close()
             raise process.Stopped
 
     with phases.spending("saving"):
         say(run, world, "saving")
         saver.finish()
         models.export(engine, base, run, settings, world)
-    metrics.close()
     engine.destroy()
 
 

@@ -47,6 +47,25 @@ def test_a_killed_process_ends_the_run(project, victim, reason):
     assert "failed" in shown and f"the whole logs: `make logs NAME={run.name} LINES=0`" in shown
 
 
+def test_a_killed_service_of_wandb_is_said_and_ends_nothing(project):
+    settings = small(RUN_NAME="without-wandb", NODES=1, MAX_STEPS=500, LOGGING_STEPS=1, WANDB_MODE="offline")
+    process = project.start("train", **settings)
+    run = Run(project.path / "runs" / "without-wandb")
+    wait_until(lambda: list(run.path.glob("wandb/offline-run-*/*.wandb")), process, run)
+    service = next(found for found in project.processes() if "wandb-core" in found.name())
+    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    service.kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and run.state()["status"] == "finished", output
+    assert [line["step"] for line in run.read_metrics()] == list(range(1, 501))
+    told = run.state()["wandb"]
+    assert told.startswith("not logging there: ")
+    assert f"W&B: {told}" in output
+    assert run.log_files()[0].read_text().count(f"W&B: {told}") == 1
+    assert told in " ".join(project.inv("monitor", "--once", "--name", run.name, COLUMNS=200).stdout.split())
+    project.wait_for_no_process()
+
+
 def test_a_full_disk_is_the_reason_given(project, tmp_path):
     runs = tmp_path / "small"
     runs.mkdir()

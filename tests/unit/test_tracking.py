@@ -1,0 +1,154 @@
+"""W&B beside a run, with its real service, logged offline: what is logged, and that nothing of it ends a training."""
+
+import json
+import signal
+import time
+
+import psutil
+import pytest
+
+from sft import cluster
+from sft import run as runs
+from sft.settings import Settings
+from sft.trainer import tracking
+from sft.trainer.metrics import Metrics
+
+PATIENCE_S = 60
+
+
+def run_in(folder, name="a", **settings):
+    settings = {"runs_path": folder, "run_name": name, "wandb_mode": "offline"} | settings
+    return runs.create(Settings.load(None, **settings), cluster.hostfile(1, 1))
+
+
+def metrics_of(run, first_step=0):
+    metrics = Metrics(run, run.settings())
+    metrics.resume(first_step)
+    return metrics
+
+
+def wait_for(found):
+    deadline = time.monotonic() + PATIENCE_S
+    while not (value := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return value
+
+
+def service(metrics):
+    """Return W&B's own process, once it logs the run."""
+    run = metrics.run
+    wait_for(lambda: list((run.path / "wandb").glob("offline-run-*/*.wandb")))
+    return next(
+        child for child in psutil.Process(metrics.tracker.process.pid).children() if "wandb-core" in child.name()
+    )
+
+
+def logged(run):
+    """Return everything that W&B has written of a run."""
+    return b"".join(path.read_bytes() for path in sorted((run.path / "wandb").glob("offline-run-*/*.wandb")))
+
+
+def steps(run):
+    return [line["step"] for line in run.read_metrics()]
+
+
+def test_what_is_logged_reaches_wandb_too_and_no_process_is_left(tmp_path):
+    run = run_in(tmp_path)
+    metrics = metrics_of(run)
+    process = metrics.tracker.process
+    for step in range(1, 6):
+        metrics.log(step, train_loss=step + 0.4321)
+    metrics.close()
+    assert all(f"{step}.4321".encode() in logged(run) for step in range(1, 6))
+    assert run.state()["wandb"] is None and not psutil.pid_exists(process.pid)
+
+
+@pytest.mark.parametrize("victim", ["service", "process"])
+def test_wandb_killed_in_the_middle_is_said_once_and_all_steps_are_in_the_metrics(tmp_path, capsys, victim):
+    run = run_in(tmp_path)
+    metrics = metrics_of(run)
+    metrics.log(1, train_loss=1.0)
+    core = service(metrics)
+    if victim == "service":
+        core.kill()
+    else:
+        metrics.tracker.process.kill()
+    step = 1
+    while metrics.tracker.process:
+        assert step < 20 * PATIENCE_S
+        step += 1
+        metrics.log(step, train_loss=1.0)
+        time.sleep(0.05)
+    metrics.log(step + 1, train_loss=1.0)
+    metrics.close()
+    assert steps(run) == list(range(1, step + 2))
+    said = capsys.readouterr().out
+    assert said.count("W&B: not logging there: ") == 1 and said.strip().endswith(run.state()["wandb"])
+    if victim == "process":
+        assert run.state()["wandb"] == "not logging there: its process ended with exit code -9"
+
+
+def test_wandb_that_hangs_at_the_end_is_ended(tmp_path, capsys):
+    run = run_in(tmp_path)
+    metrics = metrics_of(run)
+    metrics.log(1, train_loss=1.0)
+    core, process = service(metrics), metrics.tracker.process
+    core.suspend()
+    metrics.log(2, train_loss=1.0)
+    metrics.tracker.close(limit_s=2)
+    metrics.close()
+    said = f"it did not end within 2 s; `wandb sync` uploads what is in {run.path}/wandb"
+    assert run.state()["wandb"] == f"not logging there: {said}"
+    assert capsys.readouterr().out == f"W&B: not logging there: {said}\n"
+    assert process.returncode == -signal.SIGKILL
+    assert not core.is_running() or core.status() == psutil.STATUS_ZOMBIE
+    assert steps(run) == [1, 2]
+
+
+def test_wandb_that_cannot_start_is_said(tmp_path):
+    run = run_in(tmp_path, wandb_project_name="a/b:c")
+    metrics = metrics_of(run)
+    wait_for(lambda: metrics.flush() or run.state().get("wandb"))
+    metrics.close()
+    assert run.state()["wandb"].startswith("not logging there: ") and "a/b:c" in run.state()["wandb"]
+
+
+def test_a_run_is_the_same_in_wandb_after_a_resume_and_another_of_its_name_is_not(tmp_path):
+    run, other = run_in(tmp_path / "one"), run_in(tmp_path / "two")
+    first = tracking.own_id(run)
+    assert tracking.own_id(run) == first and len(first) == 16
+    assert tracking.own_id(other) != first
+    metrics = metrics_of(run)
+    metrics.close()
+    assert [path.name for path in (run.path / "wandb").glob("offline-run-*/*.wandb")] == [f"run-{first}.wandb"]
+
+
+def test_a_resumed_run_logs_offline_what_is_new(tmp_path):
+    run = run_in(tmp_path)
+    lines = [{"step": step, "time": 1.0, "train/loss": step + 0.5678} for step in (1, 2, 3)]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    metrics = metrics_of(run, first_step=2)
+    metrics.log(3, train_loss=3.8765)
+    metrics.close()
+    assert steps(run) == [1, 2, 3]
+    assert b"3.8765" in logged(run) and b".5678" not in logged(run)
+
+
+def test_a_step_that_was_validated_before_the_run_was_killed_is_known(tmp_path):
+    run = run_in(tmp_path, wandb_mode="disabled")
+    lines = [{"step": 5, "time": 1.0, "train/loss": 1.0}, {"step": 5, "time": 1.0, "val/loss": 1.0}]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert Metrics(run, run.settings()).resume(5)
+    assert not Metrics(run, run.settings()).resume(4)
+
+
+def test_the_evaluation_is_logged_once_and_again_if_it_found_something_else(tmp_path):
+    run = run_in(tmp_path)
+    for exact_match in (0.25, 0.25, 0.5):
+        metrics = Metrics(run, run.settings())
+        metrics.log_evaluation(8, {"loss": 2.5, "exact_match": exact_match, "rows": 4})
+        metrics.close()
+    found = [(line["step"], line["val/loss"], line["eval/exact_match"]) for line in run.read_metrics()]
+    assert found == [(8, 2.5, 0.25), (8, 2.5, 0.5)]
+    assert b"eval/exact_match" in logged(run)
