@@ -68,20 +68,22 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the new one, also after a power cut."""
+def write_whole(path: Path, text: str, flushed: bool = True) -> None:
+    """Write a file so that it is either the old one or the new one; if it is `flushed`, also after a power cut."""
     temporary = temporary_name(path)
     try:
         # Half a character (a lone surrogate) is written as JSON escapes it.
         with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if flushed:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    flush(path.parent)
+    if flushed:
+        flush(path.parent)
 
 
 @contextmanager
@@ -173,9 +175,9 @@ def remove_folder(folder: Path) -> None:
 # JSON
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, flushed: bool = True) -> None:
     """Write a value as JSON, whole; a number that JSON does not have (NaN, infinite) becomes null."""
-    write_whole(path, as_json(value))
+    write_whole(path, as_json(value), flushed)
 
 
 def as_json(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import math
 import os
 import re
@@ -172,7 +173,8 @@ class Run:
     def update_state(self, status: Status | None = None, forget: tuple[str, ...] = (), **values: Any) -> None:
         """Change some values of `state.json`, and forget others.
 
-        One process at a time writes it: rank 0, or node 0 without ranks.
+        One process at a time writes it: rank 0, or node 0 without ranks. How an attempt begins and ends is flushed to
+        disk. What is written twice a second while it is at work is not: beside a checkpoint that would take a second.
         """
         now = time.time()
         state = {"status": "launching", "step": 0, "total_steps": 0, "epoch": 0.0, "error": None}
@@ -182,13 +184,21 @@ class Run:
         if status:
             state["status"] = status
         state = redact_all(state)
+        flushed = status in ("launching", *ENDED)
         try:
-            write_json(self.path / "state.json", state)
+            write_json(self.path / "state.json", state, flushed)
         except OSError as error:
             if error.errno != errno.ENOSPC or status != "failed":
                 raise
             self.give_up_reserve()
-            write_json(self.path / "state.json", state)
+            write_json(self.path / "state.json", state, flushed)
+
+    def tell(self, status: Status | None = None, **values: Any) -> None:
+        """Change values of `state.json` that only those who look on need: if that fails, a line says so, no more."""
+        try:
+            self.update_state(status, **values)
+        except OSError as error:
+            say_once(f"{self.path / 'state.json'}: could not be written ({error.strerror}); going on without")
 
     @property
     def ended(self) -> bool:
@@ -211,7 +221,9 @@ class Run:
         """Return why a stop was requested, or None."""
         try:
             return (self.path / "stop").read_text(encoding="utf-8", errors="replace").strip()
-        except FileNotFoundError:
+        except PermissionError:  # another user asked for it
+            return "a request that this user may not read"
+        except OSError:  # none, or a disk that will be asked again after the next step
             return None
 
     def clear_stop(self) -> None:
@@ -373,6 +385,12 @@ class Run:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - lines * 1000))
             return file.read().decode(errors="replace").splitlines()[-lines:]
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Print a line if this process has not yet printed it."""
+    print(text, flush=True)
 
 
 def metrics_line(line: bytes) -> dict[str, Any] | None:

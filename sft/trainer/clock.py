@@ -72,7 +72,7 @@ class Phases:
             return
         spent = self.run.state().get("seconds", {})
         total = {phase: round(spent.get(phase, 0.0) + seconds.get(phase, 0.0), 2) for phase in PHASES}
-        self.run.update_state(seconds=total)
+        self.run.tell(seconds=total)
 
     @contextmanager
     def spending(self, phase: str) -> Iterator[None]:

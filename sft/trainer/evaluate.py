@@ -173,7 +173,7 @@ class Progress(transformers.StoppingCriteria):
                 width, new = self.batch
                 share = (input_ids.shape[1] - width) / new  # of the batch: its answers grow together
                 answers = (self.done + len(input_ids) * share) * self.world.world_size
-                self.run.update_state(answers=int(answers), total_answers=self.answers * self.world.world_size)
+                self.run.tell(answers=int(answers), total_answers=self.answers * self.world.world_size)
         return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
 
 

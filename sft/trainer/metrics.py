@@ -58,7 +58,7 @@ class Metrics:
         if self.settings.wandb_mode != "disabled":
             self.tracker = Tracker(self.run, logged)
         else:
-            self.run.update_state(wandb=None)
+            self.run.tell(wandb=None)
 
     def log(self, step: int, **values: Any) -> None:
         """Write one line; names have `_` before the first word's end instead of `/` (train_loss -> train/loss).
@@ -135,7 +135,7 @@ class Tracker:
         self.run = run
         self.reported = b""
         self.process: subprocess.Popen[bytes] | None = None
-        run.update_state(wandb=None)
+        run.tell(wandb=None)
         self.reports, theirs = os.pipe()  # apart from its output, which anybody prints to
         os.set_blocking(self.reports, False)
         command = [sys.executable, "-m", "sft.trainer.tracking", "--run", str(run.path), "--logged", str(logged)]
@@ -160,7 +160,7 @@ class Tracker:
             if "error" in report:
                 self.switch_off(report["error"])
                 return
-            self.run.update_state(wandb=report["url"])
+            self.run.tell(wandb=report["url"])
         if code:
             self.switch_off(f"its process ended with exit code {code}")
         elif code == 0:
@@ -197,4 +197,4 @@ class Tracker:
             process.wait()
         said = f"not logging there: {reason}"
         print(f"W&B: {said}", flush=True)
-        self.run.update_state(wandb=said)
+        self.run.tell(wandb=said)

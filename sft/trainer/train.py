@@ -212,9 +212,7 @@ def train(
             )
         if world.is_main and (clock.state_is_due() or stop or done == steps.total):
             speed, left = clock.tokens_per_second, clock.step_s * (steps.total - done)
-            run.update_state(
-                step=done, epoch=done / steps.per_epoch, loss=mean_loss, tokens_per_second=speed, time_left_s=left
-            )
+            run.tell(step=done, epoch=done / steps.per_epoch, loss=mean_loss, tokens_per_second=speed, time_left_s=left)
             print(
                 f"step {done}/{steps.total}  loss {mean_loss:.4f}  lr {learning_rate:.3g}  {speed:,.0f} tokens/s",
                 flush=True,
@@ -274,7 +272,7 @@ def validation_is_due(step: int, settings: Settings) -> bool:
 def say(run: Run, world: World, status: Status, **values: Any) -> None:
     """Write what the run does to `state.json` (rank 0)."""
     if world.is_main:
-        run.update_state(status, **values)
+        run.tell(status, **values)
 
 
 if __name__ == "__main__":

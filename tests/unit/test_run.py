@@ -1,6 +1,7 @@
 """The run directory and the hostfile."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -35,6 +36,58 @@ def test_created_run_is_latest_and_frozen(run, tmp_path):
 def test_a_name_is_taken_once(run, tmp_path):
     with pytest.raises(UserError, match="RUN_NAME=a"):
         runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
+
+
+def test_how_an_attempt_ends_is_flushed_and_what_is_told_meanwhile_is_not(run, monkeypatch):
+    flushed = []
+    own = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(descriptor) or own(descriptor))
+    run.tell(step=3, loss=0.5)
+    run.tell("evaluating", answers=1)
+    assert not flushed and run.state()["step"] == 3 and run.state()["status"] == "evaluating"
+    for status in ("finished", "stopped", "failed"):
+        flushed.clear()
+        run.update_state(status)
+        assert len(flushed) == 2  # the content and the name
+
+
+def test_a_disk_that_does_not_take_the_status_ends_no_training_but_no_run_ends_unsaid(run, monkeypatch, capsys):
+    with monkeypatch.context() as broken:
+
+        def fails(*_):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        broken.setattr(Path, "replace", fails)
+        for step in (1, 2):
+            run.tell(step=step)
+        with pytest.raises(OSError, match="Input/output error"):
+            run.update_state("finished")
+    assert capsys.readouterr().out == (
+        f"{run.path}/state.json: could not be written (Input/output error); going on without\n"
+    )
+    run.tell(step=3)
+    assert run.state()["step"] == 3 and run.state()["status"] == "launching"
+    assert not list(run.path.glob("*.tmp")) + list(run.path.glob(".state*"))
+
+
+def test_a_stop_is_asked_for_even_by_a_file_that_cannot_be_read_and_a_broken_disk_is_asked_again(run, monkeypatch):
+    run.request_stop("me")
+    for number, reason in ((errno.EACCES, "a request that this user may not read"), (errno.EIO, None)):
+        with monkeypatch.context() as broken:
+
+            def fails(*_, number=number, **__):
+                raise OSError(number, os.strerror(number))
+
+            broken.setattr(Path, "read_text", fails)
+            assert run.stop_reason() == reason
+    assert run.stop_reason() == "me"
+
+
+def test_an_evaluation_before_the_first_step_is_no_training(run):
+    run.metrics.write_text('{"step": 0, "val/loss": 2.0, "eval/exact_match": 0.1}\n')
+    assert not run.has_trained
+    run.metrics.write_text(run.metrics.read_text() + '{"step": 1, "train/loss": 2.0}\n')
+    assert run.has_trained
 
 
 def test_half_a_line_is_no_metric(run):
@@ -129,7 +182,7 @@ def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, n
 def test_a_loss_that_is_not_finite_leaves_the_state_json(run):
     run.update_state("training", loss=float("nan"), tokens_per_second=10.0, time_left_s=60.0, step=1, total_steps=2)
     json.loads((run.path / "state.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert "loss not finite" in progress.details(run.state())
+    assert "loss not finite" in progress.rates(run.state())
 
 
 def test_what_a_killed_process_left_in_a_run_is_removed_when_it_goes_on(run):
