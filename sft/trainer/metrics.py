@@ -195,6 +195,6 @@ class Tracker:
                         child.kill()
             process.kill()
             process.wait()
-        said = f"not logging there: {reason}"
+        said = f"not logging there ({reason})"
         print(f"W&B: {said}", flush=True)
         self.run.tell(wandb=said)

@@ -59,7 +59,7 @@ def test_a_killed_service_of_wandb_is_said_and_ends_nothing(project):
     assert process.returncode == 0 and run.state()["status"] == "finished", output
     assert [line["step"] for line in run.read_metrics()] == list(range(1, 501))
     told = run.state()["wandb"]
-    assert told.startswith("not logging there: ")
+    assert told.startswith("not logging there (")
     assert f"W&B: {told}" in output
     assert run.log_files()[0].read_text().count(f"W&B: {told}") == 1
     assert told in " ".join(project.inv("monitor", "--once", "--name", run.name, COLUMNS=200).stdout.split())

@@ -84,9 +84,9 @@ def test_wandb_killed_in_the_middle_is_said_once_and_all_steps_are_in_the_metric
     metrics.close()
     assert steps(run) == list(range(1, step + 2))
     said = capsys.readouterr().out
-    assert said.count("W&B: not logging there: ") == 1 and said.strip().endswith(run.state()["wandb"])
+    assert said.count("W&B: not logging there (") == 1 and said.strip().endswith(run.state()["wandb"])
     if victim == "process":
-        assert run.state()["wandb"] == "not logging there: its process ended with exit code -9"
+        assert run.state()["wandb"] == "not logging there (its process ended with exit code -9)"
 
 
 def test_wandb_that_hangs_at_the_end_is_ended(tmp_path, capsys):
@@ -99,8 +99,8 @@ def test_wandb_that_hangs_at_the_end_is_ended(tmp_path, capsys):
     metrics.tracker.close(limit_s=2)
     metrics.close()
     said = f"it did not end within 2 s; `wandb sync` uploads what is in {run.path}/wandb"
-    assert run.state()["wandb"] == f"not logging there: {said}"
-    assert capsys.readouterr().out == f"W&B: not logging there: {said}\n"
+    assert run.state()["wandb"] == f"not logging there ({said})"
+    assert capsys.readouterr().out == f"W&B: not logging there ({said})\n"
     assert process.returncode == -signal.SIGKILL
     assert not core.is_running() or core.status() == psutil.STATUS_ZOMBIE
     assert steps(run) == [1, 2]
@@ -111,7 +111,7 @@ def test_wandb_that_cannot_start_is_said(tmp_path):
     metrics = metrics_of(run)
     wait_for(lambda: metrics.flush() or run.state().get("wandb"))
     metrics.close()
-    assert run.state()["wandb"].startswith("not logging there: ") and "a/b:c" in run.state()["wandb"]
+    assert run.state()["wandb"].startswith("not logging there (") and "a/b:c" in run.state()["wandb"]
 
 
 def test_a_run_is_the_same_in_wandb_after_a_resume_and_another_of_its_name_is_not(tmp_path):
