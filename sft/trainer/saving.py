@@ -1,5 +1,7 @@
 """Saving while training goes on: every rank's shards are copied to host memory, and a thread writes them.
 
+Where main memory has no room for the copies of all its ranks, training waits while they write their shards in pieces.
+
 One save is in flight at a time. The checkpoint is there, with its manifest and its name, once every rank's files are on
 disk; each rank leaves a list of its own ones in the folder, so no thread needs a collective. What goes wrong is raised
 at the next step.
@@ -14,15 +16,17 @@ import copy
 import shutil
 import threading
 import time
+import zipfile
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
 import torch
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sft import checkpoints, files
+from sft import checkpoints, files, machine
 from sft.errors import RunFailed
 from sft.run import Run
 from sft.trainer import checkpoint, disk, distributed
@@ -32,54 +36,99 @@ POLL_S = 0.02
 # What a shard needs beyond its tensors: names, shapes and the alignment of each tensor.
 MARGIN = 1.01
 MARGIN_BYTES = 256 * 1024
+COPY_SHARE = 0.9  # of the free main memory that copies may take
+PIECE_BYTES = 64 * 2**20  # in main memory at a time on each rank where there is no room for copies
+WRITTEN = object()  # takes the place of what a file has already got
 
 
-class HostCopies(TorchCheckpointEngine):
-    """Takes the place of DeepSpeed's writer in its engine: `save` copies to host memory and writes nothing."""
+class Collector(TorchCheckpointEngine):
+    """Takes the place of DeepSpeed's writer in its engine: `save` keeps what is to be written, and writes nothing."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.states: dict[Path, Any] = {}
-        self.needed_bytes = 0.0
+        self.shards: dict[Path, Any] = {}
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Copy what is to be written to `path`."""
-        seen: dict[Hashable, torch.Tensor] = {}  # of this file only: what the next one holds may lie in the same place
-        self.states[Path(path)] = copied(state_dict, seen)
-        self.needed_bytes += MARGIN * sum(tensor.nbytes for tensor in seen.values()) + MARGIN_BYTES
+        """Keep what is to be written to `path`; the tensors in it are those that training goes on to change."""
+        self.shards[Path(path)] = state_dict
 
     def preserves_storage_sharing(self) -> bool:
-        """Whether DeepSpeed must copy parts of larger tensors before: no, every copy here is one of its own."""
+        """Tell DeepSpeed not to clone parts of larger tensors first: what is written is a copy of its own."""
         return False
 
-    def take(self) -> tuple[dict[Path, Any], float]:
-        """Return the copies by path, and about how many bytes they need on disk, and forget them."""
-        taken = self.states, self.needed_bytes
-        self.states, self.needed_bytes = {}, 0.0
+    def take(self) -> dict[Path, Any]:
+        """Return what is to be written, by path, and forget it."""
+        taken, self.shards = self.shards, {}
         return taken
 
 
-def copied(value: Any, seen: dict[Hashable, torch.Tensor]) -> Any:
-    """Return a copy that shares nothing with what training changes; a tensor that stands there twice is copied once."""
+def replaced(value: Any, by: Callable[[torch.Tensor], Any], seen: dict[Hashable, tuple[torch.Tensor, Any]]) -> Any:
+    """Return a copy of a value with every tensor replaced; one that is in it twice is replaced once.
+
+    `seen` gets the tensors and what replaces them, in the order in which pickle meets them.
+    """
     if isinstance(value, torch.Tensor):
         key = (value.data_ptr(), value.dtype, value.shape, value.stride()) if value.numel() else id(value)
         if key not in seen:
-            seen[key] = value.detach().to("cpu", copy=True)
-        return seen[key]
+            seen[key] = value, by(value.detach())
+        return seen[key][1]
     if type(value) in (dict, OrderedDict):
-        return type(value)((name, copied(part, seen)) for name, part in value.items())
+        return type(value)((name, replaced(part, by, seen)) for name, part in value.items())
     if type(value) in (list, tuple):
-        return type(value)(copied(part, seen) for part in value)
+        return type(value)(replaced(part, by, seen) for part in value)
     return copy.deepcopy(value)
+
+
+def copied(value: Any) -> Any:
+    """Return a copy in main memory that shares nothing with what training changes."""
+    return replaced(value, lambda tensor: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format), {})
+
+
+def tensor_bytes(value: Any) -> int:
+    """Return the bytes of a copy's tensors."""
+    seen: dict[Hashable, tuple[torch.Tensor, Any]] = {}
+    replaced(value, lambda tensor: None, seen)
+    return sum(tensor.nbytes for tensor, _ in seen.values())
+
+
+def write_in_pieces(value: Any, path: Path) -> None:
+    """Write what ``torch.save(copied(value), path)`` would, with PIECE_BYTES of it in main memory at a time.
+
+    torch writes the file with gaps for the tensors, which are then filled.
+    """
+    seen: dict[Hashable, tuple[torch.Tensor, Any]] = {}
+    form = FakeTensorMode()
+
+    def without_content(tensor: torch.Tensor) -> torch.Tensor:
+        with form:
+            return torch.empty(tensor.shape, dtype=tensor.dtype)
+
+    skeleton = replaced(value, without_content, seen)
+    with torch.serialization.skip_data(materialize_fake_tensors=True):
+        torch.save(skeleton, path)
+    tensors = [tensor for tensor, _ in seen.values()]
+    with zipfile.ZipFile(path) as archive:
+        gaps = {item.filename.partition("/data/")[2]: item.file_size for item in archive.infolist()}
+    del gaps[""]  # files that hold no tensor
+    if gaps != {str(i): tensor.nbytes for i, tensor in enumerate(tensors)}:
+        raise RuntimeError(f"{path}: torch has written other tensors than it was given")
+    reader: Any = torch._C.PyTorchFileReader(str(path))
+    with path.open("r+b") as file:
+        for i, tensor in enumerate(tensors):
+            file.seek(reader.get_record_offset(f"data/{i}"))
+            flat = tensor.detach().contiguous().view(-1)
+            for piece in flat.split(max(1, PIECE_BYTES // tensor.itemsize)) if len(flat) else ():
+                file.write(memoryview(piece.cpu().view(torch.uint8).numpy()))
 
 
 class Saver:
     """Saves the checkpoints of one engine."""
 
-    def __init__(self, engine: Any, run: Run, keep: int, world: World) -> None:
-        """Take over what the engine writes. The newest `keep` checkpoints stay."""
-        self.engine, self.run, self.keep, self.world = engine, run, keep, world
-        self.copies = engine.checkpoint_engine = HostCopies()
+    def __init__(self, engine: Any, run: Run, keep: int, world: World, root: Path = machine.ROOT) -> None:
+        """Take over what the engine writes. The newest `keep` checkpoints stay; `root`: see sft/machine.py."""
+        self.engine, self.run, self.keep, self.world, self.root = engine, run, keep, world, root
+        self.collector = engine.checkpoint_engine = Collector()
+        self.waits = False  # training does, while a checkpoint is written
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
 
@@ -100,11 +149,33 @@ class Saver:
         self.engine.save_checkpoint(
             str(self.run.checkpoints), tag=temporary.name, save_latest=False, exclude_frozen_parameters=True
         )
-        states, needed = self.copies.take()
-        (needed_by_all,) = distributed.total([needed], self.world)
-        self.check_room(folder, int(needed_by_all))
-        self.thread = threading.Thread(target=self.write, args=(step, states), daemon=True)
+        shards = self.collector.take()
+        sizes = [tensor_bytes(state) for state in shards.values()]
+        needed = MARGIN * sum(sizes) + MARGIN_BYTES * len(sizes)
+        ranks = distributed.gather((needed, sum(sizes), machine.memory_limits(self.root)))
+        self.check_room(folder, int(sum(needed for needed, _, _ in ranks)))
+        if lacking := no_room_for_copies([(size, limits) for _, size, limits in ranks]):
+            self.write_now(shards, lacking)
+        else:
+            shards = {path: copied(state) for path, state in shards.items()}
+        self.thread = threading.Thread(target=self.write, args=(step, shards), daemon=True)
         self.thread.start()
+
+    def write_now(self, shards: dict[Path, Any], lacking: str) -> None:
+        """Write this rank's files while training waits. What breaks is kept for `write`."""
+        if self.world.is_main:
+            self.run.tell("saving")
+            if not self.waits:
+                print(f"saving: {lacking}; so training waits while a checkpoint is written", flush=True)
+        self.waits = True
+        for path, state in shards.items():
+            try:
+                write_in_pieces(state, path)
+                shards[path] = WRITTEN
+            except Exception as error:
+                shards[path] = error
+        if self.world.is_main:
+            self.run.tell("training")
 
     @property
     def is_writing(self) -> bool:
@@ -137,12 +208,19 @@ class Saver:
     # In the thread
 
     def write(self, step: int, states: dict[Path, Any]) -> None:
-        """Write this rank's files, and wait for the checkpoint, which rank 0 makes of all ranks' files."""
+        """Write this rank's files, and wait for the checkpoint, which rank 0 makes of all ranks' files.
+
+        A file that training has waited for is WRITTEN already, or has the error that kept it from that.
+        """
         folder, temporary = self.run.checkpoints / checkpoints.name_of(step), self.temporary(step)
         paths = list(states)
         try:
             for path in paths:
-                torch.save(states.pop(path), path)
+                state = states.pop(path)
+                if isinstance(state, Exception):
+                    raise state
+                if state is not WRITTEN:
+                    torch.save(state, path)
             entries = {path.name: checkpoint.describe(path) for path in paths}
             files.write_json(part(temporary, self.world.rank), entries)
             if self.world.is_main:
@@ -178,6 +256,19 @@ class Saver:
         if reason := self.run.failure():
             raise RunFailed(reason)
         time.sleep(POLL_S)
+
+
+def no_room_for_copies(ranks: list[tuple[int, dict[str, int]]]) -> str:
+    """Return how much main memory is missing for the copies of all ranks, or nothing if there is room.
+
+    `ranks`: the bytes that each copies, and what its machine and containers have left; ranks share what has one key.
+    """
+    for name in dict.fromkeys(name for _, limits in ranks for name in limits):
+        needed = sum(size for size, limits in ranks if name in limits)
+        free = min(limits[name] for _, limits in ranks if name in limits)
+        if needed > COPY_SHARE * free:
+            return f"the copy of a checkpoint needs {disk.size(needed)} of main memory, {disk.size(free)} are free"
+    return ""
 
 
 def part(folder: Path, rank: int) -> Path:

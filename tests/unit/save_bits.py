@@ -1,0 +1,107 @@
+"""Save DeepSpeed's engine on the model in argv[1] with copies and in pieces; print what of the checkpoints differs.
+
+A program of its own: DeepSpeed chooses its accelerator once a process.
+"""
+
+import json
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sft import checkpoints, cluster
+from sft import run as runs
+from sft.settings import Settings
+from sft.trainer import checkpoint, data, distributed, loss, saving, train
+from sft.trainer import engine as engines
+
+KINDS = {
+    "zero1": {"ds_config": "zero1"},
+    "zero2": {"ds_config": "zero2"},
+    "zero3": {"ds_config": "zero3"},
+    "lora": {"ds_config": "zero2", "lora_rank": 4},
+}
+
+
+def differences(one, other, where=""):
+    """Yield the places at which two loaded files differ."""
+    if type(one) is not type(other):
+        yield f"{where}: {type(one)} and {type(other)}"
+    elif isinstance(one, torch.Tensor):
+        if one.dtype != other.dtype or one.shape != other.shape or not torch.equal(one, other):
+            yield where
+    elif isinstance(one, dict):
+        if list(one) != list(other):
+            yield f"{where}: other names"
+        for name in one:
+            yield from differences(one[name], other[name], f"{where}.{name}")
+    elif isinstance(one, (list, tuple)):
+        if len(one) != len(other):
+            yield f"{where}: other length"
+        for i, (ours, theirs) in enumerate(zip(one, other, strict=False)):
+            yield from differences(ours, theirs, f"{where}[{i}]")
+    elif hasattr(one, "__dict__"):
+        yield from differences(vars(one), vars(other), where)
+    elif one != other:
+        yield f"{where}: {one} and {other}"
+
+
+def saved(model, settings, rows, world, folder):
+    """Return how two checkpoints of one state differ, and whether training waited for each of them."""
+    run = runs.create(settings, cluster.hostfile(1, 1))
+    engine, _ = engines.start(model, settings, settings.deepspeed(), world)
+    packing = loss.take_fast_paths(engine, True, world)
+    everything = np.arange(len(rows))
+    train.optimizer_step(engine, rows, [[everything]], rows.target_tokens(everything), packing, False, world)
+    found = []
+    for step, available_kb in ((1, 2**30), (2, 1)):
+        (folder / "proc").mkdir(exist_ok=True)
+        (folder / "proc" / "meminfo").write_text(f"MemAvailable: {available_kb} kB\n")
+        saver = saving.Saver(engine, run, 2, world, root=folder)
+        saver.start(step)
+        saver.finish()
+        found.append(saver.waits)
+    one, other = (run.checkpoints / checkpoints.name_of(step) for step in (1, 2))
+    names = sorted(path.name for path in one.glob("*.pt"))
+    different = [] if names == sorted(path.name for path in other.glob("*.pt")) else ["other files"]
+    tensors = 0
+    for name in names:
+        ours, theirs = (torch.load(path / name, weights_only=False) for path in (one, other))
+        different += differences(ours, theirs, name)
+        tensors += saving.tensor_bytes(ours)
+    return {
+        "different": different,
+        "waited": found,
+        "bytes_a_weight": tensors / sum(w.numel() for w in engine.parameters() if w.requires_grad),
+        "resumes_at": checkpoint.resume(engine, run, world),
+    }
+
+
+def main():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_PORT": str(probe.getsockname()[1]), "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    world = distributed.start("cpu", 60)
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        draw = np.random.default_rng(0).integers
+        tokens = [draw(3, 300, 20).tolist() for _ in range(4)]
+        data.write(folder / "rows", [data.TokenisedRow(ids, [True] * len(ids), "", "") for ids in tokens])
+        rows = data.Rows(folder / "rows")
+        for name, more in KINDS.items():
+            settings = Settings.load(
+                None, nodes=1, gpus_per_node=1, precision="bf16", runs_path=folder / "runs", run_name=name, **more
+            ).resolved("cpu", "local")
+            found[name] = saved(Path(sys.argv[1]), settings, rows, world, folder)
+    distributed.end()
+    print("\n" + json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
