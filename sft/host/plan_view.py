@@ -97,9 +97,9 @@ def memory_table(plan: Plan) -> Iterator[str]:
     for part in PARTS:
         yield f"  {LABELS.get(part, part):<24}" + "".join(f"{parts[part] / GIB:>11.2f}" for parts in moments.values())
     totals = {moment: sum(parts.values()) / GIB for moment, parts in moments.items()}
-    yield f"  {'together':<24}" + "".join(f"{total:>11.2f}" for total in totals.values())
+    yield f"  {'total':<24}" + "".join(f"{total:>11.2f}" for total in totals.values())
     verdict = "fits" if plan.fits_gpu else "does NOT fit"
-    yield f"  peak {plan.memory.peak / GIB:.2f}, to be used {plan.place.limit_bytes / GIB:.2f}: {verdict}"
+    yield f"  peak {plan.memory.peak / GIB:.2f}, usable {plan.place.limit_bytes / GIB:.2f}: {verdict}"
     yield from host_lines(plan)
 
 
@@ -110,7 +110,7 @@ def host_lines(plan: Plan) -> Iterator[str]:
     of_parts = ", ".join(f"{part} {size / GIB:.1f}" for part, size in parts.items() if size)
     total = host.usual if plan.saves_beside_training else host.needed
     verdict = "fits" if plan.host_gib <= usable else "does NOT fit"
-    yield f"  machine's memory {total / GIB:.1f}, to be used {usable:.1f}: {verdict}"
+    yield f"  machine's memory {total / GIB:.1f}, usable {usable:.1f}: {verdict}"
     yield f"    ({of_parts})"
     if not plan.saves_beside_training:
         yield "    no room for the copy: training waits while a checkpoint is written"

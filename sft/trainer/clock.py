@@ -13,7 +13,7 @@ from sft.trainer.distributed import World
 WINDOW = 20  # steps: the first ones are slow, and a user wants to see the present
 STATE_EVERY_S = 0.5
 PHASES = (
-    "starting", "base model", "data", "evaluation before", "loading", "first step", "other steps", "validation",
+    "starting", "base model", "data", "evaluation before", "loading", "first step", "training", "validation",
     "saving", "evaluation after",
 )  # fmt: skip
 

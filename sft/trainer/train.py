@@ -230,7 +230,7 @@ def train(
                     say(run, world, "saving")
                     saver.finish()
         if stop or done == steps.total:
-            phases.add(**{"first step": clock.first_s, "other steps": clock.all_s - clock.first_s})
+            phases.add(**{"first step": clock.first_s, "training": clock.all_s - clock.first_s})
         if stop:
             raise process.Stopped
 

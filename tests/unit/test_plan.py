@@ -737,9 +737,9 @@ def test_a_plan_for_gpus_of_a_run_on_the_cpu_says_so():
 
 @pytest.mark.parametrize("readme", ["README.md", "README.ja.md"])
 def test_the_readme_shows_what_the_command_prints(readme):
-    (block,) = re.findall(r"```console\n\$ inv plan (.*?)\n```", (ROOT / readme).read_text(), re.DOTALL)
+    (block,) = re.findall(r"```console\n\$ make plan (.*?)\n```", (ROOT / readme).read_text(), re.DOTALL)
     command, *lines = block.splitlines()
-    assert command == "--gpu 4090 --gpus 4 --host-gib 128"
+    assert command == "GPU=4090 GPUS=4 HOST_GIB=128"
     assert lines == [line.rstrip() for line in plan_view.whole(planned("4090", 4, host_gib=128.0))]
 
 
