@@ -43,7 +43,7 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             raise Exit(f"ended by {interrupted.name}", code=interrupted.exit_code) from None
         except PermissionError as error:
             path = Path(error.filename or ".")
-            raise Exit(for_terminal(redact(files.not_yours(path, path))), code=UserError.exit_code) from None
+            raise Exit(for_terminal(redact(files.not_yours(path))), code=UserError.exit_code) from None
 
     return wrapped
 

@@ -161,7 +161,7 @@ def sweep(folder: Path, files: bool = False) -> None:
                     path.unlink()
             elif (owner := lock(path / OWNER)) is not None:
                 remove_owned(path, owner)
-        except (FileNotFoundError, PermissionError):  # gone by now, or another user's
+        except (OSError, UserError):  # gone by now, another user's, or on a file system without locks
             continue
 
 
@@ -260,27 +260,37 @@ def call(file: TextIO, command: int, kind: int) -> int:
 # Whose
 
 
-def not_yours(path: Path, what: Path) -> str:
-    """Return the line for a path that this user may not use, which is a part of `what`."""
-    owner, me = whose(path), user(os.geteuid())
-    part = f" ({path})" if path != what else ""
-    return f"{what}: belongs to {owner}{part}, and {me} may not use it; `sudo chown -R {me} {what}` makes it yours"
+def not_yours(path: Path, part: Path | None = None) -> str:
+    """Return the line for a path that this user may not use, in whole or in a `part`: whose it is and what to do."""
+    path = seen(path)
+    owner, me = whose(part or path), user(os.geteuid())
+    if owner == me:
+        return f"{path}: is {me}'s own, closed for writing or reading; `chmod -R u+rwX {path}` opens it"
+    named = f" ({part})" if part and part != path else ""
+    return f"{path}: belongs to {owner}{named}, and {me} may not use it; `sudo chown -R {me} {path}` makes it yours"
 
 
 def remedy(folder: Path, error: OSError) -> str:
     """Return what to do about a folder that cannot be written; with whose it is, if that is why."""
     choose = "choose a folder that you may write to"
-    if not isinstance(error, PermissionError) or not os.path.exists(folder):  # false too if it cannot be seen
+    owner, me = whose(folder), user(os.geteuid())
+    if not isinstance(error, PermissionError) or owner == me or seen(folder) != folder:
         return choose
-    return f"it belongs to {whose(folder)}: `sudo chown -R {user(os.geteuid())} {folder}` makes it yours; or {choose}"
+    return f"it belongs to {owner}: `sudo chown -R {me} {folder}` makes it yours; or {choose}"
 
 
 def whose(path: Path) -> str:
-    """Return the name of a path's owner; of the nearest folder that can be seen, if it cannot be seen itself."""
-    for place in (path, *path.absolute().parents):
+    """Return the name of the owner of a path, or of the nearest folder above it that can be seen."""
+    return user(seen(path).stat().st_uid)
+
+
+def seen(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that is there and can be seen."""
+    for place in (path, *path.parents):
         with contextlib.suppress(OSError):
-            return user(place.stat().st_uid)
-    return "another user"
+            place.stat()
+            return place
+    return Path(path.anchor or ".")
 
 
 def user(uid: int) -> str:

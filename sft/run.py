@@ -338,7 +338,7 @@ class Run:
         try:
             return self.settings_file.is_file()
         except PermissionError:
-            raise UserError(files.not_yours(self.path, self.path)) from None
+            raise UserError(files.not_yours(self.path)) from None
 
     def is_left_by_another(self) -> bool:
         """Tell whether this is an unfinished run that is another user's."""
@@ -355,7 +355,7 @@ class Run:
             closed = [path for path in (*folders, *kept_open, *self.log_files()) if not os.access(path, os.W_OK)]
         except PermissionError:
             closed = [self.path]
-        return files.not_yours(closed[0], self.path) if closed else ""
+        return files.not_yours(self.path, closed[0]) if closed else ""
 
     # Metrics
 

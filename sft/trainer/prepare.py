@@ -64,7 +64,7 @@ def prepare_as_owner(settings: Settings, run: Run | None) -> dict[str, Any]:
         return prepare(settings, run)
     except PermissionError as error:
         path = Path(error.filename or settings.data_path)
-        raise UserError(files.not_yours(path, path)) from None
+        raise UserError(files.not_yours(path)) from None
 
 
 def prepare(settings: Settings, run: Run | None = None) -> dict[str, Any]:

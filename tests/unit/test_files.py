@@ -255,3 +255,11 @@ for _ in range(50):
     counting = [python(count, shared) for _ in range(3)]
     assert [process.wait(60) for process in counting] == [0, 0, 0]
     assert counter.read_text() == "150"
+
+
+def test_a_path_that_is_not_there_is_told_by_the_folder_that_is(tmp_path):
+    line = files.not_yours(tmp_path / "none" / ".stop.0123abcd.tmp")
+    me = files.user(os.geteuid())
+    assert line == f"{tmp_path}: is {me}'s own, closed for writing or reading; `chmod -R u+rwX {tmp_path}` opens it"
+    owner = files.whose(Path("/proc/1"))
+    assert files.whose(Path("/proc/1/none/none")) == owner

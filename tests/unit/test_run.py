@@ -256,6 +256,17 @@ def test_whoever_may_only_read_a_run_sees_that_it_is_at_work(of_nobody):
             assert looked.stdout == f"{held}\n", looked.stderr
 
 
+def test_a_stop_of_another_users_run_at_work_says_whose_it_is(of_nobody):
+    of_nobody.path.chmod(0o755)
+    with of_nobody.lock():
+        done = of_another(f"{sys.prefix}/bin/inv", "stop", RUNS_PATH=str(of_nobody.path.parent))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    line = (
+        f"{of_nobody.path}: belongs to nobody, and root may not use it; `sudo chown -R root {of_nobody.path}` makes it"
+    )
+    assert done.stderr.startswith(line), done.stderr
+
+
 def test_folders_of_another_user_are_named_with_their_owner(of_nobody):
     make = """
 import sys
