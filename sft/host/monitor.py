@@ -27,6 +27,7 @@ from sft.unfinished import at_work
 REFRESH_S = 0.5
 CURVE_WIDTH = 60
 BLOCKS = "▁▂▃▄▅▆▇█"
+UNBROKEN = 10_000  # columns of what is no terminal: a file or a pipe has whole lines
 SILENT_S = 60  # seconds without a sign of life after which a user should look
 COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red"}
 
@@ -253,6 +254,8 @@ def monitor(run: Run, console: Console, once: bool, as_json: bool) -> None:
         print(json.dumps(snapshot(run.at_work(), reader.read(), reader.problems())))
         return
     if once or not console.is_terminal:
+        if not console.is_terminal:
+            console.width = UNBROKEN
         console.print(render(snapshot(run.at_work(), reader.read(), reader.problems())), soft_wrap=False)
         return
     from rich.live import Live

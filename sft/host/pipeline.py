@@ -295,7 +295,7 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
         for name, lines in logs.ends(run).items():
             console.print(f"the end of {run.logs / name}.log:")
             for line in lines:
-                console.print(f"  {line}", no_wrap=True, overflow="ellipsis")
+                console.print(f"  {line}", no_wrap=True, overflow="ellipsis" if console.is_terminal else None)
         console.print(f"the whole logs: `{run.command('logs')} LINES=0`")
         console.print(ending.goes_on(run, command))
         raise RunFailed(failed)

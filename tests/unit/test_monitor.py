@@ -20,7 +20,8 @@ def run(tmp_path):
 
 def shown(run, width=100):
     text = io.StringIO()
-    monitor.monitor(run, Console(file=text, width=width), once=True, as_json=False)
+    console = Console(file=text, width=width, force_terminal=True, color_system=None)
+    monitor.monitor(run, console, once=True, as_json=False)
     return text.getvalue()
 
 
@@ -72,6 +73,16 @@ def test_of_a_failed_run_the_name_and_the_reason_are_the_last_on_a_small_screen(
     assert " ".join(last.split()).endswith(f"the whole logs: `make logs NAME=a RUNS_PATH={run.path.parent} LINES=0`")
     assert "the other one" in text and "  line 99 x" in text and "line 95" in text and "line 94" not in text
     assert max(map(len, lines)) <= 80 and len([line for line in lines if line.startswith("  line")]) == 5
+
+
+def test_a_file_has_whole_lines(run):
+    (run.logs / "node-0.log").write_text(f"{'x' * 300} the end\n")
+    run.update_state("failed", error=f"rank 1: RuntimeError: {'boom ' * 100}at last", step=30, total_steps=60)
+    text = io.StringIO()
+    monitor.monitor(run, Console(file=text, width=80), once=True, as_json=False)
+    lines = [line.strip() for line in text.getvalue().splitlines()]
+    assert f"rank 1: RuntimeError: {'boom ' * 100}at last" in lines and f"{'x' * 300} the end" in lines
+    assert max(map(len, text.getvalue().splitlines())) < 600
 
 
 def test_a_finished_run_shows_what_it_achieved(run):
