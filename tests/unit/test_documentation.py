@@ -1,10 +1,13 @@
 """What the documents say about settings, tasks and files is what the code does."""
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+import tasks
 from sft import variables
 from sft.settings import Settings, secret_names
 
@@ -53,3 +56,35 @@ def test_every_make_target_calls_a_task():
     targets = set(re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE))
     called = set(re.findall(r"\$\(INV\) ([a-z-]+)$", makefile, re.MULTILINE))
     assert called == targets - {"help", "clean"}
+
+
+def told():
+    """Every text of a program or a document that a user may read, by the file that it is in."""
+    for path in [ROOT / "tasks.py", *(ROOT / "sft").rglob("*.py")]:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        alone = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
+        for node in nodes:
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+                yield path.name, node.value
+    for name in ("README.md", "README.ja.md", ".env.example"):
+        yield name, (ROOT / name).read_text()
+
+
+def test_every_command_that_is_named_works_as_typed_without_an_activated_environment():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE))
+    functions = {name: function.body for name, function in tasks.namespace.tasks.items()}
+    named, wrong = 0, []
+    for where, text in told():
+        for target, words in re.findall(r"(?:`|\$ )make ([a-z][a-z-]*)((?: [A-Z_]+=[^\s`]*)*)", text):
+            parameters = inspect.signature(functions[target]).parameters if target in functions else {}
+            known = {name.upper() for name in [*Settings.model_fields, *(name.rstrip("_") for name in parameters)]}
+            named += 1
+            words = words.replace(" NAME=value", "")  # any setting
+            if target not in targets or set(re.findall(r"([A-Z_]+)=", words)) - known - {"PYTHON"}:
+                wrong.append((where, target, words))
+    assert wrong == [] and named > 100
+
+
+def test_messages_name_no_command_of_an_activated_environment():
+    assert [(where, text) for where, text in told() if where.endswith(".py") and "`inv " in text] == []
