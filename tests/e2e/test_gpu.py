@@ -146,7 +146,7 @@ def test_over_nccl_too_a_killed_rank_ends_the_run_with_the_reason(project):
     next(found for found in project.processes() if found.environ().get("RANK") == "1").kill()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
-    assert "a rank was killed by signal 9" in run.state()["error"]
+    assert "rank 1 was killed by signal 9" in run.state()["error"]
     project.wait_for_no_process()
 
 
