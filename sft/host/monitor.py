@@ -168,7 +168,7 @@ def render(seen: dict[str, Any]) -> RenderableType:
         parts.append(Text(seen["goes_on"]))
     if seen["others"]:
         parts.append(Text(f"another run is at work: {', '.join(f'`{command}`' for command in seen['others'])}"))
-    if seen["logs"]:
+    if seen["logs"] or status == "failed":
         parts.append(Text(f"the whole logs: `{logs_of(seen)} LINES=0`", "dim"))
     return Group(*parts)
 
