@@ -15,13 +15,13 @@ setup: $(INV) ## environment, .env, folders, downloads
 test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
 	@$(INV) test-env
 
-plan: $(INV) ## does it fit, how long does it take, what would be better (GPU=4090 GPUS=4 GPU_GIB=16 SHAPE=file JSON=1)
+plan: $(INV) ## does it fit, how long will it take (GPU=4090 GPUS=4 JSON=1)
 	@$(INV) plan
 
-train: $(INV) ## fine-tune with the settings in .env, or resume what was stopped (FROM=run repeats a run)
+train: $(INV) ## fine-tune with .env, or resume what was stopped (FROM=run)
 	@$(INV) train
 
-resume: $(INV) ## go on with an unfinished run, with its own settings (NAME=run; the newest without)
+resume: $(INV) ## go on with an unfinished run as it was set (NAME=run)
 	@$(INV) resume
 
 demo: $(INV) ## the same on any CPU: tiny model, generated data, two nodes
@@ -45,13 +45,13 @@ bench: $(INV) ## packed against padded on this CPU, as a ratio
 check: .venv/.dev ## ruff, mypy, import-linter
 	@$(INV) check
 
-test: .venv/.dev ## every test that this machine can run (OPTIONS="-k words")
+test: .venv/.dev ## every test this machine can run (OPTIONS="-k words")
 	@$(INV) test
 
-soak: .venv/.dev ## kills, stops and full disks by the dozen, for hours; prints its seed (OPTIONS="--seed N")
+soak: .venv/.dev ## kills, stops, full disks by the dozen (OPTIONS="--seed N")
 	@$(INV) soak
 
-clean: ## remove the virtual environment and caches; runs/, data/ and models/ stay
+clean: ## remove .venv and caches; runs/, data/ and models/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 
 $(INV): pyproject.toml sft/host/environment.py

@@ -40,6 +40,11 @@ def test_the_options_of_a_task_stand_behind_make(project):
     assert "newer" in make(project, "monitor", "NAME=", "ONCE=0").stdout
 
 
+def test_the_list_of_targets_fits_a_terminal(project):
+    lines = make(project, "help").stdout.splitlines()
+    assert len(lines) > 12 and max(map(len, lines)) <= 80
+
+
 def test_the_shells_own_name_is_no_run(project):
     assert json.loads(make(project, "monitor", "JSON=1", NAME="laptop").stdout)["run"] == "newer"
 
