@@ -52,9 +52,8 @@ def for_terminal(text: str) -> str:
     """Return a text of one or more lines, broken at spaces if it goes to a terminal, and as it is if not."""
     if not sys.stderr.isatty():
         return text
-    lines = textwrap.TextWrapper(
-        os.get_terminal_size(sys.stderr.fileno()).columns, break_long_words=False, break_on_hyphens=False
-    )
+    columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # 0: a terminal that does not say
+    lines = textwrap.TextWrapper(columns, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines.fill(line) for line in text.split("\n"))
 
 
@@ -98,18 +97,23 @@ NAME = {"name": "the run's name; the latest one without it"}
 
 
 def chosen(name: str) -> Run:
-    """Return the run that a task is to look at. Raises UserError, also for a word behind `make` that is no setting.
+    """Return the run that a task is to look at. Raises UserError.
 
-    A misspelt NAME must not end in a look at another run, or in its stop.
+    A misspelt NAME behind `make` must not end in a look at another run, or in its stop.
     """
     from sft import run
 
+    refuse_unknown_words("NAME", "ONCE", "JSON", "FOLLOW", "LINES")
+    return run.find(variables.runs_path(), name)
+
+
+def refuse_unknown_words(*options: str) -> None:
+    """Raise UserError for a word behind `make` that is no setting: for tasks that load no settings, which do that."""
     if unknown := variables.behind_make():
         from sft.settings import unknown_names  # takes a quarter of a second
 
-        if problems := unknown_names(unknown, "make", ("NAME", "ONCE", "JSON", "FOLLOW", "LINES")):
+        if problems := unknown_names(unknown, "make", options):
             raise UserError("\n".join(problems))
-    return run.find(variables.runs_path(), name)
 
 
 @task
@@ -272,6 +276,7 @@ def check(c: Context) -> None:
 @one_line_errors
 def test(c: Context, options: str = "") -> None:
     """Run every test that this machine can run, two at a time; what cannot run is listed with the reason."""
+    refuse_unknown_words("OPTIONS")
     how = "-n 2 --dist loadfile --no-loadscope-reorder"  # in their order: files of few but long tests are not the last
     with c.cd(ROOT):
         c.run(f"{sys.executable} -m pytest {how} {options}", pty=sys.stdout.isatty())
@@ -281,6 +286,7 @@ def test(c: Context, options: str = "") -> None:
 @one_line_errors
 def soak(c: Context, options: str = "") -> None:
     """Kill, stop and starve runs many times, and hold what goes on to the undisturbed run's bits. Prints its seed."""
+    refuse_unknown_words("OPTIONS")
     with c.cd(ROOT):
         c.run(f"{sys.executable} -m tests.soak {options}")
 

@@ -67,6 +67,7 @@ def test_from_another_folder(project, tmp_path):
     [
         (("stop", "NAM=older"), "NAM: no such setting (from make); did you mean NAME?"),
         (("train", "NAME=older"), "NAME: no such setting (from make); did you mean RUN_NAME?"),
+        (("soak", "OPTION=--kills 1"), "OPTION: no such setting (from make); did you mean OPTIONS?"),
         (("monitor", "ONCE=maybe"), "ONCE=maybe: is not 1 or 0; use 1 or 0"),
         (("logs", "LINES=few"), "LINES=few: is not a whole number; use a whole number, 0 or more"),
         (("stop", "NAME=it's"), "runs/it's: no such run; start one with `make train` or `make demo`"),
