@@ -13,8 +13,9 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.runtime import compiler
+from deepspeed.runtime.zero import parameter_offload
 from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
-from deepspeed.utils import nvtx, set_z3_leaf_modules
+from deepspeed.utils import nvtx, set_z3_leaf_modules, z3_leaf_module
 
 from sft.settings import Settings
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
@@ -29,10 +30,13 @@ from sft.trainer.loss import TargetLoss
 LIGER = {"rope": True, "swiglu": True, "rms_norm": True, "cross_entropy": False, "fused_linear_cross_entropy": False}
 
 
-def start(path: Path, settings: Settings, config: dict[str, Any], world: World) -> tuple[Any, dict[str, Any]]:
+def start(
+    path: Path, settings: Settings, config: dict[str, Any], world: World, whole_layers: bool = True
+) -> tuple[Any, dict[str, Any]]:
     """Return the engine around the TargetLoss of the model in `path`, and what DeepSpeed received (all ranks).
 
-    `config` is DeepSpeed's configuration, in which what depends on the model's size is filled in.
+    `config` is DeepSpeed's configuration, in which what depends on the model's size is filled in. ZeRO-3 gathers
+    `whole_layers`, or else each of their modules by itself, which is slower and right for every model.
     """
     nvtx.enable_nvtx = False  # marks for a profiler, some 900 a step: a tenth of the Python of a small one
     import_muon()
@@ -54,7 +58,7 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
     if settings.lora_rank:
         adapter.keep_what_is_trained(loss)
     filled = fill_in(config, loss, layers, world)
-    if config["zero_optimization"]["stage"] == 3 and layers:
+    if config["zero_optimization"]["stage"] == 3 and layers and whole_layers:
         # Gathered at once: hooks on every linear layer and norm take longer than short sequences take to compute.
         # Nothing larger: the gradients of a unit count as complete when that of its input is, and tokens have none.
         set_z3_leaf_modules(model, list({type(layer) for layer in layers}))
@@ -72,6 +76,18 @@ def start(path: Path, settings: Settings, config: dict[str, Any], world: World) 
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, buffer.to(world.device))
     return engine, filled
+
+
+def end(engine: Any) -> None:
+    """Give up an engine, so that its memory can be given back (all ranks)."""
+    engine.destroy()
+    modules = parameter_offload.FWD_MODULE_STACK  # DeepSpeed's own list keeps every model for ever
+    modules[:] = [module for module in modules if module is not engine.module]
+
+
+def gathers_whole_layers(engine: Any) -> bool:
+    """Tell whether ZeRO-3 gathers layers of this engine's model as a whole."""
+    return any(z3_leaf_module(module) for module in engine.module.modules())
 
 
 def take_liger_kernels(model: torch.nn.Module, world: World) -> None:
@@ -145,7 +161,7 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
     return [group for group in groups if group["params"]]
 
 
-def backward(engine: Any, batch: MicroBatch, target_tokens: int, world: World, last: bool) -> torch.Tensor:
+def backward(engine: Any, batch: MicroBatch, target_tokens: float, world: World, last: bool) -> torch.Tensor:
     """Run one micro-step forward and backward (all ranks). Return the summed loss of this rank's targets.
 
     `target_tokens` counts the whole global batch. DeepSpeed averages gradients over the ranks, hence the factor.
@@ -164,6 +180,8 @@ def forget_gradients(engine: Any) -> None:
     DeepSpeed has this only inside a step that fp16's scaler skips; what is done here is what it does there.
     """
     optimizer = engine.optimizer
+    for parameter in engine.module.parameters():
+        parameter.grad = None  # of weights whose gradient DeepSpeed has not taken over
     optimizer.zero_grad()
     if engine.zero_optimization_stage() == 3:
         return  # the next micro-step is the first one again, whose gradients are copied over what is there

@@ -15,7 +15,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,7 +24,7 @@ from sft.errors import SftError, between_ranks
 from sft.run import Run, Status
 from sft.settings import Settings
 from sft.steps import Steps
-from sft.trainer import batching, checkpoint, distributed, finite, loss, memory, saving, trial
+from sft.trainer import batching, checkpoint, distributed, finite, gradients, loss, memory, saving, trial
 from sft.trainer import engine as engines
 from sft.trainer import evaluate as evaluation
 from sft.trainer import model as models
@@ -146,25 +146,9 @@ def train(
     Raises process.Stopped after saving a checkpoint, if the run was asked to stop.
     """
     steps = Steps.of(settings, len(rows))
-    with phases.spending("loading"):
-        engine, received = engines.start(
-            base, settings, files.read_json(run.ds_config, advice="start a new run with FRESH=1"), world
-        )
-        packing = loss.take_fast_paths(engine, settings.packing, world)
-        first = checkpoint.resume(engine, run, world)
-        saver = saving.Saver(engine, run, settings.keep_checkpoints, world)
+    engine, packing, first, saver, limit = tried(run, settings, base, rows, steps, phases, world)
     # A run that was killed after a validation resumes before it: rank 0 knows, from what it has written.
     (is_validated,) = distributed.total([metrics.resume(first)], world)
-    if world.is_main:
-        files.write_json(run.ds_config, received)
-        rates: dict[str, Any] = dict.fromkeys(("tokens_per_second", "time_left_s"))  # not those of the attempt before
-        run.update_state("training", step=first, total_steps=steps.total, epoch=first / steps.per_epoch, **rates)
-        print(f"step {first} of {steps.total}: {'resumed' if first else 'started'}", flush=True)
-    limit = memory.Limit(run, settings, rows, steps, packing, saver, world)
-    if first < steps.total:
-        largest = trial.largest(rows, steps, first, settings, packing)
-        with phases.spending("loading"), limit.kept(f"the trial before step {first + 1}", largest):
-            trial.run(engine, rows, largest, packing, world)
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()  # of the steps alone, as the plan reckons: an evaluation fills the card
     clock = Clock()
@@ -238,7 +222,61 @@ def train(
         say(run, world, "saving")
         saver.finish()
         models.export(engine, base, run, settings, world)
-    engine.destroy()
+    engines.end(engine)
+
+
+class Tried(NamedTuple):
+    """An engine at its newest checkpoint, and what goes with it."""
+
+    engine: Any
+    packing: bool
+    first: int  # steps that are done
+    saver: saving.Saver
+    limit: memory.Limit
+
+
+def tried(run: Run, settings: Settings, base: Path, rows: Rows, steps: Steps, phases: Phases, world: World) -> Tried:
+    """Return an engine that has run its largest micro-step and kept every gradient of it (all ranks).
+
+    ZeRO-3 gathers layers whole, or in parts if a layer would lose gradients otherwise. Raises SettingsError if it loses
+    them in both ways.
+    """
+    config = files.read_json(run.ds_config, advice="start a new run with FRESH=1")
+    for whole_layers in (True, False):
+        with phases.spending("loading"):
+            engine, received = engines.start(base, settings, config, world, whole_layers)
+            with gradients.Misfits(engine) as misfits:
+                packing = loss.take_fast_paths(engine, settings.packing, world)
+            if misfits.reasons:
+                print_once(world, f"{', '.join(misfits.reasons)}: ZeRO-3 gathers layers in parts, which is slower")
+                engines.end(engine)
+                del engine, misfits
+                evaluation.give_memory_back(world)
+                continue
+            first = checkpoint.resume(engine, run, world)
+            saver = saving.Saver(engine, run, settings.keep_checkpoints, world)
+        if world.is_main:
+            files.write_json(run.ds_config, received)
+            rates: dict[str, Any] = dict.fromkeys(("tokens_per_second", "time_left_s"))  # not the last attempt's
+            run.update_state("training", step=first, total_steps=steps.total, epoch=first / steps.per_epoch, **rates)
+            print(f"step {first} of {steps.total}: {'resumed' if first else 'started'}", flush=True)
+        limit = memory.Limit(run, settings, rows, steps, packing, saver, world)
+        if first == steps.total:
+            return Tried(engine, packing, first, saver, limit)
+        largest = trial.largest(rows, steps, first, settings, packing)
+        with phases.spending("loading"), limit.kept(f"the trial before step {first + 1}", largest):
+            found = trial.run(engine, rows, largest, packing, world)
+        if not found.lost:
+            if found.without:
+                print_once(world, f"{gradients.some(found.without)} get no gradient: the loss does not depend on them")
+            return Tried(engine, packing, first, saver, limit)
+        if not engines.gathers_whole_layers(engine):
+            break
+        print_once(world, f"gathered whole, layers lose gradients of {gradients.some(found.lost)}: in parts, slower")
+        engines.end(engine)
+        del engine, saver, limit
+        evaluation.give_memory_back(world)
+    raise gradients.refused(found, settings)
 
 
 def optimizer_step(
@@ -267,6 +305,12 @@ def optimizer_step(
 def validation_is_due(step: int, settings: Settings) -> bool:
     """Tell whether the validation loss after `step` steps is wanted. The first and the last are evaluation's."""
     return bool(settings.eval_steps) and step > 0 and step % settings.eval_steps == 0
+
+
+def print_once(world: World, text: str) -> None:
+    """Print a line to the log (rank 0)."""
+    if world.is_main:
+        print(text, flush=True)
 
 
 def say(run: Run, world: World, status: Status, **values: Any) -> None:

@@ -1,7 +1,7 @@
 """The largest micro-step of a run is tried before its first step, where running out of memory costs least.
 
-Every rank runs it, forward and backward, with the same rows. Its gradients are thrown away, and the run's bits are
-those of a run without it.
+Every rank runs it, forward and backward, with the same rows. It shows too whether DeepSpeed keeps every gradient
+(sft/trainer/gradients.py). Its gradients are thrown away, and the run's bits are those of a run without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from sft.settings import Settings
 from sft.steps import Steps
-from sft.trainer import batching
+from sft.trainer import batching, gradients
 from sft.trainer import engine as engines
 from sft.trainer.batching import Indices, MicroSteps
 from sft.trainer.data import Rows
@@ -22,6 +22,7 @@ from sft.trainer.distributed import World
 # Rows of the coming steps that are looked at, and the most promising of these steps, which are cut: parts of a second.
 ROWS_LOOKED_AT = 1_000_000
 STEPS_CUT = 200
+FP16_SCALE = 128.0
 
 
 def largest(rows: Rows, steps: Steps, first: int, settings: Settings, packing: bool) -> MicroSteps:
@@ -56,13 +57,23 @@ def promises(lengths: Indices, steps: Steps, first: int, settings: Settings, pac
     return np.concatenate(parts)[first - epoch * steps.per_epoch :][: last - first]
 
 
-def run(engine: Any, rows: Rows, micro_steps: MicroSteps, packing: bool, world: World) -> None:
-    """Run micro-steps forward and backward, and forget their gradients (all ranks)."""
+def run(engine: Any, rows: Rows, micro_steps: MicroSteps, packing: bool, world: World) -> gradients.Found:
+    """Run micro-steps forward and backward, and forget their gradients. Return which of them are not kept (all ranks).
+
+    The micro-steps are equal, and have the same rows on every rank, as `largest` returns them.
+    """
     moments = torch.empty(engines.moments_to_come(engine), dtype=torch.uint8, device=world.device)
-    for i, per_rank in enumerate(micro_steps):
-        share = per_rank[world.rank]
-        batch = batching.collate(rows.take(share), packing, world.device)
-        targets = max(1, rows.target_tokens(share))
-        engines.backward(engine, batch, targets, world, last=i == len(micro_steps) - 1)
+    # Less of fp16's scale than a step has: infinite gradients cannot be compared. Ranks weigh differently, because
+    # the average of equal gradients is that of a single rank.
+    divisor = max(1.0, float(engine.optimizer.loss_scale) / FP16_SCALE) / (1 + 2 * (world.rank % 2))
+    with gradients.Watch(engine.module) as watch:
+        for i, per_rank in enumerate(micro_steps):
+            torch.manual_seed(0)  # the same dropout
+            share = per_rank[world.rank]
+            batch = batching.collate(rows.take(share), packing, world.device)
+            targets = max(1, rows.target_tokens(share))
+            engines.backward(engine, batch, divisor * targets, world, last=i == len(micro_steps) - 1)
+    found = watch.compare(engine, len(micro_steps), world)
     engines.forget_gradients(engine)
     del moments  # room that later steps do not have
+    return found

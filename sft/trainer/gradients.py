@@ -1,0 +1,173 @@
+"""Whether the engine keeps what autograd computes: no trained weight may lose its gradient.
+
+ZeRO takes gradients over in hooks, and a hook may fire too early or never. Under ZeRO-3, layers that are gathered whole
+count as done when the gradient of their input is: that goes wrong if a layer returns a list or a dict, takes its input
+by keyword, or is called twice. Nothing says so. The optimizer gets zeros for these weights, or a part of the gradient.
+
+`Misfits` finds such layers in a forward pass. `Watch` asks autograd itself during the trial: a hook on each trained
+weight notes the norm of its gradient before DeepSpeed sees it. All ranks and micro-steps of the trial have the same
+rows and the same dropout, so their gradients differ by a factor alone: DeepSpeed must hold the average over the ranks
+of the noted ones' sum.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from deepspeed.utils import safe_get_local_grad, z3_leaf_module
+
+from sft.errors import SettingsError, wrong
+from sft.settings import Settings
+from sft.trainer import distributed
+from sft.trainer.distributed import World
+
+# A held norm may differ from the noted one by this share of itself and this share of the whole gradient's norm: bf16
+# sums on several ranks, and kernels that add in any order. What is lost differs by much more.
+OF_ITSELF, OF_ALL = 0.1, 1e-3
+
+
+class Misfits:
+    """While entered, finds in forward passes which layers would lose gradients if ZeRO-3 gathered them whole."""
+
+    def __init__(self, engine: Any) -> None:
+        """Know the layers that this engine gathers whole."""
+        self.module = engine.module
+        self.layers = [module for module in engine.module.modules() if z3_leaf_module(module)]
+        self.reasons: dict[str, None] = {}
+        self.called: set[torch.nn.Module] = set()
+
+    def __enter__(self) -> Misfits:
+        """Begin to look."""
+        self.hooks = [self.module.register_forward_pre_hook(lambda *_: self.called.clear())]
+        for layer in self.layers:
+            self.hooks.append(layer.register_forward_pre_hook(self.before))
+            self.hooks.append(layer.register_forward_hook(self.after))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Leave the layers as they were."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def before(self, layer: torch.nn.Module, by_position: tuple[Any, ...]) -> None:
+        """Look at a call of a layer."""
+        if layer in self.called:
+            self.reasons[f"{type(layer).__name__} is called more than once"] = None
+        self.called.add(layer)
+        if not any(map(has_gradient, by_position)):
+            self.reasons[f"{type(layer).__name__} takes its input by keyword"] = None
+
+    def after(self, layer: torch.nn.Module, _: Any, output: Any) -> None:
+        """Look at what a layer returns."""
+        if not any(map(has_gradient, output if isinstance(output, tuple) else (output,))):
+            self.reasons[f"{type(layer).__name__} returns {with_article(type(output).__name__)}"] = None
+
+
+def with_article(noun: str) -> str:
+    """Return a noun behind its article."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def has_gradient(value: Any) -> bool:
+    """Tell whether a value is a tensor that can have a gradient."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+@dataclass(frozen=True)
+class Found:
+    """Names of trained weights."""
+
+    lost: list[str]  # autograd has a gradient for them that DeepSpeed does not hold, or not all of it
+    without: list[str]  # autograd has none: the loss does not depend on them
+
+
+class Watch:
+    """Notes the norm of each trained weight's gradient while it is entered."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        """Know the weights that are trained; shared ones once."""
+        self.trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        self.norms: dict[str, list[torch.Tensor]] = {name: [] for name in self.trained}
+
+    def __enter__(self) -> Watch:
+        """Begin to note."""
+        self.hooks = [
+            parameter.register_hook(partial(self.note, norms=self.norms[name]))
+            for name, parameter in self.trained.items()
+        ]
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Leave the weights as they were."""
+        for hook in self.hooks:
+            hook.remove()
+
+    @staticmethod
+    def note(gradient: torch.Tensor, norms: list[torch.Tensor]) -> None:
+        """Note a gradient's norm, on its device: the host does not wait for it."""
+        norms.append(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32))
+
+    def compare(self, engine: Any, micro_steps: int, world: World) -> Found:
+        """Compare with what DeepSpeed holds after the last of `micro_steps` equal micro-steps (all ranks)."""
+        zero = torch.zeros((), device=world.device)
+        noted = [sum(norms, start=zero) for norms in self.norms.values()]
+        held = [squared_norm(engine, parameter) for parameter in self.trained.values()]
+        left = [float(parameter.grad is not None) for parameter in self.trained.values()]
+        times = [float(len(norms)) for norms in self.norms.values()]
+        sums = distributed.total([*noted, *held, *left, *times], world)
+        number = len(self.trained)
+        parts = [sums[start : start + number] for start in range(0, len(sums), number)]
+        whole = math.sqrt(sum(square for square in parts[1] if math.isfinite(square)))
+        found = Found([], [])
+        for name, norm, square, is_left, fired in zip(self.trained, *parts, strict=True):
+            wanted, seen = norm / world.world_size, math.sqrt(square)
+            if not fired:
+                found.without.append(name)
+                continue
+            differs = abs(seen - wanted) > OF_ITSELF * wanted + OF_ALL * whole
+            if fired > micro_steps * world.world_size:  # in parts, whose norms do not add up
+                differs = wanted > OF_ALL * whole and not seen
+            if is_left or differs:  # never between infinite ones, of which fp16 may have some
+                found.lost.append(name)
+        return found
+
+
+def squared_norm(engine: Any, parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Return the squared norm of the part of a weight's gradient that this rank's optimizer holds."""
+    if engine.zero_optimization_stage() == 3:
+        part = safe_get_local_grad(parameter)
+    else:
+        part = held_by_stages_1_and_2(parameter)
+    if part is None:
+        return torch.zeros((), device=parameter.device)
+    return torch.linalg.vector_norm(part, dtype=torch.float32).square()
+
+
+def held_by_stages_1_and_2(parameter: Any) -> torch.Tensor | None:
+    """Return this rank's part of a gradient under ZeRO-1 or 2, or None if other ranks hold all of it.
+
+    As DeepSpeed's safe_get_full_grad does, which adds the whole gradient up over all ranks, in fp32.
+    """
+    mapping = parameter._hp_mapping
+    if mapping is None:
+        return None
+    part = mapping.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
+    address = mapping.lp_fragment_address
+    return part.narrow(0, address.start, address.numel) if part.numel() == parameter.numel() else part
+
+
+def refused(found: Found, settings: Settings) -> SettingsError:
+    """Return what is said of a model whose gradients DeepSpeed loses however its weights are gathered."""
+    what = f"DeepSpeed does not keep the gradients of {some(found.lost)}, so they would be trained wrongly"
+    remedy = "use another model" + ("" if settings.ds_config == "zero2" else " or DS_CONFIG=zero2")
+    return SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)])
+
+
+def some(names: list[str], shown: int = 3) -> str:
+    """Return the number of weights and the first names, as the model has them."""
+    first = ", ".join(name.removeprefix("model.") for name in names[:shown])
+    return f"{len(names)} weights ({first}{', …' if len(names) > shown else ''})"

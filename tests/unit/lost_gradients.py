@@ -1,0 +1,140 @@
+"""Train some micro-steps of small Llamas whose gradients DeepSpeed keeps, or loses; print what the trial finds.
+
+A program for each rank, with the ranks' usual environment and an empty folder for all of them in argv[1]. It prints, as
+JSON, for each case: reasons (of Misfits), lost and without (of the trial), norm (of a step), plain (of autograd).
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from sft.settings import Settings
+from sft.trainer import data, distributed, gradients, loss, train, trial
+from sft.trainer import engine as engines
+
+OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+STAGES = {
+    "ZeRO-1": ({"stage": 1}, {}),
+    "ZeRO-2": ({"stage": 2}, {}),
+    "ZeRO-2 offload bf16": ({"stage": 2, **OFFLOAD}, {"precision": "bf16"}),
+    "ZeRO-2 LoRA": ({"stage": 2}, {"lora_rank": 2}),
+    "ZeRO-3": ({"stage": 3}, {}),
+    "ZeRO-3 offload bf16": ({"stage": 3, **OFFLOAD}, {"precision": "bf16"}),
+    "ZeRO-3 LoRA": ({"stage": 3}, {"lora_rank": 2}),
+}
+LAYERS = ("a list", "a dict", "a dataclass", "by keyword", "called twice")
+call, forward = LlamaDecoderLayer.__call__, LlamaDecoderLayer.forward
+
+
+@dataclasses.dataclass
+class Output:
+    hidden: torch.Tensor
+
+
+def make_layers(kind):
+    """Have Llama's layers give and take as some other families' do; the model computes the same."""
+    wrap, unwrap = {
+        "a list": (lambda hidden: [hidden], lambda output: output[0]),
+        "a dict": (lambda hidden: {"hidden": hidden}, lambda output: output["hidden"]),
+        "a dataclass": (Output, lambda output: output.hidden),
+    }.get(kind, (lambda hidden: hidden, lambda output: output))
+    LlamaDecoderLayer.forward = lambda self, *args, **kwargs: wrap(forward(self, *args, **kwargs))
+    plain = lambda self, *args, **kwargs: unwrap(call(self, *args, **kwargs))  # noqa: E731
+    if kind == "by keyword":
+        plain = lambda self, hidden, **kwargs: call(self, hidden_states=hidden, **kwargs)  # noqa: E731
+    if kind == "called twice":
+        plain = lambda self, hidden, **kwargs: call(self, call(self, hidden, **kwargs), **kwargs)  # noqa: E731
+    LlamaDecoderLayer.__call__ = plain
+
+
+class Cases:
+    """What all cases share: a model's folder, rows and this rank's place."""
+
+    def __init__(self, folder, world):
+        self.folder, self.world = folder, world
+        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        config = transformers.LlamaConfig(vocab_size=300, **shape)
+        draw = np.random.default_rng(0).integers
+        self.tokens = [draw(3, 300, size).tolist() for size in draw(8, 60, 8)]
+        if world.is_main:
+            torch.manual_seed(0)
+            transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
+            data.write(folder / "rows", [data.TokenisedRow(ids, [True] * len(ids), "", "") for ids in self.tokens])
+        distributed.barrier()
+        self.rows = data.Rows(folder / "rows")
+        self.share = np.arange(len(self.rows))
+
+    def start(self, zero, given, whole_layers=True):
+        """Return an engine, whether it packs, and why its layers may not be gathered whole."""
+        file = self.folder / f"config-{self.world.rank}.json"
+        file.write_text(json.dumps({"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}))
+        settings = Settings.load(
+            None, nodes=1, gpus_per_node=self.world.world_size, ds_config=str(file), **{"precision": "fp32", **given}
+        ).resolved("cpu", "local")
+        engine, _ = engines.start(
+            self.folder / "model", settings, settings.deepspeed(), self.world, whole_layers=whole_layers
+        )
+        with gradients.Misfits(engine) as misfits:
+            packing = loss.take_fast_paths(engine, True, self.world)
+        return engine, packing, list(misfits.reasons)
+
+    def tried(self, engine, packing):
+        """Return what the trial of two equal micro-steps finds."""
+        found = trial.run(engine, self.rows, [[self.share] * self.world.world_size] * 2, packing, self.world)
+        return {"lost": found.lost, "without": found.without}
+
+    def norm(self, engine, packing):
+        """Return the gradient norm of a step."""
+        ranks, targets = self.world.world_size, self.rows.target_tokens(self.share)
+        shares = [self.share[rank::ranks] for rank in range(ranks)]
+        train.optimizer_step(engine, self.rows, [shares], targets, packing, False, self.world)
+        return engines.grad_norm(engine).read()[0]
+
+    def plain(self):
+        """Return the gradient norm of the same step by autograd alone."""
+        model = transformers.AutoModelForCausalLM.from_pretrained(self.folder / "model")
+        targets = sum(len(ids) - 1 for ids in self.tokens)
+        for ids in self.tokens:
+            labels = torch.tensor([ids])
+            (model(labels, labels=labels, use_cache=False).loss * (len(ids) - 1) / targets).backward()
+        return float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+
+
+def main():
+    world = distributed.start("cpu", 60)
+    cases = Cases(Path(sys.argv[1]), world)
+    for name, (zero, given) in STAGES.items():
+        engine, packing, reasons = cases.start(zero, given)
+        say(name, reasons, **cases.tried(engine, packing))
+        if zero["stage"] == 3:
+            engine.optimizer._leaf_module_hooks[1].remove()  # DeepSpeed's own, on the second layer
+            say(f"{name}, hooks fail", reasons, **cases.tried(engine, packing))
+        engines.end(engine)
+    for kind in LAYERS:
+        make_layers(kind)
+        engine, packing, reasons = cases.start({"stage": 3}, {})
+        # What the others do to DeepSpeed's hooks ends in an error on a CPU.
+        say(f"{kind}, whole", reasons, **cases.tried(engine, packing) if kind == "a list" else {})
+        engines.end(engine)
+        engine, packing, reasons = cases.start({"stage": 3}, {}, whole_layers=False)
+        found = cases.tried(engine, packing)
+        say(f"{kind}, in parts", reasons, **found, norm=cases.norm(engine, packing), plain=cases.plain())
+        engines.end(engine)
+    distributed.end()
+
+
+def say(case, reasons, **found):
+    """Print what is found of a case (rank 0)."""
+    if os.environ["RANK"] == "0":
+        sys.stdout.write("\n" + json.dumps({"case": case, "reasons": reasons, **found}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
