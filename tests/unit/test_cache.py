@@ -1,11 +1,16 @@
 """Answers with the cache that takes its memory once are those that transformers' own gives."""
 
+import json
+
 import pytest
 import torch
 import transformers
 from transformers.cache_utils import DynamicCache
 
-from sft.trainer import cache
+from sft.settings import Settings
+from sft.trainer import cache, evaluate
+from sft.trainer import model as models
+from sft.trainer.distributed import World
 
 from .small_models import HEADS, SIZES, model_of
 
@@ -54,3 +59,49 @@ def test_only_layers_that_see_everything_are_held_in_full():
     kept = cache.reserved(model_of(FAMILIES["gemma 3, sliding and full layers"]), 8)
     usual = DynamicCache(config=FAMILIES["gemma 3, sliding and full layers"])
     assert [type(layer) for layer in kept.layers] == [type(usual.layers[0]), cache.ReservedLayer]
+
+
+class Unwatched(transformers.StoppingCriteria):
+    """Takes the place of what says how far the evaluation is."""
+
+    batch = None
+
+    def __call__(self, input_ids, scores, **_):
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+class Ids:
+    """A tokenizer that leaves ids as they are."""
+
+    pad_token_id, eos_token_id = 0, 1
+
+    def batch_decode(self, ids, **_):
+        return ids.tolist()
+
+
+USE_CACHE = {"config.json": ["llama", "gemma 3, sliding and full layers"], "generation_config.json": ["llama"]}
+
+
+@pytest.mark.parametrize(("file", "family"), [(file, family) for file in USE_CACHE for family in USE_CACHE[file]])
+def test_a_model_that_says_it_uses_no_cache_is_evaluated_as_any_other(tmp_path, file, family):
+    model_of(FAMILIES[family]).save_pretrained(tmp_path)
+    settings = Settings.load(None, model_name="tiny", max_new_tokens=NEW).resolved("cpu", "local")
+    found = []
+    for use_cache in (True, False):
+        content = json.loads((tmp_path / file).read_text())
+        (tmp_path / file).write_text(json.dumps(content | {"use_cache": use_cache}))
+        model = models.load(tmp_path, settings, torch.device("cpu"))
+        prompts = [[5, 6], [9, 8, 7, 6, 5], [3, 1, 4, 1]]
+        world = World(0, 0, 1, torch.device("cpu"))
+        found.append(evaluate.answer_batch(model, Ids(), prompts, [1], settings, Unwatched(), world))
+    assert found[0] == found[1] and len(found[0][0]) > 1
+
+
+def test_mpt_which_uses_no_cache_by_itself_is_evaluated(tmp_path):
+    model_of(transformers.MptConfig(vocab_size=64, d_model=32, n_heads=4, n_layers=2)).save_pretrained(tmp_path)
+    settings = Settings.load(None, model_name="tiny", max_new_tokens=NEW).resolved("cpu", "local")
+    model = models.load(tmp_path, settings, torch.device("cpu"))
+    world = World(0, 0, 1, torch.device("cpu"))
+    (answer,) = evaluate.answer_batch(model, Ids(), [[5, 6, 7]], [1], settings, Unwatched(), world)
+    assert answer == model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=NEW, do_sample=False, eos_token_id=1,
+                                    use_cache=False)[0, 3:].tolist()  # fmt: skip
