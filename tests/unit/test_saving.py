@@ -232,3 +232,14 @@ def test_a_rank_does_not_wait_for_others_of_a_broken_run(tmp_path):
     with pytest.raises(RunFailed, match="rank 1: broken"):
         saver.check()
     assert "latest" not in names(saver)
+
+
+def test_what_killed_starts_left_among_the_checkpoints_is_removed_when_the_run_goes_on(tmp_path):
+    """Half a save, half of a removed checkpoint, and a universal form: of a checkpoint that the run then passed by."""
+    folder = saver_in(tmp_path).run.checkpoints
+    left = (".step-000009", ".step-000003.0123abcd.tmp", "step-000006.universal", ".step-000006.universal.0123abcd.tmp")
+    for name in (*left, "step-000004.damaged"):
+        (folder / name).mkdir()
+        (folder / name / "large").write_text("x")
+    assert checkpoint.resume(None, runs.Run(folder.parent), ALONE) == 0
+    assert [path.name for path in folder.iterdir()] == ["step-000004.damaged"]
