@@ -63,6 +63,7 @@ def test_the_model_loads_here(finished):
 def test_the_losses_are_those_of_the_local_launcher(finished, local):
     run, _, _ = finished
     ours, theirs = (metrics(found, "train/loss", "train/grad_norm") for found in (run, local))
+    ours, theirs = ([line for line in lines if line[0] is not None] for lines in (ours, theirs))  # steps alone
     assert len(ours) == 12
     for mine, other in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(other, rel=1e-5)
