@@ -153,13 +153,17 @@ class Run:
 
     def unreadable_files(self) -> list[str]:
         """Return a line for every JSON file of the run that cannot be read."""
-        problems = []
+        return list(self.unreadable_paths().values())
+
+    def unreadable_paths(self) -> dict[Path, str]:
+        """Return the JSON files of the run that cannot be read, with a line for each."""
+        problems = {}
         apart = {self.settings_file, self.ds_config}  # without these a run does not go on, or they are written anew
         for path in sorted({*self.path.glob("*.json")} - apart):
             try:
                 files.read_json(path, list if path.name == "budget.json" else dict, "it is left out")
             except files.Unreadable as error:
-                problems.append(str(error))
+                problems[path] = str(error)
             except FileNotFoundError:  # removed by now
                 continue
         return problems
@@ -497,6 +501,8 @@ def reopen(
         path.unlink(missing_ok=True)
     for folder in (run.logs, run.checkpoints):
         folder.mkdir(exist_ok=True)  # somebody made room
+    for path in run.unreadable_paths():
+        path.replace(path.with_name(f"{path.name}.unreadable"))  # it was named, and is not named at every start
     for folder in (run.path, run.checkpoints):
         files.sweep(folder, files=True)  # left by processes that were killed while they wrote
     frozen = settings.model_copy(update={"run_name": run.name})

@@ -164,7 +164,9 @@ def to_resume(runs: Path, name: str) -> tuple[Run, list[str]]:
     waiting = [run for run in waiting if has_settings(run)]
     if not waiting:
         working = "".join(f"; {run.name} is at work: `{run.command('monitor')}`" for run in at_work(runs)[:OTHERS])
-        raise UserError(f"{runs}: no unfinished run to go on with{working}; `make train` starts one")
+        last = latest(runs)
+        theirs = f"\n{last.not_yours()}" if last and last.is_left_by_another() else ""
+        raise UserError(f"{runs}: no unfinished run to go on with{working}; `make train` starts one{theirs}")
     names = [f"{run.name} (step {run.saved_step() or 0})" for run in waiting[1:]]
     more = f" and {len(names) - OTHERS} more" if len(names) > OTHERS else ""
     line = f"others are unfinished too, NAME=… takes one of them: {', '.join(names[:OTHERS])}{more}"

@@ -60,7 +60,7 @@ class MetricsReader:
 
     def problems(self) -> list[str]:
         """Return a line for what cannot be read in the run directory."""
-        lines = [f"{self.run.metrics}: {self.bad} lines cannot be read; they are left out"] if self.bad else []
+        lines = [f"{self.run.metrics}: lines that cannot be read and are left out: {self.bad}"] if self.bad else []
         return [*self.run.unreadable_files(), *lines]
 
 

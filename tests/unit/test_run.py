@@ -177,6 +177,7 @@ def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, n
     assert monitor.snapshot(run, [], run.unreadable_files())["problems"] == lines
     runs.reopen(run, settings)
     assert run.state()["status"] == "launching" and run.state()["attempt"] == 2
+    assert run.unreadable() == []  # said once
 
 
 def test_a_loss_that_is_not_finite_leaves_the_state_json(run):
@@ -215,6 +216,10 @@ for name in ("", "a"):
         print(found, *lines)
     except UserError as error:
         print("refused:", error)
+try:
+    unfinished.to_resume(Path(sys.argv[1]), "")
+except UserError as error:
+    print(error)
 """
 
 
@@ -245,6 +250,7 @@ def test_the_run_of_another_user_is_named_with_its_owner_and_keeps_nobody_from_a
     said = looked.stdout.splitlines()
     line = f"{of_nobody.path}: belongs to nobody, and root may not use it; `sudo chown -R root {of_nobody.path}` makes"
     assert said[0].startswith(f"None not resuming {line}") and said[1].startswith(f"refused: {line}"), looked
+    assert said[2].endswith("no unfinished run to go on with; `make train` starts one") and said[3].startswith(line)
 
 
 def test_whoever_may_only_read_a_run_sees_that_it_is_at_work(of_nobody):
