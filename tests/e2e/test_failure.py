@@ -116,9 +116,9 @@ def test_a_rank_that_breaks_is_the_reason_and_the_stacks_tell_where_the_others_h
 
 
 def test_an_export_may_take_longer_than_ranks_wait_to_meet(project):
-    delays = {"PYTHONPATH": Path(__file__).parent / "delays", "EXPORT_DELAY_S": 15}
+    delays = {"PYTHONPATH": Path(__file__).parent / "delays", "EXPORT_DELAY_S": 12}
     run = project.train("slow-export", RENDEZVOUS_TIMEOUT_S=10, **delays)
-    assert run.state()["seconds"]["saving"] > 15
+    assert run.state()["seconds"]["saving"] > 12
     assert not list(run.logs.glob("stacks-*"))
 
 

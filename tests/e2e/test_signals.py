@@ -23,13 +23,8 @@ def closed_terminal(project, process):
     os.killpg(process.pid, signal.SIGHUP)
 
 
-def end_of_a_session(project, process):
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        os.killpg(process.pid, number)
-
-
 def service_stopped(project, process):
-    for number in (signal.SIGTERM, signal.SIGHUP):  # to every process, as systemd with SendSIGHUP=yes
+    for number in (signal.SIGTERM, signal.SIGHUP):  # to every process, as systemd may, and as the end of a session is
         for found in project.processes():
             found.send_signal(number)
 
@@ -51,7 +46,7 @@ def stopped_well(project, run, process):
 def test_every_kind_of_stop_saves_the_last_step(project):
     run = Run(project.path / "runs" / "signals")
     reached = 0
-    for end in (time_is_over, closed_terminal, end_of_a_session, service_stopped, twice_at_once):
+    for end in (time_is_over, closed_terminal, service_stopped, twice_at_once):
         command = ["timeout", str(TIMEOUT_S)] if end is time_is_over else []
         process = project.start(*command, "make", "train", **ENDLESS, RUN_NAME=run.name)
         wanted = reached + 3
