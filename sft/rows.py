@@ -64,7 +64,10 @@ def local_files(path: Path) -> dict[str, list[Path]]:
     """
     if path.is_file():
         return {"train": [path], "validation": []}
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in DATA_SUFFIXES)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in DATA_SUFFIXES and not file.is_dir())
+    if gone := [file for file in files if not file.exists()]:
+        what = f"{gone[0].name} in it is a link to a file that is not there"
+        raise SettingsError([wrong("DATASET", path, what, "put the file there, or remove the link")])
     held_out = {name: [file for file in files if file.name.lower().startswith(name)] for name in HELD_OUT_NAMES}
     validation = next((found for found in held_out.values() if found), [])
     everything_held_out = [file for found in held_out.values() for file in found]
@@ -220,13 +223,6 @@ def as_row(where: str, value: Any) -> Row:
     if not isinstance(value, dict):
         raise DataError(f"{where}: is not a JSON object but {type(value).__name__}; write one object per row")
     return value
-
-
-def read_local(path: Path) -> dict[str, Iterator[Placed]]:
-    """Return readers of a local data set's training and held-out rows (the latter may be empty)."""
-    return {
-        split: (placed for file in files for placed in read_file(file)) for split, files in local_files(path).items()
-    }
 
 
 # A row

@@ -230,10 +230,6 @@ class Run:
         except OSError:  # none, or a disk that will be asked again after the next step
             return None
 
-    def clear_stop(self) -> None:
-        """Forget a stop request, before the run resumes."""
-        (self.path / "stop").unlink(missing_ok=True)
-
     # Where it goes on
 
     def saved_step(self) -> int | None:
@@ -579,9 +575,31 @@ def point_latest(run: Run) -> None:
 
 
 def latest(runs: Path) -> Run | None:
-    """Return the run that `runs/latest` points to."""
+    """Return the run that `runs/latest` points to, or the one opened last if that has been removed."""
     link = runs / "latest"
-    return Run(runs / os.readlink(link)) if link.is_symlink() and link.exists() else None
+    if link.is_symlink() and link.exists():
+        return Run(runs / os.readlink(link))
+    return next(iter(newest_first(runs)), None)
+
+
+def newest_first(runs: Path, and_aside: bool = False) -> list[Run]:
+    """Return the runs of a folder, the one opened last first; those that were set aside only if they are asked for."""
+    found = []
+    for path in runs.iterdir() if runs.is_dir() else ():
+        try:
+            if path.is_symlink() or not (path / "settings.json").is_file():
+                continue
+            if and_aside or not is_aside(Run(path)):
+                opened = Run(path).state().get("attempt_started_at") or (path / "settings.json").stat().st_mtime
+                found.append((opened, Run(path)))
+        except OSError:
+            continue  # another user's
+    return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
+
+
+def is_aside(run: Run) -> bool:
+    """Tell whether FRESH=1 has set a run aside."""
+    return re.search(r"\.old-\d+$", run.name) is not None
 
 
 def find(runs: Path, name: str = "") -> Run:

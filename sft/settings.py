@@ -658,7 +658,7 @@ def unknown_names(names: list[str], where: str, options: tuple[str, ...] = ()) -
     problems = []
     for name in names:
         if name not in known and not variables.is_of_compose(name):
-            usual = ELSEWHERE.get(name.upper())
+            usual = name.upper() if name.upper() in known else ELSEWHERE.get(name.upper())
             near = [usual] if usual else difflib.get_close_matches(name.upper(), known, n=1)
             remedy = f"did you mean {near[0]}?" if near else "README.md lists every setting"
             problems.append(f"{shown(name)}: no such setting (from {where}); {remedy}")

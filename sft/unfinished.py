@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft import files
 from sft.errors import SettingsError, UserError, wrong
-from sft.run import Run, find, latest
+from sft.run import Run, find, latest, newest_first
 
 if TYPE_CHECKING:
     from sft.settings import Settings  # takes a quarter of a second, which a look at runs does not need
@@ -83,11 +82,6 @@ def set_aside(run: Run) -> str:
     return f"FRESH=1: {run.path} is set aside as {aside}"
 
 
-def is_aside(run: Run) -> bool:
-    """Tell whether FRESH=1 has set a run aside."""
-    return re.search(r"\.old-\d+$", run.name) is not None
-
-
 def newest_of(settings: Settings) -> tuple[Run | None, list[str]]:
     """Return the newest run of these very settings if it is unfinished and worth going on with, otherwise None.
 
@@ -116,21 +110,6 @@ def newest_of(settings: Settings) -> tuple[Run | None, list[str]]:
             run.claim().close()
             return run, run.unreadable()
     return None, said
-
-
-def newest_first(runs: Path, and_aside: bool = False) -> list[Run]:
-    """Return the runs of a folder, the one opened last first; those that were set aside only if they are asked for."""
-    found = []
-    for path in runs.iterdir() if runs.is_dir() else ():
-        try:
-            if path.is_symlink() or not (path / "settings.json").is_file():
-                continue
-            if and_aside or not is_aside(Run(path)):
-                opened = Run(path).state().get("attempt_started_at") or (path / "settings.json").stat().st_mtime
-                found.append((opened, Run(path)))
-        except OSError:
-            continue  # another user's
-    return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
 
 
 def at_work(runs: Path) -> list[Run]:

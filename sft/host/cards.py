@@ -200,11 +200,11 @@ def need(name: str) -> Card:
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"--gpu={name}: {len(found)} cards have this name; use {listed(found)}")
+        raise UserError(f"GPU={name}: {len(found)} cards have this name; use {listed(found)}")
     near = similar(name)
     use = f"did you mean {listed(near)}? " if near else ""
     raise UserError(
-        f"--gpu={name}: is not a card that the plan knows; {use}`--gpu-gib N` plans for any card of so much memory"
+        f"GPU={name}: is not a card that the plan knows; {use}GPU_GIB=N plans for any card of so much memory"
     )
 
 

@@ -276,8 +276,7 @@ class Options:
             except ValueError:
                 found[name] = -1
             if not 0 <= found[name] < math.inf or (text and not found[name]):
-                option = f"--{name.replace('_', '-')}"
-                problems.append(wrong(option, text, "is not a number above 0", f"write it as in {option}={example}"))
+                problems.append(wrong(name.upper(), text, "is not a number above 0", f"use one such as {example}"))
         if problems:
             raise UserError("\n".join(problems))
         return cls(gpu=gpu, shape=shape, **found)
@@ -321,7 +320,9 @@ def imagined(options: Options) -> tuple[Card, list[str]]:
     card = found or cards.need(STAND_IN)
     if found is None:
         unknown = f"{options.gpu} is not in the plan's table: times are those of {card.name}"
-        notes.append(unknown if options.gpu else f"times are those of {card.name} (`--gpu NAME` plans for another)")
+        notes.append(
+            unknown if options.gpu else f"times are those of {card.name} (`make plan GPU=NAME` plans for another)"
+        )
         card = replace(card, name=options.gpu or f"GPU of {gib:g} GiB")
     return replace(card, memory_gib=max(0.0, gib - DRIVER_GIB)), notes
 

@@ -138,7 +138,15 @@ def test_a_file_without_rows_is_refused(name, content, said):
     assert line.startswith(said)
 
 
+def test_a_link_to_nothing_among_the_data_is_refused():
+    Path("data/train.jsonl").symlink_to("removed.jsonl")
+    (line,) = refused(dataset="data")
+    what = "train.jsonl in it is a link to a file that is not there"
+    assert line == f"DATASET=data: {what}; put the file there, or remove the link"
+
+
 def test_a_folder_without_data_is_refused():
+    Path("data/train.jsonl").mkdir()  # a folder of such a name is not a file
     (line,) = refused(dataset="data")
     assert line == "DATASET=data: holds no training file (.jsonl, .json, .csv, .parquet); add train.jsonl"
 

@@ -66,6 +66,7 @@ def test_from_another_folder(project, tmp_path):
     ("words", "line"),
     [
         (("stop", "NAM=older"), "NAM: no such setting (from make); did you mean NAME?"),
+        (("stop", "Name=older"), "Name: no such setting (from make); did you mean NAME?"),
         (("train", "NAME=older"), "NAME: no such setting (from make); did you mean RUN_NAME?"),
         (("soak", "OPTION=--kills 1"), "OPTION: no such setting (from make); did you mean OPTIONS?"),
         (("monitor", "ONCE=maybe"), "ONCE=maybe: is not 1 or 0; use 1 or 0"),

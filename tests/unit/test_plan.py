@@ -383,15 +383,15 @@ def test_every_card_is_found_by_its_own_name():
         ("4900", "is not a card that the plan knows; did you mean RTX 4090 or RTX 4090 D or Quadro RTX 4000? "),
         ("RTX 3050", "is not a card that the plan knows; did you mean RTX 3060 or RTX 3060 Ti or RTX 3070? "),
         ("RTX 4090 Laptop GPU", "is not a card that the plan knows; did you mean RTX 4090 or RTX 4090 D? "),
-        ("P4", "is not a card that the plan knows; `--gpu-gib N` plans for any card of so much memory"),  # never L4
-        ("P100", "is not a card that the plan knows; `--gpu-gib N` plans for any card of so much memory"),
-        ("", "is not a card that the plan knows; `--gpu-gib N` plans for any card of so much memory"),
+        ("P4", "is not a card that the plan knows; GPU_GIB=N plans for any card of so much memory"),  # never L4
+        ("P100", "is not a card that the plan knows; GPU_GIB=N plans for any card of so much memory"),
+        ("", "is not a card that the plan knows; GPU_GIB=N plans for any card of so much memory"),
     ],
 )
 def test_a_name_that_may_mean_several_cards_or_none_is_asked_back(name, said):
     with pytest.raises(UserError) as caught:
         cards.need(name)
-    assert str(caught.value).startswith(f"--gpu={name}: {said}")
+    assert str(caught.value).startswith(f"GPU={name}: {said}")
 
 
 def test_a_card_that_is_here_is_known_by_its_memory_where_its_name_is_not_enough():
@@ -403,13 +403,13 @@ def test_a_card_that_is_here_is_known_by_its_memory_where_its_name_is_not_enough
 def test_any_card_is_planned_for_by_its_memory():
     found = planned("", 1, gpu_gib=16)
     assert found.place.free_gib == pytest.approx(15.65) and found.place.card.name == "GPU of 16 GiB"
-    assert found.place.notes == ("times are those of RTX 4090 (`--gpu NAME` plans for another)",)
+    assert found.place.notes == ("times are those of RTX 4090 (`make plan GPU=NAME` plans for another)",)
     laptop = planned("RTX 4090 Laptop", 1, gpu_gib=16)
     assert laptop.place.notes == ("RTX 4090 Laptop is not in the plan's table: times are those of RTX 4090",)
     assert planned("V100", 1, gpu_gib=32).place.card.name == "V100 32GB"
     smaller = planned("3060", 1, gpu_gib=8)
     assert smaller.place.card.bandwidth_gb_s == 360 and smaller.place.free_gib == pytest.approx(7.65)
-    with pytest.raises(UserError, match="--gpu-gib=nan: is not a number above 0; write it as in --gpu-gib=24"):
+    with pytest.raises(UserError, match="GPU_GIB=nan: is not a number above 0; use one such as 24"):
         Options.of(gpu_gib="nan")
 
 
@@ -659,8 +659,8 @@ def test_errors_are_one_line():
     with pytest.raises(UserError) as caught:
         Options.of("4090", gpus="-1", rows="many", host_gib="10.5")
     assert str(caught.value).splitlines() == [
-        "--gpus=-1: is not a number above 0; write it as in --gpus=4",
-        "--rows=many: is not a number above 0; write it as in --rows=4",
+        "GPUS=-1: is not a number above 0; use one such as 4",
+        "ROWS=many: is not a number above 0; use one such as 4",
     ]
     with pytest.raises(UserError, match="nowhere.json: No such file"):
         planned(shape="nowhere.json")

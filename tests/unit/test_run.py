@@ -33,6 +33,17 @@ def test_created_run_is_latest_and_frozen(run, tmp_path):
     assert run.settings().run_name == "a"
 
 
+def test_without_the_latest_run_the_one_opened_before_it_is_looked_at(run, tmp_path):
+    aside = runs.create(Settings.load(None, runs_path=tmp_path, run_name="b.old-1"), cluster.hostfile(2, 2))
+    last = runs.create(Settings.load(None, runs_path=tmp_path, run_name="c"), cluster.hostfile(2, 2))
+    assert runs.find(tmp_path) == last
+    shutil.rmtree(last.path)  # as the README says how to remove a run
+    assert runs.find(tmp_path) == run and aside.path.is_dir()
+    shutil.rmtree(run.path)
+    with pytest.raises(UserError, match="latest: no such run"):
+        runs.find(tmp_path)
+
+
 def test_a_name_is_taken_once(run, tmp_path):
     with pytest.raises(UserError, match="RUN_NAME=a"):
         runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
@@ -99,8 +110,6 @@ def test_stop_request(run):
     assert run.stop_reason() is None
     run.request_stop("asked by the user")
     assert run.stop_reason() == "asked by the user"
-    run.clear_stop()
-    assert run.stop_reason() is None
 
 
 @pytest.mark.parametrize(
