@@ -4,7 +4,11 @@ PYTHON ?= python3
 INV := .venv/bin/inv
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
 .DEFAULT_GOAL := help
-.PHONY: help setup test-env plan train resume demo monitor stop logs evaluate bench check test soak clean
+TARGETS := help setup test-env plan train resume demo monitor stop logs evaluate bench check test soak clean
+.PHONY: $(TARGETS)
+# Otherwise `make stop older` would stop the latest run first, and say then that there is no `older`.
+$(foreach word,$(filter-out $(TARGETS) $(INV) .venv/.dev,$(MAKECMDGOALS)),$(error \
+  $(word): is not a target: `make` lists them, and NAME=$(word) would name a run))
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'

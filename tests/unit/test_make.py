@@ -45,6 +45,12 @@ def test_the_list_of_targets_fits_a_terminal(project):
     assert len(lines) > 12 and max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize("words", [("monitor", "older"), ("older", "monitor"), ("monitr",)])
+def test_a_word_that_is_not_a_target_is_refused_before_another_run_is_taken(project, words):
+    done = make(project, *words)
+    assert done.returncode == 2 and "is not a target" in done.stdout and "newer" not in done.stdout, done.stdout
+
+
 def test_the_shells_own_name_is_no_run(project):
     assert json.loads(make(project, "monitor", "JSON=1", NAME="laptop").stdout)["run"] == "newer"
 
