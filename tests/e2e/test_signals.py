@@ -1,9 +1,11 @@
 """Whatever signals come, to whomever: the run is stopped, its last step is in a checkpoint, no process is left."""
 
+import contextlib
 import os
 import signal
 import time
 
+import psutil
 import pytest
 
 from sft.host.signals import AGAIN_S
@@ -43,6 +45,15 @@ def stopped_well(project, run, process):
     return state["step"]
 
 
+def is_at_work(project, program):
+    """Tell whether a program of the project is at work, while others come and go."""
+    for found in project.processes():
+        with contextlib.suppress(psutil.Error):
+            if program in found.cmdline():
+                return True
+    return False
+
+
 def test_every_kind_of_stop_saves_the_last_step(project):
     run = Run(project.path / "runs" / "signals")
     reached = 0
@@ -59,7 +70,7 @@ def test_every_kind_of_stop_saves_the_last_step(project):
 def test_a_service_that_is_stopped_while_its_run_starts_is_stopped_and_not_failed(project):
     run = Run(project.path / "runs" / "early")
     process = project.start("make", "train", **ENDLESS, RUN_NAME=run.name)
-    wait_until(lambda: any("sft.host.launch" in found.cmdline() for found in project.processes()), process, run)
+    wait_until(lambda: is_at_work(project, "sft.host.launch"), process, run)
     service_stopped(project, process)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     project.wait_for_no_process()
@@ -97,12 +108,8 @@ def test_a_run_goes_on_when_nobody_reads_what_it_prints(project):
 def test_a_setup_that_is_ended_leaves_nothing_at_work(project, tmp_path, number):
     os.mkfifo(tmp_path / "train.jsonl")  # nobody writes into it: preparing goes on for ever
     process = project.start("setup", **small(DATASET=tmp_path))
-
-    def reads() -> bool:
-        return any("sft.trainer.prepare" in found.cmdline() for found in project.processes())
-
     deadline = time.monotonic() + TIMEOUT_S
-    while not reads():
+    while not is_at_work(project, "sft.trainer.prepare"):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
