@@ -93,7 +93,7 @@ class Run:
 
     @property
     def plan(self) -> Path:
-        """`plan.json`: memory and time as they were reckoned before the start; absent on a CPU."""
+        """`plan.json`: memory and time as estimated before the start; absent on a CPU."""
         return self.path / "plan.json"
 
     @property

@@ -269,7 +269,7 @@ class Node:
         self.pumps: list[threading.Thread] = []  # what copies the programs' output to the log
 
     def work(self) -> None:
-        """Meet the other nodes, prepare, train, clean up. Raises RunFailed, or UserError for what the user can mend."""
+        """Meet the other nodes, prepare, train, clean up. Raises RunFailed, or UserError for what the user can fix."""
         lock = self.run.lock() if self.rank == 0 else None
         if self.rank == 0 and lock is None:
             raise UserError(f"{self.run.path}: is running already; `{self.run.command('monitor')}` shows it")
@@ -437,8 +437,8 @@ class Node:
         while not self.run.failure() and not self.end_now:
             self.judge_ranks()
             self.look()
-        mendable = UserError.exit_code in self.ranks.codes.values()
-        raise (UserError if mendable else RunFailed)(str(self.run.failure()))
+        fixable = UserError.exit_code in self.ranks.codes.values()
+        raise (UserError if fixable else RunFailed)(str(self.run.failure()))
 
     def judge_ranks(self) -> None:
         """Fail the run where a rank of this node broke, and nobody has said a better reason in time."""

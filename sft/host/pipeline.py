@@ -194,21 +194,21 @@ class Watched:
         return self.run.state()["status"] == "failed" and not asked
 
     @property
-    def mendable(self) -> bool:
-        """Whether a node ended for what the user can mend: a setting, a row."""
+    def fixable(self) -> bool:
+        """Whether a node ended for what the user can fix: a setting, a row."""
         return UserError.exit_code in self.codes
 
     @property
     def found_wrong(self) -> bool:
         """Whether a run without a step failed before it had its inputs, for what the user can fix: it is empty."""
-        return self.broke and self.mendable and not (self.run.has_trained or self.run.prepared.is_file())
+        return self.broke and self.fixable and not (self.run.has_trained or self.run.prepared.is_file())
 
     @property
     def may_go_better(self) -> bool:
         """Whether the run broke in a way that may not come back: no wrong setting or row, no full disk or memory."""
         comes_back = (os.strerror(errno.ENOSPC), NOT_FINITE, OUT_OF_MEMORY)
         reason = str(self.run.state().get("error"))
-        would_come_back = self.mendable or any(words in reason for words in comes_back)
+        would_come_back = self.fixable or any(words in reason for words in comes_back)
         return self.broke and not would_come_back
 
 
@@ -288,7 +288,7 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
     state = run.state()
     if state["status"] == "failed":
         failed = f"{run.path}: failed: {state['error']}"
-        if watched.mendable:
+        if watched.fixable:
             if run.is_saved:
                 console.print(ending.goes_on(run, command))
             raise UserError(failed)

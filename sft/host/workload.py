@@ -16,7 +16,7 @@ from sft.steps import Steps
 
 # Standard deviation of a row's tokens over their mean, where rows were never counted: GSM8K's is 0.38.
 SPREAD = 0.4
-DEVIATIONS = 3  # of a step's tokens above their mean, which its largest micro-step is reckoned with
+DEVIATIONS = 3  # of a step's tokens above their mean, that its largest micro-step is taken to have
 
 
 @dataclass(frozen=True)

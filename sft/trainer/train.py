@@ -150,7 +150,7 @@ def train(
     # A run that was killed after a validation resumes before it: rank 0 knows, from what it has written.
     (is_validated,) = distributed.total([metrics.resume(first)], world)
     if world.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()  # of the steps alone, as the plan reckons: an evaluation fills the card
+        torch.cuda.reset_peak_memory_stats()  # of the steps alone, as the plan has it: an evaluation fills the card
     clock = Clock()
 
     for step in range(first, steps.total):
