@@ -33,7 +33,9 @@ def meant(latest: Run) -> Run:
 
 def standing(run: Run) -> str:
     """Return what a run that is not at work says of itself, in words."""
-    status = run.state().get("status", "not started")
+    status = run.state().get("status")
+    if status is None:
+        return "its state.json is gone or cannot be read"
     return status if status in ENDED else f"it was cut off while {status}"
 
 

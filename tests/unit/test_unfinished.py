@@ -299,6 +299,9 @@ def test_a_stop_of_a_run_that_is_not_running_names_those_that_are():
         UserError, match=r"runs/p2: is not running \(it was cut off while training\), and no other run is"
     ):
         stop.meant(run)
+    (run.path / "state.json").write_text("{")
+    with pytest.raises(UserError, match=r"\(its state.json is gone or cannot be read\)"):
+        stop.meant(run)
 
 
 # make resume
