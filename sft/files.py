@@ -90,6 +90,8 @@ def write_whole(path: Path, text: str, flushed: bool = True) -> None:
 def whole_folder(folder: Path, is_whole: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
     """Yield a path to make a folder at; on success it is flushed to disk and renamed to `folder`.
 
+    Its files get the mode that umask gives.
+
     On an error nothing of it stays. If there is a `folder` by then, made by another process, it stays if `is_whole`
     says so, and is replaced otherwise.
     """
@@ -97,6 +99,7 @@ def whole_folder(folder: Path, is_whole: Callable[[Path], bool] = lambda folder:
     with temporary_folder(folder) as temporary:
         made = temporary / folder.name
         yield made
+        give_usual_modes(made)
         flush_tree(made)
         while not renamed(made, folder):
             if is_whole(folder):
@@ -106,6 +109,17 @@ def whole_folder(folder: Path, is_whole: Callable[[Path], bool] = lambda folder:
             except FileNotFoundError:  # another process has just done so
                 continue
         flush(folder.parent)
+
+
+def give_usual_modes(folder: Path) -> None:
+    """Give the files in a folder the mode that new ones have by umask: safetensors makes its own ones 0600."""
+    new = folder / ".mode"
+    new.touch()
+    mode = new.stat().st_mode & 0o777
+    new.unlink()
+    for path in (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
+        with contextlib.suppress(PermissionError):  # a mount that has no modes
+            path.chmod(mode)
 
 
 def renamed(made: Path, folder: Path) -> bool:

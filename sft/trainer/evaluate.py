@@ -198,8 +198,9 @@ def answer_batch(
     progress.batch = (width, new_tokens)
     config = transformers.GenerationConfig(
         max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=pad_id,
-        use_cache=True,  # whatever the model's files say: what is left open here is taken from them
+        use_cache=True,
     )  # fmt: skip
+    model.generation_config = config  # transformers takes what is left open here from the model's own: beams, penalties
     with torch.no_grad():
         output = model.generate(
             input_ids, attention_mask=mask, generation_config=config, stopping_criteria=[progress],

@@ -71,7 +71,7 @@ def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) 
         model = engine.module.model
         if adapter.is_adapted(model):
             with files.whole_folder(run.adapter) as folder:
-                adapter.write(model, named, base, folder)
+                adapter.write(model, named, base, folder, settings)
             model = adapter.merged(model, base, run.adapter, allowed(settings))
             named = model.state_dict()
         with files.whole_folder(run.final) as folder:
@@ -85,10 +85,16 @@ def write_model(
     """Write weights, configuration and tokenizer to `folder`, load them again and compare."""
     with torch.device("meta"):
         whole = type(model)(model.config)
-    whole.generation_config = model.generation_config
+    published = transformers.AutoConfig.from_pretrained(base, trust_remote_code=trusted)
+    if hasattr(published, "use_cache"):  # training switches it off
+        whole.config.use_cache = published.use_cache
     whole.load_state_dict(weights, strict=False, assign=True)
     whole.tie_weights()
+    # transformers refuses to write a generation configuration that it has read, such as a temperature without sampling.
+    whole.generation_config = transformers.GenerationConfig()
     whole.save_pretrained(folder)
+    if model.generation_config is not None:
+        model.generation_config.to_json_file(folder / transformers.utils.GENERATION_CONFIG_NAME)
     transformers.AutoTokenizer.from_pretrained(base, trust_remote_code=trusted).save_pretrained(folder)
     dtype = next(iter(weights.values())).dtype
     reloaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trusted)

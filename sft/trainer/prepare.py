@@ -82,6 +82,7 @@ def prepare(settings: Settings, run: Run | None = None) -> dict[str, Any]:
     supply.check_bitsandbytes(settings)
     settings, commit = identity.pinned(run, settings) if run else (settings, None)
     model = base_model(settings)
+    check_lora_targets(settings, model)
     model_there = time.monotonic()
     data, counts = prepared_data(settings, model, commit)
     seconds = {"base model": model_there - started, "data": time.monotonic() - model_there}
@@ -89,6 +90,21 @@ def prepare(settings: Settings, run: Run | None = None) -> dict[str, Any]:
     inputs |= {"dataset_commit": counts.pop("commit"), **identity.of_model(model)}
     said = identity.check(run, settings, inputs) if run else []
     return {"model": str(model), "data": str(data), "seconds": seconds, "inputs": inputs, "said": said, **counts}
+
+
+def check_lora_targets(settings: Settings, folder: Path) -> None:
+    """Look for the layers of LORA_TARGETS before any rank loads the model, and evaluates it. Raises SettingsError."""
+    if not settings.lora_rank or settings.lora_targets == "all-linear":
+        return
+    import torch
+    import transformers
+
+    from sft.trainer import adapter
+
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
+    adapter.check_targets(model, settings)
 
 
 def check_deepspeed(settings: Settings, config: dict[str, Any]) -> None:

@@ -51,6 +51,9 @@ def test_it_is_evaluated(project, lora):
 
 
 def test_targets_that_the_model_does_not_have_are_one_line(project, lora):
-    done = project.inv("train", **small(RUN_NAME="lora-wrong", **SETTINGS | {"LORA_TARGETS": "no_such_layer"}))
+    done = project.inv("train", **small(RUN_NAME="lora-wrong", **SETTINGS | {"LORA_TARGETS": "q_proj,v_porj"}))
     assert done.returncode == 2
-    assert "LORA_TARGETS=no_such_layer: does not fit this model" in done.stdout.splitlines()[-1]
+    assert (
+        "LORA_TARGETS=q_proj,v_porj: v_porj is no layer of this model; did you mean v_proj?"
+        in done.stdout.splitlines()[-1]
+    )

@@ -25,7 +25,7 @@ ADAPTER_FROM_START_TO_END = """
     model = models.load(base, settings, torch.device("cpu"))
     adapter.add(model, settings)
     model(torch.arange(5, 25)[None]).logits.sum().backward()
-    adapter.write(model, model.state_dict(), base, folder / "adapter")
+    adapter.write(model, model.state_dict(), base, folder / "adapter", settings)
     whole = adapter.merged(model, base, folder / "adapter", models.allowed(settings))
     models.write_model(whole, whole.state_dict(), base, folder / "final", False)
 """

@@ -34,9 +34,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(params=FAMILIES)
-def base(request, tmp_path):
+def base(request, tmp_path, tokenizer):
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(FAMILIES[request.param]).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
     return tmp_path / "base"
 
 
@@ -70,7 +71,7 @@ def test_the_layers_matrices_are_quantised_and_nothing_else(adapted):
 
 def test_the_merged_model_is_what_was_trained(base, adapted, settings, tmp_path):
     trained = logits(adapted)
-    adapter.write(adapted, adapted.state_dict(), base, tmp_path / "adapter")
+    adapter.write(adapted, adapted.state_dict(), base, tmp_path / "adapter", settings)
     merged = adapter.merged(adapted, base, tmp_path / "adapter", models.allowed(settings)).eval()
     torch.testing.assert_close(logits(merged), trained, atol=1e-4, rtol=1e-4)
     assert "quantization_config" not in json.loads(merged.config.to_json_string())
