@@ -225,7 +225,9 @@ class Settings(BaseSettings):
     )
     # Rhythm
     logging_steps: Count = Field(1, ge=1, description="steps between lines in metrics.jsonl")
-    save_steps: Count = Field(100, ge=0, description="steps between checkpoints; 0 = only when stopped")
+    save_steps: Count = Field(
+        100, ge=0, description="steps between checkpoints; 0 = only when stopped and until the export"
+    )
     eval_steps: Count = Field(0, ge=0, description="steps between validation losses; 0 = only before and after")
     keep_checkpoints: Count = Field(2, ge=1, description="checkpoints that stay; older ones are removed")
     # Evaluation

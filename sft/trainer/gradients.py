@@ -25,9 +25,11 @@ from sft.settings import Settings
 from sft.trainer import distributed
 from sft.trainer.distributed import World
 
-# A held norm may differ from the noted one by this share of itself and this share of the whole gradient's norm: bf16
-# sums on several ranks, and kernels that add in any order. What is lost differs by much more.
-OF_ITSELF, OF_ALL = 0.1, 1e-3
+# A held norm may differ from the noted one by this share of itself and this share of the whole gradient's norm: kernels
+# add in any order, and what should be zero (the gradient of a key's bias) is rounding alone. What is lost differs more.
+OF_ITSELF = 0.1
+OF_ALL = {torch.float32: 1e-5}
+OF_ALL_ROUNDED = 1e-3  # bf16 and fp16
 
 
 class Misfits:
@@ -123,14 +125,16 @@ class Watch:
         parts = [sums[start : start + number] for start in range(0, len(sums), number)]
         whole = math.sqrt(sum(square for square in parts[1] if math.isfinite(square)))
         found = Found([], [])
+        types = {parameter.dtype for parameter in self.trained.values()}
+        negligible = whole * max((OF_ALL.get(dtype, OF_ALL_ROUNDED) for dtype in types), default=0.0)
         for name, norm, square, is_left, fired in zip(self.trained, *parts, strict=True):
             wanted, seen = norm / world.world_size, math.sqrt(square)
             if not fired:
                 found.without.append(name)
                 continue
-            differs = abs(seen - wanted) > OF_ITSELF * wanted + OF_ALL * whole
+            differs = abs(seen - wanted) > OF_ITSELF * wanted + negligible
             if fired > micro_steps * world.world_size:  # in parts, whose norms do not add up
-                differs = wanted > OF_ALL * whole and not seen
+                differs = wanted > negligible and not seen
             if is_left or differs:  # never between infinite ones, of which fp16 may have some
                 found.lost.append(name)
         return found

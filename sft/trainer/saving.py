@@ -131,11 +131,12 @@ class Saver:
         self.waits = False  # training does, while a checkpoint is written
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
+        self.is_given_up = False
 
-    def start(self, step: int) -> None:
+    def start(self, step: int, more_bytes: int = 0) -> None:
         """Copy weights and optimizer after `step` steps and begin to write them, after the save before (all ranks).
 
-        Raises RunFailed where the disk has no room for it.
+        Raises RunFailed, on all ranks alike, if the disk has no room for it and `more_bytes`.
         """
         self.finish()
         folder, temporary = self.run.checkpoints / checkpoints.name_of(step), self.temporary(step)
@@ -152,9 +153,10 @@ class Saver:
         shards = self.collector.take()
         sizes = [tensor_bytes(state) for state in shards.values()]
         needed = MARGIN * sum(sizes) + MARGIN_BYTES * len(sizes)
-        ranks = distributed.gather((needed, sum(sizes), machine.memory_limits(self.root)))
-        self.check_room(folder, int(sum(needed for needed, _, _ in ranks)))
-        if lacking := no_room_for_copies([(size, limits) for _, size, limits in ranks]):
+        free = shutil.disk_usage(self.run.checkpoints).free
+        ranks = distributed.gather((needed, sum(sizes), machine.memory_limits(self.root), free))
+        check_room(folder, int(sum(rank[0] for rank in ranks)) + more_bytes, min(rank[3] for rank in ranks))
+        if lacking := no_room_for_copies([(size, limits) for _, size, limits, _ in ranks]):
             self.write_now(shards, lacking)
         else:
             shards = {path: copied(state) for path, state in shards.items()}
@@ -198,12 +200,48 @@ class Saver:
         """Return the folder that a checkpoint is written to before it has its name."""
         return self.run.checkpoints / f".{checkpoints.name_of(step)}"
 
-    def check_room(self, folder: Path, needed: int) -> None:
-        """Raise RunFailed where fewer bytes are free than a checkpoint needs."""
-        free = shutil.disk_usage(self.run.checkpoints).free
-        if free < needed:
-            what = f"it needs {disk.size(needed)}, {disk.size(free)} are free, {disk.size(needed - free)} are missing"
-            raise disk.full(folder, what)
+    def save_before_export(self, step: int, export_bytes: int) -> None:
+        """Save after the last step, and wait for it: an export that fails then costs no step (all ranks).
+
+        A disk without room for both it and the export has room for the export: the checkpoint is left out then.
+        """
+        self.finish()
+        try:
+            self.start(step, export_bytes)
+        except RunFailed as error:
+            self.do_without(step, error)
+            return
+        while self.thread is not None:
+            writing, broken = distributed.total([self.is_writing, self.error is not None], self.world)
+            if broken:
+                self.is_given_up = True
+                self.thread.join()
+                self.thread, self.is_given_up = None, False
+                self.do_without(step, self.error)
+            elif not writing:
+                self.finish()
+            else:
+                time.sleep(POLL_S)
+
+    def do_without(self, step: int, error: BaseException | None) -> None:
+        """Remove what is there of a checkpoint that could not be written, and say so (all ranks)."""
+        self.error = None
+        reasons = [reason for reason in distributed.gather(None if error is None else str(error)) if reason]
+        if self.world.is_main:
+            shutil.rmtree(self.temporary(step), ignore_errors=True)
+            print(f"no checkpoint before the export: {reasons[0]}", flush=True)
+
+    def forget(self, step: int) -> None:
+        """Remove a checkpoint that has done its work, if it is there (rank 0)."""
+        folder = self.run.checkpoints / checkpoints.name_of(step)
+        if not folder.is_dir():
+            return
+        files.remove_folder(folder)
+        left = checkpoints.steps(self.run.checkpoints)
+        if left:
+            files.write_whole(self.run.checkpoints / "latest", checkpoints.name_of(left[-1]) + "\n")
+        else:
+            (self.run.checkpoints / "latest").unlink(missing_ok=True)
 
     # In the thread
 
@@ -252,10 +290,19 @@ class Saver:
             files.remove_folder(self.run.checkpoints / checkpoints.name_of(old))
 
     def wait(self) -> None:
-        """Wait a moment for another rank. Raises RunFailed where none will come, because the run is broken."""
+        """Wait a moment for another rank. Raises RunFailed if none will come: the run is broken, or this save."""
+        if self.is_given_up:
+            raise RunFailed("")
         if reason := self.run.failure():
             raise RunFailed(reason)
         time.sleep(POLL_S)
+
+
+def check_room(folder: Path, needed: int, free: int) -> None:
+    """Raise RunFailed if fewer bytes are free than a checkpoint needs."""
+    if free < needed:
+        what = f"it needs {disk.size(needed)}, {disk.size(free)} are free, {disk.size(needed - free)} are missing"
+        raise disk.full(folder, what)
 
 
 def no_room_for_copies(ranks: list[tuple[int, dict[str, int]]]) -> str:

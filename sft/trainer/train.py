@@ -220,8 +220,12 @@ def train(
 
     with phases.spending("saving"):
         say(run, world, "saving")
-        saver.finish()
+        metrics.flush()
+        model = engine.module.model
+        saver.save_before_export(steps.total, engines.weights(model) * model.dtype.itemsize)
         models.export(engine, base, run, settings, world)
+        if world.is_main and not settings.save_steps:
+            saver.forget(steps.total)
     engines.end(engine)
 
 

@@ -54,7 +54,7 @@ def test_any_damage_of_any_file_is_found_and_named(base, alone, tmp_path, harm):
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(project, on_ranks):
     first = project.train("damaged-before", SAVE_STEPS=3, KEEP_CHECKPOINTS=9, **STEPS, **RANKS[2])
-    run = stopped(first, "damaged")
+    run = stopped(first, "damaged", 9)
     for path in run.checkpoints.glob("step-000009"):
         flip_a_byte(next(path.glob("*_optim_states.pt")))
     cut(next((run.checkpoints / "step-000006").glob("*_model_states.pt")))

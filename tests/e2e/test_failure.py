@@ -13,6 +13,7 @@ import transformers
 from sft.run import Run
 from sft.trainer import batching
 
+from . import harm
 from .project import small, wait_until
 
 
@@ -120,6 +121,33 @@ def test_an_export_may_take_longer_than_ranks_wait_to_meet(project):
     run = project.train("slow-export", RENDEZVOUS_TIMEOUT_S=10, **delays)
     assert run.state()["seconds"]["saving"] > 12
     assert not list(run.logs.glob("stacks-*"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"LORA_RANK": 2}])
+def test_an_export_that_fails_costs_no_step(project, settings):
+    name = f"failed-export{'-lora' * bool(settings)}"
+    asked = small(RUN_NAME=name, SAVE_STEPS=0, MAX_STEPS=3, **settings)
+    failing = {"PYTHONPATH": Path(__file__).parent / "delays", "EXPORT_FAILS": 1}
+    done = project.inv("train", **asked, **failing)
+    run = Run(project.path / "runs" / name)
+    assert done.returncode == 1 and "a model that this version cannot write" in run.state()["error"], done.stdout
+    assert (run.checkpoints / "latest").read_text() == "step-000003\n"
+    lines = run.metrics.read_text()
+    done = project.inv("train", **asked)
+    assert done.returncode == 0, done.stdout
+    assert "step 3 of 3: resumed" in run.log_files()[0].read_text() and run.metrics.read_text() == lines
+    assert (run.final / "model.safetensors").is_file()
+    assert not list(run.checkpoints.iterdir())  # SAVE_STEPS=0
+
+
+def test_a_disk_without_room_for_a_last_checkpoint_still_takes_the_model(project, tmp_path):
+    try:
+        with harm.small_disk(tmp_path / "small", "6m") as runs:  # a checkpoint has 5.6 MB, and the model 1.4
+            run = project.train("no-room", RUNS_PATH=runs, MAX_STEPS=3)
+            assert "no checkpoint before the export: " in run.log_files()[0].read_text()
+            assert (run.final / "model.safetensors").is_file() and not list(run.checkpoints.iterdir())
+    except PermissionError as error:
+        pytest.skip(str(error))
 
 
 def test_a_row_that_makes_the_loss_infinite_is_named(project, base, tmp_path):

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections import OrderedDict
@@ -97,8 +98,8 @@ def test_too_little_room_is_found_out_before_and_says_how_much_is_missing(tmp_pa
             saver = saver_in(disk)
             message = r"it needs 2\.0 GiB, [67]\.\d MiB are free, 2\.0 GiB are missing\); free some space at RUNS_PATH"
             with pytest.raises(RunFailed, match=message):
-                saver.check_room(saver.run.checkpoints / "step-000001", 2 * 2**30)
-            saver.check_room(saver.run.checkpoints / "step-000001", 2**20)
+                saving.check_room(saver.run.checkpoints / "step-000001", 2 * 2**30, shutil.disk_usage(disk).free)
+            saving.check_room(saver.run.checkpoints / "step-000001", 2**20, shutil.disk_usage(disk).free)
     except PermissionError as error:
         pytest.skip(str(error))
 
@@ -243,3 +244,15 @@ def test_what_killed_starts_left_among_the_checkpoints_is_removed_when_the_run_g
         (folder / name / "large").write_text("x")
     assert checkpoint.resume(None, runs.Run(folder.parent), ALONE) == 0
     assert [path.name for path in folder.iterdir()] == ["step-000004.damaged"]
+
+
+def test_a_checkpoint_that_has_done_its_work_goes_and_the_one_before_is_the_latest(tmp_path):
+    saver = saver_in(tmp_path)
+    for step in (1, 2):
+        save(saver, step)
+    saver.forget(2)
+    saver.forget(2)  # as where there was no room for it
+    assert names(saver) == ["latest", "step-000001"]
+    assert (saver.run.checkpoints / "latest").read_text() == "step-000001\n"
+    saver.forget(1)
+    assert names(saver) == []
