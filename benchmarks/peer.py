@@ -157,7 +157,7 @@ def measure(settings: Settings, given: dict[str, Any], warmup: int, number: int)
     liger = cuda and given.get("use_liger_kernel", False)  # kernels for GPUs
     with tempfile.TemporaryDirectory() as scratch:
         config = SFTConfig(
-            output_dir=scratch, max_steps=warmup + number, learning_rate=settings.learning_rate, bf16=cuda,
+            output_dir=scratch, max_steps=warmup + number, learning_rate=settings.peak_learning_rate, bf16=cuda,
             use_cpu=not cuda, report_to="none", save_strategy="no", disable_tqdm=True,
             **given | {"use_liger_kernel": liger},
         )  # fmt: skip

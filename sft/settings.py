@@ -75,6 +75,10 @@ IN_PLAIN_WORDS = {
     "string_too_short": ("is empty", "give it a value, or leave it out"),
 }
 
+# LEARNING_RATE=auto. An adapter needs a far higher rate than the weights themselves: 2e-4 is that of LoRA (Hu et al.
+# 2021, for GPT-3) and of QLoRA (Dettmers et al. 2023, up to 13B). `tiny` begins with random weights.
+ALL_WEIGHTS_RATE, LORA_RATE, TINY_RATE = 1e-6, 2e-4, 3e-3
+
 FOLDERS = ("data_path", "model_path", "runs_path")
 # Where a run happens and who sees it: nothing of what it does.
 NOT_OF_RUN = {*FOLDERS, "run_name", "fresh", "master_port", "wandb_api_key", "huggingface_api_key"}
@@ -184,7 +188,12 @@ class Settings(BaseSettings):
         None, ge=8, description="tokens that a GPU packs into one micro-step; auto: as many as fit and a step needs"
     )
     # Optimisation
-    learning_rate: float = Field(1e-6, gt=0, lt=10, description="peak learning rate of AdamW")
+    learning_rate: Annotated[float | None, Planned] = Field(
+        None,
+        gt=0,
+        lt=10,
+        description="peak learning rate of AdamW; auto: 1e-6 for all weights, 2e-4 for LoRA, 3e-3 for `tiny`",
+    )
     lr_scheduler: Annotated[Schedule, Lower] = Field(
         "cosine", description="cosine, linear (both to 0) or constant, after the warm-up"
     )
@@ -294,6 +303,15 @@ class Settings(BaseSettings):
     def sequences_per_step(self) -> int:
         """The global batch size: sequences that one optimizer step trains on."""
         return self.global_batch_size or self.batch_size * self.gradient_accumulation_steps * self.world_size
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The peak learning rate, of settings that are not resolved too."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if self.model_name == TINY:
+            return TINY_RATE
+        return LORA_RATE if self.lora_rank else ALL_WEIGHTS_RATE
 
     @property
     def micro_step_tokens(self) -> int:
@@ -410,7 +428,8 @@ class Settings(BaseSettings):
         precision = self.precision
         if precision == "auto":
             precision = "fp32" if device == "cpu" else "bf16" if has_bf16 else "fp16"
-        decided = {"device": device, "launcher": launcher, "precision": precision}
+        decided: dict[str, Any] = {"device": device, "launcher": launcher, "precision": precision}
+        decided["learning_rate"] = self.peak_learning_rate
         settings = self.model_copy(update=decided)
         if device == "cpu":
             settings = settings.planned(self.micro_step_tokens, recompute=False)

@@ -37,12 +37,12 @@ class Steps:
         It never is 0: the first warm-up step has 1/warmup of the peak, the schedule would reach 0 after the last step.
         """
         if step < self.warmup:
-            return settings.learning_rate * (step + 1) / self.warmup
+            return settings.peak_learning_rate * (step + 1) / self.warmup
         if settings.lr_scheduler == "constant":
-            return settings.learning_rate
+            return settings.peak_learning_rate
         done = (step - self.warmup) / max(1, self.total - self.warmup)
         factor = 1 - done if settings.lr_scheduler == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return settings.learning_rate * factor
+        return settings.peak_learning_rate * factor
 
     def describe(self, settings: Settings) -> list[str]:
         """Return the lines that tell a user what a step and the run are."""

@@ -25,6 +25,8 @@ from sft.host import (
     ownership,
     plan_view,
     ports,
+    rates,
+    shapes,
     signals,
     surroundings,
 )  # fmt: skip
@@ -46,6 +48,8 @@ def train(settings: Settings, console: Console) -> Run:
     asked = settings
     settings, cards = decide(settings, console)
     settings, plan = opening.planned(settings, cards, console.print)
+    for line in rates.lines(asked, shapes.weights_of(settings)):
+        console.print(line)
     settings, start = launcher(settings, cards, console)
     latest = runs.latest(settings.runs_path)
     with signals.noted() as heard:

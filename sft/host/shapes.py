@@ -188,6 +188,15 @@ def find(settings: Settings) -> Shape | None:
     return Shape.of(config, f"shape built in: the model is not in {settings.model_path} yet") if config else None
 
 
+def weights_of(settings: Settings) -> int | None:
+    """Return the number of MODEL_NAME's weights, or None if nothing here tells it."""
+    try:
+        shape = find(settings)
+    except UserError:  # a family that no plan is made for
+        return None
+    return shape.weights if shape else None
+
+
 def in_cache(settings: Settings) -> Path | None:
     """Return the config.json of a model of the hub that is in MODEL_PATH, in the layout of huggingface_hub."""
     folder = settings.model_path / f"models--{settings.model_name.replace('/', '--')}"

@@ -64,7 +64,7 @@ def start(
         set_z3_leaf_modules(model, list({type(layer) for layer in layers}))
     optimizer = torch.optim.AdamW(
         parameter_groups(loss, settings.weight_decay),
-        lr=settings.learning_rate,
+        lr=settings.peak_learning_rate,
         fused=world.device.type == "cuda" or "offload_optimizer" in config["zero_optimization"],
     )
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

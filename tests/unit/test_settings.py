@@ -11,7 +11,7 @@ from sft.settings import ELSEWHERE, Settings
 def test_seed_defaults():
     settings = Settings.load(None)
     assert settings.model_name == "meta-llama/Llama-3.2-1B-Instruct"
-    assert (settings.batch_size, settings.max_epochs, settings.learning_rate) == (4, 2, 1e-6)
+    assert (settings.batch_size, settings.max_epochs, settings.peak_learning_rate) == (4, 2, 1e-6)
     assert settings.master_port == 37171
     assert settings.sequences_per_step == 16
 
@@ -65,7 +65,7 @@ def test_no_wrong_value_is_explained_in_the_words_of_a_library(value):
         Settings.load(None, **dict.fromkeys(Settings.model_fields, value))
     assert [line for line in caught.value.problems if "nput" in line or "pars" in line or "a valid n" in line] == []
     if value == "1e-4x":
-        wanted = "LEARNING_RATE=1e-4x: is not a number; use a number such as 0.001 or 1e-3"
+        wanted = "LEARNING_RATE=1e-4x: is not a number; use a number such as 0.001 or 1e-3 or auto"
         assert wanted in caught.value.problems and "BATCH_SIZE=1e-4x: is not a whole number; use a whole number" in (
             caught.value.problems
         )
