@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from sft.host import gpus
 from sft.run import Run
 from sft.trainer import attention
 from sft.trainer.attention import Options, Packed
 
+from .conftest import STEPS
 from .project import metrics, small, wait_until
+from .test_models import openai_gpt
+from .test_same_result import plain_pytorch
 
 GPUS = torch.cuda.device_count()
 pytestmark = pytest.mark.skipif(not GPUS, reason="no NVIDIA GPU is visible here; run `make test` on a machine with one")
@@ -157,3 +161,17 @@ def test_over_nccl_too_an_export_may_take_longer_than_ranks_wait_to_meet(project
         delays["PYTHONPATH"] = f"{delays['PYTHONPATH']}:{os.environ['PYTHONPATH']}"
     run = project.train("gpu-slow-export", **TWO, RENDEZVOUS_TIMEOUT_S=10, **delays)
     assert run.state()["seconds"]["saving"] > 15
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_no_gradient_is_lost_where_layers_return_lists(project, undisturbed, tmp_path, gpus):
+    if gpus > GPUS:
+        pytest.skip(f"{GPUS} GPU is visible here, {gpus} are needed")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(undisturbed.final)
+    openai_gpt(tokenizer, tmp_path)
+    on = {"DEVICE": "cuda", "NODES": 1, "GPUS_PER_NODE": gpus, "PRECISION": "fp32", "MODEL_NAME": tmp_path}
+    run = project.train(f"gpu-openai-gpt-{gpus}", **STEPS, **on)
+    assert "Block returns a list: ZeRO-3 gathers layers in parts" in run.log_files()[0].read_text()
+    for seen, wanted in zip(metrics(run, "train/grad_norm"), plain_pytorch(run, project), strict=True):
+        print(f"gradient norm {seen[0]:.6f}, of a plain loop {wanted[2]:.6f}")
+        assert seen[0] == pytest.approx(wanted[2], rel=1e-3)

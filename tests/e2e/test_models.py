@@ -8,7 +8,9 @@ import transformers
 
 from sft.run import Run
 
-from .project import small
+from .conftest import RANKS, STEPS
+from .project import metrics, small
+from .test_same_result import plain_pytorch
 
 SHAPES = {
     "llama": lambda size: transformers.LlamaConfig(
@@ -52,6 +54,26 @@ def test_it_trains_saves_and_answers(project, tokenizer, tmp_path, shape, settin
     assert type(tuned) is type(model)
     changed = [not torch.equal(a, b) for a, b in zip(tuned.parameters(), model.parameters(), strict=True)]
     assert all(changed)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_layers_that_zero3_cannot_gather_whole_train_as_plain_pytorch_does(project, tokenizer, tmp_path, ranks):
+    openai_gpt(tokenizer, tmp_path)
+    run = project.train(f"openai-gpt-{ranks}", MODEL_NAME=tmp_path, **STEPS, **RANKS[ranks])
+    assert "Block returns a list: ZeRO-3 gathers layers in parts" in run.log_files()[0].read_text()
+    found = metrics(run, "step", "train/loss", "train/grad_norm")
+    assert len(found) == 12
+    for seen, wanted in zip(found, plain_pytorch(run, project), strict=True):
+        assert seen == pytest.approx(wanted, rel=2e-5)
+
+
+def openai_gpt(tokenizer, folder):
+    """Write a small model of a family whose layers return lists."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}
+    config = transformers.OpenAIGPTConfig(**sizes, attn_pdrop=0, embd_pdrop=0, resid_pdrop=0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def test_the_tasks_read_their_env_file(project):
