@@ -113,9 +113,16 @@ def main():
     for name, (zero, given) in STAGES.items():
         engine, packing, reasons = cases.start(zero, given)
         say(name, reasons, **cases.tried(engine, packing))
+        if zero["stage"] == 1:  # reduces at the end of a step whatever has no hook
+            engines.end(engine)
+            continue
         # DeepSpeed's own hook, on the second layer or on the fourth weight.
-        optimizer = engine.optimizer
-        (optimizer._leaf_module_hooks[1] if zero["stage"] == 3 else optimizer._grad_acc_hooks[3]).remove()
+        if zero["stage"] == 3:
+            engine.optimizer._leaf_module_hooks[1].remove()
+        else:  # offloaded gradients of a trial before would stay
+            engines.end(engine)
+            engine, packing, reasons = cases.start(zero, given)
+            engine.optimizer._grad_acc_hooks[3].remove()
         say(f"{name}, hook gone", reasons, **cases.tried(engine, packing))
         engines.end(engine)
     for kind in LAYERS:

@@ -51,7 +51,7 @@ def test_gradients_that_are_kept_are_not_called_lost(cases, stage):
     assert cases[stage]["lost"] == cases[stage]["without"] == cases[stage]["reasons"] == []
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "ZeRO-1"])
 def test_weights_whose_gradients_are_not_taken_over_are_named(cases, stage):
     lost = cases[f"{stage}, hook gone"]["lost"]
     if "ZeRO-3" in stage:
