@@ -138,24 +138,30 @@ def to_resume(runs: Path, name: str) -> tuple[Run, list[str]]:
             again = f"`make train FROM={run.name}` repeats it, `{run.command('evaluate')}` evaluates it again"
             raise UserError(f"{run.path}: is finished; {again}")
         return run, []
-    found = newest_first(runs)
-    waiting = [run for run in found if is_worth_going_on(run) and not run.is_running() and not run.not_yours()]
-    waiting = [run for run in waiting if has_settings(run)]
+    unfinished = [run for run in newest_first(runs) if is_worth_going_on(run) and not run.is_running()]
+    hindered = {run.path: why for run in unfinished if (why := hindrance(run))}
+    waiting = [run for run in unfinished if run.path not in hindered]
+    last = latest(runs)
+    newer = unfinished[: unfinished.index(waiting[0])] if waiting else unfinished
+    passed_over = [hindered[run.path] for run in newer]
+    if last and last.is_left_by_another() and last.path not in hindered:  # one that this user may not even look at
+        passed_over.append(last.not_yours())
     if not waiting:
         working = "".join(f"; {run.name} is at work: `{run.command('monitor')}`" for run in at_work(runs)[:OTHERS])
-        last = latest(runs)
-        theirs = f"\n{last.not_yours()}" if last and last.is_left_by_another() else ""
-        raise UserError(f"{runs}: no unfinished run to go on with{working}; `make train` starts one{theirs}")
+        nothing = f"{runs}: no unfinished run to go on with{working}; `make train` starts one"
+        raise UserError("\n".join([nothing, *passed_over[:OTHERS]]))
+    said = [f"not resuming {line}" for line in passed_over[:OTHERS]]
     names = [f"{run.name} (step {run.saved_step() or 0})" for run in waiting[1:]]
-    more = f" and {len(names) - OTHERS} more" if len(names) > OTHERS else ""
-    line = f"others are unfinished too, NAME=… takes one of them: {', '.join(names[:OTHERS])}{more}"
-    return waiting[0], [line] if names else []
+    if names:
+        more = f" and {len(names) - OTHERS} more" if len(names) > OTHERS else ""
+        said.append(f"others are unfinished too, NAME=… takes one of them: {', '.join(names[:OTHERS])}{more}")
+    return waiting[0], said
 
 
-def has_settings(run: Run) -> bool:
-    """Tell whether a run's settings can be read by this version."""
+def hindrance(run: Run) -> str:
+    """Return why this user, or this version, cannot go on with a run; "" if nothing is in the way."""
     try:
         run.settings()
-    except UserError:
-        return False
-    return True
+    except UserError as error:
+        return run.not_yours() or str(error)
+    return run.not_yours()

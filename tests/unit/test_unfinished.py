@@ -327,11 +327,12 @@ def test_a_run_at_work_is_not_the_one_to_resume(tmp_path):
             unfinished.to_resume(tmp_path / "runs", "newer")
 
 
-def test_a_run_whose_settings_cannot_be_read_is_passed_over(tmp_path):
+def test_a_run_whose_settings_cannot_be_read_is_passed_over_and_named(tmp_path):
     made("older", step=9, saved=(7,), age=30)
     spoilt = made("newer", step=9, saved=(7,))
     spoilt.settings_file.write_text("{")
-    assert unfinished.to_resume(tmp_path / "runs", "")[0].name == "older"
+    run, said = unfinished.to_resume(tmp_path / "runs", "")
+    assert run.name == "older" and said[0].startswith(f"not resuming {tmp_path}/runs/newer/settings.json: holds")
     said, run = opened(settings_of())
     assert run.name == "older"
     with pytest.raises(UserError, match="runs/newer/settings.json: holds no settings that this version reads"):
