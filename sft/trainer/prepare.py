@@ -54,7 +54,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         if run:
-            run.fail(f"preparing: {error.strerror or error}: {error.filename or ''}")
+            where = f": {error.filename}" if error.filename else ""
+            run.fail(f"preparing: {error.strerror or error}{where}")
         raise
 
 

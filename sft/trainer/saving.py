@@ -132,6 +132,13 @@ class Saver:
         self.thread: threading.Thread | None = None
         self.error: BaseException | None = None
         self.is_given_up = False
+        if world.is_main:
+            self.remove_old()  # a lower KEEP_CHECKPOINTS makes room before the first save, as a full disk's line says
+
+    def remove_old(self) -> None:
+        """Remove the checkpoints before the newest ones that stay."""
+        for old in checkpoints.steps(self.run.checkpoints)[: -self.keep]:
+            files.remove_folder(self.run.checkpoints / checkpoints.name_of(old))
 
     def start(self, step: int, more_bytes: int = 0) -> None:
         """Copy weights and optimizer after `step` steps and begin to write them, after the save before (all ranks).
@@ -286,8 +293,7 @@ class Saver:
         temporary.rename(folder)
         files.flush(folder.parent)
         files.write_whole(self.run.checkpoints / "latest", folder.name + "\n")
-        for old in checkpoints.steps(self.run.checkpoints)[: -self.keep]:
-            files.remove_folder(self.run.checkpoints / checkpoints.name_of(old))
+        self.remove_old()
 
     def wait(self) -> None:
         """Wait a moment for another rank. Raises RunFailed if none will come: the run is broken, or this save."""

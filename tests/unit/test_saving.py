@@ -66,6 +66,15 @@ def test_a_checkpoint_gets_its_name_with_all_its_files_and_the_oldest_goes(tmp_p
     assert torch.load(newest / "zero_pp_rank_0_optim.pt")["step"] == 3
 
 
+def test_a_resumed_run_that_keeps_fewer_checkpoints_has_their_room_before_it_saves(tmp_path):
+    saver = saver_in(tmp_path, keep=3)
+    for step in (1, 2, 3):
+        save(saver, step)
+    saver.check()
+    saving.Saver(Engine(), saver.run, 1, ALONE)
+    assert names(saver) == ["latest", "step-000003"]
+
+
 def test_a_disk_that_fills_up_at_any_byte_leaves_the_checkpoint_before(tmp_path):
     rng = random.Random(0)
     try:
