@@ -54,6 +54,6 @@ def test_targets_that_the_model_does_not_have_are_one_line(project, lora):
     done = project.inv("train", **small(RUN_NAME="lora-wrong", **SETTINGS | {"LORA_TARGETS": "q_proj,v_porj"}))
     assert done.returncode == 2
     assert (
-        "LORA_TARGETS=q_proj,v_porj: v_porj is no layer of this model; did you mean v_proj?"
+        "LORA_TARGETS=q_proj,v_porj: v_porj is not a layer of this model; did you mean v_proj?"
         in done.stdout.splitlines()[-1]
     )

@@ -20,12 +20,12 @@ def test_names_of_linear_layers_are_taken(tiny, targets):
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        ("q_proj,v_porj", ["LORA_TARGETS=q_proj,v_porj: v_porj is no layer of this model; did you mean v_proj?"]),
+        ("q_proj,v_porj", ["LORA_TARGETS=q_proj,v_porj: v_porj is not a layer of this model; did you mean v_proj?"]),
         ("input_layernorm", ["LORA_TARGETS=input_layernorm: input_layernorm is not a linear layer; use all-linear or "
                              "some of down_proj,gate_proj,k_proj,o_proj,q_proj,up_proj,v_proj"]),
-        ("xyz,qproj", ["LORA_TARGETS=xyz,qproj: xyz is no layer of this model; use all-linear or some of "
+        ("xyz,qproj", ["LORA_TARGETS=xyz,qproj: xyz is not a layer of this model; use all-linear or some of "
                        "down_proj,gate_proj,k_proj,o_proj,q_proj,up_proj,v_proj",
-                       "LORA_TARGETS=xyz,qproj: qproj is no layer of this model; did you mean q_proj?"]),
+                       "LORA_TARGETS=xyz,qproj: qproj is not a layer of this model; did you mean q_proj?"]),
     ],
 )  # fmt: skip
 def test_a_name_that_fits_nothing_is_refused_beside_those_that_fit(tiny, targets, said):
