@@ -71,7 +71,7 @@ def check_targets(model: Any, settings: Settings) -> None:
             continue
         near = difflib.get_close_matches(target, last, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"use all-linear or some of {','.join(last)}"
-        what = f"{target} " + ("is not a linear layer" if fitting else "is no layer of this model")
+        what = f"{target} " + ("is not a linear layer" if fitting else "is not a layer of this model")
         problems.append(wrong("LORA_TARGETS", settings.lora_targets, what, remedy))
     if problems:
         raise SettingsError(problems)
