@@ -53,6 +53,8 @@ def start(device: str, timeout_s: int) -> World:
         # torch prefers it on some GPUs, and it makes a plan for every new shape: 75 ms for every token of an answer.
         torch.backends.cuda.enable_cudnn_sdp(False)
         where = torch.device("cuda", local_rank)
+        # DeepSpeed asks NVML by number, and takes CUDA_VISIBLE_DEVICES for numbers: here it holds UUIDs.
+        deepspeed.accelerator.get_accelerator().available_memory = free_memory
     else:
         where = torch.device("cpu")
     try:
@@ -69,6 +71,11 @@ def start(device: str, timeout_s: int) -> World:
         raise SettingsError([wrong("MASTER_PORT", os.environ["MASTER_PORT"], what, "choose another port")]) from None
     wait_without_limit()
     return World(rank, local_rank, world_size, where)
+
+
+def free_memory(device_index: int | None = None) -> int:
+    """Return the bytes of a GPU's memory that nobody uses, by default of this rank's."""
+    return torch.cuda.mem_get_info(device_index)[0]
 
 
 def wait_without_limit() -> None:

@@ -108,11 +108,12 @@ def test_the_gpus_of_cuda_visible_devices_are_those_that_cuda_shows():
         assert chosen == shown_by_cuda(asked), f"CUDA_VISIBLE_DEVICES={asked}"
 
 
-def test_a_run_trains_on_the_card_that_it_is_told_by_uuid(project):
+@pytest.mark.parametrize("ds_config", ["zero3", "zero2"])  # DeepSpeed reads CUDA_VISIBLE_DEVICES in its stages 1 and 2
+def test_a_run_trains_on_the_card_that_it_is_told_by_uuid(project, ds_config):
     everything = gpus.facts()
     asked = gpus.visible()[-1]
-    run = Run(project.path / "runs" / "gpu-by-uuid")
-    one = ON_ONE | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000, "CUDA_VISIBLE_DEVICES": asked.uuid}
+    run = Run(project.path / "runs" / f"gpu-by-uuid-{ds_config}")
+    one = ON_ONE | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000, "CUDA_VISIBLE_DEVICES": asked.uuid, "DS_CONFIG": ds_config}
     process = project.start("train", **small(RUN_NAME=run.name, **one))
     wait_until(lambda: run.state().get("step", 0) >= 4, process, run)
     used = {gpu.uuid: gpu.used_gib for gpu in gpus.facts()}
