@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import os
 import re
 import shlex
@@ -67,6 +68,14 @@ def refuse_settings_among(words: list[str]) -> None:
         task = next((word for word in words if word not in settings and not word.startswith("-")), "train")
         ways = f"write `make {task} {given}`, or `{given} inv {task}`"
         raise Exit(for_terminal(f"{pairs_given[0][0]}: is a setting, and inv takes tasks; {ways}"), code=2)
+
+
+def refuse_names_among(words: list[str], tasks: Collection) -> None:
+    """Raise Exit for a run's bare name behind a task among the words behind `inv`, which has no optional arguments."""
+    for task_name, word in itertools.pairwise(words):
+        takes_name = task_name in tasks.task_names and "name" in inspect.signature(tasks[task_name].body).parameters
+        if takes_name and not word.startswith("-") and word not in tasks.task_names:
+            raise Exit(for_terminal(f"{word}: is not a task; write `make {task_name} NAME={word}`"), code=2)
 
 
 def options_behind_make(function: Callable[..., Any]) -> dict[str, Any]:
@@ -291,8 +300,9 @@ def soak(c: Context, options: str = "") -> None:
         c.run(f"{sys.executable} -m tests.soak {options}")
 
 
-if "inv" in Path(sys.argv[0]).name or Path(sys.argv[0]).parent.name == "invoke":
-    refuse_settings_among(sys.argv[1:])
 namespace = Collection(
     setup, test_env, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak
 )
+if "inv" in Path(sys.argv[0]).name or Path(sys.argv[0]).parent.name == "invoke":
+    refuse_settings_among(sys.argv[1:])
+    refuse_names_among(sys.argv[1:], namespace)

@@ -94,6 +94,13 @@ def test_a_setting_behind_inv_is_told_where_it_goes(project):
     assert "Usage" in project.inv("test", "--options", "A=b", "--help").stdout
 
 
+@pytest.mark.parametrize("task", ["resume", "stop", "logs"])
+def test_a_runs_bare_name_behind_inv_is_told_where_it_goes(project, task):
+    done = project.inv(task, "older")
+    assert done.returncode == 2
+    assert done.stdout == f"older: is not a task; write `make {task} NAME=older`\n"
+
+
 def test_errors_break_between_words_in_a_terminal(project):
     wrong = ["DATASET=../nowhere.jsonl", "MAX_LENGTH=many", "GLOBAL_BATCH_SIZE=-1"]
     environment = project.environment(**dict(word.split("=") for word in wrong))
