@@ -201,7 +201,7 @@ def test_the_plan_counts_the_instance_and_not_the_whole_card(here):
     whole = plan.plan(settings, plan.Options("A100 40GB", 1))
     assert found.place.card.matrix_tflops == pytest.approx(whole.place.card.matrix_tflops / 7)
     assert found.place.card.bandwidth_gb_s == pytest.approx(whole.place.card.bandwidth_gb_s / 8)
-    with pytest.raises(SettingsError, match="want 2 GPUs, 1 are here"):
+    with pytest.raises(SettingsError, match="need 2 GPUs, 1 are here"):
         opening.with_device(Settings.load(None, nodes=1), gpus.visible(), 2, "here")
 
 
@@ -225,7 +225,7 @@ def test_what_cuda_visible_devices_hides_is_said(here, monkeypatch):
         "DEVICE=cuda: no NVIDIA GPU is visible here (CUDA_VISIBLE_DEVICES=GPU-nosuch; `nvidia-smi -L` lists 4); run "
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,7")
-    with pytest.raises(SettingsError, match=r"want 4 GPUs, 2 are here \(CUDA_VISIBLE_DEVICES=0,1,7; "):
+    with pytest.raises(SettingsError, match=r"need 4 GPUs, 2 are here \(CUDA_VISIBLE_DEVICES=0,1,7; "):
         opening.with_device(Settings.load(None), gpus.visible(), 4, "here")
 
 
