@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -68,6 +69,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=heed_hangups,
             **self.user,
         )
 
@@ -102,6 +104,11 @@ class Project:
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert not left, [process.cmdline() for process in left]
+
+
+def heed_hangups() -> None:
+    """Have a program take the end of its terminal as a user's does, also if these tests run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def small(**settings: Any) -> dict[str, Any]:
