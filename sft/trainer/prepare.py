@@ -308,8 +308,10 @@ def data_key(settings: Settings) -> str:
     local = dataset_folder(settings)
     if local is None:
         return short_hash(settings.dataset, settings.dataset_config, settings.dataset_revision)
-    files = local_files(local)
-    parts = [(split, path.name, kept_hash(path, settings.data_path)) for split in files for path in files[split]]
+    splits = local_files(local)
+    parts = [
+        (split, path.name, kept_hash(path, settings.data_path)) for split, paths in splits.items() for path in paths
+    ]
     return short_hash(*parts)
 
 
