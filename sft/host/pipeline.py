@@ -294,7 +294,7 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
         failed = f"{run.path}: failed: {state['error']}"
         if watched.fixable:
             if run.is_saved:
-                console.print(ending.goes_on(run, command))
+                console.print(f"once that is fixed, {ending.goes_on(run, command)}:")
             raise UserError(failed)
         for name, lines in logs.ends(run).items():
             console.print(f"the end of {run.logs / name}.log:")
