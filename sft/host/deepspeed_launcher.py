@@ -3,7 +3,7 @@
 The launcher sets a few variables and starts the ranks. But before Python runs it, it imports all of DeepSpeed and with
 it torch: seconds in which no rank can begin to import anything (benchmarks/README.md). So the launcher's own file runs
 here with stand-ins for the packages that it takes a few names from. DeepSpeed's version is pinned, and
-tests/unit/test_deepspeed_launcher.py compares what the ranks get from either.
+tests/torch/test_deepspeed_launcher.py compares what the ranks get from either.
 
 It also leaves the ranks' end to the node program. DeepSpeed's launcher answers a signal, or the end of one rank, by
 giving the other ranks 30 s and killing them: a checkpoint that takes longer to write would be lost, and nobody would

@@ -177,7 +177,11 @@ def test_ranks_that_share_memory_need_room_for_all_their_copies():
 
 def test_deepspeeds_states_are_the_same_with_copies_and_in_pieces(tiny):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.save_bits", str(tiny)], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, "-m", "tests.torch.save_bits", str(tiny)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -29,7 +29,7 @@ def cases(tmp_path_factory):
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(RANKS)}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.unit.lost_gradients", str(folder)],
+            [sys.executable, "-m", "tests.torch.lost_gradients", str(folder)],
             cwd=ROOT,
             env=os.environ
             | shared

@@ -13,7 +13,7 @@ from sft.host import opening, surroundings
 from sft.settings import DEMO_SETTINGS, Settings
 from sft.trainer import identity, prepare, sources
 
-from .test_unfinished import checkpoint
+from ..unit.test_unfinished import checkpoint
 
 ROWS = [{"question": f"{i} + 1?", "answer": f"{i + 1}"} for i in range(20)]
 

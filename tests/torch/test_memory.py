@@ -231,7 +231,7 @@ def test_of_very_many_steps_one_of_the_largest_is_found(tmp_path, monkeypatch):
 
 
 def test_a_trial_leaves_no_trace_in_any_stage(tiny):
-    program = [sys.executable, "-m", "tests.unit.trial_bits", str(tiny)]
+    program = [sys.executable, "-m", "tests.torch.trial_bits", str(tiny)]
     done = subprocess.run(
         program, cwd=ROOT, env=os.environ | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, check=False
     )
