@@ -4,14 +4,14 @@ PYTHON ?= python3
 INV := .venv/bin/inv
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
 .DEFAULT_GOAL := help
-TARGETS := help setup test-env plan train resume demo monitor stop logs evaluate bench check test soak clean
+TARGETS := help setup test-env plan train resume demo monitor stop logs evaluate bench check test soak constraints clean
 .PHONY: $(TARGETS)
 # Otherwise `make stop older` would stop the latest run first, and say then that there is no `older`.
 $(foreach word,$(filter-out $(TARGETS) $(INV) .venv/.dev,$(MAKECMDGOALS)),$(error \
   $(word): is not a target: `make` lists them, and NAME=$(word) would name a run))
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(INV) ## environment, .env, folders, downloads
 	@$(INV) setup
@@ -55,11 +55,15 @@ test: .venv/.dev ## every test this machine can run (OPTIONS="-k words")
 soak: .venv/.dev ## kills, stops, full disks by the dozen (OPTIONS="--seed N")
 	@$(INV) soak
 
+# Only a missing environment is made: one that is out of date cannot always be renewed before the constraints are.
+constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## the newest version of every package into constraints.txt
+	@$(INV) constraints
+
 clean: ## remove .venv and caches; runs/, data/ and models/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 
-$(INV): pyproject.toml sft/host/environment.py
+$(INV): pyproject.toml constraints.txt sft/host/environment.py
 	@$(PYTHON) sft/host/environment.py
 
-.venv/.dev: pyproject.toml sft/host/environment.py
+.venv/.dev: pyproject.toml constraints.txt sft/host/environment.py
 	@$(PYTHON) sft/host/environment.py --dev

@@ -300,8 +300,18 @@ def soak(c: Context, options: str = "") -> None:
         c.run(f"{sys.executable} -m tests.soak {options}")
 
 
+@task
+@one_line_errors
+def constraints(c: Context) -> None:
+    """Write the newest version of every package that pyproject.toml allows into constraints.txt."""
+    from sft.host import constraints, progress
+
+    refuse_unknown_words()
+    constraints.renew(progress.terminal())
+
+
 namespace = Collection(
-    setup, test_env, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak
+    setup, test_env, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak, constraints
 )
 if "inv" in Path(sys.argv[0]).name or Path(sys.argv[0]).parent.name == "invoke":
     refuse_settings_among(sys.argv[1:])

@@ -165,7 +165,7 @@ class Stack:
     def content(self) -> str:
         """Return a hash of everything that the image is made from, besides its base."""
         digest = hashlib.sha256()
-        paths = [ROOT / "docker" / "Dockerfile", ROOT / "pyproject.toml"]
+        paths = [ROOT / "docker" / "Dockerfile", ROOT / "pyproject.toml", ROOT / "constraints.txt"]
         paths += sorted(path for name in ("ds_configs", "sft") for path in (ROOT / name).rglob("*.[jp]*"))
         for path in paths:
             if path.suffix != ".pyc":

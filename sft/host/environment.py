@@ -21,6 +21,7 @@ from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
+CONSTRAINTS = ("-c", "constraints.txt")  # the one version of every package but torch
 TICK_S = 0.5
 LAST_LINES = 20  # of pip's output, shown if it fails
 LARGE_MB = 20.0  # a download of which a log has a line
@@ -151,12 +152,12 @@ def install_torch(python: Path, version: str) -> None:
         return
     print(f"  torch {version}, built for {'CUDA' if has_gpu() else 'the CPU'}: the largest part", flush=True)
     # pip's own configuration may know a folder with the CPU build; no index has it under this name.
-    if not has_gpu() and pip_install(python, f"torch=={version}+cpu", errors=False):
+    if not has_gpu() and pip_install(python, *CONSTRAINTS, f"torch=={version}+cpu", errors=False):
         return
     # uv knows where torch's builds for each CUDA version, and for none, are published. It shows its own progress.
     backend = f"--torch-backend={'auto' if has_gpu() else 'cpu'}"
     uv = (python, "-m", "uv", "pip", "install", "--python", python)
-    if not pip_install(python, "uv") or not run(*uv, backend, f"torch=={version}"):
+    if not pip_install(python, *CONSTRAINTS, "uv") or not run(*uv, *CONSTRAINTS, backend, f"torch=={version}"):
         raise SystemExit(
             f"torch=={version}: not installed; check the network, or install torch {version} into .venv yourself "
             "and run this again"
@@ -164,7 +165,7 @@ def install_torch(python: Path, version: str) -> None:
 
 
 def main() -> None:
-    """Bring .venv up to date with pyproject.toml."""
+    """Bring .venv up to date with pyproject.toml and constraints.txt."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dev", action="store_true", help="the tools for `make check` and `make test` too")
     dev = parser.parse_args().dev or (VENV / ".dev").exists()
@@ -179,9 +180,9 @@ def main() -> None:
     install_torch(python, torch_version(ROOT / "pyproject.toml"))
     extras = ",".join(["dev"] * dev + ["gpu"] * has_gpu())
     print("  DeepSpeed, transformers, datasets and what they need" + ", tools for tests" * dev, flush=True)
-    if not pip_install(python, "-e", f".[{extras}]" if extras else "."):
+    if not pip_install(python, *CONSTRAINTS, "-e", f".[{extras}]" if extras else "."):
         raise SystemExit("pip install: failed; see its message above, then run this again")
-    (VENV / "bin" / "inv").touch()  # newer than pyproject.toml, for make
+    (VENV / "bin" / "inv").touch()  # newer than pyproject.toml and constraints.txt, for make
     if dev:
         (VENV / ".dev").touch()
     print(f".venv is ready, in {clock(time.monotonic() - started)}", flush=True)

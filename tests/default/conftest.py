@@ -54,7 +54,7 @@ def pinned(name):
 
 @pytest.fixture(scope="session")
 def oldest(fresh):
-    """The same copy with the oldest transformers that pyproject.toml allows."""
+    """The same copy with the oldest transformers that pyproject.toml allows, installed without the constraints."""
     bound = pinned("transformers").removeprefix("transformers>=").split(",")[0]
     pip = [f"{fresh.path}/.venv/bin/python", "-m", "pip", "install", "-q", f"transformers=={bound}"]
     done = subprocess.run(pip, capture_output=True, text=True, check=False, env=os.environ)

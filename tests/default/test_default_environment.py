@@ -7,8 +7,10 @@ import subprocess
 import tomllib
 
 import pytest
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from sft.host.constraints import LEFT_OUT
 from sft.run import Run
 from tests.e2e.project import ROOT, small, wait_until
 
@@ -22,6 +24,12 @@ def in_environment(project, code):
     return json.loads(done.stdout)
 
 
+def installed(project):
+    """Return the version of each package in the copy's environment."""
+    code = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    return {canonicalize_name(name): version for name, version in in_environment(project, code).items()}
+
+
 def test_the_first_command_ends_with_a_model_that_has_learnt(fresh):
     run = Run(fresh.path / "runs" / "demo")
     assert run.state()["status"] == "finished", fresh.output
@@ -32,8 +40,14 @@ def test_the_first_command_ends_with_a_model_that_has_learnt(fresh):
 def test_the_environment_has_no_optional_package(fresh):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     optional = {re.split(r"[^\w-]", requirement)[0] for name in extras for requirement in extras[name]} - {"sft"}
-    code = "import importlib.metadata as m, json; print(json.dumps([d.name for d in m.distributions()]))"
-    assert not optional & set(in_environment(fresh, code))
+    assert not optional & installed(fresh).keys()
+
+
+def test_the_environment_has_the_versions_of_the_constraints(fresh):
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    versions = dict(line.split("==") for line in lines if not line.startswith("#"))
+    others = {name: version for name, version in installed(fresh).items() if versions.get(name) != version}
+    assert {name for name in others if not LEFT_OUT.fullmatch(name)} == {"sft", "pip"}
 
 
 @pytest.mark.parametrize("ds_config", ["zero2", "zero3"])

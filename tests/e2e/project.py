@@ -24,8 +24,8 @@ from sft.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = (
-    "Makefile", "tasks.py", "pyproject.toml", ".env.example", "sft", "ds_configs", "docker-compose.yml", "docker",
-    ".dockerignore",
+    "Makefile", "tasks.py", "pyproject.toml", "constraints.txt", ".env.example", "sft", "ds_configs",
+    "docker-compose.yml", "docker", ".dockerignore",
 )  # fmt: skip
 TIMEOUT_S = 300
 
