@@ -13,7 +13,6 @@ def pytest_collection_modifyitems(items):
     ours = [item for item in items if "compose" in item.path.parts]
     reason = why_not() if ours else None
     for item in ours:
-        item.add_marker(pytest.mark.compose)
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
 

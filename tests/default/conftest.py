@@ -15,12 +15,6 @@ from tests.e2e.project import ROOT, Project
 INSTALL_TIMEOUT_S = 1800
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "default" in item.path.parts:
-            item.add_marker(pytest.mark.default)
-
-
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory):
     """A copy of the project whose first command was `make demo`; `fresh.output` is what that printed."""

@@ -7,12 +7,6 @@ import pytest
 from .project import Project
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "e2e" in item.path.parts:
-            item.add_marker(pytest.mark.e2e)
-
-
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project"))

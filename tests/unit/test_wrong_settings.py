@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -18,7 +18,6 @@ from sft.host import opening, pipeline
 from sft.settings import Settings
 from sft.trainer import prepare
 
-EXAMPLES = 2000
 NAMES = sorted(name.upper() for name in Settings.model_fields)
 NAMED = re.compile(r"(?:[A-Z_]{2,}=|\.env|\.env:\d+: |.*: no such setting|\S*runs?/\S+: )")
 
@@ -39,8 +38,6 @@ CHOICES = st.sampled_from(["auto", "cpu", "cuda", "local", "compose", "fp16", "b
                            "linear", "LINEAR ", "constant", "true", "no", "1", "0", "yes", "2"])  # fmt: skip
 WORDS = st.one_of(NUMBERS, TEXTS, CHOICES)
 CHOSEN = st.dictionaries(st.sampled_from(NAMES), WORDS, max_size=3)
-
-QUIET = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 @pytest.fixture
@@ -108,7 +105,6 @@ def in_environment(text):
         return False
 
 
-@QUIET
 @given(
     chosen=st.one_of(CHOSEN, st.dictionaries(st.sampled_from(NAMES), CHOICES, max_size=2)),
     in_file=st.dictionaries(st.sampled_from(NAMES), WORDS, max_size=2),
@@ -128,7 +124,8 @@ def run_with(folder, counts, chosen, in_file, base):
 def test_any_settings_are_usable_or_named(folder):
     counts = {True: 0, False: 0}
     run_with(folder, counts)
-    assert counts[True] > EXAMPLES / 20 and counts[False] > EXAMPLES / 5, counts
+    examples = settings().max_examples
+    assert counts[True] > examples / 20 and counts[False] > examples / 5, counts
 
 
 LINES = st.one_of(
@@ -138,7 +135,6 @@ LINES = st.one_of(
 )
 
 
-@settings(QUIET, max_examples=500)
 @given(content=st.one_of(st.lists(LINES, max_size=4).map("\n".join), st.binary(max_size=40)))
 def run_env_file(folder, content):
     path = folder / ".env"
@@ -153,7 +149,6 @@ def test_any_env_file_is_read_or_named(folder):
     run_env_file(folder)
 
 
-@settings(QUIET, max_examples=500)
 @given(words=st.text(max_size=60))
 def test_any_words_behind_make_are_read_or_named(words):
     with pytest.MonkeyPatch.context() as patch:
@@ -188,7 +183,6 @@ FILES = st.dictionaries(KEYS, VALUES, max_size=4).flatmap(
 )
 
 
-@QUIET
 @given(content=st.one_of(FILES, VALUES), text=st.one_of(st.none(), st.binary(max_size=30)))
 def run_ds_config(folder, content, text):
     (folder / "mine.json").write_bytes(json.dumps(content).encode() if text is None else text)
@@ -231,7 +225,6 @@ def test_a_run_that_cannot_be_frozen_leaves_no_directory(folder, monkeypatch):
     assert not (folder / "runs" / "full").exists()
 
 
-@settings(QUIET, max_examples=300)
 @given(content=st.dictionaries(KEYS, VALUES, max_size=4))
 def run_deepspeed_itself(folder, content):
     (folder / "mine.json").write_text(json.dumps({"zero_optimization": {"stage": 2}} | content))

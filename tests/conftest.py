@@ -1,0 +1,72 @@
+"""What every tier shares: its marker and time limit, hypothesis' profiles, and the end of what a failed test leaves.
+
+docs/testing.md says what each tier is for and what it costs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, settings
+
+HERE = Path(__file__).parent
+# The most seconds that a test may take with the fixtures that it is the first to use, beside other work on the machine.
+TIMEOUTS_S = {"unit": 120, "torch": 300, "e2e": 600, "compose": 900, "default": 2400}
+MARK = "SFT_TEST_PROCESS"  # in the environment of every process that the tests start
+
+# The same examples every time, so that a test fails for what was changed and not by chance; "thorough" draws new ones.
+settings.register_profile(
+    "usual", max_examples=200, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile(
+    "thorough", settings.get_profile("usual"), max_examples=2000, derandomize=False, print_blob=True
+)
+settings.load_profile("usual")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        tier = item.path.relative_to(HERE).parts[0]
+        item.add_marker(tier)
+        if not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TIMEOUTS_S[tier]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def marked() -> Iterator[None]:
+    """Mark every process that is started from here on, and end those that are left at the end."""
+    os.environ[MARK] = uuid.uuid4().hex
+    yield
+    end_processes()
+
+
+# A hook and not a fixture: a test whose module's fixture fails never gets to its own fixtures.
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        end_processes()
+    return report
+
+
+def end_processes() -> None:
+    """End every process that the tests of this process have started, and those that they have started."""
+    mark = os.environ.get(MARK)
+    while left := [process for process in psutil.process_iter() if mark and is_marked(process, mark)]:
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
+
+
+def is_marked(process: psutil.Process, mark: str) -> bool:
+    """Tell whether a process has the mark, and is not only waiting for its parent to look at its exit code."""
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
+    return False

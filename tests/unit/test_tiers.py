@@ -1,0 +1,53 @@
+"""What tests/conftest.py promises every tier."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
+MODULE = """
+import os, pathlib, subprocess, sys, time
+import pytest
+
+CHILD = "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
+
+
+@pytest.fixture(scope="module")
+def pids():
+    process = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, start_new_session=True, text=True)
+    started.extend([process.pid, int(process.stdout.readline())])
+    {in_fixture}
+
+
+started = []
+
+
+{decorator}
+def test_that_leaves_processes(pids):
+    {in_test}
+
+
+def test_after_it():
+    for pid in started:
+        status = pathlib.Path("/proc", str(pid), "status")
+        assert not status.exists() or "zombie" in status.read_text()
+"""
+WAYS = {
+    "fixture": ("", "assert False", "pass"),
+    "test": ("", "pass", "assert False"),
+    "timeout": ("@pytest.mark.timeout(2)", "pass", "time.sleep(600)"),
+}
+
+
+def test_processes_of_a_failed_test_are_ended_before_the_next_test(tmp_path):
+    tier = tmp_path / "tests" / "e2e"
+    tier.mkdir(parents=True)
+    shutil.copy(CONFTEST, tier.parent)
+    for name, (decorator, in_fixture, in_test) in WAYS.items():
+        program = MODULE.format(decorator=decorator, in_fixture=in_fixture, in_test=in_test)
+        (tier / f"test_{name}.py").write_text(program)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "e2e", "tests"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert "2 failed, 3 passed, " in done.stdout and ", 1 error in" in done.stdout, done.stdout
+    assert "Timeout (>2.0s)" in done.stdout
