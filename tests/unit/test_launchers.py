@@ -11,26 +11,79 @@ from sft.host.gpus import Gpu
 from sft.settings import Settings
 
 CARD = Gpu(0, "NVIDIA GeForce RTX 4090", 0, 0.0, 24.0, 40, 50.0, "580.1")
-BROKEN = ("the docker engine does not answer", "start it: sudo systemctl start docker")
+ENGINE, COMPOSE = "echo 24.0.5", "echo v2.20.1"
+NO_ENGINE = "echo 'Cannot connect to the Docker daemon at unix:///var/run/docker.sock.' >&2; exit 1"
+FORBIDDEN = "echo 'permission denied while trying to connect to the Docker daemon socket' >&2; exit 1"
 
 
-def chosen(monkeypatch, problem=None, has_gpu=True, **settings):
-    monkeypatch.setattr(compose, "problem", lambda: problem)
+@pytest.fixture
+def docker(tmp_path, monkeypatch):
+    """Return what puts a program named docker on the path, which answers as given when its versions are asked for."""
+
+    def answers(engine=ENGINE, compose=COMPOSE):
+        program = tmp_path / "docker"
+        program.write_text(f"#!/bin/sh\ncase $1 in version) {engine};; compose) {compose};; esac\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("engine", "asked_compose", "what", "remedy"),
+    [
+        (FORBIDDEN, COMPOSE, "you may not use docker", "usermod -aG docker"),
+        (NO_ENGINE, COMPOSE, "the docker engine does not answer", "systemctl start docker"),
+        ("echo 19.03.15", COMPOSE, "Docker Engine 19.03.15 is too old", "20.10 or newer"),
+        ("echo 20.9.1", COMPOSE, "Docker Engine 20.9.1 is too old", "20.10 or newer"),
+        (ENGINE, "exit 1", "Docker Compose 2 is missing", "docker-compose-plugin"),
+        (ENGINE, "echo 1.29.2", "Docker Compose 2 is missing", "docker-compose-plugin"),
+        (ENGINE, "echo nothing", "Docker Compose 2 is missing", "docker-compose-plugin"),
+    ],
+)
+def test_what_keeps_docker_from_being_used_is_named_with_the_remedy(docker, engine, asked_compose, what, remedy):
+    docker(engine, asked_compose)
+    found = compose.problem()
+    assert found is not None and found[0] == what and remedy in found[1]
+
+
+@pytest.mark.parametrize(("engine", "asked_compose"), [("echo 20.10.0", "echo 2.0"), (ENGINE, COMPOSE)])
+def test_docker_of_any_version_that_is_new_enough_can_be_used(docker, engine, asked_compose):
+    docker(engine, asked_compose)
+    assert compose.problem() is None
+
+
+def test_docker_that_does_not_answer_is_not_waited_for(docker, monkeypatch):
+    docker(engine="exec sleep 60")
+    monkeypatch.setattr(compose, "ANSWER_TIMEOUT_S", 0.2)
+    assert compose.problem() == ("the docker engine does not answer", "start it: sudo systemctl start docker")
+
+
+def test_no_docker_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = compose.problem()
+    assert found is not None and found[0] == "docker is not installed"
+
+
+def chosen(has_gpu=True, **settings):
     return opening.choose_launcher(Settings.load(None, **settings), has_gpu)
 
 
-def test_auto_takes_containers_where_docker_and_a_gpu_are(monkeypatch):
-    assert chosen(monkeypatch) == ("compose", "docker works and a GPU is here")
-    assert chosen(monkeypatch, has_gpu=False) == ("local", "no GPU")
-    assert chosen(monkeypatch, has_gpu=False, device="cpu") == ("local", "DEVICE=cpu")
-    assert chosen(monkeypatch, nodes=1) == ("local", "NODES=1")
-    assert chosen(monkeypatch, problem=BROKEN) == ("local", BROKEN[0])
-    assert chosen(monkeypatch, launcher="local") == ("local", "LAUNCHER=local")
+def test_auto_takes_containers_where_docker_and_a_gpu_are(docker):
+    docker()
+    assert chosen() == ("compose", "docker works and a GPU is here")
+    assert chosen(has_gpu=False) == ("local", "no GPU")
+    assert chosen(has_gpu=False, device="cpu") == ("local", "DEVICE=cpu")
+    assert chosen(nodes=1) == ("local", "NODES=1")
+    assert chosen(launcher="local") == ("local", "LAUNCHER=local")
+    docker(engine=NO_ENGINE)
+    assert chosen() == ("local", "the docker engine does not answer")
 
 
-def test_containers_asked_for_without_docker_is_an_error(monkeypatch):
+def test_containers_asked_for_without_docker_is_an_error(docker):
+    docker(engine=NO_ENGINE)
     with pytest.raises(SettingsError, match="LAUNCHER=compose: the docker engine does not answer; start it: sudo"):
-        chosen(monkeypatch, problem=BROKEN, launcher="compose")
+        chosen(launcher="compose")
 
 
 def test_a_node_in_a_container_needs_its_own_gpus_only():
