@@ -62,8 +62,8 @@ constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## the newest version of e
 clean: ## remove .venv and caches; runs/, data/ and models/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 
-$(INV): pyproject.toml constraints.txt sft/host/environment.py
-	@$(PYTHON) sft/host/environment.py
+$(INV): pyproject.toml constraints.txt sft/host/bootstrap.py
+	@$(PYTHON) sft/host/bootstrap.py
 
-.venv/.dev: pyproject.toml constraints.txt sft/host/environment.py
-	@$(PYTHON) sft/host/environment.py --dev
+.venv/.dev: pyproject.toml constraints.txt sft/host/bootstrap.py
+	@$(PYTHON) sft/host/bootstrap.py --dev

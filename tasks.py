@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context, Exit, task
 
-from sft import files, variables
 from sft.errors import SftError, UserError, wrong
-from sft.host import signals
+from sft.host.launch import signals
 from sft.redaction import NAMES, guard_tracebacks, redact
+from sft.run import files
+from sft.settings import variables
 
 if TYPE_CHECKING:
-    from sft.run import Run
+    from sft.run.directory import Run
 
 ROOT = Path(__file__).resolve().parent
 YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -110,7 +111,7 @@ def chosen(name: str) -> Run:
 
     A misspelt NAME behind `make` must not end in a look at another run, or in its stop.
     """
-    from sft import run
+    from sft.run import directory as run
 
     refuse_unknown_words("NAME", "ONCE", "JSON", "FOLLOW", "LINES")
     return run.find(variables.runs_path(), name)
@@ -119,7 +120,7 @@ def chosen(name: str) -> Run:
 def refuse_unknown_words(*options: str) -> None:
     """Raise UserError for a word behind `make` that is no setting: for tasks that load no settings, which do that."""
     if unknown := variables.behind_make():
-        from sft.settings import unknown_names  # takes a quarter of a second
+        from sft.settings.fields import unknown_names  # takes a quarter of a second
 
         if problems := unknown_names(unknown, "make", options):
             raise UserError("\n".join(problems))
@@ -129,19 +130,20 @@ def refuse_unknown_words(*options: str) -> None:
 @one_line_errors
 def setup(c: Context) -> None:
     """Make .env and the folders, and download data and model."""
-    from sft.host import progress
-    from sft.host.setup import setup
+    from sft.host import screen
+    from sft.host.commands.setup import setup
 
-    setup(progress.terminal())
+    setup(screen.terminal())
 
 
 @task(name="test-env")
 @one_line_errors
 def test_env(c: Context) -> None:
     """Check this machine: ok, warning or failure with the remedy."""
-    from sft.host import checks, progress
+    from sft.host import screen
+    from sft.host.commands import test_env
 
-    checks.test_env(progress.terminal())
+    test_env.test_env(screen.terminal())
 
 
 @task(
@@ -153,27 +155,29 @@ def test_env(c: Context) -> None:
 @one_line_errors
 def train(c: Context, fresh: bool = False, from_: str = "") -> None:
     """Fine-tune with the settings in .env, or resume what was stopped."""
-    from sft import run
-    from sft.host import pipeline, progress, setup
-    from sft.settings import Settings
+    from sft.host import screen
+    from sft.host.commands import setup, train
+    from sft.run import directory as run
+    from sft.settings.fields import Settings
 
-    console = progress.terminal()
+    console = screen.terminal()
     setup.make_env_file(console)
     if from_:
-        pipeline.repeat(run.find(variables.runs_path(), Path(from_).name), console)
+        train.repeat(run.find(variables.runs_path(), Path(from_).name), console)
     else:
-        pipeline.train(Settings.load(**given(fresh=fresh)), console)
+        train.train(Settings.load(**given(fresh=fresh)), console)
 
 
 @task(help={"name": "the run's name; without it the newest unfinished one"})
 @one_line_errors
 def resume(c: Context, name: str = "") -> None:
     """Go on with an unfinished run, with its own settings; those that may change and are in the environment win."""
-    from sft.host import pipeline, progress, setup
+    from sft.host import screen
+    from sft.host.commands import setup, train
 
-    console = progress.terminal()
+    console = screen.terminal()
     setup.make_env_file(console)
-    pipeline.resume(name, console)
+    train.resume(name, console)
 
 
 @task(
@@ -201,24 +205,26 @@ def plan(
     json: bool = False,
 ) -> None:
     """Does it fit, how long does it take, what would be better? Needs no GPU."""
-    from sft.host import plan_view, progress
-    from sft.host.plan import Options
-    from sft.settings import Settings
+    from sft.host import screen
+    from sft.host.plan import view
+    from sft.host.plan.plan import Options
+    from sft.settings.fields import Settings
 
     numbers = {"gpus": gpus, "tokens_per_row": tokens_per_row, "rows": rows, "host_gib": host_gib, "gpu_gib": gpu_gib}
     options = Options.of(gpu, shape, **numbers)
-    plan_view.show(Settings.load(), options, progress.terminal(), json)
+    view.show(Settings.load(), options, screen.terminal(), json)
 
 
 @task(help={"fresh": "start a new run instead of resuming (FRESH=1)"})
 @one_line_errors
 def demo(c: Context, fresh: bool = False) -> None:
     """Train a tiny model on generated data over two nodes, on any CPU."""
-    from sft.host import pipeline, progress
-    from sft.settings import DEMO_SETTINGS, Settings
+    from sft.host import screen
+    from sft.host.commands import train
+    from sft.settings.fields import DEMO_SETTINGS, Settings
 
     settings = Settings.load(env_file=None, defaults=DEMO_SETTINGS, **given(fresh=fresh))
-    pipeline.train(settings, progress.terminal())
+    train.train(settings, screen.terminal())
 
 
 def given(**flags: bool) -> dict[str, bool]:
@@ -230,40 +236,42 @@ def given(**flags: bool) -> dict[str, bool]:
 @one_line_errors
 def monitor(c: Context, name: str = "", once: bool = False, json: bool = False) -> None:
     """Watch a run: progress, loss, speed, GPUs."""
-    from sft.host import monitor, progress
+    from sft.host import screen
+    from sft.host.commands import monitor
 
-    monitor.monitor(chosen(name), progress.terminal(), once, json)
+    monitor.monitor(chosen(name), screen.terminal(), once, json)
 
 
 @task(help=NAME)
 @one_line_errors
 def stop(c: Context, name: str = "") -> None:
     """Stop a run: it finishes its step, saves a checkpoint and ends."""
-    from sft.host import progress
-    from sft.host.stop import meant, stop
+    from sft.host import screen
+    from sft.host.commands.stop import meant, stop
 
     run = chosen(name)
-    stop(run if name else meant(run), progress.terminal())
+    stop(run if name else meant(run), screen.terminal())
 
 
 @task(help=NAME | {"follow": "go on as the logs grow", "lines": "lines of each node; 0 = all"})
 @one_line_errors
 def logs(c: Context, name: str = "", follow: bool = False, lines: int = 100) -> None:
     """Print the logs of every node."""
-    from sft.host import progress
-    from sft.host.logs import logs
+    from sft.host import screen
+    from sft.host.commands.logs import logs
 
-    logs(chosen(name), progress.terminal(), follow, lines)
+    logs(chosen(name), screen.terminal(), follow, lines)
 
 
 @task(help=NAME)
 @one_line_errors
 def evaluate(c: Context, name: str = "") -> None:
     """Evaluate base and final model of a run anew (EVAL_LIMIT, MAX_NEW_TOKENS)."""
-    from sft.host import pipeline, progress
-    from sft.settings import Settings
+    from sft.host import screen
+    from sft.host.commands import train
+    from sft.settings.fields import Settings
 
-    pipeline.evaluate(Settings.load(), name, progress.terminal())
+    train.evaluate(Settings.load(), name, screen.terminal())
 
 
 @task
@@ -304,10 +312,11 @@ def soak(c: Context, options: str = "") -> None:
 @one_line_errors
 def constraints(c: Context) -> None:
     """Write the newest version of every package that pyproject.toml allows into constraints.txt."""
-    from sft.host import constraints, progress
+    from sft.host import screen
+    from sft.host.commands import constraints
 
     refuse_unknown_words()
-    constraints.renew(progress.terminal())
+    constraints.renew(screen.terminal())
 
 
 namespace = Collection(

@@ -33,7 +33,7 @@ import transformers
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks import steps, work
-from sft.settings import Settings
+from sft.settings.fields import Settings
 
 ZERO3 = {
     "zero_optimization": {"stage": 3, "overlap_comm": True, "contiguous_gradients": True},

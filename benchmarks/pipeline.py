@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import steps, work
-from sft.run import Run
+from sft.run.directory import Run
 
 FEW_STEPS = 5
 SETTINGS = {

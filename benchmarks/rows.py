@@ -18,11 +18,12 @@ from pathlib import Path
 
 import psutil
 
-from sft import machine
+from sft import resources
 
 POLL_S = 0.2
 PREPARE = (
-    "from sft.settings import Settings; from sft.trainer import prepare; print(prepare.prepare(Settings.load(None)))"
+    "from sft.settings.fields import Settings; from sft.trainer.data import prepare; "
+    "print(prepare.prepare(Settings.load(None)))"
 )
 
 
@@ -38,7 +39,7 @@ def main() -> None:
             write_rows(arguments.data, folder, rows)
             first, second = prepare(folder, Path(scratch)), prepare(folder, Path(scratch))
         found = {"rows": rows, "seconds": first[0], "rows_per_second": round(rows / first[0]), "peak_gib": first[1]}
-        print(json.dumps(found | {"seconds_from_cache": second[0], "cores": machine.cores()}), flush=True)
+        print(json.dumps(found | {"seconds_from_cache": second[0], "cores": resources.cores()}), flush=True)
 
 
 def write_rows(source: Path, folder: Path, number: int) -> None:

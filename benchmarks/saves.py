@@ -17,12 +17,13 @@ os.environ |= {"DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false", "GLOO
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks import cpu, steps, work
-from sft import cluster
-from sft import run as runs
-from sft.settings import Settings
-from sft.trainer import batching, distributed, loss, saving, train
+from sft import hostfile
+from sft.run import directory as runs
+from sft.settings.fields import Settings
+from sft.trainer import batching, distributed, loop, loss
 from sft.trainer import engine as engines
-from sft.trainer.clock import Phases
+from sft.trainer.checkpoint import save
+from sft.trainer.timing import Phases
 
 ROUNDS, WARMUP, STEPS, EVERY = 8, 3, 20, 10
 RANKS = {"nodes": 1, "gpus_per_node": 2}
@@ -35,7 +36,7 @@ def main() -> None:
         data = cpu.write_rows(Path(scratch) / "train.jsonl")
         paths = {"data_path": Path(scratch) / "data", "model_path": Path(scratch) / "models", "runs_path": scratch}
         settings = steps.settings_of("cpu", {"dataset": data, "run_name": "saves"} | paths | cpu.WORK | RANKS)
-        runs.create(settings, cluster.hostfile(1, 2))
+        runs.create(settings, hostfile.hostfile(1, 2))
         steps.forked(1, lambda: work.prepared(settings))
         found = steps.forked(settings.world_size, lambda: measure(settings))
     for name in ("without", "with"):
@@ -54,7 +55,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     path, rows = work.prepared(settings)
     engine, _ = engines.start(path, settings, settings.deepspeed(), world)
     packing = loss.take_fast_paths(engine, settings.packing, world)
-    saver, phases = saving.Saver(engine, run, settings.keep_checkpoints, world), Phases(run, world)
+    saver, phases = save.Saver(engine, run, settings.keep_checkpoints, world), Phases(run, world)
     found: dict[str, Any] = {"with": [], "without": []}
     still: list[float] = []
     step = 0
@@ -67,7 +68,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
             targets = rows.target_tokens(chosen)
             micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
-            train.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
+            loop.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
             step += 1
             if saves and i % EVERY == EVERY // 2:
                 before = time.perf_counter()

@@ -25,11 +25,12 @@ import transformers
 
 from benchmarks import link, work
 from sft.host import gpus
-from sft.host import plan as planning
-from sft.host.plan import Plan
-from sft.settings import Settings
-from sft.trainer import batching, distributed, hashes, loss, train
+from sft.host.plan import plan as planning
+from sft.host.plan.plan import Plan
+from sft.settings.fields import Settings
+from sft.trainer import batching, distributed, loop, loss
 from sft.trainer import engine as engines
+from sft.trainer.data import hashes
 from sft.trainer.distributed import World
 
 TIMEOUT_S = 300
@@ -172,7 +173,7 @@ def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -
         chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
         targets = rows.target_tokens(chosen)
         micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
-        loss_sum, _ = train.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
+        loss_sum, _ = loop.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
         losses.append(loss_sum / targets)
         engines.grad_norm(engine)
         tokens += int(rows.lengths[chosen].sum())

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sft.settings import Settings
-from sft.trainer import prepare
-from sft.trainer.data import Rows
+from sft.settings.fields import Settings
+from sft.trainer.data import prepare
+from sft.trainer.data.rows import Rows
 
 SHARD_BYTES = 4 * 2**30  # of a file of weights
 # Marks of the yardstick's tokenizer around prompt and response.

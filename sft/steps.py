@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sft.settings import Settings
+from sft.settings.fields import Settings
 
 
 @dataclass(frozen=True)

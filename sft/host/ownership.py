@@ -16,12 +16,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sft import variables
+from sft import ROOT
 from sft.errors import SettingsError, wrong
-from sft.run import Run
-from sft.settings import FOLDERS, Settings
+from sft.run.directory import Run
+from sft.settings import variables
+from sft.settings.fields import FOLDERS, Settings
 
-ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_UID = 1000
 # What this project's programs make in a folder, under names that nobody else gives; and what its libraries do.
 CACHES = {"data_path": ("prepared", "demo-*"), "model_path": ("tiny-*",)}

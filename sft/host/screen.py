@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, TextIO
+import sys
+from typing import Any, TextIO, cast
+
+from rich.console import Console
 
 
 class Screen:
@@ -41,3 +44,17 @@ class Screen:
     def __getattr__(self, name: str) -> Any:
         """Be the stream for everything else: its encoding, whether it is a terminal."""
         return getattr(self.stream, name)
+
+
+def terminal() -> Console:
+    """Return the console that tasks print on: text as it is, broken at spaces in a terminal and nowhere in a file."""
+    console = Console(file=cast(TextIO, Screen(sys.stdout)), highlight=False, markup=False)
+    console.soft_wrap = not console.is_terminal
+    return console
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as m:ss or h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

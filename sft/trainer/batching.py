@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sft.settings import Settings
+from sft.settings.fields import Settings
 from sft.trainer.attention import Packed
-from sft.trainer.data import Row
+from sft.trainer.data.rows import Row
 
 Indices = npt.NDArray[np.int64]
 PADDING = 0  # masked and never a target: any token serves

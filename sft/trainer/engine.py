@@ -17,14 +17,15 @@ from deepspeed.runtime.zero import parameter_offload
 from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
 from deepspeed.utils import nvtx, set_z3_leaf_modules, z3_leaf_module
 
-from sft.settings import Settings
+from sft.settings.fields import Settings
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
-from sft.trainer import adapter, distributed, memory, quantised
-from sft.trainer import model as models
+from sft.trainer import distributed, oom
 from sft.trainer.attention import has_kernels
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
 from sft.trainer.loss import TargetLoss
+from sft.trainer.model import adapter, quantised
+from sft.trainer.model import load as models
 
 # Liger's kernels that replace single modules. The loss is our own.
 LIGER = {"rope": True, "swiglu": True, "rms_norm": True, "cross_entropy": False, "fused_linear_cross_entropy": False}
@@ -167,9 +168,9 @@ def backward(engine: Any, batch: MicroBatch, target_tokens: float, world: World,
     `target_tokens` counts the whole global batch. DeepSpeed averages gradients over the ranks, hence the factor.
     """
     engine.set_gradient_accumulation_boundary(last)
-    with memory.part("forward"):
+    with oom.part("forward"):
         loss = engine(*batch)
-    with memory.part("backward"):
+    with oom.part("backward"):
         engine.backward(loss * (world.world_size / target_tokens))
     return loss.detach()
 

@@ -21,7 +21,7 @@ import torch
 from deepspeed.utils import safe_get_local_grad, z3_leaf_module
 
 from sft.errors import SettingsError, wrong
-from sft.settings import Settings
+from sft.settings.fields import Settings
 from sft.trainer import distributed
 from sft.trainer.distributed import World
 

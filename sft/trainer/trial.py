@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from sft.settings import Settings
+from sft.settings.fields import Settings
 from sft.steps import Steps
 from sft.trainer import batching, gradients
 from sft.trainer import engine as engines
 from sft.trainer.batching import Indices, MicroSteps
-from sft.trainer.data import Rows
+from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 
 # Rows of the coming steps that are looked at, and the most promising of these steps, which are cut: parts of a second.

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sft.host import compose
+from sft.host.launch import compose
 
 from .stack import Stack
 

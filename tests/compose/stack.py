@@ -19,7 +19,7 @@ from typing import Any
 from testcontainers.compose import DockerCompose
 
 from sft.host import ownership
-from sft.run import Run
+from sft.run.directory import Run
 from tests.e2e.project import Project
 
 UID = 1000

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from sft.errors import SettingsError
-from sft.host import compose
-from sft.settings import Settings
+from sft.host.launch import compose
+from sft.settings.fields import Settings
 from tests.e2e.project import ROOT, small, wait_until
 
 from .stack import IMAGE, NODES

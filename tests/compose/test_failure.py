@@ -14,11 +14,11 @@ WITHIN_S = 60
 
 
 def kill_a_rank(stack):
-    os.kill(stack.pid("llm-worker", "sft.trainer.train", "--local_rank=0"), signal.SIGKILL)
+    os.kill(stack.pid("llm-worker", "sft.trainer.loop", "--local_rank=0"), signal.SIGKILL)
 
 
 def kill_a_launcher(stack):
-    os.kill(stack.pid("llm-worker", "sft.host.deepspeed_launcher"), signal.SIGKILL)
+    os.kill(stack.pid("llm-worker", "sft.host.launch.deepspeed_launcher"), signal.SIGKILL)
 
 
 def kill_the_worker(stack):

@@ -7,7 +7,7 @@ import pytest
 import transformers
 
 from sft.host import ownership
-from sft.run import Run
+from sft.run.directory import Run
 from tests.e2e.project import Project, metrics, small, wait_until
 
 from .stack import IMAGE, NODES, wait_for
@@ -101,7 +101,7 @@ def test_no_secret_is_in_image_logs_or_run_directory(finished, stack):
     files = [path for path in run.path.rglob("*") if path.is_file()]
     assert len(files) > 10 and not [path for path in files if SECRET.encode() in path.read_bytes()]
     inside = stack.docker("run", "--rm", IMAGE, "find", "/app", "-name", "*.py", "-o", "-name", ".env", "-size", "+0")
-    assert "/app/sft/run.py" in inside and "/app/.env" not in inside.split()
+    assert "/app/sft/run/directory.py" in inside and "/app/.env" not in inside.split()
 
 
 def test_the_files_are_the_users(finished, stack):

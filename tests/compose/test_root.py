@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sft.host import ownership
-from sft.run import Run
+from sft.run.directory import Run
 from tests.e2e.project import small
 
 from .stack import NODES, Stack, wait_for

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft.run import Run
+from sft.run.directory import Run
 from tests.e2e.project import Project, metrics, small, wait_until
 
 SETTINGS = {"MAX_STEPS": 70}

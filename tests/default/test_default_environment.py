@@ -10,8 +10,8 @@ import pytest
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from sft.host.constraints import LEFT_OUT
-from sft.run import Run
+from sft.host.commands.constraints import LEFT_OUT
+from sft.run.directory import Run
 from tests.e2e.project import ROOT, small, wait_until
 
 LORA = {"LORA_RANK": 4, "LEARNING_RATE": 1e-2, "MAX_STEPS": 4, "EVALUATE": 1, "EVAL_LIMIT": 4, "MAX_NEW_TOKENS": 8}

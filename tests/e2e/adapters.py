@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sft.trainer import batching
-from sft.trainer.data import Rows
+from sft.trainer.data.rows import Rows
 
 from .conftest import RANKS
 from .project import metrics, small

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from sft.run import Run
+from sft.run.directory import Run
 
 from .project import TIMEOUT_S, Project, metrics, small, wait_until
 
@@ -29,8 +29,8 @@ NAMES = ("step", "train/loss", "train/grad_norm", "train/lr")
 # What a run's processes are, by a word of their command line.
 VICTIMS = {
     "rank": "--local_rank=0",
-    "launcher": "sft.host.deepspeed_launcher",
-    "node": "sft.host.launch",
+    "launcher": "sft.host.launch.deepspeed_launcher",
+    "node": "sft.host.launch.node",
 }
 MOMENTS = ("step", "step", "save", "save", "start")
 POLL_S = 0.001

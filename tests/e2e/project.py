@@ -19,8 +19,8 @@ from typing import Any
 
 import psutil
 
-from sft.run import Run
-from sft.settings import Settings
+from sft.run.directory import Run
+from sft.settings.fields import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = (

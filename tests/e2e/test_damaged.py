@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch.distributed
 
-from sft.run import Run
-from sft.trainer import checkpoint
+from sft.run.directory import Run
+from sft.trainer.checkpoint import resume
 from sft.trainer.distributed import World
 
 from .conftest import RANKS, STEPS
@@ -41,7 +41,7 @@ def alone():
 @pytest.mark.parametrize("harm", [flip_a_byte, cut, remove])
 def test_any_damage_of_any_file_is_found_and_named(base, alone, tmp_path, harm):
     whole = base.checkpoints / "step-000006"
-    assert checkpoint.damage(whole, alone) == ""
+    assert resume.damage(whole, alone) == ""
     names = [path.name for path in whole.iterdir()]
     assert {kind for name in names for kind in KINDS if name.endswith(kind)} == set(KINDS)
     for name in names:
@@ -49,7 +49,7 @@ def test_any_damage_of_any_file_is_found_and_named(base, alone, tmp_path, harm):
         copy = tmp_path / name
         shutil.copytree(whole, copy)
         harm(copy / name)
-        assert name in checkpoint.damage(copy, alone), name
+        assert name in resume.damage(copy, alone), name
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(project, on_ranks):

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import transformers
 
-from sft.run import Run
+from sft.run.directory import Run
 
 from .project import ROOT
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from sft.run import Run
+from sft.run.directory import Run
 
 from .project import small, wait_until
 

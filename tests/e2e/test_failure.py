@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from sft.run import Run
+from sft.run.directory import Run
 from sft.trainer import batching
 
 from . import harm
@@ -25,9 +25,9 @@ def child(project, *words):
 @pytest.mark.parametrize(
     ("victim", "reason"),
     [
-        (("sft.trainer.train", "--local_rank=0"), "was killed by signal 9 (often because memory ran out"),
-        (("sft.host.deepspeed_launcher", "--node_rank=1"), "node 1: the launcher was killed by signal 9 before"),
-        (("sft.host.launch", "0"), "node 0: its program was killed by signal 9"),
+        (("sft.trainer.loop", "--local_rank=0"), "was killed by signal 9 (often because memory ran out"),
+        (("sft.host.launch.deepspeed_launcher", "--node_rank=1"), "node 1: the launcher was killed by signal 9 before"),
+        (("sft.host.launch.node", "0"), "node 0: its program was killed by signal 9"),
     ],
     ids=["rank", "launcher", "node"],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.run import ENDED
+from sft.run.directory import ENDED
 
 from .adapters import SETTINGS
 from .project import small

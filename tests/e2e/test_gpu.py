@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from sft.host import gpus
-from sft.run import Run
+from sft.run.directory import Run
 from sft.trainer import attention
 from sft.trainer.attention import Options, Packed
 

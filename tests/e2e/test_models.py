@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from sft.run import Run
+from sft.run.directory import Run
 
 from .conftest import RANKS, STEPS
 from .project import metrics, small

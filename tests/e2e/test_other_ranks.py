@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from sft import checkpoints
-from sft.run import Run
+from sft.run import checkpoints
+from sft.run.directory import Run
 
 from .conftest import RANKS, STEPS
 from .project import metrics, small

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sft import budget
-from sft.run import Run
+from sft.run import budget
+from sft.run.directory import Run
 
 from .project import metrics, small
 

@@ -2,7 +2,7 @@
 
 import json
 
-from sft.run import Run
+from sft.run.directory import Run
 
 from .project import metrics
 

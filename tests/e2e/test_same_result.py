@@ -8,9 +8,9 @@ import pytest
 import torch
 import transformers
 
-from sft.run import Run
+from sft.run.directory import Run
 from sft.trainer import batching
-from sft.trainer.data import Rows
+from sft.trainer.data.rows import Rows
 
 from .project import metrics
 

@@ -11,7 +11,7 @@ import urllib.parse
 import psutil
 import pytest
 
-from sft.run import Run
+from sft.run.directory import Run
 
 from .project import Project, small
 
@@ -31,7 +31,7 @@ if os.environ.get("FAIL_IN") in program.split():
     import importlib
     def fail(*_, **__):
         raise RuntimeError(f"401 Unauthorized: https://user:{urllib.parse.quote(key)}@hub, header Bearer {key}")
-    if os.environ["FAIL_IN"] == "sft.host.launch":
+    if os.environ["FAIL_IN"] == "sft.host.launch.node":
         from sft.host import launch
         launch.cluster.read_hostfile = fail
     else:
@@ -89,8 +89,8 @@ def forms():
     ("settings", "code"),
     [
         ({}, 0),
-        ({"FAIL_IN": "sft.trainer.train"}, 1),
-        ({"FAIL_IN": "sft.host.launch"}, 1),
+        ({"FAIL_IN": "sft.trainer.loop"}, 1),
+        ({"FAIL_IN": "sft.host.launch.node"}, 1),
         ({"NCCL_DEBUG": "INFO", "TORCH_DISTRIBUTED_DEBUG": "DETAIL", "TORCH_CPP_LOG_LEVEL": "INFO", "HF_DEBUG": "1",
           "WANDB_DEBUG": "true", "TRANSFORMERS_VERBOSITY": "debug", "DATASETS_VERBOSITY": "debug"}, 0),
     ],

@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
-from sft.host.signals import AGAIN_S
-from sft.run import Run
+from sft.host.launch.signals import AGAIN_S
+from sft.run.directory import Run
 
 from .project import TIMEOUT_S, small, wait_until
 
@@ -70,7 +70,7 @@ def test_every_kind_of_stop_saves_the_last_step(project):
 def test_a_service_that_is_stopped_while_its_run_starts_is_stopped_and_not_failed(project):
     run = Run(project.path / "runs" / "early")
     process = project.start("make", "train", **ENDLESS, RUN_NAME=run.name)
-    wait_until(lambda: is_at_work(project, "sft.host.launch"), process, run)
+    wait_until(lambda: is_at_work(project, "sft.host.launch.node"), process, run)
     service_stopped(project, process)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     project.wait_for_no_process()
@@ -109,7 +109,7 @@ def test_a_setup_that_is_ended_leaves_nothing_at_work(project, tmp_path, number)
     os.mkfifo(tmp_path / "train.jsonl")  # nobody writes into it: preparing goes on for ever
     process = project.start("setup", **small(DATASET=tmp_path))
     deadline = time.monotonic() + TIMEOUT_S
-    while not is_at_work(project, "sft.trainer.prepare"):
+    while not is_at_work(project, "sft.trainer.data.prepare"):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from sft.run import Run
+from sft.run.directory import Run
 
 from .project import metrics, small, wait_until
 

@@ -15,9 +15,10 @@ import torch
 import transformers
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from sft.settings import Settings
-from sft.trainer import data, distributed, gradients, loss, train, trial
+from sft.settings.fields import Settings
+from sft.trainer import distributed, gradients, loop, loss, trial
 from sft.trainer import engine as engines
+from sft.trainer.data import rows
 
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 STAGES = {
@@ -66,9 +67,9 @@ class Cases:
         if world.is_main:
             torch.manual_seed(0)
             transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
-            data.write(folder / "rows", [data.TokenisedRow(ids, [True] * len(ids), "", "") for ids in self.tokens])
+            rows.write(folder / "rows", [rows.TokenisedRow(ids, [True] * len(ids), "", "") for ids in self.tokens])
         distributed.barrier()
-        self.rows = data.Rows(folder / "rows")
+        self.rows = rows.Rows(folder / "rows")
         self.share = np.arange(len(self.rows))
 
     def start(self, zero, given, whole_layers=True):
@@ -94,7 +95,7 @@ class Cases:
         """Return the gradient norm of a step."""
         ranks, targets = self.world.world_size, self.rows.target_tokens(self.share)
         shares = [self.share[rank::ranks] for rank in range(ranks)]
-        train.optimizer_step(engine, self.rows, [shares], targets, packing, False, self.world)
+        loop.optimizer_step(engine, self.rows, [shares], targets, packing, False, self.world)
         return engines.grad_norm(engine).read()[0]
 
     def plain(self):

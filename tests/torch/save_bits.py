@@ -13,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sft import checkpoints, cluster
-from sft import run as runs
-from sft.settings import Settings
-from sft.trainer import checkpoint, data, distributed, loss, saving, train
+from sft import hostfile
+from sft.run import checkpoints
+from sft.run import directory as runs
+from sft.settings.fields import Settings
+from sft.trainer import distributed, loop, loss
 from sft.trainer import engine as engines
+from sft.trainer.checkpoint import resume, save
+from sft.trainer.data import rows as data
 
 KINDS = {
     "zero1": {"ds_config": "zero1"},
@@ -52,16 +55,16 @@ def differences(one, other, where=""):
 
 def saved(model, settings, rows, world, folder):
     """Return how two checkpoints of one state differ, and whether training waited for each of them."""
-    run = runs.create(settings, cluster.hostfile(1, 1))
+    run = runs.create(settings, hostfile.hostfile(1, 1))
     engine, _ = engines.start(model, settings, settings.deepspeed(), world)
     packing = loss.take_fast_paths(engine, True, world)
     everything = np.arange(len(rows))
-    train.optimizer_step(engine, rows, [[everything]], rows.target_tokens(everything), packing, False, world)
+    loop.optimizer_step(engine, rows, [[everything]], rows.target_tokens(everything), packing, False, world)
     found = []
     for step, available_kb in ((1, 2**30), (2, 1)):
         (folder / "proc").mkdir(exist_ok=True)
         (folder / "proc" / "meminfo").write_text(f"MemAvailable: {available_kb} kB\n")
-        saver = saving.Saver(engine, run, 2, world, root=folder)
+        saver = save.Saver(engine, run, 2, world, root=folder)
         saver.start(step)
         saver.finish()
         found.append(saver.waits)
@@ -72,12 +75,12 @@ def saved(model, settings, rows, world, folder):
     for name in names:
         ours, theirs = (torch.load(path / name, weights_only=False) for path in (one, other))
         different += differences(ours, theirs, name)
-        tensors += saving.tensor_bytes(ours)
+        tensors += save.tensor_bytes(ours)
     return {
         "different": different,
         "waited": found,
         "bytes_a_weight": tensors / sum(w.numel() for w in engine.parameters() if w.requires_grad),
-        "resumes_at": checkpoint.resume(engine, run, world),
+        "resumes_at": resume.resume(engine, run, world),
     }
 
 

@@ -7,10 +7,10 @@ import torch
 import transformers
 from transformers.cache_utils import DynamicCache
 
-from sft.settings import Settings
-from sft.trainer import cache, evaluate
-from sft.trainer import model as models
+from sft.settings.fields import Settings
 from sft.trainer.distributed import World
+from sft.trainer.evaluation import evaluate, kv_cache
+from sft.trainer.model import load as models
 
 from .small_models import HEADS, SIZES, model_of
 
@@ -37,12 +37,12 @@ def test_answers_are_those_of_the_usual_cache(family):
     model = model_of(FAMILIES[family])
     usual = answers(model)
     assert len({tuple(row) for row in usual[:, PROMPTS.shape[1] :].tolist()}) == len(PROMPTS)
-    assert torch.equal(answers(model, past_key_values=cache.reserved(model, PROMPTS.shape[1] + NEW)), usual)
+    assert torch.equal(answers(model, past_key_values=kv_cache.reserved(model, PROMPTS.shape[1] + NEW)), usual)
 
 
 def test_memory_is_taken_once():
     model = model_of(FAMILIES["llama"])
-    kept = cache.reserved(model, PROMPTS.shape[1] + NEW)
+    kept = kv_cache.reserved(model, PROMPTS.shape[1] + NEW)
     places = set()
 
     class Watch(transformers.StoppingCriteria):
@@ -56,9 +56,9 @@ def test_memory_is_taken_once():
 
 
 def test_only_layers_that_see_everything_are_held_in_full():
-    kept = cache.reserved(model_of(FAMILIES["gemma 3, sliding and full layers"]), 8)
+    kept = kv_cache.reserved(model_of(FAMILIES["gemma 3, sliding and full layers"]), 8)
     usual = DynamicCache(config=FAMILIES["gemma 3, sliding and full layers"])
-    assert [type(layer) for layer in kept.layers] == [type(usual.layers[0]), cache.ReservedLayer]
+    assert [type(layer) for layer in kept.layers] == [type(usual.layers[0]), kv_cache.ReservedLayer]
 
 
 class Unwatched(transformers.StoppingCriteria):

@@ -45,7 +45,7 @@ def started(folder, package, module, end_with):
 
 @pytest.mark.parametrize("end_with", [0, 3])
 def test_ranks_start_and_end_as_under_deepspeeds_own(tmp_path, end_with):
-    ours, our_ranks = started(tmp_path / "ours", "sft.host", "deepspeed_launcher", end_with)
+    ours, our_ranks = started(tmp_path / "ours", "sft.host.launch", "deepspeed_launcher", end_with)
     theirs, their_ranks = started(tmp_path / "theirs", "deepspeed.launcher", "launch", end_with)
     assert sorted(our_ranks) == ["2.json", "3.json"] and our_ranks == their_ranks
     assert ours.returncode == theirs.returncode == end_with
@@ -72,7 +72,7 @@ def launcher(tmp_path):
     (tmp_path / "rank_program.py").write_text(WAITING)
     words = [f"--world_info={WORLD}", "--node_rank=0", "--module", "rank_program", tmp_path]
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "sft.host.deepspeed_launcher", *words], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-u", "-m", "sft.host.launch.deepspeed_launcher", *words], stdout=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, start_new_session=True,
     )  # fmt: skip
     yield process

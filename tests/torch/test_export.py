@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 
-from sft import files
-from sft.settings import Settings
-from sft.trainer import adapter
-from sft.trainer import model as models
+from sft.run import files
+from sft.settings.fields import Settings
+from sft.trainer.model import adapter
+from sft.trainer.model import load as models
 
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

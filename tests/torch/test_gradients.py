@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sft.errors import UserError
-from sft.settings import Settings
+from sft.settings.fields import Settings
 from sft.trainer import gradients
 
 from .lost_gradients import LAYERS, STAGES

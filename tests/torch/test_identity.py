@@ -6,12 +6,13 @@ import shutil
 import datasets
 import pytest
 
-from sft import cluster
-from sft import run as runs
+from sft import hostfile
 from sft.errors import SettingsError
-from sft.host import opening, surroundings
-from sft.settings import DEMO_SETTINGS, Settings
-from sft.trainer import identity, prepare, sources
+from sft.host import provenance
+from sft.host.launch import choose
+from sft.run import directory as runs
+from sft.settings.fields import DEMO_SETTINGS, Settings
+from sft.trainer.data import identity, prepare, sources
 
 from ..unit.test_unfinished import checkpoint
 
@@ -36,18 +37,18 @@ def write(folder, rows):
 @pytest.fixture
 def run(settings):
     """A run whose first start has noted its inputs."""
-    run = runs.create(settings, cluster.hostfile(2, 1))
-    surroundings.note_project(run, settings.read_deepspeed_file())
+    run = runs.create(settings, hostfile.hostfile(2, 1))
+    provenance.note_project(run, settings.read_deepspeed_file())
     start(run)
     return run
 
 
 def start(run):
     """Make a run's inputs ready and note them, as its node 0 does; return what is said."""
-    surroundings.note_machine(run)
+    provenance.note_machine(run)
     prepared = prepare.prepare(run.settings(), run)
     runs.write_whole(run.prepared, json.dumps(prepared))
-    surroundings.note_inputs(run)
+    provenance.note_inputs(run)
     return prepared["said"]
 
 
@@ -116,14 +117,14 @@ def test_without_a_checkpoint_a_run_starts_over_with_the_rows_of_now_and_says_so
     run.evaluation.write_text('{"before": {}}')
     edited(settings)
     said = []
-    with opening.open_run(settings, None, said.append):
+    with choose.open_run(settings, None, said.append):
         said += start(run)
     assert said[1:] == [
         f"DATASET={settings.dataset}: its rows are not those that the run began with (train.jsonl has another "
         "content): no checkpoint is left, and it starts over with those of now"
     ]
     assert not run.evaluation.exists()  # of the base model on other rows
-    noted = surroundings.read(run)
+    noted = provenance.read(run)
     assert noted["inputs"]["data_hash"] != noted["earlier_starts"][0]["inputs"]["data_hash"]
     assert "later_starts" not in noted
     checkpoint(run, 16)
@@ -139,10 +140,10 @@ def test_a_trained_model_is_evaluated_on_other_rows_only_with_a_word(run, settin
 
 def test_a_resumed_run_keeps_the_record_of_its_first_start(run, settings):
     checkpoint(run, 16)
-    first = surroundings.read(run)
-    with opening.open_run(settings, None, lambda line: None):
+    first = provenance.read(run)
+    with choose.open_run(settings, None, lambda line: None):
         start(run)
-    noted = surroundings.read(run)
+    noted = provenance.read(run)
     (later,) = noted.pop("later_starts")
     assert noted == first
     assert later["opened_at"] > first["opened_at"] and later["inputs"] == first["inputs"]
@@ -150,13 +151,13 @@ def test_a_resumed_run_keeps_the_record_of_its_first_start(run, settings):
 
 def test_versions_that_differ_from_the_first_start_are_said(run, settings):
     checkpoint(run, 16)
-    noted = surroundings.read(run)
+    noted = provenance.read(run)
     torch = noted["packages"]["torch"]
     noted["packages"]["torch"] = "2.0.0"
-    surroundings.write(run, noted)
-    with opening.open_run(settings, None, lambda line: None):
+    provenance.write(run, noted)
+    with choose.open_run(settings, None, lambda line: None):
         start(run)
-    assert surroundings.since_it_began(run) == [f"packages.torch was 2.0.0, is {torch}"]
+    assert provenance.since_it_began(run) == [f"packages.torch was 2.0.0, is {torch}"]
 
 
 @pytest.mark.parametrize("spoilt", ["", "{", "[]", None])
@@ -176,8 +177,8 @@ def own_file(settings, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 2, "reduce_bucket_size": 1000}}))
     settings = settings.model_copy(update={"ds_config": str(path)})
-    run = runs.create(settings, cluster.hostfile(2, 1))
-    surroundings.note_project(run, settings.read_deepspeed_file())
+    run = runs.create(settings, hostfile.hostfile(2, 1))
+    provenance.note_project(run, settings.read_deepspeed_file())
     run.update_state("stopped", step=20)
     path.write_text(json.dumps({"zero_optimization": {"stage": 1, "reduce_bucket_size": 1000}, "steps_per_print": 7}))
     return settings, run
@@ -187,7 +188,7 @@ def test_an_edited_deepspeed_file_is_refused_by_what_changed(own_file):
     settings, run = own_file
     checkpoint(run, 16)
     before = run.ds_config.read_bytes()
-    with pytest.raises(SettingsError) as caught, opening.open_run(settings, None, print):
+    with pytest.raises(SettingsError) as caught, choose.open_run(settings, None, print):
         pass
     assert str(caught.value) == (
         f"DS_CONFIG={settings.ds_config}: its file is not what the run began with (zero_optimization.stage was 2, is "
@@ -199,19 +200,19 @@ def test_an_edited_deepspeed_file_is_refused_by_what_changed(own_file):
 def test_without_a_checkpoint_the_deepspeed_file_of_now_counts(own_file):
     settings, run = own_file
     said = []
-    with opening.open_run(settings, None, said.append):
+    with choose.open_run(settings, None, said.append):
         pass
     assert any(line.endswith("no checkpoint is left, and the run starts over with it") for line in said)
     assert json.loads(run.ds_config.read_text())["zero_optimization"]["stage"] == 1
 
 
 def test_a_file_of_the_project_that_an_update_changed_ends_no_run(settings, run):
-    noted = surroundings.read(run)
+    noted = provenance.read(run)
     noted["deepspeed_file"]["zero_optimization"]["reduce_bucket_size"] = 12345
-    surroundings.write(run, noted)
+    provenance.write(run, noted)
     checkpoint(run, 16)
     said = []
-    with opening.open_run(settings.model_copy(update={"nodes": 1, "batch_size": 32}), None, said.append):
+    with choose.open_run(settings.model_copy(update={"nodes": 1, "batch_size": 32}), None, said.append):
         pass
     assert any(line.endswith("; the run goes on with what it began with") for line in said)
     assert json.loads(run.ds_config.read_text())["zero_optimization"]["reduce_bucket_size"] == 12345
@@ -221,9 +222,9 @@ def test_a_file_of_the_project_that_an_update_changed_ends_no_run(settings, run)
 
 
 def test_a_resumed_run_asks_the_hub_for_the_commits_that_it_began_with(run):
-    noted = surroundings.read(run)
+    noted = provenance.read(run)
     noted["inputs"] |= {"model_commit": "c" * 40, "dataset_commit": "d" * 40}
-    surroundings.write(run, noted)
+    provenance.write(run, noted)
     assert identity.pinned(run, run.settings()) == (run.settings(), None)  # nothing is saved: with those of now
     checkpoint(run, 16)
     settings, commit = identity.pinned(run, run.settings())

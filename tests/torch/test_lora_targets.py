@@ -3,8 +3,8 @@
 import pytest
 
 from sft.errors import SettingsError
-from sft.settings import Settings
-from sft.trainer import prepare
+from sft.settings.fields import Settings
+from sft.trainer.data import prepare
 
 
 def check(model, targets):

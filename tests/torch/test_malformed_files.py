@@ -11,10 +11,10 @@ import pyarrow.parquet
 import pytest
 
 from sft.errors import DataError
-from sft.rows import read_file
-from sft.settings import Settings
-from sft.trainer import sources
-from sft.trainer.tokenise import Tokeniser
+from sft.rows.files import read_file
+from sft.settings.fields import Settings
+from sft.trainer.data import sources
+from sft.trainer.data.tokenise import Tokeniser
 
 FILES = 2000
 KINDS = ("jsonl", "json", "csv", "parquet")

@@ -12,13 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft import budget, cluster
-from sft import run as runs
-from sft.budget import ROWS, TOKENS, Cut
+from sft import hostfile
 from sft.errors import RunFailed
-from sft.settings import Settings
+from sft.run import budget
+from sft.run import directory as runs
+from sft.run.budget import ROWS, TOKENS, Cut
+from sft.settings.fields import Settings
 from sft.steps import Steps
-from sft.trainer import batching, data, memory, trial
+from sft.trainer import batching, oom, trial
+from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +54,7 @@ def test_cuts_come_to_an_end(setting, tried, longest):
 
 
 def run_of(folder, **settings):
-    return runs.create(Settings.load(None, runs_path=folder, **settings), cluster.hostfile(2, 2))
+    return runs.create(Settings.load(None, runs_path=folder, **settings), hostfile.hostfile(2, 2))
 
 
 def test_a_cut_holds_for_the_ranks_until_the_user_asks_for_another_budget(tmp_path):
@@ -113,8 +115,8 @@ def words(text):
 )
 def test_errors_that_mean_the_memory_of_a_gpu(error):
     for found in (error, wrapped(error)):
-        assert memory.of_gpu(found) and not memory.of_host(found)
-        with pytest.raises(memory.OutOfMemory), memory.part("backward"):
+        assert oom.of_gpu(found) and not oom.of_host(found)
+        with pytest.raises(oom.OutOfMemory), oom.part("backward"):
             raise found
 
 
@@ -128,24 +130,24 @@ def test_errors_that_mean_the_memory_of_a_gpu(error):
     ids=["torch", "python", "system"],
 )
 def test_errors_that_mean_the_memory_of_the_machine_have_a_line_of_their_own(error, tmp_path):
-    assert memory.of_host(error) and not memory.of_gpu(error)
-    assert memory.reason(error, run_of(tmp_path)).startswith("out of memory of the machine; ")
+    assert oom.of_host(error) and not oom.of_gpu(error)
+    assert oom.reason(error, run_of(tmp_path)).startswith("out of memory of the machine; ")
 
 
 def test_what_helps_outside_of_a_step_depends_on_what_was_done(tmp_path):
     run, error = run_of(tmp_path, lora_rank=4), torch.OutOfMemoryError("CUDA out of memory.")
     wanted = "out of memory of a GPU; use GRADIENT_CHECKPOINTING=1, DS_CONFIG=zero3_offload, more GPUs or a smaller "
-    assert memory.reason(error, run).startswith(wanted)
+    assert oom.reason(error, run).startswith(wanted)
     run.update_state("evaluating")
-    assert memory.reason(error, run).startswith("out of memory of a GPU; use EVAL_BATCH_SIZE=1, ")
+    assert oom.reason(error, run).startswith("out of memory of a GPU; use EVAL_BATCH_SIZE=1, ")
 
 
 @pytest.mark.parametrize(
     "text", ["Connection reset by peer", "NCCL communicator was aborted", "CUDA error: misaligned"]
 )
 def test_other_errors_are_no_want_of_memory(text, tmp_path):
-    assert memory.reason(words(text), run_of(tmp_path)) == ""
-    with pytest.raises(RuntimeError, match=text), memory.part("forward"):
+    assert oom.reason(words(text), run_of(tmp_path)) == ""
+    with pytest.raises(RuntimeError, match=text), oom.part("forward"):
         raise words(text)
 
 
@@ -166,12 +168,12 @@ class Saves:
 def limit_of(run, rows, packing=True):
     settings = budget.held(run, run.settings())
     alone = World(0, 0, 1, torch.device("cpu"))
-    return memory.Limit(run, settings, rows, Steps.of(settings, len(rows)), packing, Saves(), alone)
+    return oom.Limit(run, settings, rows, Steps.of(settings, len(rows)), packing, Saves(), alone)
 
 
 def run_out(limit, place, where, shares):
     micro_steps = [[np.asarray(share)] for share in shares]
-    with pytest.raises(RunFailed) as caught, limit.kept(place, micro_steps), memory.part(where):
+    with pytest.raises(RunFailed) as caught, limit.kept(place, micro_steps), oom.part(where):
         raise torch.OutOfMemoryError("CUDA out of memory.")
     return str(caught.value)
 

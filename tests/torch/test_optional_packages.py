@@ -17,8 +17,10 @@ ADAPTER_FROM_START_TO_END = """
     import sys
     from pathlib import Path
     import torch
-    from sft.settings import Settings
-    from sft.trainer import adapter, evaluate, model as models, train
+    from sft.settings.fields import Settings
+    from sft.trainer import loop
+    from sft.trainer.evaluation import evaluate
+    from sft.trainer.model import adapter, load as models
 
     base, folder = Path(sys.argv[1]), Path(sys.argv[2])
     settings = Settings.load(None, model_name="tiny", lora_rank=2).resolved("cpu", "local")

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from sft import run as runs
 from sft.errors import DataError, SettingsError
-from sft.settings import Settings
-from sft.trainer import prepare
+from sft.run import directory as runs
+from sft.settings.fields import Settings
+from sft.trainer.data import prepare
 
 GOOD = {"question": "1 + 1?", "answer": "2"}
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 
-from sft.settings import Settings
-from sft.trainer import adapter, quantised
-from sft.trainer import model as models
+from sft.settings.fields import Settings
+from sft.trainer.model import adapter, quantised
+from sft.trainer.model import load as models
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed; pip install -e '.[dev]'")
 

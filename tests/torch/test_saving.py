@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft import checkpoints, cluster
-from sft import run as runs
+from sft import hostfile
 from sft.errors import RunFailed
-from sft.settings import Settings
-from sft.trainer import checkpoint, saving
+from sft.run import checkpoints
+from sft.run import directory as runs
+from sft.settings.fields import Settings
+from sft.trainer.checkpoint import resume
+from sft.trainer.checkpoint import save as saving
 from sft.trainer.distributed import World
 
 from ..e2e import harm
@@ -39,7 +41,7 @@ def states(folder: Path, step: int):
 
 
 def saver_in(folder: Path, keep: int = 2):
-    run = runs.create(Settings.load(None, runs_path=folder, run_name="a"), cluster.hostfile(1, 1))
+    run = runs.create(Settings.load(None, runs_path=folder, run_name="a"), hostfile.hostfile(1, 1))
     return saving.Saver(Engine(), run, keep, ALONE)
 
 
@@ -62,7 +64,7 @@ def test_a_checkpoint_gets_its_name_with_all_its_files_and_the_oldest_goes(tmp_p
     assert (saver.run.checkpoints / "latest").read_text() == "step-000003\n"
     newest = saver.run.checkpoints / "step-000003"
     content = checkpoints.manifest(newest)
-    assert content["step"] == 3 and content["files"] == checkpoint.share(newest, ALONE)
+    assert content["step"] == 3 and content["files"] == resume.share(newest, ALONE)
     assert torch.load(newest / "zero_pp_rank_0_optim.pt")["step"] == 3
 
 
@@ -91,7 +93,7 @@ def test_a_disk_that_fills_up_at_any_byte_leaves_the_checkpoint_before(tmp_path)
                     saver.check()
                 assert not list(saver.run.checkpoints.rglob(f".step-{step:06d}/*.pt"))
                 (disk / "filler").unlink()
-                assert checkpoints.manifest(first)["files"] == checkpoint.share(first, ALONE)
+                assert checkpoints.manifest(first)["files"] == resume.share(first, ALONE)
                 assert (saver.run.checkpoints / "latest").read_text() == "step-000001\n"
                 saver.error = None
             save(saver, 99)
@@ -188,7 +190,7 @@ def test_deepspeeds_states_are_the_same_with_copies_and_in_pieces(tiny):
     assert list(found) == list(save_bits.KINDS)
     for name, seen in found.items():
         assert seen["different"] == [] and seen["waited"] == [False, True] and seen["resumes_at"] == 2, name
-    # What the plan counts (sft/host/estimate.py).
+    # What the plan counts (sft/host/plan/estimate.py).
     assert found["zero3"]["bytes_a_weight"] == pytest.approx(12, rel=0.01)
     assert found["zero2"]["bytes_a_weight"] == pytest.approx(14, rel=0.01)
     assert done.stdout.count("training waits while a checkpoint is written") == len(found)
@@ -197,7 +199,7 @@ def test_deepspeeds_states_are_the_same_with_copies_and_in_pieces(tiny):
 PEAK = """
 import json, re, sys, torch
 from pathlib import Path
-from sft.trainer import saving
+from sft.trainer.checkpoint import save as saving
 folder = Path(sys.argv[1])
 state = {"a": torch.ones(25_000_000), "b": [torch.ones(25_000_000), torch.ones(25_000_000)]}
 # Not ru_maxrss, which begins with the peak of the process that started this one.
@@ -256,7 +258,7 @@ def test_what_killed_starts_left_among_the_checkpoints_is_removed_when_the_run_g
     for name in (*left, "step-000004.damaged"):
         (folder / name).mkdir()
         (folder / name / "large").write_text("x")
-    assert checkpoint.resume(None, runs.Run(folder.parent), ALONE) == 0
+    assert resume.resume(None, runs.Run(folder.parent), ALONE) == 0
     assert [path.name for path in folder.iterdir()] == ["step-000004.damaged"]
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sft.settings import Settings
+from sft.settings.fields import Settings
 from sft.steps import Steps
-from sft.trainer import batching, data
-from sft.trainer.data import Rows, TokenisedRow
+from sft.trainer import batching
+from sft.trainer.data import rows as data
+from sft.trainer.data.rows import Rows, TokenisedRow
 
 
 def test_gsm8k_on_four_gpus():

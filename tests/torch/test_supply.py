@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from sft import supply
+from sft import model_files
 from sft.errors import SettingsError
-from sft.host import pipeline, setup
-from sft.settings import Settings
-from sft.trainer import model as models
-from sft.trainer import prepare
+from sft.host.commands import setup, train
+from sft.settings.fields import Settings
+from sft.trainer.data import prepare
+from sft.trainer.model import load as models
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,7 @@ def coded(tiny, tmp_path):
 def test_pickled_weights_are_refused_before_anything_starts(pickled, tmp_path):
     settings = Settings.load(None, model_name=str(pickled), runs_path=tmp_path / "runs")
     with pytest.raises(SettingsError) as caught:
-        pipeline.train(settings, Console(file=io.StringIO()))
+        train.train(settings, Console(file=io.StringIO()))
     assert str(caught.value) == (
         f"MODEL_NAME={pickled}: its weights are pickled (pytorch_model.bin), which can run any program when they are "
         "loaded; take a model with safetensors, or set ALLOW_PICKLE=1 if you trust its source"
@@ -82,7 +82,7 @@ def test_pickled_weights_load_where_they_are_allowed(pickled):
 def test_a_folder_that_is_no_model_is_refused(pickled, change, message):
     change(pickled)
     with pytest.raises(SettingsError, match=message):
-        pipeline.train(
+        train.train(
             Settings.load(None, model_name=str(pickled), runs_path=pickled.parent),
             Console(file=io.StringIO()),
         )
@@ -124,9 +124,9 @@ def test_four_bits_without_bitsandbytes_are_one_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     settings = Settings.load(None, lora_base_bits=4, lora_rank=8, ds_config="zero2")
     with pytest.raises(SettingsError) as caught:
-        supply.check_bitsandbytes(settings)
+        model_files.check_bitsandbytes(settings)
     assert caught.value.problems == [
         "LORA_BASE_BITS=4: bitsandbytes is not installed; `.venv/bin/pip install -e '.[qlora]'` installs it, in "
         "containers QLORA=1 in .env does"
     ]
-    supply.check_bitsandbytes(Settings.load(None, lora_rank=8))
+    model_files.check_bitsandbytes(Settings.load(None, lora_rank=8))

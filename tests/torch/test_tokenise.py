@@ -5,10 +5,10 @@ import copy
 import pytest
 
 from sft.errors import DataError
-from sft.rows import BadRows
-from sft.settings import Settings
-from sft.trainer import tokenise
-from sft.trainer.tokenise import TEMPLATE_DATE, Tokeniser
+from sft.rows.files import BadRows
+from sft.settings.fields import Settings
+from sft.trainer.data import tokenise
+from sft.trainer.data.tokenise import TEMPLATE_DATE, Tokeniser
 
 ROW = {"question": "Ana has 3 eggs.", "answer": "3 + 2 = 5\n#### 5"}
 
@@ -87,7 +87,7 @@ def test_long_rows_are_cut_and_counted(tokenizer):
 
 def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, tiny, monkeypatch):
     monkeypatch.setattr(tokenise, "CHUNK_ROWS", 7)
-    monkeypatch.setattr(tokenise.machine, "cores", lambda: 3)
+    monkeypatch.setattr(tokenise.resources, "cores", lambda: 3)
     placed = [(f"a.jsonl:{i}", {"question": f"{i}?", "answer": str(i + 1)}) for i in range(100)]
     settings = Settings.load(None)
     found = list(tokenise.tokenised(placed, tiny, settings, BadRows()))

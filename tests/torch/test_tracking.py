@@ -6,18 +6,18 @@ import time
 import psutil
 import pytest
 
-from sft import cluster
-from sft import run as runs
-from sft.settings import Settings
-from sft.trainer import tracking
-from sft.trainer.metrics import Metrics
+from sft import hostfile
+from sft.run import directory as runs
+from sft.settings.fields import Settings
+from sft.trainer.trackers import wandb_process
+from sft.trainer.trackers.metrics import Metrics
 
 PATIENCE_S = 60
 
 
 def run_in(folder, name="a", **settings):
     settings = {"runs_path": folder, "run_name": name, "wandb_mode": "offline"} | settings
-    return runs.create(Settings.load(None, **settings), cluster.hostfile(1, 1))
+    return runs.create(Settings.load(None, **settings), hostfile.hostfile(1, 1))
 
 
 def metrics_of(run, first_step=0):
@@ -115,9 +115,9 @@ def test_wandb_that_cannot_start_is_said(tmp_path):
 
 def test_a_run_is_the_same_in_wandb_after_a_resume_and_another_of_its_name_is_not(tmp_path):
     run, other = run_in(tmp_path / "one"), run_in(tmp_path / "two")
-    first = tracking.own_id(run)
-    assert tracking.own_id(run) == first and len(first) == 16
-    assert tracking.own_id(other) != first
+    first = wandb_process.own_id(run)
+    assert wandb_process.own_id(run) == first and len(first) == 16
+    assert wandb_process.own_id(other) != first
     metrics = metrics_of(run)
     metrics.close()
     assert [path.name for path in (run.path / "wandb").glob("offline-run-*/*.wandb")] == [f"run-{first}.wandb"]

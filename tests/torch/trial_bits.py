@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sft.settings import Settings
-from sft.trainer import data, distributed, loss, train, trial
+from sft.settings.fields import Settings
+from sft.trainer import distributed, loop, loss, trial
 from sft.trainer import engine as engines
+from sft.trainer.data import rows as data
 
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 # The ways in which DeepSpeed keeps gradients between micro-steps.
@@ -33,7 +34,7 @@ def bits(path, settings, rows, world, with_trial):
             trial.run(engine, rows, [[share]] * (1 + step), packing, world)
         micro_steps = [[share[step :: len(rows) // 2]], [share[step + 1 :: len(rows) // 2]]]
         targets = rows.target_tokens(np.concatenate([share for per_rank in micro_steps for share in per_rank]))
-        losses += train.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
+        losses += loop.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
         losses += engines.grad_norm(engine).read()
     digest = hashlib.sha256()
     for parameter in engine.module.parameters():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft.settings import Settings
+from sft.settings.fields import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -14,8 +14,8 @@ def clean_environment(monkeypatch):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """The tiny model's folder, its tokenizer learnt from the demo's rows."""
-    from sft.trainer import demo
-    from sft.trainer import tiny as maker
+    from sft.trainer.data import demo
+    from sft.trainer.model import tiny as maker
 
     folder = tmp_path_factory.mktemp("tiny")
     demo.write(folder / "data")

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sft.host import checks
-from sft.settings import Settings
+from sft.host.doctor import machine
+from sft.host.doctor.check import Check
+from sft.settings.fields import Settings
 
 ANSWERS = {
     "org/open": (200, {"ETag": '"abc"', "X-Repo-Commit": "abc", "Content-Length": "2"}),
@@ -47,9 +48,9 @@ def hub():
 
 ASK = """
 import json, sys
-from sft.host import checks
-from sft.settings import Settings
-print(json.dumps([checks.hub_access(Settings.load(None, model_name=name)) for name in sys.argv[1:]]))
+from sft.host.doctor import machine
+from sft.settings.fields import Settings
+print(json.dumps([machine.hub_access(Settings.load(None, model_name=name)) for name in sys.argv[1:]]))
 """
 
 
@@ -59,7 +60,7 @@ def access(*names, **environment):
     done = subprocess.run(
         [sys.executable, "-c", ASK, *names], env=clean | environment, capture_output=True, text=True, check=True
     )
-    return [checks.Check(*found) for found in json.loads(done.stdout)]
+    return [Check(*found) for found in json.loads(done.stdout)]
 
 
 def test_access_is_asked_of_the_endpoint_that_is_set(hub):
@@ -82,36 +83,36 @@ def test_a_hub_that_is_not_there_is_a_warning():
 
 
 def test_a_gated_model_without_a_token_is_named_before_the_download(tmp_path):
-    gated = checks.hub_token(Settings.load(None, model_path=tmp_path))
+    gated = machine.hub_token(Settings.load(None, model_path=tmp_path))
     assert gated.level == "warning" and "meta-llama/Llama-3.2-1B-Instruct is a gated model" in gated.found
-    assert checks.hub_token(Settings.load(None, model_name="tiny")).level == "ok"
-    assert checks.hub_token(Settings.load(None, model_name="Qwen/Qwen3-0.6B", model_path=tmp_path)).level == "ok"
+    assert machine.hub_token(Settings.load(None, model_name="tiny")).level == "ok"
+    assert machine.hub_token(Settings.load(None, model_name="Qwen/Qwen3-0.6B", model_path=tmp_path)).level == "ok"
 
 
 def test_memory_and_disk_are_held_against_what_the_settings_need(tmp_path):
     def needed(**settings):
-        return checks.needed_gb(Settings.load(None, model_path=tmp_path, **settings), checkpoints=3)
+        return machine.needed_gb(Settings.load(None, model_path=tmp_path, **settings), checkpoints=3)
 
     assert needed(model_name="tiny") < 0.1
     one_b = needed()
     assert 55 < one_b < 75 and needed(model_name="meta-llama/Llama-3.1-8B") > 6 * one_b
     assert needed(lora_rank=16) < 8
     assert needed(model_name="org/unknown") == 0
-    assert checks.amount("disk", 40, 5, needed_gb=64, remedy="lower it").level == "warning"
-    assert checks.amount("disk", 3, 5, needed_gb=64, remedy="lower it").remedy == "64 GB are needed"
-    assert checks.amount("disk", 40, 5, needed_gb=0.02, remedy="lower it") == ("disk", "ok", "40 GB", "")
+    assert machine.amount("disk", 40, 5, needed_gb=64, remedy="lower it").level == "warning"
+    assert machine.amount("disk", 3, 5, needed_gb=64, remedy="lower it").remedy == "64 GB are needed"
+    assert machine.amount("disk", 40, 5, needed_gb=0.02, remedy="lower it") == ("disk", "ok", "40 GB", "")
 
 
 def test_what_an_image_lacks_is_said(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     settings = Settings.load(None, launcher="compose", lora_base_bits=4, lora_rank=8, ds_config="zero2")
-    found = checks.extras(settings)
+    found = machine.extras(settings)
     assert found.level == "failure" and found.remedy == "set QLORA=1 in .env, and `make setup`"
     (tmp_path / ".env").write_text("QLORA=1\n")
-    assert checks.extras(settings).level == "ok"
+    assert machine.extras(settings).level == "ok"
 
 
 def test_what_is_wrong_with_model_or_data_is_a_failure(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"question": "a"}\n')
-    found = checks.files(Settings.load(None, model_name="tiny", dataset=str(tmp_path / "rows.jsonl")))
+    found = machine.files(Settings.load(None, model_name="tiny", dataset=str(tmp_path / "rows.jsonl")))
     assert found.level == "failure" and "RESPONSE_COLUMN=answer: no row of" in found.found

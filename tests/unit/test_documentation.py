@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import tasks
-from sft import variables
-from sft.settings import Settings, secret_names
+from sft.settings import variables
+from sft.settings.fields import Settings, secret_names
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("setup", "test-env", "plan", "train", "demo", "monitor", "stop", "logs", "evaluate")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.host import environment
+from sft.host import bootstrap
 from tests.unit.screen import lines_shown, run_in_terminal
 
 OUTPUT = """\
@@ -34,7 +34,7 @@ class Terminal(io.StringIO):
 
 
 def shown(out):
-    seen = environment.Shown(out)
+    seen = bootstrap.Shown(out)
     for line in OUTPUT.splitlines(keepends=True):
         seen.note(line)
     seen.end(True)
@@ -69,9 +69,9 @@ def package(tmp_path):
 INSTALL = """
 import sys
 from pathlib import Path
-from sft.host import environment
+from sft.host import bootstrap
 words = ["--no-build-isolation", "--no-deps", "--target", sys.argv[1], sys.argv[2]]
-print(environment.pip_install(Path(sys.executable), *words))
+print(bootstrap.pip_install(Path(sys.executable), *words))
 """
 
 
@@ -79,11 +79,11 @@ def test_pip_itself_is_shown_in_a_terminal_and_elsewhere(package, tmp_path, capf
     lines = run_in_terminal(80, "-c", INSTALL, str(tmp_path / "a"), str(package))
     assert [line.split(",")[0] for line in lines] == ["    1 package", "True", ""]
     words = ("--no-build-isolation", "--no-deps", "--target", str(tmp_path / "b"), str(package))
-    assert environment.pip_install(Path(sys.executable), *words)
+    assert bootstrap.pip_install(Path(sys.executable), *words)
     said, errors = capfd.readouterr()
     assert [line.split(",")[0] for line in said.splitlines()] == [
         "    building small", "    installing 1 package", "    1 package",
     ]  # fmt: skip
-    assert not environment.pip_install(Path(sys.executable), "--no-index", "no-such-package")
+    assert not bootstrap.pip_install(Path(sys.executable), "--no-index", "no-such-package")
     said, errors = capfd.readouterr()
     assert said == "" and "no-such-package" in errors

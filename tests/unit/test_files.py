@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from sft import files
+from sft.run import files
 
 NFS = os.environ.get("SFT_TEST_NFS", "")
 
 
 def python(code, *arguments, **options):
     """Start a Python process that has imported files and runs."""
-    head = "import os, sys, time; from pathlib import Path; from sft import files, run as runs\n"
+    head = "import os, sys, time; from pathlib import Path; from sft.run import directory as runs, files\n"
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, **options)
 

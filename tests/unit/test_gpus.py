@@ -12,13 +12,17 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from sft import cluster
-from sft import run as runs
+from sft import hostfile
 from sft.errors import SettingsError
-from sft.host import checks, compose, gpus, launch, nodes, opening, plan
+from sft.host import gpus
+from sft.host.doctor import machine
 from sft.host.gpus import Gpu
-from sft.host.link import Link
-from sft.settings import Settings
+from sft.host.launch import choose, compose, local
+from sft.host.launch import node as launch
+from sft.host.launch.link import Link
+from sft.host.plan import plan
+from sft.run import directory as runs
+from sft.settings.fields import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 UUIDS = ["GPU-8932f937-d72c-4106", "GPU-8932f9aa-0000-1111", "GPU-aaaa0000-1111-2222", "GPU-bbbb0000-1111-2222"]
@@ -202,7 +206,7 @@ def test_the_plan_counts_the_instance_and_not_the_whole_card(here):
     assert found.place.card.matrix_tflops == pytest.approx(whole.place.card.matrix_tflops / 7)
     assert found.place.card.bandwidth_gb_s == pytest.approx(whole.place.card.bandwidth_gb_s / 8)
     with pytest.raises(SettingsError, match="need 2 GPUs, 1 are here"):
-        opening.with_device(Settings.load(None, nodes=1), gpus.visible(), 2, "here")
+        choose.with_device(Settings.load(None, nodes=1), gpus.visible(), 2, "here")
 
 
 def test_of_mixed_cards_the_smallest_and_slowest_are_planned_for(here):
@@ -220,13 +224,13 @@ def test_what_cuda_visible_devices_hides_is_said(here, monkeypatch):
     here(FOUR)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-nosuch")
     with pytest.raises(SettingsError) as caught:
-        opening.with_device(Settings.load(None, device="cuda"), gpus.visible(), 4, "here")
+        choose.with_device(Settings.load(None, device="cuda"), gpus.visible(), 4, "here")
     assert str(caught.value).startswith(
         "DEVICE=cuda: no NVIDIA GPU is visible here (CUDA_VISIBLE_DEVICES=GPU-nosuch; `nvidia-smi -L` lists 4); run "
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,7")
     with pytest.raises(SettingsError, match=r"need 4 GPUs, 2 are here \(CUDA_VISIBLE_DEVICES=0,1,7; "):
-        opening.with_device(Settings.load(None), gpus.visible(), 4, "here")
+        choose.with_device(Settings.load(None), gpus.visible(), 4, "here")
 
 
 @pytest.mark.parametrize(
@@ -253,8 +257,8 @@ def test_peer_to_peer_is_switched_off_between_geforce_rtx_40_cards_alone(name, s
 )  # fmt: skip
 def test_a_card_that_torch_has_no_kernels_for_is_named(here, monkeypatch, name, capability, cuda, level):
     here([card(0), card(1, name, capability=capability)])
-    monkeypatch.setattr(checks, "torch_cuda", lambda: cuda)
-    found = checks.driver(Settings.load(None))
+    monkeypatch.setattr(machine, "torch_cuda", lambda: cuda)
+    found = machine.driver(Settings.load(None))
     assert found.level == level
     if level == "failure":
         assert found.found == f"torch's CUDA {cuda} has no kernels for {name}" and "CUDA 12.6" in found.remedy
@@ -263,7 +267,7 @@ def test_a_card_that_torch_has_no_kernels_for_is_named(here, monkeypatch, name, 
 def test_the_check_of_gpus_says_what_cuda_visible_devices_hides(here, monkeypatch):
     here(FOUR)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-nosuch")
-    found = checks.gpu(Settings.load(None))
+    found = machine.gpu(Settings.load(None))
     assert found.level == "failure"
     assert found.found == "none visible (CUDA_VISIBLE_DEVICES=MIG-nosuch; `nvidia-smi -L` lists 4)"
 
@@ -285,7 +289,7 @@ def node(here, tmp_path):
     """A node of two ranks on a machine with four GPUs."""
     here(FOUR)
     settings = Settings.load(None, nodes=1, runs_path=tmp_path / "runs", run_name="a").resolved("cuda", "local")
-    run = runs.create(settings, cluster.hostfile(1, 2))
+    run = runs.create(settings, hostfile.hostfile(1, 2))
     return launch.Node(run, 0, Link(), None)
 
 
@@ -297,7 +301,7 @@ def test_ranks_of_a_node_program_that_was_started_by_hand_get_the_cards_that_it_
     world = base64.urlsafe_b64encode(json.dumps({"llm-master": [0, 1]}).encode()).decode()
     words = [f"--world_info={world}", "--node_rank=0", "--master_addr=127.0.0.1", "--master_port=29501"]
     done = subprocess.run(
-        [sys.executable, "-m", "sft.host.deepspeed_launcher", *words, "--module", "rank_program", tmp_path / "ranks"],
+        [sys.executable, "-m", launch.LAUNCHER, *words, "--module", "rank_program", tmp_path / "ranks"],
         env=environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -313,10 +317,10 @@ def test_the_monitor_is_told_the_cards_of_a_node(node, monkeypatch):
 
 def test_nodes_of_one_machine_get_cards_of_their_own_by_uuid(monkeypatch, tmp_path):
     started = []
-    monkeypatch.setattr(nodes.subprocess, "Popen", lambda command, env, **_: started.append(env))
+    monkeypatch.setattr(local.subprocess, "Popen", lambda command, env, **_: started.append(env))
     settings = Settings.load(None, runs_path=tmp_path / "runs", run_name="a").resolved("cuda", "local")
-    run = runs.create(settings, cluster.hostfile(2, 2))
-    nodes.start(run, settings, FOUR)
+    run = runs.create(settings, hostfile.hostfile(2, 2))
+    local.start(run, settings, FOUR)
     assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == [",".join(UUIDS[:2]), ",".join(UUIDS[2:])]
     assert {env["CUDA_DEVICE_ORDER"] for env in started} == {"PCI_BUS_ID"}
 
@@ -325,7 +329,7 @@ def in_containers(monkeypatch, *device_ids):
     """Let the compose files give the two nodes these cards."""
     services = {
         name: {"deploy": {"resources": {"reservations": {"devices": [{"device_ids": list(given)}]}}}}
-        for name, given in zip(cluster.node_names(2), device_ids, strict=True)
+        for name, given in zip(hostfile.node_names(2), device_ids, strict=True)
     }
     monkeypatch.setattr(compose.Stack, "services", lambda self: services)
     return compose.Stack(Settings.load(None).resolved("cuda", "compose"))

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from sft.trainer import hashes
+from sft.trainer.data import hashes
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ import pyarrow.parquet
 import pytest
 from rich.console import Console
 
-from sft import rows
-from sft import run as runs
 from sft.errors import UserError
-from sft.host import inputs, pipeline, setup
-from sft.settings import Settings
+from sft.host.commands import setup, train
+from sft.host.launch import inputs
+from sft.rows import files
+from sft.run import directory as runs
+from sft.settings.fields import Settings
 
 GOOD = {"question": "1 + 1?", "answer": "2"}
 BASE = {"model_name": "tiny", "dataset": "demo", "device": "cpu", "launcher": "local", "nodes": 1, "gpus_per_node": 1}
@@ -39,7 +40,7 @@ def refused(**settings):
     """Return the lines with which `make train` refuses to start; nothing may be written."""
     before = written()
     with pytest.raises(UserError) as caught:
-        pipeline.train(Settings.load(None, **BASE | settings), Console(file=io.StringIO()))
+        train.train(Settings.load(None, **BASE | settings), Console(file=io.StringIO()))
     assert written() == before
     return str(caught.value).splitlines()
 
@@ -107,7 +108,7 @@ def test_all_rows_that_cannot_be_used_are_said_at_once():
     assert [line.split(": ")[0] for line in refused(dataset=path)] == [f"{path}:{i}" for i in range(2, 7)]
     path = write(Path("data/y.jsonl"), GOOD, *bad * 5)
     *named, more = refused(dataset=path)
-    assert len(named) == rows.LISTED and more == "and 10 more rows that cannot be used"
+    assert len(named) == files.LISTED and more == "and 10 more rows that cannot be used"
 
 
 def test_every_file_of_a_folder_is_looked_at():
@@ -153,12 +154,12 @@ def test_a_folder_without_data_is_refused():
 
 def test_a_pipe_is_left_to_the_run_which_alone_can_read_it(folder):
     os.mkfifo(folder / "train.jsonl")
-    rows.look(folder, Settings.load(None, **BASE))
+    files.look(folder, Settings.load(None, **BASE))
 
 
 def test_large_data_is_looked_at_in_part(monkeypatch):
     """The run looks at every row: what lies behind the first ones costs the start nothing."""
-    monkeypatch.setattr(rows, "LOOK_ROWS", 5)
+    monkeypatch.setattr(files, "LOOK_ROWS", 5)
     path = write(Path("data/x.jsonl"), *[GOOD] * 5, {"question": "a"})
     inputs.check(Settings.load(None, dataset=path))
     path = write(Path("data/x.jsonl"), *[GOOD] * 4, {"question": "a"})
@@ -254,7 +255,7 @@ def test_a_run_that_came_to_nothing_is_taken_back(folder):
 
 def test_setup_tells_what_the_program_that_prepares_found(folder):
     """Its libraries write to the same output."""
-    command = [sys.executable, "-m", "sft.trainer.prepare"]
+    command = [sys.executable, "-m", "sft.trainer.data.prepare"]
     environment = os.environ | {"BATCH_SIZE": "0", "DATASET": "data/none.csv", "PYTHONPATH": str(setup.EXAMPLE.parent)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2

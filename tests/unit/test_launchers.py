@@ -4,11 +4,15 @@ import os
 
 import pytest
 
-from sft import cluster, variables
+from sft import hostfile
 from sft.errors import SettingsError
-from sft.host import compose, docker_checks, inside, opening, ownership
+from sft.host import ownership
+from sft.host.doctor import container
+from sft.host.doctor import docker as docker_checks
 from sft.host.gpus import Gpu
-from sft.settings import Settings
+from sft.host.launch import choose, compose
+from sft.settings import variables
+from sft.settings.fields import Settings
 
 CARD = Gpu(0, "NVIDIA GeForce RTX 4090", 0, 0.0, 24.0, 40, 50.0, "580.1")
 ENGINE, COMPOSE = "echo 24.0.5", "echo v2.20.1"
@@ -66,7 +70,7 @@ def test_no_docker_is_named(tmp_path, monkeypatch):
 
 
 def chosen(has_gpu=True, **settings):
-    return opening.choose_launcher(Settings.load(None, **settings), has_gpu)
+    return choose.choose_launcher(Settings.load(None, **settings), has_gpu)
 
 
 def test_auto_takes_containers_where_docker_and_a_gpu_are(docker):
@@ -88,11 +92,11 @@ def test_containers_asked_for_without_docker_is_an_error(docker):
 
 def test_a_node_in_a_container_needs_its_own_gpus_only():
     settings = Settings.load(None)
-    assert opening.with_device(settings, [CARD, CARD], 2, "in this container").device == "cuda"
+    assert choose.with_device(settings, [CARD, CARD], 2, "in this container").device == "cuda"
     with pytest.raises(SettingsError, match="GPUS_PER_NODE=2: 1 GPUs are in this container; .*device_ids"):
-        opening.with_device(settings, [CARD], 2, "in this container")
+        choose.with_device(settings, [CARD], 2, "in this container")
     with pytest.raises(SettingsError, match="COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"):
-        opening.with_device(settings, [], 2, "in this container")
+        choose.with_device(settings, [], 2, "in this container")
 
 
 def test_containers_of_root_are_those_of_who_called_sudo_or_of_sft_uid(monkeypatch, tmp_path):
@@ -119,9 +123,9 @@ def test_containers_of_root_are_those_of_who_called_sudo_or_of_sft_uid(monkeypat
 
 
 def test_hostfile_and_settings_that_do_not_agree_are_named():
-    cluster.agree(2, 2, {"llm-master": 2, "llm-worker": 2})
+    hostfile.agree(2, 2, {"llm-master": 2, "llm-worker": 2})
     with pytest.raises(SettingsError) as caught:
-        cluster.agree(3, 1, {"llm-master": 2, "llm-worker": 2})
+        hostfile.agree(3, 1, {"llm-master": 2, "llm-worker": 2})
     nodes, slots = caught.value.problems
     assert nodes.startswith("NODES=3: the hostfile names 2 nodes, llm-master, llm-worker; ")
     assert slots.startswith("GPUS_PER_NODE=1: the hostfile says llm-master slots=2; ")
@@ -144,7 +148,7 @@ def test_env_file_may_hold_what_compose_reads(tmp_path):
     ],
 )
 def test_nccls_transport_between_the_nodes(log, level, found):
-    check = inside.transport(log, 2)
+    check = container.transport(log, 2)
     assert check.level == level and found in check.found
     assert bool(check.remedy) == (level != "ok")
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sft.host.link import MasterLink, WorkerLink
+from sft.host.launch.link import MasterLink, WorkerLink
 from tests.e2e.project import free_port
 
 

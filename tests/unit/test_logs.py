@@ -2,15 +2,15 @@
 
 import pytest
 
-from sft import cluster
-from sft import run as runs
-from sft.host import logs
-from sft.settings import Settings
+from sft import hostfile
+from sft.host.commands import logs
+from sft.run import directory as runs
+from sft.settings.fields import Settings
 
 
 @pytest.fixture
 def run(tmp_path):
-    return runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), cluster.hostfile(2, 2))
+    return runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 2))
 
 
 def test_a_failure_is_told_by_a_few_lines_of_each_node_without_the_launchers_own(run):

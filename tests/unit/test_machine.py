@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sft import machine
+from sft import resources
 
 GIB = 2**30
 MEMINFO = f"MemTotal: {128 * 2**20} kB\nMemFree: 1000 kB\nMemAvailable:   {100 * 2**20} kB\n"
@@ -27,8 +27,8 @@ def many_cores(monkeypatch):
 
 def test_without_control_groups_the_affinity_and_the_machines_memory_count(tmp_path):
     root = tree(tmp_path)
-    assert machine.cores(root) == 128
-    assert machine.memory_limits(root) == {"machine one": 100 * GIB}
+    assert resources.cores(root) == 128
+    assert resources.memory_limits(root) == {"machine one": 100 * GIB}
 
 
 def test_a_container_of_cgroup_v2_has_its_quota(tmp_path):
@@ -42,8 +42,8 @@ def test_a_container_of_cgroup_v2_has_its_quota(tmp_path):
             "sys__fs__cgroup__memory.stat": f"anon {7 * GIB}\nfile {3 * GIB}\ninactive_file {2 * GIB}\nactive_file 1\n",
         },
     )
-    assert machine.cores(root) == 4
-    assert machine.available_bytes(root) == 8 * GIB + 1
+    assert resources.cores(root) == 4
+    assert resources.available_bytes(root) == 8 * GIB + 1
 
 
 def test_a_job_of_cgroup_v2_has_the_least_of_its_group_and_those_above(tmp_path):
@@ -61,9 +61,9 @@ def test_a_job_of_cgroup_v2_has_the_least_of_its_group_and_those_above(tmp_path)
             "sys__fs__cgroup__slurm__memory.current": f"{160 * GIB}\n",
         },
     )
-    assert machine.cores(root) == 1
-    assert sorted(machine.memory_limits(root).values()) == [50 * GIB, 100 * GIB, 140 * GIB]
-    assert machine.available_bytes(root) == 50 * GIB
+    assert resources.cores(root) == 1
+    assert sorted(resources.memory_limits(root).values()) == [50 * GIB, 100 * GIB, 140 * GIB]
+    assert resources.available_bytes(root) == 50 * GIB
 
 
 def test_a_container_of_cgroup_v1_whose_path_is_right_outside_of_it_alone_has_its_quota(tmp_path):
@@ -80,8 +80,8 @@ def test_a_container_of_cgroup_v1_whose_path_is_right_outside_of_it_alone_has_it
             ),
         },
     )
-    assert machine.cores(root) == 4
-    assert machine.available_bytes(root) == 6 * GIB
+    assert resources.cores(root) == 4
+    assert resources.available_bytes(root) == 6 * GIB
 
 
 def test_a_group_of_cgroup_v1_without_limits_has_the_machines(tmp_path):
@@ -95,5 +95,5 @@ def test_a_group_of_cgroup_v1_without_limits_has_the_machines(tmp_path):
             "sys__fs__cgroup__memory__memory.usage_in_bytes": "1000\n",
         },
     )
-    assert machine.cores(root) == 128
-    assert machine.memory_limits(root) == {"machine one": 100 * GIB}
+    assert resources.cores(root) == 128
+    assert resources.memory_limits(root) == {"machine one": 100 * GIB}

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch.distributed as dist
 
-from sft import cluster
-from sft import run as runs
+from sft import hostfile
 from sft.errors import between_ranks
-from sft.host import launch
-from sft.host.launch import Heartbeat, Log, Node, Ranks
-from sft.host.link import Link
-from sft.settings import Settings
+from sft.host.launch import node as launch
+from sft.host.launch.link import Link
+from sft.host.launch.node import Heartbeat, Log, Node, Ranks
+from sft.run import directory as runs
+from sft.settings.fields import Settings
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:555] Connection closed by peer [127.0.0.1]:4713"
 NCCL = "NCCL error in: NCCLUtils.cpp:94, unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version "
@@ -118,7 +118,7 @@ def test_ranks_are_read_to_the_end_whatever_breaks_for_a_line(tmp_path):
 
 def test_an_export_of_ten_minutes_is_alive_by_default_and_a_hang_is_found(tmp_path, monkeypatch):
     settings = Settings.load(None, runs_path=tmp_path, run_name="a")
-    run = runs.create(settings, cluster.hostfile(1, 1))
+    run = runs.create(settings, hostfile.hostfile(1, 1))
     run.update_state("saving")
     clock = {"now": 1000.0}
     monkeypatch.setattr(launch.time, "monotonic", lambda: clock["now"])
@@ -133,7 +133,7 @@ def test_an_export_of_ten_minutes_is_alive_by_default_and_a_hang_is_found(tmp_pa
 
 
 def test_a_clock_that_is_set_ends_no_run(tmp_path, monkeypatch):
-    run = runs.create(Settings.load(None, runs_path=tmp_path, run_name="a", max_hours=1), cluster.hostfile(1, 1))
+    run = runs.create(Settings.load(None, runs_path=tmp_path, run_name="a", max_hours=1), hostfile.hostfile(1, 1))
     clocks = {"time": run.state()["hours_from"] + 1800, "monotonic": 50.0}
     for name in clocks:
         monkeypatch.setattr(launch.time, name, lambda name=name: clocks[name])

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from sft import run as runs
 from sft.errors import UserError
-from sft.host import opening
-from sft.settings import Settings
+from sft.host.launch import choose
+from sft.run import directory as runs
+from sft.settings.fields import Settings
 
 PROGRAMS, ROUNDS = 4, 25
 TIMEOUT_S = 60
@@ -28,7 +28,7 @@ def program(folder, kind, barrier, results):
         settings = settings_of(folder, kind, number)
         barrier.wait(TIMEOUT_S)
         try:
-            with opening.open_run(settings, None, lambda line: None) as run:
+            with choose.open_run(settings, None, lambda line: None) as run:
                 results.put((number, str(run.path)))
                 barrier.wait(TIMEOUT_S)
         except UserError as error:
@@ -65,12 +65,12 @@ def test_exactly_one_of_many_programs_opens_a_run(tmp_path, kind):
 
 def test_a_run_is_free_again_when_its_program_has_ended(tmp_path):
     settings = Settings.load(None, runs_path=tmp_path, run_name="a")
-    with opening.open_run(settings, None, print) as run:
+    with choose.open_run(settings, None, print) as run:
         run.update_state("stopped")
-        with pytest.raises(UserError, match="is running"), opening.open_run(settings, None, print):
+        with pytest.raises(UserError, match="is running"), choose.open_run(settings, None, print):
             pass
     said = []
-    with opening.open_run(settings, None, said.append) as again:
+    with choose.open_run(settings, None, said.append) as again:
         assert again.path == run.path
     assert said == [f"run {run.path}: starting again, it had not trained a step"]
 
@@ -80,7 +80,7 @@ def test_a_node_at_work_keeps_others_out(tmp_path):
     settings = Settings.load(None, runs_path=tmp_path, run_name="a")
     run = runs.create(settings, "")
     run.update_state("stopped")
-    with run.lock(), pytest.raises(UserError, match="is running"), opening.open_run(settings, None, print):
+    with run.lock(), pytest.raises(UserError, match="is running"), choose.open_run(settings, None, print):
         pass
     assert run.state()["status"] == "stopped"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sft import run as runs
-from sft import variables
 from sft.errors import SettingsError, UserError
-from sft.host import ownership, setup
-from sft.settings import Settings
+from sft.host import folders, ownership
+from sft.run import directory as runs
+from sft.settings import variables
+from sft.settings.fields import Settings
 
 UID, OTHER = 4321, 2000
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changing owners needs root: run the tests as root")
@@ -43,7 +43,7 @@ def owners(folder="."):
 
 def hand_over(**settings):
     chosen = Settings.load(None, **settings)
-    ownership.hand_over(chosen, setup.make_folders(chosen))
+    ownership.hand_over(chosen, folders.make_folders(chosen))
     return chosen
 
 

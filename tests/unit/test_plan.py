@@ -14,14 +14,17 @@ import pytest
 import transformers
 from rich.console import Console
 
+from sft import resources
 from sft.errors import SettingsError, UserError
-from sft.host import cards, gpus, pipeline, plan, plan_view, shapes, workload
-from sft.host.checks import free_port
-from sft.host.estimate import GIB, NF4_BYTES, Job, host_memory, memory, timing, tokens_that_fit
-from sft.host.plan import Options, Plan
-from sft.host.shapes import Shape
-from sft.run import Run
-from sft.settings import Settings
+from sft.host import gpus
+from sft.host.commands import train
+from sft.host.doctor.machine import free_port
+from sft.host.plan import cards, plan, shapes, view, workload
+from sft.host.plan.estimate import GIB, NF4_BYTES, Job, host_memory, memory, timing, tokens_that_fit
+from sft.host.plan.plan import Options, Plan
+from sft.host.plan.shapes import Shape
+from sft.run.directory import Run
+from sft.settings.fields import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_B, THREE_B, EIGHT_B = (Shape.of(config, name) for name, config in list(shapes.BUILT_IN.items())[:3])
@@ -34,7 +37,7 @@ def elsewhere(tmp_path, monkeypatch):
     """A folder without models and data, a machine without GPUs and with 64 GiB to spare."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gpus, "visible", lambda: [])
-    monkeypatch.setattr(plan.machine, "available_bytes", lambda: 64 * GIB)
+    monkeypatch.setattr(resources, "available_bytes", lambda: 64 * GIB)
 
 
 def planned(gpu="4090", number=4, **settings):
@@ -137,10 +140,10 @@ def saved_for_backward(config, recompute, adapted=None):
     """
     import torch
 
-    from sft.trainer import adapter
     from sft.trainer.attention import IMPLEMENTATION
     from sft.trainer.batching import collate
     from sft.trainer.loss import TargetLoss
+    from sft.trainer.model import adapter
 
     model = transformers.AutoModelForCausalLM.from_config(config).bfloat16()
     if adapted:
@@ -241,8 +244,8 @@ def test_without_room_for_the_copy_training_waits_and_without_room_for_the_expor
     settings = {"model_name": "meta-llama/Llama-3.1-8B", "gpu": "H100", "tokens_per_row": 180}
     roomy, tight, small = (planned(host_gib=gib, **settings) for gib in (100, 50, 12))
     waits = "no room for the copy: training waits while a checkpoint is written"
-    assert roomy.fits and roomy.saves_beside_training and waits not in "\n".join(plan_view.whole(roomy))
-    assert tight.fits and not tight.saves_beside_training and waits in "\n".join(plan_view.whole(tight))
+    assert roomy.fits and roomy.saves_beside_training and waits not in "\n".join(view.whole(roomy))
+    assert tight.fits and not tight.saves_beside_training and waits in "\n".join(view.whole(tight))
     assert not tight.problem() and not tight.as_json()["saves_beside_training"]
     assert not small.fits
     assert small.problem() == (
@@ -427,7 +430,7 @@ def test_cards_without_bf16_train_in_fp16(gpu):
 def test_a_run_on_cards_without_bf16_is_in_fp16(monkeypatch):
     old = [replace(card, name="Tesla T4", capability=(7, 5)) for card in card_here()]
     monkeypatch.setattr(gpus, "visible", lambda: old)
-    settings, _ = pipeline.decide(Settings.load(None, launcher="local"), Console(file=io.StringIO()))
+    settings, _ = train.decide(Settings.load(None, launcher="local"), Console(file=io.StringIO()))
     assert settings.precision == "fp16"
     assert plan.place(settings, old).card.has_bf16 is False
 
@@ -586,7 +589,7 @@ def test_what_cannot_fit_is_said_with_the_nearest_that_does(settings, line):
 def test_an_adapter_that_gathers_frozen_weights_for_nothing_is_told():
     settings = {"model_name": "meta-llama/Llama-3.1-8B", "lora_rank": 16}
     assert re.match(r"DS_CONFIG=zero2 is \d+\.\d times as fast: ", planned(**settings).faster())
-    assert planned(**settings).faster() in [line.strip() for line in plan_view.before(planned(**settings))]
+    assert planned(**settings).faster() in [line.strip() for line in view.before(planned(**settings))]
     assert not planned(number=1, **settings).faster()  # nothing to gather
     assert not planned("4080", **settings).faster()  # no room
     assert not planned(ds_config="zero2", **settings).faster() and not planned().faster()
@@ -606,19 +609,19 @@ def test_a_deepspeed_file_that_sets_the_batch_gets_no_advice_against_it(tmp_path
     path.write_text(json.dumps({"zero_optimization": {"stage": 3}, "train_batch_size": 16}))
     found = planned(ds_config=str(path))
     assert found.fits and found.larger_batch() is None and planned().larger_batch()
-    assert any(line.startswith("> own.json") for line in plan_view.whole(found))
+    assert any(line.startswith("> own.json") for line in view.whole(found))
 
 
 def test_small_steps_are_told_what_a_larger_batch_would_give():
     found = planned(number=1)
     larger = found.larger_batch()
     assert larger.timing.tokens_per_second > 1.5 * found.timing.tokens_per_second and larger.fits
-    (line,) = plan_view.better(found)
+    (line,) = view.better(found)
     size = (
         f"GLOBAL_BATCH_SIZE={larger.settings.global_batch_size} gives {larger.timing.tokens_per_second:,.0f} tokens/s"
     )
-    assert line.startswith(f"small steps: {size}: ") and line in [line.strip() for line in plan_view.whole(found)]
-    assert line in [line.strip() for line in plan_view.before(found)]
+    assert line.startswith(f"small steps: {size}: ") and line in [line.strip() for line in view.whole(found)]
+    assert line in [line.strip() for line in view.before(found)]
     as_said = planned(number=1, global_batch_size=larger.settings.global_batch_size)
     assert as_said.timing == larger.timing
     assert planned(number=1, global_batch_size=512).larger_batch() is None
@@ -647,7 +650,7 @@ def test_a_model_that_trains_in_four_bits_may_be_too_large_to_be_evaluated():
         r"use EVALUATE=0 ",
         found.problem(),
     )
-    assert found.problem() in [line.strip() for line in plan_view.before(found)]
+    assert found.problem() in [line.strip() for line in view.before(found)]
     assert not planned(number=1, evaluate=0, **settings).problem()
 
 
@@ -683,7 +686,7 @@ def test_a_run_gets_the_plans_numbers():
     settings, found = plan.rule(Settings.load(None).resolved("cuda", "local"), card_here())
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing) == (2304, False)
     assert found.place.card.name == "GeForce RTX 4090" and found.place.free_gib == 23.5
-    lines = plan_view.before(found)
+    lines = view.before(found)
     assert lines[0].startswith("      plan: ") and {line[:11] for line in lines[1:]} == {" " * 11}
 
 
@@ -694,7 +697,7 @@ def test_a_run_that_cannot_fit_is_refused_or_warned_of():
         plan.rule(Settings.load(None).resolved("cuda", "local"), here)
     settings, found = plan.rule(Settings.load(None, plan="warn").resolved("cuda", "local"), here)
     assert settings.max_tokens_per_micro_step == 1024
-    assert any("does not fit" in line for line in plan_view.before(found))
+    assert any("does not fit" in line for line in view.before(found))
 
 
 def test_no_plan_on_a_cpu_or_of_an_unknown_model():
@@ -702,7 +705,7 @@ def test_no_plan_on_a_cpu_or_of_an_unknown_model():
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
     settings, found = plan.rule(Settings.load(None, model_name="a/b").resolved("cuda", "local"), card_here())
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
-    assert plan_view.before(None) == []
+    assert view.before(None) == []
 
 
 def test_a_card_that_is_not_in_the_table_is_planned_with_its_own_memory(monkeypatch):
@@ -724,12 +727,12 @@ def test_a_model_of_a_shape_has_its_own_name():
     names = {"llama31-8b.json": "llama31-8b", "mine/Mistral-7B/config.json": "Mistral-7B"}
     for path, name in (names | {f"{cached}/config.json": "Qwen/Qwen2.5-7B"}).items():
         found = planned(shape=path)
-        assert next(plan_view.whole(found)) == f"{name}: 8.03 billion weights, bf16"
+        assert next(view.whole(found)) == f"{name}: 8.03 billion weights, bf16"
         assert found.as_json()["model"] == name
 
 
 def test_a_plan_for_gpus_of_a_run_on_the_cpu_says_so():
-    lines = list(plan_view.whole(planned("", device="cpu", model_name="tiny", dataset="demo")))
+    lines = list(view.whole(planned("", device="cpu", model_name="tiny", dataset="demo")))
     assert lines[0] == "tiny: 427 thousand weights, bf16"
     said = " ".join(line.strip() for line in lines[:6])
     assert "DEVICE=cpu: a run trains on the CPU, which needs no plan; this is what RTX 4090 would do" in said
@@ -740,25 +743,25 @@ def test_the_readme_shows_what_the_command_prints(readme):
     (block,) = re.findall(r"```console\n\$ make plan (.*?)\n```", (ROOT / readme).read_text(), re.DOTALL)
     command, *lines = block.splitlines()
     assert command == "GPU=4090 GPUS=4 HOST_GIB=128"
-    assert lines == [line.rstrip() for line in plan_view.whole(planned("4090", 4, host_gib=128.0))]
+    assert lines == [line.rstrip() for line in view.whole(planned("4090", 4, host_gib=128.0))]
 
 
 def test_the_plan_is_readable_on_80_columns():
     for found in (planned(), planned(ds_config="zero3_offload"), planned(model_name="meta-llama/Llama-3.1-8B")):
-        lines = list(plan_view.whole(found))
+        lines = list(view.whole(found))
         assert max(map(len, lines)) <= 80, max(lines, key=len)
         assert sum(line.startswith("> ") for line in lines) == 1
 
 
 def test_the_plan_beside_what_was_measured(tmp_path):
     run = Run(tmp_path)
-    assert plan_view.beside_measured(run) == []
+    assert view.beside_measured(run) == []
     plan.freeze(planned("H100", 1), run)
-    assert plan_view.beside_measured(run) == []
+    assert view.beside_measured(run) == []
     frozen = json.loads(run.plan.read_text())
     measured = {"step": 9, "mem/peak_gib": frozen["allocated_gib"] / 1.1, "perf/tokens_per_second": 1000.0}
     run.metrics.write_text(json.dumps(measured) + "\n")
-    (line,) = plan_view.beside_measured(run)
+    (line,) = view.beside_measured(run)
     assert line.startswith("   planned: ") and "(+10%)" in line
 
 
@@ -788,7 +791,7 @@ def test_a_deepspeed_file_of_the_users_own_is_planned_and_marked(tmp_path):
     parts = found.memory.moments["backward"]
     assert parts["optimizer"] == parts["weights"] == 0 < parts["buckets"] and found.fits
     assert found.host.offloaded / GIB == pytest.approx(20 * EIGHT_B.weights / GIB)
-    lines = list(plan_view.whole(found))
+    lines = list(view.whole(found))
     assert [line[:18] for line in lines if line.startswith("> ")] == ["> a-long-name-of-a"]
     assert max(map(len, lines)) <= 80
 
@@ -796,17 +799,17 @@ def test_a_deepspeed_file_of_the_users_own_is_planned_and_marked(tmp_path):
 def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
     started = []
     monkeypatch.setattr(gpus, "visible", card_here)
-    monkeypatch.setattr(pipeline.nodes, "start", lambda run, settings, cards: started.append(run))
+    monkeypatch.setattr(train.nodes, "start", lambda run, settings, cards: started.append(run))
 
     def watch(run, start, console, heard):
         start(run)
         run.update_state("stopped")
-        return pipeline.Watched(run, [0, 0], interrupted=False)
+        return train.Watched(run, [0, 0], interrupted=False)
 
-    monkeypatch.setattr(pipeline, "watch", watch)
+    monkeypatch.setattr(train, "watch", watch)
     console = Console(file=io.StringIO(), width=80, soft_wrap=True)
     local = {"master_port": free_port(), "launcher": "local"}
-    pipeline.train(Settings.load(None, **local), console)
+    train.train(Settings.load(None, **local), console)
     (run,) = started
     frozen = json.loads(run.settings_file.read_text())
     assert (frozen["max_tokens_per_micro_step"], frozen["gradient_checkpointing"]) == (2304, False)
@@ -814,7 +817,7 @@ def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
     said = console.file.getvalue()
     assert "plan: " in said and "GiB on each GPU" in said and "tokens/s" in said
     with pytest.raises(SettingsError, match="^does not fit: .* needs .* GiB of each GPU"):
-        pipeline.train(Settings.load(None, model_name="meta-llama/Llama-3.1-8B", run_name="b", **local), console)
+        train.train(Settings.load(None, model_name="meta-llama/Llama-3.1-8B", run_name="b", **local), console)
     assert not Path("runs/b").exists()
 
 

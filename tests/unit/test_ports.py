@@ -9,18 +9,19 @@ import sys
 import pytest
 from rich.console import Console
 
-from sft import cluster
-from sft import run as runs
+from sft import hostfile
 from sft.errors import SettingsError
-from sft.host import checks, ports
-from sft.settings import Settings
+from sft.host.doctor import machine
+from sft.host.launch import ports
+from sft.run import directory as runs
+from sft.settings.fields import Settings
 from tests.e2e.project import free_port
 
 CLAIM = """
 import sys
 from rich.console import Console
-from sft.host import ports
-from sft.settings import Settings
+from sft.host.launch import ports
+from sft.settings.fields import Settings
 settings, claimed = ports.claim(Settings.load(None, defaults={"master_port": int(sys.argv[1])}), Console(stderr=True))
 print(settings.master_port, flush=True)
 sys.stdin.read()
@@ -52,7 +53,7 @@ def test_a_busy_port_that_nobody_asked_for_is_passed_over(tmp_path, base, offset
     with listening(base + offset):
         port, said = claimed(settings)
         assert port > base + 1 and said == f"port {base} is in use: this run takes MASTER_PORT={port}"
-        found = checks.port(settings)
+        found = machine.port(settings)
         assert found.level == "ok" and found.found == f"{base} is in use; a run without containers takes {port}"
 
 
@@ -64,7 +65,7 @@ def test_a_port_that_was_asked_for_is_taken_or_refused(tmp_path, base, monkeypat
     with listening(base + 1), pytest.raises(SettingsError) as caught:
         claimed(settings)
     assert str(caught.value) == f"MASTER_PORT={base}: is in use (the nodes meet on {base + 1}); {remedy}"
-    run = runs.create(settings.resolved("cpu", "local"), cluster.hostfile(2, 1))
+    run = runs.create(settings.resolved("cpu", "local"), hostfile.hostfile(2, 1))
     lock = run.lock()
     with listening(base), pytest.raises(SettingsError) as caught:
         claimed(settings)
@@ -73,7 +74,7 @@ def test_a_port_that_was_asked_for_is_taken_or_refused(tmp_path, base, monkeypat
 
 
 def test_a_run_that_goes_on_takes_another_port_than_its_own_if_that_is_busy(tmp_path, base, monkeypatch):
-    run = runs.create(Settings.load(None, runs_path=tmp_path, master_port=base), cluster.hostfile(2, 1))
+    run = runs.create(Settings.load(None, runs_path=tmp_path, master_port=base), hostfile.hostfile(2, 1))
     with listening(base):
         assert claimed(run.settings())[0] > base
         assert claimed(Settings.resume(run.settings(), env_file=None))[0] > base

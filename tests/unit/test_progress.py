@@ -6,7 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
-from sft.host import progress
+from sft.host import screen
+from sft.host.commands import progress
 from tests.unit.screen import run_in_terminal
 
 RATES = {"loss": 0.0234, "tokens_per_second": 12_345.6, "time_left_s": 125}
@@ -29,8 +30,9 @@ SENTENCE = (
 )
 PLAY = f"""
 import json, sys
-from sft.host import progress
-console = progress.terminal()
+from sft.host import screen
+from sft.host.commands import progress
+console = screen.terminal()
 with progress.display(console) as shown:
     for state in json.loads(sys.argv[1]):
         shown.show(state)
@@ -94,7 +96,7 @@ def test_what_has_no_room_is_left_out_and_the_bar_stays(width, total, left):
 def test_a_log_has_plain_lines_that_are_not_wrapped(monkeypatch):
     text = io.StringIO()
     monkeypatch.setattr("sys.stdout", text)
-    console = progress.terminal()
+    console = screen.terminal()
     with progress.display(console) as shown:
         for state in STATES:
             shown.show(state)

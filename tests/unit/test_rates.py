@@ -2,8 +2,8 @@
 
 import pytest
 
-from sft.host import rates
-from sft.settings import Settings
+from sft.host.commands import learning_rate
+from sft.settings.fields import Settings
 
 BILLION = 1_235_814_400
 
@@ -49,4 +49,4 @@ def test_a_repeated_run_keeps_the_rate_of_the_first():
     ],
 )  # fmt: skip
 def test_a_default_that_differs_and_a_rate_that_moves_nothing_are_said(given, weights, said):
-    assert rates.lines(settings(**given), weights) == said
+    assert learning_rate.lines(settings(**given), weights) == said

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft import redaction
-from sft import run as runs
-from sft.host.launch import Log
-from sft.settings import Settings
+from sft.host.launch.node import Log
+from sft.run import directory as runs
+from sft.settings.fields import Settings
 
 SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60)
 AROUND = st.text(st.characters(codec="ascii"), max_size=5)

@@ -11,31 +11,32 @@ from pathlib import Path
 
 import pytest
 
-from sft import budget, cluster, files, unfinished
-from sft import run as runs
+from sft import hostfile
 from sft.errors import UserError
-from sft.host import monitor, progress
-from sft.settings import Settings
+from sft.host.commands import monitor, progress
+from sft.run import budget, files, unfinished
+from sft.run import directory as runs
+from sft.settings.fields import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def run(tmp_path):
-    return runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), cluster.hostfile(2, 2))
+    return runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 2))
 
 
 def test_created_run_is_latest_and_frozen(run, tmp_path):
     assert runs.latest(tmp_path).path == run.path
     assert run.state()["status"] == "launching"
     assert json.loads(run.ds_config.read_text())["zero_optimization"]["stage"] == 3
-    assert cluster.read_hostfile(run.hostfile) == {"llm-master": 2, "llm-worker": 2}
+    assert hostfile.read_hostfile(run.hostfile) == {"llm-master": 2, "llm-worker": 2}
     assert run.settings().run_name == "a"
 
 
 def test_without_the_latest_run_the_one_opened_before_it_is_looked_at(run, tmp_path):
-    aside = runs.create(Settings.load(None, runs_path=tmp_path, run_name="b.old-1"), cluster.hostfile(2, 2))
-    last = runs.create(Settings.load(None, runs_path=tmp_path, run_name="c"), cluster.hostfile(2, 2))
+    aside = runs.create(Settings.load(None, runs_path=tmp_path, run_name="b.old-1"), hostfile.hostfile(2, 2))
+    last = runs.create(Settings.load(None, runs_path=tmp_path, run_name="c"), hostfile.hostfile(2, 2))
     assert runs.find(tmp_path) == last
     shutil.rmtree(last.path)  # as the README says how to remove a run
     assert runs.find(tmp_path) == run and aside.path.is_dir()
@@ -125,12 +126,12 @@ def test_bad_hostfile(tmp_path, text, message):
     path = tmp_path / "hostfile"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
-        cluster.read_hostfile(path)
+        hostfile.read_hostfile(path)
 
 
 def test_missing_hostfile_is_an_error(tmp_path):
     with pytest.raises(UserError, match="missing"):
-        cluster.read_hostfile(tmp_path / "none")
+        hostfile.read_hostfile(tmp_path / "none")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"batch_size": "x"}', '{"unheard_of": 1}', "\x00"])
@@ -144,9 +145,9 @@ def test_settings_of_a_run_that_cannot_be_read_are_one_line(run, content):
 def test_a_reopened_run_has_the_hostfile_of_its_ranks_of_now(run):
     run.hostfile.write_text("mine slots=2\nyours slots=2\n")
     runs.reopen(run, run.settings())
-    assert cluster.read_hostfile(run.hostfile) == {"mine": 2, "yours": 2}  # the same ranks: it stays
+    assert hostfile.read_hostfile(run.hostfile) == {"mine": 2, "yours": 2}  # the same ranks: it stays
     runs.reopen(run, run.settings().model_copy(update={"nodes": 1, "gpus_per_node": 3, "batch_size": 7}))
-    assert cluster.read_hostfile(run.hostfile) == {"llm-master": 3}
+    assert hostfile.read_hostfile(run.hostfile) == {"llm-master": 3}
     assert json.loads(run.ds_config.read_text())["train_micro_batch_size_per_gpu"] == 7
 
 
@@ -216,8 +217,8 @@ NOT_NOBODY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner,
 LOOK = """
 import sys
 from pathlib import Path
-from sft import unfinished
-from sft.settings import Settings
+from sft.run import unfinished
+from sft.settings.fields import Settings
 from sft.errors import UserError
 for name in ("", "a"):
     try:
@@ -263,7 +264,8 @@ def test_the_run_of_another_user_is_named_with_its_owner_and_keeps_nobody_from_a
 
 
 def test_whoever_may_only_read_a_run_sees_that_it_is_at_work(of_nobody):
-    look = "import sys; from pathlib import Path; from sft.run import Run; print(Run(Path(sys.argv[1])).is_running())"
+    imports = "import sys; from pathlib import Path; from sft.run.directory import Run"
+    look = f"{imports}; print(Run(Path(sys.argv[1])).is_running())"
     of_nobody.path.chmod(0o755)
     for held in (True, False):
         with of_nobody.lock() if held else contextlib.nullcontext():
@@ -286,8 +288,8 @@ def test_folders_of_another_user_are_named_with_their_owner(of_nobody):
     make = """
 import sys
 from pathlib import Path
-from sft.host.setup import make_folders
-from sft.settings import Settings
+from sft.host.folders import make_folders
+from sft.settings.fields import Settings
 folder = Path(sys.argv[1])
 make_folders(Settings.load(None, runs_path=folder, data_path=folder / "data", model_path="/tmp"))
 """
@@ -321,7 +323,7 @@ def test_a_stop_is_asked_for_on_a_full_disk(tmp_path):
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root: run the tests as root")
     try:
-        run = runs.create(Settings.load(None, runs_path=small, run_name="a"), cluster.hostfile(2, 2))
+        run = runs.create(Settings.load(None, runs_path=small, run_name="a"), hostfile.hostfile(2, 2))
         with (small / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
             while filler.write(b"0" * 4096):
                 pass

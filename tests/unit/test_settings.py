@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sft.errors import SettingsError
-from sft.settings import ELSEWHERE, Settings
+from sft.settings.fields import ELSEWHERE, Settings
 
 
 def test_seed_defaults():

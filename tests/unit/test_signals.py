@@ -7,18 +7,19 @@ import sys
 import pytest
 from rich.console import Console
 
-from sft import cluster
-from sft import run as runs
-from sft.host import pipeline, signals
-from sft.host.signals import Asked
-from sft.settings import Settings
+from sft import hostfile
+from sft.host.commands import train
+from sft.host.launch import signals
+from sft.host.launch.signals import Asked
+from sft.run import directory as runs
+from sft.settings.fields import Settings
 
 # A program that takes its time to start, and then says what its signals have asked for.
 PROGRAM = """
 import sys, time
 print("up", flush=True)
 sys.stdin.readline()
-from sft.host.launch import Signals
+from sft.host.launch.node import Signals
 heard = Signals()
 print(heard.asked.stop, heard.end_now)
 """
@@ -84,7 +85,7 @@ def test_with_nohup_the_end_of_a_terminal_means_nothing():
 
 @pytest.fixture
 def run(tmp_path):
-    return runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), cluster.hostfile(1, 1))
+    return runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), hostfile.hostfile(1, 1))
 
 
 def test_a_signal_that_comes_before_there_are_nodes_stops_the_run_there(run):
@@ -94,7 +95,7 @@ def test_a_signal_that_comes_before_there_are_nodes_stops_the_run_there(run):
     def start(_run):
         raise AssertionError("no node is to be started")
 
-    watched = pipeline.watch(run, start, Console(), heard)
+    watched = train.watch(run, start, Console(), heard)
     assert run.state()["status"] == "stopped" and run.stop_reason() == "SIGTERM" and not watched.broke
 
 
@@ -118,5 +119,5 @@ class StoppingNodes:
 
 def test_several_signals_between_two_looks_are_a_stop(run):
     heard = Asked()
-    pipeline.watch(run, lambda run: StoppingNodes(run, heard), Console(), heard)
+    train.watch(run, lambda run: StoppingNodes(run, heard), Console(), heard)
     assert run.state()["status"] == "stopped" and run.stop_reason() == "SIGTERM"

@@ -7,9 +7,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sft import rows
 from sft.errors import DataError, SettingsError
-from sft.trainer import sources
+from sft.rows import files as rows
+from sft.trainer.data import sources
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "größer?\nja", "answer": "3"}]
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sft import checkpoints, cluster, unfinished
-from sft import run as runs
+from sft import hostfile
 from sft.errors import SettingsError, UserError
-from sft.host import ending, opening, stop
-from sft.settings import DEMO_SETTINGS, Settings
+from sft.host.commands import ending, stop
+from sft.host.launch import choose
+from sft.run import checkpoints, unfinished
+from sft.run import directory as runs
+from sft.settings.fields import DEMO_SETTINGS, Settings
 
 from ..e2e.project import free_port
 
@@ -34,7 +36,7 @@ def settings_of(**given):
 def made(name, status="stopped", step=0, saved=(), age=0, **given):
     """Return a run that ended as `status` after `step` steps, with checkpoints of the steps `saved`."""
     settings = settings_of(run_name=name, **given)
-    run = runs.create(settings, cluster.hostfile(settings.nodes, settings.gpus_per_node))
+    run = runs.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
     started = run.state()["attempt_started_at"] - age
     run.update_state(status, step=step, total_steps=250, epoch=step / 125, attempt_started_at=started)
     run.update_state(loss=0.1, tokens_per_second=9.0, time_left_s=1.0)
@@ -56,7 +58,7 @@ def checkpoint(run, step):
 def opened(settings):
     """Return what is said when a run is opened with these settings, and its name."""
     said = []
-    with opening.open_run(settings, None, said.append) as run:
+    with choose.open_run(settings, None, said.append) as run:
         return said, run
 
 
@@ -118,7 +120,7 @@ def test_a_spoilt_hostfile_is_written_anew_and_said(content):
     said, _ = opened(settings_of(run_name="a"))
     assert said[0] == "resuming runs/a after step 10 (FRESH=1 starts over)"
     assert said[1].startswith("warning: runs/a/hostfile") and said[1].endswith("; it is written anew from the settings")
-    assert cluster.read_hostfile(run.hostfile) == {"llm-master": 1, "llm-worker": 1}
+    assert hostfile.read_hostfile(run.hostfile) == {"llm-master": 1, "llm-worker": 1}
 
 
 @pytest.mark.parametrize("content", ["", "{", None])
@@ -135,7 +137,7 @@ def test_a_spoilt_deepspeed_configuration_is_written_anew_and_said(content):
 
 def node_program(run, rank):
     """Start a node's program on a run as it is, and return how it ended."""
-    command = [sys.executable, "-m", "sft.host.launch", "--run", str(run.path), "--node-rank", str(rank)]
+    command = [sys.executable, "-m", "sft.host.launch.node", "--run", str(run.path), "--node-rank", str(rank)]
     root = Path(__file__).resolve().parents[2]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=60)
 

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sft import run as runs
-from sft import variables
 from sft.errors import UserError
-from sft.host import opening, pipeline
-from sft.settings import Settings
-from sft.trainer import prepare
+from sft.host.commands import train
+from sft.host.launch import choose
+from sft.run import directory as runs
+from sft.settings import variables
+from sft.settings.fields import Settings
+from sft.trainer.data import prepare
 
 NAMES = sorted(name.upper() for name in Settings.model_fields)
 NAMED = re.compile(r"(?:[A-Z_]{2,}=|\.env|\.env:\d+: |.*: no such setting|\S*runs?/\S+: )")
@@ -61,10 +62,10 @@ def begin(**load):
     """Do what `make train` does before its nodes start, and return the run."""
     console = Console(file=io.StringIO())
     chosen = Settings.load(**load)
-    chosen, cards = pipeline.decide(chosen, console)
-    chosen, plan = opening.planned(chosen, cards, console.print)
-    pipeline.launcher(chosen, cards, console)
-    with opening.open_run(chosen, plan, console.print) as run:
+    chosen, cards = train.decide(chosen, console)
+    chosen, plan = choose.planned(chosen, cards, console.print)
+    train.launcher(chosen, cards, console)
+    with choose.open_run(chosen, plan, console.print) as run:
         return run
 
 

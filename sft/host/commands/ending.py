@@ -1,0 +1,49 @@
+"""What is said of a run that has ended before its time: where it stands, what goes on with it, who asked for it."""
+
+from __future__ import annotations
+
+import re
+
+from sft.run import checkpoints
+from sft.run.directory import Run
+
+WHO = {
+    "SIGINT": "Ctrl-C",
+    "SIGTERM": "it was asked to end (SIGTERM), as `kill`, `timeout` and a shutdown do",
+    "SIGHUP": "its terminal was closed",
+    "inv stop": "`make stop`",
+    "a signal to the ranks": "one of its ranks was asked to end",
+}
+
+
+def stopped(run: Run, command: str) -> str:
+    """Return the line that says where a run stopped, what of it is saved, and which command goes on from there."""
+    step, total, saved = run.state().get("step", 0), run.state().get("total_steps", 0), run.saved_step()
+    if run.final.is_dir():
+        return f"stopped after the last step, with the final model written; `{command}` does what is left"
+    if not run.has_trained:
+        return f"stopped before its first step; `{command}` starts it again"
+    if saved == step:
+        name = checkpoints.name_of(step)
+        return f"stopped after step {step} of {total}, saved as {name}; `{command}` goes on from there"
+    return f"stopped after step {step} of {total}; {goes_on(run, command)}"
+
+
+def goes_on(run: Run, command: str) -> str:
+    """Return from where a run goes on, and with which command."""
+    saved = run.saved_step()
+    if run.final.is_dir():
+        return f"`{command}` does what is left: the final model is there"
+    if saved is not None:
+        return f"`{command}` goes on from its newest checkpoint, after step {saved}"
+    return f"`{command}` starts it over: it has no checkpoint" if run.has_trained else f"`{command}` starts it again"
+
+
+def reason(run: Run) -> str:
+    """Return in plain words why a run was asked to stop."""
+    said = run.stop_reason() or "a signal to the ranks"
+    if match := re.fullmatch(r"a signal to node (\d+)", said):
+        return f"node {match[1]} was asked to end, as `docker compose stop` does"
+    if match := re.fullmatch(r"the end of what started node (\d+)", said):
+        return f"the program that had started node {match[1]} was gone"
+    return WHO.get(said, said)

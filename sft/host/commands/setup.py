@@ -1,0 +1,110 @@
+"""`inv setup`: everything that can be made ready before a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from sft import ROOT
+from sft.errors import UserError
+from sft.host import ownership
+from sft.host.folders import make_folders
+from sft.host.launch import inputs, signals
+from sft.settings.fields import Settings
+from sft.settings.variables import ENV_FILE
+
+EXAMPLE = ROOT / ".env.example"
+
+
+def make_env_file(console: Console) -> None:
+    """Make `.env` from `.env.example` where there is none, readable by its owner only: it will hold keys.
+
+    Warns of one that others may read.
+    """
+    if ENV_FILE.exists():
+        if ENV_FILE.stat().st_mode & 0o077:
+            console.print(f"warning: {ENV_FILE}: others may read the keys in it; chmod 600 {ENV_FILE}")
+        return
+    descriptor = os.open(ENV_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(EXAMPLE.read_text())
+    console.print(f"made {ENV_FILE} from {EXAMPLE.name}: your settings and keys go there")
+
+
+def set_up_docker(settings: Settings, made: list[Path], console: Console) -> bool:
+    """Check docker and build the image, if runs will be in containers. Tell whether they will. Raises SftError.
+
+    `made` are the folders that were not there before.
+    """
+    from sft.host import gpus, ownership
+    from sft.host.doctor import check, docker
+    from sft.host.doctor import machine as checks
+    from sft.host.launch import choose, compose
+
+    cards = gpus.visible() if settings.device != "cpu" else []
+    launcher, why = choose.choose_launcher(settings, bool(cards))
+    console.print(f"launcher {launcher} ({why})")
+    if launcher != "compose":
+        return False
+    ownership.say(console)
+    ownership.hand_over(settings, made)
+    settings = settings.model_copy(update={"device": "cuda" if cards else "cpu"})
+    machine = [checks.memory(settings), checks.disk(settings), checks.gpu(settings)]
+    check.report([*docker.before_build(settings), *machine], console)
+    stack = compose.Stack(settings)
+    stack.build(console)
+    if cards:
+        check.report([docker.gpus_inside(settings)], console)
+    for line in stack.complete_env_file():
+        console.print(f"added to {ENV_FILE}, for `docker compose` by hand: {line}")
+    ownership.hand_over_env_file(console)
+    return True
+
+
+def told(output: str) -> str:
+    """Return the error that the program which prepares the inputs told in its last line, or ""."""
+    try:
+        return str(json.loads(output.strip().splitlines()[-1])["error"])
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+def output(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Return a program's exit code and output. Where this one is interrupted, all that it has started ends too."""
+    process = None
+    environment = environment | {"SFT_NODE_PID": str(os.getpid())}  # without this process it ends
+    try:
+        with signals.held():
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+            )
+        said, _ = process.communicate()
+    except BaseException:
+        if process is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        raise
+    return process.returncode, said
+
+
+def setup(console: Console) -> None:
+    """Make `.env` and the folders, and bring data and model here. Raises UserError where one cannot be had."""
+    make_env_file(console)
+    settings = Settings.load()
+    inputs.check(settings)
+    in_containers = set_up_docker(settings, make_folders(settings), console)
+    console.print(f"getting {settings.dataset} and {settings.model_name} (once)")
+    command = [sys.executable, "-m", "sft.trainer.data.prepare"]
+    environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
+    code, said = output(command, environment)
+    if code:
+        raise UserError(told(said) or "the download broke; see above")
+    if in_containers:
+        ownership.hand_over(settings)  # what was prepared by now
+    console.print("ready: `make train` starts, `make test-env` checks this machine")

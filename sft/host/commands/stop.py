@@ -1,0 +1,76 @@
+"""`make stop`: ask a run to save and end, and wait until it has."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+
+from sft.errors import UserError
+from sft.host.commands import ending
+from sft.host.commands.progress import display
+from sft.run.directory import ENDED, Run
+from sft.run.unfinished import at_work
+
+POLL_S = 0.2
+
+
+def meant(latest: Run) -> Run:
+    """Return the run that a stop without a name is for: the latest, or the only one at work. Raises UserError."""
+    if latest.is_running():
+        return latest
+    working = at_work(latest.path.parent)
+    if len(working) == 1:
+        return working[0]
+    if working:
+        commands = ", ".join(f"`{run.command('stop')}`" for run in working)
+        raise UserError(f"{latest.path}: is not running, but {len(working)} others are; stop one of them: {commands}")
+    raise UserError(
+        f"{latest.path}: is not running ({standing(latest)}), and no other run is; there is nothing to stop"
+    )
+
+
+def standing(run: Run) -> str:
+    """Return what a run that is not at work says of itself, in words."""
+    status = run.state().get("status")
+    if status is None:
+        return "its state.json is gone or cannot be read"
+    return status if status in ENDED else f"it was cut off while {status}"
+
+
+def stop(run: Run, console: Console) -> None:
+    """Stop a run after the step it is in. Raises UserError if it is not running."""
+    if not run.is_running():
+        others = "".join(f"; {other.name} is: `{other.command('stop')}`" for other in at_work(run.path.parent))
+        raise UserError(f"{run.path}: is not running ({standing(run)}){others or '; there is nothing to stop'}")
+    if run.at_work() != run:
+        end_evaluation(run.at_work(), console)
+        return
+    console.print(f"stopping {run.name}: it finishes its step and saves a checkpoint")
+    state = asked_to_end(run, console)
+    if state["status"] == "stopped":
+        console.print(ending.stopped(run, run.command("resume")))
+    else:
+        console.print(f"it {state['status']} before it could stop" + (f": {state['error']}" if state["error"] else ""))
+        if state["status"] == "failed":
+            console.print(ending.goes_on(run, run.command("resume")))
+    for other in at_work(run.path.parent):
+        console.print(f"{other.name} is still at work: `{other.command('stop')}`")
+
+
+def end_evaluation(again: Run, console: Console) -> None:
+    """Stop the evaluation of a run that is evaluated again."""
+    console.print(f"stopping {again.name}: the run itself stays as it is")
+    status = asked_to_end(again, console)["status"]
+    console.print("stopped" if status == "stopped" else f"it {status} before it could stop")
+
+
+def asked_to_end(run: Run, console: Console) -> dict[str, Any]:
+    """Ask for a stop, show what is at work until it has ended, and return its state."""
+    run.request_stop("inv stop")
+    with display(console) as shown:
+        while run.is_running():
+            shown.show(run.state())
+            time.sleep(POLL_S)
+    return run.state()

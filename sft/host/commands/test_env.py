@@ -1,0 +1,60 @@
+"""`inv test-env`: every check of this machine, of docker and of both containers, each with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from sft.errors import SettingsError
+from sft.host import folders, gpus, ownership
+from sft.host.doctor import docker, machine
+from sft.host.doctor.check import Check, report
+from sft.host.launch import choose, compose
+from sft.settings.fields import Settings
+from sft.settings.variables import ENV_FILE
+
+
+def test_env(console: Console) -> None:
+    """Print every check as it ends. Raises RunFailed where one failed."""
+    report(run_checks(), console)
+    console.print("this machine is ready: `make train`, or `make demo` first")
+
+
+def run_checks() -> Iterator[Check]:
+    """Yield the checks of this machine, quick ones first."""
+    try:
+        settings = Settings.load()
+        yield Check("settings", "ok", f"{ENV_FILE} and the environment are in order")
+    except SettingsError as error:
+        settings = Settings()
+        for problem in error.problems:
+            yield Check("settings", "failure", problem, f"fix it in {ENV_FILE} or the environment")
+    for check in machine.CHECKS:
+        yield check(settings)
+    if choose.in_compose(settings):
+        cards = gpus.visible() if settings.device != "cpu" else []
+        yield from in_containers(settings.model_copy(update={"device": "cuda" if cards else "cpu"}))
+
+
+def in_containers(settings: Settings) -> Iterator[Check]:
+    """Yield the checks of docker, and those inside both nodes' containers."""
+    failed = False
+    for check in docker.before_build(settings):
+        failed = failed or check.level == "failure"
+        yield check
+    if failed:
+        return
+    try:
+        ownership.hand_over(settings, folders.make_folders(settings))
+    except SettingsError as error:
+        for problem in error.problems:
+            yield Check("folders", "failure", *problem.split("; ", 1))
+        return
+    stack = compose.Stack(settings)
+    if not stack.is_built():
+        yield Check("image", "failure", f"{stack.image()} is not there or not of this code", "`make setup` builds it")
+        return
+    if settings.device == "cuda":
+        yield docker.gpus_inside(settings)
+    yield from docker.inside(settings)

@@ -1,0 +1,1 @@
+"""`inv test-env`: checks of this machine, of docker, and inside a node's container."""

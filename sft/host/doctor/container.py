@@ -1,0 +1,152 @@
+"""The checks inside a node's container: `python -m sft.host.doctor.container`, started by docker/check.yml.
+
+Prints each check as one line of JSON. The nodes meet as they do for a run, and their ranks all-reduce.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sft import hostfile
+from sft.host import gpus
+from sft.host.doctor.check import Check
+from sft.host.doctor.machine import PROBE_TIMEOUT_S, packages, torch_cuda
+from sft.host.launch.link import MasterLink, WorkerLink, master_address
+from sft.settings.fields import FOLDERS, Settings
+
+NODES = 2
+MEETING_TIMEOUT_S = 60
+SHM_LEAST_GB = {"cuda": 8, "cpu": 0.5}
+
+
+def main() -> None:
+    """Run every check, and print it as it ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--node-rank", type=int, required=True)
+    parser.add_argument("--gpus-per-node", type=int, required=True)
+    parser.add_argument("--master-port", type=int, required=True)
+    given = parser.parse_args()
+    cards = gpus.visible()
+    device = "cuda" if os.environ.get("DEVICE") == "cuda" or cards else "cpu"
+    for check in checks(given.node_rank, given.gpus_per_node, given.master_port, device, len(cards)):
+        print(json.dumps(check._asdict()), flush=True)
+
+
+def checks(rank: int, slots: int, port: int, device: str, cards: int) -> Iterator[Check]:
+    """Yield the checks of this node."""
+    cuda = torch_cuda()
+    yield packages(Settings())
+    yield Check("torch", "ok", f"built for {'CUDA ' + cuda if cuda else 'the CPU'}")
+    if device == "cuda":
+        enough = cards == slots and cuda is not None
+        remedy = "" if enough else "make GPUS_PER_NODE and device_ids agree; build from a CUDA base image (BASE_IMAGE)"
+        yield Check("GPUs", "ok" if enough else "failure", f"{cards} visible, {slots} ranks", remedy)
+    yield shared_memory(device)
+    yield from folders()
+    yield from meeting(rank, slots, port, device)
+
+
+def shared_memory(device: str) -> Check:
+    """The size of /dev/shm, through which NCCL talks between the nodes."""
+    gigabytes = shutil.disk_usage("/dev/shm").total / 1e9
+    if gigabytes < SHM_LEAST_GB[device]:
+        return Check("/dev/shm", "failure", f"{gigabytes:.1f} GB", "raise shm_size of llm-master in docker/gpu.yml")
+    return Check("/dev/shm", "ok", f"{gigabytes:.1f} GB")
+
+
+def folders() -> Iterator[Check]:
+    """Yield whether this user can write to the mounts."""
+    for name in FOLDERS:
+        path = Path(os.environ[name.upper()])
+        try:
+            tempfile.TemporaryFile(dir=path).close()
+        except OSError as error:
+            remedy = f"on the host give it to user {os.geteuid()}, or set SFT_UID in .env to its owner"
+            yield Check(f"{path}/", "failure", f"cannot be written ({error.strerror})", remedy)
+        else:
+            yield Check(f"{path}/", "ok", f"can be written by user {os.geteuid()}")
+
+
+def meeting(rank: int, slots: int, port: int, device: str) -> Iterator[Check]:
+    """Yield whether the nodes meet and their ranks add."""
+    link_port = hostfile.link_port(port)
+    link = WorkerLink(rank, link_port) if rank else MasterLink(NODES, link_port)
+    if isinstance(link, MasterLink):
+        link.name_run("check")
+    deadline = time.monotonic() + MEETING_TIMEOUT_S
+    while (link.missing() if isinstance(link, MasterLink) else not link.run_name()) and time.monotonic() < deadline:
+        link.poll()
+        time.sleep(0.1)
+    met = bool(link.peers)
+    at = f"{master_address()}:{link_port}"
+    remedy = "" if met else "see the other node's checks; a firewall may keep containers apart"
+    yield Check("port", "ok" if met else "failure", f"the nodes {'met' if met else 'did not meet'} at {at}", remedy)
+    if met:
+        yield from all_reduce(rank, slots, port, device)
+    link.close(well=True)
+
+
+def all_reduce(rank: int, slots: int, port: int, device: str) -> Iterator[Check]:
+    """Yield how fast all ranks of both nodes add, and over what."""
+    world = NODES * slots
+    common = dict(os.environ) | {"WORLD_SIZE": str(world), "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    if device == "cpu":
+        common["DS_ACCELERATOR"] = "cpu"
+    else:
+        cards = gpus.visible()[:slots]
+        common |= gpus.nccl_variables(cards) | gpus.environment(cards)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sft.trainer.probe", "--device", device],
+            env=common | {"RANK": str(rank * slots + local), "LOCAL_RANK": str(local)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for local in range(slots)
+    ]
+    try:
+        outputs = [process.communicate(timeout=PROBE_TIMEOUT_S)[0] for process in processes]
+    except subprocess.TimeoutExpired:
+        yield Check("all-reduce", "failure", f"hung for {PROBE_TIMEOUT_S} s", "NCCL_DEBUG=INFO tells where")
+        return
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    found = [line for line in outputs[0].splitlines() if line.startswith("{")]
+    if any(process.returncode for process in processes) or (rank == 0 and not found):
+        last = (outputs[0].strip() or "no output").splitlines()[-1]
+        yield Check("all-reduce", "failure", last, "see the other node's checks")
+    elif rank == 0:
+        said = json.loads(found[0])
+        told = f"{world} ranks of {NODES} nodes on {device} over {said['backend']}, {said['busbw_gb_s']} GB/s"
+        yield Check("all-reduce", "ok", told)
+    if device == "cuda":
+        yield transport("\n".join(outputs), slots)
+
+
+def transport(log: str, slots: int) -> Check:
+    """Return what NCCL uses between the nodes, from its INFO lines: `Channel 00 : 1[1] -> 2[0] via SHM/direct`."""
+    lines = re.findall(r"(\d+)\[\w+\] -> (\d+)\[\w+\].*? via ([\w/]+)", log)
+    used = sorted({via for a, b, via in lines if int(a) // slots != int(b) // slots})
+    if not used:
+        return Check("NCCL between the nodes", "warning", "it does not say", "NCCL_DEBUG=INFO must reach the ranks")
+    if any(via.startswith("NET") for via in used):
+        remedy = "use docker/gpu.yml as it is: same NCCL_HOSTID, ipc and user in both services"
+        return Check("NCCL between the nodes", "warning", f"{', '.join(used)}: slower than shared memory", remedy)
+    return Check("NCCL between the nodes", "ok", ", ".join(used))
+
+
+if __name__ == "__main__":
+    main()

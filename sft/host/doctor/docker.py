@@ -1,0 +1,100 @@
+"""What `inv setup` and `inv test-env` ask of docker: the engine, the compose files, GPUs in containers, both nodes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+
+from sft import hostfile
+from sft.errors import SftError
+from sft.host import gpus, ownership
+from sft.host.doctor.check import Check
+from sft.host.launch import compose
+from sft.settings import variables
+from sft.settings.fields import Settings
+
+NODES_TIMEOUT_S = 300
+POLL_S = 0.5
+
+
+def before_build(settings: Settings) -> Iterator[Check]:
+    """Yield what must be right before an image can be built."""
+    if found := compose.problem():
+        yield Check("docker", "failure", *found)
+        return
+    yield Check("docker", "ok", compose.versions())
+    if users := other_users():
+        yield users
+    if settings.device == "cuda":
+        yield toolkit()
+    try:
+        compose.Stack(settings).check()
+    except SftError as error:
+        for line in str(error).splitlines():
+            what, _, remedy = line.rpartition("; ")
+            yield Check("compose files", "failure", what, remedy)
+    else:
+        yield Check("compose files", "ok", "they agree with the settings")
+
+
+def other_users() -> Check | None:
+    """Whether the engine gives containers other users than their numbers say; None if it does not."""
+    options = compose.output("docker", "info", "--format", "{{json .SecurityOptions}}").stdout
+    kind = "rootless" if "name=rootless" in options else "userns-remap" if "name=userns" in options else ""
+    if not kind:
+        return None
+    what = f"the engine is {kind}: user {ownership.owner()[0]} of a container is another user of this machine"
+    remedy = "runs/, data/ and models/ must be writable for that one; otherwise set LAUNCHER=local"
+    return Check("users", "warning", what, remedy)
+
+
+def toolkit() -> Check:
+    """Whether docker knows NVIDIA's runtime."""
+    runtimes = compose.output("docker", "info", "--format", "{{json .Runtimes}}").stdout
+    if "nvidia" not in runtimes:
+        return Check("Container Toolkit", "failure", "docker has no nvidia runtime", compose.NO_GPU)
+    return Check("Container Toolkit", "ok", "docker has the nvidia runtime")
+
+
+def gpus_inside(settings: Settings) -> Check:
+    """Whether a container really sees GPUs."""
+    stack = compose.Stack(settings)
+    done = stack.call("run", "--rm", "--no-deps", "-T", hostfile.MASTER, "nvidia-smi", "--list-gpus")
+    seen = [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
+    if done.returncode or not seen:
+        return Check("GPU in a container", "failure", compose.last_line(done.stderr or done.stdout), compose.NO_GPU)
+    return Check("GPU in a container", "ok", f"{len(seen)} of {len(gpus.visible())} visible to {hostfile.MASTER}")
+
+
+def inside(settings: Settings) -> Iterator[Check]:
+    """Yield what both nodes find in their containers; a stack of its own, so that no run is disturbed."""
+    stack = compose.Stack(settings)
+    project = f"{variables.of_user('COMPOSE_PROJECT_NAME') or 'sft'}-check"
+    numbers = {"GPUS_PER_NODE": str(settings.gpus_per_node), "MASTER_PORT": str(settings.master_port)}
+    environment = stack.environment(COMPOSE_PROJECT_NAME=project, **numbers)
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = stack.command(*arguments, overlay=compose.CHECK)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    try:
+        started = call("up", "--detach", "--no-build", "--force-recreate")
+        if started.returncode:
+            what, _, remedy = str(compose.refused(started.stderr)).rpartition("; ")
+            yield Check("containers", "failure", what, remedy)
+            return
+        deadline = time.monotonic() + NODES_TIMEOUT_S
+        while call("ps", "-q").stdout.strip() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        for name in hostfile.node_names(2):
+            told = call("logs", "--no-color", "--no-log-prefix", name).stdout
+            lines = told.replace("\x1b[2K", "").splitlines()  # compose clears lines even without a terminal
+            found = [json.loads(line) for line in lines if line.startswith('{"name"')]
+            for check in found:
+                yield Check(f"{name}: {check['name']}", check["level"], check["found"], check["remedy"])
+            if not found:
+                yield Check(name, "failure", compose.last_line("\n".join(lines)), "`make setup` rebuilds the image")
+    finally:
+        call("down", "--timeout", "0")

@@ -1,0 +1,39 @@
+"""The folders of data, models and runs: made before a run, with a line for each that cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from sft.errors import SettingsError, wrong
+from sft.run import files
+from sft.settings.fields import FOLDERS, Settings, is_there
+
+
+def make_folders(settings: Settings) -> list[Path]:
+    """Make the folders of data, models and runs. Return those that were not there.
+
+    Raises SettingsError for those that cannot be written, and leaves none behind then.
+    """
+    problems, made = [], []
+    for name in FOLDERS:
+        path: Path = getattr(settings, name)
+        missing = [folder for folder in (path, *path.parents) if not is_there(folder)]
+        try:
+            for folder in reversed(missing):
+                folder.mkdir(exist_ok=True)
+                made.append(folder)
+            if not path.is_dir():
+                raise NotADirectoryError(20, "it is a file")
+            if not os.access(path, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            what = f"cannot be written ({error.strerror})"
+            problems.append(wrong(name.upper(), path, what, files.remedy(path, error)))
+    if problems:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):  # another program has put something there by now
+                folder.rmdir()
+        raise SettingsError(problems)
+    return made

@@ -1,0 +1,1 @@
+"""From settings to the processes of every node: choosing, opening, starting, and the node program."""

@@ -1,0 +1,97 @@
+"""DeepSpeed's launcher without torch: this module runs in place of `deepspeed.launcher.launch`.
+
+The launcher sets a few variables and starts the ranks. But before Python runs it, it imports all of DeepSpeed and with
+it torch: seconds in which no rank can begin to import anything (benchmarks/README.md). So the launcher's own file runs
+here with stand-ins for the packages that it takes a few names from. DeepSpeed's version is pinned, and
+tests/torch/test_deepspeed_launcher.py compares what the ranks get from either.
+
+It also leaves the ranks' end to the node program. DeepSpeed's launcher answers a signal, or the end of one rank, by
+giving the other ranks 30 s and killing them: a checkpoint that takes longer to write would be lost, and nobody would
+see where the others hang. Here signals are held back from it, and a broken rank is told of at once, but counts as
+alive as long as another one lives.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import subprocess
+import sys
+from collections.abc import Iterable, MutableMapping
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
+
+from sft.host.launch import signals
+
+LINE = "[%(asctime)s] [%(levelname)s] [%(filename)s:%(lineno)d:%(funcName)s] %(message)s"
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"  # for ranks on a CPU too
+
+
+class Accelerator:
+    """What the launcher asks of an accelerator: how a rank is told which cards are its node's."""
+
+    def visible_devices_envs(self) -> list[str]:
+        """Return the variables that say it."""
+        return [VISIBLE_DEVICES]
+
+    def set_visible_devices_envs(self, environment: MutableMapping[str, str], devices: Iterable[int]) -> None:
+        """Set them."""
+        environment[VISIBLE_DEVICES] = ",".join(map(str, devices))
+
+
+def stand_in(name: str, **content: object) -> None:
+    """Let imports find a package of DeepSpeed's name and place that holds only this content."""
+    deepspeed = importlib.util.find_spec("deepspeed")
+    assert deepspeed is not None and deepspeed.origin is not None
+    package = ModuleType(name)
+    package.__path__ = [str(Path(deepspeed.origin).parent.joinpath(*name.split(".")[1:]))]
+    package.__dict__.update(content)
+    sys.modules[name] = package
+
+
+class Rank(subprocess.Popen[bytes]):
+    """A rank's process."""
+
+    started: ClassVar[list[Rank]] = []
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        """Start it."""
+        super().__init__(command, env=env)
+        self.rank, self.told = env["RANK"], False
+        self.started.append(self)
+
+    def poll(self) -> int | None:
+        """Return its exit code, None as long as it lives, and after an error as long as any rank lives."""
+        code = super().poll()
+        if code and not self.told:
+            self.told = True
+            sys.stdout.write(f"rank {self.rank}: exits with return code = {code}\n")  # the node program reads it
+            sys.stdout.flush()
+        others = [super(Rank, rank).poll() for rank in self.started] if code else []
+        return None if None in others else code
+
+
+def main() -> None:
+    """Run the launcher with this program's arguments."""
+    signals.hold()
+    logger = logging.getLogger("DeepSpeed")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter(LINE))
+    logger.addHandler(handler)
+    stand_in("deepspeed.accelerator", get_accelerator=Accelerator)
+    stand_in(
+        "deepspeed.utils",
+        logger=logger,
+        set_log_level_from_string=lambda level: logger.setLevel(level.upper()),
+        get_numactl_cmd=None,  # --bind_cores_to_rank is not used
+    )
+    stand_in("deepspeed")  # last: its place is looked up for the others
+    launch = importlib.import_module("deepspeed.launcher.launch")
+    launch.subprocess = SimpleNamespace(Popen=Rank)  # type: ignore[attr-defined]
+    launch.main()
+
+
+if __name__ == "__main__":
+    main()

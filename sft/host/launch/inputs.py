@@ -1,0 +1,66 @@
+"""Model and data as far as they can be known in a second, before a run directory is made: local files, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sft import model_files
+from sft.errors import SettingsError, UserError, wrong
+from sft.host.plan import shapes
+from sft.rows import files
+from sft.settings import variables
+from sft.settings.fields import DEMO, Settings, is_there
+
+
+def check(settings: Settings) -> None:
+    """Raise UserError with a line for everything that is wrong with the model or the rows."""
+    found: list[UserError] = []
+    looks: list[Callable[[Settings], None]] = [model, data]
+    for look in looks:
+        try:
+            look(settings)
+        except UserError as error:
+            found.append(error)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise SettingsError([str(error) for error in found])
+
+
+def model(settings: Settings) -> None:
+    """Look at a local model, or at the config.json of one that was downloaded. Raises SettingsError."""
+    try:
+        if model_files.local_model(settings) is None:
+            model_files.check_length(model_files.positions(known_config(settings)), settings)
+        else:
+            model_files.check_local(settings)
+    except OSError as error:
+        raise unreadable("MODEL_NAME", settings.model_name, error) from None
+
+
+def known_config(settings: Settings) -> dict[str, Any]:
+    """Return the config.json of a model of the hub from MODEL_PATH, or what is known of it without; else nothing."""
+    cached = shapes.in_cache(settings)
+    found = (
+        model_files.read_json(cached) if cached else shapes.BUILT_IN.get(settings.model_name.removesuffix("-Instruct"))
+    )
+    return found if isinstance(found, dict) else {}
+
+
+def data(settings: Settings) -> None:
+    """Look at the first rows of local data. Raises SettingsError or DataError."""
+    path = variables.expanded(settings.dataset)
+    if settings.dataset == DEMO or not is_there(path):
+        return
+    try:
+        files.look(path, settings)
+    except ModuleNotFoundError:  # a host of containers needs no pyarrow: the run reads the Parquet file
+        return
+    except OSError as error:
+        raise unreadable("DATASET", settings.dataset, error) from None
+
+
+def unreadable(name: str, value: str, error: OSError) -> SettingsError:
+    """Return what is said of a file that is there and cannot be read."""
+    return SettingsError([wrong(name, value, f"cannot be read ({error.strerror})", "make it readable for yourself")])

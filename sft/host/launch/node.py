@@ -1,0 +1,581 @@
+"""The node program: `python -m sft.host.launch.node --run runs/NAME --node-rank R`, the same under every launcher.
+
+The nodes meet (link.py), and every node starts DeepSpeed's launcher for its own ranks: what they import takes as long
+as node 0 takes to make data and model ready. A node writes their log, and ends only when none of its processes
+is left. No exit code of the launcher is believed: it can be 0 with dead ranks. Every rank says `rank N: done` at its
+clean end, and those lines are counted.
+
+Without `--run`, as in `docker compose up` by hand, node 0 opens the run itself and tells the others its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+import psutil
+
+from sft import hostfile, resources
+from sft.errors import RunFailed, SettingsError, SftError, UserError, only_lost_another, wrong
+from sft.host import gpus, provenance
+from sft.host.folders import make_folders
+from sft.host.launch import choose, inputs, signals
+from sft.host.launch.link import Link, MasterLink, WorkerLink, master_address
+from sft.host.launch.signals import Asked
+from sft.redaction import guard_tracebacks, redact
+from sft.run import budget, files
+from sft.run.directory import Run
+from sft.settings import variables
+from sft.settings.fields import Settings
+
+LAUNCHER = "sft.host.launch.deepspeed_launcher"
+POLL_S = 0.2
+FAILURE_GRACE_S = 10.0  # after a failure the other ranks get this long to write their stacks and end by themselves
+# How long another rank or node may take to say the reason of what may be its consequence here: twice that for a rank
+# which says no more than that it lost another one.
+REASON_WAIT_S = 5.0
+LINE_CHARACTERS = 2**16  # longer lines of a program are logged in parts
+# What is no step (loading, a save that has to be waited for, evaluation, the export) may take so much longer.
+SLOWER = 10
+NO_SIGN = "no sign of the ranks"
+# A rank says the first itself; NCCL's watchdog says the second and aborts the rank.
+ERROR_BETWEEN_RANKS = re.compile(
+    r"(?:rank (\d+): error between ranks|\[rank(\d+)\].*watchdog thread terminated with exception): (.+)"
+)
+
+
+def main() -> None:
+    """Run one node. Exit code 0: finished or stopped; 1: the run failed; 2: the user can fix it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    name = os.environ.get("SFT_RUN")  # compose cannot leave out an argument
+    parser.add_argument(
+        "--run", type=Path, default=variables.runs_path() / name if name else None, help="its directory"
+    )
+    parser.add_argument("--node-rank", type=int, required=True, help="0 is the master")
+    arguments = parser.parse_args()
+    run = Run(arguments.run.resolve()) if arguments.run else None
+    guard_tracebacks()
+    heard, link, opened = Signals(), Link(), contextlib.ExitStack()
+    node: Node | None = None
+    try:
+        settings = run.settings() if run else Settings.load()
+        link = start_link(settings, arguments.node_rank)
+        run = run or (first_run(settings, opened) if arguments.node_rank == 0 else told_run(settings, link, heard))
+        if run:
+            node = Node(run, arguments.node_rank, link, heard)
+            node.work()
+    except SftError as error:
+        if run and node is None and run.logs.is_dir() and not run.is_running():
+            run.fail(f"node {arguments.node_rank}: {error}")  # a node that is at work says so itself
+        print(redact(str(error)), file=sys.stderr, flush=True)
+        if run is None and isinstance(link, MasterLink):
+            link.refuse(str(error))
+        sys.exit(error.exit_code)
+
+
+class Signals:
+    """What asked this node to end: a signal, or the end of what started this program."""
+
+    def __init__(self) -> None:
+        """Take the signals over, those too that came before this program could, and remember who started it."""
+        self.parent = os.getppid()
+        self.asked = Asked()
+        for number in (*signals.STOP, signal.SIGQUIT):
+            signal.signal(number, self.asked.note)
+        signals.release()
+
+    @property
+    def end_now(self) -> bool:
+        """Whether it is to end without saving."""
+        return self.asked.at_once
+
+    def who(self) -> str | None:
+        """Return what asks for a stop, a signal or the end of whoever started this program, or None."""
+        if self.asked.stop:
+            return "a signal to node"
+        return "the end of what started node" if os.getppid() != self.parent else None
+
+
+def start_link(settings: Settings, rank: int) -> Link:
+    """Return the line to the other nodes. Raises SettingsError where its port is taken."""
+    port = hostfile.link_port(settings.master_port)
+    if settings.nodes == 1:
+        return Link()
+    if rank:
+        return WorkerLink(rank, port)
+    try:
+        return MasterLink(settings.nodes, port)
+    except OSError as error:
+        what = f"the port behind it, {port}, where the nodes meet, cannot be had ({error.strerror})"
+        raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")]) from None
+
+
+def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
+    """Return the run that these settings ask for, kept open by node 0 itself in `opened`. Raises SettingsError."""
+    inputs.check(settings)
+    make_folders(settings)
+    asked = settings
+    cards = gpus.visible()
+    settings = choose.with_device(settings, cards, settings.gpus_per_node, "in this container")
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    cards = cards[: settings.gpus_per_node]
+    settings = settings.resolved(settings.device, "compose", all(card.has_bf16 for card in cards))
+    settings, plan = choose.planned(settings, cards, say)
+    run = opened.enter_context(choose.open_run(settings, plan, say))
+    for line in budget.revise(run, asked):
+        say(line)
+    return run
+
+
+def told_run(settings: Settings, link: Link, heard: Signals) -> Run | None:
+    """Return the run that node 0 works on, or None where this node is stopped before. Raises RunFailed."""
+    assert isinstance(link, WorkerLink)
+    deadline = time.monotonic() + settings.rendezvous_timeout_s
+    while (name := link.run_name()) is None:
+        if heard.end_now or (heard.who() and not link.peers):
+            return None
+        if reason := link.refusal():
+            raise UserError(f"node 0: {reason}")
+        if reason := link.lost() or no_meeting(settings, [0], deadline):
+            raise RunFailed(f"node {link.rank}: {reason}")
+        link.poll()
+        time.sleep(POLL_S)
+    return Run(settings.runs_path.resolve() / name)
+
+
+def no_meeting(settings: Settings, missing: list[int], deadline: float) -> str:
+    """Return why the nodes did not meet once the time is over, otherwise ""."""
+    if time.monotonic() < deadline:
+        return ""
+    nodes = f"node{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+    at = f"{master_address()}:{hostfile.link_port(settings.master_port)}"
+    return f"{nodes} did not come to {at} within RENDEZVOUS_TIMEOUT_S={settings.rendezvous_timeout_s} seconds"
+
+
+class Log:
+    """A node's log: every line goes to `logs/node-R.log` and to standard output, without secrets."""
+
+    def __init__(self, path: Path) -> None:
+        """Append to the log in `path`."""
+        self.file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        self.lost = 0  # lines that a stream did not take
+
+    def write(self, line: str) -> None:
+        """Write one line. What a stream does not take costs the line, never the run: ranks block on a full pipe."""
+        line = redact(line).rstrip("\n") + "\n"
+        for stream in (self.file, sys.stdout):
+            try:
+                stream.write(encodable(line, stream))
+                stream.flush()
+            except (OSError, ValueError):  # a full disk; a reader that is gone; a closed stream
+                self.lost += 1
+
+
+def encodable(line: str, stream: TextIO) -> str:
+    """Return a line as a stream's encoding can hold it: a locale's may be ASCII."""
+    encoding = stream.encoding or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
+
+
+@dataclass
+class Ranks:
+    """What is known of this node's ranks from what they and DeepSpeed's launcher print."""
+
+    done: set[int] = field(default_factory=set)
+    codes: dict[int, int] = field(default_factory=dict)  # how those that broke ended, the first one first
+    errors: dict[int, str] = field(default_factory=dict)  # what may only be the consequence of another rank's error
+    broke_at: float | None = None
+
+    def read(self, line: str) -> None:
+        """Note what a line says."""
+        if match := re.fullmatch(r"rank (\d+): done", line.strip()):
+            self.done.add(int(match[1]))
+        elif match := ERROR_BETWEEN_RANKS.match(line):
+            self.errors.setdefault(int(match[1] or match[2]), match[3].strip())
+        elif match := re.fullmatch(r"rank (\d+): exits with return code = (-?\d+)", line.strip()):
+            self.codes.setdefault(int(match[1]), int(match[2]))
+            self.broke_at = self.broke_at or time.monotonic()
+
+    def reason(self) -> tuple[str, float]:
+        """Return why they broke, as far as it is known here, and how long another one may take to know better."""
+        killed = [(rank, code) for rank, code in self.codes.items() if code < 0 and code != -signal.SIGABRT]
+        for rank, code in killed:
+            hint = " (often because memory ran out: `dmesg` tells)" if code == -signal.SIGKILL else ""
+            return f"rank {rank} {ended_with(code)}{hint}", 0
+        for rank, error in self.errors.items():
+            if not only_lost_another(error):
+                return f"rank {rank}: {error}", REASON_WAIT_S
+        for rank in self.codes:
+            if rank not in self.errors:
+                return f"rank {rank} {ended_with(self.codes[rank])}", REASON_WAIT_S
+        return next((f"rank {rank}: {error}" for rank, error in self.errors.items()), ""), 2 * REASON_WAIT_S
+
+
+class Heartbeat:
+    """What `state.json` tells about the ranks: rank 0 changes it with every step, and while it evaluates or saves."""
+
+    def __init__(self, run: Run, limit_s: int) -> None:
+        """Watch from now on. `limit_s` is the longest time between steps, 0 for none."""
+        self.run, self.limit_s = run, limit_s
+        self.seen: Any = None
+        self.since = time.monotonic()
+
+    def silence(self) -> str:
+        """Return in words that the ranks have been silent for too long, otherwise ""."""
+        state = self.run.state()
+        if (sign := state.get("updated_at")) != self.seen:  # compared with itself: clocks of machines differ
+            self.seen, self.since = sign, time.monotonic()
+        steps = state.get("status") == "training"
+        limit_s = self.limit_s if steps else SLOWER * self.limit_s
+        if not limit_s or time.monotonic() - self.since < limit_s:
+            return ""
+        setting = f"STEP_TIMEOUT_S={self.limit_s}"
+        limit = f"{setting} seconds" if steps else f"{SLOWER} x {setting} seconds ({state.get('status')})"
+        return f"{NO_SIGN} within {limit}, after step {state.get('step')}"
+
+
+class Node:
+    """One node's share of a run."""
+
+    def __init__(self, run: Run, rank: int, link: Link, heard: Signals) -> None:
+        """Read the run directory. Raises UserError for a hostfile or a rank that cannot be right."""
+        self.run, self.rank, self.link, self.heard = run, rank, link, heard
+        self.settings = run.settings()
+        slots = hostfile.read_hostfile(run.hostfile)
+        if not 0 <= rank < len(slots):
+            raise UserError(f"--node-rank={rank}: the hostfile has {len(slots)} nodes; use 0 to {len(slots) - 1}")
+        self.hosts, self.slots = slots, list(slots.values())[rank]
+        self.log = Log(run.logs / f"node-{rank}.log")
+        self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
+        self.lost_at: float | None = None
+        # A clock that is set meanwhile ends no run: what has passed is asked of it once.
+        hours_passed = max(0.0, time.time() - run.state()["hours_from"]) / 3600
+        self.ends_at = time.monotonic() + 3600 * (self.settings.max_hours - hours_passed)
+        self.ranks = Ranks()
+        self.pumps: list[threading.Thread] = []  # what copies the programs' output to the log
+
+    def work(self) -> None:
+        """Meet the other nodes, prepare, train, clean up. Raises RunFailed, or UserError for what the user can fix."""
+        lock = self.run.lock() if self.rank == 0 else None
+        if self.rank == 0 and lock is None:
+            raise UserError(f"{self.run.path}: is running already; `{self.run.command('monitor')}` shows it")
+        well = False
+        try:
+            self.introduce()
+            hostfile.agree(self.settings.nodes, self.settings.gpus_per_node, self.hosts)
+            if self.nodes_are_here():
+                ranks = self.start_ranks()
+                if self.inputs_are_ready():
+                    self.train(ranks)
+            well = not self.end_now
+        except BaseException as error:
+            self.run.fail(f"node {self.rank}: {error}")
+            raise
+        finally:
+            self.end_what_is_left()
+            if self.log.lost:
+                self.log.write(f"{self.log.lost} lines could not be written to the log or to standard output")
+            reason = self.run.failure()
+            # The first node says how the run ended; another one does where the first is gone.
+            if reason is not None and not self.run.ended and (self.rank == 0 or not self.run.is_running()):
+                self.run.update_state("failed", error=reason)
+            self.link.close(well)
+            if lock:
+                lock.close()
+
+    def introduce(self) -> None:
+        """Write what this node is, for the monitor: one machine's cards may belong to several nodes."""
+        about = {
+            "name": list(self.hosts)[self.rank],
+            "host": socket.gethostname(),
+            "ranks": list(range(self.rank * self.slots, (self.rank + 1) * self.slots)),
+            "gpus": [card.uuid for card in self.cards()],
+        }
+        files.write_json(self.run.node_file(self.rank), about)
+
+    def cards(self) -> list[gpus.Gpu]:
+        """Return the GPUs of this node's ranks: the first of those that this program may use."""
+        return gpus.visible()[: self.slots] if self.settings.device == "cuda" else []
+
+    # What every wait looks at
+
+    def look(self) -> None:
+        """Pass on what asks for a stop, notice a lost node, and show that this program is alive."""
+        if self.alive_file:
+            with contextlib.suppress(OSError):  # a health check that fails is less than a run that ends
+                Path(self.alive_file).touch()
+        who = self.heard.who()
+        if (reason := f"{who} {self.rank}" if who else self.time_is_over()) and self.run.stop_reason() is None:
+            self.run.request_stop(reason)
+        self.link.poll()
+        if (lost := self.link.lost()) and self.run.failure() is None:
+            # Whoever knows why it was lost says so first: that node itself, or what started it.
+            self.lost_at = self.lost_at or time.monotonic()
+            if time.monotonic() - self.lost_at > REASON_WAIT_S:
+                self.run.fail(f"node {self.rank}: {lost}; logs/ and `make test-env` may tell why")
+        time.sleep(POLL_S)
+
+    def time_is_over(self) -> str | None:
+        """Return in words that MAX_HOURS are over, or None."""
+        hours = self.settings.max_hours
+        if not hours or self.rank or time.monotonic() < self.ends_at:
+            return None
+        return f"MAX_HOURS={hours:g} are over"
+
+    @property
+    def end_now(self) -> bool:
+        """Whether this node is to end without saving."""
+        return self.heard.end_now
+
+    def raise_failure(self) -> None:
+        """Raise RunFailed where the run is broken."""
+        if self.run.failure() is not None:
+            raise RunFailed(str(self.run.failure()))
+
+    def nodes_are_here(self) -> bool:
+        """Wait for the other nodes; False where the run is stopped before."""
+        deadline = time.monotonic() + self.settings.rendezvous_timeout_s
+        if isinstance(self.link, MasterLink):
+            self.link.name_run(self.run.name)
+        while missing := self.missing_nodes():
+            self.look()
+            # Node 0 alone decides whether a stop comes before the ranks: no node must go on without another.
+            if self.rank == 0 and self.run.stop_reason() is not None:
+                self.run.update_state("stopped")
+            if self.end_now or self.run.ended:
+                return False
+            if reason := no_meeting(self.settings, missing, deadline):
+                raise RunFailed(reason)
+            self.raise_failure()
+        return True
+
+    def missing_nodes(self) -> list[int]:
+        """Return the nodes that this one still has to meet."""
+        if isinstance(self.link, MasterLink):
+            return self.link.missing()
+        if isinstance(self.link, WorkerLink):
+            if (name := self.link.run_name()) not in (None, self.run.name):
+                raise UserError(f"--run={self.run.path}: node 0 works on {name}; start every node with the same run")
+            return [0] if name is None else []
+        return []
+
+    # Preparing
+
+    def inputs_are_ready(self) -> bool:
+        """Make data and model ready on node 0, wait for them elsewhere; False where the run is stopped before."""
+        if self.rank == 0:
+            return self.prepare()
+        while not self.run.prepared.is_file():
+            self.look()
+            if self.end_now or self.run.ended:
+                return False
+            self.raise_failure()
+        return True
+
+    def prepare(self) -> bool:
+        """Run the program that prepares the inputs; False where the run is stopped while it works."""
+        self.run.update_state("preparing")
+        provenance.note_machine(self.run)
+        process = self.start("sft.trainer.data.prepare", "--run", str(self.run.path))
+        self.see_through(process, until_stop=True)
+        if self.run.prepared.is_file():
+            provenance.note_inputs(self.run)
+            for line in [*files.read_json(self.run.prepared)["said"], *provenance.since_it_began(self.run)]:
+                self.log.write(f"not as the run began: {line}")
+            return True
+        if self.end_now or self.run.stop_reason() is not None:
+            self.run.update_state("stopped")
+            return False
+        self.run.fail(f"node 0: preparing {ended_with(process.returncode)}; logs/node-0.log says more")
+        raise (UserError if process.returncode == UserError.exit_code else RunFailed)(str(self.run.failure()))
+
+    # Training
+
+    def start_ranks(self) -> subprocess.Popen[str]:
+        """Start DeepSpeed's launcher with this node's ranks, which import what they need while the inputs are prepared.
+
+        They wait for `prepared.json` before they do anything. Where it never comes, they are ended with this node.
+        """
+        # What `deepspeed --hostfile … --no_ssh` starts, after importing everything once more to read the hostfile.
+        world = {name: list(range(slots)) for name, slots in self.hosts.items()}
+        return self.start(
+            LAUNCHER,
+            f"--world_info={base64.urlsafe_b64encode(json.dumps(world).encode()).decode()}",
+            f"--node_rank={self.rank}",
+            f"--master_addr={master_address()}", f"--master_port={self.settings.master_port}",
+            "--module", "sft.trainer.loop", "--run", str(self.run.path),
+        )  # fmt: skip
+
+    def train(self, process: subprocess.Popen[str]) -> None:
+        """See DeepSpeed's launcher with this node's ranks through to the end. Raises RunFailed."""
+        self.see_through(process, heartbeat=Heartbeat(self.run, self.settings.step_timeout_s))
+        for pump in self.pumps:
+            pump.join(timeout=5)
+        if len(self.ranks.done) == self.slots:
+            return
+        if self.end_now:
+            if self.rank == 0:
+                self.run.update_state("stopped")
+            return
+        if not self.ranks.codes:
+            reason = f"the launcher {ended_with(process.returncode)} before its ranks were done"
+            self.run.fail(f"node {self.rank}: {reason}; logs/node-{self.rank}.log says more")
+        while not self.run.failure() and not self.end_now:
+            self.judge_ranks()
+            self.look()
+        fixable = UserError.exit_code in self.ranks.codes.values()
+        raise (UserError if fixable else RunFailed)(str(self.run.failure()))
+
+    def judge_ranks(self) -> None:
+        """Fail the run where a rank of this node broke, and nobody has said a better reason in time."""
+        if self.ranks.broke_at is None:
+            return
+        reason, wait_s = self.ranks.reason()
+        if time.monotonic() - self.ranks.broke_at >= wait_s:
+            self.run.fail(f"node {self.rank}: {reason}; logs/node-{self.rank}.log says more")
+
+    # Processes
+
+    def start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a program in a session of its own, its output going to the log."""
+        with signals.held():
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-m", module, *arguments],
+                env=self.environment(module),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+        pump = threading.Thread(target=self.read, args=(process.stdout,), daemon=True)
+        pump.start()
+        self.pumps.append(pump)
+        return process
+
+    def see_through(
+        self, process: subprocess.Popen[str], until_stop: bool = False, heartbeat: Heartbeat | None = None
+    ) -> None:
+        """Wait for a program's end; end it at once where that is asked for, and some time after a failure."""
+        failed_at = None
+        while process.poll() is None:
+            self.look()
+            self.judge_ranks()
+            if heartbeat and (reason := heartbeat.silence()):
+                self.run.fail(f"node {self.rank}: {reason}; the stacks of all ranks are in logs/")
+            if failed_at is None and self.run.failure():  # not yet while it is just being written
+                failed_at = time.monotonic()
+                self.write_stacks()
+            stopped = self.end_now or (until_stop and self.run.stop_reason() is not None)
+            if stopped or (failed_at and time.monotonic() - failed_at > FAILURE_GRACE_S):
+                self.kill(process)
+
+    def read(self, stream: IO[str]) -> None:
+        """Copy a program's output to the log, and note what it says about the ranks.
+
+        To the end, whatever happens to a line: ranks that nobody reads block on a full pipe.
+        """
+        while line := stream.readline(LINE_CHARACTERS):
+            try:
+                self.ranks.read(line)
+                self.log.write(line)
+            except Exception as error:
+                self.log.lost += 1
+                with contextlib.suppress(Exception):
+                    self.log.write(f"a line of the ranks could not be logged: {type(error).__name__}: {error}")
+
+    def environment(self, module: str) -> dict[str, str]:
+        """Return the environment of a program of this node. What the user has set stays."""
+        ours = {
+            "SFT_NODE_PID": str(os.getpid()),  # tells this node's processes, and ends them without it
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            # What a locale cannot print must not end a rank, and a row of data is the same text in every locale.
+            "PYTHONUTF8": "1",
+            "PYTHONIOENCODING": "utf-8:backslashreplace",
+            "SFT_LOGS": str(self.run.logs),
+        }
+        default = {
+            "OMP_NUM_THREADS": str(max(1, resources.cores() // self.slots)),
+            "TQDM_DISABLE": "1",  # bars are for terminals, this goes to a log
+            "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's calls, one a rank
+        }
+        if module == LAUNCHER:
+            ours["HF_HUB_OFFLINE"] = "1"  # everything is here by now
+        if self.settings.device == "cpu":
+            ours["DS_ACCELERATOR"] = "cpu"
+        else:
+            default["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+            default["TORCH_NCCL_ENABLE_MONITORING"] = "0"  # it ends ranks whose NCCL takes minutes: heartbeat judges
+            cards = self.cards()
+            default |= gpus.nccl_variables(cards)
+            if cards:  # DeepSpeed's launcher puts 0 to N - 1 into CUDA_VISIBLE_DEVICES: sft/trainer/process.py
+                told = gpus.environment(cards)
+                ours |= told | {"SFT_CUDA_DEVICES": told["CUDA_VISIBLE_DEVICES"]}
+        return default | dict(os.environ) | ours
+
+    def kill(self, process: subprocess.Popen[Any]) -> None:
+        """End a program and everything in its session at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def end_what_is_left(self) -> None:
+        """End every process that this node started."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        for path in map(self.stacks_file, range(self.rank * self.slots, (self.rank + 1) * self.slots)):
+            with contextlib.suppress(OSError):
+                if path.stat().st_size == 0:
+                    path.unlink()
+
+    def write_stacks(self) -> None:
+        """Have every rank of this node that lives write the stacks of its threads (sft/trainer/process.py)."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error, OSError):
+                if any(word.startswith("--local_rank=") for word in process.cmdline()):
+                    with self.stacks_file(int(process.environ()["RANK"])).open("a") as file:
+                        file.write(time.strftime("%Y-%m-%d %H:%M:%S\n"))
+                    process.send_signal(signal.SIGUSR1)
+
+    def stacks_file(self, rank: int) -> Path:
+        """Return where a rank writes its stacks."""
+        return self.run.logs / f"stacks-rank-{rank}.txt"
+
+    def processes(self) -> Iterator[psutil.Process]:
+        """Yield the processes that this node started, wherever they went: known by their environment."""
+        mine = str(os.getpid())
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get("SFT_NODE_PID") == mine:
+                    yield process
+            except psutil.Error:
+                continue  # gone by now, or of another user
+
+
+def ended_with(code: int) -> str:
+    """Return an exit code in words."""
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+if __name__ == "__main__":
+    main()

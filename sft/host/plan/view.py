@@ -1,0 +1,197 @@
+"""What a plan looks like on 80 columns."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from sft.errors import SettingsError
+from sft.host.plan.estimate import GIB
+from sft.host.plan.plan import Options, Plan, plan, variants
+from sft.host.screen import duration
+from sft.run.directory import Run
+from sft.settings.fields import Settings
+
+PARTS = ("weights", "gradients", "optimizer", "buckets", "activations", "loss", "CUDA context")
+LABELS = {"buckets": "buckets, gathered weights"}
+
+
+def show(settings: Settings, options: Options, console: Console, as_json: bool) -> None:
+    """Print a plan. Raises SettingsError behind it where the settings cannot fit, unless PLAN=warn."""
+    found = plan(settings, options)
+    problem = found.problem()
+    if as_json:
+        variants_json = [{"name": name} | variant.as_json() for name, variant in variants(found)]
+        console.print(json.dumps(found.as_json() | {"problem": problem, "variants": variants_json}, indent=2))
+    else:
+        for line in whole(found):
+            console.print(line)
+    if problem and settings.plan == "refuse":
+        raise SettingsError([problem])
+    if problem and not as_json:
+        console.print(problem)
+
+
+def before(plan: Plan | None) -> list[str]:
+    """Return the few lines that stand before a run; none where there is no plan."""
+    if plan is None:
+        return []
+    parts = plan.memory.moments[plan.memory.peak_moment]
+    largest = sorted((part for part in PARTS if parts[part] >= 0.05 * GIB), key=lambda part: -parts[part])
+    held = ", ".join(f"{part} {parts[part] / GIB:.1f}" for part in largest)
+    recompute = "recomputed" if plan.job.recompute else "kept"
+    timing = plan.timing
+    lines = [
+        f"{plan.memory.peak / GIB:.1f} of {plan.place.limit_bytes / GIB:.1f} GiB on each GPU: {held}",
+        f"{at_once(plan)}, activations {recompute}",
+        f"{plan.work.steps:,} steps of {seconds(timing.step_s)}, {timing.tokens_per_second:,.0f} tokens/s: "
+        f"{duration(timing.total_s)} of training; `make plan` says more",
+    ]
+    lines += [line for line in (*plan.place.notes, plan.problem(), *better(plan)) if line]
+    return [f"{'plan' if not i else '':>10}{':' if not i else ' '} {line}" for i, line in enumerate(lines)]
+
+
+def at_once(plan: Plan) -> str:
+    """Return how a step's tokens are cut."""
+    if not plan.settings.packing:
+        return f"up to {plan.work.largest:,} tokens a micro-step, padded"
+    return f"micro-steps of up to {plan.settings.micro_step_tokens:,} tokens"
+
+
+def whole(plan: Plan) -> Iterator[str]:
+    """Yield the lines of `inv plan`."""
+    place, settings, ranks = plan.place, plan.settings, plan.settings.world_size
+    quantised = f", {plan.job.quantised / 1e9:.2f} of them in 4 bits" if plan.job.quantised else ""
+    yield f"{place.model}: {amount(place.shape.weights)} weights, {settings.precision}{quantised}"
+    yield f"  {place.shape.source}"
+    yield f"on {ranks} x {place.card.name}, {place.free_gib:.1f} GiB free on each"
+    for note in place.notes:
+        yield from textwrap.wrap(note, 80, initial_indent="  ", subsequent_indent="    ")
+    rows = place.rows
+    yield f"{rows.rows:,} rows of {rows.tokens_per_row:.0f} tokens, longest {rows.longest}"
+    yield f"  {rows.source}"
+    yield ""
+    yield from memory_table(plan)
+    yield ""
+    yield from step_lines(plan)
+    yield ""
+    yield from comparison_table(plan)
+
+
+def amount(weights: int) -> str:
+    """Return a number of weights in words."""
+    if weights >= 1e9:
+        return f"{weights / 1e9:.2f} billion"
+    return f"{weights / 1e6:.0f} million" if weights >= 1e6 else f"{weights / 1e3:.0f} thousand"
+
+
+def memory_table(plan: Plan) -> Iterator[str]:
+    """Yield what is in a GPU's memory at the three moments with most, by part."""
+    moments = plan.memory.moments
+    heads = {"forward": "loss", "backward": "backward", "optimizer": "optimizer"}
+    yield f"{'GiB on each GPU, at the':<26}" + "".join(f"{heads[moment]:>11}" for moment in moments)
+    for part in PARTS:
+        yield f"  {LABELS.get(part, part):<24}" + "".join(f"{parts[part] / GIB:>11.2f}" for parts in moments.values())
+    totals = {moment: sum(parts.values()) / GIB for moment, parts in moments.items()}
+    yield f"  {'total':<24}" + "".join(f"{total:>11.2f}" for total in totals.values())
+    verdict = "fits" if plan.fits_gpu else "does NOT fit"
+    yield f"  peak {plan.memory.peak / GIB:.2f}, usable {plan.place.limit_bytes / GIB:.2f}: {verdict}"
+    yield from host_lines(plan)
+
+
+def host_lines(plan: Plan) -> Iterator[str]:
+    """Yield what is in the machine's memory: all the time, while a checkpoint is written, and at the export."""
+    host, usable = plan.host, plan.place.host_gib
+    parts = {"offloaded": host.offloaded, "copy to save": host.save, "export": host.export}
+    of_parts = ", ".join(f"{part} {size / GIB:.1f}" for part, size in parts.items() if size)
+    total = host.usual if plan.saves_beside_training else host.needed
+    verdict = "fits" if plan.host_gib <= usable else "does NOT fit"
+    yield f"  machine's memory {total / GIB:.1f}, usable {usable:.1f}: {verdict}"
+    yield f"    ({of_parts})"
+    if not plan.saves_beside_training:
+        yield "    no room for the copy: training waits while a checkpoint is written"
+
+
+def step_lines(plan: Plan) -> Iterator[str]:
+    """Yield what a step does and how long it takes."""
+    work, timing, settings = plan.work, plan.timing, plan.settings
+    tokens = work.tokens_per_step * settings.world_size
+    times = f"{work.micro_steps} micro-step{'s' * (work.micro_steps > 1)} of {work.micro_tokens:,.0f}"
+    yield f"{'step':<7}{settings.sequences_per_step} sequences, {tokens:,.0f} tokens: {times} on each GPU"
+    recompute = "recomputed" if plan.job.recompute else "kept"
+    yield f"{'':<7}{at_once(plan)}; activations {recompute}"
+    if plan.job.ranks > 1 or plan.job.offload_optimizer:
+        link = f"{plan.place.card.link}, {plan.place.card.link_gb_s:.0f} GB/s"
+        yield f"{'link':<7}{timing.link_bytes / 1e9:.2f} GB a step: {seconds(timing.link_s)}"
+        yield f"{'':<7}{link}"
+    bound = ", bound by Python" if timing.python_s > 0.9 * timing.computing_s else ""
+    yield (
+        f"{'time':<7}{seconds(timing.step_s)} a step: micro-steps {seconds(timing.computing_s)}{bound}, "
+        f"optimizer {seconds(timing.optimizer_s)}"
+    )
+    yield (
+        f"{'run':<7}{work.steps:,} steps, {work.tokens:,} tokens at {timing.tokens_per_second:,.0f} tokens/s: "
+        f"{duration(timing.total_s)}"
+    )
+    for line in better(plan):
+        yield from textwrap.wrap(line, 80, initial_indent=" " * 7, subsequent_indent=" " * 9)
+
+
+def better(plan: Plan) -> list[str]:
+    """Return the lines that tell what is much faster than what was set."""
+    lines = [plan.faster()]
+    if more := plan.larger_batch():
+        speed = f"{more.timing.tokens_per_second:,.0f} tokens/s: {duration(more.timing.total_s)}"
+        size = f"GLOBAL_BATCH_SIZE={more.settings.sequences_per_step}"
+        lines.append(f"small steps: {size} gives {speed}, {more.work.steps:,} steps")
+    return [line for line in lines if line]
+
+
+def comparison_table(plan: Plan) -> Iterator[str]:
+    """Yield other ways to train the same, each at its best budget, the fastest that fits and the chosen one marked."""
+    rows = list(variants(plan))
+    best = {adapted: fastest(rows, adapted) for adapted in (False, True)}
+    yield (f"  {'DS_CONFIG':<18}{'recompute':<10}{'tokens':>7}{'GPU GiB':>9}{'host GiB':>9}{'tokens/s':>10}{'time':>9}")
+    for name, found in rows:
+        label, recompute = Path(name).name[:17], "yes" if found.job.recompute else "no"
+        tokens = found.settings.micro_step_tokens if plan.settings.packing else found.work.largest
+        speed = f"{found.timing.tokens_per_second:>10,.0f}{duration(found.timing.total_s):>9}"
+        is_best = found.fits and found.timing.total_s <= best[found.job.lora_rank > 0]
+        yield (
+            f"{'>' if found is plan else ' '} {label:<18}{recompute:<10}{tokens:>7,}"
+            f"{found.memory.peak / GIB:>9.1f}{found.host.usual / GIB:>9.1f}"
+            f"{speed if found.fits else 'does not fit':>19}{' *' if is_best else ''}"
+        )
+    yield "  > as set   * fastest that fits, of all weights and of a LoRA adapter"
+
+
+def fastest(rows: list[tuple[str, Plan]], adapted: bool) -> float:
+    """Return the least time of the plans that fit, of all weights or of an adapter."""
+    times = [found.timing.total_s for _, found in rows if found.fits and (found.job.lora_rank > 0) == adapted]
+    return min(times, default=0.0)
+
+
+def seconds(value: float) -> str:
+    """Return a time of a step."""
+    return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+
+
+def beside_measured(run: Run) -> list[str]:
+    """Return the line that sets a run's plan beside what was measured; none where one of them is not (on a CPU)."""
+    lines = [line for line in run.read_metrics() if line.get("mem/peak_gib")]
+    planned = run.read(run.plan, {})
+    if not lines or not {"allocated_gib", "tokens_per_second"} <= planned.keys():
+        return []
+    peak, speed = lines[-1]["mem/peak_gib"], lines[-1].get("perf/tokens_per_second", 0.0)
+    memory = f"{planned['allocated_gib']:.1f} GiB, measured {peak:.1f} ({ratio(planned['allocated_gib'], peak)})"
+    rate = f"{planned['tokens_per_second']:,} tokens/s, measured {speed:,.0f}"
+    return [f"{'planned':>10}: {memory}; {rate} ({ratio(planned['tokens_per_second'], speed)})"]
+
+
+def ratio(planned: float, measured: float) -> str:
+    """Return how far a plan is from what was measured."""
+    return f"{planned / measured - 1:+.0%}" if measured else "?"

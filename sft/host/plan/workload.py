@@ -1,0 +1,130 @@
+"""What a run has to do: its rows and tokens, from the data's manifest where it is prepared, otherwise from experience.
+
+The prepared data lies under a hash that only the trainer can make (it knows the tokenizer); each manifest says which
+settings it was made for, so that it is found here without it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sft.run import files
+from sft.settings.fields import Settings
+from sft.steps import Steps
+
+# Standard deviation of a row's tokens over their mean, where rows were never counted: GSM8K's is 0.38.
+SPREAD = 0.4
+DEVIATIONS = 3  # of a step's tokens above their mean, that its largest micro-step is taken to have
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Figures of the training rows. `source` tells where they are from."""
+
+    source: str
+    rows: int
+    tokens_per_row: float
+    target_share: float  # of the tokens: only these go through the head
+    longest: int
+
+
+# Rows as the project's own runs counted them: GSM8K with Llama 3's tokenizer, the demo's with the tiny model's.
+GSM8K = Rows("GSM8K's usual figures", 7473, 1_351_226 / 7473, 0.59, 561)
+TYPICAL = {"openai/gsm8k": GSM8K, "demo": Rows("the demo's figures", 4000, 34.6, 0.36, 36)}
+
+
+def rows_of(settings: Settings, tokens_per_row: int = 0, rows: int = 0) -> Rows:
+    """Return the figures of the training rows: those given, counted or typical ones, none longer than MAX_LENGTH."""
+    found = counted(settings)
+    if found is None and settings.dataset in TYPICAL:
+        found = TYPICAL[settings.dataset]
+        found = replace(found, source=f"{found.source}, until its rows are prepared")
+    if found is None:
+        found = replace(GSM8K, source=f"{GSM8K.source}, as {settings.dataset} is not prepared yet (`make setup`)")
+    if tokens_per_row:
+        found = replace(found, source="as given", tokens_per_row=tokens_per_row, longest=settings.max_length)
+    if rows:
+        found = replace(found, source="as given", rows=rows)
+    limit = settings.max_length
+    return replace(found, tokens_per_row=min(limit, found.tokens_per_row), longest=min(limit, found.longest))
+
+
+def counted(settings: Settings) -> Rows | None:
+    """Return the figures of the newest prepared data that was made for these settings, or None."""
+    manifests = settings.data_path.glob("prepared/*/manifest.json")
+    wanted = settings.of_data()
+    for path in sorted(manifests, key=changed_at, reverse=True):
+        try:
+            manifest = files.read_json(path)
+            part = manifest["train"]
+            if manifest.get("settings") == wanted:
+                share = part["target_tokens"] / part["tokens"]
+                mean = part["tokens"] / part["rows"]
+                return Rows(f"counted in {path.parent}", part["rows"], mean, share, part["longest"])
+        except (OSError, files.Unreadable, TypeError, KeyError, ZeroDivisionError):
+            continue  # removed by now, or spoilt
+    return None
+
+
+def changed_at(path: Path) -> float:
+    """Return when a file changed, in seconds since 1970; 0 if it is gone by now."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one optimizer step and the whole run take, of the settings as they are."""
+
+    steps: int
+    tokens: int  # of all steps
+    tokens_per_step: float  # of one rank, real ones
+    micro_steps: int  # of a step
+    micro_tokens: float  # tokens of one rank's usual micro-step, padding included
+    largest: int  # tokens of the largest micro-step to be expected in the run
+
+
+def work(settings: Settings, rows: Rows, budget: int) -> Work:
+    """Return the work of a run whose micro-steps have at most `budget` tokens on each rank."""
+    steps = Steps.of(settings, rows.rows)
+    sequences = min(steps.global_batch_size, rows.rows)
+    ranks = settings.world_size
+    tokens = round(min(steps.total * sequences, settings.max_epochs * rows.rows) * rows.tokens_per_row)
+    per_rank = sequences * rows.tokens_per_row / ranks
+    if settings.packing:
+        micro_steps = max(1, math.ceil(per_rank / budget))
+        most = largest(rows, sequences, ranks, budget)
+        return Work(steps.total, tokens, per_rank, micro_steps, per_rank / micro_steps, most)
+    micro_steps = math.ceil(sequences / (ranks * settings.batch_size))
+    at_once = math.ceil(sequences / (ranks * micro_steps))
+    return Work(steps.total, tokens, per_rank, micro_steps, at_once * padded(rows, at_once), at_once * rows.longest)
+
+
+def padded(rows: Rows, at_once: int) -> float:
+    """Return the tokens that the longest of some rows has on average (the bound of Hartley and David)."""
+    above = (at_once - 1) / math.sqrt(2 * at_once - 1)
+    return min(rows.longest, rows.tokens_per_row * (1 + SPREAD * above))
+
+
+def largest(rows: Rows, sequences: int, ranks: int, budget: int) -> int:
+    """Return the tokens of the largest micro-step to be expected on a rank: of the step with most, evenly shared.
+
+    Where the steps' tokens lie on both sides of a multiple of the budget, some micro-step comes close to all of it.
+    """
+    mean = sequences * rows.tokens_per_row / ranks
+    above = DEVIATIONS * SPREAD * rows.tokens_per_row * math.sqrt(sequences) / ranks
+    most, least = mean + above, max(0.0, mean - above)
+    number = math.ceil(most / budget)
+    share = budget if math.ceil(least / budget) < number and number > 1 else most / number
+    return round(min(budget, max(share, rows.longest)))
+
+
+def needed(settings: Settings, rows: Rows) -> int:
+    """Return the tokens that a micro-step can at most have: every row of a rank's step as long as the longest."""
+    if not settings.packing:
+        return settings.batch_size * rows.longest
+    return math.ceil(settings.sequences_per_step / settings.world_size) * rows.longest

@@ -1,0 +1,151 @@
+"""What a model folder may bring along: weights that are data and not programs, and no code unless it is trusted."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from sft.errors import SettingsError, wrong
+from sft.settings.fields import TINY, Settings, is_there
+from sft.settings.variables import expanded
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+INDEX = "model.safetensors.index.json"  # which weights are in which file
+POINTER = b"version https://git-lfs"  # how a file begins that git-lfs has not fetched
+HEADER_LENGTH_BYTES = 8  # a safetensors file begins with its header's length
+LONGEST_HEADER = 100_000_000  # bytes; safetensors itself reads no longer one
+# How the names of files begin or end that hold a tokenizer: of transformers, sentencepiece, tiktoken and Mistral.
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken", "tekken.json")
+
+
+def local_model(settings: Settings) -> Path | None:
+    """Return the folder that MODEL_NAME names, or None for a model of the hub or one that is made here."""
+    path = expanded(settings.model_name)
+    return path if settings.model_name != TINY and is_there(path) else None
+
+
+def check_local(settings: Settings) -> None:
+    """Look at a local model before anything starts. Raises SettingsError."""
+    folder = local_model(settings)
+    if folder is not None:
+        check_folder(folder, settings)
+
+
+def check_folder(folder: Path, settings: Settings) -> None:
+    """Raise SettingsError for a folder that is no model, or whose weights are pickled where that is not allowed.
+
+    Loading a pickled file can run any program that its author has put into it.
+    """
+    name = settings.model_name
+    if not (folder / "config.json").is_file():
+        raise SettingsError([wrong("MODEL_NAME", name, *no_model(folder))])
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise SettingsError(
+            [wrong("MODEL_NAME", name, "its config.json is not a JSON object", "fix or fetch it again")]
+        )
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        remedy = "copy its tokenizer's files into the folder (tokenizer.json and tokenizer_config.json)"
+        raise SettingsError([wrong("MODEL_NAME", name, "holds no tokenizer", remedy)])
+    check_length(positions(config), settings)
+    if any(folder.glob("*.safetensors")):
+        if problem := broken_weights(folder):
+            raise SettingsError([wrong("MODEL_NAME", name, problem, "fetch the model again")])
+        return
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if not pickled:
+        remedy = "fetch its safetensors files, or set ALLOW_PICKLE=1 if it has pickled ones that you trust"
+        raise SettingsError([wrong("MODEL_NAME", name, "has no weights in safetensors", remedy)])
+    if not settings.allow_pickle:
+        what = f"its weights are pickled ({pickled[0]}), which can run any program when they are loaded"
+        remedy = "take a model with safetensors, or set ALLOW_PICKLE=1 if you trust its source"
+        raise SettingsError([wrong("MODEL_NAME", name, what, remedy)])
+
+
+def no_model(folder: Path) -> tuple[str, str]:
+    """Return why a path without config.json is no model, and what was probably meant."""
+    if folder.is_file():
+        return "is a file", "give the folder that holds the model"
+    for run in (folder, *folder.parents):
+        if (run / "settings.json").is_file() and (run / "checkpoints").is_dir():
+            if (run / "final" / "config.json").is_file():
+                return "holds no config.json; it belongs to a run", f"use its model: MODEL_NAME={run / 'final'}"
+            return "holds no config.json; it belongs to a run without a final model", "finish that run first"
+    if (folder / "adapter_config.json").is_file():
+        return "is an adapter without its base model", "merge it into the base model, and give that folder"
+    return "holds no config.json", "give a folder in Hugging Face layout"
+
+
+def positions(config: dict[str, Any]) -> int | None:
+    """Return the tokens that a model reads at most, as its config.json says; None if it does not."""
+    text = config.get("text_config")
+    for part in (text if isinstance(text, dict) else {}, config):
+        for key in ("max_position_embeddings", "n_positions"):
+            if isinstance(part.get(key), int):
+                return int(part[key])
+    return None
+
+
+def check_length(most: int | None, settings: Settings) -> None:
+    """Raise SettingsError if MAX_LENGTH is more than the `most` tokens that the model reads."""
+    if most and 0 < most < settings.max_length:
+        what = f"{settings.model_name} reads {most} tokens at most"
+        raise SettingsError([wrong("MAX_LENGTH", settings.max_length, what, f"use {most} or less")])
+
+
+def broken_weights(folder: Path) -> str:
+    """Return what is wrong with a model's safetensors files: missing, not fetched or cut short; otherwise ""."""
+    names = {path.name for path in folder.glob("*.safetensors")}
+    if (folder / "model.safetensors").is_file():  # taken before an index is looked for
+        names = {"model.safetensors"}
+    elif isinstance(index := read_json(folder / INDEX), dict) and isinstance(index.get("weight_map"), dict):
+        names = set(index["weight_map"].values())
+    for name in sorted(map(str, names)):
+        if not (folder / name).is_file():
+            return f"{name} is missing, which {INDEX} names"
+        if problem := broken_file(folder / name):
+            return f"{name} {problem}"
+    return ""
+
+
+def broken_file(path: Path) -> str:
+    """Return what is wrong with a safetensors file, from its header and its size; otherwise ""."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(len(POINTER))
+        if start == POINTER:
+            return "is git-lfs's pointer and not the file (`git lfs pull`)"
+        length = int.from_bytes(start[:HEADER_LENGTH_BYTES], "little")
+        if size < HEADER_LENGTH_BYTES + length or length > LONGEST_HEADER:
+            return "is not a complete safetensors file"
+        file.seek(HEADER_LENGTH_BYTES)
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+            whole = HEADER_LENGTH_BYTES + length + max(ends, default=0)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return "is not a complete safetensors file"
+    return "" if size == whole else f"has {size:,} bytes of {whole:,}"
+
+
+def check_bitsandbytes(settings: Settings) -> None:
+    """Raise SettingsError if LORA_BASE_BITS needs bitsandbytes, and it is not installed."""
+    if settings.lora_base_bits == 4 and importlib.util.find_spec("bitsandbytes") is None:
+        remedy = "`.venv/bin/pip install -e '.[qlora]'` installs it, in containers QLORA=1 in .env does"
+        raise SettingsError([wrong("LORA_BASE_BITS", 4, "bitsandbytes is not installed", remedy)])
+
+
+def brings_code(folder: Path) -> bool:
+    """Tell whether a model or its tokenizer names Python code of its own."""
+    found = (read_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
+    return any(isinstance(content, dict) and "auto_map" in content for content in found)
+
+
+def read_json(path: Path) -> Any:
+    """Return a JSON file's content, or None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None

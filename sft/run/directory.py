@@ -1,0 +1,613 @@
+"""The run directory: the one interface between the tasks, the ranks and every tool that looks on.
+
+Files that are read while they are written (`state.json`, `checkpoints/latest`, manifests) are written beside
+themselves and renamed (sft/run/files.py), so a reader sees the old or the new one, never half. What a broken disk or a
+person has made unreadable is read as if it were not there, and `Run.unreadable` names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import math
+import os
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
+
+from sft import hostfile as cluster
+from sft.errors import SettingsError, UserError, wrong
+from sft.redaction import redact, redact_all
+from sft.run import checkpoints, files
+from sft.run.files import write_json, write_whole
+from sft.settings import variables
+
+if TYPE_CHECKING:
+    from sft.settings.fields import Settings  # takes a quarter of a second, which a look at a run does not need
+
+Status = Literal["launching", "preparing", "training", "saving", "evaluating", "finished", "stopped", "failed"]
+Content = TypeVar("Content", dict[str, Any], list[Any])
+ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
+
+
+EVALUATION = "evaluation"  # in a run's directory: that in which it is evaluated again
+RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's directory."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is its path in RUNS_PATH."""
+        return f"{self.evaluated.name}/{self.path.name}" if self.evaluated else self.path.name
+
+    @property
+    def evaluated(self) -> Run | None:
+        """The run that is evaluated again in this directory, `runs/NAME/evaluation`; None if this is no such one."""
+        outer = Run(self.path.parent)
+        return outer if self.path.name == EVALUATION and outer.settings_file.is_file() else None
+
+    @property
+    def metrics(self) -> Path:
+        """`metrics.jsonl`: one JSON object per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of `node-R.log`."""
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of `step-NNNNNN/` and `latest`."""
+        return self.path / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        """The tuned model in Hugging Face layout."""
+        return self.path / "final"
+
+    @property
+    def adapter(self) -> Path:
+        """The LoRA adapter in peft's layout; `final` holds it merged."""
+        return self.path / "adapter"
+
+    @property
+    def settings_file(self) -> Path:
+        """The resolved settings, without secrets."""
+        return self.path / "settings.json"
+
+    @property
+    def ds_config(self) -> Path:
+        """What DeepSpeed receives."""
+        return self.path / "ds_config.json"
+
+    @property
+    def plan(self) -> Path:
+        """`plan.json`: memory and time as estimated before the start; absent on a CPU."""
+        return self.path / "plan.json"
+
+    @property
+    def hostfile(self) -> Path:
+        """What the launcher reads."""
+        return self.path / "hostfile"
+
+    def node_file(self, rank: int) -> Path:
+        """`node-R.json`: what a node is, written by itself."""
+        return self.path / f"node-{rank}.json"
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return what the nodes say of themselves, in rank order."""
+        found = [self.read(path, {}) for path in in_node_order(self.path.glob("node-*.json"))]
+        return [node for node in found if {"name", "host", "ranks", "gpus"} <= node.keys()]
+
+    @property
+    def prepared(self) -> Path:
+        """`prepared.json`: where the prepared data and the base model lie; written when both are whole."""
+        return self.path / "prepared.json"
+
+    @property
+    def evaluation(self) -> Path:
+        """`evaluation.json`: loss and exact match before and after training."""
+        return self.path / "evaluation.json"
+
+    @property
+    def environment(self) -> Path:
+        """`environment.json`: the project's commit, versions, machine and inputs of the run."""
+        return self.path / "environment.json"
+
+    def settings(self) -> Settings:
+        """Return the frozen settings."""
+        from sft.settings.fields import Settings
+
+        return Settings.thaw(self.settings_file)
+
+    # What is read with care
+
+    def read(self, path: Path, missing: Content) -> Content:
+        """Return the content of one of the run's JSON files; `missing` if it is not there or cannot be read."""
+        try:
+            return files.read_json(path, type(missing))
+        except (FileNotFoundError, files.Unreadable):
+            return missing
+
+    def unreadable(self) -> list[str]:
+        """Return a line for every file of the run that cannot be read, and for unreadable lines of the metrics."""
+        problems = self.unreadable_files()
+        good = [line is not None for line in self.metrics_lines()]
+        if not all(good):
+            what = (
+                f"{good.count(False)} of {len(good)} lines cannot be read (the first is line {good.index(False) + 1})"
+            )
+            problems.append(f"{self.metrics}: {what}; they are left out")
+        return problems
+
+    def unreadable_files(self) -> list[str]:
+        """Return a line for every JSON file of the run that cannot be read."""
+        return list(self.unreadable_paths().values())
+
+    def unreadable_paths(self) -> dict[Path, str]:
+        """Return the JSON files of the run that cannot be read, with a line for each."""
+        problems = {}
+        apart = {self.settings_file, self.ds_config}  # without these a run does not go on, or they are written anew
+        for path in sorted({*self.path.glob("*.json")} - apart):
+            try:
+                files.read_json(path, list if path.name == "budget.json" else dict, "it is left out")
+            except files.Unreadable as error:
+                problems[path] = str(error)
+            except FileNotFoundError:  # removed by now
+                continue
+        return problems
+
+    # State
+
+    def state(self) -> dict[str, Any]:
+        """Return the content of `state.json`, or an empty one before there is any."""
+        return self.read(self.path / "state.json", {})
+
+    def update_state(self, status: Status | None = None, forget: tuple[str, ...] = (), **values: Any) -> None:
+        """Change some values of `state.json`, and forget others.
+
+        One process at a time writes it: rank 0, or node 0 without ranks. How an attempt begins and ends is flushed to
+        disk. What is written twice a second while it is at work is not: beside a checkpoint that would take a second.
+        """
+        now = time.time()
+        state = {"status": "launching", "step": 0, "total_steps": 0, "epoch": 0.0, "error": None}
+        state |= {"started_at": now, "attempt_started_at": now, "hours_from": now}
+        state |= {name: value for name, value in self.state().items() if name not in forget}
+        state |= values | {"updated_at": now}
+        if status:
+            state["status"] = status
+        state = redact_all(state)
+        flushed = status in ("launching", *ENDED)
+        try:
+            write_json(self.path / "state.json", state, flushed)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or status != "failed":
+                raise
+            self.give_up_reserve()
+            write_json(self.path / "state.json", state, flushed)
+
+    def tell(self, status: Status | None = None, **values: Any) -> None:
+        """Change values of `state.json` that only those who look on need: if that fails, a line says so, no more."""
+        try:
+            self.update_state(status, **values)
+        except OSError as error:
+            say_once(f"{self.path / 'state.json'}: could not be written ({error.strerror}); going on without")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended, in whatever way."""
+        return self.state().get("status") in ENDED
+
+    # Stop
+
+    def request_stop(self, reason: str) -> None:
+        """Ask the ranks to save and end after the step they are in."""
+        try:
+            write_whole(self.path / "stop", redact(reason) + "\n")
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self.give_up_reserve()
+            write_whole(self.path / "stop", redact(reason) + "\n")
+
+    def stop_reason(self) -> str | None:
+        """Return why a stop was requested, or None."""
+        try:
+            return (self.path / "stop").read_text(encoding="utf-8", errors="replace").strip()
+        except PermissionError:  # another user asked for it
+            return "a request that this user may not read"
+        except OSError:  # none, or a disk that will be asked again after the next step
+            return None
+
+    # Where it goes on
+
+    def saved_step(self) -> int | None:
+        """Return the step of the newest whole checkpoint, or None if there is none."""
+        return checkpoints.newest_whole(self.checkpoints)
+
+    def last_checkpoint(self) -> str:
+        """Return the name of the newest whole checkpoint, or in words that there is none."""
+        step = self.saved_step()
+        return "the start" if step is None else f"checkpoint {checkpoints.name_of(step)}"
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether a whole checkpoint or the final model is there."""
+        return self.final.is_dir() or self.saved_step() is not None
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether a step of it was ever trained, saved or not."""
+        # The evaluation before training is logged too, for step 0.
+        logged = any(line is None or line["step"] > 0 for line in self.metrics_lines())
+        return self.is_saved or logged or bool(self.state().get("step")) or bool(checkpoints.steps(self.checkpoints))
+
+    def command(self, task: str) -> str:
+        """Return what a user types to call a task on this run, such as `make resume NAME=x`.
+
+        RUNS_PATH stands in it if it was given behind `make` or in the environment alone.
+        """
+        if self.evaluated:
+            return self.evaluated.command(task)
+        try:
+            usual = variables.expanded(variables.from_file().get("RUNS_PATH") or "runs")
+        except UserError:
+            usual = Path("runs")
+        elsewhere = usual.absolute() != self.path.parent.absolute()
+        return f"make {task} NAME={self.name}" + f" RUNS_PATH={shlex.quote(str(self.path.parent))}" * elsewhere
+
+    # Failure
+
+    def fail(self, reason: str) -> None:
+        """Note why the run broke. The first reason stays: what comes later follows from it."""
+        path = self.path / "failed"
+        for attempt in range(2):
+            try:
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(redact(reason).strip() + "\n")
+            except FileExistsError:
+                pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC or attempt:
+                    raise
+                path.unlink(missing_ok=True)
+                self.give_up_reserve()
+                continue
+            return
+
+    def failure(self) -> str | None:
+        """Return why the run broke, or None. An empty text means that the reason is just being written."""
+        try:
+            return (self.path / "failed").read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            return None
+
+    def keep_reserve(self) -> None:
+        """Keep some bytes for the report of a full disk."""
+        (self.path / ".reserve").write_bytes(os.urandom(RESERVE_BYTES))
+
+    def give_up_reserve(self) -> None:
+        """Free the bytes kept."""
+        (self.path / ".reserve").unlink(missing_ok=True)
+
+    # Who runs it
+
+    def lock(self) -> TextIO | None:
+        """Return the run's lock, held until it is closed or this process ends; None if another process holds it."""
+        return files.lock(self.path / ".lock")
+
+    def is_running(self) -> bool:
+        """Tell whether a first node's program is at work on this run, or evaluates it again."""
+        return any(files.is_locked(path / ".lock") for path in (self.path, self.path / EVALUATION))
+
+    def at_work(self) -> Run:
+        """Return the directory in which something is at work: that of the run's evaluation while there is one."""
+        again = Run(self.path / EVALUATION)
+        return again if files.is_locked(again.path / ".lock") else self
+
+    def claim(self) -> TextIO:
+        """Keep every other program from starting this run, until the file returned is closed or this process ends.
+
+        Beside the lock of the first node's program, which is taken later and may be in a container. Raises UserError
+        if another program has it, a node is at work, or the run is another user's.
+        """
+        if problem := self.not_yours():
+            raise UserError(problem)
+        file = files.lock(self.path / ".claim")
+        if file is None or self.is_running():
+            if file is not None:
+                file.close()
+            raise UserError(
+                f"{self.path}: is running; `{self.command('monitor')}` shows it, `{self.command('stop')}` ends it"
+            )
+        return file
+
+    def is_there(self) -> bool:
+        """Tell whether the directory holds a run. Raises UserError if this user may not look."""
+        try:
+            return self.settings_file.is_file()
+        except PermissionError:
+            raise UserError(files.not_yours(self.path)) from None
+
+    def is_left_by_another(self) -> bool:
+        """Tell whether this is an unfinished run that is another user's."""
+        try:
+            return bool(self.not_yours()) and self.state().get("status") != "finished"
+        except PermissionError:
+            return True
+
+    def not_yours(self) -> str:
+        """Return a line if this user may not write everywhere in the run directory, otherwise ""."""
+        try:
+            folders = [Path(folder) for folder, *_ in os.walk(self.path)]
+            kept_open = [path for path in (self.path / ".claim", self.path / ".lock") if path.exists()]
+            closed = [path for path in (*folders, *kept_open, *self.log_files()) if not os.access(path, os.W_OK)]
+        except PermissionError:
+            closed = [self.path]
+        return files.not_yours(self.path, closed[0]) if closed else ""
+
+    # Metrics
+
+    def read_metrics(self) -> Iterator[dict[str, Any]]:
+        """Yield the logged steps; lines that cannot be read, or are still being written, are left out."""
+        return (line for line in self.metrics_lines() if line is not None)
+
+    def metrics_lines(self) -> Iterator[dict[str, Any] | None]:
+        """Yield the lines of the metrics, None for one that cannot be read; one still being written is left out."""
+        try:
+            with self.metrics.open("rb") as file:
+                for line in file:
+                    if line.endswith(b"\n"):
+                        yield metrics_line(line)
+        except FileNotFoundError:
+            return
+
+    # Logs
+
+    def log_files(self) -> list[Path]:
+        """Return the nodes' logs, in node order."""
+        return in_node_order(self.logs.glob("node-*.log"))
+
+    @staticmethod
+    def log_tail(path: Path, lines: int = 15) -> list[str]:
+        """Return the last lines of a log."""
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - lines * 1000))
+            return file.read().decode(errors="replace").splitlines()[-lines:]
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Print a line if this process has not yet printed it."""
+    print(text, flush=True)
+
+
+def metrics_line(line: bytes) -> dict[str, Any] | None:
+    """Return the numbers of one line of `metrics.jsonl`, or None if it does not hold a step's numbers."""
+    try:
+        found = files.parse(line)
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or type(found.get("step")) is not int:
+        return None
+    numbers = {name: value for name, value in found.items() if value is not None}
+    are_finite = (type(value) in (int, float) and math.isfinite(value) for value in numbers.values())
+    return numbers if all(are_finite) else None
+
+
+def in_node_order(paths: Iterable[Path]) -> list[Path]:
+    """Return the files named `node-R.…` of all nodes, in the order of R."""
+    matches = [(re.fullmatch(r"node-(\d+)", path.stem), path) for path in paths]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other program opens a run in `folder`, and keep others waiting. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    file = files.lock(path, wait=True)
+    assert file is not None
+    with file:
+        with contextlib.suppress(PermissionError):  # not the one who made it
+            path.chmod(0o666)  # in a folder that several users share, all of them lock it
+        yield
+
+
+def create(settings: Settings, hostfile: str) -> Run:
+    """Make the run directory with its frozen inputs, and point `runs/latest` to it.
+
+    Raises SettingsError where RUN_NAME is taken or nothing can be written, and leaves no directory behind.
+    """
+    run = make_directory(settings)
+    try:
+        run.logs.mkdir()
+        run.checkpoints.mkdir()
+        frozen = settings.model_copy(update={"run_name": run.name})
+        write_json(run.settings_file, frozen.freeze())
+        write_json(run.ds_config, frozen.deepspeed())
+        write_whole(run.hostfile, hostfile)
+        run.keep_reserve()
+        run.update_state("launching")
+        point_latest(run)
+    except BaseException as error:
+        shutil.rmtree(run.path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise not_writable(settings, error) from None
+        raise
+    return run
+
+
+def make_directory(settings: Settings) -> Run:
+    """Make a new run's empty directory. Raises SettingsError."""
+    base = settings.run_name or default_name(settings)
+    number = 1
+    while True:
+        name = base if number == 1 else f"{base}-{number}"
+        run = Run(settings.runs_path / name)
+        try:
+            run.path.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            number += 1
+            if settings.run_name:
+                what, remedy = f"{run.path} is there already", "use another name, or FRESH=1, which sets that one aside"
+                raise SettingsError([wrong("RUN_NAME", name, what, remedy)]) from None
+        except OSError as error:
+            raise not_writable(settings, error) from None
+
+
+def not_writable(settings: Settings, error: OSError) -> SettingsError:
+    """Return what is said where a run directory cannot be made."""
+    what = f"no run directory can be made there ({error.strerror})"
+    return SettingsError([wrong("RUNS_PATH", settings.runs_path, what, files.remedy(settings.runs_path, error))])
+
+
+def default_name(settings: Settings) -> str:
+    """Return a new run's name: date, time and model; the final model of a run has that run's name."""
+    path = Path(settings.model_name)
+    name = path.resolve().parent.name if path.name == "final" else path.name
+    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:60]
+    return time.strftime("%Y%m%d-%H%M%S-") + model
+
+
+def reopen(
+    run: Run, settings: Settings, config: dict[str, Any] | None = None, new_config: bool = False, again: bool = False
+) -> list[str]:
+    """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
+
+    `state.json` counts the attempts, keeps why the earlier ones broke, and says the step that the run goes on from. The
+    hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now, they cannot be read (each
+    is a line that is returned), or there is a `new_config`; `config` is what it would be. MAX_HOURS counts from now,
+    unless it is the same start `again`.
+    """
+    before, said = run.settings(), []
+    for path in (run.path / "stop", run.path / "failed", run.prepared, *run.path.glob("node-*.json")):
+        path.unlink(missing_ok=True)
+    for folder in (run.logs, run.checkpoints):
+        folder.mkdir(exist_ok=True)  # somebody made room
+    for path in run.unreadable_paths():
+        path.replace(path.with_name(f"{path.name}.unreadable"))  # it was named, and is not named at every start
+    for folder in (run.path, run.checkpoints):
+        files.sweep(folder, files=True)  # left by processes that were killed while they wrote
+    frozen = settings.model_copy(update={"run_name": run.name})
+    new_hostfile = (frozen.nodes, frozen.gpus_per_node) != (before.nodes, before.gpus_per_node)
+    new_config = new_config or new_hostfile
+    try:
+        cluster.read_hostfile(run.hostfile)
+    except UserError as error:
+        new_hostfile = True
+        said.append(f"warning: {error}; it is written anew from the settings")
+    try:
+        files.read_json(run.ds_config)
+    except (OSError, files.Unreadable):
+        new_config = True
+        said.append(f"warning: {run.ds_config}: cannot be read; it is written anew from the settings")
+    if new_hostfile:
+        write_whole(run.hostfile, cluster.hostfile(frozen.nodes, frozen.gpus_per_node))
+    if new_config:
+        write_json(run.ds_config, config or frozen.deepspeed())
+    write_json(run.settings_file, frozen.freeze())
+    run.keep_reserve()
+    restate(run, again)
+    point_latest(run)
+    return said
+
+
+def evaluate_again(run: Run, settings: Settings) -> Run:
+    """Make the directory in which a run is evaluated again, in its own one: what that holds stays as it is.
+
+    It has the run's inputs and its final model, by a link.
+    """
+    again = Run(run.path / EVALUATION)
+    shutil.rmtree(again.path, ignore_errors=True)  # the logs of an earlier evaluation
+    again.logs.mkdir(parents=True)
+    again.final.symlink_to(Path("..", run.final.name))
+    for path in (run.hostfile, run.ds_config, run.environment, run.path / "budget.json"):
+        if path.is_file():
+            shutil.copy(path, again.path)
+    write_json(again.settings_file, settings.freeze())
+    again.keep_reserve()
+    again.update_state("launching")
+    return again
+
+
+def restate(run: Run, again: bool) -> None:
+    """Write the `state.json` of a run's next attempt."""
+    state, now = run.state(), time.time()
+    error, earlier = state.get("error"), state.get("earlier_errors", [])
+    values: dict[str, Any] = {"attempt": state.get("attempt", 1) + 1, "attempt_started_at": now, "error": None}
+    values["earlier_errors"] = [*earlier, error] if error else earlier
+    values["hours_from"] = state.get("hours_from", now) if again else now
+    if not run.final.is_dir():  # what was trained after the checkpoint is lost
+        lost, step = state.get("step", 0), run.saved_step() or 0
+        values |= {"step": step, "epoch": state.get("epoch", 0.0) * step / lost if lost else 0.0}
+    run.update_state("launching", forget=("loss", "tokens_per_second", "time_left_s", "set_aside"), **values)
+
+
+def discard(run: Run, before: Run | None) -> None:
+    """Remove a run that came to nothing; `runs/latest` is the run `before` it again."""
+    if latest(run.path.parent) == run:
+        if before and before.path.is_dir():
+            point_latest(before)
+        else:
+            (run.path.parent / "latest").unlink(missing_ok=True)
+    shutil.rmtree(run.path, ignore_errors=True)
+
+
+def point_latest(run: Run) -> None:
+    """Make `runs/latest` a link to the run."""
+    link = files.temporary_name(run.path / "latest")  # in the run's directory, which nobody else writes to
+    link.symlink_to(run.name)
+    link.replace(run.path.parent / "latest")
+    files.flush(run.path.parent)
+
+
+def latest(runs: Path) -> Run | None:
+    """Return the run that `runs/latest` points to, or the one opened last if that has been removed."""
+    link = runs / "latest"
+    if link.is_symlink() and link.exists():
+        return Run(runs / os.readlink(link))
+    return next(iter(newest_first(runs)), None)
+
+
+def newest_first(runs: Path, and_aside: bool = False) -> list[Run]:
+    """Return the runs of a folder, the one opened last first; those that were set aside only if they are asked for."""
+    found = []
+    for path in runs.iterdir() if runs.is_dir() else ():
+        try:
+            if path.is_symlink() or not (path / "settings.json").is_file():
+                continue
+            if and_aside or not is_aside(Run(path)):
+                opened = Run(path).state().get("attempt_started_at") or (path / "settings.json").stat().st_mtime
+                found.append((opened, Run(path)))
+        except OSError:
+            continue  # another user's
+    return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].name), reverse=True)]
+
+
+def is_aside(run: Run) -> bool:
+    """Tell whether FRESH=1 has set a run aside."""
+    return re.search(r"\.old-\d+$", run.name) is not None
+
+
+def find(runs: Path, name: str = "") -> Run:
+    """Return the named run, or the latest. Raises UserError where there is none."""
+    name = Path(name).name  # runs/NAME too, as a shell completes it
+    run = Run(runs / name) if name and name != "latest" else latest(runs)
+    if run is None or not run.is_there():
+        raise UserError(f"{runs / (name or 'latest')}: no such run; start one with `make train` or `make demo`")
+    return run

@@ -1,0 +1,167 @@
+"""Which run the settings mean: one to go on with, or a new one; and what becomes of a run that has the name already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sft.errors import SettingsError, UserError, wrong
+from sft.run import files
+from sft.run.directory import Run, find, latest, newest_first
+
+if TYPE_CHECKING:
+    from sft.settings.fields import Settings  # takes a quarter of a second, which a look at runs does not need
+
+OTHERS = 5  # unfinished runs that are named beside the one that is taken
+
+
+def asked_for(settings: Settings) -> Run | None:
+    """Return RUN_NAME's run or the latest, or None if there is none. Raises UserError if it is at work."""
+    run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
+    if run is None or (not settings.run_name and run.not_yours()) or not run.is_there():
+        return None
+    run.claim().close()
+    return run
+
+
+# make train
+
+
+def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
+    """Return the run to go on with, and lines about others; None if a new one is to be made.
+
+    RUN_NAME's run makes room for a new one if FRESH=1 sets it aside, or if it never trained a step. Without a name the
+    newest run of these very settings goes on, unless it is finished. Raises UserError if it is still at work, and
+    SettingsError if RUN_NAME's run is finished or has other settings.
+    """
+    asked_for(settings)
+    if settings.run_name:
+        return named(Run(settings.runs_path / settings.run_name), settings)
+    if settings.fresh:
+        return None, []
+    run, said = newest_of(settings)
+    last = latest(settings.runs_path)
+    if run is None and last is not None and last.is_left_by_another():
+        said = [f"not resuming {last.not_yours()}", *said]
+    return run, said
+
+
+def named(run: Run, settings: Settings) -> tuple[Run | None, list[str]]:
+    """Return RUN_NAME's run if it is to go on, or None with the line that says what became of it."""
+    if not run.path.exists():
+        return None, []
+    if settings.fresh:
+        return None, [set_aside(run)]
+    if not run.settings_file.is_file():
+        if all(path.is_dir() or path.name.startswith(".") for path in run.path.rglob("*")):  # killed while it was made
+            files.remove_folder(run.path)
+            return None, []
+        what = f"{run.path} is there already and holds no run"
+        remedy = "use another name, or FRESH=1, which sets it aside"
+        raise SettingsError([wrong("RUN_NAME", run.name, what, remedy)])
+    before = run.settings()
+    if run.state().get("status") == "finished":
+        what, remedy = "that run is finished", "use another name, or FRESH=1, which sets it aside"
+        raise SettingsError([wrong("RUN_NAME", run.name, what, remedy)])
+    differences = settings.differences(before)
+    if differences and not run.has_trained:
+        files.remove_folder(run.path)
+        changed = ", ".join(f"{name}={now}, not {then}" for name, now, then in settings.changed(before))
+        return None, [f"{run.path} had not trained a step and is replaced ({changed})"]
+    if differences:
+        raise SettingsError([*differences, f"{run.path}: `{run.command('resume')}` goes on with its own settings"])
+    return run, run.unreadable()
+
+
+def set_aside(run: Run) -> str:
+    """Give a run's directory another name, and return the line that says so."""
+    number = 1
+    while (aside := run.path.with_name(f"{run.name}.old-{number}")).exists():
+        number += 1
+    run.path.rename(aside)
+    return f"FRESH=1: {run.path} is set aside as {aside}"
+
+
+def newest_of(settings: Settings) -> tuple[Run | None, list[str]]:
+    """Return the newest run of these very settings if it is unfinished and worth going on with, otherwise None.
+
+    A line names the newest run of all if that is unfinished and has other settings. Raises UserError if the one to go
+    on with is at work.
+    """
+    said: list[str] = []
+    for number, run in enumerate(newest_first(settings.runs_path)):
+        if run.not_yours():
+            continue
+        try:
+            before = run.settings()
+        except UserError as error:
+            if number == 0:
+                said.append(str(error))
+            continue
+        changed = settings.changed(before)
+        if changed:
+            if number == 0 and is_worth_going_on(run):
+                what = ", ".join(f"{name}={then}, here {now}" for name, now, then in changed)
+                said.append(f"{run.path} is unfinished and has other settings ({what})")
+                said.append(f"  a new run begins; `{run.command('resume')}` goes on with that one")
+        elif run.state().get("status") == "finished":
+            return None, said
+        elif is_worth_going_on(run):
+            run.claim().close()
+            return run, run.unreadable()
+    return None, said
+
+
+def at_work(runs: Path) -> list[Run]:
+    """Return the runs of a folder whose first node's program is at work, the one opened last first."""
+    return [run for run in newest_first(runs, and_aside=True) if run.is_running()]
+
+
+def is_worth_going_on(run: Run) -> bool:
+    """Tell whether a run is unfinished, and did not fail before its first step."""
+    status = run.state().get("status")
+    return status != "finished" and (run.has_trained or status != "failed")
+
+
+# make resume
+
+
+def to_resume(runs: Path, name: str) -> tuple[Run, list[str]]:
+    """Return the named run, or the newest unfinished one that is not at work, and a line about the other ones.
+
+    Raises UserError if there is none, or if the named one is finished or at work.
+    """
+    if name:
+        run = find(runs, name)
+        run.claim().close()
+        if run.state().get("status") == "finished":
+            again = f"`make train FROM={run.name}` repeats it, `{run.command('evaluate')}` evaluates it again"
+            raise UserError(f"{run.path}: is finished; {again}")
+        return run, []
+    unfinished = [run for run in newest_first(runs) if is_worth_going_on(run) and not run.is_running()]
+    hindered = {run.path: why for run in unfinished if (why := hindrance(run))}
+    waiting = [run for run in unfinished if run.path not in hindered]
+    last = latest(runs)
+    newer = unfinished[: unfinished.index(waiting[0])] if waiting else unfinished
+    passed_over = [hindered[run.path] for run in newer]
+    if last and last.is_left_by_another() and last.path not in hindered:  # one that this user may not even look at
+        passed_over.append(last.not_yours())
+    if not waiting:
+        working = "".join(f"; {run.name} is at work: `{run.command('monitor')}`" for run in at_work(runs)[:OTHERS])
+        nothing = f"{runs}: no unfinished run to go on with{working}; `make train` starts one"
+        raise UserError("\n".join([nothing, *passed_over[:OTHERS]]))
+    said = [f"not resuming {line}" for line in passed_over[:OTHERS]]
+    names = [f"{run.name} (step {run.saved_step() or 0})" for run in waiting[1:]]
+    if names:
+        more = f" and {len(names) - OTHERS} more" if len(names) > OTHERS else ""
+        said.append(f"others are unfinished too, NAME=… takes one of them: {', '.join(names[:OTHERS])}{more}")
+    return waiting[0], said
+
+
+def hindrance(run: Run) -> str:
+    """Return why this user, or this version, cannot go on with a run; "" if nothing is in the way."""
+    try:
+        run.settings()
+    except UserError as error:
+        return run.not_yours() or str(error)
+    return run.not_yours()

@@ -1,0 +1,93 @@
+"""Checkpoints that are whole or absent.
+
+`checkpoints/step-NNNNNN/` holds DeepSpeed's shards and `manifest.json` with every file's size and hash. It is written
+under another name (save.py) and renamed when all ranks are done, and only then does `checkpoints/latest` name it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sft.run import files
+from sft.run.checkpoints import MANIFEST, manifest, name_of, seal, steps
+from sft.run.directory import Run
+from sft.trainer import distributed
+from sft.trainer.checkpoint import universal
+from sft.trainer.distributed import World
+from sft.trainer.model import adapter
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Flush a file to disk and return its size and hash."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    return {"bytes": path.stat().st_size, "blake2b": digest}
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Write the manifest of a checkpoint, with a hash of itself."""
+    files.write_json(folder / MANIFEST, content | {"blake2b": seal(content)})
+
+
+def share(folder: Path, world: World) -> dict[str, dict[str, Any]]:
+    """Describe this rank's share of a checkpoint's files, by name."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    return {path.name: describe(path) for path in paths[world.rank :: world.world_size]}
+
+
+def damage(folder: Path, world: World) -> str:
+    """Return what is wrong with a checkpoint, or "" (all ranks; each reads its share of the files)."""
+    content = manifest(folder)
+    found = distributed.gather(share(folder, world))
+    if content is None:
+        return f"{MANIFEST} is missing, or not as it was written"
+    expected = content["files"]
+    present = {name: entry for part in found for name, entry in part.items()}
+    for name, entry in expected.items():
+        if name not in present:
+            return f"{name} is missing"
+        if present[name]["bytes"] != entry["bytes"]:
+            return f"{name} has {present[name]['bytes']} bytes instead of {entry['bytes']}"
+        if present[name] != entry:
+            return f"{name} has another content than was written"
+    return ""
+
+
+def resume(engine: Any, run: Run, world: World) -> int:
+    """Load the newest whole checkpoint and return its step; 0 where there is none (all ranks).
+
+    A damaged one is named, set aside as `step-NNNNNN.damaged`, and the one before it taken.
+    """
+    if world.is_main:
+        # Of a process that was killed, or had no room; a universal form is of use to the start that made it alone.
+        for half in (*run.checkpoints.glob(".step-*"), *run.checkpoints.glob("step-*.universal")):
+            shutil.rmtree(half)
+    for step in reversed(steps(run.checkpoints)):
+        folder = run.checkpoints / name_of(step)
+        reason = damage(folder, world)
+        if not reason:
+            content = manifest(folder)
+            assert content is not None
+            if content["world_size"] == world.world_size:
+                whole = not adapter.is_adapted(engine.module.model)  # an adapter's has no frozen weights
+                engine.load_checkpoint(
+                    str(run.checkpoints), tag=folder.name, load_module_strict=whole, load_lr_scheduler_states=False
+                )
+            else:
+                universal.load(engine, folder, world)
+            return step
+        distributed.barrier()  # every rank has read it
+        if world.is_main:
+            said = f"{folder}: damaged ({reason}); set aside, trying the one before"
+            print(said, flush=True)
+            run.update_state(set_aside=[*run.state().get("set_aside", []), said])
+            aside = folder.with_name(folder.name + ".damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        distributed.barrier()
+    return 0

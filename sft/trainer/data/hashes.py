@@ -1,0 +1,57 @@
+"""The SHA-256 of files. That of a large data file is kept in DATA_PATH/hashes.json, so that 50 GB are read once.
+
+A kept hash counts as long as the file's inode, size and times are what they were: whoever changes a byte changes the
+time of the inode, which nobody can set. A file that had just been changed when it was read is read again: another
+change within the same tick of the clock would leave no trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+from sft.run import files
+
+LARGE_BYTES = 2**26  # smaller ones are read in no time
+SETTLED_S = 10.0  # more than file systems' clocks tick and differ
+NAME = "hashes.json"
+
+
+def file_hash(path: Path) -> str:
+    """Return a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def kept_hash(path: Path, data_path: Path, large: int = LARGE_BYTES) -> str:
+    """Return a data file's SHA-256, of a large one the one that is kept if the file is as it was."""
+    if path.stat().st_size < large:
+        return file_hash(path)
+    place, key = data_path / NAME, str(path.resolve())
+    before, read_at = stamp(path), time.time()
+    kept = read(place).get(key)
+    if isinstance(kept, dict) and kept.get("stamp") == before:
+        return str(kept["sha256"])
+    digest = file_hash(path)
+    status = path.stat()
+    if stamp(path) == before and read_at - max(status.st_ctime, status.st_mtime) > SETTLED_S:
+        others = {name: entry for name, entry in read(place).items() if name != key and Path(name).exists()}
+        files.write_json(place, others | {key: {"stamp": before, "sha256": digest}})
+    return digest
+
+
+def stamp(path: Path) -> list[int]:
+    """Return what changes with a file's content."""
+    status = path.stat()
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def read(place: Path) -> dict[str, Any]:
+    """Return the kept hashes by path; none if they cannot be read."""
+    try:
+        found: dict[str, Any] = files.read_json(place)
+    except (OSError, files.Unreadable):
+        return {}
+    return found

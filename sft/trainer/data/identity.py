@@ -1,0 +1,134 @@
+"""What a run's data and model are, and whether they are still those that the run began with.
+
+`environment.json` holds the inputs of the attempt whose weights the checkpoints carry on; nothing overwrites them as
+long as there is a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from sft import model_files
+from sft.errors import SettingsError, shown, wrong
+from sft.run.directory import Run
+from sft.settings.fields import Settings
+
+MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".py", *model_files.PICKLED)
+# Of a large file these parts are read: its ends, and a piece at every stride, so that no changed matrix is missed.
+END_BYTES = 2**20
+STRIDE_BYTES = 2**25
+PIECE_BYTES = 2**16
+FEW = 3  # files that are named
+
+
+def of_model(folder: Path) -> dict[str, Any]:
+    """Return the commit of a model of the hub, a hash of the folder's files, and one of each file."""
+    commit = folder.name if folder.parent.name == "snapshots" else None
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in MODEL_SUFFIXES)
+    if any(path.suffix == ".safetensors" for path in paths):  # nothing else is loaded then
+        paths = [path for path in paths if path.suffix not in model_files.PICKLED]
+    files = {path.name: sampled_hash(path) for path in paths}
+    whole = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+    return {"model_commit": commit, "model_hash": whole, "model_files": files}
+
+
+def sampled_hash(path: Path) -> str:
+    """Return a hash of a file's size and content; of a large one, of its ends and pieces between them."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= STRIDE_BYTES:
+            digest.update(file.read())
+        else:
+            places = {0: END_BYTES, size - END_BYTES: END_BYTES}
+            places |= dict.fromkeys(range(STRIDE_BYTES, size - END_BYTES, STRIDE_BYTES), PIECE_BYTES)
+            for place, length in sorted(places.items()):
+                file.seek(place)
+                digest.update(file.read(length))
+    return digest.hexdigest()[:16]
+
+
+# Of a run
+
+
+def began_with(run: Run) -> dict[str, Any]:
+    """Return the inputs that a run began with; empty if it did not, or if its record is gone."""
+    found = run.read(run.environment, {}).get("inputs")
+    return found if isinstance(found, dict) else {}
+
+
+def pinned(run: Run, settings: Settings) -> tuple[Settings, str | None]:
+    """Return the settings with the model's commit that a saved run began with, and the data set's commit.
+
+    A branch on the hub, such as `main`, may have moved meanwhile.
+    """
+    first = began_with(run) if run.is_saved else {}
+    if commit := first.get("model_commit"):
+        settings = settings.model_copy(update={"model_revision": commit})
+    return settings, first.get("dataset_commit")
+
+
+def check(run: Run, settings: Settings, inputs: dict[str, Any]) -> list[str]:
+    """Compare a run's inputs with those that it began with, and return a line for each difference that may be.
+
+    A run without a checkpoint starts over, with what is there now. One with its final model only evaluates it. Raises
+    SettingsError for one that would train on with something else.
+    """
+    first = began_with(run)
+    if not first:
+        unknown = f"{run.environment} does not say what the run began with: nobody can tell whether it is the same now"
+        return [unknown] if run.is_saved else []
+    problems = [*data_problems(settings, first, inputs), *model_problems(settings, first, inputs)]
+    if not problems:
+        return []
+    if run.final.is_dir():
+        return [f"{problem}: so evaluation is of other rows or another model" for problem, _ in problems]
+    if run.is_saved:
+        raise SettingsError([f"{problem}; {remedy}" for problem, remedy in problems])
+    run.evaluation.unlink(missing_ok=True)  # of the base model, on the rows of then
+    return [f"{problem}: no checkpoint is left, and it starts over with those of now" for problem, _ in problems]
+
+
+def data_problems(settings: Settings, first: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what is wrong with the rows and what to do, if they are not those of the `first` attempt."""
+    same_form = first.get("format") == now["format"]
+    then_files, files = first.get("data_files"), now["data_files"]
+    if first.get("data_hash") == now["data_hash"] if same_form else then_files in (None, files):
+        return []
+    remedy = "restore them, or start over with FRESH=1"
+    if then_files is not None and then_files != files:
+        what = changes(then_files, files or {})
+    elif first.get("dataset_commit") != now["dataset_commit"]:
+        what = f"commit {now['dataset_commit']} of the data set, it was {first.get('dataset_commit')}"
+    else:
+        what = "the same text gives other tokens: by another version of the project, or another tokenizer"
+        remedy = "go back to that version, or start over with FRESH=1"
+    line = wrong("DATASET", settings.dataset, f"its rows are not those that the run began with ({what})", remedy)
+    return [split_remedy(line, remedy)]
+
+
+def model_problems(settings: Settings, first: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what is wrong with the base model and what to do, if it is not that of the `first` attempt."""
+    then_files, files = first.get("model_files"), now["model_files"]
+    if then_files in (None, files):
+        return []
+    remedy = "restore it, or start over with FRESH=1"
+    what = f"it is not the model that the run began with ({changes(then_files, files)})"
+    return [split_remedy(wrong("MODEL_NAME", settings.model_name, what, remedy), remedy)]
+
+
+def split_remedy(line: str, remedy: str) -> tuple[str, str]:
+    """Return a line without its remedy, and the remedy."""
+    return line.removesuffix(f"; {remedy}"), remedy
+
+
+def changes(then: dict[str, str], now: dict[str, str]) -> str:
+    """Return in words which files differ between two sets of hashes by name."""
+    said = [f"{name} has another content" for name in then if name in now and now[name] != then[name]]
+    said += [f"{name} is gone" for name in then if name not in now]
+    said += [f"{name} is new" for name in now if name not in then]
+    more = f" and {len(said) - FEW} more" if len(said) > FEW else ""
+    return shown(", ".join(said[:FEW]) + more, 200)

@@ -1,0 +1,184 @@
+"""From a row to tokens: the chat template, which tokens are targets, and where a long row is cut."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from sft import resources
+from sft.errors import DataError, shown
+from sft.rows.files import BadRows, Placed, conversation
+from sft.settings.fields import Settings
+from sft.trainer.data.rows import TokenisedRow
+
+CHUNK_ROWS = 1000  # that a worker process takes at a time
+# The template of Llama 3.1 and later prints today's date unless it is given one: a model trained on Monday would see
+# another prompt on Tuesday. This is the date that the template itself falls back to.
+TEMPLATE_DATE = "26 Jul 2024"
+
+worker: Tokeniser  # of this process, see start_worker
+
+
+def tokenised(placed: Iterable[Placed], model: Path, settings: Settings, bad: BadRows) -> Iterator[TokenisedRow]:
+    """Yield rows tokenised with the tokenizer in `model`, in order, on all cores if there are many rows.
+
+    Rows that cannot be used are added to `bad`. Only some chunks of rows are in memory at a time.
+    """
+    for row in worked(placed, model, settings):
+        if isinstance(row, DataError):
+            bad.add(row)
+        else:
+            yield row
+
+
+def worked(placed: Iterable[Placed], model: Path, settings: Settings) -> Iterator[TokenisedRow | DataError]:
+    """Yield rows tokenised, in order; for one that cannot be used, what is wrong with it."""
+    rows = iter(placed)
+    chunks = iter(lambda: list(itertools.islice(rows, CHUNK_ROWS)), [])
+    first = next(chunks, [])
+    workers = resources.cores()
+    if workers == 1 or len(first) < CHUNK_ROWS:
+        start_worker(model, settings)
+        for chunk in itertools.chain([first], chunks):
+            yield from work(chunk)
+        return
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("fork"), initializer=start_worker, initargs=(model, settings)
+    )
+    try:
+        waiting: deque[Future[list[TokenisedRow | DataError]]] = deque()
+        for chunk in itertools.chain([first], chunks):
+            waiting.append(pool.submit(work, chunk))
+            if len(waiting) > 2 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def start_worker(model: Path, settings: Settings) -> None:
+    """Load what a worker needs."""
+    global worker
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
+    worker = Tokeniser(tokenizer, settings)
+
+
+def work(chunk: list[Placed]) -> list[TokenisedRow | DataError]:
+    """Return a chunk of rows tokenised by this process's worker."""
+    return worker.rows(chunk)
+
+
+@dataclass
+class Tokeniser:
+    """Turns rows into tokens with a model's own tokenizer."""
+
+    tokenizer: Any
+    settings: Settings
+
+    def rows(self, placed: Iterable[Placed]) -> list[TokenisedRow | DataError]:
+        """Return rows tokenised; for one that cannot be used, what is wrong with it, with its place."""
+        found: dict[int, TokenisedRow | DataError] = {}  # by the row's number
+        whole = []
+        for number, (where, row) in enumerate(placed):
+            try:
+                messages = conversation(row, where, self.settings)
+                chat = self.tokenizer.chat_template
+                pieces = self.chat_pieces(messages, where) if chat else self.plain_pieces(messages)
+                whole.append((number, where, messages, pieces))
+            except DataError as error:
+                found[number] = error
+        # A piece at a time, so that the tokens before a response are those that generation starts from.
+        texts = list(dict.fromkeys(text for *_, pieces in whole for text, _ in pieces if text))
+        tokens = (
+            dict(zip(texts, self.tokenizer(texts, add_special_tokens=False).input_ids, strict=True)) if texts else {}
+        )
+        for number, where, messages, pieces in whole:
+            try:
+                found[number] = self.join([(tokens.get(text, []), target) for text, target in pieces], messages, where)
+            except DataError as error:
+                found[number] = error
+        return [found[number] for number in sorted(found)]
+
+    def join(self, parts: list[tuple[list[int], bool]], messages: list[dict[str, str]], where: str) -> TokenisedRow:
+        """Return a row of tokenised pieces, each with whether it is a target."""
+        ids: list[int] = []
+        is_target: list[bool] = []
+        for tokens, target in parts:
+            ids += tokens
+            is_target += [target] * len(tokens)
+        bos = self.tokenizer.bos_token_id
+        if not self.tokenizer.chat_template:
+            start, end = self.plain_marks()
+            ids, is_target = start + ids + end, [False] * len(start) + is_target + [True] * len(end)
+        elif bos is not None and ids[:2] == [bos, bos]:
+            ids, is_target = ids[1:], is_target[1:]
+        limit = self.settings.max_length
+        is_cut = len(ids) > limit
+        ids, is_target = ids[:limit], is_target[:limit]
+        if not any(is_target[1:]):
+            raise DataError(
+                f"{where}: no target token is left within MAX_LENGTH={limit}; raise MAX_LENGTH or remove the row"
+            )
+        asked = [message["content"] for message in messages if message["role"] != "assistant"]
+        return TokenisedRow(ids, is_target, asked[-1] if asked else "", messages[-1]["content"], is_cut)
+
+    def chat_pieces(self, messages: list[dict[str, str]], where: str) -> list[tuple[str, bool]]:
+        """Return the template's text cut into (text, is target) pieces; the assistant's words are the targets.
+
+        Every assistant message is a target where the template writes a conversation by appending to it. Some
+        templates rewrite earlier turns (they drop reasoning, say): there the last one alone is.
+        """
+        whole = self.template(messages, where)
+        turns = [i for i, message in enumerate(messages) if i and message["role"] == "assistant" and message["content"]]
+        for chosen in (turns, turns[-1:]):
+            pieces, at = [], 0
+            for turn in chosen:
+                before = self.template(messages[:turn], where, add_generation_prompt=True)
+                after = self.template(messages[: turn + 1], where)
+                if not (whole.startswith(after) and after.startswith(before) and len(before) >= at):
+                    break
+                pieces += [(whole[at : len(before)], False), (self.up_to_end(after[len(before) :]), True)]
+                at = len(before) + len(pieces[-1][0])
+            else:
+                return pieces
+        raise DataError(f"{where}: the chat template does not write this conversation; check the order of its roles")
+
+    def up_to_end(self, text: str) -> str:
+        """Return a response without what the template puts after its end mark: nothing should be generated there."""
+        eos = self.tokenizer.eos_token
+        return text[: text.rindex(eos) + len(eos)] if eos and eos in text else text
+
+    def template(self, messages: list[dict[str, str]], where: str, add_generation_prompt: bool = False) -> str:
+        """Return the conversation as the model's chat template writes it. Raises DataError where it refuses."""
+        import jinja2
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=TEMPLATE_DATE
+            )
+        except jinja2.TemplateError as error:
+            what = f"the model's chat template refuses it ({shown(error)})"
+            raise DataError(f"{where}: {what}; check the order of its roles") from None
+
+    def plain_pieces(self, messages: list[dict[str, str]]) -> list[tuple[str, bool]]:
+        """Return the pieces for a model without a chat template: the messages on lines of their own."""
+        pieces: list[tuple[str, bool]] = []
+        for message in messages[:-1]:
+            pieces.append((message["content"] + "\n", False))
+        pieces.append((messages[-1]["content"], True))
+        return pieces
+
+    def plain_marks(self) -> tuple[list[int], list[int]]:
+        """Return the tokens that begin and end a text without a template: the tokenizer's own start, and EOS."""
+        start = [self.tokenizer.bos_token_id]
+        has_start = start != [None] and self.tokenizer("").input_ids[:1] == start
+        return start if has_start else [], [self.tokenizer.eos_token_id]

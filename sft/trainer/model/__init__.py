@@ -1,0 +1,1 @@
+"""The model: found or downloaded, loaded under ZeRO, adapted, quantised, exported."""

@@ -1,0 +1,142 @@
+"""LoRA (Hu et al. 2021) through peft: small matrices beside the frozen linear layers are trained instead of them.
+
+Only a run with an adapter imports peft, which takes a second, and brings bitsandbytes along, which starts CUDA.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers.pytorch_utils import Conv1D
+
+from sft import model_files
+from sft.errors import SettingsError, wrong
+from sft.settings.fields import TINY, Settings
+from sft.trainer.model import quantised
+
+NAME = "default"  # peft's own name for an only adapter
+
+
+def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
+    """Freeze a model's weights and put an adapter beside its linear layers, the same on every rank.
+
+    Raises SettingsError where LORA_TARGETS names no layer of the model.
+    """
+    import peft
+
+    targets = settings.lora_targets
+    check_targets(model, settings)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
+        target_modules=named(settings) or targets,
+    )  # fmt: skip
+    torch.manual_seed(settings.seed)
+    try:
+        model.add_adapter(config)
+    except ValueError as error:
+        what = f"does not fit this model ({str(error).splitlines()[0]})"
+        remedy = "use all-linear or names of its linear layers, such as q_proj,v_proj"
+        raise SettingsError([wrong("LORA_TARGETS", targets, what, remedy)]) from None
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(model.dtype)
+    # The first layer's input must want a gradient: ZeRO-3 takes the gradients of a layer for complete with that one.
+    model.enable_input_require_grads()
+
+
+def named(settings: Settings) -> list[str]:
+    """Return the names in LORA_TARGETS; none for all-linear."""
+    names = [name.strip() for name in settings.lora_targets.split(",")]
+    return [] if names == ["all-linear"] else [name for name in names if name]
+
+
+def check_targets(model: Any, settings: Settings) -> None:
+    """Raise SettingsError if a name in LORA_TARGETS fits no linear layer of the model: peft takes the others alone.
+
+    The model's weights may be on the meta device.
+    """
+    modules = dict(model.named_modules())
+    linear = {name for name, module in modules.items() if isinstance(module, torch.nn.Linear | Conv1D)}
+    last = sorted({name.rpartition(".")[2] for name in linear if modules[name] is not model.get_output_embeddings()})
+    problems = []
+    for target in named(settings):
+        fitting = {name for name in modules if name == target or name.endswith(f".{target}")}  # as peft compares
+        if fitting & linear:
+            continue
+        near = difflib.get_close_matches(target, last, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"use all-linear or some of {','.join(last)}"
+        what = f"{target} " + ("is not a linear layer" if fitting else "is not a layer of this model")
+        problems.append(wrong("LORA_TARGETS", settings.lora_targets, what, remedy))
+    if problems:
+        raise SettingsError(problems)
+
+
+def keep_what_is_trained(module: torch.nn.Module) -> None:
+    """Have the state of a module around an adapted model hold the adapter alone.
+
+    The frozen weights are the base model's, which every start reads anyway: they belong into no checkpoint.
+    """
+
+    def drop(module: torch.nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+        for name in [name for name in state if "lora_" not in name]:
+            del state[name]
+
+    module.register_state_dict_post_hook(drop)
+
+
+def is_adapted(model: torch.nn.Module) -> bool:
+    """Tell whether a model has an adapter."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def write(model: Any, weights: dict[str, torch.Tensor], base: Path, folder: Path, settings: Settings) -> None:
+    """Write the adapter to `folder` in peft's layout, with the tokenizer; `weights` are the model's, by its own names.
+
+    It names its base as others can load it, so that peft's AutoPeftModelForCausalLM.from_pretrained(folder) does.
+    """
+    folder.mkdir(parents=True)
+    config = model.peft_config[NAME]
+    config.base_model_name_or_path, config.revision = base_name(base, settings)
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    own = {
+        f"base_model.model.{name.replace(f'.{NAME}.', '.')}": value.contiguous()
+        for name, value in weights.items()
+        if "lora_" in name
+    }
+    save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base, trust_remote_code=settings.trust_remote_code)
+    tokenizer.save_pretrained(folder)
+
+
+def base_name(base: Path, settings: Settings) -> tuple[str, str | None]:
+    """Return the base model's name and revision: of the hub with its commit, or a folder as MODEL_NAME gives it.
+
+    `base` is the folder that it was loaded from.
+    """
+    if settings.model_name == TINY:
+        return str(base), None
+    if model_files.local_model(settings):
+        return settings.model_name, None
+    return settings.model_name, base.name if base.parent.name == "snapshots" else settings.model_revision
+
+
+def merged(model: Any, base: Path, adapter: Path, allowed: dict[str, Any]) -> Any:
+    """Return the base model with the adapter's product added to its weights, a plain model without peft.
+
+    Of a quantised base what its 4 bits stand for, not what they were made from: the adapter was trained beside those
+    and makes up for their error, so that only with them the merged model is the one that was trained.
+    """
+    import peft
+
+    whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=model.dtype, **allowed)
+    for name, value in quantised.weights(model):
+        layer: Any = whole.get_submodule(name.removesuffix(".weight").removesuffix(".base_layer"))
+        layer.weight.data.copy_(value.T if isinstance(layer, Conv1D) else value)  # GPT-2's are quantised transposed
+    return peft.PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()

@@ -1,0 +1,148 @@
+"""A rank that runs out of memory: the run goes on with smaller micro-steps, or ends with a line that says what to do.
+
+The rank cannot redo its step by itself: its peers wait in collectives, and DeepSpeed is in the middle of a pass. So it
+cuts the run's budget (sft/run/budget.py) and fails; what started the ranks starts them again from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from sft.errors import OUT_OF_MEMORY, RunFailed
+from sft.run import budget
+from sft.run.budget import ROWS, TOKENS, Cut
+from sft.run.directory import Run
+from sft.settings.fields import Settings
+from sft.steps import Steps
+from sft.trainer import batching, nonfinite
+from sft.trainer.batching import MicroSteps
+from sft.trainer.checkpoint.save import Saver
+from sft.trainer.data.rows import Rows
+from sft.trainer.distributed import World
+
+# What libraries say where they do not raise torch.OutOfMemoryError, all of these words: CUDA and its driver, NCCL;
+# cuBLAS and cuDNN.
+GPU_WORDS = (("cuda", "out of memory"), ("nccl", "out of memory"), ("status_alloc_failed",))
+OPTIMIZER = "optimizer"  # the part of a step that changes the weights
+HOST_WORDS = ("defaultcpuallocator: can't allocate", "defaultcpuallocator: not enough memory")
+
+
+class OutOfMemory(Exception):
+    """The GPU's memory was not enough in a part of a step."""
+
+    def __init__(self, where: str) -> None:
+        """Know the part: forward, backward or optimizer."""
+        super().__init__(where)
+        self.where = where
+
+
+def of_gpu(error: BaseException) -> bool:
+    """Tell whether an error, or one behind it, means that the GPU's memory was not enough."""
+    for found in chain(error):
+        text = str(found).lower()
+        said = any(all(word in text for word in words) for words in GPU_WORDS)
+        if said or isinstance(found, torch.OutOfMemoryError):
+            return True
+    return False
+
+
+def of_host(error: BaseException) -> bool:
+    """Tell whether an error, or one behind it, means that the machine's own memory was not enough."""
+    for found in chain(error):
+        no_memory = isinstance(found, MemoryError) or (isinstance(found, OSError) and found.errno == errno.ENOMEM)
+        if no_memory or any(words in str(found).lower() for words in HOST_WORDS):
+            return True
+    return False
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that it was raised from or during."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def less(settings: Settings) -> str:
+    """Return the settings that need less memory of a GPU than these, those that change least first."""
+    ways = [] if settings.gradient_checkpointing else ["GRADIENT_CHECKPOINTING=1"]
+    ways += [] if settings.ds_config == "zero3_offload" else ["DS_CONFIG=zero3_offload"]
+    ways += [] if settings.lora_rank else ["LORA_RANK=16"]
+    return ", ".join([*ways, "more GPUs or a smaller model"])
+
+
+def reason(error: BaseException, run: Run) -> str:
+    """Return what is said of memory that was not enough outside of a step, or "" for another error."""
+    if of_gpu(error):
+        remedy = f"use {less(run.settings())}"
+        if run.state().get("status") == "evaluating":
+            remedy = "use EVAL_BATCH_SIZE=1, a smaller MAX_NEW_TOKENS, or EVALUATE=0 and EVAL_STEPS=0"
+        return f"{OUT_OF_MEMORY} of a GPU; {remedy}; `make plan` takes it into account"
+    if of_host(error):
+        remedy = "end other programs, use DS_CONFIG=zero3 instead of offload, or fewer GPUS_PER_NODE"
+        return f"{OUT_OF_MEMORY} of the machine; {remedy}"
+    return ""
+
+
+@contextmanager
+def part(where: str) -> Iterator[None]:
+    """Raise OutOfMemory where a part of a step runs out of the GPU's memory."""
+    try:
+        yield
+    except Exception as error:
+        if of_gpu(error):
+            raise OutOfMemory(where) from error
+        raise
+
+
+class Limit:
+    """What this rank does about micro-steps that do not fit."""
+
+    def __init__(
+        self, run: Run, settings: Settings, rows: Rows, steps: Steps, packing: bool, saver: Saver, world: World
+    ) -> None:
+        """Know the longest row that the run trains on."""
+        self.run, self.settings, self.rows, self.packing, self.world = run, settings, rows, packing, world
+        self.saver, self.cuts = saver, budget.cuts(run)
+        taken = np.arange(len(rows))
+        if steps.total < steps.per_epoch:
+            taken = batching.order(len(rows), settings.seed, 0)[: steps.total * steps.global_batch_size]
+        self.longest = int(taken[np.argmax(rows.lengths[taken])])
+
+    @contextmanager
+    def kept(self, place: str, micro_steps: MicroSteps) -> Iterator[None]:
+        """Cut the run's budget where these micro-steps do not fit. Raises RunFailed: the ranks have to start again."""
+        try:
+            yield
+        except Exception as error:
+            if not of_gpu(error):
+                raise
+            where = error.where if isinstance(error, OutOfMemory) else "between passes"
+            self.saver.finish()  # the step to go on from may still be on its way to the disk, on all ranks
+            raise RunFailed(self.cut(place, where, micro_steps)) from error
+
+    def cut(self, place: str, where: str, micro_steps: MicroSteps) -> str:
+        """Cut the run's budget below that of these micro-steps, where possible, and return what is said of it."""
+        setting = TOKENS if self.packing else ROWS
+        shares = [share for per_rank in micro_steps for share in per_rank]
+        tried = max(int(self.rows.lengths[share].sum()) if self.packing else len(share) for share in shares)
+        longest = int(self.rows.lengths[self.longest])
+        now = budget.smaller(setting, tried, longest)
+        said = budget.what(setting, tried, place, where, self.world.rank)
+        if where == OPTIMIZER and [(cut.place, cut.where) for cut in self.cuts[-1:]] == [(place, where)]:
+            # Little of the optimizer's memory is the micro-steps': only what they leave scattered behind them.
+            return f"{said}, and smaller ones have not helped; use {less(self.settings)}"
+        if now is None:
+            (row,) = nonfinite.places(self.settings, np.asarray([self.longest]))
+            remedy = f"use a smaller MAX_LENGTH, {less(self.settings)}"
+            return f"{said}, and the longest row, {row} with {longest:,} tokens, has to fit alone; {remedy}"
+        if self.run.failure() is None:  # otherwise another rank has cut it by now, in the same way
+            frozen = self.run.settings()
+            asked = frozen.micro_step_tokens if self.packing else frozen.batch_size
+            cut = Cut(setting, asked, tried, now, place, where, self.world.rank)
+            budget.write(self.run, [*self.cuts, cut])
+        return f"{said}; resumed, it goes on with {now:,}"
