@@ -1,4 +1,4 @@
-"""The program that makes a run's inputs ready, once on the first node: `python -m sft.trainer.data.prepare --run runs/NAME`.
+"""Makes a run's inputs ready, once on the first node: `python -m sft.trainer.data.prepare --run runs/NAME`.
 
 Data is read, validated, tokenised and cached; the base model is made, found or downloaded. When both are whole,
 `prepared.json` in the run directory says where they lie, which is what the ranks of all nodes wait for. With warm
@@ -19,15 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sft.run import files
-from sft.rows import files as rows
 from sft import model_files
 from sft.errors import DataError, SettingsError, SftError, UserError, wrong
+from sft.rows import files as rows
 from sft.rows.files import BadRows, Placed, conversation, local_files
+from sft.run import files
 from sft.run.directory import Run
 from sft.settings.fields import DEMO, DS_CONFIGS, TINY, Settings
-from sft.trainer.data import demo, identity
 from sft.trainer import process
+from sft.trainer.data import demo, identity
 from sft.trainer.data.hashes import file_hash, kept_hash
 
 FORMAT = 3  # of the prepared data: part of the cache's key
@@ -327,7 +327,8 @@ def tokenise(settings: Settings, model: Path, folder: Path) -> None:
     """Read, validate and tokenise all rows into `folder`, and write its manifest."""
     import transformers
 
-    from sft.trainer.data import rows as data, sources
+    from sft.trainer.data import rows as data
+    from sft.trainer.data import sources
     from sft.trainer.data.tokenise import tokenised
 
     print(f"preparing {settings.dataset} for {settings.model_name}", file=sys.stderr, flush=True)
