@@ -4,7 +4,8 @@ PYTHON ?= python3
 INV := .venv/bin/inv
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
 .DEFAULT_GOAL := help
-TARGETS := help setup test-env plan train resume demo monitor stop logs evaluate bench check test soak constraints clean
+TARGETS := help setup test-env plan train resume demo monitor stop logs evaluate bench check test soak docs constraints \
+  clean
 .PHONY: $(TARGETS)
 # Otherwise `make stop older` would stop the latest run first, and say then that there is no `older`.
 $(foreach word,$(filter-out $(TARGETS) $(INV) .venv/.dev,$(MAKECMDGOALS)),$(error \
@@ -54,6 +55,9 @@ test: .venv/.dev ## every test this machine can run (OPTIONS="-k words")
 
 soak: .venv/.dev ## kills, stops, full disks by the dozen (OPTIONS="--seed N")
 	@$(INV) soak
+
+docs: $(INV) ## write the generated parts of docs/ and .env.example
+	@$(INV) docs
 
 # Only a missing environment is made: one that is out of date cannot always be renewed before the constraints are.
 constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## the newest version of every package into constraints.txt

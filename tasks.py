@@ -309,6 +309,13 @@ def soak(c: Context, options: str = "") -> None:
 
 
 @task
+def docs(c: Context) -> None:
+    """Write the generated parts of docs/ and .env.example."""
+    with c.cd(ROOT):
+        c.run(f"{sys.executable} docs/generate.py")
+
+
+@task
 @one_line_errors
 def constraints(c: Context) -> None:
     """Write the newest version of every package that pyproject.toml allows into constraints.txt."""
@@ -320,8 +327,9 @@ def constraints(c: Context) -> None:
 
 
 namespace = Collection(
-    setup, test_env, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak, constraints
-)
+    setup, test_env, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak, docs,
+    constraints,
+)  # fmt: skip
 if "inv" in Path(sys.argv[0]).name or Path(sys.argv[0]).parent.name == "invoke":
     refuse_settings_among(sys.argv[1:])
     refuse_names_among(sys.argv[1:], namespace)

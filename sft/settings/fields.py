@@ -682,7 +682,7 @@ def unknown_names(names: list[str], where: str, options: tuple[str, ...] = ()) -
         if name not in known and not variables.is_of_compose(name):
             usual = name.upper() if name.upper() in known else ELSEWHERE.get(name.upper())
             near = [usual] if usual else difflib.get_close_matches(name.upper(), known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else "README.md lists every setting"
+            remedy = f"did you mean {near[0]}?" if near else "docs/settings.md lists every setting"
             problems.append(f"{shown(name)}: no such setting (from {where}); {remedy}")
     return problems
 

@@ -52,9 +52,9 @@ def test_the_final_model_loads_by_itself_and_answers(demo):
     assert "3 + 2 = 5" in tokenizer.decode(answer[0], skip_special_tokens=True)
 
 
-def test_the_run_directory_is_what_the_readme_says(demo):
+def test_the_run_directory_is_as_documented(demo):
     run, _ = demo
-    described = (ROOT / "README.md").read_text()
+    described = (ROOT / "docs" / "run-directory.md").read_text()
     for path in run.path.iterdir():
         if not path.name.startswith("."):
             assert f"`{path.name}" in described, path.name

@@ -738,14 +738,6 @@ def test_a_plan_for_gpus_of_a_run_on_the_cpu_says_so():
     assert "DEVICE=cpu: a run trains on the CPU, which needs no plan; this is what RTX 4090 would do" in said
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.ja.md"])
-def test_the_readme_shows_what_the_command_prints(readme):
-    (block,) = re.findall(r"```console\n\$ make plan (.*?)\n```", (ROOT / readme).read_text(), re.DOTALL)
-    command, *lines = block.splitlines()
-    assert command == "GPU=4090 GPUS=4 HOST_GIB=128"
-    assert lines == [line.rstrip() for line in view.whole(planned("4090", 4, host_gib=128.0))]
-
-
 def test_the_plan_is_readable_on_80_columns():
     for found in (planned(), planned(ds_config="zero3_offload"), planned(model_name="meta-llama/Llama-3.1-8B")):
         lines = list(view.whole(found))

@@ -1,0 +1,199 @@
+"""Write the generated parts of the documentation: `make docs`. A test fails where they are not what the code says.
+
+`docs/settings.md` and `.env.example` come from the fields of Settings, the map in `docs/architecture.md` from the first
+lines of the modules, and the plan in `docs/planning.md` from `make plan` itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import inspect
+import io
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+from rich.console import Console
+
+from sft.host.plan import view
+from sft.host.plan.plan import Options
+from sft.settings.fields import MAY_CHANGE, Settings, secret_names
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+COLUMNS = 80  # of the terminal that the plan is printed for
+
+# From the user's command inwards: the folders of the map, in the order in which they are read.
+FOLDERS = (
+    "sft/host/commands", "sft/host/doctor", "sft/host/launch", "sft/host/plan", "sft/host",
+    "sft/trainer", "sft/trainer/trackers", "sft/trainer/data", "sft/trainer/model", "sft/trainer/checkpoint",
+    "sft/trainer/evaluation", "sft/run", "sft/rows", "sft/rows/forms", "sft/settings", "sft",
+)  # fmt: skip
+
+# The settings that `.env.example` sets: those that most users change, and the keys. The others are comments there.
+SET_IN_EXAMPLE = (
+    "model_name", "dataset", "batch_size", "learning_rate", "max_epochs", "nodes", "gpus_per_node", "wandb_api_key",
+    "huggingface_api_key",
+)  # fmt: skip
+COMMENT_COLUMN = 53
+
+
+def documents() -> dict[Path, str]:
+    """Return every generated document as it should be, by path."""
+    return {
+        DOCS / "settings.md": settings_document(),
+        ROOT / ".env.example": example_env_file(),
+        DOCS / "architecture.md": filled(DOCS / "architecture.md", "modules", module_map()),
+        DOCS / "planning.md": filled(DOCS / "planning.md", "plan", plan()),
+    }
+
+
+def filled(path: Path, name: str, content: str) -> str:
+    """Return a document with new content between `<!-- generated: NAME -->` and `<!-- end -->`."""
+    before, mark, rest = path.read_text(encoding="utf-8").partition(f"<!-- generated: {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not (mark and end):
+        raise SystemExit(f"{path}: has no place for {name}; write <!-- generated: {name} --> and <!-- end -->")
+    return before + mark + content + end + after
+
+
+# Settings
+
+
+def sections() -> dict[str, list[str]]:
+    """Return the names of the settings by section: the comments between the fields of Settings are the titles."""
+    found: dict[str, list[str]] = {}
+    for title, name in re.findall(
+        r"^    # (\w+)$|^    ([a-z_]+): .*Field\(", inspect.getsource(Settings), re.MULTILINE
+    ):
+        if title:
+            found[title] = []
+        else:
+            found[list(found)[-1]].append(name)
+    assert [name for names in found.values() for name in names] == list(Settings.model_fields)
+    return found
+
+
+def default_of(name: str, field: FieldInfo) -> str:
+    """Return a setting's default as a user would write it."""
+    if name in secret_names():
+        return ""
+    if field.default is None:
+        return "auto"
+    return str(int(field.default) if isinstance(field.default, bool) else field.default)
+
+
+def settings_document() -> str:
+    """Return `docs/settings.md`."""
+    lines = [
+        "# Settings",
+        "",
+        "Write settings into `.env`, into the environment, or behind `make train`; the later of these wins. All wrong",
+        "settings are reported at once, one line each, before anything starts. Switches are 1 or 0.",
+        "",
+        "A resumed run may change the settings marked ✓, as long as the size of the global batch stays the same. The",
+        "other settings decide what is trained.",
+    ]
+    for title, names in sections().items():
+        lines += ["", f"## {title}", "", "| setting | default | resume | meaning |", "|---|---|---|---|"]
+        for name in names:
+            field = Settings.model_fields[name]
+            default = default_of(name, field)
+            shown = f"`{default}`" if default else ""
+            lines.append(f"| `{name.upper()}` | {shown} | {'✓' if name in MAY_CHANGE else ''} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def example_env_file() -> str:
+    """Return `.env.example`: every setting with its default, and the variables of docker compose as they are."""
+    path = ROOT / ".env.example"
+    head, _, rest = path.read_text(encoding="utf-8").partition("# --- ")
+    docker = rest[rest.index("# --- Docker") :]
+    lines = []
+    for title, names in sections().items():
+        lines.append(f"# --- {title}")
+        for name in names:
+            field = Settings.model_fields[name]
+            default = default_of(name, field)
+            line = f"{'' if name in SET_IN_EXAMPLE else '# '}{name.upper()}={default}"
+            if default:
+                lines.append(f"{line:<{COMMENT_COLUMN}}# {field.description}")
+            else:  # behind an empty value a comment would be the value
+                lines += [f"# {name.upper()}: {field.description}", line]
+        lines.append("")
+    return head + "\n".join(lines) + "\n" + docker
+
+
+# Architecture
+
+
+def module_map() -> str:
+    """Return every folder of the code with its modules and their first lines, users before what they use."""
+    lines = []
+    for folder in FOLDERS:
+        paths = sorted(path for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py")
+        if paths:
+            about = first_line(ROOT / folder / "__init__.py")
+            lines += [f"### `{folder}/`", "", about, "", "| module | what it is |", "|---|---|"]
+            lines += [
+                f"| [{path.stem}](../{path.relative_to(ROOT)}) | {first_line(path)} |" for path in users_first(paths)
+            ]
+            lines.append("")
+    missing = {path.parent for path in (ROOT / "sft").rglob("*.py")} - {ROOT / folder for folder in FOLDERS}
+    if missing:
+        raise SystemExit(f"docs/generate.py: FOLDERS lacks {', '.join(sorted(map(str, missing)))}; add it")
+    return "\n".join(lines)
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a module's docstring."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0].replace("|", "\\|")
+
+
+def users_first(paths: list[Path]) -> list[Path]:
+    """Return modules of one folder, each before those that it imports; otherwise by name."""
+    used = {path: set(imported(path)) & set(paths) for path in paths}
+    ordered: list[Path] = []
+    while left := [path for path in paths if path not in ordered]:
+        ordered.append(next(path for path in left if not any(path in used[other] for other in left)))
+    return ordered
+
+
+def imported(path: Path) -> Iterator[Path]:
+    """Yield the files of the modules that a module imports when it is imported itself."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        yield from ((ROOT / name.replace(".", "/")).with_suffix(".py") for name in names)
+
+
+# The plan
+
+
+def plan() -> str:
+    """Return what `make plan GPU=4090 GPUS=4 HOST_GIB=128` prints in a new clone."""
+    printed = io.StringIO()
+    console = Console(file=printed, width=COLUMNS, highlight=False, markup=False)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # whatever this clone has downloaded
+        options = Options.of("4090", "", gpus="4", host_gib="128")
+        view.show(Settings(), options, console, as_json=False)
+    return f"```console\n$ make plan GPU=4090 GPUS=4 HOST_GIB=128\n{printed.getvalue()}```\n"
+
+
+def main() -> None:
+    """Write every document that is not as it should be."""
+    for path, content in documents().items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != content:
+            path.write_text(content, encoding="utf-8")
+            print(f"written: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
