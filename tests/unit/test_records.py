@@ -1,0 +1,159 @@
+"""The records of a run directory: what is written is read again, and what is not a record is named."""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from sft.run import records, typed_json
+from sft.run.files import Unreadable
+from sft.run.typed_json import Part, Record
+
+NUMBERS = some.integers(-(2**63) + 1, 2**63 - 1), some.floats(allow_nan=False, allow_infinity=False)
+JSON = some.recursive(
+    some.one_of(some.none(), some.booleans(), *NUMBERS, some.text()),
+    lambda inner: some.lists(inner, max_size=3) | some.dictionaries(some.text(), inner, max_size=3),
+    max_leaves=5,
+)
+PLAIN = {
+    int: NUMBERS[0],
+    float: NUMBERS[1],
+    str: some.text(),
+    bool: some.booleans(),
+    types.NoneType: some.none(),
+    object: JSON,
+}
+
+
+def values(kind):
+    """Return a strategy for the values of a field's type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return some.sampled_from(arguments)
+    if origin in (typing.Union, types.UnionType):
+        return some.one_of(*map(values, arguments))
+    if origin is list:
+        return some.lists(values(arguments[0]), max_size=3)
+    if origin is dict:
+        return some.dictionaries(some.text(), values(arguments[1]), max_size=3)
+    if kind in PLAIN:
+        return PLAIN[kind]
+    return of(kind)
+
+
+def of(kind: type[Part]):
+    """Return a strategy for records of a class, with unknown keys too."""
+    hints = typed_json.field_types(kind)
+    unknown = some.dictionaries(some.text().filter(lambda key: key not in {*hints, "version"}), JSON, max_size=2)
+    return some.builds(kind, **{name: values(hint) for name, hint in hints.items()}, extra=unknown)
+
+
+KINDS = [kind for kind in Record.__subclasses__() if kind.__module__ == records.__name__]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_is_read_again(kind, tmp_path_factory):
+    path = tmp_path_factory.mktemp("record") / "record.json"
+
+    @given(of(kind))
+    def check(record):
+        typed_json.write(path, record, flushed=False)
+        assert typed_json.read(path, kind) == record
+        assert json.loads(path.read_text())["version"] == kind.version
+
+    check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner(Part):
+    size: float
+    names: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer(Record):
+    version = 2
+
+    count: int
+    colour: Literal["red", "blue"] = "red"
+    share: float | None = None
+    inner: Inner | None = None
+    many: list[Inner] = dataclasses.field(default_factory=list)
+    either: int | str = 0
+
+    @classmethod
+    def upgraded(cls, content, version):
+        return {"count": content} if isinstance(content, int) else content
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"count": "x"}, 'count is "x", not a whole number'),
+        ({"count": 1.0}, "count is 1.0, not a whole number"),
+        ({"count": True}, "count is True, not a whole number"),
+        ({"count": None}, "count is null, not a whole number"),
+        ({"count": 10**30}, "count is 1" + "0" * 30 + ", not a whole number"),
+        ({}, "has no count"),
+        ({"count": 1, "colour": "green"}, 'colour is "green", not one of red, blue'),
+        ({"count": 1, "colour": ["red"]}, "colour is a list, not one of red, blue"),
+        ({"count": 1, "share": "half"}, 'share is "half", not a number'),
+        ({"count": 1, "share": 10**400}, f"share is 1{'0' * 38}…, not a number"),
+        ({"count": 1, "inner": 7}, "inner is 7, not an object"),
+        ({"count": 1, "inner": {}}, "inner has no size"),
+        ({"count": 1, "many": {"size": 1}}, "many is an object, not a list"),
+        ({"count": 1, "many": [{"size": 1}, {"size": None}]}, "many[1].size is null, not a number"),
+        ({"count": 1, "many": [{"size": 1, "names": {"a": ["b"]}}]}, 'many[0].names.a[0] is "b", not a whole number'),
+        ({"count": 1, "either": []}, "either is a list, not a text"),
+        ({"count": 1, "version": "new"}, "version is new, not a whole number"),
+        ({"count": 1, "version": 3}, "was written by a newer version of the project (version 3, not 2)"),
+        ([], "does not hold a JSON object"),
+    ],
+)  # fmt: skip
+def test_a_file_with_a_wrong_type_is_named_with_its_field(tmp_path, content, said):
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(Unreadable) as raised:
+        typed_json.read(path, Outer, "it is left out")
+    assert str(raised.value) == f"{path}: {said}; it is left out"
+
+
+def test_an_older_form_is_brought_up_to_date_and_a_number_that_is_not_finite_is_refused(tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text("7")
+    assert typed_json.read(path, Outer) == Outer(count=7)
+    path.write_text('{"count": 7, "share": 2, "inner": {"size": 1e3}}')
+    found = typed_json.read(path, Outer)
+    assert found == Outer(count=7, share=2.0, inner=Inner(size=1000.0)) and type(found.share) is float
+    path.write_text('{"count": 7, "share": 1e999}')
+    with pytest.raises(Unreadable, match="share is inf, not a number"):
+        typed_json.read(path, Outer)
+
+
+def test_unknown_keys_survive_an_update_at_every_depth(tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text('{"version": 2, "count": 1, "new": [1], "inner": {"size": 1, "newer": null}}')
+    found = typed_json.read(path, Outer)
+    typed_json.write(path, replace(found, count=2))
+    content = json.loads(path.read_text())
+    assert content["new"] == [1] and content["inner"]["newer"] is None and content["count"] == 2
+
+
+def test_a_number_that_is_not_finite_is_written_as_none(tmp_path):
+    path = tmp_path / "record.json"
+    typed_json.write(path, Outer(count=1, share=math.nan))
+    assert typed_json.read(path, Outer) == Outer(count=1, share=None)
+
+
+def test_what_a_writer_may_change_of_the_state_are_its_fields():
+    changes, fields = typing.get_type_hints(records.StateChanges), typed_json.field_types(records.State)
+    assert changes.keys() == fields.keys() - {"status", "updated_at"}
+    for name, kind in changes.items():
+        assert fields[name] in (kind, kind | None), name
