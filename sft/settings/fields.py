@@ -157,11 +157,9 @@ class Settings(BaseSettings):
     )
     model_revision: Name = Field("main", description="hub revision of the model: branch, tag or commit")
     allow_pickle: bool = Field(
-        False, description="load pickled weights (.bin, .pt), which can run any program; 0 = safetensors alone"
+        False, description="load pickled weights (.bin, .pt), which can run any program; 0 = safetensors only"
     )
-    trust_remote_code: bool = Field(
-        False, description="run Python code that comes with the model or its tokenizer, if it needs any"
-    )
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model or its tokenizer")
     # Data
     dataset: Name = Field(
         "openai/gsm8k", description="hub name, local file or folder (jsonl, json, csv, parquet); `demo` generates one"
@@ -172,10 +170,12 @@ class Settings(BaseSettings):
     response_column: Name = Field("answer", description="column with the response; its tokens are the targets")
     system_prompt: Text = Field("", description="system message put before every prompt")
     max_length: Count = Field(
-        1024, ge=8, description="tokens a row may have; longer rows are cut at the end, counted and reported"
+        1024, ge=8, description="longest row in tokens; longer rows are cut at the end, counted and reported"
     )
     # Batch
-    batch_size: Count = Field(4, ge=1, description="sequences per GPU and micro-step (packed: and step)")
+    batch_size: Count = Field(
+        4, ge=1, description="sequences per GPU and micro-step (with PACKING=1: per GPU and step)"
+    )
     gradient_accumulation_steps: Count = Field(1, ge=1, description="micro-steps per optimizer step")
     global_batch_size: Count = Field(
         0,
@@ -183,10 +183,12 @@ class Settings(BaseSettings):
         description="sequences per optimizer step over all GPUs; 0 = BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS x GPUs",
     )
     packing: bool = Field(
-        True, description="sequences of a step side by side without padding; 0 = padded, BATCH_SIZE at a time"
+        True, description="concatenate the sequences of a step without padding; 0 = pad them, BATCH_SIZE at a time"
     )
     max_tokens_per_micro_step: Annotated[int | None, Field(le=LARGEST), Planned] = Field(
-        None, ge=8, description="tokens that a GPU packs into one micro-step; auto: as many as fit and a step needs"
+        None,
+        ge=8,
+        description="tokens that a GPU packs into one micro-step; auto: as many as fit, but no more than a step needs",
     )
     # Optimisation
     learning_rate: Annotated[float | None, Planned] = Field(
@@ -202,19 +204,19 @@ class Settings(BaseSettings):
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, not on biases and norms")
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 = no clipping")
     max_epochs: Count = Field(2, ge=1, description="passes over the training rows")
-    max_steps: Count = Field(0, ge=0, description="optimizer steps at most; 0 = no limit")
-    seed: Count = Field(42, ge=0, description="order of the rows, dropout, new weights")
+    max_steps: Count = Field(0, ge=0, description="largest number of optimizer steps; 0 = no limit")
+    seed: Count = Field(42, ge=0, description="seed of the order of the rows, of dropout and of new weights")
     precision: Annotated[Precision, Lower] = Field(
         "auto",
         description="bf16, fp16 (dynamic loss scaling), fp32, or auto: bf16 on GPUs that have it, fp16 on older ones, "
         "fp32 on CPU",
     )
     gradient_checkpointing: Annotated[bool | None, Planned] = Field(
-        None, description="recompute activations in backward: less memory, a third more time; auto: if needed"
+        None, description="recompute activations in the backward pass: less memory, a third more time; auto: if needed"
     )
     compile: bool = Field(
         False,
-        description="torch.compile the layers: longer to start, faster at large micro-steps",
+        description="torch.compile the layers: slower to start, faster with large micro-steps",
     )
     ds_config: Name = Field(
         "zero3",
@@ -223,76 +225,80 @@ class Settings(BaseSettings):
     )
     # LoRA
     lora_rank: Count = Field(0, ge=0, description="train a LoRA adapter of this rank instead of all weights; 0 = all")
-    lora_alpha: Count = Field(32, ge=1, description="the adapter's product is scaled by LORA_ALPHA / LORA_RANK")
+    lora_alpha: Count = Field(32, ge=1, description="the adapter's output is scaled by LORA_ALPHA / LORA_RANK")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that is dropped")
     lora_targets: Name = Field(
         "all-linear", min_length=1, description="layers with an adapter: all-linear, or names as in q_proj,v_proj"
     )
     lora_base_bits: Annotated[BaseBits, Bits] = Field(
         16,
-        description="bits of a frozen matrix's weights: 4 = QLoRA (NF4, by bitsandbytes) with DS_CONFIG=zero2 or "
-        "zero1; 16 = as PRECISION says",
+        description="bits per frozen weight: 4 = QLoRA (NF4, by bitsandbytes), with DS_CONFIG=zero2 or zero1; "
+        "16 = as PRECISION says",
     )
-    # Rhythm
+    # Intervals
     logging_steps: Count = Field(1, ge=1, description="steps between lines in metrics.jsonl")
     save_steps: Count = Field(
-        100, ge=0, description="steps between checkpoints; 0 = only when stopped and until the export"
+        100,
+        ge=0,
+        description="steps between checkpoints; 0 = only if stopped, and after the last step until the export",
     )
     eval_steps: Count = Field(0, ge=0, description="steps between validation losses; 0 = only before and after")
-    keep_checkpoints: Count = Field(2, ge=1, description="checkpoints that stay; older ones are removed")
+    keep_checkpoints: Count = Field(2, ge=1, description="number of checkpoints to keep; older ones are removed")
     # Evaluation
     evaluate: bool = Field(True, description="evaluate the base model before and the tuned model after training")
     eval_limit: Count = Field(0, ge=0, description="held-out rows to answer; 0 = all")
-    max_new_tokens: Count = Field(256, ge=1, description="tokens an answer may have")
+    max_new_tokens: Count = Field(256, ge=1, description="longest answer in tokens")
     eval_batch_size: Count = Field(
         0, ge=0, description="answers generated at once on each GPU; 0 = as many as fit (on CPU: 64)"
     )
     # Machines
-    nodes: int = Field(2, ge=1, le=1024, description="nodes")
+    nodes: int = Field(2, ge=1, le=1024, description="number of nodes")
     gpus_per_node: int = Field(2, ge=1, le=64, description="GPUs (on CPU: processes) per node")
     launcher: Annotated[Launcher, Lower] = Field(
         "auto",
-        description="local: nodes are processes of this machine; compose: containers; auto chooses and says why",
+        description="local: nodes are processes on this machine; compose: containers; auto chooses and says why",
     )
     device: Annotated[Device, Lower] = Field(
-        "auto", description="cuda, cpu, or auto: cuda if there is a GPU; with auto a model other than `tiny` needs one"
+        "auto", description="cuda, cpu, or auto: cuda if there is a GPU; with auto, models other than `tiny` need one"
     )
     plan: Annotated[Planning, Lower] = Field(
-        "refuse", description="settings that cannot fit the GPUs: refuse, before anything starts, or warn"
+        "refuse", description="if the settings cannot fit the GPUs: refuse (before anything starts) or warn"
     )
     master_port: int = Field(
         37171,
         ge=1024,
         le=65534,
-        description="port on which the ranks meet, the node programs on the next one; unless you set it, a run without "
+        description="port on which the ranks meet; the node programs use the next one. If it is not set, a run without "
         "containers takes the next free pair",
     )
     rendezvous_timeout_s: Count = Field(
-        300, ge=10, description="seconds in which nodes and ranks must meet at the start"
+        300, ge=10, description="seconds within which nodes and ranks must meet at the start"
     )
     step_timeout_s: Count = Field(
-        1800, ge=0, description="seconds without a step after which the run has failed; 0 = no limit"
+        1800, ge=0, description="seconds without a step after which the run fails; 0 = no limit"
     )
     max_hours: float = Field(0.0, ge=0, description="hours after which the run is saved and stopped; 0 = no limit")
     restarts: Count = Field(
-        0, ge=0, description="times that a run that broke is started again from its last checkpoint"
+        0, ge=0, description="how often a run that failed is started again from its last checkpoint"
     )
     # Run
     run_name: Name = Field("", description="name of the run directory; empty = date, time and model")
-    fresh: bool = Field(False, description="start a new run instead of resuming; one of the same RUN_NAME is set aside")
+    fresh: bool = Field(
+        False, description="start a new run instead of resuming; a run with the same RUN_NAME is set aside"
+    )
     # Folders
     data_path: Folder = Field(Path("data"), description="cache of prepared data sets")
     model_path: Folder = Field(Path("models"), description="cache of base models")
     runs_path: Folder = Field(Path("runs"), description="run directories")
     # Accounts
-    wandb_api_key: Secret = Field(SecretStr(""), description="Weights & Biases key; empty = logged offline")
+    wandb_api_key: Secret = Field(SecretStr(""), description="Weights & Biases key; empty = log offline")
     wandb_mode: Annotated[Wandb, Lower] = Field(
         "auto",
         description="auto = online with a key, otherwise offline; online = with what `wandb login` left; or disabled",
     )
     wandb_entity: Name = Field("", description="Weights & Biases team or user")
     wandb_project_name: Name = Field("sft", description="Weights & Biases project")
-    wandb_run_name: Name = Field("", description="name there; empty = RUN_NAME")
+    wandb_run_name: Name = Field("", description="name of the run in Weights & Biases; empty = RUN_NAME")
     huggingface_api_key: Secret = Field(SecretStr(""), description="hub token, for gated models such as Llama")
 
     @property
