@@ -1,4 +1,4 @@
-"""The folders of data, models and runs: made before a run, with a line for each that cannot be written."""
+"""The folders for data, models and runs: made before a run, with an error for each that cannot be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine, as the driver tells them (NVML). Without a driver there are none.
+"""The NVIDIA GPUs of this machine, as the driver (NVML) reports them; none if there is no driver.
 
 `facts` asks the driver; `chosen` decides which of them a process may use, as CUDA itself would with
 CUDA_DEVICE_ORDER=PCI_BUS_ID, the order of `nvidia-smi`. The processes of a run are told their cards by UUID

@@ -1,4 +1,4 @@
-"""Whose files containers make. They run as their caller, and never as root.
+"""Who owns the files that containers write. Containers run as the user who starts them, and never as root.
 
 If root itself calls, they run as SFT_UID, as who called sudo, or as user 1000. Then root hands over what they have to
 write: folders that this call has made, the project's own folders and caches, and the run. What a user has put there,

@@ -1,4 +1,4 @@
-"""`environment.json`: what a run was made of and on, so that it can be repeated, and what differs when it is.
+"""`environment.json`: what a run was made of and where it ran, so that it can be repeated and compared.
 
 The task that opens a run notes the project, the command and the DeepSpeed file; node 0 adds its machine, its packages
 and, when they are ready, the inputs. Each start has a record of its own, and none changes another's: the one that the

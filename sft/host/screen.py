@@ -1,4 +1,4 @@
-"""Standard output as tasks print on it: beside training, so that what cannot be shown never ends a run."""
+"""Standard output for tasks: text that cannot be displayed never ends a run."""
 
 from __future__ import annotations
 

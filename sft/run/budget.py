@@ -1,4 +1,4 @@
-"""The budget of a micro-step that memory allows: `budget.json`, which a run writes where a rank ran out of memory.
+"""`budget.json`: the tokens or rows per micro-step that fit, written when a rank runs out of memory.
 
 `settings.json` stays what the user or the plan decided; the ranks train with what is held here where that is less. It
 holds for the rest of the run and whenever it is resumed, until the user asks for another budget. The global batch stays

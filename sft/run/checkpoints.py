@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are whole, by names and sizes: the ranks read every byte before they load one."""
+"""Which checkpoints of a run are whole, by names and sizes; the ranks verify every byte before they load one."""
 
 from __future__ import annotations
 

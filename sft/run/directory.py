@@ -1,4 +1,4 @@
-"""The run directory: the one interface between the tasks, the ranks and every tool that looks on.
+"""The run directory: the one interface between the tasks, the ranks and every tool that reads a run.
 
 Files that are read while they are written (`state.json`, `checkpoints/latest`, manifests) are written beside
 themselves and renamed (sft/run/files.py), so a reader sees the old or the new one, never half. What a broken disk or a

@@ -1,4 +1,4 @@
-"""Which run the settings mean: one to go on with, or a new one; and what becomes of a run that has the name already."""
+"""Which run the settings mean: one to resume, or a new one; and what happens to a run that already has the name."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What runs in every rank. The only place that imports torch, deepspeed and transformers."""
+"""Code that runs in every rank. Only this side imports torch, DeepSpeed, transformers and datasets."""

@@ -1,4 +1,4 @@
-"""Attention over packed sequences, none of which sees another.
+"""Attention over packed sequences, which cannot attend to each other.
 
 Registered with transformers under the name `IMPLEMENTATION`, so every model family that goes through its attention
 interface gets it. The kernel is flash-attn's where that is installed, otherwise PyTorch's own variable-length

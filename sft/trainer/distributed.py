@@ -1,4 +1,4 @@
-"""The ranks: the only file that touches `torch.distributed`.
+"""The ranks and their collectives: the only file that touches `torch.distributed`.
 
 Every function here is collective: all ranks must call it, in the same order.
 """

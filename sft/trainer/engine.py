@@ -1,4 +1,4 @@
-"""DeepSpeed's engine around the model: its optimizer, what makes ZeRO cheap, and one micro-step.
+"""DeepSpeed's engine around the model: the optimizer, what makes ZeRO cheap, and one micro-step.
 
 What each choice here is worth stands in benchmarks/README.md.
 """

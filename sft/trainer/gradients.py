@@ -1,4 +1,4 @@
-"""Whether the engine keeps what autograd computes: no trained weight may lose its gradient.
+"""Check that the engine keeps what autograd computes: no trained weight may lose its gradient.
 
 ZeRO takes gradients over in hooks, and a hook may fire too early or never. Under ZeRO-3, layers that are gathered whole
 count as done when the gradient of their input is: that goes wrong if a layer returns a list or a dict, takes its input

@@ -1,4 +1,4 @@
-"""The loss of a causal language model, without ever holding the logits of all tokens.
+"""The loss of a causal language model, without holding the logits of all tokens at once.
 
 The vocabulary of a current model has 128k entries or more: the logits of 16k tokens alone would take 8 GB in fp32.
 Only the positions that predict a target go through the head, in chunks, and each chunk's gradient is computed while

@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite ends the run before anything is saved, with the rows of its step named.
+"""If a loss or gradient is not finite, end the run before anything is saved, and name the rows of that step.
 
 fp16 is another matter: there an infinite gradient is the scaler's sign to scale less, and the step is skipped.
 """

@@ -1,4 +1,4 @@
-"""A rank that runs out of memory: the run goes on with smaller micro-steps, or ends with a line that says what to do.
+"""A rank runs out of memory: continue with smaller micro-steps, or end with a line that says what to do.
 
 The rank cannot redo its step by itself: its peers wait in collectives, and DeepSpeed is in the middle of a pass. So it
 cuts the run's budget (sft/run/budget.py) and fails; what started the ranks starts them again from the last checkpoint.

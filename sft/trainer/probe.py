@@ -1,4 +1,4 @@
-"""A check that ranks can meet and add: `python -m sft.trainer.probe --device cpu`, with the ranks' usual environment.
+"""Check that ranks can meet and all-reduce: `python -m sft.trainer.probe --device cpu`, in a rank's environment.
 
 Rank 0 prints one JSON line: ranks, backend, and the bandwidth of an all-reduce.
 """

@@ -1,4 +1,4 @@
-"""What every process of a run does first, before imports that take seconds: signals, a watch on its parents, its cards.
+"""What every process of a run does first, before slow imports: signals, watching its parents, choosing its GPU.
 
 Standard library only.
 """

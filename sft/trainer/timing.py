@@ -1,4 +1,4 @@
-"""How fast the steps go, without the pauses between them, and where the wall time of a run goes."""
+"""The speed of the steps, without the pauses between them, and where the wall time of a run goes."""
 
 from __future__ import annotations
 

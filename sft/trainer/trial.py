@@ -1,4 +1,4 @@
-"""The largest micro-step of a run is tried before its first step, where running out of memory costs least.
+"""Try the largest micro-step of a run before the first step, where running out of memory costs least.
 
 Every rank runs it, forward and backward, with the same rows. It shows too whether DeepSpeed keeps every gradient
 (sft/trainer/gradients.py). Its gradients are thrown away, and the run's bits are those of a run without it.

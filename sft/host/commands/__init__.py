@@ -1,1 +1,1 @@
-"""What the tasks do, one file a task."""
+"""What the tasks do, one file per task."""

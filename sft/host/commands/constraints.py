@@ -1,4 +1,4 @@
-"""Write constraints.txt: the version of every package that an installation brings, resolved afresh.
+"""`make constraints`: write constraints.txt, the version of every package that an installation contains.
 
 uv resolves for a fixed Python and platform, not for this machine's: the file is the same wherever it is made.
 """

@@ -1,4 +1,4 @@
-"""What is said of a run that has ended before its time: where it stands, what goes on with it, who asked for it."""
+"""Messages about a run that ended early: where it stopped, what continues it, and who asked for it."""
 
 from __future__ import annotations
 

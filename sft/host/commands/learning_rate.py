@@ -1,4 +1,4 @@
-"""What is said of the learning rate before a run starts: its default, and a rate that moves nothing."""
+"""Messages about the learning rate before a run: the default in use, or a rate too low to train anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inv logs`: what the nodes of a run print, each line with its node."""
+"""`make logs`: what the nodes of a run print, each line with its node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inv monitor`: what a run is doing, read from its directory. Live in a terminal, once elsewhere."""
+"""`make monitor`: what a run is doing, read from its directory; live in a terminal, printed once elsewhere."""
 
 from __future__ import annotations
 

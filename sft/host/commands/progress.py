@@ -1,4 +1,4 @@
-"""What a user sees of a run that is at work: a bar in a terminal, plain lines elsewhere."""
+"""What a user sees while a run is at work: a progress bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

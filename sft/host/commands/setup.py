@@ -1,4 +1,4 @@
-"""`inv setup`: everything that can be made ready before a run."""
+"""`make setup`: prepare everything that can be prepared before a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inv test-env`: every check of this machine, of docker and of both containers, each with its remedy."""
+"""`make test-env`: check this machine, docker and both containers; every problem comes with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make train` and `make demo`: from settings to a finished run, with both nodes on this machine."""
+"""`make train` and `make demo`: from settings to a finished run."""
 
 from __future__ import annotations
 

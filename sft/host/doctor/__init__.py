@@ -1,1 +1,1 @@
-"""`inv test-env`: checks of this machine, of docker, and inside a node's container."""
+"""`make test-env`: checks of this machine, of docker, and inside a node's container."""

@@ -1,4 +1,4 @@
-"""What a check has found, and how it is printed."""
+"""The result of a check, and how it is printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `inv setup` and `inv test-env` ask of docker: the engine, the compose files, GPUs in containers, both nodes."""
+"""Checks of docker for `make setup` and `make test-env`: engine, compose files, GPUs in containers, both nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of this machine: is it fit for the run, and what to do if it is not."""
+"""Checks of this machine: is it fit for a run, and what to do if it is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model and data as far as they can be known in a second, before a run directory is made: local files, no network."""
+"""Check model and data before a run directory is made: local files only, in about a second, without the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line between the node programs: node 0 listens beside the ranks' port, every other node connects and stays.
+"""The TCP connections between node programs: node 0 listens, every other node connects and stays connected.
 
 Ranks notice a dead peer late, over NCCL only after minutes. A node program that dies closes its connection at once, and
 a network that was cut is found out by the kernel's keepalive within half a minute. A node that ends well says so first.

@@ -1,4 +1,4 @@
-"""The two ports of a run whose nodes are processes of this machine: MASTER_PORT for the ranks, the next one for nodes.
+"""The two ports of a run without containers: MASTER_PORT for the ranks, the next one for the node programs.
 
 Between the look at a port and the moment when a rank listens on it lie many seconds, in which another run could choose
 the same one. So a run claims its ports by name in Linux's abstract socket namespace, which has the reach of the ports

@@ -1,4 +1,4 @@
-"""What signals ask of the tasks and of the node program: to save and stop, or to end at once.
+"""What signals mean to the tasks and to the node program: save and stop, or end at once.
 
 They come several at a time, so they are not counted. `timeout` signals make, which passes the signal on, and then their
 whole process group; the end of a login session is SIGTERM and SIGHUP; systemd and `scancel` signal every process of a

@@ -1,4 +1,4 @@
-"""The arithmetic of the plan: what one micro-step holds in a GPU's memory, and how long a step takes.
+"""The arithmetic of the plan: the GPU memory that one micro-step needs, and the time that a step takes.
 
 Every formula follows from what the trainer and DeepSpeed 0.19.8 do; what was fitted to measurements is a constant
 here or in `cards`, with its source. tests/unit/test_plan.py holds both to the measured figures of

@@ -1,4 +1,4 @@
-"""The plan: does it fit, how long does it take, and what would be better. Reckoned before anything starts.
+"""The plan: does it fit, how long does it take, and what would be better. Computed before anything starts.
 
 It needs no GPU, no hub and no torch: a model's shape, a card's figures, the rows' figures and the settings. It puts
 numbers where settings say auto, and refuses those that cannot fit, naming the nearest that do.

@@ -1,4 +1,4 @@
-"""The shape of a model, from its `config.json`: all that the plan has to know of it, without torch or transformers.
+"""The shape of a model, from its `config.json`: all that the plan needs to know, without torch or transformers.
 
 The families of transformers name the same few sizes in a few ways. Weights and activations follow from them for
 decoders of attention and a (gated) feed-forward layer; a mixture of experts counts every expert's weights.

@@ -1,4 +1,4 @@
-"""What a plan looks like on 80 columns."""
+"""The plan as text, in 80 columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has to do: its rows and tokens, from the data's manifest where it is prepared, otherwise from experience.
+"""The rows and tokens of a run: from the manifest of prepared data, or typical figures if nothing is prepared yet.
 
 The prepared data lies under a hash that only the trainer can make (it knows the tokenizer); each manifest says which
 settings it was made for, so that it is found here without it.

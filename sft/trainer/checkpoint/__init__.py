@@ -1,1 +1,1 @@
-"""Checkpoints that are whole or absent: written beside the training, and resumed on any number of ranks."""
+"""Checkpoints that are whole or absent: written while training continues, resumed on any number of ranks."""

@@ -1,4 +1,4 @@
-"""A full disk, told in one line."""
+"""A full disk as an error of one line."""
 
 from __future__ import annotations
 

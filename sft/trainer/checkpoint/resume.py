@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent.
+"""Checkpoints that are whole or absent: the manifest, the check of every byte, and the resumed state.
 
 `checkpoints/step-NNNNNN/` holds DeepSpeed's shards and `manifest.json` with every file's size and hash. It is written
 under another name (save.py) and renamed when all ranks are done, and only then does `checkpoints/latest` name it.

@@ -1,4 +1,4 @@
-"""Saving while training goes on: every rank's shards are copied to host memory, and a thread writes them.
+"""Save while training continues: every rank copies its shards to main memory, and a thread writes them.
 
 Where main memory has no room for the copies of all its ranks, training waits while they write their shards in pieces.
 

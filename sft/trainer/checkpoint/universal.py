@@ -1,4 +1,4 @@
-"""A checkpoint of another number of ranks: all shards are put together and cut anew.
+"""Resume on another number of ranks: all shards are put together and cut again.
 
 DeepSpeed's universal form does it. It is made beside the checkpoint for one load and removed again: the next save has
 the shards of the ranks of now.

@@ -1,4 +1,4 @@
-"""The SHA-256 of files. That of a large data file is kept in DATA_PATH/hashes.json, so that 50 GB are read once.
+"""SHA-256 of files. Hashes of large data files are kept in DATA_PATH/hashes.json, so that 50 GB are read only once.
 
 A kept hash counts as long as the file's inode, size and times are what they were: whoever changes a byte changes the
 time of the inode, which nobody can set. A file that had just been changed when it was read is read again: another

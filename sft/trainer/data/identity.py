@@ -1,4 +1,4 @@
-"""What a run's data and model are, and whether they are still those that the run began with.
+"""What a run's data and model are, and whether they are still the same when it is resumed.
 
 `environment.json` holds the inputs of the attempt whose weights the checkpoints carry on; nothing overwrites them as
 long as there is a checkpoint.

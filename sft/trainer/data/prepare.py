@@ -1,4 +1,4 @@
-"""Makes a run's inputs ready, once on the first node: `python -m sft.trainer.data.prepare --run runs/NAME`.
+"""Prepare a run's data and model, once on node 0: `python -m sft.trainer.data.prepare --run runs/NAME`.
 
 Data is read, validated, tokenised and cached; the base model is made, found or downloaded. When both are whole,
 `prepared.json` in the run directory says where they lie, which is what the ranks of all nodes wait for. With warm

@@ -1,4 +1,4 @@
-"""Prepared rows on disk: tokens and target marks of all rows in flat arrays, mapped and never loaded whole.
+"""Prepared rows on disk: tokens and target marks of all rows in flat arrays, memory-mapped, never loaded whole.
 
 A split is a folder of `tokens.npy` (int32), `is_target.npy` (bool), `offsets.npy` (int64, rows + 1), `targets.npy`
 (int64, the targets of each row) and `texts.jsonl` (prompt and reference of each row, for evaluation).

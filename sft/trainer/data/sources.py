@@ -1,4 +1,4 @@
-"""Where rows come from: local files (sft/rows/files.py) or the hub, each row with the place it stands at."""
+"""Where rows come from: local files (sft/rows/files.py) or the hub; each row comes with its place, for errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A key-value cache that takes its memory once.
+"""A key-value cache that allocates its memory once.
 
 transformers' own copies all keys and values with every token, which for a thousand answers at once takes longer than
 reading them does; its static one attends to the whole of its room from the first token on.

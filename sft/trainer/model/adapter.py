@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021) through peft: small matrices beside the frozen linear layers are trained instead of them.
+"""LoRA (Hu et al. 2021) through peft: trains small matrices beside the frozen linear layers.
 
 Only a run with an adapter imports peft, which takes a second, and brings bitsandbytes along, which starts CUDA.
 """

@@ -1,4 +1,4 @@
-"""QLoRA (Dettmers et al. 2023): the frozen weights under an adapter in 4 bits, by bitsandbytes.
+"""QLoRA (Dettmers et al. 2023): the frozen weights under an adapter, held in 4 bits by bitsandbytes.
 
 NF4 in blocks of 64, whose scales are quantised too. Each matrix is brought back to the run's precision where it is
 used, and only for that while: embeddings, norms and the head stay as they are.

@@ -1,4 +1,4 @@
-"""The model of `MODEL_NAME=tiny`: a Llama of about half a million weights and a tokenizer made from the data."""
+"""`MODEL_NAME=tiny`: a Llama of about half a million weights, and a tokenizer trained on the data."""
 
 from __future__ import annotations
 
