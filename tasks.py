@@ -111,10 +111,10 @@ def chosen(name: str) -> Run:
 
     A misspelt NAME behind `make` must not end in a look at another run, or in its stop.
     """
-    from sft.run import directory as run
+    from sft.run import find
 
     refuse_unknown_words("NAME", "ONCE", "JSON", "FOLLOW", "LINES")
-    return run.find(variables.runs_path(), name)
+    return find.find(variables.runs_path(), name)
 
 
 def refuse_unknown_words(*options: str) -> None:
@@ -157,13 +157,13 @@ def train(c: Context, fresh: bool = False, from_: str = "") -> None:
     """Fine-tune with the settings in .env, or resume what was stopped."""
     from sft.host import screen
     from sft.host.commands import setup, train
-    from sft.run import directory as run
+    from sft.run import find
     from sft.settings.fields import Settings
 
     console = screen.terminal()
     setup.make_env_file(console)
     if from_:
-        train.repeat(run.find(variables.runs_path(), Path(from_).name), console)
+        train.repeat(find.find(variables.runs_path(), Path(from_).name), console)
     else:
         train.train(Settings.load(**given(fresh=fresh)), console)
 
@@ -268,10 +268,10 @@ def logs(c: Context, name: str = "", follow: bool = False, lines: int = 100) -> 
 def evaluate(c: Context, name: str = "") -> None:
     """Evaluate base and final model of a run anew (EVAL_LIMIT, MAX_NEW_TOKENS)."""
     from sft.host import screen
-    from sft.host.commands import train
+    from sft.host.commands.evaluate import evaluate
     from sft.settings.fields import Settings
 
-    train.evaluate(Settings.load(), name, screen.terminal())
+    evaluate(Settings.load(), name, screen.terminal())
 
 
 @task

@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from benchmarks import cpu, steps, work
 from sft import hostfile
 from sft.run import directory as runs
+from sft.run import lifecycle
 from sft.settings.fields import Settings
 from sft.trainer import batching, distributed, loop, loss
 from sft.trainer import engine as engines
@@ -36,7 +37,7 @@ def main() -> None:
         data = cpu.write_rows(Path(scratch) / "train.jsonl")
         paths = {"data_path": Path(scratch) / "data", "model_path": Path(scratch) / "models", "runs_path": scratch}
         settings = steps.settings_of("cpu", {"dataset": data, "run_name": "saves"} | paths | cpu.WORK | RANKS)
-        runs.create(settings, hostfile.hostfile(1, 2))
+        lifecycle.create(settings, hostfile.hostfile(1, 2))
         steps.forked(1, lambda: work.prepared(settings))
         found = steps.forked(settings.world_size, lambda: measure(settings))
     for name in ("without", "with"):

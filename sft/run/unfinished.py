@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from sft.errors import SettingsError, UserError, wrong
 from sft.run import files
-from sft.run.directory import Run, find, latest, newest_first
+from sft.run.directory import Run
+from sft.run.find import find, latest, newest_first
 
 if TYPE_CHECKING:
     from sft.settings.fields import Settings  # takes a quarter of a second, which a look at runs does not need

@@ -14,7 +14,7 @@ WITHIN_S = 60
 
 
 def kill_a_rank(stack):
-    os.kill(stack.pid("llm-worker", "sft.trainer.loop", "--local_rank=0"), signal.SIGKILL)
+    os.kill(stack.pid("llm-worker", "sft.trainer.main", "--local_rank=0"), signal.SIGKILL)
 
 
 def kill_a_launcher(stack):

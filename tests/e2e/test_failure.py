@@ -25,7 +25,7 @@ def child(project, *words):
 @pytest.mark.parametrize(
     ("victim", "reason"),
     [
-        (("sft.trainer.loop", "--local_rank=0"), "was killed by signal 9 (often because memory ran out"),
+        (("sft.trainer.main", "--local_rank=0"), "was killed by signal 9 (often because memory ran out"),
         (("sft.host.launch.deepspeed_launcher", "--node_rank=1"), "node 1: the launcher was killed by signal 9 before"),
         (("sft.host.launch.node", "0"), "node 0: its program was killed by signal 9"),
     ],

@@ -89,7 +89,7 @@ def forms():
     ("settings", "code"),
     [
         ({}, 0),
-        ({"FAIL_IN": "sft.trainer.loop"}, 1),
+        ({"FAIL_IN": "sft.trainer.main"}, 1),
         ({"FAIL_IN": "sft.host.launch.node"}, 1),
         ({"NCCL_DEBUG": "INFO", "TORCH_DISTRIBUTED_DEBUG": "DETAIL", "TORCH_CPP_LOG_LEVEL": "INFO", "HF_DEBUG": "1",
           "WANDB_DEBUG": "true", "TRANSFORMERS_VERBOSITY": "debug", "DATASETS_VERBOSITY": "debug"}, 0),

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from sft import hostfile
-from sft.run import checkpoints
-from sft.run import directory as runs
+from sft.run import checkpoints, lifecycle
 from sft.settings.fields import Settings
 from sft.trainer import distributed, loop, loss
 from sft.trainer import engine as engines
@@ -55,7 +54,7 @@ def differences(one, other, where=""):
 
 def saved(model, settings, rows, world, folder):
     """Return how two checkpoints of one state differ, and whether training waited for each of them."""
-    run = runs.create(settings, hostfile.hostfile(1, 1))
+    run = lifecycle.create(settings, hostfile.hostfile(1, 1))
     engine, _ = engines.start(model, settings, settings.deepspeed(), world)
     packing = loss.take_fast_paths(engine, True, world)
     everything = np.arange(len(rows))

@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicCache
 
 from sft.settings.fields import Settings
 from sft.trainer.distributed import World
-from sft.trainer.evaluation import evaluate, kv_cache
+from sft.trainer.evaluation import generate, kv_cache
 from sft.trainer.model import load as models
 
 from .small_models import HEADS, SIZES, model_of
@@ -93,7 +93,7 @@ def test_a_model_that_says_it_uses_no_cache_is_evaluated_as_any_other(tmp_path, 
         model = models.load(tmp_path, settings, torch.device("cpu"))
         prompts = [[5, 6], [9, 8, 7, 6, 5], [3, 1, 4, 1]]
         world = World(0, 0, 1, torch.device("cpu"))
-        found.append(evaluate.answer_batch(model, Ids(), prompts, [1], settings, Unwatched(), world))
+        found.append(generate.answer_batch(model, Ids(), prompts, [1], settings, Unwatched(), world))
     assert found[0] == found[1] and len(found[0][0]) > 1
 
 
@@ -102,6 +102,6 @@ def test_mpt_which_uses_no_cache_by_itself_is_evaluated(tmp_path):
     settings = Settings.load(None, model_name="tiny", max_new_tokens=NEW).resolved("cpu", "local")
     model = models.load(tmp_path, settings, torch.device("cpu"))
     world = World(0, 0, 1, torch.device("cpu"))
-    (answer,) = evaluate.answer_batch(model, Ids(), [[5, 6, 7]], [1], settings, Unwatched(), world)
+    (answer,) = generate.answer_batch(model, Ids(), [[5, 6, 7]], [1], settings, Unwatched(), world)
     assert answer == model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=NEW, do_sample=False, eos_token_id=1,
                                     use_cache=False)[0, 3:].tolist()  # fmt: skip

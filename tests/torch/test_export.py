@@ -10,7 +10,7 @@ import transformers
 
 from sft.run import files
 from sft.settings.fields import Settings
-from sft.trainer.model import adapter
+from sft.trainer.model import adapter, export
 from sft.trainer.model import load as models
 
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def test_the_final_model_is_configured_as_its_base_also_in_what_transformers_wou
     (base / "generation_config.json").write_text(json.dumps(odd))
     loaded = models.load(base, lora(model_name="tiny"), CPU)
     loaded.config.use_cache = False  # as training has it
-    models.write_model(loaded, loaded.state_dict(), base, tmp_path / "final", False)
+    export.write_model(loaded, loaded.state_dict(), base, tmp_path / "final", False)
     generation = json.loads((tmp_path / "final" / "generation_config.json").read_text())
     assert {name: generation[name] for name in odd} == odd
     assert json.loads((tmp_path / "final" / "config.json").read_text())["use_cache"] is True

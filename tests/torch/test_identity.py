@@ -11,6 +11,7 @@ from sft.errors import SettingsError
 from sft.host import provenance
 from sft.host.launch import choose
 from sft.run import directory as runs
+from sft.run import lifecycle
 from sft.settings.fields import DEMO_SETTINGS, Settings
 from sft.trainer.data import identity, prepare, sources
 
@@ -37,7 +38,7 @@ def write(folder, rows):
 @pytest.fixture
 def run(settings):
     """A run whose first start has noted its inputs."""
-    run = runs.create(settings, hostfile.hostfile(2, 1))
+    run = lifecycle.create(settings, hostfile.hostfile(2, 1))
     provenance.note_project(run, settings.read_deepspeed_file())
     start(run)
     return run
@@ -177,7 +178,7 @@ def own_file(settings, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 2, "reduce_bucket_size": 1000}}))
     settings = settings.model_copy(update={"ds_config": str(path)})
-    run = runs.create(settings, hostfile.hostfile(2, 1))
+    run = lifecycle.create(settings, hostfile.hostfile(2, 1))
     provenance.note_project(run, settings.read_deepspeed_file())
     run.update_state("stopped", step=20)
     path.write_text(json.dumps({"zero_optimization": {"stage": 1, "reduce_bucket_size": 1000}, "steps_per_print": 7}))

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from sft import hostfile
 from sft.errors import RunFailed
-from sft.run import budget
-from sft.run import directory as runs
+from sft.run import budget, lifecycle
 from sft.run.budget import ROWS, TOKENS, Cut
 from sft.settings.fields import Settings
 from sft.steps import Steps
@@ -54,7 +53,7 @@ def test_cuts_come_to_an_end(setting, tried, longest):
 
 
 def run_of(folder, **settings):
-    return runs.create(Settings.load(None, runs_path=folder, **settings), hostfile.hostfile(2, 2))
+    return lifecycle.create(Settings.load(None, runs_path=folder, **settings), hostfile.hostfile(2, 2))
 
 
 def test_a_cut_holds_for_the_ranks_until_the_user_asks_for_another_budget(tmp_path):

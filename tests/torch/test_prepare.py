@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sft.errors import DataError, SettingsError
-from sft.run import directory as runs
+from sft.run import lifecycle
 from sft.settings.fields import Settings
 from sft.trainer.data import prepare
 
@@ -55,7 +55,7 @@ def test_a_run_needs_the_file_of_its_ds_config_no_more(settings, tiny, tmp_path,
     config.write_text(json.dumps({"zero_optimization": {"stage": 2, "reduce_bucket_size": 5000}}))
     write(settings, "train.jsonl", *[GOOD] * 20)
     own = {"ds_config": "mine.json", "model_name": str(tiny), "precision": "fp32", "runs_path": tmp_path / "runs"}
-    run = runs.create(Settings.load(None, **settings.model_dump() | own), "")
+    run = lifecycle.create(Settings.load(None, **settings.model_dump() | own), "")
     config.unlink()
     assert prepare.prepare(run.settings(), run)["train"]["rows"] == 19
     assert run.settings().resolved("cpu", "local").ds_config == "mine.json"

@@ -14,7 +14,7 @@ import torch
 
 from sft import hostfile
 from sft.errors import RunFailed
-from sft.run import checkpoints
+from sft.run import checkpoints, lifecycle
 from sft.run import directory as runs
 from sft.settings.fields import Settings
 from sft.trainer.checkpoint import resume
@@ -41,7 +41,7 @@ def states(folder: Path, step: int):
 
 
 def saver_in(folder: Path, keep: int = 2):
-    run = runs.create(Settings.load(None, runs_path=folder, run_name="a"), hostfile.hostfile(1, 1))
+    run = lifecycle.create(Settings.load(None, runs_path=folder, run_name="a"), hostfile.hostfile(1, 1))
     return saving.Saver(Engine(), run, keep, ALONE)
 
 

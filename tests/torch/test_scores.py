@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft.trainer.evaluation.evaluate import is_exact_match, is_flexible_match, score
+from sft.trainer.evaluation.score import is_exact_match, is_flexible_match, score
 
 
 @pytest.mark.parametrize(

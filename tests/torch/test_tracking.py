@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from sft import hostfile
-from sft.run import directory as runs
+from sft.run import lifecycle
 from sft.settings.fields import Settings
 from sft.trainer.trackers import wandb_process
 from sft.trainer.trackers.metrics import Metrics
@@ -17,7 +17,7 @@ PATIENCE_S = 60
 
 def run_in(folder, name="a", **settings):
     settings = {"runs_path": folder, "run_name": name, "wandb_mode": "offline"} | settings
-    return runs.create(Settings.load(None, **settings), hostfile.hostfile(1, 1))
+    return lifecycle.create(Settings.load(None, **settings), hostfile.hostfile(1, 1))
 
 
 def metrics_of(run, first_step=0):

@@ -17,7 +17,7 @@ NFS = os.environ.get("SFT_TEST_NFS", "")
 
 def python(code, *arguments, **options):
     """Start a Python process that has imported files and runs."""
-    head = "import os, sys, time; from pathlib import Path; from sft.run import directory as runs, files\n"
+    head = "import os, sys, time; from pathlib import Path; from sft.run import files, lifecycle\n"
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, **options)
 
@@ -248,7 +248,7 @@ def test_programs_open_runs_one_after_another(shared):
     counter.write_text("0")
     count = """
 for _ in range(50):
-    with runs.alone(Path(sys.argv[1])):
+    with lifecycle.alone(Path(sys.argv[1])):
         number = int((Path(sys.argv[1]) / "counter").read_text())
         (Path(sys.argv[1]) / "counter").write_text(str(number + 1))
 """

@@ -21,7 +21,7 @@ from sft.host.launch import choose, compose, local
 from sft.host.launch import node as launch
 from sft.host.launch.link import Link
 from sft.host.plan import plan
-from sft.run import directory as runs
+from sft.run import lifecycle
 from sft.settings.fields import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -289,7 +289,7 @@ def node(here, tmp_path):
     """A node of two ranks on a machine with four GPUs."""
     here(FOUR)
     settings = Settings.load(None, nodes=1, runs_path=tmp_path / "runs", run_name="a").resolved("cuda", "local")
-    run = runs.create(settings, hostfile.hostfile(1, 2))
+    run = lifecycle.create(settings, hostfile.hostfile(1, 2))
     return launch.Node(run, 0, Link(), None)
 
 
@@ -319,7 +319,7 @@ def test_nodes_of_one_machine_get_cards_of_their_own_by_uuid(monkeypatch, tmp_pa
     started = []
     monkeypatch.setattr(local.subprocess, "Popen", lambda command, env, **_: started.append(env))
     settings = Settings.load(None, runs_path=tmp_path / "runs", run_name="a").resolved("cuda", "local")
-    run = runs.create(settings, hostfile.hostfile(2, 2))
+    run = lifecycle.create(settings, hostfile.hostfile(2, 2))
     local.start(run, settings, FOUR)
     assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == [",".join(UUIDS[:2]), ",".join(UUIDS[2:])]
     assert {env["CUDA_DEVICE_ORDER"] for env in started} == {"PCI_BUS_ID"}

@@ -17,7 +17,7 @@ from sft.errors import UserError
 from sft.host.commands import setup, train
 from sft.host.launch import inputs
 from sft.rows import files
-from sft.run import directory as runs
+from sft.run import find, lifecycle
 from sft.settings.fields import Settings
 
 GOOD = {"question": "1 + 1?", "answer": "2"}
@@ -194,7 +194,7 @@ def test_max_length_is_held_against_the_model(tiny, folder):
 
 
 def test_a_part_of_a_run_leads_to_its_model(tiny, folder):
-    run = runs.create(Settings.load(None, **BASE, run_name="a"), "")
+    run = lifecycle.create(Settings.load(None, **BASE, run_name="a"), "")
     what = "holds no config.json; it belongs to a run"
     for name in ("runs/a", "runs/latest", "runs/a/checkpoints"):
         (line,) = refused(model_name=name)
@@ -245,12 +245,12 @@ def test_weights_that_are_not_whole_are_refused(tiny, folder, harm, said):
 
 
 def test_a_run_that_came_to_nothing_is_taken_back(folder):
-    first = runs.create(Settings.load(None, **BASE, run_name="first"), "")
-    second = runs.create(Settings.load(None, **BASE, run_name="second"), "")
-    runs.discard(second, first)
-    assert runs.latest(first.path.parent) == first and not second.path.exists()
-    runs.discard(first, None)
-    assert runs.latest(first.path.parent) is None and not any(first.path.parent.iterdir())
+    first = lifecycle.create(Settings.load(None, **BASE, run_name="first"), "")
+    second = lifecycle.create(Settings.load(None, **BASE, run_name="second"), "")
+    lifecycle.discard(second, first)
+    assert find.latest(first.path.parent) == first and not second.path.exists()
+    lifecycle.discard(first, None)
+    assert find.latest(first.path.parent) is None and not any(first.path.parent.iterdir())
 
 
 def test_setup_tells_what_the_program_that_prepares_found(folder):

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from sft import hostfile
-from sft.run import directory as runs
+from sft.run import lifecycle
 from sft.settings.fields import Settings
 from tests.e2e.project import Project
 from tests.unit.screen import run_in_terminal
@@ -17,7 +17,7 @@ def project(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project"))
     for folder, name in (("runs", "older"), ("runs", "newer"), ("else where", "older")):
         settings = Settings.load(None, runs_path=project.path / folder, run_name=name)
-        runs.create(settings, hostfile.hostfile(2, 1)).update_state("stopped", step=3, total_steps=9)
+        lifecycle.create(settings, hostfile.hostfile(2, 1)).update_state("stopped", step=3, total_steps=9)
     return project
 
 

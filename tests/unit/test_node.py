@@ -12,9 +12,12 @@ import torch.distributed as dist
 from sft import hostfile
 from sft.errors import between_ranks
 from sft.host.launch import node as launch
+from sft.host.launch.heartbeat import Heartbeat
 from sft.host.launch.link import Link
-from sft.host.launch.node import Heartbeat, Log, Node, Ranks
-from sft.run import directory as runs
+from sft.host.launch.log import Log
+from sft.host.launch.node import Node
+from sft.host.launch.ranks import REASON_WAIT_S, Ranks
+from sft.run import lifecycle
 from sft.settings.fields import Settings
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:555] Connection closed by peer [127.0.0.1]:4713"
@@ -69,9 +72,9 @@ def test_an_error_of_its_own_comes_before_the_loss_of_another_rank():
         "rank 0: exits with return code = 1",
     ]
     reason, wait_s = ranks(*lines).reason()
-    assert reason == f"rank 0: DistBackendError: {SYSTEM}" and wait_s == launch.REASON_WAIT_S
+    assert reason == f"rank 0: DistBackendError: {SYSTEM}" and wait_s == REASON_WAIT_S
     reason, wait_s = ranks(*lines[:2]).reason()  # nobody knows better after twice that time: still better than a code
-    assert reason == f"rank 1: DistBackendError: {REMOTE}" and wait_s == 2 * launch.REASON_WAIT_S
+    assert reason == f"rank 1: DistBackendError: {REMOTE}" and wait_s == 2 * REASON_WAIT_S
 
 
 def test_what_nccls_watchdog_says_before_it_aborts_a_rank_is_the_reason():
@@ -118,7 +121,7 @@ def test_ranks_are_read_to_the_end_whatever_breaks_for_a_line(tmp_path):
 
 def test_an_export_of_ten_minutes_is_alive_by_default_and_a_hang_is_found(tmp_path, monkeypatch):
     settings = Settings.load(None, runs_path=tmp_path, run_name="a")
-    run = runs.create(settings, hostfile.hostfile(1, 1))
+    run = lifecycle.create(settings, hostfile.hostfile(1, 1))
     run.update_state("saving")
     clock = {"now": 1000.0}
     monkeypatch.setattr(launch.time, "monotonic", lambda: clock["now"])
@@ -133,7 +136,7 @@ def test_an_export_of_ten_minutes_is_alive_by_default_and_a_hang_is_found(tmp_pa
 
 
 def test_a_clock_that_is_set_ends_no_run(tmp_path, monkeypatch):
-    run = runs.create(Settings.load(None, runs_path=tmp_path, run_name="a", max_hours=1), hostfile.hostfile(1, 1))
+    run = lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a", max_hours=1), hostfile.hostfile(1, 1))
     clocks = {"time": run.state()["hours_from"] + 1800, "monotonic": 50.0}
     for name in clocks:
         monkeypatch.setattr(launch.time, name, lambda name=name: clocks[name])

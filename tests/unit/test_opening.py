@@ -9,6 +9,7 @@ import pytest
 from sft.errors import UserError
 from sft.host.launch import choose
 from sft.run import directory as runs
+from sft.run import lifecycle
 from sft.settings.fields import Settings
 
 PROGRAMS, ROUNDS = 4, 25
@@ -40,7 +41,7 @@ def program(folder, kind, barrier, results):
 def test_exactly_one_of_many_programs_opens_a_run(tmp_path, kind):
     if kind == "resumed":
         for number in range(ROUNDS):
-            runs.create(settings_of(tmp_path, kind, number), "").update_state("stopped")
+            lifecycle.create(settings_of(tmp_path, kind, number), "").update_state("stopped")
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(PROGRAMS), context.Queue()
     programs = [context.Process(target=program, args=(tmp_path, kind, barrier, results)) for _ in range(PROGRAMS)]
@@ -78,7 +79,7 @@ def test_a_run_is_free_again_when_its_program_has_ended(tmp_path):
 def test_a_node_at_work_keeps_others_out(tmp_path):
     """The task that opened the run may be gone, its nodes not yet."""
     settings = Settings.load(None, runs_path=tmp_path, run_name="a")
-    run = runs.create(settings, "")
+    run = lifecycle.create(settings, "")
     run.update_state("stopped")
     with run.lock(), pytest.raises(UserError, match="is running"), choose.open_run(settings, None, print):
         pass
@@ -86,7 +87,7 @@ def test_a_node_at_work_keeps_others_out(tmp_path):
 
 
 def test_one_that_only_looks_keeps_no_run_from_starting(tmp_path):
-    run = runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
+    run = lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
     run.lock().close()
     looking = threading.Event()
 

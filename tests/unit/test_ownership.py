@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sft.errors import SettingsError, UserError
 from sft.host import folders, ownership
-from sft.run import directory as runs
+from sft.run import lifecycle
 from sft.settings import variables
 from sft.settings.fields import Settings
 
@@ -75,8 +75,8 @@ def test_the_caches_of_local_runs_can_be_gone_on_with():
 
 def test_a_run_is_handed_over_alone():
     chosen = hand_over(model_name="tiny", dataset="demo", run_name="now")
-    run = runs.create(chosen, "")
-    runs.create(chosen.model_copy(update={"run_name": "earlier"}), "")
+    run = lifecycle.create(chosen, "")
+    lifecycle.create(chosen.model_copy(update={"run_name": "earlier"}), "")
     ownership.hand_over_run(run)
     found = owners("runs")
     assert {owner for path, owner in found.items() if path.startswith("runs/now")} == {UID}

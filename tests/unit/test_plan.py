@@ -18,6 +18,7 @@ from sft import resources
 from sft.errors import SettingsError, UserError
 from sft.host import gpus
 from sft.host.commands import train
+from sft.host.commands.watch import Watched
 from sft.host.doctor.machine import free_port
 from sft.host.plan import cards, plan, shapes, view, workload
 from sft.host.plan.estimate import GIB, NF4_BYTES, Job, host_memory, memory, timing, tokens_that_fit
@@ -796,7 +797,7 @@ def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
     def watch(run, start, console, heard):
         start(run)
         run.update_state("stopped")
-        return train.Watched(run, [0, 0], interrupted=False)
+        return Watched(run, [0, 0], interrupted=False)
 
     monkeypatch.setattr(train, "watch", watch)
     console = Console(file=io.StringIO(), width=80, soft_wrap=True)

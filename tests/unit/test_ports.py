@@ -13,7 +13,7 @@ from sft import hostfile
 from sft.errors import SettingsError
 from sft.host.doctor import machine
 from sft.host.launch import ports
-from sft.run import directory as runs
+from sft.run import lifecycle
 from sft.settings.fields import Settings
 from tests.e2e.project import free_port
 
@@ -65,7 +65,7 @@ def test_a_port_that_was_asked_for_is_taken_or_refused(tmp_path, base, monkeypat
     with listening(base + 1), pytest.raises(SettingsError) as caught:
         claimed(settings)
     assert str(caught.value) == f"MASTER_PORT={base}: is in use (the nodes meet on {base + 1}); {remedy}"
-    run = runs.create(settings.resolved("cpu", "local"), hostfile.hostfile(2, 1))
+    run = lifecycle.create(settings.resolved("cpu", "local"), hostfile.hostfile(2, 1))
     lock = run.lock()
     with listening(base), pytest.raises(SettingsError) as caught:
         claimed(settings)
@@ -74,7 +74,7 @@ def test_a_port_that_was_asked_for_is_taken_or_refused(tmp_path, base, monkeypat
 
 
 def test_a_run_that_goes_on_takes_another_port_than_its_own_if_that_is_busy(tmp_path, base, monkeypatch):
-    run = runs.create(Settings.load(None, runs_path=tmp_path, master_port=base), hostfile.hostfile(2, 1))
+    run = lifecycle.create(Settings.load(None, runs_path=tmp_path, master_port=base), hostfile.hostfile(2, 1))
     with listening(base):
         assert claimed(run.settings())[0] > base
         assert claimed(Settings.resume(run.settings(), env_file=None))[0] > base

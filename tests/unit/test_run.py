@@ -14,8 +14,7 @@ import pytest
 from sft import hostfile
 from sft.errors import UserError
 from sft.host.commands import monitor, progress
-from sft.run import budget, files, unfinished
-from sft.run import directory as runs
+from sft.run import budget, files, find, lifecycle, unfinished
 from sft.settings.fields import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,11 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def run(tmp_path):
-    return runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 2))
+    return lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 2))
 
 
 def test_created_run_is_latest_and_frozen(run, tmp_path):
-    assert runs.latest(tmp_path).path == run.path
+    assert find.latest(tmp_path).path == run.path
     assert run.state()["status"] == "launching"
     assert json.loads(run.ds_config.read_text())["zero_optimization"]["stage"] == 3
     assert hostfile.read_hostfile(run.hostfile) == {"llm-master": 2, "llm-worker": 2}
@@ -35,19 +34,19 @@ def test_created_run_is_latest_and_frozen(run, tmp_path):
 
 
 def test_without_the_latest_run_the_one_opened_before_it_is_looked_at(run, tmp_path):
-    aside = runs.create(Settings.load(None, runs_path=tmp_path, run_name="b.old-1"), hostfile.hostfile(2, 2))
-    last = runs.create(Settings.load(None, runs_path=tmp_path, run_name="c"), hostfile.hostfile(2, 2))
-    assert runs.find(tmp_path) == last
+    aside = lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="b.old-1"), hostfile.hostfile(2, 2))
+    last = lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="c"), hostfile.hostfile(2, 2))
+    assert find.find(tmp_path) == last
     shutil.rmtree(last.path)  # as the README says how to remove a run
-    assert runs.find(tmp_path) == run and aside.path.is_dir()
+    assert find.find(tmp_path) == run and aside.path.is_dir()
     shutil.rmtree(run.path)
     with pytest.raises(UserError, match="latest: no such run"):
-        runs.find(tmp_path)
+        find.find(tmp_path)
 
 
 def test_a_name_is_taken_once(run, tmp_path):
     with pytest.raises(UserError, match="RUN_NAME=a"):
-        runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
+        lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
 
 
 def test_how_an_attempt_ends_is_flushed_and_what_is_told_meanwhile_is_not(run, monkeypatch):
@@ -144,18 +143,18 @@ def test_settings_of_a_run_that_cannot_be_read_are_one_line(run, content):
 
 def test_a_reopened_run_has_the_hostfile_of_its_ranks_of_now(run):
     run.hostfile.write_text("mine slots=2\nyours slots=2\n")
-    runs.reopen(run, run.settings())
+    lifecycle.reopen(run, run.settings())
     assert hostfile.read_hostfile(run.hostfile) == {"mine": 2, "yours": 2}  # the same ranks: it stays
-    runs.reopen(run, run.settings().model_copy(update={"nodes": 1, "gpus_per_node": 3, "batch_size": 7}))
+    lifecycle.reopen(run, run.settings().model_copy(update={"nodes": 1, "gpus_per_node": 3, "batch_size": 7}))
     assert hostfile.read_hostfile(run.hostfile) == {"llm-master": 3}
     assert json.loads(run.ds_config.read_text())["train_micro_batch_size_per_gpu"] == 7
 
 
 def test_the_hours_of_a_start_go_on_over_its_restarts(run):
     started = run.state()["hours_from"]
-    runs.reopen(run, run.settings(), again=True)
+    lifecycle.reopen(run, run.settings(), again=True)
     assert run.state()["hours_from"] == started
-    runs.reopen(run, run.settings())
+    lifecycle.reopen(run, run.settings())
     assert run.state()["hours_from"] > started
 
 
@@ -185,7 +184,7 @@ def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, n
     assert lines[0].startswith(f"{run.path}/{name}.json: ") and lines[0].endswith("; it is left out")
     assert (budget.cuts(run), run.nodes(), run.read(run.evaluation, {})) == ([], [], {})
     assert monitor.snapshot(run, [], run.unreadable_files())["problems"] == lines
-    runs.reopen(run, settings)
+    lifecycle.reopen(run, settings)
     assert run.state()["status"] == "launching" and run.state()["attempt"] == 2
     assert run.unreadable() == []  # said once
 
@@ -203,7 +202,7 @@ def test_what_a_killed_process_left_in_a_run_is_removed_when_it_goes_on(run):
     left[1].symlink_to("nowhere")
     left[2].write_text("half")
     (final := files.temporary_name(run.final)).mkdir()
-    runs.reopen(run, run.settings())
+    lifecycle.reopen(run, run.settings())
     assert not any(path.exists() or path.is_symlink() for path in (*left, final))
     assert not list(run.path.parent.glob(".latest*"))
 
@@ -323,7 +322,7 @@ def test_a_stop_is_asked_for_on_a_full_disk(tmp_path):
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root: run the tests as root")
     try:
-        run = runs.create(Settings.load(None, runs_path=small, run_name="a"), hostfile.hostfile(2, 2))
+        run = lifecycle.create(Settings.load(None, runs_path=small, run_name="a"), hostfile.hostfile(2, 2))
         with (small / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
             while filler.write(b"0" * 4096):
                 pass
@@ -339,4 +338,4 @@ def test_a_stop_is_asked_for_on_a_full_disk(tmp_path):
 )
 def test_a_new_run_is_named_after_its_model(model, name):
     settings = Settings.load(None).model_copy(update={"model_name": model})
-    assert runs.default_name(settings).split("-", 2)[2] == name
+    assert lifecycle.default_name(settings).split("-", 2)[2] == name

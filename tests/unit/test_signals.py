@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from sft import hostfile
-from sft.host.commands import train
+from sft.host.commands import watch
 from sft.host.launch import signals
 from sft.host.launch.signals import Asked
-from sft.run import directory as runs
+from sft.run import lifecycle
 from sft.settings.fields import Settings
 
 # A program that takes its time to start, and then says what its signals have asked for.
@@ -85,7 +85,7 @@ def test_with_nohup_the_end_of_a_terminal_means_nothing():
 
 @pytest.fixture
 def run(tmp_path):
-    return runs.create(Settings.load(None, runs_path=tmp_path, run_name="a"), hostfile.hostfile(1, 1))
+    return lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a"), hostfile.hostfile(1, 1))
 
 
 def test_a_signal_that_comes_before_there_are_nodes_stops_the_run_there(run):
@@ -95,7 +95,7 @@ def test_a_signal_that_comes_before_there_are_nodes_stops_the_run_there(run):
     def start(_run):
         raise AssertionError("no node is to be started")
 
-    watched = train.watch(run, start, Console(), heard)
+    watched = watch.watch(run, start, Console(), heard)
     assert run.state()["status"] == "stopped" and run.stop_reason() == "SIGTERM" and not watched.broke
 
 
@@ -119,5 +119,5 @@ class StoppingNodes:
 
 def test_several_signals_between_two_looks_are_a_stop(run):
     heard = Asked()
-    train.watch(run, lambda run: StoppingNodes(run, heard), Console(), heard)
+    watch.watch(run, lambda run: StoppingNodes(run, heard), Console(), heard)
     assert run.state()["status"] == "stopped" and run.stop_reason() == "SIGTERM"

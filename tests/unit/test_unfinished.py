@@ -14,7 +14,7 @@ from sft import hostfile
 from sft.errors import SettingsError, UserError
 from sft.host.commands import ending, stop
 from sft.host.launch import choose
-from sft.run import checkpoints, unfinished
+from sft.run import checkpoints, find, lifecycle, unfinished
 from sft.run import directory as runs
 from sft.settings.fields import DEMO_SETTINGS, Settings
 
@@ -36,7 +36,7 @@ def settings_of(**given):
 def made(name, status="stopped", step=0, saved=(), age=0, **given):
     """Return a run that ended as `status` after `step` steps, with checkpoints of the steps `saved`."""
     settings = settings_of(run_name=name, **given)
-    run = runs.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
+    run = lifecycle.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
     started = run.state()["attempt_started_at"] - age
     run.update_state(status, step=step, total_steps=250, epoch=step / 125, attempt_started_at=started)
     run.update_state(loss=0.1, tokens_per_second=9.0, time_left_s=1.0)
@@ -175,7 +175,7 @@ def test_the_run_that_fits_goes_on_though_another_is_newer():
     made("s2", step=9, saved=(9,), max_steps=500)
     said, run = opened(settings_of(max_steps=400))
     assert run.name == "s1" and said == ["resuming runs/s1 after step 7 (FRESH=1 starts over)"]
-    assert runs.latest(run.path.parent).name == "s1"
+    assert find.latest(run.path.parent).name == "s1"
 
 
 def test_a_run_that_does_not_fit_is_named_with_the_command_that_goes_on_with_it():
@@ -245,7 +245,7 @@ def test_fresh_sets_the_old_run_of_that_name_aside(status):
         said, run = opened(settings_of(run_name="gsm", max_length=128, fresh=True))
         aside = old.path.with_name(f"gsm.old-{number}")
         assert said == [f"FRESH=1: runs/gsm is set aside as {aside}", "run runs/gsm"]
-        assert run.saved_step() is None and runs.latest(run.path.parent).path == run.path
+        assert run.saved_step() is None and find.latest(run.path.parent).path == run.path
     assert runs.Run(run.path.with_name("gsm.old-1")).saved_step() == 5
 
 

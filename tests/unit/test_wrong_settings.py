@@ -14,7 +14,7 @@ from rich.console import Console
 from sft.errors import UserError
 from sft.host.commands import train
 from sft.host.launch import choose
-from sft.run import directory as runs
+from sft.run import lifecycle
 from sft.settings import variables
 from sft.settings.fields import Settings
 from sft.trainer.data import prepare
@@ -220,9 +220,9 @@ def test_a_run_that_cannot_be_frozen_leaves_no_directory(folder, monkeypatch):
     def no_space(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs, "point_latest", no_space)
+    monkeypatch.setattr(lifecycle, "point_latest", no_space)
     with pytest.raises(UserError, match=r"RUNS_PATH=runs: .*No space left on device"):
-        runs.create(chosen, "")
+        lifecycle.create(chosen, "")
     assert not (folder / "runs" / "full").exists()
 
 

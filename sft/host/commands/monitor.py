@@ -23,7 +23,8 @@ from sft.host.commands import ending
 from sft.host.commands.logs import ends
 from sft.host.commands.progress import bar_line, phase_of
 from sft.host.screen import duration
-from sft.run.directory import ENDED, Run, metrics_line
+from sft.run.directory import ENDED, Run
+from sft.run.metrics import metrics_line
 from sft.run.unfinished import at_work
 
 REFRESH_S = 0.5

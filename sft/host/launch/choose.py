@@ -13,8 +13,7 @@ from sft.host.launch import compose
 from sft.host.plan import plan as planning
 from sft.host.plan import view
 from sft.host.plan.plan import Plan
-from sft.run import directory as runs
-from sft.run import unfinished
+from sft.run import lifecycle, unfinished
 from sft.run.directory import Run
 from sft.settings.fields import CPU_RANKS_PER_CORE, TINY, Launcher, Settings
 
@@ -89,22 +88,22 @@ def open_run(settings: Settings, plan: Plan | None, say: Callable[[str], None]) 
     Raises SftError.
     """
     try:
-        with runs.alone(settings.runs_path):
+        with lifecycle.alone(settings.runs_path):
             run, said = unfinished.resumable(settings)
             if run:
                 file, more = provenance.deepspeed_file(run, settings)
                 claim = run.claim()
                 said += [going_on(run), *adjusted(settings, run.settings()), *more]
-                said += runs.reopen(run, settings, settings.deepspeed(file), bool(more) and not run.is_saved)
+                said += lifecycle.reopen(run, settings, settings.deepspeed(file), bool(more) and not run.is_saved)
             else:
                 file = settings.read_deepspeed_file()
-                run = runs.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
+                run = lifecycle.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
                 claim = run.claim()
                 said.append(f"run {run.path}")
             provenance.note_project(run, file)
             planning.freeze(plan, run)
     except OSError as error:
-        raise runs.not_writable(settings, error) from None
+        raise lifecycle.not_writable(settings, error) from None
     with claim:
         for line in said:
             say(line)

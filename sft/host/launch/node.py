@@ -15,7 +15,6 @@ import base64
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -23,19 +22,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
 import psutil
 
 from sft import hostfile, resources
-from sft.errors import RunFailed, SettingsError, SftError, UserError, only_lost_another, wrong
+from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
 from sft.host import gpus, provenance
 from sft.host.folders import make_folders
 from sft.host.launch import choose, inputs, signals
+from sft.host.launch.heartbeat import Heartbeat
 from sft.host.launch.link import Link, MasterLink, WorkerLink, master_address
-from sft.host.launch.signals import Asked
+from sft.host.launch.log import Log
+from sft.host.launch.ranks import REASON_WAIT_S, Ranks, ended_with
+from sft.host.launch.signals import Signals
 from sft.redaction import guard_tracebacks, redact
 from sft.run import budget, files
 from sft.run.directory import Run
@@ -45,17 +46,7 @@ from sft.settings.fields import Settings
 LAUNCHER = "sft.host.launch.deepspeed_launcher"
 POLL_S = 0.2
 FAILURE_GRACE_S = 10.0  # after a failure the other ranks get this long to write their stacks and end by themselves
-# How long another rank or node may take to say the reason of what may be its consequence here: twice that for a rank
-# which says no more than that it lost another one.
-REASON_WAIT_S = 5.0
 LINE_CHARACTERS = 2**16  # longer lines of a program are logged in parts
-# What is no step (loading, a save that has to be waited for, evaluation, the export) may take so much longer.
-SLOWER = 10
-NO_SIGN = "no sign of the ranks"
-# A rank says the first itself; NCCL's watchdog says the second and aborts the rank.
-ERROR_BETWEEN_RANKS = re.compile(
-    r"(?:rank (\d+): error between ranks|\[rank(\d+)\].*watchdog thread terminated with exception): (.+)"
-)
 
 
 def main() -> None:
@@ -85,29 +76,6 @@ def main() -> None:
         if run is None and isinstance(link, MasterLink):
             link.refuse(str(error))
         sys.exit(error.exit_code)
-
-
-class Signals:
-    """What asked this node to end: a signal, or the end of what started this program."""
-
-    def __init__(self) -> None:
-        """Take the signals over, those too that came before this program could, and remember who started it."""
-        self.parent = os.getppid()
-        self.asked = Asked()
-        for number in (*signals.STOP, signal.SIGQUIT):
-            signal.signal(number, self.asked.note)
-        signals.release()
-
-    @property
-    def end_now(self) -> bool:
-        """Whether it is to end without saving."""
-        return self.asked.at_once
-
-    def who(self) -> str | None:
-        """Return what asks for a stop, a signal or the end of whoever started this program, or None."""
-        if self.asked.stop:
-            return "a signal to node"
-        return "the end of what started node" if os.getppid() != self.parent else None
 
 
 def start_link(settings: Settings, rank: int) -> Link:
@@ -167,88 +135,6 @@ def no_meeting(settings: Settings, missing: list[int], deadline: float) -> str:
     nodes = f"node{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
     at = f"{master_address()}:{hostfile.link_port(settings.master_port)}"
     return f"{nodes} did not come to {at} within RENDEZVOUS_TIMEOUT_S={settings.rendezvous_timeout_s} seconds"
-
-
-class Log:
-    """A node's log: every line goes to `logs/node-R.log` and to standard output, without secrets."""
-
-    def __init__(self, path: Path) -> None:
-        """Append to the log in `path`."""
-        self.file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-        self.lost = 0  # lines that a stream did not take
-
-    def write(self, line: str) -> None:
-        """Write one line. What a stream does not take costs the line, never the run: ranks block on a full pipe."""
-        line = redact(line).rstrip("\n") + "\n"
-        for stream in (self.file, sys.stdout):
-            try:
-                stream.write(encodable(line, stream))
-                stream.flush()
-            except (OSError, ValueError):  # a full disk; a reader that is gone; a closed stream
-                self.lost += 1
-
-
-def encodable(line: str, stream: TextIO) -> str:
-    """Return a line as a stream's encoding can hold it: a locale's may be ASCII."""
-    encoding = stream.encoding or "utf-8"
-    return line.encode(encoding, "backslashreplace").decode(encoding)
-
-
-@dataclass
-class Ranks:
-    """What is known of this node's ranks from what they and DeepSpeed's launcher print."""
-
-    done: set[int] = field(default_factory=set)
-    codes: dict[int, int] = field(default_factory=dict)  # how those that broke ended, the first one first
-    errors: dict[int, str] = field(default_factory=dict)  # what may only be the consequence of another rank's error
-    broke_at: float | None = None
-
-    def read(self, line: str) -> None:
-        """Note what a line says."""
-        if match := re.fullmatch(r"rank (\d+): done", line.strip()):
-            self.done.add(int(match[1]))
-        elif match := ERROR_BETWEEN_RANKS.match(line):
-            self.errors.setdefault(int(match[1] or match[2]), match[3].strip())
-        elif match := re.fullmatch(r"rank (\d+): exits with return code = (-?\d+)", line.strip()):
-            self.codes.setdefault(int(match[1]), int(match[2]))
-            self.broke_at = self.broke_at or time.monotonic()
-
-    def reason(self) -> tuple[str, float]:
-        """Return why they broke, as far as it is known here, and how long another one may take to know better."""
-        killed = [(rank, code) for rank, code in self.codes.items() if code < 0 and code != -signal.SIGABRT]
-        for rank, code in killed:
-            hint = " (often because memory ran out: `dmesg` tells)" if code == -signal.SIGKILL else ""
-            return f"rank {rank} {ended_with(code)}{hint}", 0
-        for rank, error in self.errors.items():
-            if not only_lost_another(error):
-                return f"rank {rank}: {error}", REASON_WAIT_S
-        for rank in self.codes:
-            if rank not in self.errors:
-                return f"rank {rank} {ended_with(self.codes[rank])}", REASON_WAIT_S
-        return next((f"rank {rank}: {error}" for rank, error in self.errors.items()), ""), 2 * REASON_WAIT_S
-
-
-class Heartbeat:
-    """What `state.json` tells about the ranks: rank 0 changes it with every step, and while it evaluates or saves."""
-
-    def __init__(self, run: Run, limit_s: int) -> None:
-        """Watch from now on. `limit_s` is the longest time between steps, 0 for none."""
-        self.run, self.limit_s = run, limit_s
-        self.seen: Any = None
-        self.since = time.monotonic()
-
-    def silence(self) -> str:
-        """Return in words that the ranks have been silent for too long, otherwise ""."""
-        state = self.run.state()
-        if (sign := state.get("updated_at")) != self.seen:  # compared with itself: clocks of machines differ
-            self.seen, self.since = sign, time.monotonic()
-        steps = state.get("status") == "training"
-        limit_s = self.limit_s if steps else SLOWER * self.limit_s
-        if not limit_s or time.monotonic() - self.since < limit_s:
-            return ""
-        setting = f"STEP_TIMEOUT_S={self.limit_s}"
-        limit = f"{setting} seconds" if steps else f"{SLOWER} x {setting} seconds ({state.get('status')})"
-        return f"{NO_SIGN} within {limit}, after step {state.get('step')}"
 
 
 class Node:
@@ -420,7 +306,7 @@ class Node:
             f"--world_info={base64.urlsafe_b64encode(json.dumps(world).encode()).decode()}",
             f"--node_rank={self.rank}",
             f"--master_addr={master_address()}", f"--master_port={self.settings.master_port}",
-            "--module", "sft.trainer.loop", "--run", str(self.run.path),
+            "--module", "sft.trainer.main", "--run", str(self.run.path),
         )  # fmt: skip
 
     def train(self, process: subprocess.Popen[str]) -> None:
@@ -570,11 +456,6 @@ class Node:
                     yield process
             except psutil.Error:
                 continue  # gone by now, or of another user
-
-
-def ended_with(code: int) -> str:
-    """Return an exit code in words."""
-    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
 if __name__ == "__main__":

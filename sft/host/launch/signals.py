@@ -7,6 +7,7 @@ run. All of that means: save and stop. Only a person's second Ctrl-C, AGAIN_S or
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -108,3 +109,26 @@ def hold() -> set[Any]:
 def release() -> None:
     """Let this process have the signals that were held back from it."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+
+
+class Signals:
+    """What asked this node to end: a signal, or the end of what started this program."""
+
+    def __init__(self) -> None:
+        """Take the signals over, those too that came before this program could, and remember who started it."""
+        self.parent = os.getppid()
+        self.asked = Asked()
+        for number in (*STOP, signal.SIGQUIT):
+            signal.signal(number, self.asked.note)
+        release()
+
+    @property
+    def end_now(self) -> bool:
+        """Whether it is to end without saving."""
+        return self.asked.at_once
+
+    def who(self) -> str | None:
+        """Return what asks for a stop, a signal or the end of whoever started this program, or None."""
+        if self.asked.stop:
+            return "a signal to node"
+        return "the end of what started node" if os.getppid() != self.parent else None

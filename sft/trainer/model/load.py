@@ -9,12 +9,8 @@ import torch
 import transformers
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-from sft.run import files
-from sft.run.directory import Run
 from sft.settings.fields import Settings
-from sft.trainer import distributed
-from sft.trainer.distributed import World
-from sft.trainer.model import adapter, quantised
+from sft.trainer.model import quantised
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -50,57 +46,3 @@ def load(
 def allowed(settings: Settings) -> dict[str, Any]:
     """Return what loading a model may do, as transformers takes it: pickled weights and code only where allowed."""
     return {"trust_remote_code": settings.trust_remote_code, "use_safetensors": None if settings.allow_pickle else True}
-
-
-def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) -> None:
-    """Write the trained model to `final/` in Hugging Face layout, complete or not at all (all ranks).
-
-    It is loaded again and compared bit by bit before the folder gets its name: a model that was saved without its
-    tied weights, or half, is found out here and not by its user. A LoRA adapter is written to `adapter/` and merged.
-    """
-    if engine.zero_optimization_stage() == 3:
-        # The public save writes a .bin file. On rank 0, of an adapter's run what is trained alone.
-        weights = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=bool(settings.lora_rank))
-    else:
-        weights = engine.module.state_dict()
-    if world.is_main:
-        named = {
-            name.removeprefix("model."): value.detach().cpu()
-            for name, value in weights.items()
-            if name.startswith("model.")  # the loss shares the head's weights
-        }
-        model = engine.module.model
-        if adapter.is_adapted(model):
-            with files.whole_folder(run.adapter) as folder:
-                adapter.write(model, named, base, folder, settings)
-            model = adapter.merged(model, base, run.adapter, allowed(settings))
-            named = model.state_dict()
-        with files.whole_folder(run.final) as folder:
-            write_model(model, named, base, folder, settings.trust_remote_code)
-    distributed.barrier()
-
-
-def write_model(
-    model: transformers.PreTrainedModel, weights: dict[str, torch.Tensor], base: Path, folder: Path, trusted: bool
-) -> None:
-    """Write weights, configuration and tokenizer to `folder`, load them again and compare."""
-    with torch.device("meta"):
-        whole = type(model)(model.config)
-    published = transformers.AutoConfig.from_pretrained(base, trust_remote_code=trusted)
-    if hasattr(published, "use_cache"):  # training switches it off
-        whole.config.use_cache = published.use_cache
-    whole.load_state_dict(weights, strict=False, assign=True)
-    whole.tie_weights()
-    # transformers refuses to write a generation configuration that it has read, such as a temperature without sampling.
-    whole.generation_config = transformers.GenerationConfig()
-    whole.save_pretrained(folder)
-    if model.generation_config is not None:
-        model.generation_config.to_json_file(folder / transformers.utils.GENERATION_CONFIG_NAME)
-    transformers.AutoTokenizer.from_pretrained(base, trust_remote_code=trusted).save_pretrained(folder)
-    dtype = next(iter(weights.values())).dtype
-    reloaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trusted)
-    loaded = reloaded.state_dict()
-    different = [name for name, value in weights.items() if name not in loaded or not torch.equal(loaded[name], value)]
-    missing = loaded.keys() - weights.keys() - set(reloaded.all_tied_weights_keys)
-    if different or missing:
-        raise RuntimeError(f"{folder}: does not load as it was saved (differs in {[*different, *missing][:3]})")

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from sft.redaction import guard_tracebacks, redact
-from sft.run.directory import Run, metrics_line
+from sft.run.directory import Run
 from sft.run.files import write_whole
+from sft.run.metrics import metrics_line
 from sft.settings.fields import Settings
 
 POLL_S = 0.5

@@ -1,0 +1,45 @@
+"""`make evaluate`: base and final model of a finished run are evaluated anew."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from sft.errors import UserError
+from sft.host.commands.report import conclude, evaluation_lines
+from sft.host.commands.train import decide, launcher
+from sft.host.commands.watch import watch
+from sft.host.launch import signals
+from sft.run import files, find, lifecycle
+from sft.settings.fields import Settings
+
+
+def evaluate(settings: Settings, name: str, console: Console) -> None:
+    """Evaluate a run's base and final model anew, with the evaluation settings of now. Raises SftError.
+
+    Whatever becomes of it, the run stays as it is, and so do its earlier results until the new ones are whole.
+    """
+    run = find.find(settings.runs_path, name)
+    with run.claim():
+        if not run.final.is_dir():
+            raise UserError(f"{run.path}: has no final model yet; `{run.command('resume')}` finishes the run")
+        names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
+        chosen = {name: getattr(settings, name) for name in names}
+        frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
+        frozen, cards = decide(frozen, console)
+        frozen, start = launcher(frozen, cards, console)
+        with signals.noted() as heard:
+            watched = watch(lifecycle.evaluate_again(run, frozen), start, console, heard)
+            results = watched.run.read(watched.run.evaluation, {})
+            if watched.run.state()["status"] == "finished":
+                files.write_json(run.evaluation, results)
+    again = run.command("evaluate")
+    if watched.run.state()["status"] == "stopped":
+        kept = "the results of before stay" if run.evaluation.is_file() else "there are no results"
+        console.print(f"stopped: {kept}; `{again}` evaluates the run from the beginning")
+        return
+    if watched.run.state()["status"] == "failed":
+        conclude(watched, console, again)
+    for line in evaluation_lines(results):
+        console.print(line)
+    for label, path in {"results": run.evaluation, "logs": watched.run.logs}.items():
+        console.print(f"{label:>10}: {path}")

@@ -1,0 +1,93 @@
+"""What is printed of a run: its arithmetic at the start, and what came of it at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from sft.errors import RunFailed, UserError
+from sft.host.commands import ending, logs
+from sft.host.commands.watch import Watched
+from sft.host.plan import view  # fmt: skip
+from sft.host.screen import duration
+from sft.run import budget
+from sft.run.directory import Run
+
+
+def conclude(watched: Watched, console: Console, command: str = "") -> None:
+    """Print how the run ended; `command` goes on with it, `make resume` unless it is another one.
+
+    Raises RunFailed where it broke, UserError if the user can fix the cause.
+    """
+    run = watched.run
+    command = command or run.command("resume")
+    state = run.state()
+    if state["status"] == "failed":
+        failed = f"{run.path}: failed: {state['error']}"
+        if watched.fixable:
+            if run.is_saved:
+                console.print(f"once that is fixed, {ending.goes_on(run, command)}:")
+            raise UserError(failed)
+        for name, lines in logs.ends(run).items():
+            console.print(f"the end of {run.logs / name}.log:")
+            for line in lines:
+                console.print(f"  {line}", no_wrap=True, overflow="ellipsis" if console.is_terminal else None)
+        console.print(f"the whole logs: `{run.command('logs')} LINES=0`")
+        console.print(ending.goes_on(run, command))
+        raise RunFailed(failed)
+    if state["status"] == "stopped":
+        console.print(ending.stopped(run, command))
+        console.print(f"{'':>8}reason: {ending.reason(run)}")
+        return
+    report(run, console)
+
+
+def report(run: Run, console: Console) -> None:
+    """Print what a finished run achieved and where everything lies."""
+    state = run.state()
+    spent = state.get("seconds", {})
+    console.print(f"\nfinished: {state.get('total_steps', 0):,} steps in {duration(sum(spent.values()))}")
+    console.print(
+        "          " + ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items() if seconds >= 0.5)
+    )
+    for line in view.beside_measured(run):
+        console.print(line)
+    for cut in budget.cuts(run):
+        console.print(f"{'memory':>10}: {cut.what}; went on with {cut.now:,}")
+    for line in run.unreadable():
+        console.print(f"warning: {line}")
+    for line in evaluation_lines(run.read(run.evaluation, {})):
+        console.print(line)
+    if state.get("wandb"):
+        console.print(f"{'W&B':>10}: {state['wandb']}", highlight=False, markup=False, soft_wrap=True)
+    for label, path in {"model": run.final, "metrics": run.metrics, "logs": run.logs, "all": run.path}.items():
+        console.print(f"{label:>10}: {path}")
+
+
+def evaluation_lines(results: dict[str, Any]) -> list[str]:
+    """Return the lines that set the tuned model beside the base model, with sample answers of the tuned one."""
+    if not all(isinstance(results.get(name), dict) and "samples" in results[name] for name in ("before", "after")):
+        return []
+    lines = ["", f"{'':<28}{'before':>10}{'after':>10}"]
+    names = {
+        "loss": "validation loss",
+        "exact_match": "exact match",
+        "exact_match_flexible": "last number right",
+    }
+    for key, label in names.items():
+        values = [results[name].get(key) for name in ("before", "after")]
+        shown = ["-" if value is None else f"{value:.4f}" if key == "loss" else f"{value:.1%}" for value in values]
+        lines.append(f"{label:<28}{shown[0]:>10}{shown[1]:>10}")
+    lines[-1] += f"   of {results['after']['answers']:,} held-out rows"
+    for sample in results["after"]["samples"]:
+        mark = "right" if sample["correct"] else "wrong"
+        lines += ["", f"  asked:    {one_line(sample['prompt'])}"]
+        lines += [f"  answered: {one_line(sample['answer'])} ({mark}; wanted {one_line(sample['reference'])})"]
+    return [*lines, ""]
+
+
+def one_line(text: str, width: int = 160) -> str:
+    """Return a text on one line, cut to `width` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"

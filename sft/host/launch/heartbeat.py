@@ -1,0 +1,37 @@
+"""Whether the ranks give a sign of life in time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sft.run.directory import Run
+
+# What is no step (loading, a save that has to be waited for, evaluation, the export) may take so much longer.
+SLOWER = 10
+
+
+NO_SIGN = "no sign of the ranks"
+
+
+class Heartbeat:
+    """What `state.json` tells about the ranks: rank 0 changes it with every step, and while it evaluates or saves."""
+
+    def __init__(self, run: Run, limit_s: int) -> None:
+        """Watch from now on. `limit_s` is the longest time between steps, 0 for none."""
+        self.run, self.limit_s = run, limit_s
+        self.seen: Any = None
+        self.since = time.monotonic()
+
+    def silence(self) -> str:
+        """Return in words that the ranks have been silent for too long, otherwise ""."""
+        state = self.run.state()
+        if (sign := state.get("updated_at")) != self.seen:  # compared with itself: clocks of machines differ
+            self.seen, self.since = sign, time.monotonic()
+        steps = state.get("status") == "training"
+        limit_s = self.limit_s if steps else SLOWER * self.limit_s
+        if not limit_s or time.monotonic() - self.since < limit_s:
+            return ""
+        setting = f"STEP_TIMEOUT_S={self.limit_s}"
+        limit = f"{setting} seconds" if steps else f"{SLOWER} x {setting} seconds ({state.get('status')})"
+        return f"{NO_SIGN} within {limit}, after step {state.get('step')}"

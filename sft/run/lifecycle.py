@@ -1,0 +1,184 @@
+"""How a run's directory begins and goes on: made, reopened, evaluated again, discarded."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft import hostfile as cluster
+from sft.errors import SettingsError, UserError, wrong
+from sft.run import files
+from sft.run.directory import EVALUATION, Run
+from sft.run.files import write_json, write_whole
+from sft.run.find import latest
+
+if TYPE_CHECKING:
+    from sft.settings.fields import Settings  # takes a quarter of a second, which a look at a run does not need
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other program opens a run in `folder`, and keep others waiting. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    file = files.lock(path, wait=True)
+    assert file is not None
+    with file:
+        with contextlib.suppress(PermissionError):  # not the one who made it
+            path.chmod(0o666)  # in a folder that several users share, all of them lock it
+        yield
+
+
+def create(settings: Settings, hostfile: str) -> Run:
+    """Make the run directory with its frozen inputs, and point `runs/latest` to it.
+
+    Raises SettingsError where RUN_NAME is taken or nothing can be written, and leaves no directory behind.
+    """
+    run = make_directory(settings)
+    try:
+        run.logs.mkdir()
+        run.checkpoints.mkdir()
+        frozen = settings.model_copy(update={"run_name": run.name})
+        write_json(run.settings_file, frozen.freeze())
+        write_json(run.ds_config, frozen.deepspeed())
+        write_whole(run.hostfile, hostfile)
+        run.keep_reserve()
+        run.update_state("launching")
+        point_latest(run)
+    except BaseException as error:
+        shutil.rmtree(run.path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise not_writable(settings, error) from None
+        raise
+    return run
+
+
+def make_directory(settings: Settings) -> Run:
+    """Make a new run's empty directory. Raises SettingsError."""
+    base = settings.run_name or default_name(settings)
+    number = 1
+    while True:
+        name = base if number == 1 else f"{base}-{number}"
+        run = Run(settings.runs_path / name)
+        try:
+            run.path.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            number += 1
+            if settings.run_name:
+                what, remedy = f"{run.path} is there already", "use another name, or FRESH=1, which sets that one aside"
+                raise SettingsError([wrong("RUN_NAME", name, what, remedy)]) from None
+        except OSError as error:
+            raise not_writable(settings, error) from None
+
+
+def not_writable(settings: Settings, error: OSError) -> SettingsError:
+    """Return what is said where a run directory cannot be made."""
+    what = f"no run directory can be made there ({error.strerror})"
+    return SettingsError([wrong("RUNS_PATH", settings.runs_path, what, files.remedy(settings.runs_path, error))])
+
+
+def default_name(settings: Settings) -> str:
+    """Return a new run's name: date, time and model; the final model of a run has that run's name."""
+    path = Path(settings.model_name)
+    name = path.resolve().parent.name if path.name == "final" else path.name
+    model = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:60]
+    return time.strftime("%Y%m%d-%H%M%S-") + model
+
+
+def reopen(
+    run: Run, settings: Settings, config: dict[str, Any] | None = None, new_config: bool = False, again: bool = False
+) -> list[str]:
+    """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
+
+    `state.json` counts the attempts, keeps why the earlier ones broke, and says the step that the run goes on from. The
+    hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now, they cannot be read (each
+    is a line that is returned), or there is a `new_config`; `config` is what it would be. MAX_HOURS counts from now,
+    unless it is the same start `again`.
+    """
+    before, said = run.settings(), []
+    for path in (run.path / "stop", run.path / "failed", run.prepared, *run.path.glob("node-*.json")):
+        path.unlink(missing_ok=True)
+    for folder in (run.logs, run.checkpoints):
+        folder.mkdir(exist_ok=True)  # somebody made room
+    for path in run.unreadable_paths():
+        path.replace(path.with_name(f"{path.name}.unreadable"))  # it was named, and is not named at every start
+    for folder in (run.path, run.checkpoints):
+        files.sweep(folder, files=True)  # left by processes that were killed while they wrote
+    frozen = settings.model_copy(update={"run_name": run.name})
+    new_hostfile = (frozen.nodes, frozen.gpus_per_node) != (before.nodes, before.gpus_per_node)
+    new_config = new_config or new_hostfile
+    try:
+        cluster.read_hostfile(run.hostfile)
+    except UserError as error:
+        new_hostfile = True
+        said.append(f"warning: {error}; it is written anew from the settings")
+    try:
+        files.read_json(run.ds_config)
+    except (OSError, files.Unreadable):
+        new_config = True
+        said.append(f"warning: {run.ds_config}: cannot be read; it is written anew from the settings")
+    if new_hostfile:
+        write_whole(run.hostfile, cluster.hostfile(frozen.nodes, frozen.gpus_per_node))
+    if new_config:
+        write_json(run.ds_config, config or frozen.deepspeed())
+    write_json(run.settings_file, frozen.freeze())
+    run.keep_reserve()
+    restate(run, again)
+    point_latest(run)
+    return said
+
+
+def evaluate_again(run: Run, settings: Settings) -> Run:
+    """Make the directory in which a run is evaluated again, in its own one: what that holds stays as it is.
+
+    It has the run's inputs and its final model, by a link.
+    """
+    again = Run(run.path / EVALUATION)
+    shutil.rmtree(again.path, ignore_errors=True)  # the logs of an earlier evaluation
+    again.logs.mkdir(parents=True)
+    again.final.symlink_to(Path("..", run.final.name))
+    for path in (run.hostfile, run.ds_config, run.environment, run.path / "budget.json"):
+        if path.is_file():
+            shutil.copy(path, again.path)
+    write_json(again.settings_file, settings.freeze())
+    again.keep_reserve()
+    again.update_state("launching")
+    return again
+
+
+def restate(run: Run, again: bool) -> None:
+    """Write the `state.json` of a run's next attempt."""
+    state, now = run.state(), time.time()
+    error, earlier = state.get("error"), state.get("earlier_errors", [])
+    values: dict[str, Any] = {"attempt": state.get("attempt", 1) + 1, "attempt_started_at": now, "error": None}
+    values["earlier_errors"] = [*earlier, error] if error else earlier
+    values["hours_from"] = state.get("hours_from", now) if again else now
+    if not run.final.is_dir():  # what was trained after the checkpoint is lost
+        lost, step = state.get("step", 0), run.saved_step() or 0
+        values |= {"step": step, "epoch": state.get("epoch", 0.0) * step / lost if lost else 0.0}
+    run.update_state("launching", forget=("loss", "tokens_per_second", "time_left_s", "set_aside"), **values)
+
+
+def discard(run: Run, before: Run | None) -> None:
+    """Remove a run that came to nothing; `runs/latest` is the run `before` it again."""
+    if latest(run.path.parent) == run:
+        if before and before.path.is_dir():
+            point_latest(before)
+        else:
+            (run.path.parent / "latest").unlink(missing_ok=True)
+    shutil.rmtree(run.path, ignore_errors=True)
+
+
+def point_latest(run: Run) -> None:
+    """Make `runs/latest` a link to the run."""
+    link = files.temporary_name(run.path / "latest")  # in the run's directory, which nobody else writes to
+    link.symlink_to(run.name)
+    link.replace(run.path.parent / "latest")
+    files.flush(run.path.parent)
