@@ -1,4 +1,4 @@
-"""Which runs are there: the latest, a named one, all of a folder."""
+"""Find runs: the latest, a named one, or all in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run's directory begins and goes on: made, reopened, evaluated again, discarded."""
+"""The life of a run directory: created, reopened, evaluated again, discarded."""
 
 from __future__ import annotations
 

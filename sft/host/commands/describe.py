@@ -1,4 +1,4 @@
-"""The arithmetic of a run, printed when its inputs are ready."""
+"""The arithmetic of a run: its rows, tokens and steps, printed when its inputs are ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make evaluate`: base and final model of a finished run are evaluated anew."""
+"""`make evaluate`: evaluate the base model and the final model of a finished run again."""
 
 from __future__ import annotations
 

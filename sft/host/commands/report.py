@@ -1,4 +1,4 @@
-"""What is printed of a run: its arithmetic at the start, and what came of it at the end."""
+"""The report at the end of a run: what came of it, and where everything is."""
 
 from __future__ import annotations
 

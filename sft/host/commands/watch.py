@@ -1,4 +1,4 @@
-"""A run at work: its nodes are started, shown, stopped, and their end is judged."""
+"""Start a run's nodes, show the run while it is at work, pass on stop requests, and judge how it ended."""
 
 from __future__ import annotations
 

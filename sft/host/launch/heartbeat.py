@@ -1,4 +1,4 @@
-"""Whether the ranks give a sign of life in time."""
+"""Whether the ranks show a sign of life in time."""
 
 from __future__ import annotations
 

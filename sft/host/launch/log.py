@@ -1,4 +1,4 @@
-"""A node's log."""
+"""The log file of a node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a node's ranks from what they and DeepSpeed's launcher print."""
+"""What a node learns about its ranks from what they and DeepSpeed's launcher print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a generated answer is right, strictly and leniently."""
+"""Score a generated answer, strictly and leniently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of the hub: found in the cache or downloaded, and its own code checked."""
+"""Models from the hub: found in the cache or downloaded, and their own code checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model: loaded under ZeRO without a full copy per rank, and its export."""
+"""Load the model under ZeRO, without a full copy per rank."""
 
 from __future__ import annotations
 
