@@ -31,6 +31,12 @@ def remove(path):
 
 
 @pytest.fixture(scope="module")
+def undamaged(project):
+    """A finished run of twelve steps with a checkpoint after every third one."""
+    return project.train("undamaged", SAVE_STEPS=3, KEEP_CHECKPOINTS=9, **STEPS, **RANKS[2])
+
+
+@pytest.fixture(scope="module")
 def alone():
     """A world of this process alone."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
@@ -39,8 +45,8 @@ def alone():
 
 
 @pytest.mark.parametrize("harm", [flip_a_byte, cut, remove])
-def test_any_damage_of_any_file_is_found_and_named(base, alone, tmp_path, harm):
-    whole = base.checkpoints / "step-000006"
+def test_any_damage_of_any_file_is_found_and_named(undamaged, alone, tmp_path, harm):
+    whole = undamaged.checkpoints / "step-000006"
     assert resume.damage(whole, alone) == ""
     names = [path.name for path in whole.iterdir()]
     assert {kind for name in names for kind in KINDS if name.endswith(kind)} == set(KINDS)
@@ -52,9 +58,8 @@ def test_any_damage_of_any_file_is_found_and_named(base, alone, tmp_path, harm):
         assert name in resume.damage(copy, alone), name
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(project, on_ranks):
-    first = project.train("damaged-before", SAVE_STEPS=3, KEEP_CHECKPOINTS=9, **STEPS, **RANKS[2])
-    run = stopped(first, "damaged", 9)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(project, undamaged):
+    run = stopped(undamaged, "damaged", 9)
     for path in run.checkpoints.glob("step-000009"):
         flip_a_byte(next(path.glob("*_optim_states.pt")))
     cut(next((run.checkpoints / "step-000006").glob("*_model_states.pt")))
@@ -66,4 +71,4 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(project, on_r
     aside = sorted(path.name for path in run.checkpoints.glob("*.damaged"))
     assert aside == ["step-000006.damaged", "step-000009.damaged"]
     names = ("step", "train/loss", "train/grad_norm")
-    assert metrics(Run(run.path), *names) == metrics(first, *names)
+    assert metrics(Run(run.path), *names) == metrics(undamaged, *names)

@@ -75,7 +75,7 @@ def test_a_full_disk_is_the_reason_given(project, tmp_path):
         pytest.skip("mounting a small file system needs root: run the tests as root")
     try:
         settings = small(
-            RUN_NAME="full", RUNS_PATH=runs, MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=2, KEEP_CHECKPOINTS=50
+            RUN_NAME="full", RUNS_PATH=runs, NODES=1, MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=2, KEEP_CHECKPOINTS=50
         )
         done = project.inv("train", **settings)
         run = Run(runs / "full")
@@ -123,7 +123,7 @@ def test_an_export_may_take_longer_than_ranks_wait_to_meet(project):
     assert not list(run.logs.glob("stacks-*"))
 
 
-@pytest.mark.parametrize("settings", [{}, {"LORA_RANK": 2}])
+@pytest.mark.parametrize("settings", [{}, {"LORA_RANK": 2, "NODES": 1}])
 def test_an_export_that_fails_costs_no_step(project, settings):
     name = f"failed-export{'-lora' * bool(settings)}"
     asked = small(RUN_NAME=name, SAVE_STEPS=0, MAX_STEPS=3, **settings)
@@ -143,7 +143,7 @@ def test_an_export_that_fails_costs_no_step(project, settings):
 def test_a_disk_without_room_for_a_last_checkpoint_still_takes_the_model(project, tmp_path):
     try:
         with harm.small_disk(tmp_path / "small", "6m") as runs:  # a checkpoint has 5.6 MB, and the model 1.4
-            done = project.inv("train", **small(RUN_NAME="no-room", RUNS_PATH=runs, MAX_STEPS=3))
+            done = project.inv("train", **small(RUN_NAME="no-room", RUNS_PATH=runs, NODES=1, MAX_STEPS=3))
             run = Run(runs / "no-room")
             assert done.returncode == 0 and run.state()["status"] == "finished", done.stdout
             assert "no checkpoint before the export: " in run.log_files()[0].read_text()
@@ -239,10 +239,11 @@ def test_a_wrong_setting_is_one_line_and_writes_nothing(project, settings, line)
 
 def test_a_run_is_not_started_twice(project):
     run = Run(project.path / "runs" / "once")
-    process = project.start("train", **small(RUN_NAME="once", MAX_STEPS=0, MAX_EPOCHS=1000))
+    settings = small(RUN_NAME="once", NODES=1, MAX_STEPS=0, MAX_EPOCHS=1000)
+    process = project.start("train", **settings)
     wait_until(run.is_running, process, run)
     port = json.loads(run.settings_file.read_text())["master_port"]
-    second = project.inv("train", **small(RUN_NAME="once", MAX_STEPS=0, MAX_EPOCHS=1000, MASTER_PORT=port))
+    second = project.inv("train", **settings, MASTER_PORT=port)
     assert second.returncode == 2
     assert "is running; `make monitor NAME=once` shows it" in second.stdout
     process.send_signal(signal.SIGTERM)
@@ -253,7 +254,7 @@ def test_a_run_is_not_started_twice(project):
 
 def test_of_two_started_at_once_one_trains(project):
     run = Run(project.path / "runs" / "at-once")
-    both = [project.start("train", **small(RUN_NAME=run.name, MAX_STEPS=3)) for _ in range(2)]
+    both = [project.start("train", **small(RUN_NAME=run.name, NODES=1, MAX_STEPS=3)) for _ in range(2)]
     outputs = [process.communicate(timeout=120)[0] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], outputs
     refused = next(output for process, output in zip(both, outputs, strict=True) if process.returncode == 2)

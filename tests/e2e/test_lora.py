@@ -45,13 +45,15 @@ def test_a_checkpoint_holds_the_adapter_alone_and_the_run_goes_on_from_it(lora, 
 
 
 def test_it_is_evaluated(project, lora):
-    run = project.train("lora-evaluated", **SETTINGS | {"MAX_STEPS": 2, "EVALUATE": 1, "EVAL_LIMIT": 4})
+    run = project.train("lora-evaluated", **SETTINGS | {"NODES": 1, "MAX_STEPS": 2, "EVALUATE": 1, "EVAL_LIMIT": 4})
     found = json.loads(run.evaluation.read_text())
     assert found["after"]["loss"] < found["before"]["loss"]
 
 
 def test_targets_that_the_model_does_not_have_are_one_line(project, lora):
-    done = project.inv("train", **small(RUN_NAME="lora-wrong", **SETTINGS | {"LORA_TARGETS": "q_proj,v_porj"}))
+    done = project.inv(
+        "train", **small(RUN_NAME="lora-wrong", **SETTINGS | {"NODES": 1, "LORA_TARGETS": "q_proj,v_porj"})
+    )
     assert done.returncode == 2
     assert (
         "LORA_TARGETS=q_proj,v_porj: v_porj is not a layer of this model; did you mean v_proj?"

@@ -29,8 +29,7 @@ def stopped(run, name, step=SAVED):
     return copy
 
 
-@pytest.mark.parametrize("now", RANKS)
-@pytest.mark.parametrize("before", RANKS)
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 4), (4, 1), (2, 2)])
 def test_resumed_on_other_ranks_the_losses_are_the_same(project, on_ranks, before, now):
     undisturbed = on_ranks(before)
     run = stopped(undisturbed, f"from-{before}-on-{now}")
@@ -46,7 +45,7 @@ def test_resumed_on_other_ranks_the_losses_are_the_same(project, on_ranks, befor
     assert sorted(path.name for path in run.checkpoints.glob("*step*")) == ["step-000008", "step-000012"]
 
 
-OTHER_KINDS = [(kind, now) for kind in ("zero2", "zero3_offload", "zero3_offload_all") for now in (2, 1)]
+OTHER_KINDS = [("zero2", 1), ("zero3_offload", 2), ("zero3_offload_all", 1)]
 
 
 @pytest.fixture(scope="module")

@@ -89,10 +89,10 @@ def forms():
     ("settings", "code"),
     [
         ({}, 0),
-        ({"FAIL_IN": "sft.trainer.main"}, 1),
+        ({"FAIL_IN": "sft.trainer.main", "NODES": 1}, 1),
         ({"FAIL_IN": "sft.host.launch.node"}, 1),
         ({"NCCL_DEBUG": "INFO", "TORCH_DISTRIBUTED_DEBUG": "DETAIL", "TORCH_CPP_LOG_LEVEL": "INFO", "HF_DEBUG": "1",
-          "WANDB_DEBUG": "true", "TRANSFORMERS_VERBOSITY": "debug", "DATASETS_VERBOSITY": "debug"}, 0),
+          "NODES": 1, "WANDB_DEBUG": "true", "TRANSFORMERS_VERBOSITY": "debug", "DATASETS_VERBOSITY": "debug"}, 0),
     ],
     ids=["run", "failed-rank", "failed-node", "debug"],
 )  # fmt: skip

@@ -11,6 +11,7 @@ from sft.run.directory import Run
 from .project import metrics, small, wait_until
 
 STEPS = {"MAX_STEPS": 120, "EVAL_STEPS": 50}
+UNENDING = {"NODES": 1, "MAX_STEPS": 0, "MAX_EPOCHS": 1000}
 NAMES = ("step", "train/loss", "train/grad_norm", "train/lr", "val/loss")
 
 
@@ -43,15 +44,20 @@ def test_stopped_and_resumed_equals_undisturbed(project, undisturbed):
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_ctrl_c_saves(project):
+@pytest.fixture(scope="module")
+def interrupted(project):
+    """A run that a Ctrl-C has stopped after some steps."""
     run = Run(project.path / "runs" / "interrupted")
-    settings = small(RUN_NAME="interrupted", MAX_STEPS=0, MAX_EPOCHS=1000)
-    process = project.start("train", **settings)
+    process = project.start("train", **small(RUN_NAME=run.name, **UNENDING))
     wait_until(lambda: run.state().get("step", 0) >= 3, process, run)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    stopped = run.state()
+    return run
+
+
+def test_ctrl_c_saves(interrupted):
+    run, stopped = interrupted, interrupted.state()
     assert stopped["status"] == "stopped" and run.stop_reason() == "SIGINT"
     assert (run.checkpoints / f"step-{stopped['step']:06d}" / "manifest.json").is_file()
 
@@ -76,7 +82,7 @@ def test_a_run_goes_on_with_no_other_rows_than_its_own(project, tmp_path):
     lines = [json.dumps({"question": f"{i} + 1?", "answer": f"{i + 1}"}) for i in range(64)]
     rows.write_text("\n".join(lines) + "\n")
     run = Run(project.path / "runs" / "edited")
-    process = project.start("train", **small(RUN_NAME=run.name, DATASET=rows, MAX_STEPS=0, MAX_EPOCHS=1000, NODES=1))
+    process = project.start("train", **small(RUN_NAME=run.name, DATASET=rows, **UNENDING))
     wait_until(lambda: run.state().get("step", 0) >= 3, process, run)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
@@ -96,15 +102,15 @@ def test_a_run_goes_on_with_no_other_rows_than_its_own(project, tmp_path):
 
 def test_the_time_limit_stops_a_run_and_says_so(project):
     run = Run(project.path / "runs" / "hours")
-    done = project.inv("train", **small(RUN_NAME="hours", MAX_STEPS=0, MAX_EPOCHS=1000, MAX_HOURS=0.01))
+    done = project.inv("train", **small(RUN_NAME="hours", **UNENDING, MAX_HOURS=0.01))
     assert done.returncode == 0, done.stdout
     assert run.state()["status"] == "stopped"
     assert run.stop_reason() == "MAX_HOURS=0.01 are over" and "reason: MAX_HOURS=0.01 are over" in done.stdout
     project.wait_for_no_process()
 
 
-def test_other_settings_start_a_new_run_or_are_refused(project):
-    refused = project.inv("train", **small(RUN_NAME="interrupted", MAX_STEPS=0, MAX_EPOCHS=1000, LEARNING_RATE=0.5))
+def test_other_settings_are_refused(project, interrupted):
+    refused = project.inv("train", **small(RUN_NAME=interrupted.name, **UNENDING, LEARNING_RATE=0.5))
     assert refused.returncode == 2
     line = "LEARNING_RATE=0.5: the unfinished run interrupted has 0.001; set it to 0.001 to resume, or FRESH=1"
     assert line in refused.stdout
