@@ -1,3 +1,28 @@
-"""Tests of the trainer in one process; they share what unit tests share."""
+"""What tests of the trainer share: settings without the environment, the tiny model and its tokenizer."""
 
-from ..unit.conftest import clean_environment, tiny, tokenizer  # noqa: F401
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import transformers
+
+from sft.trainer.data import demo
+from sft.trainer.model import tiny as maker
+
+from ..unit.conftest import clean_environment  # noqa: F401 (a fixture)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's folder, its tokenizer learnt from the demo's rows."""
+    folder = tmp_path_factory.mktemp("tiny")
+    demo.write(folder / "data")
+    maker.make(folder / "model", (folder / "data" / "train.jsonl").read_text().splitlines()[:500], seed=0)
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny: Path) -> transformers.PreTrainedTokenizerBase:
+    """The tiny model's tokenizer."""
+    return transformers.AutoTokenizer.from_pretrained(tiny)

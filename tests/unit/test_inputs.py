@@ -8,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pyarrow
 import pyarrow.parquet
 import pytest
+import safetensors.numpy
 from rich.console import Console
 
 from sft.errors import UserError
 from sft.host.commands import setup, train
 from sft.host.launch import inputs
+from sft.host.plan import shapes
 from sft.rows import files
 from sft.run import find, lifecycle
 from sft.settings.fields import Settings
@@ -29,6 +32,18 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     return tmp_path
+
+
+@pytest.fixture
+def whole_model(tmp_path_factory):
+    """A folder with every file that a model needs."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = shapes.BUILT_IN["tiny"] | {"max_position_embeddings": 4096}
+    for name, content in (("config", config), ("tokenizer", {}), ("tokenizer_config", {})):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    safetensors.numpy.save_file({"lm_head.weight": numpy.zeros((8, 4))}, folder / "model.safetensors")
+    return folder
 
 
 def written():
@@ -166,8 +181,8 @@ def test_large_data_is_looked_at_in_part(monkeypatch):
     assert len(refused(dataset=path)) == 1
 
 
-def test_what_is_wrong_with_model_and_data_is_said_together(tiny, folder):
-    shutil.copytree(tiny, folder / "model")
+def test_what_is_wrong_with_model_and_data_is_said_together(whole_model, folder):
+    shutil.copytree(whole_model, folder / "model")
     for path in (folder / "model").glob("tokenizer*"):
         path.unlink()
     (folder / "model" / "chat_template.jinja").unlink(missing_ok=True)
@@ -179,8 +194,8 @@ def test_what_is_wrong_with_model_and_data_is_said_together(tiny, folder):
     ]
 
 
-def test_max_length_is_held_against_the_model(tiny, folder):
-    shutil.copytree(tiny, folder / "model")
+def test_max_length_is_held_against_the_model(whole_model, folder):
+    shutil.copytree(whole_model, folder / "model")
     config = json.loads((folder / "model" / "config.json").read_text())
     (folder / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}))
     assert refused(model_name="model") == ["MAX_LENGTH=1024: model reads 512 tokens at most; use 512 or less"]
@@ -193,13 +208,13 @@ def test_max_length_is_held_against_the_model(tiny, folder):
     ]
 
 
-def test_a_part_of_a_run_leads_to_its_model(tiny, folder):
+def test_a_part_of_a_run_leads_to_its_model(whole_model, folder):
     run = lifecycle.create(Settings.load(None, **BASE, run_name="a"), "")
     what = "holds no config.json; it belongs to a run"
     for name in ("runs/a", "runs/latest", "runs/a/checkpoints"):
         (line,) = refused(model_name=name)
         assert line == f"MODEL_NAME={name}: {what} without a final model; finish that run first"
-    shutil.copytree(tiny, run.final)
+    shutil.copytree(whole_model, run.final)
     run.adapter.mkdir()
     for name in ("runs/a", "runs/a/adapter"):
         (line,) = refused(model_name=name)
@@ -234,8 +249,8 @@ def listed_and_missing(path):
         (listed_and_missing, "model-2.safetensors is missing, which model.safetensors.index.json names"),
     ],
 )
-def test_weights_that_are_not_whole_are_refused(tiny, folder, harm, said):
-    shutil.copytree(tiny, folder / "model")
+def test_weights_that_are_not_whole_are_refused(whole_model, folder, harm, said):
+    shutil.copytree(whole_model, folder / "model")
     inputs.check(Settings.load(None, model_name="model", dataset="demo"))
     (folder / "model" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "of another time"}}')
     inputs.check(Settings.load(None, model_name="model", dataset="demo"))  # one file of that name is enough

@@ -7,7 +7,6 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-import torch.distributed as dist
 
 from sft import hostfile
 from sft.errors import between_ranks
@@ -145,20 +144,3 @@ def test_a_clock_that_is_set_ends_no_run(tmp_path, monkeypatch):
     assert node.time_is_over() is None
     clocks["monotonic"] += 1801
     assert node.time_is_over() == "MAX_HOURS=1 are over"
-
-
-def test_collectives_wait_longer_than_ranks_wait_to_meet(tmp_path):
-    from datetime import timedelta
-
-    from sft.trainer import distributed
-
-    dist.init_process_group(
-        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1, timeout=timedelta(seconds=3)
-    )
-    try:
-        groups = [dist.group.WORLD, dist.new_group([0])]
-        distributed.wait_without_limit()
-        for group in groups:
-            assert group._get_backend(distributed.torch.device("cpu")).options._timeout == distributed.NO_LIMIT
-    finally:
-        dist.destroy_process_group()

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,10 @@ from sft.host.launch import choose
 from sft.run import lifecycle
 from sft.settings import variables
 from sft.settings.fields import Settings
-from sft.trainer.data import prepare
+
+from .strategies import KEYS, NAMED, VALUES
 
 NAMES = sorted(name.upper() for name in Settings.model_fields)
-NAMED = re.compile(r"(?:[A-Z_]{2,}=|\.env|\.env:\d+: |.*: no such setting|\S*runs?/\S+: )")
 
 NUMBERS = st.one_of(
     st.integers(-3, 70000).map(str),
@@ -168,17 +167,6 @@ def test_a_value_with_spaces_behind_make_is_one_word(monkeypatch):
 
 # DeepSpeed's files
 
-KEYS = st.one_of(
-    st.sampled_from(["zero_optimization", "stage", "bf16", "fp16", "enabled", "train_batch_size", "gradient_clipping",
-                     "gradient_accumulation_steps", "train_micro_batch_size_per_gpu", "optimizer", "scheduler",
-                     "offload_optimizer", "device", "reduce_bucket_size", "loss_scale"]),
-    st.text(max_size=5),
-)  # fmt: skip
-LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.integers(0, 4), st.floats(), st.text(max_size=8),
-                   st.just("auto"), st.integers(10**20, 10**21))  # fmt: skip
-VALUES = st.recursive(
-    LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=4)), max_leaves=8
-)
 FILES = st.dictionaries(KEYS, VALUES, max_size=4).flatmap(
     lambda content: st.sampled_from([content, {"zero_optimization": {"stage": 2}} | content])
 )
@@ -224,21 +212,3 @@ def test_a_run_that_cannot_be_frozen_leaves_no_directory(folder, monkeypatch):
     with pytest.raises(UserError, match=r"RUNS_PATH=runs: .*No space left on device"):
         lifecycle.create(chosen, "")
     assert not (folder / "runs" / "full").exists()
-
-
-@given(content=st.dictionaries(KEYS, VALUES, max_size=4))
-def run_deepspeed_itself(folder, content):
-    (folder / "mine.json").write_text(json.dumps({"zero_optimization": {"stage": 2}} | content))
-    try:
-        chosen = Settings.load(None, ds_config="mine.json", precision="fp32")
-        prepare.check_deepspeed(chosen, chosen.deepspeed())
-    except UserError as error:
-        assert all(NAMED.match(line) and line.isprintable() for line in str(error).split("\n"))
-
-
-def test_what_deepspeed_refuses_is_found_before_the_ranks_start(folder):
-    run_deepspeed_itself(folder)
-    (folder / "mine.json").write_text('{"zero_optimization": {"stage": 2, "reduce_bucket_size": "many"}}')
-    with pytest.raises(UserError, match=r"DS_CONFIG=mine.json: DeepSpeed refuses it \(ValidationError: "):
-        chosen = Settings.load(None, ds_config="mine.json")
-        prepare.check_deepspeed(chosen, chosen.deepspeed())
