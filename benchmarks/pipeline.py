@@ -61,7 +61,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         raise SystemExit(f"inv train ended with {done.returncode}; see above")
     run = Run(Path(settings["RUNS_PATH"]) / "latest")
     state, metrics = run.state(), list(run.read_metrics())
-    parts = state["seconds"]
+    parts = state.seconds
     first_end = metrics[0]["time"] - began  # written at the end of the first step: LOGGING_STEPS=1
     results = json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else {}
     return {
@@ -71,7 +71,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         "parts_s": parts,
         # Before the ranks count, and after them: the command's own start, and its end.
         "outside_parts_s": round(wall - sum(parts.values()), 1),
-        "steps": state["total_steps"],
+        "steps": state.total_steps,
         "tokens_per_second": round(metrics[-1]["perf/tokens_per_second"]),
         "loss": [metrics[0]["train/loss"], metrics[-1]["train/loss"]],
         "evaluation": {

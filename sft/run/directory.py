@@ -14,25 +14,23 @@ import re
 import shlex
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, Unpack
 
 from sft.errors import UserError
-from sft.redaction import redact, redact_all
-from sft.run import checkpoints, files
-from sft.run.files import write_json, write_whole
+from sft.redaction import redact
+from sft.run import checkpoints, files, records, typed_json
+from sft.run.files import write_whole
 from sft.run.metrics import metrics_line
+from sft.run.records import ENDED, State, StateChanges, Status
+from sft.run.typed_json import R, Record
 from sft.settings import variables
 
 if TYPE_CHECKING:
     from sft.settings.fields import Settings  # takes a quarter of a second, which a look at a run does not need
 
-Status = Literal["launching", "preparing", "training", "saving", "evaluating", "finished", "stopped", "failed"]
 Content = TypeVar("Content", dict[str, Any], list[Any])
-ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
-
-
 EVALUATION = "evaluation"  # in a run's directory: that in which it is evaluated again
 RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
 
@@ -138,6 +136,25 @@ class Run:
         except (FileNotFoundError, files.Unreadable):
             return missing
 
+    def record(self, path: Path, kind: type[R]) -> R | None:
+        """Return one of the run's records; None if it is not there or cannot be read, which `unreadable` names."""
+        try:
+            return typed_json.read(path, kind)
+        except (FileNotFoundError, files.Unreadable):
+            return None
+
+    def record_files(self) -> dict[Path, type[Record]]:
+        """Return the files in the run directory that hold records, there or not."""
+        alone: dict[Path, type[Record]] = {
+            self.state_file: records.State,
+            self.prepared: records.Prepared,
+            self.environment: records.Environment,
+            self.plan: records.PlanSummary,
+            self.path / "budget.json": records.Budget,
+            self.evaluation: records.Evaluation,
+        }
+        return alone | dict.fromkeys(in_node_order(self.path.glob("node-*.json")), records.Node)
+
     def unreadable(self) -> list[str]:
         """Return a line for every file of the run that cannot be read, and for unreadable lines of the metrics."""
         problems = self.unreadable_files()
@@ -150,62 +167,68 @@ class Run:
         return problems
 
     def unreadable_files(self) -> list[str]:
-        """Return a line for every JSON file of the run that cannot be read."""
+        """Return a line for every record of the run that cannot be read."""
         return list(self.unreadable_paths().values())
 
     def unreadable_paths(self) -> dict[Path, str]:
-        """Return the JSON files of the run that cannot be read, with a line for each."""
+        """Return the files of the run that do not hold the record that they should, with a line for each."""
         problems = {}
-        apart = {self.settings_file, self.ds_config}  # without these a run does not go on, or they are written anew
-        for path in sorted({*self.path.glob("*.json")} - apart):
+        for path, kind in sorted(self.record_files().items()):
             try:
-                files.read_json(path, list if path.name == "budget.json" else dict, "it is left out")
+                typed_json.read(path, kind, "it is left out")
             except files.Unreadable as error:
                 problems[path] = str(error)
-            except FileNotFoundError:  # removed by now
+            except FileNotFoundError:
                 continue
         return problems
 
     # State
 
-    def state(self) -> dict[str, Any]:
-        """Return the content of `state.json`, or an empty one before there is any."""
-        return self.read(self.path / "state.json", {})
+    @property
+    def state_file(self) -> Path:
+        """`state.json`: what the run is doing."""
+        return self.path / "state.json"
 
-    def update_state(self, status: Status | None = None, forget: tuple[str, ...] = (), **values: Any) -> None:
-        """Change some values of `state.json`, and forget others.
+    def state(self) -> State:
+        """Return what the run is doing; an empty state if `state.json` is not there or cannot be read."""
+        return self.record(self.state_file, State) or State()
+
+    def update_state(self, status: Status | None = None, **changes: Unpack[StateChanges]) -> None:
+        """Change some fields of `state.json`. Raises OSError.
 
         One process at a time writes it: rank 0, or node 0 without ranks. How an attempt begins and ends is flushed to
         disk. What is written twice a second while it is at work is not: beside a checkpoint that would take a second.
         """
-        now = time.time()
-        state = {"status": "launching", "step": 0, "total_steps": 0, "epoch": 0.0, "error": None}
-        state |= {"started_at": now, "attempt_started_at": now, "hours_from": now}
-        state |= {name: value for name, value in self.state().items() if name not in forget}
-        state |= values | {"updated_at": now}
-        if status:
-            state["status"] = status
-        state = redact_all(state)
+        now, before = time.time(), self.state()
+        state = replace(
+            before,
+            status=status or before.status,
+            started_at=before.started_at or now,
+            attempt_started_at=before.attempt_started_at or now,
+            hours_from=before.hours_from or now,
+            updated_at=now,
+        )
+        state = replace(state, **changes)
         flushed = status in ("launching", *ENDED)
         try:
-            write_json(self.path / "state.json", state, flushed)
+            typed_json.write(self.state_file, state, flushed)
         except OSError as error:
             if error.errno != errno.ENOSPC or status != "failed":
                 raise
             self.give_up_reserve()
-            write_json(self.path / "state.json", state, flushed)
+            typed_json.write(self.state_file, state, flushed)
 
-    def tell(self, status: Status | None = None, **values: Any) -> None:
-        """Change values of `state.json` that only those who look on need: if that fails, a line says so, no more."""
+    def tell(self, status: Status | None = None, **changes: Unpack[StateChanges]) -> None:
+        """Change fields of `state.json` that only those who look on need: if that fails, a line says so, no more."""
         try:
-            self.update_state(status, **values)
+            self.update_state(status, **changes)
         except OSError as error:
-            say_once(f"{self.path / 'state.json'}: could not be written ({error.strerror}); going on without")
+            say_once(f"{self.state_file}: could not be written ({error.strerror}); going on without")
 
     @property
     def ended(self) -> bool:
         """Whether the run has ended, in whatever way."""
-        return self.state().get("status") in ENDED
+        return self.state().status in ENDED
 
     # Stop
 
@@ -249,7 +272,7 @@ class Run:
         """Whether a step of it was ever trained, saved or not."""
         # The evaluation before training is logged too, for step 0.
         logged = any(line is None or line["step"] > 0 for line in self.metrics_lines())
-        return self.is_saved or logged or bool(self.state().get("step")) or bool(checkpoints.steps(self.checkpoints))
+        return self.is_saved or logged or bool(self.state().step) or bool(checkpoints.steps(self.checkpoints))
 
     def command(self, task: str) -> str:
         """Return what a user types to call a task on this run, such as `make resume NAME=x`.
@@ -341,7 +364,7 @@ class Run:
     def is_left_by_another(self) -> bool:
         """Tell whether this is an unfinished run that is another user's."""
         try:
-            return bool(self.not_yours()) and self.state().get("status") != "finished"
+            return bool(self.not_yours()) and self.state().status != "finished"
         except PermissionError:
             return True
 

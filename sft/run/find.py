@@ -30,7 +30,7 @@ def newest_first(runs: Path, and_aside: bool = False) -> list[Run]:
             if path.is_symlink() or not (path / "settings.json").is_file():
                 continue
             if and_aside or not is_aside(Run(path)):
-                opened = Run(path).state().get("attempt_started_at") or (path / "settings.json").stat().st_mtime
+                opened = Run(path).state().attempt_started_at or (path / "settings.json").stat().st_mtime
                 found.append((opened, Run(path)))
         except OSError:
             continue  # another user's

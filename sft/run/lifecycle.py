@@ -17,6 +17,7 @@ from sft.run import files
 from sft.run.directory import EVALUATION, Run
 from sft.run.files import write_json, write_whole
 from sft.run.find import latest
+from sft.run.records import StateChanges
 
 if TYPE_CHECKING:
     from sft.settings.fields import Settings  # takes a quarter of a second, which a look at a run does not need
@@ -156,14 +157,14 @@ def evaluate_again(run: Run, settings: Settings) -> Run:
 def restate(run: Run, again: bool) -> None:
     """Write the `state.json` of a run's next attempt."""
     state, now = run.state(), time.time()
-    error, earlier = state.get("error"), state.get("earlier_errors", [])
-    values: dict[str, Any] = {"attempt": state.get("attempt", 1) + 1, "attempt_started_at": now, "error": None}
-    values["earlier_errors"] = [*earlier, error] if error else earlier
-    values["hours_from"] = state.get("hours_from", now) if again else now
+    changes: StateChanges = {"attempt": state.attempt + 1, "attempt_started_at": now, "error": None}
+    changes["earlier_errors"] = [*state.earlier_errors, *([state.error] if state.error else [])]
+    changes["hours_from"] = (state.hours_from if again else None) or now
     if not run.final.is_dir():  # what was trained after the checkpoint is lost
-        lost, step = state.get("step", 0), run.saved_step() or 0
-        values |= {"step": step, "epoch": state.get("epoch", 0.0) * step / lost if lost else 0.0}
-    run.update_state("launching", forget=("loss", "tokens_per_second", "time_left_s", "set_aside"), **values)
+        step = run.saved_step() or 0
+        changes |= {"step": step, "epoch": state.epoch * step / state.step if state.step else 0.0}
+    changes |= {"loss": None, "tokens_per_second": None, "time_left_s": None, "set_aside": []}
+    run.update_state("launching", **changes)
 
 
 def discard(run: Run, before: Run | None) -> None:

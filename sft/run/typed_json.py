@@ -84,7 +84,7 @@ R = TypeVar("R", bound=Record)
 
 def read(path: Path, kind: type[R], advice: str = "remove it") -> R:
     """Return the record in a file. Raises OSError, and files.Unreadable for one that does not hold such a record."""
-    content = files.read_json(path, object)
+    content = files.read_json(path, object, advice)
     version = content.pop(VERSION, 0) if isinstance(content, dict) else 0
     try:
         if type(version) is not int:

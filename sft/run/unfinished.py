@@ -61,7 +61,7 @@ def named(run: Run, settings: Settings) -> tuple[Run | None, list[str]]:
         remedy = "use another name, or FRESH=1, which sets it aside"
         raise SettingsError([wrong("RUN_NAME", run.name, what, remedy)])
     before = run.settings()
-    if run.state().get("status") == "finished":
+    if run.state().status == "finished":
         what, remedy = "that run is finished", "use another name, or FRESH=1, which sets it aside"
         raise SettingsError([wrong("RUN_NAME", run.name, what, remedy)])
     differences = settings.differences(before)
@@ -105,7 +105,7 @@ def newest_of(settings: Settings) -> tuple[Run | None, list[str]]:
                 what = ", ".join(f"{name}={then}, here {now}" for name, now, then in changed)
                 said.append(f"{run.path} is unfinished and has other settings ({what})")
                 said.append(f"  a new run begins; `{run.command('resume')}` goes on with that one")
-        elif run.state().get("status") == "finished":
+        elif run.state().status == "finished":
             return None, said
         elif is_worth_going_on(run):
             run.claim().close()
@@ -120,7 +120,7 @@ def at_work(runs: Path) -> list[Run]:
 
 def is_worth_going_on(run: Run) -> bool:
     """Tell whether a run is unfinished, and did not fail before its first step."""
-    status = run.state().get("status")
+    status = run.state().status
     return status != "finished" and (run.has_trained or status != "failed")
 
 
@@ -135,7 +135,7 @@ def to_resume(runs: Path, name: str) -> tuple[Run, list[str]]:
     if name:
         run = find(runs, name)
         run.claim().close()
-        if run.state().get("status") == "finished":
+        if run.state().status == "finished":
             again = f"`make train FROM={run.name}` repeats it, `{run.command('evaluate')}` evaluates it again"
             raise UserError(f"{run.path}: is finished; {again}")
         return run, []

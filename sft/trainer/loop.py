@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 
 from sft.run import files
-from sft.run.directory import Run, Status
+from sft.run.directory import Run
+from sft.run.records import StateChanges, Status
 from sft.settings.fields import Settings
 from sft.steps import Steps
 from sft.trainer import batching, distributed, gradients, loss, nonfinite, oom, process, trial
@@ -154,8 +155,14 @@ def tried(run: Run, settings: Settings, base: Path, rows: Rows, steps: Steps, ph
             saver = save.Saver(engine, run, settings.keep_checkpoints, world)
         if world.is_main:
             files.write_json(run.ds_config, received)
-            rates: dict[str, Any] = dict.fromkeys(("tokens_per_second", "time_left_s"))  # not the last attempt's
-            run.update_state("training", step=first, total_steps=steps.total, epoch=first / steps.per_epoch, **rates)
+            run.update_state(
+                "training",
+                step=first,
+                total_steps=steps.total,
+                epoch=first / steps.per_epoch,
+                tokens_per_second=None,  # the last attempt's are not this one's
+                time_left_s=None,
+            )
             print(f"step {first} of {steps.total}: {'resumed' if first else 'started'}", flush=True)
         limit = oom.Limit(run, settings, rows, steps, packing, saver, world)
         if first == steps.total:
@@ -210,7 +217,7 @@ def print_once(world: World, text: str) -> None:
         print(text, flush=True)
 
 
-def say(run: Run, world: World, status: Status, **values: Any) -> None:
+def say(run: Run, world: World, status: Status, **changes: Unpack[StateChanges]) -> None:
     """Write what the run does to `state.json` (rank 0)."""
     if world.is_main:
-        run.tell(status, **values)
+        run.tell(status, **changes)

@@ -18,7 +18,8 @@ from typing import Any
 
 from sft.errors import SftError, between_ranks
 from sft.run import budget, files
-from sft.run.directory import Run, Status
+from sft.run.directory import Run
+from sft.run.records import Evaluating, Status
 from sft.settings.fields import Settings
 from sft.steps import Steps
 from sft.trainer import distributed, oom
@@ -84,7 +85,9 @@ def pipeline(run: Run, settings: Settings, world: World) -> Any:
     """
     prepared = files.read_json(run.prepared)
     phases = Phases(run, world)
-    before_ranks = max(0.0, time.time() - run.state()["attempt_started_at"] - sum(prepared["seconds"].values()))
+    now = time.time()
+    since_start = now - (run.state().attempt_started_at or now)
+    before_ranks = max(0.0, since_start - sum(prepared["seconds"].values()))
     phases.add(**{"starting": before_ranks} | prepared["seconds"])
     rows, held_out = (Rows(Path(prepared["data"]) / split) for split in ("train", "validation"))
     metrics: Metrics | NoMetrics = Metrics(run, settings) if world.is_main else NoMetrics()
@@ -111,7 +114,7 @@ def evaluate(
     path: Path,
     rows: Rows,
     world: World,
-    name: str,
+    name: Evaluating,
     metrics: Metrics | NoMetrics,
     step: int,
 ) -> None:

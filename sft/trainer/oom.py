@@ -79,7 +79,7 @@ def reason(error: BaseException, run: Run) -> str:
     """Return what is said of memory that was not enough outside of a step, or "" for another error."""
     if of_gpu(error):
         remedy = f"use {less(run.settings())}"
-        if run.state().get("status") == "evaluating":
+        if run.state().status == "evaluating":
             remedy = "use EVAL_BATCH_SIZE=1, a smaller MAX_NEW_TOKENS, or EVALUATE=0 and EVAL_STEPS=0"
         return f"{OUT_OF_MEMORY} of a GPU; {remedy}; `make plan` takes it into account"
     if of_host(error):

@@ -70,7 +70,7 @@ class Phases:
         """Add seconds to phases (rank 0)."""
         if not self.world.is_main:
             return
-        spent = self.run.state().get("seconds", {})
+        spent = self.run.state().seconds
         total = {phase: round(spent.get(phase, 0.0) + seconds.get(phase, 0.0), 2) for phase in PHASES}
         self.run.tell(seconds=total)
 

@@ -118,4 +118,4 @@ def test_two_runs_do_not_share_the_containers(stack):
     assert not (stack.path / "runs" / "two").exists()
     assert stack.inv("stop", "--name", "one").returncode == 0
     process.communicate(timeout=60)
-    assert run.state()["status"] == "stopped"
+    assert run.state().status == "stopped"

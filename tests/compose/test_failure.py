@@ -39,7 +39,7 @@ HARM = {
 
 def start(stack, name, **settings):
     run, process = stack.start_training(**small(RUN_NAME=name, SAVE_STEPS=3, **settings))
-    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    wait_until(lambda: run.state().step >= 5, process, run)
     return run, process
 
 
@@ -55,8 +55,8 @@ def test_it_fails_with_the_reason(stack, harm):
     harm(stack)
     output, _ = process.communicate(timeout=WITHIN_S)
     assert process.returncode == 1, output
-    assert run.state()["status"] == "failed" and HARM[harm] in run.state()["error"]
-    assert output.strip().splitlines()[-1] == f"runs/{run.name}: failed: {run.state()['error']}"
+    assert run.state().status == "failed" and HARM[harm] in run.state().error
+    assert output.strip().splitlines()[-1] == f"runs/{run.name}: failed: {run.state().error}"
     assert len(stack.exit_codes()) == 2
     assert checkpoint_is_whole(run) and not run.final.exists()
     stack.wait_for_no_process()
@@ -66,12 +66,12 @@ def test_it_fails_with_the_reason(stack, harm):
 def test_with_restarts_it_finishes(stack, harm):
     run, process = start(stack, f"restarted-{harm.__name__}", MAX_STEPS=30, RESTARTS=1)
     harm(stack)
-    wait_for(lambda: run.state().get("attempt", 1) == 2, WITHIN_S)
+    wait_for(lambda: run.state().attempt == 2, WITHIN_S)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     state = run.state()
-    assert state["status"] == "finished" and state["step"] == 30
-    assert len(state["earlier_errors"]) == 1 and HARM[harm] in state["earlier_errors"][0]
+    assert state.status == "finished" and state.step == 30
+    assert len(state.earlier_errors) == 1 and HARM[harm] in state.earlier_errors[0]
     assert "(1 of RESTARTS=1)" in output and "starting again from checkpoint step-" in output
     assert stack.exit_codes() == [0, 0]
 

@@ -25,7 +25,7 @@ def finished(stack):
     (stack.path / "mine.json").write_bytes((stack.path / "ds_configs" / "zero3.json").read_bytes())
     own = {"RUN_NAME": "tasks", "HUGGINGFACE_API_KEY": SECRET, "DS_CONFIG": "mine.json"}
     run, process = stack.start_training(**small(**own, **SETTINGS))
-    wait_until(lambda: run.state().get("step", 0) >= 1, process, run)
+    wait_until(lambda: run.state().step >= 1, process, run)
     seen = {node: stack.inspect(node) for node in NODES}
     for node in NODES:
         seen[node]["Status"] = stack.docker("compose", "exec", "-T", node, "cat", "/proc/1/status")
@@ -48,7 +48,7 @@ def test_a_deepspeed_file_outside_of_the_containers_is_used(finished):
 
 def test_it_finishes_in_both_containers(finished, stack):
     run, _, output = finished
-    assert run.state()["status"] == "finished"
+    assert run.state().status == "finished"
     assert stack.exit_codes() == [0, 0]
     assert "launcher compose (LAUNCHER=compose): 2 nodes in containers" in output
     assert set(json.loads(run.evaluation.read_text())) >= {"before", "after"}
@@ -123,7 +123,7 @@ def test_by_hand_it_is_the_same(finished, stack, monkeypatch):
     wait_for(lambda: {found.State for found in containers()} == {"exited"}, 180)
     assert {found.Service: found.ExitCode for found in containers()} == {"llm-master": 0, "llm-worker": 0}
     second = Run(stack.path / "runs" / os.readlink(stack.path / "runs" / "latest"))
-    assert second.path != run.path and second.state()["status"] == "finished"
+    assert second.path != run.path and second.state().status == "finished"
     assert metrics(second, "train/loss", "train/grad_norm") == metrics(run, "train/loss", "train/grad_norm")
     assert (second.final / "model.safetensors").read_bytes() == (run.final / "model.safetensors").read_bytes()
     assert {path.lstat().st_uid for path in second.path.rglob("*")} == {ownership.owner()[0]}

@@ -43,7 +43,7 @@ def test_root_trains_by_the_tasks_and_by_hand(roots, monkeypatch):
     wait_for(lambda: states() == {"exited"}, 180)
     latest = Run(roots.path / "runs" / os.readlink(roots.path / "runs" / "latest"))
     assert latest.name != "tasks", roots.docker("compose", "logs", NODES[0])
-    assert latest.state()["status"] == "finished", roots.docker("compose", "logs", NODES[0])
+    assert latest.state().status == "finished", roots.docker("compose", "logs", NODES[0])
     ours = (roots.path / "runs" / name / "state.json" for name in ("tasks", latest.name))
     assert {path.stat().st_uid for path in ours} == {ownership.DEFAULT_UID}
     assert {path.stat().st_uid for path in (mine, earlier)} == {0}

@@ -24,24 +24,24 @@ def sigterm_to_the_worker(stack):
 @pytest.mark.parametrize("stop", [inv_stop, compose_stop, sigterm_to_the_worker])
 def test_it_stops_with_a_checkpoint(stack, stop):
     run = Run(stack.path / "runs" / "stopped")
-    before = run.state().get("step", 0)
+    before = run.state().step
     _, process = stack.start_training(**small(RUN_NAME=run.name, **SETTINGS))
-    wait_until(lambda: run.state().get("status") == "training" and run.state()["step"] >= before + 3, process, run)
+    wait_until(lambda: run.state().status == "training" and run.state().step >= before + 3, process, run)
     stop(stack)
     output, _ = process.communicate(timeout=60)
     state = run.state()
     assert process.returncode == 0, output
-    assert state["status"] == "stopped" and before + 3 <= state["step"] < SETTINGS["MAX_STEPS"]
+    assert state.status == "stopped" and before + 3 <= state.step < SETTINGS["MAX_STEPS"]
     assert stack.exit_codes() == [0, 0]
-    assert (run.checkpoints / "latest").read_text().strip() == f"step-{state['step']:06d}"
-    assert (run.checkpoints / f"step-{state['step']:06d}" / "manifest.json").is_file()
+    assert (run.checkpoints / "latest").read_text().strip() == f"step-{state.step:06d}"
+    assert (run.checkpoints / f"step-{state.step:06d}" / "manifest.json").is_file()
 
 
 def test_it_resumes_and_ends_as_if_it_had_not_been_stopped(stack, tmp_path):
     run = Run(stack.path / "runs" / "stopped")
     if not run.path.exists():
         test_it_stops_with_a_checkpoint(stack, compose_stop)
-    stopped = run.state()["step"]
+    stopped = run.state().step
     done = stack.inv("train", **small(RUN_NAME=run.name, **SETTINGS))
     assert done.returncode == 0 and f"after step {stopped}" in done.stdout, done.stdout
     undisturbed = Project(tmp_path).train("undisturbed", **small(**SETTINGS))

@@ -32,7 +32,7 @@ def installed(project):
 
 def test_the_first_command_ends_with_a_model_that_has_learnt(fresh):
     run = Run(fresh.path / "runs" / "demo")
-    assert run.state()["status"] == "finished", fresh.output
+    assert run.state().status == "finished", fresh.output
     assert json.loads(run.evaluation.read_text())["after"]["exact_match"] >= 0.9
     fresh.wait_for_no_process()
 
@@ -64,10 +64,10 @@ def test_a_stopped_run_is_resumed_and_evaluated_again(fresh):
     run = Run(fresh.path / "runs" / "stopped")
     settings = small(RUN_NAME=run.name, MAX_STEPS=150)
     process = fresh.start("train", **settings)
-    wait_until(lambda: run.state().get("step", 0) >= 3, process, run)
+    wait_until(lambda: run.state().step >= 3, process, run)
     assert fresh.inv("stop", "--name", run.name).returncode == 0
     output, _ = process.communicate(timeout=120)
-    assert run.state()["status"] == "stopped" and run.state()["step"] < 150, output
+    assert run.state().status == "stopped" and run.state().step < 150, output
     run = fresh.train(run.name, MAX_STEPS=150)
     assert [line["step"] for line in run.read_metrics() if "train/loss" in line] == list(range(1, 151))
     done = fresh.inv("evaluate", "--name", run.name, EVAL_LIMIT=4, MAX_NEW_TOKENS=8)

@@ -44,7 +44,7 @@ def undisturbed(project: Project) -> Run:
 
 def equal(run: Run, other: Run) -> None:
     """Fail unless two finished runs have the same metrics, none missing or twice, and the same weights to the bit."""
-    assert run.state()["status"] == "finished"
+    assert run.state().status == "finished"
     assert metrics(run, *NAMES) == metrics(other, *NAMES)
     ours, theirs = (path.final / "model.safetensors" for path in (run, other))
     assert ours.read_bytes() == theirs.read_bytes()
@@ -72,7 +72,7 @@ class Harmed:
 
     def step(self) -> int:
         """Return the last step that it has told of."""
-        return int(self.run.state().get("step", 0))
+        return int(self.run.state().step)
 
     def wait_for(self, moment: str, process: subprocess.Popen[str], left: int) -> None:
         """Wait for a moment of harm, of which `left` are still to come: after some steps, in a save, in the start."""
@@ -83,7 +83,7 @@ class Harmed:
         resumed, wanted = self.step(), self.rng.randint(1, share)
 
         def is_there() -> bool:
-            return self.run.state().get("status") == "training" and self.step() >= resumed + wanted
+            return self.run.state().status == "training" and self.step() >= resumed + wanted
 
         wait_until(is_there, process, self.run)
         if moment == "save":
@@ -114,8 +114,8 @@ class Harmed:
             time.sleep(0.05)
         output, _ = process.communicate(timeout=TIMEOUT_S)
         state = self.run.state()
-        self.say(f"killed a {victim} ({moment}): {state['status']} after step {state['step']}: {state['error']}")
-        assert process.returncode == 1 and state["status"] == "failed", output
+        self.say(f"killed a {victim} ({moment}): {state.status} after step {state.step}: {state.error}")
+        assert process.returncode == 1 and state.status == "failed", output
         self.project.wait_for_no_process()
 
     def processes(self, word: str) -> list[psutil.Process]:
@@ -141,10 +141,10 @@ class Harmed:
             process.send_signal(getattr(signal, how))
         output, _ = process.communicate(timeout=TIMEOUT_S)
         state = self.run.state()
-        self.say(f"stopped by {how}: {state['status']} after step {state['step']}")
-        assert process.returncode == 0 and state["status"] == "stopped", output
-        assert state["step"] >= asked_after
-        assert (self.run.checkpoints / "latest").read_text().strip() == f"step-{state['step']:06d}"
+        self.say(f"stopped by {how}: {state.status} after step {state.step}")
+        assert process.returncode == 0 and state.status == "stopped", output
+        assert state.step >= asked_after
+        assert (self.run.checkpoints / "latest").read_text().strip() == f"step-{state.step:06d}"
         self.project.wait_for_no_process()
 
     def fill_disk(self, left: int) -> None:
@@ -159,9 +159,9 @@ class Harmed:
         output, _ = process.communicate(timeout=TIMEOUT_S)
         filler.unlink()
         state = self.run.state()
-        self.say(f"filled the disk: {state['status']} after step {state['step']}: {state['error']}")
-        assert process.returncode == 1 and state["status"] == "failed", output
-        assert os.strerror(28) in state["error"], output
+        self.say(f"filled the disk: {state.status} after step {state.step}: {state.error}")
+        assert process.returncode == 1 and state.status == "failed", output
+        assert os.strerror(28) in state.error, output
         kept = set(self.run.checkpoints.glob("step-*"))
         assert kept and max(kept) >= max(whole, default=min(kept))
         self.project.wait_for_no_process()

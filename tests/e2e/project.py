@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -84,7 +83,7 @@ class Project:
         done = self.inv("train", **small(RUN_NAME=name, **settings))
         run = Run(self.path / "runs" / name)
         assert done.returncode == 0, done.stdout + "".join(path.read_text() for path in run.log_files())
-        assert run.state()["status"] == "finished", done.stdout
+        assert run.state().status == "finished", done.stdout
         return run
 
     def processes(self) -> list[psutil.Process]:
@@ -131,7 +130,7 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[str], run: Ru
     deadline = time.monotonic() + TIMEOUT_S
     while not true():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, json.dumps(run.state())
+        assert time.monotonic() < deadline, run.state()
         time.sleep(0.05)
 
 

@@ -21,7 +21,7 @@ def demo(project):
 
 def test_it_finishes_and_has_learnt(demo):
     run, _ = demo
-    assert run.state()["status"] == "finished"
+    assert run.state().status == "finished"
     found = json.loads(run.evaluation.read_text())
     assert found["before"]["exact_match"] < 0.05
     assert found["after"]["exact_match"] >= 0.9
@@ -88,7 +88,7 @@ def test_evaluate_again_with_other_limits(demo, project):
     done = project.inv("evaluate", "--name", "demo", EVAL_LIMIT=20, MAX_NEW_TOKENS=24)
     assert done.returncode == 0, done.stdout
     assert json.loads(run.evaluation.read_text())["after"]["answers"] == 20
-    assert run.state()["status"] == "finished"
+    assert run.state().status == "finished"
 
 
 def test_inv_list_and_monitor_load_no_training_package(demo, project):

@@ -35,14 +35,14 @@ def at_work(project, run):
     """Start an evaluation that takes long, and wait until it generates answers."""
     process = project.start("evaluate", "--name", run.name, **small(**MANY))
     again = Run(run.path / "evaluation")
-    wait_until(lambda: run.is_running() and again.state().get("total_answers", 0) > 0, process, again)
+    wait_until(lambda: run.is_running() and again.state().total_answers > 0, process, again)
     return process
 
 
 def test_new_results_take_the_place_of_the_old_ones(finished):
     results = json.loads(finished.evaluation.read_text())
     assert [results[name]["answers"] for name in ("before", "after")] == [4, 4]
-    assert finished.state()["status"] == "finished" and finished.state()["step"] == 1
+    assert finished.state().status == "finished" and finished.state().step == 1
     assert not finished.settings().evaluate  # the run's inputs are those that it was trained with
 
 

@@ -34,12 +34,12 @@ def child(project, *words):
 def test_a_killed_process_ends_the_run(project, victim, reason):
     run = Run(project.path / "runs" / f"killed-{victim[0]}")
     process = project.start("train", **small(RUN_NAME=run.name, MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=3))
-    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    wait_until(lambda: run.state().step >= 5, process, run)
     os.kill(child(project, *victim).pid, signal.SIGKILL)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 1, output
-    assert run.state()["status"] == "failed"
-    assert reason in run.state()["error"]
+    assert run.state().status == "failed"
+    assert reason in run.state().error
     assert output.strip().splitlines()[-1].startswith(f"runs/{run.name}: failed: ")
     project.wait_for_no_process()
     assert (run.checkpoints / (run.checkpoints / "latest").read_text().strip() / "manifest.json").is_file()
@@ -54,12 +54,12 @@ def test_a_killed_service_of_wandb_is_said_and_ends_nothing(project):
     run = Run(project.path / "runs" / "without-wandb")
     wait_until(lambda: list(run.path.glob("wandb/offline-run-*/*.wandb")), process, run)
     service = next(found for found in project.processes() if "wandb-core" in found.name())
-    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    wait_until(lambda: run.state().step >= 5, process, run)
     service.kill()
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and run.state()["status"] == "finished", output
+    assert process.returncode == 0 and run.state().status == "finished", output
     assert [line["step"] for line in run.read_metrics()] == list(range(1, 501))
-    told = run.state()["wandb"]
+    told = run.state().wandb
     assert told.startswith("not logging there (")
     assert f"W&B: {told}" in output
     assert run.log_files()[0].read_text().count(f"W&B: {told}") == 1
@@ -80,8 +80,8 @@ def test_a_full_disk_is_the_reason_given(project, tmp_path):
         done = project.inv("train", **settings)
         run = Run(runs / "full")
         assert done.returncode == 1, done.stdout
-        assert run.state()["status"] == "failed"
-        assert "No space left on device" in run.state()["error"]
+        assert run.state().status == "failed"
+        assert "No space left on device" in run.state().error
         project.wait_for_no_process()
         whole = [path for path in run.checkpoints.iterdir() if path.name.startswith("step-")]
         assert whole and all((path / "manifest.json").is_file() for path in whole)
@@ -94,12 +94,12 @@ def test_a_run_without_a_sign_fails_with_the_stacks_in_the_logs(project):
     # In the order of the defaults: ranks meet sooner than a step may take.
     settings = small(RUN_NAME="silent", MAX_STEPS=0, MAX_EPOCHS=1000, RENDEZVOUS_TIMEOUT_S=10, STEP_TIMEOUT_S=20)
     process = project.start("train", **settings)
-    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    wait_until(lambda: run.state().step >= 5, process, run)
     rank = next(found for found in project.processes() if found.environ().get("RANK") == "0")
     rank.suspend()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
-    assert "no sign of the ranks within STEP_TIMEOUT_S=20 seconds, after step " in run.state()["error"]
+    assert "no sign of the ranks within STEP_TIMEOUT_S=20 seconds, after step " in run.state().error
     stacks = (run.logs / "stacks-rank-1.txt").read_text()  # a suspended rank writes none
     assert "most recent call first" in stacks and "in optimizer_step" in stacks
     project.wait_for_no_process()
@@ -110,7 +110,7 @@ def test_a_rank_that_breaks_is_the_reason_and_the_stacks_tell_where_the_others_h
     delays = {"PYTHONPATH": Path(__file__).parent / "delays", "HANG_AT": 5}
     done = project.inv("train", **small(RUN_NAME="hanging", NODES=1, GPUS_PER_NODE=2, **delays))
     assert done.returncode == 1, done.stdout
-    assert run.state()["error"] == "rank 1: ArithmeticError: one rank's own error"
+    assert run.state().error == "rank 1: ArithmeticError: one rank's own error"
     stacks = (run.logs / "stacks-rank-0.txt").read_text()
     assert "most recent call first" in stacks and "in hanging_step" in stacks
     project.wait_for_no_process()
@@ -119,7 +119,7 @@ def test_a_rank_that_breaks_is_the_reason_and_the_stacks_tell_where_the_others_h
 def test_an_export_may_take_longer_than_ranks_wait_to_meet(project):
     delays = {"PYTHONPATH": Path(__file__).parent / "delays", "EXPORT_DELAY_S": 12}
     run = project.train("slow-export", RENDEZVOUS_TIMEOUT_S=10, **delays)
-    assert run.state()["seconds"]["saving"] > 12
+    assert run.state().seconds["saving"] > 12
     assert not list(run.logs.glob("stacks-*"))
 
 
@@ -130,7 +130,7 @@ def test_an_export_that_fails_costs_no_step(project, settings):
     failing = {"PYTHONPATH": Path(__file__).parent / "delays", "EXPORT_FAILS": 1}
     done = project.inv("train", **asked, **failing)
     run = Run(project.path / "runs" / name)
-    assert done.returncode == 1 and "a model that this version cannot write" in run.state()["error"], done.stdout
+    assert done.returncode == 1 and "a model that this version cannot write" in run.state().error, done.stdout
     assert (run.checkpoints / "latest").read_text() == "step-000003\n"
     lines = run.metrics.read_text()
     done = project.inv("train", **asked)
@@ -145,7 +145,7 @@ def test_a_disk_without_room_for_a_last_checkpoint_still_takes_the_model(project
         with harm.small_disk(tmp_path / "small", "6m") as runs:  # a checkpoint has 5.6 MB, and the model 1.4
             done = project.inv("train", **small(RUN_NAME="no-room", RUNS_PATH=runs, NODES=1, MAX_STEPS=3))
             run = Run(runs / "no-room")
-            assert done.returncode == 0 and run.state()["status"] == "finished", done.stdout
+            assert done.returncode == 0 and run.state().status == "finished", done.stdout
             assert "no checkpoint before the export: " in run.log_files()[0].read_text()
             assert (run.final / "model.safetensors").is_file() and not list(run.checkpoints.glob("*step-*"))
     except PermissionError as error:
@@ -174,7 +174,7 @@ def test_a_row_that_makes_the_loss_infinite_is_named(project, base, tmp_path):
     settings = small(RUN_NAME="infinite", MODEL_NAME=tmp_path / "model", DATASET=tmp_path, BATCH_SIZE=2, SAVE_STEPS=1)
     done = project.inv("train", RESTARTS=2, **(settings | {"MAX_STEPS": 16, "KEEP_CHECKPOINTS": 50}))
     assert done.returncode == 1, done.stdout
-    error = run.state()["error"]
+    error = run.state().error
     step = next(i for i in range(16) if 40 in batching.rows_of_step(i, 64, 4, run.settings().seed))
     assert error.startswith(f"step {step + 1}: the loss is not finite; its rows: ")
     assert error.count(f"{rows}:") == 4 and f"{rows}:41" in error
@@ -248,7 +248,7 @@ def test_a_run_is_not_started_twice(project):
     assert "is running; `make monitor NAME=once` shows it" in second.stdout
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=90)
-    assert run.state()["status"] == "stopped", output
+    assert run.state().status == "stopped", output
     project.wait_for_no_process()
 
 
@@ -259,5 +259,5 @@ def test_of_two_started_at_once_one_trains(project):
     assert sorted(process.returncode for process in both) == [0, 2], outputs
     refused = next(output for process, output in zip(both, outputs, strict=True) if process.returncode == 2)
     assert refused.strip().splitlines()[-1].startswith(f"runs/{run.name}: is running; `make monitor NAME=")
-    assert run.state()["status"] == "finished" and run.failure() is None
+    assert run.state().status == "finished" and run.failure() is None
     project.wait_for_no_process()

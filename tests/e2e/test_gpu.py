@@ -73,12 +73,12 @@ def test_stopped_and_resumed_on_as_many_gpus_or_more(project, undisturbed, gpus)
         pytest.skip(f"{GPUS} GPU is visible here, {gpus} are needed")
     run = Run(project.path / "runs" / f"gpu-resumed-on-{gpus}")
     process = project.start("train", **small(RUN_NAME=run.name, **ON_ONE))
-    wait_until(lambda: run.state().get("step", 0) >= 4, process, run)
+    wait_until(lambda: run.state().step >= 4, process, run)
     run.request_stop("the test asked for it")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert run.state()["status"] == "stopped" and run.state()["step"] < 100
-    assert project.train(run.name, **ON_ONE | {"GPUS_PER_NODE": gpus}).state()["status"] == "finished"
+    assert run.state().status == "stopped" and run.state().step < 100
+    assert project.train(run.name, **ON_ONE | {"GPUS_PER_NODE": gpus}).state().status == "finished"
     for ours, theirs in zip(metrics(run, "train/loss"), metrics(undisturbed, "train/loss"), strict=True):
         assert ours == pytest.approx(theirs, rel=5e-2)  # bf16, and kernels that add up in any order
 
@@ -115,7 +115,7 @@ def test_a_run_trains_on_the_card_that_it_is_told_by_uuid(project, ds_config):
     run = Run(project.path / "runs" / f"gpu-by-uuid-{ds_config}")
     one = ON_ONE | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000, "CUDA_VISIBLE_DEVICES": asked.uuid, "DS_CONFIG": ds_config}
     process = project.start("train", **small(RUN_NAME=run.name, **one))
-    wait_until(lambda: run.state().get("step", 0) >= 4, process, run)
+    wait_until(lambda: run.state().step >= 4, process, run)
     used = {gpu.uuid: gpu.used_gib for gpu in gpus.facts()}
     run.request_stop("the test has seen enough")
     output, _ = process.communicate(timeout=120)
@@ -134,11 +134,11 @@ def test_over_nccl_too_a_silent_rank_ends_the_run_after_the_steps_limit_with_the
     run = Run(project.path / "runs" / "gpu-silent")
     settings = small(RUN_NAME=run.name, **TWO | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000})
     process = project.start("train", **settings, RENDEZVOUS_TIMEOUT_S=10, STEP_TIMEOUT_S=20)
-    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    wait_until(lambda: run.state().step >= 5, process, run)
     next(found for found in project.processes() if found.environ().get("RANK") == "0").suspend()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
-    assert "no sign of the ranks within STEP_TIMEOUT_S=20 seconds, after step " in run.state()["error"]
+    assert "no sign of the ranks within STEP_TIMEOUT_S=20 seconds, after step " in run.state().error
     assert "most recent call first" in (run.logs / "stacks-rank-1.txt").read_text()
     project.wait_for_no_process()
 
@@ -147,11 +147,11 @@ def test_over_nccl_too_a_silent_rank_ends_the_run_after_the_steps_limit_with_the
 def test_over_nccl_too_a_killed_rank_ends_the_run_with_the_reason(project):
     run = Run(project.path / "runs" / "gpu-killed")
     process = project.start("train", **small(RUN_NAME=run.name, **TWO | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000}))
-    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    wait_until(lambda: run.state().step >= 5, process, run)
     next(found for found in project.processes() if found.environ().get("RANK") == "1").kill()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
-    assert "rank 1 was killed by signal 9" in run.state()["error"]
+    assert "rank 1 was killed by signal 9" in run.state().error
     project.wait_for_no_process()
 
 
@@ -161,7 +161,7 @@ def test_over_nccl_too_an_export_may_take_longer_than_ranks_wait_to_meet(project
     if "PYTHONPATH" in os.environ:
         delays["PYTHONPATH"] = f"{delays['PYTHONPATH']}:{os.environ['PYTHONPATH']}"
     run = project.train("gpu-slow-export", **TWO, RENDEZVOUS_TIMEOUT_S=10, **delays)
-    assert run.state()["seconds"]["saving"] > 15
+    assert run.state().seconds["saving"] > 15
 
 
 @pytest.mark.parametrize("gpus", [1, 2])

@@ -87,5 +87,5 @@ def test_the_tasks_read_their_env_file(project):
     settings = small(RUN_NAME="from-file", NODES=1)
     del settings["MAX_STEPS"]
     assert project.inv("train", **settings).returncode == 0
-    assert Run(project.path / "runs" / "from-file").state()["total_steps"] == 2
+    assert Run(project.path / "runs" / "from-file").state().total_steps == 2
     env.unlink()

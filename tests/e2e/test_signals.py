@@ -40,9 +40,9 @@ def stopped_well(project, run, process):
     output, _ = process.communicate(timeout=TIMEOUT_S)
     project.wait_for_no_process()
     state = run.state()
-    assert state["status"] == "stopped" and run.failure() is None, output
-    assert (run.checkpoints / "latest").read_text().strip() == f"step-{state['step']:06d}", output
-    return state["step"]
+    assert state.status == "stopped" and run.failure() is None, output
+    assert (run.checkpoints / "latest").read_text().strip() == f"step-{state.step:06d}", output
+    return state.step
 
 
 def is_at_work(project, program):
@@ -61,7 +61,7 @@ def test_every_kind_of_stop_saves_the_last_step(project):
         command = ["timeout", str(TIMEOUT_S)] if end is time_is_over else []
         process = project.start(*command, "make", "train", **ENDLESS, RUN_NAME=run.name)
         wanted = reached + 3
-        wait_until(lambda wanted=wanted: run.state().get("step", 0) >= wanted, process, run)
+        wait_until(lambda wanted=wanted: run.state().step >= wanted, process, run)
         end(project, process)
         reached = stopped_well(project, run, process)
         assert reached >= wanted, end
@@ -74,14 +74,14 @@ def test_a_service_that_is_stopped_while_its_run_starts_is_stopped_and_not_faile
     service_stopped(project, process)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     project.wait_for_no_process()
-    assert run.state()["status"] == "stopped" and run.failure() is None, output
+    assert run.state().status == "stopped" and run.failure() is None, output
 
 
 def test_a_persons_second_ctrl_c_ends_at_once(project):
     run = Run(project.path / "runs" / "twice")
     # A rank that does not move cannot save: only an end at once gets past it.
     process = project.start("make", "train", **ENDLESS, RUN_NAME=run.name)
-    wait_until(lambda: run.state().get("step", 0) >= 3, process, run)
+    wait_until(lambda: run.state().step >= 3, process, run)
     rank = next(found for found in project.processes() if "--local_rank=0" in found.cmdline())
     rank.suspend()
     os.killpg(process.pid, signal.SIGINT)
@@ -90,7 +90,7 @@ def test_a_persons_second_ctrl_c_ends_at_once(project):
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     project.wait_for_no_process()
-    assert run.state()["status"] == "stopped" and not list(run.checkpoints.glob("step-*"))
+    assert run.state().status == "stopped" and not list(run.checkpoints.glob("step-*"))
 
 
 def test_a_run_goes_on_when_nobody_reads_what_it_prints(project):
@@ -100,7 +100,7 @@ def test_a_run_goes_on_when_nobody_reads_what_it_prints(project):
     assert process.stdout is not None and process.stdout.readline()
     process.stdout.close()
     assert process.wait(timeout=TIMEOUT_S) == 0
-    assert run.state()["status"] == "finished"
+    assert run.state().status == "finished"
     project.wait_for_no_process()
 
 

@@ -23,22 +23,22 @@ def undisturbed(project):
 def test_stopped_and_resumed_equals_undisturbed(project, undisturbed):
     run = Run(project.path / "runs" / "stopped")
     process = project.start("train", **small(RUN_NAME="stopped", **STEPS))
-    wait_until(lambda: run.state().get("step", 0) >= 5, process, run)
+    wait_until(lambda: run.state().step >= 5, process, run)
     asked = project.inv("stop", "--name", "stopped")
     output, _ = process.communicate(timeout=60)
     assert (asked.returncode, process.returncode) == (0, 0), asked.stdout + output
     state = run.state()
-    assert state["status"] == "stopped" and 5 <= state["step"] < 120
-    saved = f"saved as step-{state['step']:06d}; `make resume NAME=stopped` goes on from there"
+    assert state.status == "stopped" and 5 <= state.step < 120
+    saved = f"saved as step-{state.step:06d}; `make resume NAME=stopped` goes on from there"
     for said in (output, asked.stdout):
-        assert f"stopped after step {state['step']} of 120, {saved}" in said
-    assert (run.checkpoints / "latest").read_text().strip() == f"step-{state['step']:06d}"
+        assert f"stopped after step {state.step} of 120, {saved}" in said
+    assert (run.checkpoints / "latest").read_text().strip() == f"step-{state.step:06d}"
     project.wait_for_no_process()
 
     resumed = project.inv("make", "resume", "NAME=stopped")  # with the settings of its own, as the hint stands there
     assert resumed.returncode == 0, resumed.stdout
-    assert f"after step {state['step']}" in resumed.stdout
-    assert run.state()["status"] == "finished"
+    assert f"after step {state.step}" in resumed.stdout
+    assert run.state().status == "finished"
     assert metrics(run, *NAMES) == metrics(undisturbed, *NAMES)
     ours, theirs = (path.final / "model.safetensors" for path in (run, undisturbed))
     assert ours.read_bytes() == theirs.read_bytes()
@@ -49,7 +49,7 @@ def interrupted(project):
     """A run that a Ctrl-C has stopped after some steps."""
     run = Run(project.path / "runs" / "interrupted")
     process = project.start("train", **small(RUN_NAME=run.name, **UNENDING))
-    wait_until(lambda: run.state().get("step", 0) >= 3, process, run)
+    wait_until(lambda: run.state().step >= 3, process, run)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
@@ -58,8 +58,8 @@ def interrupted(project):
 
 def test_ctrl_c_saves(interrupted):
     run, stopped = interrupted, interrupted.state()
-    assert stopped["status"] == "stopped" and run.stop_reason() == "SIGINT"
-    assert (run.checkpoints / f"step-{stopped['step']:06d}" / "manifest.json").is_file()
+    assert stopped.status == "stopped" and run.stop_reason() == "SIGINT"
+    assert (run.checkpoints / f"step-{stopped.step:06d}" / "manifest.json").is_file()
 
 
 def test_a_stop_while_the_inputs_are_made_ends_the_ranks_that_wait_for_them(project, tmp_path):
@@ -67,11 +67,11 @@ def test_a_stop_while_the_inputs_are_made_ends_the_ranks_that_wait_for_them(proj
     run = Run(project.path / "runs" / "waiting")
     process = project.start("train", **small(RUN_NAME="waiting", DATASET=tmp_path))
     wait_until(lambda: sum("--local_rank=0" in found.cmdline() for found in project.processes()) == 2, process, run)
-    assert run.state()["status"] == "preparing"
+    assert run.state().status == "preparing"
     asked = project.inv("stop", "--name", "waiting")
     output, _ = process.communicate(timeout=60)
     assert (asked.returncode, process.returncode) == (0, 0), asked.stdout + output
-    assert run.state()["status"] == "stopped" and run.failure() is None
+    assert run.state().status == "stopped" and run.failure() is None
     assert "stopped before its first step; `make resume NAME=waiting` starts it again" in output
     assert not run.prepared.exists()
     project.wait_for_no_process()
@@ -83,7 +83,7 @@ def test_a_run_goes_on_with_no_other_rows_than_its_own(project, tmp_path):
     rows.write_text("\n".join(lines) + "\n")
     run = Run(project.path / "runs" / "edited")
     process = project.start("train", **small(RUN_NAME=run.name, DATASET=rows, **UNENDING))
-    wait_until(lambda: run.state().get("step", 0) >= 3, process, run)
+    wait_until(lambda: run.state().step >= 3, process, run)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
@@ -97,14 +97,14 @@ def test_a_run_goes_on_with_no_other_rows_than_its_own(project, tmp_path):
     step = run.saved_step()
     resumed = project.inv("make", "resume", f"NAME={run.name}", "MAX_HOURS=0.002")
     assert resumed.returncode == 0 and f"resuming runs/{run.name} after step {step}" in resumed.stdout
-    assert run.state()["status"] == "stopped" and run.state()["step"] >= step
+    assert run.state().status == "stopped" and run.state().step >= step
 
 
 def test_the_time_limit_stops_a_run_and_says_so(project):
     run = Run(project.path / "runs" / "hours")
     done = project.inv("train", **small(RUN_NAME="hours", **UNENDING, MAX_HOURS=0.01))
     assert done.returncode == 0, done.stdout
-    assert run.state()["status"] == "stopped"
+    assert run.state().status == "stopped"
     assert run.stop_reason() == "MAX_HOURS=0.01 are over" and "reason: MAX_HOURS=0.01 are over" in done.stdout
     project.wait_for_no_process()
 

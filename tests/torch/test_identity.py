@@ -195,7 +195,7 @@ def test_an_edited_deepspeed_file_is_refused_by_what_changed(own_file):
         f"DS_CONFIG={settings.ds_config}: its file is not what the run began with (zero_optimization.stage was 2, is "
         "1, steps_per_print was None, is 7); restore it, or start over with FRESH=1"
     )
-    assert run.ds_config.read_bytes() == before and run.state()["status"] == "stopped"
+    assert run.ds_config.read_bytes() == before and run.state().status == "stopped"
 
 
 def test_without_a_checkpoint_the_deepspeed_file_of_now_counts(own_file):

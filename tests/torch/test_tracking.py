@@ -60,7 +60,7 @@ def test_what_is_logged_reaches_wandb_too_and_no_process_is_left(tmp_path):
         metrics.log(step, train_loss=step + 0.4321)
     metrics.close()
     assert all(f"{step}.4321".encode() in logged(run) for step in range(1, 6))
-    assert run.state()["wandb"] is None and not psutil.pid_exists(process.pid)
+    assert run.state().wandb is None and not psutil.pid_exists(process.pid)
 
 
 @pytest.mark.parametrize("victim", ["service", "process"])
@@ -83,9 +83,9 @@ def test_wandb_killed_in_the_middle_is_said_once_and_all_steps_are_in_the_metric
     metrics.close()
     assert steps(run) == list(range(1, step + 2))
     said = capsys.readouterr().out
-    assert said.count("W&B: not logging there (") == 1 and said.strip().endswith(run.state()["wandb"])
+    assert said.count("W&B: not logging there (") == 1 and said.strip().endswith(run.state().wandb)
     if victim == "process":
-        assert run.state()["wandb"] == "not logging there (its process ended with exit code -9)"
+        assert run.state().wandb == "not logging there (its process ended with exit code -9)"
 
 
 def test_wandb_that_hangs_at_the_end_is_ended(tmp_path, capsys):
@@ -98,7 +98,7 @@ def test_wandb_that_hangs_at_the_end_is_ended(tmp_path, capsys):
     metrics.tracker.close(limit_s=2)
     metrics.close()
     said = f"it did not end within 2 s; `wandb sync` uploads what is in {run.path}/wandb"
-    assert run.state()["wandb"] == f"not logging there ({said})"
+    assert run.state().wandb == f"not logging there ({said})"
     assert capsys.readouterr().out == f"W&B: not logging there ({said})\n"
     assert process.returncode is not None
     assert not core.is_running() or core.status() == psutil.STATUS_ZOMBIE
@@ -108,9 +108,9 @@ def test_wandb_that_hangs_at_the_end_is_ended(tmp_path, capsys):
 def test_wandb_that_cannot_start_is_said(tmp_path):
     run = run_in(tmp_path, wandb_project_name="a/b:c")
     metrics = metrics_of(run)
-    wait_for(lambda: metrics.flush() or run.state().get("wandb"))
+    wait_for(lambda: metrics.flush() or run.state().wandb)
     metrics.close()
-    assert run.state()["wandb"].startswith("not logging there (") and "a/b:c" in run.state()["wandb"]
+    assert run.state().wandb.startswith("not logging there (") and "a/b:c" in run.state().wandb
 
 
 def test_a_run_is_the_same_in_wandb_after_a_resume_and_another_of_its_name_is_not(tmp_path):

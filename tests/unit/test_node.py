@@ -136,7 +136,7 @@ def test_an_export_of_ten_minutes_is_alive_by_default_and_a_hang_is_found(tmp_pa
 
 def test_a_clock_that_is_set_ends_no_run(tmp_path, monkeypatch):
     run = lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a", max_hours=1), hostfile.hostfile(1, 1))
-    clocks = {"time": run.state()["hours_from"] + 1800, "monotonic": 50.0}
+    clocks = {"time": run.state().hours_from + 1800, "monotonic": 50.0}
     for name in clocks:
         monkeypatch.setattr(launch.time, name, lambda name=name: clocks[name])
     node = Node(run, 0, Link(), SimpleNamespace())

@@ -60,7 +60,7 @@ def test_exactly_one_of_many_programs_opens_a_run(tmp_path, kind):
         ]
         won = [text for text in said if text not in refused]
         assert len(refused) == PROGRAMS - 1 and len(won) == 1, said
-        assert runs.Run(tmp_path / won[0]).state()["status"] == "launching"
+        assert runs.Run(tmp_path / won[0]).state().status == "launching"
         assert not any("\n" in text for text in refused)
 
 
@@ -83,7 +83,7 @@ def test_a_node_at_work_keeps_others_out(tmp_path):
     run.update_state("stopped")
     with run.lock(), pytest.raises(UserError, match="is running"), choose.open_run(settings, None, print):
         pass
-    assert run.state()["status"] == "stopped"
+    assert run.state().status == "stopped"
 
 
 def test_one_that_only_looks_keeps_no_run_from_starting(tmp_path):

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sft.host import screen
 from sft.host.commands import progress
+from sft.run.records import State
 from tests.unit.screen import run_in_terminal
 
 RATES = {"loss": 0.0234, "tokens_per_second": 12_345.6, "time_left_s": 125}
@@ -32,10 +33,11 @@ PLAY = f"""
 import json, sys
 from sft.host import screen
 from sft.host.commands import progress
+from sft.run.records import State
 console = screen.terminal()
 with progress.display(console) as shown:
     for state in json.loads(sys.argv[1]):
-        shown.show(state)
+        shown.show(State.from_json(state))
 console.print({SENTENCE!r})
 """
 
@@ -99,7 +101,7 @@ def test_a_log_has_plain_lines_that_are_not_wrapped(monkeypatch):
     console = screen.terminal()
     with progress.display(console) as shown:
         for state in STATES:
-            shown.show(state)
+            shown.show(State.from_json(state))
     console.print(SENTENCE)
     *lines, last = text.getvalue().splitlines()
     assert last == SENTENCE and "\x1b" not in text.getvalue() and "━" not in text.getvalue()

@@ -15,6 +15,7 @@ from sft import hostfile
 from sft.errors import UserError
 from sft.host.commands import monitor, progress
 from sft.run import budget, files, find, lifecycle, unfinished
+from sft.run.records import Evaluation
 from sft.settings.fields import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ def run(tmp_path):
 
 def test_created_run_is_latest_and_frozen(run, tmp_path):
     assert find.latest(tmp_path).path == run.path
-    assert run.state()["status"] == "launching"
+    assert run.state().status == "launching"
     assert json.loads(run.ds_config.read_text())["zero_optimization"]["stage"] == 3
     assert hostfile.read_hostfile(run.hostfile) == {"llm-master": 2, "llm-worker": 2}
     assert run.settings().run_name == "a"
@@ -55,7 +56,7 @@ def test_how_an_attempt_ends_is_flushed_and_what_is_told_meanwhile_is_not(run, m
     monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(descriptor) or own(descriptor))
     run.tell(step=3, loss=0.5)
     run.tell("evaluating", answers=1)
-    assert not flushed and run.state()["step"] == 3 and run.state()["status"] == "evaluating"
+    assert not flushed and run.state().step == 3 and run.state().status == "evaluating"
     for status in ("finished", "stopped", "failed"):
         flushed.clear()
         run.update_state(status)
@@ -77,7 +78,7 @@ def test_a_disk_that_does_not_take_the_status_ends_no_training_but_no_run_ends_u
         f"{run.path}/state.json: could not be written (Input/output error); going on without\n"
     )
     run.tell(step=3)
-    assert run.state()["step"] == 3 and run.state()["status"] == "launching"
+    assert run.state().step == 3 and run.state().status == "launching"
     assert not list(run.path.glob("*.tmp")) + list(run.path.glob(".state*"))
 
 
@@ -151,14 +152,15 @@ def test_a_reopened_run_has_the_hostfile_of_its_ranks_of_now(run):
 
 
 def test_the_hours_of_a_start_go_on_over_its_restarts(run):
-    started = run.state()["hours_from"]
+    started = run.state().hours_from
     lifecycle.reopen(run, run.settings(), again=True)
-    assert run.state()["hours_from"] == started
+    assert run.state().hours_from == started
     lifecycle.reopen(run, run.settings())
-    assert run.state()["hours_from"] > started
+    assert run.state().hours_from > started
 
 
 ZEROS = b"\0" * 100
+WRONG = {"step": "x", "before": 1, "model": 1, "cuts": 1, "name": 1, "opened_at": "x"}  # a wrong type in every record
 
 
 def test_unreadable_lines_of_the_metrics_are_left_out_and_counted(run):
@@ -173,7 +175,7 @@ def test_unreadable_lines_of_the_metrics_are_left_out_and_counted(run):
 @pytest.mark.parametrize(
     "name", ["state", "evaluation", "prepared", "budget", "node-0", "node-1", "plan", "environment"]
 )
-@pytest.mark.parametrize("content", [b"", b'{"before": {"lo', ZEROS, b"7"])
+@pytest.mark.parametrize("content", [b"", b'{"before": {"lo', ZEROS, b"7", json.dumps(WRONG).encode()])
 def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, name, content):
     run.update_state("stopped", step=7)
     run.metrics.write_text('{"step": 7}\n')
@@ -182,10 +184,10 @@ def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, n
     found, lines = unfinished.resumable(settings)
     assert found.path == run.path and len(lines) == 1
     assert lines[0].startswith(f"{run.path}/{name}.json: ") and lines[0].endswith("; it is left out")
-    assert (budget.cuts(run), run.nodes(), run.read(run.evaluation, {})) == ([], [], {})
+    assert (budget.cuts(run), run.nodes(), run.record(run.evaluation, Evaluation)) == ([], [], None)
     assert monitor.snapshot(run, [], run.unreadable_files())["problems"] == lines
     lifecycle.reopen(run, settings)
-    assert run.state()["status"] == "launching" and run.state()["attempt"] == 2
+    assert run.state().status == "launching" and run.state().attempt == 2
     assert run.unreadable() == []  # said once
 
 

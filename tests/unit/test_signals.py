@@ -96,7 +96,7 @@ def test_a_signal_that_comes_before_there_are_nodes_stops_the_run_there(run):
         raise AssertionError("no node is to be started")
 
     watched = watch.watch(run, start, Console(), heard)
-    assert run.state()["status"] == "stopped" and run.stop_reason() == "SIGTERM" and not watched.broke
+    assert run.state().status == "stopped" and run.stop_reason() == "SIGTERM" and not watched.broke
 
 
 class StoppingNodes:
@@ -120,4 +120,4 @@ class StoppingNodes:
 def test_several_signals_between_two_looks_are_a_stop(run):
     heard = Asked()
     watch.watch(run, lambda run: StoppingNodes(run, heard), Console(), heard)
-    assert run.state()["status"] == "stopped" and run.stop_reason() == "SIGTERM"
+    assert run.state().status == "stopped" and run.stop_reason() == "SIGTERM"

@@ -37,7 +37,7 @@ def made(name, status="stopped", step=0, saved=(), age=0, **given):
     """Return a run that ended as `status` after `step` steps, with checkpoints of the steps `saved`."""
     settings = settings_of(run_name=name, **given)
     run = lifecycle.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
-    started = run.state()["attempt_started_at"] - age
+    started = run.state().attempt_started_at - age
     run.update_state(status, step=step, total_steps=250, epoch=step / 125, attempt_started_at=started)
     run.update_state(loss=0.1, tokens_per_second=9.0, time_left_s=1.0)
     run.metrics.write_text("".join(f'{{"step": {i + 1}}}\n' for i in range(step)))
@@ -70,8 +70,8 @@ def test_the_newest_whole_checkpoint_counts_not_the_last_step():
     said, again = opened(settings_of(run_name="a"))
     assert said == ["resuming runs/a after step 60 (FRESH=1 starts over)"]
     state = again.state()
-    assert (state["step"], round(state["epoch"], 6), state["total_steps"]) == (60, 0.48, 250)
-    assert not {"loss", "tokens_per_second", "time_left_s"} & state.keys()
+    assert (state.step, round(state.epoch, 6), state.total_steps) == (60, 0.48, 250)
+    assert (state.loss, state.tokens_per_second, state.time_left_s) == (None, None, None)
 
 
 def test_a_checkpoint_of_the_last_step_is_named():
@@ -211,7 +211,7 @@ def test_a_run_that_never_trained_a_step_makes_room_for_other_settings():
     made("gsm", "failed", max_length=64)
     said, run = opened(settings_of(run_name="gsm", max_length=128))
     assert said == ["runs/gsm had not trained a step and is replaced (MAX_LENGTH=128, not 64)", "run runs/gsm"]
-    assert run.settings().max_length == 128 and run.state().get("attempt", 1) == 1
+    assert run.settings().max_length == 128 and run.state().attempt == 1
 
 
 def test_a_directory_that_was_killed_while_it_was_made_is_made_again(tmp_path):
@@ -350,7 +350,7 @@ def test_a_spoilt_state_costs_no_checkpoint(content):
     said, _ = opened(settings_of(run_name="a"))
     assert said[-1] == "resuming runs/a after step 7 (FRESH=1 starts over)" and len(said) == 2
     assert said[0].startswith("runs/a/state.json: ")
-    assert (run.state()["status"], run.state()["step"]) == ("launching", 7)
+    assert (run.state().status, run.state().step) == ("launching", 7)
 
 
 def test_a_finished_run_has_nothing_to_resume(tmp_path):

@@ -18,7 +18,7 @@ WHO = {
 
 def stopped(run: Run, command: str) -> str:
     """Return the line that says where a run stopped, what of it is saved, and which command goes on from there."""
-    step, total, saved = run.state().get("step", 0), run.state().get("total_steps", 0), run.saved_step()
+    step, total, saved = run.state().step, run.state().total_steps, run.saved_step()
     if run.final.is_dir():
         return f"stopped after the last step, with the final model written; `{command}` does what is left"
     if not run.has_trained:

@@ -30,14 +30,14 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
         with signals.noted() as heard:
             watched = watch(lifecycle.evaluate_again(run, frozen), start, console, heard)
             results = watched.run.read(watched.run.evaluation, {})
-            if watched.run.state()["status"] == "finished":
+            if watched.run.state().status == "finished":
                 files.write_json(run.evaluation, results)
     again = run.command("evaluate")
-    if watched.run.state()["status"] == "stopped":
+    if watched.run.state().status == "stopped":
         kept = "the results of before stay" if run.evaluation.is_file() else "there are no results"
         console.print(f"stopped: {kept}; `{again}` evaluates the run from the beginning")
         return
-    if watched.run.state()["status"] == "failed":
+    if watched.run.state().status == "failed":
         conclude(watched, console, again)
     for line in evaluation_lines(results):
         console.print(line)

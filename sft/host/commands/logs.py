@@ -41,7 +41,7 @@ def ends(run: Run) -> dict[str, list[str]]:
 
     What DeepSpeed's launcher says of itself is left out, and so is the reason, which is said elsewhere.
     """
-    reason = str(run.state().get("error"))
+    reason = str(run.state().error)
     found = {}
     for path in run.log_files():
         lines = [line.rstrip() for line in run.log_tail(path, LOOK_BACK)]

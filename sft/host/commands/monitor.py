@@ -23,8 +23,9 @@ from sft.host.commands import ending
 from sft.host.commands.logs import ends
 from sft.host.commands.progress import bar_line, phase_of
 from sft.host.screen import duration
-from sft.run.directory import ENDED, Run
+from sft.run.directory import Run
 from sft.run.metrics import metrics_line
+from sft.run.records import ENDED
 from sft.run.unfinished import at_work
 
 REFRESH_S = 0.5
@@ -70,19 +71,20 @@ class MetricsReader:
 def snapshot(run: Run, metrics: list[dict[str, Any]], problems: Sequence[str] = ()) -> dict[str, Any]:
     """Return everything that the monitor shows, as JSON data; `problems` are lines about what cannot be read."""
     state, now = run.state(), time.time()
-    ended, running = state.get("status") in ENDED, run.is_running()
+    updated_at = state.updated_at or now
+    ended, running = state.status in ENDED, run.is_running()
     latest: dict[str, Any] = {}
     for line in metrics[-50:]:
         latest |= line
     nodes = run.nodes()
     owners = {uuid: node["name"] for node in nodes for uuid in node["gpus"]}
-    broken = state.get("status") == "failed" or not (ended or running)
+    broken = state.status == "failed" or not (ended or running)
     return {
         "run": run.name,
         "path": str(run.path),
         "running": running,
-        "age_s": round(now - state.get("updated_at", now), 1),
-        "elapsed_s": round((state.get("updated_at", now) if ended else now) - state.get("attempt_started_at", now), 1),
+        "age_s": round(now - updated_at, 1),
+        "elapsed_s": round((updated_at if ended else now) - (state.attempt_started_at or now), 1),
         "state": state,
         "problems": list(problems),
         "metrics": latest,
@@ -90,7 +92,7 @@ def snapshot(run: Run, metrics: list[dict[str, Any]], problems: Sequence[str] = 
         "evaluation": evaluation(run),
         "nodes": nodes,
         "gpus": [asdict(gpu) | {"node": owners.get(gpu.uuid, "")} for gpu in gpus.visible()],
-        "goes_on": "" if running or state.get("status") == "finished" else ending.goes_on(run, run.command("resume")),
+        "goes_on": "" if running or state.status == "finished" else ending.goes_on(run, run.command("resume")),
         "logs": ends(run) if broken else {},
         "others": [] if running else [other.command("monitor") for other in at_work(run.path.parent)],
     }
@@ -141,14 +143,14 @@ def loss_line(losses: list[float], last: float, width: int) -> Text:
 def render(seen: dict[str, Any]) -> RenderableType:
     """Return a snapshot as a person wants to see it: of a failed run name and reason last, above the prompt."""
     state, metrics = seen["state"], seen["metrics"]
-    status = state.get("status", "launching")
+    status = state.status
     parts: list[RenderableType] = []
     for name, lines in seen["logs"].items():
         parts.append(Text(f"the end of logs/{name}.log", "bold"))
         parts += [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in lines]
         parts.append(Text())
     head = Text.assemble((seen["run"], "bold"), "  ", (status, COLOURS.get(status, "cyan")))
-    if not state.get("error"):
+    if not state.error:
         parts.append(head)
     parts += [Text(problem, "yellow") for problem in seen["problems"]]
     phase, elapsed = phase_of(state), duration(seen["elapsed_s"])
@@ -163,8 +165,8 @@ def render(seen: dict[str, Any]) -> RenderableType:
         parts += [Text(), Line(lambda width: loss_line(losses, metrics.get("train/loss", losses[-1]), width))]
     if seen["gpus"]:
         parts += [Text(), gpu_table(seen["gpus"])]
-    if state.get("error"):
-        parts += [Text(), head, Text(state["error"], "red")]
+    if state.error:
+        parts += [Text(), head, Text(state.error, "red")]
     if status not in ENDED and not seen["running"]:
         parts += [Text(), Text("nothing is at work on it", "red")]
     if seen["goes_on"]:
@@ -185,13 +187,13 @@ def facts(seen: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the labelled values of a snapshot."""
     state, metrics = seen["state"], seen["metrics"]
     found = []
-    if state.get("total_steps"):
-        step, total = state["step"], state["total_steps"]
-        found.append(("step", f"{step:,} of {total:,} ({step / total:.0%}), epoch {state['epoch']:.2f}"))
-    since = " since it was resumed" if state.get("attempt", 1) > 1 else ""
+    if state.total_steps:
+        step, total = state.step, state.total_steps
+        found.append(("step", f"{step:,} of {total:,} ({step / total:.0%}), epoch {state.epoch:.2f}"))
+    since = " since it was resumed" if state.attempt > 1 else ""
     found.append(("elapsed", duration(seen["elapsed_s"]) + since))
-    if state.get("status") == "training" and state.get("time_left_s") is not None:
-        found.append(("time left", duration(state["time_left_s"])))
+    if state.status == "training" and state.time_left_s is not None:
+        found.append(("time left", duration(state.time_left_s)))
     for node in seen["nodes"]:
         ranks = ", ".join(map(str, node["ranks"]))
         found.append((node["name"], f"rank{'s' * (len(node['ranks']) > 1)} {ranks} on {node['host']}"))
@@ -211,11 +213,11 @@ def facts(seen: dict[str, Any]) -> list[tuple[str, str]]:
         used, all_of_it = (memory.total - memory.available) / 2**30, memory.total / 2**30
         load = f"load {os.getloadavg()[0]:.1f} on {resources.cores()} cores"
         found.append(("machine", f"{used:.1f} of {all_of_it:.1f} GiB; {load}"))
-    silent = state.get("status") not in ENDED and seen["age_s"] > SILENT_S
+    silent = state.status not in ENDED and seen["age_s"] > SILENT_S
     hint = f" - silent, see `{logs_of(seen)}`" if silent else ""
     found.append(("last update", f"{duration(seen['age_s'])} ago{hint}"))
-    if state.get("wandb"):
-        found.append(("W&B", state["wandb"]))
+    if state.wandb:
+        found.append(("W&B", state.wandb))
     found.append(("directory", seen["path"]))
     return found
 
@@ -254,7 +256,8 @@ def monitor(run: Run, console: Console, once: bool, as_json: bool) -> None:
     """Show a run: once, as JSON, or live until it has ended or the user leaves with Ctrl-C."""
     reader = MetricsReader(run)
     if as_json:
-        print(json.dumps(snapshot(run.at_work(), reader.read(), reader.problems())))
+        seen = snapshot(run.at_work(), reader.read(), reader.problems())
+        print(json.dumps(seen | {"state": seen["state"].to_json()}))
         return
     if once or not console.is_terminal:
         if not console.is_terminal:
@@ -268,7 +271,7 @@ def monitor(run: Run, console: Console, once: bool, as_json: bool) -> None:
             while True:
                 seen = snapshot(run.at_work(), reader.read(), reader.problems())
                 live.update(render(seen), refresh=True)
-                if seen["state"].get("status") in ENDED and not seen["running"]:
+                if seen["state"].status in ENDED and not seen["running"]:
                     return
                 time.sleep(REFRESH_S)
     except KeyboardInterrupt:

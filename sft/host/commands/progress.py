@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -14,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from sft.host.screen import duration
-from sft.run.directory import ENDED
+from sft.run.records import ENDED, State
 
 PLAIN_EVERY_S = 10.0  # seconds between lines without a terminal
 WIDE = 76  # columns from which a phase has its long name
@@ -46,16 +45,15 @@ class Phase:
         return "  ".join(part for part in (self.name, self.amounts, self.loss, self.speed, self.left) if part)
 
 
-def phase_of(state: dict[str, Any]) -> Phase:
+def phase_of(state: State) -> Phase:
     """Return what a run is doing by its `state.json`. A validation or a save between steps is part of training."""
-    status = state.get("status", "launching")
-    between = status == "evaluating" and state.get("evaluating") not in ("before", "after")
+    status = state.status
+    between = status == "evaluating" and state.evaluating not in ("before", "after")
     if status == "evaluating" and not between:
-        amounts = {"done": state.get("answers", 0), "total": state.get("total_answers", 0)}
-        if state["evaluating"] == "before":
-            return Phase("before", "evaluating the base model", "base model", **amounts)
-        return Phase("after", "evaluating the tuned model", "tuned model", **amounts)
-    step, total = state.get("step", 0), state.get("total_steps", 0)
+        if state.evaluating == "before":
+            return Phase("before", "evaluating the base model", "base model", state.answers, state.total_answers)
+        return Phase("after", "evaluating the tuned model", "tuned model", state.answers, state.total_answers)
+    step, total = state.step, state.total_steps
     if status == "saving" and step == total:
         return Phase("final", "saving the final model", "saving model")
     if status in ("training", "saving") or between:
@@ -66,12 +64,12 @@ def phase_of(state: dict[str, Any]) -> Phase:
     return Phase(status, *words.get(status, (status, status)))
 
 
-def rates(state: dict[str, Any]) -> tuple[str, str, str]:
+def rates(state: State) -> tuple[str, str, str]:
     """Return loss, speed and time left of a run that trains, in words; empty before its first step."""
-    if "loss" not in state or state.get("tokens_per_second") is None or state.get("time_left_s") is None:
+    if state.tokens_per_second is None or state.time_left_s is None:
         return "", "", ""
-    loss = "not finite" if state["loss"] is None else f"{state['loss']:.4f}"  # fp16: the step is skipped
-    speed, left = f"{state['tokens_per_second']:,.0f} tokens/s", f"{duration(state['time_left_s'])} left"
+    loss = "not finite" if state.loss is None else f"{state.loss:.4f}"  # fp16: the step is skipped
+    speed, left = f"{state.tokens_per_second:,.0f} tokens/s", f"{duration(state.time_left_s)} left"
     return f"loss {loss}", speed, left
 
 
@@ -120,7 +118,7 @@ class Display:
         self.said = ""
         self.has_bar = console.is_terminal and not console.is_dumb_terminal
 
-    def show(self, state: dict[str, Any]) -> None:
+    def show(self, state: State) -> None:
         """Show a run's state, if it says something new."""
         phase = phase_of(state)
         if self.phase is None or phase.bar != self.phase.bar:
@@ -139,13 +137,14 @@ class Display:
             self.live = Live(get_renderable=self.line, console=self.console, refresh_per_second=5)
             self.live.start()
 
-    def end(self, state: dict[str, Any]) -> None:
+    def end(self, state: State) -> None:
         """Leave the phase before as it ended: full, with its last numbers, unless the run broke off in it."""
         if self.phase is None:
             return
-        before, broke_off = self.phase, state.get("status") in ("stopped", "failed")
+        before, broke_off = self.phase, state.status in ("stopped", "failed")
         if before.bar == "training":  # its last step is newer than the last look
-            step, total = state.get("step", before.done), state.get("total_steps", before.total)
+            # Without a total the state cannot be read: the numbers of the last look stay.
+            step, total = (state.step, state.total_steps) if state.total_steps else (before.done, before.total)
             loss, speed, _ = rates(state)
             before = replace(before, name="training", short="training", done=step, total=total, loss=loss, speed=speed)
         taken = f"in {duration(time.monotonic() - self.since)}"

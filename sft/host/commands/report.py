@@ -23,8 +23,8 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
     run = watched.run
     command = command or run.command("resume")
     state = run.state()
-    if state["status"] == "failed":
-        failed = f"{run.path}: failed: {state['error']}"
+    if state.status == "failed":
+        failed = f"{run.path}: failed: {state.error}"
         if watched.fixable:
             if run.is_saved:
                 console.print(f"once that is fixed, {ending.goes_on(run, command)}:")
@@ -36,7 +36,7 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
         console.print(f"the whole logs: `{run.command('logs')} LINES=0`")
         console.print(ending.goes_on(run, command))
         raise RunFailed(failed)
-    if state["status"] == "stopped":
+    if state.status == "stopped":
         console.print(ending.stopped(run, command))
         console.print(f"{'':>8}reason: {ending.reason(run)}")
         return
@@ -46,8 +46,8 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
 def report(run: Run, console: Console) -> None:
     """Print what a finished run achieved and where everything lies."""
     state = run.state()
-    spent = state.get("seconds", {})
-    console.print(f"\nfinished: {state.get('total_steps', 0):,} steps in {duration(sum(spent.values()))}")
+    spent = state.seconds
+    console.print(f"\nfinished: {state.total_steps:,} steps in {duration(sum(spent.values()))}")
     console.print(
         "          " + ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items() if seconds >= 0.5)
     )
@@ -59,8 +59,8 @@ def report(run: Run, console: Console) -> None:
         console.print(f"warning: {line}")
     for line in evaluation_lines(run.read(run.evaluation, {})):
         console.print(line)
-    if state.get("wandb"):
-        console.print(f"{'W&B':>10}: {state['wandb']}", highlight=False, markup=False, soft_wrap=True)
+    if state.wandb:
+        console.print(f"{'W&B':>10}: {state.wandb}", highlight=False, markup=False, soft_wrap=True)
     for label, path in {"model": run.final, "metrics": run.metrics, "logs": run.logs, "all": run.path}.items():
         console.print(f"{label:>10}: {path}")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rich.console import Console
 
 from sft.errors import UserError
 from sft.host.commands import ending
 from sft.host.commands.progress import display
-from sft.run.directory import ENDED, Run
+from sft.run.directory import Run
+from sft.run.records import ENDED, State
 from sft.run.unfinished import at_work
 
 POLL_S = 0.2
@@ -33,10 +33,10 @@ def meant(latest: Run) -> Run:
 
 def standing(run: Run) -> str:
     """Return what a run that is not at work says of itself, in words."""
-    status = run.state().get("status")
-    if status is None:
+    state = run.record(run.state_file, State)
+    if state is None:
         return "its state.json is gone or cannot be read"
-    return status if status in ENDED else f"it was cut off while {status}"
+    return state.status if state.status in ENDED else f"it was cut off while {state.status}"
 
 
 def stop(run: Run, console: Console) -> None:
@@ -49,11 +49,11 @@ def stop(run: Run, console: Console) -> None:
         return
     console.print(f"stopping {run.name}: it finishes its step and saves a checkpoint")
     state = asked_to_end(run, console)
-    if state["status"] == "stopped":
+    if state.status == "stopped":
         console.print(ending.stopped(run, run.command("resume")))
     else:
-        console.print(f"it {state['status']} before it could stop" + (f": {state['error']}" if state["error"] else ""))
-        if state["status"] == "failed":
+        console.print(f"it {state.status} before it could stop" + (f": {state.error}" if state.error else ""))
+        if state.status == "failed":
             console.print(ending.goes_on(run, run.command("resume")))
     for other in at_work(run.path.parent):
         console.print(f"{other.name} is still at work: `{other.command('stop')}`")
@@ -62,11 +62,11 @@ def stop(run: Run, console: Console) -> None:
 def end_evaluation(again: Run, console: Console) -> None:
     """Stop the evaluation of a run that is evaluated again."""
     console.print(f"stopping {again.name}: the run itself stays as it is")
-    status = asked_to_end(again, console)["status"]
+    status = asked_to_end(again, console).status
     console.print("stopped" if status == "stopped" else f"it {status} before it could stop")
 
 
-def asked_to_end(run: Run, console: Console) -> dict[str, Any]:
+def asked_to_end(run: Run, console: Console) -> State:
     """Ask for a stop, show what is at work until it has ended, and return its state."""
     run.request_stop("inv stop")
     with display(console) as shown:

@@ -48,14 +48,14 @@ def train(settings: Settings, console: Console) -> Run:
                 elif restarts < settings.restarts and watched.may_go_better:
                     restarts += 1
                     number = f"{restarts} of RESTARTS={settings.restarts}"
-                    said = f"failed: {run.state()['error']}; starting again from {run.last_checkpoint()} ({number})"
+                    said = f"failed: {run.state().error}; starting again from {run.last_checkpoint()} ({number})"
                 else:
                     break
                 console.print(said)
                 for line in lifecycle.reopen(run, settings, again=True):
                     console.print(line)
             if watched.found_wrong:
-                reason = run.state()["error"]
+                reason = run.state().error
                 lifecycle.discard(run, latest)
                 console.print(f"{run.path} is removed: nothing was trained")
                 raise UserError(reason)

@@ -33,7 +33,7 @@ class Watched:
     def broke(self) -> bool:
         """Whether the run failed, and not while it was asked to end."""
         asked = self.interrupted or self.run.stop_reason() is not None
-        return self.run.state()["status"] == "failed" and not asked
+        return self.run.state().status == "failed" and not asked
 
     @property
     def fixable(self) -> bool:
@@ -49,7 +49,7 @@ class Watched:
     def may_go_better(self) -> bool:
         """Whether the run broke in a way that may not come back: no wrong setting or row, no full disk or memory."""
         comes_back = (os.strerror(errno.ENOSPC), NOT_FINITE, OUT_OF_MEMORY)
-        reason = str(self.run.state().get("error"))
+        reason = str(self.run.state().error)
         would_come_back = self.fixable or any(words in reason for words in comes_back)
         return self.broke and not would_come_back
 
@@ -89,7 +89,7 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Aske
             if not described and run.prepared.is_file():
                 describe(run, console)
                 described = True
-            for line in run.state().get("set_aside", [])[warned:]:
+            for line in run.state().set_aside[warned:]:
                 console.print(f"warning: {line}")
                 warned += 1
             shown.show(run.state())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from sft.run.directory import Run
 
@@ -20,18 +19,18 @@ class Heartbeat:
     def __init__(self, run: Run, limit_s: int) -> None:
         """Watch from now on. `limit_s` is the longest time between steps, 0 for none."""
         self.run, self.limit_s = run, limit_s
-        self.seen: Any = None
+        self.seen: float | None = None
         self.since = time.monotonic()
 
     def silence(self) -> str:
         """Return in words that the ranks have been silent for too long, otherwise ""."""
         state = self.run.state()
-        if (sign := state.get("updated_at")) != self.seen:  # compared with itself: clocks of machines differ
+        if (sign := state.updated_at) != self.seen:  # compared with itself: clocks of machines differ
             self.seen, self.since = sign, time.monotonic()
-        steps = state.get("status") == "training"
+        steps = state.status == "training"
         limit_s = self.limit_s if steps else SLOWER * self.limit_s
         if not limit_s or time.monotonic() - self.since < limit_s:
             return ""
         setting = f"STEP_TIMEOUT_S={self.limit_s}"
-        limit = f"{setting} seconds" if steps else f"{SLOWER} x {setting} seconds ({state.get('status')})"
-        return f"{NO_SIGN} within {limit}, after step {state.get('step')}"
+        limit = f"{setting} seconds" if steps else f"{SLOWER} x {setting} seconds ({state.status})"
+        return f"{NO_SIGN} within {limit}, after step {state.step}"

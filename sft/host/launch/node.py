@@ -152,7 +152,8 @@ class Node:
         self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
         self.lost_at: float | None = None
         # A clock that is set meanwhile ends no run: what has passed is asked of it once.
-        hours_passed = max(0.0, time.time() - run.state()["hours_from"]) / 3600
+        now = time.time()
+        hours_passed = max(0.0, now - (run.state().hours_from or now)) / 3600
         self.ends_at = time.monotonic() + 3600 * (self.settings.max_hours - hours_passed)
         self.ranks = Ranks()
         self.pumps: list[threading.Thread] = []  # what copies the programs' output to the log

@@ -85,7 +85,7 @@ def resume(engine: Any, run: Run, world: World) -> int:
         if world.is_main:
             said = f"{folder}: damaged ({reason}); set aside, trying the one before"
             print(said, flush=True)
-            run.update_state(set_aside=[*run.state().get("set_aside", []), said])
+            run.update_state(set_aside=[*run.state().set_aside, said])
             aside = folder.with_name(folder.name + ".damaged")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)
