@@ -162,7 +162,7 @@ def test_any_file_is_read_whole_or_named(kind, tmp_path, tokeniser):
     [
         ("a.jsonl", b'{"a": "x"}\n{"a": "\xff"}\n', "a.jsonl:2: is not UTF-8 text; convert the file to UTF-8"),
         ("a.jsonl", b'{"a": 1, "a": 2}\n', "a.jsonl:1: has the key 'a' twice; fix the line"),
-        ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", "a.jsonl:1: holds a number of too many digits; fix the line"),
+        ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", "a.jsonl:1: holds a number with too many digits; fix the line"),
         ("a.json", b'[\n{"a": 1},\n{"a" 2}\n]', "a.json:3: is not valid JSON (Expecting ':' delimiter at column 6)"),
         ("a.csv", b"q,a\nx,y\nx,\xff\n", "a.csv:3: is not UTF-8 text; convert the file to UTF-8"),
         ("a.csv", b"q,a,q\n1,2,3\n", "a.csv:1: has the column 'q' twice; rename one"),

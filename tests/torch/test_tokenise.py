@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from sft.errors import DataError
-from sft.rows.files import BadRows
+from sft.rows.bad_rows import BadRows
 from sft.settings.fields import Settings
 from sft.trainer.data import tokenise
 from sft.trainer.data.tokenise import TEMPLATE_DATE, Tokeniser

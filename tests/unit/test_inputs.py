@@ -19,7 +19,7 @@ from sft.errors import UserError
 from sft.host.commands import setup, train
 from sft.host.launch import inputs
 from sft.host.plan import shapes
-from sft.rows import files
+from sft.rows import bad_rows, look
 from sft.run import find, lifecycle
 from sft.settings.fields import Settings
 
@@ -123,7 +123,7 @@ def test_all_rows_that_cannot_be_used_are_said_at_once():
     assert [line.split(": ")[0] for line in refused(dataset=path)] == [f"{path}:{i}" for i in range(2, 7)]
     path = write(Path("data/y.jsonl"), GOOD, *bad * 5)
     *named, more = refused(dataset=path)
-    assert len(named) == files.LISTED and more == "and 10 more rows that cannot be used"
+    assert len(named) == bad_rows.LISTED and more == "and 10 more rows that cannot be used"
 
 
 def test_every_file_of_a_folder_is_looked_at():
@@ -132,7 +132,7 @@ def test_every_file_of_a_folder_is_looked_at():
     table = pyarrow.Table.from_pylist([GOOD, GOOD | {"answer": None}])
     pyarrow.parquet.write_table(table, "data/validation.parquet")
     assert refused(dataset="data") == [
-        "data/train-b.csv:3: has another number of fields than the header; fix the line",
+        "data/train-b.csv:3: does not have the header's number of fields; fix the line",
         "data/validation.parquet:row 2: column 'answer' is not text but NoneType; write a string",
     ]
 
@@ -157,7 +157,7 @@ def test_a_file_without_rows_is_refused(name, content, said):
 def test_a_link_to_nothing_among_the_data_is_refused():
     Path("data/train.jsonl").symlink_to("removed.jsonl")
     (line,) = refused(dataset="data")
-    what = "train.jsonl in it is a link to a file that is not there"
+    what = "train.jsonl in it is a link to a file that does not exist"
     assert line == f"DATASET=data: {what}; put the file there, or remove the link"
 
 
@@ -169,12 +169,12 @@ def test_a_folder_without_data_is_refused():
 
 def test_a_pipe_is_left_to_the_run_which_alone_can_read_it(folder):
     os.mkfifo(folder / "train.jsonl")
-    files.look(folder, Settings.load(None, **BASE))
+    look.check_first_rows(folder, Settings.load(None, **BASE))
 
 
 def test_large_data_is_looked_at_in_part(monkeypatch):
     """The run looks at every row: what lies behind the first ones costs the start nothing."""
-    monkeypatch.setattr(files, "LOOK_ROWS", 5)
+    monkeypatch.setattr(look, "LOOK_ROWS", 5)
     path = write(Path("data/x.jsonl"), *[GOOD] * 5, {"question": "a"})
     inputs.check(Settings.load(None, dataset=path))
     path = write(Path("data/x.jsonl"), *[GOOD] * 4, {"question": "a"})

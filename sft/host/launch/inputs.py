@@ -8,7 +8,7 @@ from typing import Any
 from sft import model_files
 from sft.errors import SettingsError, UserError, wrong
 from sft.host.plan import shapes
-from sft.rows import files
+from sft.rows import look
 from sft.settings import variables
 from sft.settings.fields import DEMO, Settings, is_there
 
@@ -16,10 +16,10 @@ from sft.settings.fields import DEMO, Settings, is_there
 def check(settings: Settings) -> None:
     """Raise UserError with a line for everything that is wrong with the model or the rows."""
     found: list[UserError] = []
-    looks: list[Callable[[Settings], None]] = [model, data]
-    for look in looks:
+    checks: list[Callable[[Settings], None]] = [model, data]
+    for check_one in checks:
         try:
-            look(settings)
+            check_one(settings)
         except UserError as error:
             found.append(error)
     if len(found) == 1:
@@ -54,7 +54,7 @@ def data(settings: Settings) -> None:
     if settings.dataset == DEMO or not is_there(path):
         return
     try:
-        files.look(path, settings)
+        look.check_first_rows(path, settings)
     except ModuleNotFoundError:  # a host of containers needs no pyarrow: the run reads the Parquet file
         return
     except OSError as error:

@@ -21,8 +21,9 @@ from typing import Any
 
 from sft import model_files
 from sft.errors import DataError, SettingsError, SftError, UserError, wrong
-from sft.rows import files as rows
-from sft.rows.files import BadRows, Placed, conversation, local_files
+from sft.rows import forms
+from sft.rows.bad_rows import BadRows
+from sft.rows.files import Placed, local_files
 from sft.run import files
 from sft.run.directory import Run
 from sft.settings.fields import DEMO, DS_CONFIGS, TINY, Settings
@@ -184,7 +185,7 @@ def tiny_texts(settings: Settings) -> Iterator[str]:
     """Yield texts of training rows for the tiny model's tokenizer."""
     for where, row in itertools.islice(readers(settings)["train"], 10_000):
         with contextlib.suppress(DataError):  # all of them are named when the rows are tokenised
-            yield "\n".join(message["content"] for message in conversation(row, where, settings))
+            yield "\n".join(message.content for message in forms.convert(row, where, settings).messages)
 
 
 # Data
@@ -231,7 +232,7 @@ def cache_key(settings: Settings, model: Path) -> str:
         if path.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template"))
     ]
     here = [Path(__file__).with_name(name) for name in ("tokenise.py", "sources.py", "rows.py")]
-    code = [file_hash(path) for path in (*here, Path(rows.__file__))]
+    code = [file_hash(path) for path in (*here, *sorted(Path(forms.__file__).parents[1].rglob("*.py")))]
     chosen = settings.model_dump(include={"prompt_column", "response_column", "system_prompt", "max_length"})
     return short_hash(FORMAT, code, data_key(settings), tokenizer, chosen, settings.seed)
 

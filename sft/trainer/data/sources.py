@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import SettingsError, wrong
-from sft.rows.files import HELD_OUT_NAMES, Placed, check_columns, local_files, read_file
+from sft.rows.files import HELD_OUT_NAMES, Placed, local_files, read_file
+from sft.rows.look import check_columns
 from sft.settings.fields import Settings
 
 COLUMN_ROWS = 100  # of a hub's data set, that must not all lack a column

@@ -13,7 +13,9 @@ from typing import Any
 
 from sft import resources
 from sft.errors import DataError, shown
-from sft.rows.files import BadRows, Placed, conversation
+from sft.rows import forms
+from sft.rows.bad_rows import BadRows
+from sft.rows.files import Placed
 from sft.settings.fields import Settings
 from sft.trainer.data.rows import TokenisedRow
 
@@ -90,7 +92,7 @@ class Tokeniser:
         whole = []
         for number, (where, row) in enumerate(placed):
             try:
-                messages = conversation(row, where, self.settings)
+                messages = forms.convert(row, where, self.settings).as_dicts()
                 chat = self.tokenizer.chat_template
                 pieces = self.chat_pieces(messages, where) if chat else self.plain_pieces(messages)
                 whole.append((number, where, messages, pieces))

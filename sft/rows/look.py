@@ -1,0 +1,64 @@
+"""A first look at local data, before a run directory is made. The run itself checks every row."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+from sft.errors import DataError, shown
+from sft.rows import forms
+from sft.rows.bad_rows import BadRows
+from sft.rows.files import Row, local_files, read_file
+from sft.rows.forms import prompt_response
+from sft.settings.fields import Settings
+
+LOOK_ROWS = 10_000  # of each file
+LOOK_S = 2.0  # for the whole data set
+LOOK_JSON_BYTES = 2**26  # a JSON list can only be read whole: a larger file is left to the run
+
+
+def check_first_rows(path: Path, settings: Settings) -> None:
+    """Check the first rows of a local data set.
+
+    Raises SettingsError for columns that no row has, and DataError for rows that cannot be used and for a training
+    split without rows.
+    """
+    deadline = time.monotonic() + LOOK_S
+    bad, seen = BadRows(), list[Row]()
+    for split, files in local_files(path).items():
+        whole = [check_file(file, deadline, settings, seen, bad) for file in files]
+        if split == "train" and all(whole) and not seen and not bad.number:
+            raise DataError(f"DATASET={shown(path)}: has no training rows; add some")
+    check_columns(seen, settings)
+    bad.check()
+
+
+def check_file(file: Path, deadline: float, settings: Settings, seen: list[Row], bad: BadRows) -> bool:
+    """Add a file's first rows to `seen`, and what is wrong with them to `bad`. Return whether every row was read."""
+    # A pipe can be read only once, by the run, and only while somebody writes into it.
+    if not file.is_file() or time.monotonic() > deadline:
+        return False
+    if file.suffix.lower() == ".json" and file.stat().st_size > LOOK_JSON_BYTES:
+        return False
+    number = 0
+    for where, row in itertools.islice(read_file(file), LOOK_ROWS):
+        number += 1
+        if not isinstance(row, DataError):
+            seen.append(row)
+        try:
+            forms.convert(row, where, settings)
+        except DataError as error:
+            bad.add(error)
+        if time.monotonic() > deadline:
+            return False
+    return number < LOOK_ROWS
+
+
+def check_columns(rows: list[Row], settings: Settings) -> None:
+    """Raise SettingsError if the settings name columns that no row has: then they are wrong, not the rows.
+
+    Rows of another form have no such columns; one of them is enough to leave it to the rows' own errors.
+    """
+    if all(forms.form_of(row, settings) is prompt_response for row in rows):
+        prompt_response.check_columns(rows, settings)
