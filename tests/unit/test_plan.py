@@ -283,9 +283,9 @@ def test_every_card_is_found_by_its_own_name():
         ("4900", "is not a card that the plan knows; did you mean RTX 4090 or RTX 4090 D or Quadro RTX 4000? "),
         ("RTX 3050", "is not a card that the plan knows; did you mean RTX 3060 or RTX 3060 Ti or RTX 3070? "),
         ("RTX 4090 Laptop GPU", "is not a card that the plan knows; did you mean RTX 4090 or RTX 4090 D? "),
-        ("P4", "is not a card that the plan knows; GPU_GIB=N plans for any card of so much memory"),  # never L4
-        ("P100", "is not a card that the plan knows; GPU_GIB=N plans for any card of so much memory"),
-        ("", "is not a card that the plan knows; GPU_GIB=N plans for any card of so much memory"),
+        ("P4", "is not a card that the plan knows; GPU_GIB=N plans for any card with that much memory"),  # never L4
+        ("P100", "is not a card that the plan knows; GPU_GIB=N plans for any card with that much memory"),
+        ("", "is not a card that the plan knows; GPU_GIB=N plans for any card with that much memory"),
     ],
 )
 def test_a_name_that_may_mean_several_cards_or_none_is_asked_back(name, said):
