@@ -14,7 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invoke import Collection, Context, Exit, task
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
 
 from sft.errors import SftError, UserError, wrong
 from sft.host.launch import signals
@@ -165,7 +168,7 @@ def train(c: Context, fresh: bool = False, from_: str = "") -> None:
     if from_:
         train.repeat(find.find(variables.runs_path(), Path(from_).name), console)
     else:
-        train.train(Settings.load(**given(fresh=fresh)), console)
+        train.train(Settings.load(variables.ENV_FILE, None, **given(fresh=fresh)), console)
 
 
 @task(help={"name": "the run's name; without it the newest unfinished one"})
@@ -223,7 +226,7 @@ def demo(c: Context, fresh: bool = False) -> None:
     from sft.host.commands import train
     from sft.settings.fields import DEMO_SETTINGS, Settings
 
-    settings = Settings.load(env_file=None, defaults=DEMO_SETTINGS, **given(fresh=fresh))
+    settings = Settings.load(None, DEMO_SETTINGS, **given(fresh=fresh))
     train.train(settings, screen.terminal())
 
 

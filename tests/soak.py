@@ -28,8 +28,8 @@ def main() -> None:
         project = Project(Path(scratch))
         try:
             unharmed = harm.undisturbed(project)
-            kinds: list[Callable[[harm.Harmed, int], None]]
-            kinds = [harm.Harmed.kill] * options.kills + [harm.Harmed.stop] * options.stops
+            kinds: list[Callable[[harm.Harmed, int], None]] = [harm.Harmed.kill for _ in range(options.kills)]
+            kinds += [harm.Harmed.stop for _ in range(options.stops)]
             rng.shuffle(kinds)
             for first in range(0, len(kinds), PER_RUN):
                 harmed = harm.Harmed(project, f"harmed-{first}", rng, say)

@@ -1,6 +1,9 @@
 """A real engine and the project's own stack on it. Without an engine these tests are skipped, with the remedy."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,7 +12,7 @@ from sft.host.launch import compose
 from .stack import Stack
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if "compose" in item.path.parts]
     reason = why_not() if ours else None
     for item in ours:
@@ -17,7 +20,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def why_not():
+def why_not() -> str | None:
     """Return why the stack cannot be brought up here, with the remedy."""
     if found := compose.problem():
         return "; ".join(found)
@@ -27,7 +30,7 @@ def why_not():
 
 
 @pytest.fixture(scope="session")
-def stack():
+def stack() -> Iterator[Stack]:
     stack = Stack()
     yield stack
     stack.remove()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from testcontainers.compose import DockerCompose
 
 from sft.host import ownership
@@ -51,12 +52,12 @@ class Stack(Project):
         """The user whose files a run makes: UID, or who runs the tests."""
         return ownership.owner()[0]
 
-    def environment(self, **settings: Any) -> dict[str, str]:
+    def environment(self, **settings: object) -> dict[str, str]:
         """Return the environment of a user's shell."""
         ours = {"COMPOSE_PROJECT_NAME": self.name, "SFT_IMAGE": IMAGE, "HOME": str(self.path)}
         return super().environment(**settings) | ours | self.more
 
-    def env_file(self, **settings: Any) -> None:
+    def env_file(self, **settings: object) -> None:
         """Write `.env`."""
         self.write(".env", "".join(f"{name}={value}\n" for name, value in settings.items()))
 
@@ -69,7 +70,7 @@ class Stack(Project):
         for part in (path, path.parent):
             os.chown(part, 0 if self.root else self.uid, -1)
 
-    def compose(self, monkeypatch: Any) -> DockerCompose:
+    def compose(self, monkeypatch: pytest.MonkeyPatch) -> DockerCompose:
         """Return the stack as testcontainers drives it: by the project's own compose file, without the tasks."""
         for name, value in self.environment().items():
             monkeypatch.setenv(name, value)
@@ -105,9 +106,9 @@ class Stack(Project):
         lines = self.docker("top", self.container(node), "-eo", "pid,args").splitlines()[1:]
         return next(int(line.split()[0]) for line in lines if all(word in line.split()[1:] for word in words))
 
-    def start_training(self, **settings: Any) -> tuple[Run, subprocess.Popen[str]]:
+    def start_training(self, **settings: object) -> tuple[Run, subprocess.Popen[str]]:
         """Start `inv train` of a run of that RUN_NAME, in containers."""
-        return Run(self.path / "runs" / settings["RUN_NAME"]), self.start("train", **settings)
+        return Run(self.path / "runs" / str(settings["RUN_NAME"])), self.start("train", **settings)
 
     def remove(self) -> None:
         """Remove everything that was made: containers, network, superseded images, folder."""

@@ -1,7 +1,5 @@
 """Stopped in whatever way, both containers save and end well, and the next `make train` goes on from there."""
 
-import pytest
-
 from sft.run.directory import Run
 from tests.e2e.project import Project, metrics, small, wait_until
 
@@ -21,9 +19,8 @@ def sigterm_to_the_worker(stack):
     stack.docker("compose", "kill", "--signal", "SIGTERM", "llm-worker")
 
 
-@pytest.mark.parametrize("stop", [inv_stop, compose_stop, sigterm_to_the_worker])
-def test_it_stops_with_a_checkpoint(stack, stop):
-    run = Run(stack.path / "runs" / "stopped")
+def stopped(stack, run, stop):
+    """Start or resume a run, stop it three steps later, and return the step that it was saved at."""
     before = run.state().step
     _, process = stack.start_training(**small(RUN_NAME=run.name, **SETTINGS))
     wait_until(lambda: run.state().status == "training" and run.state().step >= before + 3, process, run)
@@ -35,15 +32,15 @@ def test_it_stops_with_a_checkpoint(stack, stop):
     assert stack.exit_codes() == [0, 0]
     assert (run.checkpoints / "latest").read_text().strip() == f"step-{state.step:06d}"
     assert (run.checkpoints / f"step-{state.step:06d}" / "manifest.json").is_file()
+    return state.step
 
 
-def test_it_resumes_and_ends_as_if_it_had_not_been_stopped(stack, tmp_path):
+def test_stopped_in_every_way_it_saves_and_ends_as_if_it_had_not_been_stopped(stack, tmp_path):
     run = Run(stack.path / "runs" / "stopped")
-    if not run.path.exists():
-        test_it_stops_with_a_checkpoint(stack, compose_stop)
-    stopped = run.state().step
+    for stop in (inv_stop, compose_stop, sigterm_to_the_worker):
+        step = stopped(stack, run, stop)
     done = stack.inv("train", **small(RUN_NAME=run.name, **SETTINGS))
-    assert done.returncode == 0 and f"after step {stopped}" in done.stdout, done.stdout
+    assert done.returncode == 0 and f"after step {step}" in done.stdout, done.stdout
     undisturbed = Project(tmp_path).train("undisturbed", **small(**SETTINGS))
     assert metrics(run, "step", "train/loss", "train/lr") == metrics(undisturbed, "step", "train/loss", "train/lr")
     ours, theirs = (found.final / "model.safetensors" for found in (run, undisturbed))

@@ -12,9 +12,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -53,10 +52,12 @@ def equal(run: Run, other: Run) -> None:
 class Harmed:
     """A run that is started again after everything that is done to it."""
 
-    def __init__(self, project: Project, name: str, rng: random.Random, say: Callable[[str], Any], **more: Any) -> None:
+    def __init__(
+        self, project: Project, name: str, rng: random.Random, say: Callable[[str], None], **more: object
+    ) -> None:
         self.project, self.rng, self.say = project, rng, say
         self.settings = small(RUN_NAME=name, **SETTINGS, **more)
-        self.run = Run(Path(more.get("RUNS_PATH", project.path / "runs")) / name)
+        self.run = Run(Path(str(more.get("RUNS_PATH", project.path / "runs"))) / name)
 
     def start(self) -> subprocess.Popen[str]:
         """Start or resume it."""
@@ -161,7 +162,7 @@ class Harmed:
         state = self.run.state()
         self.say(f"filled the disk: {state.status} after step {state.step}: {state.error}")
         assert process.returncode == 1 and state.status == "failed", output
-        assert os.strerror(28) in state.error, output
+        assert os.strerror(28) in str(state.error), output
         kept = set(self.run.checkpoints.glob("step-*"))
         assert kept and max(kept) >= max(whole, default=min(kept))
         self.project.wait_for_no_process()
@@ -181,7 +182,7 @@ def fill(path: Path, free: int) -> None:
 
 
 @contextlib.contextmanager
-def small_disk(path: Path, size: str) -> Any:
+def small_disk(path: Path, size: str) -> Iterator[Path]:
     """Mount a file system of `size` on a folder for a while. Raises PermissionError where that needs root."""
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]

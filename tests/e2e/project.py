@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -14,10 +15,11 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import psutil
 
+from sft.run import checkpoints
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 
@@ -27,6 +29,15 @@ PARTS = (
     "docker-compose.yml", "docker", ".dockerignore",
 )  # fmt: skip
 TIMEOUT_S = 300
+CURVE = ("step", "train/loss", "train/grad_norm", "train/lr", "train/target_tokens")  # what makes two runs the same
+
+
+class User(TypedDict, total=False):
+    """Another user, as subprocess.Popen takes one."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
 
 
 class Project:
@@ -39,14 +50,14 @@ class Project:
         self.path = path
         self.mark = uuid.uuid4().hex
         self.invoke = [f"{environment or path / '.venv'}/bin/inv"]
-        self.user: dict[str, Any] = {}  # whose processes they are, as subprocess.Popen wants it
+        self.user: User = {}  # whose processes they are
         for part in PARTS:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
             copy(ROOT / part, path / part)
         if environment:
             (path / ".venv").symlink_to(environment)
 
-    def environment(self, **settings: Any) -> dict[str, str]:
+    def environment(self, **settings: object) -> dict[str, str]:
         """Return this process's environment without settings, and with those given."""
         names = {name.upper() for name in Settings.model_fields} | {"MAKE_SETTINGS", "MAKEFLAGS", "MAKELEVEL"}
         settings = {"LAUNCHER": self.launcher} | settings
@@ -56,7 +67,7 @@ class Project:
         ours["OMP_NUM_THREADS"] = "1"  # other tests run beside
         return kept | ours | given
 
-    def start(self, *command: str, **settings: Any) -> subprocess.Popen[str]:
+    def start(self, *command: str, **settings: object) -> subprocess.Popen[str]:
         """Start a command of the project's environment with settings in the environment."""
         program = list(command) if command[0] in ("make", "timeout") else [*self.invoke, *command]
         return subprocess.Popen(
@@ -72,13 +83,13 @@ class Project:
             **self.user,
         )
 
-    def inv(self, *command: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    def inv(self, *command: str, **settings: object) -> subprocess.CompletedProcess[str]:
         """Run a task to its end."""
         process = self.start(*command, **settings)
         output, _ = process.communicate(timeout=TIMEOUT_S)
         return subprocess.CompletedProcess(process.args, process.returncode, output)
 
-    def train(self, name: str, **settings: Any) -> Run:
+    def train(self, name: str, **settings: object) -> Run:
         """Train a run of that name to its end, which must be a finished model."""
         done = self.inv("train", **small(RUN_NAME=name, **settings))
         run = Run(self.path / "runs" / name)
@@ -110,9 +121,9 @@ def heed_hangups() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def small(**settings: Any) -> dict[str, Any]:
+def small(**settings: object) -> dict[str, object]:
     """Return the settings of a run of seconds, with those given in place of the defaults."""
-    defaults = {
+    defaults: dict[str, object] = {
         "MODEL_NAME": "tiny", "DATASET": "demo", "DEVICE": "cpu", "NODES": 2, "GPUS_PER_NODE": 1, "BATCH_SIZE": 4,
         "LEARNING_RATE": 1e-3, "MAX_STEPS": 12, "SAVE_STEPS": 0, "EVALUATE": 0, "MAX_LENGTH": 128,
         "WANDB_MODE": "disabled",
@@ -120,9 +131,22 @@ def small(**settings: Any) -> dict[str, Any]:
     return defaults | settings
 
 
-def metrics(run: Run, *names: str) -> list[list[Any]]:
+def metrics(run: Run, *names: str) -> list[list[float | None]]:
     """Return the named metrics of every step."""
     return [[line.get(name) for name in names] for line in run.read_metrics()]
+
+
+def stopped(run: Run, name: str, step: int) -> Run:
+    """Return a copy of a finished run as it would be if it had been stopped after the checkpoint of a step."""
+    copy = Run(run.path.with_name(name))
+    shutil.copytree(run.path, copy.path, symlinks=True)
+    shutil.rmtree(copy.final)
+    for later in [later for later in checkpoints.steps(copy.checkpoints) if later > step]:
+        shutil.rmtree(copy.checkpoints / checkpoints.name_of(later))
+    (copy.checkpoints / "latest").write_text(checkpoints.name_of(step) + "\n")
+    copy.update_state("stopped", step=step)
+    copy.metrics.write_text("".join(json.dumps(line) + "\n" for line in run.read_metrics() if line["step"] <= step))
+    return copy
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[str], run: Run) -> None:

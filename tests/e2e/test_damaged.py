@@ -10,8 +10,7 @@ from sft.trainer.checkpoint import resume
 from sft.trainer.distributed import World
 
 from .conftest import RANKS, STEPS
-from .project import metrics, small
-from .test_other_ranks import stopped
+from .project import metrics, small, stopped
 
 KINDS = ("model_states.pt", "optim_states.pt", "manifest.json")
 

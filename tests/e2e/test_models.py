@@ -1,5 +1,6 @@
 """Model families, precisions and ZeRO stages, all through the same path: train, save, reload, answer."""
 
+import copy
 import json
 
 import pytest
@@ -25,11 +26,6 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tokenizer(project, base):
-    return transformers.AutoTokenizer.from_pretrained(project.path / json.loads(base.prepared.read_text())["model"])
-
-
 @pytest.mark.parametrize(
     ("shape", "settings"),
     [
@@ -42,6 +38,7 @@ def test_it_trains_saves_and_answers(project, tokenizer, tmp_path, shape, settin
     model = transformers.AutoModelForCausalLM.from_config(SHAPES[shape](len(tokenizer)))
     model.save_pretrained(tmp_path)
     if shape == "gpt2":  # a base model without a chat template
+        tokenizer = copy.deepcopy(tokenizer)
         tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path)
     limits = {"NODES": 1, "MAX_STEPS": 4, "EVALUATE": 1, "EVAL_LIMIT": 4, "MAX_NEW_TOKENS": 4, "WARMUP_RATIO": 0}

@@ -73,9 +73,7 @@ def planted(tmp_path_factory, project):
     (own.path / ".env").chmod(0o600)
     (own.path / "careless").mkdir()
     (own.path / "careless" / "sitecustomize.py").write_text(CARELESS)
-    yield own
-    for process in own.processes():
-        process.kill()
+    return own
 
 
 def forms():

@@ -4,24 +4,30 @@ A program for each rank, with the ranks' usual environment and an empty folder f
 JSON, for each case: reasons (of Misfits), lost and without (of the trial), norm (of a step), plain (of autograd).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from deepspeed import DeepSpeedEngine as Engine
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sft.settings.fields import Settings
 from sft.trainer import distributed, gradients, loop, loss, trial
 from sft.trainer import engine as engines
 from sft.trainer.data import rows
+from sft.trainer.distributed import World
 
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
-STAGES = {
+Values = dict[str, object]
+STAGES: dict[str, tuple[Values, Values]] = {
     "ZeRO-1": ({"stage": 1}, {}),
     "ZeRO-2": ({"stage": 2}, {}),
     "ZeRO-2 offload bf16": ({"stage": 2, **OFFLOAD}, {"precision": "bf16"}),
@@ -36,32 +42,37 @@ call, forward = LlamaDecoderLayer.__call__, LlamaDecoderLayer.forward
 
 @dataclasses.dataclass
 class Output:
+    """A layer's output in a class of its own."""
+
     hidden: torch.Tensor
 
 
-def make_layers(kind):
+def make_layers(kind: str) -> None:
     """Have Llama's layers give and take as some other families' do; the model computes the same."""
-    wrap, unwrap = {
+    ways: dict[str, tuple[Callable[..., object], Callable[..., torch.Tensor]]] = {
         "a list": (lambda hidden: [hidden], lambda output: output[0]),
         "a dict": (lambda hidden: {"hidden": hidden}, lambda output: output["hidden"]),
         "a dataclass": (Output, lambda output: output.hidden),
-    }.get(kind, (lambda hidden: hidden, lambda output: output))
-    LlamaDecoderLayer.forward = lambda self, *args, **kwargs: wrap(forward(self, *args, **kwargs))
+    }
+    wrap, unwrap = ways.get(kind, (lambda hidden: hidden, lambda output: output))
+    changed = lambda self, *args, **kwargs: wrap(forward(self, *args, **kwargs))  # noqa: E731
+    LlamaDecoderLayer.forward = changed  # type: ignore[method-assign]
     plain = lambda self, *args, **kwargs: unwrap(call(self, *args, **kwargs))  # noqa: E731
     if kind == "by keyword":
         plain = lambda self, hidden, **kwargs: call(self, hidden_states=hidden, **kwargs)  # noqa: E731
     if kind == "called twice":
         plain = lambda self, hidden, **kwargs: call(self, call(self, hidden, **kwargs), **kwargs)  # noqa: E731
-    LlamaDecoderLayer.__call__ = plain
+    LlamaDecoderLayer.__call__ = plain  # type: ignore[method-assign]
 
 
 class Cases:
     """What all cases share: a model's folder, rows and this rank's place."""
 
-    def __init__(self, folder, world):
+    def __init__(self, folder: Path, world: World) -> None:
         self.folder, self.world = folder, world
-        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-        config = transformers.LlamaConfig(vocab_size=300, **shape)
+        config = transformers.LlamaConfig(
+            vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+        )
         draw = np.random.default_rng(0).integers
         self.tokens = [draw(3, 300, size).tolist() for size in draw(8, 60, 8)]
         if world.is_main:
@@ -72,12 +83,17 @@ class Cases:
         self.rows = rows.Rows(folder / "rows")
         self.share = np.arange(len(self.rows))
 
-    def start(self, zero, given, whole_layers=True):
+    def start(self, zero: Values, given: Values, whole_layers: bool = True) -> tuple[Engine, bool, list[str]]:
         """Return an engine, whether it packs, and why its layers may not be gathered whole."""
         file = self.folder / f"config-{self.world.rank}.json"
         file.write_text(json.dumps({"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}))
         settings = Settings.load(
-            None, nodes=1, gpus_per_node=self.world.world_size, ds_config=str(file), **{"precision": "fp32", **given}
+            None,
+            None,
+            nodes=1,
+            gpus_per_node=self.world.world_size,
+            ds_config=str(file),
+            **{"precision": "fp32", **given},
         ).resolved("cpu", "local")
         engine, _ = engines.start(
             self.folder / "model", settings, settings.deepspeed(), self.world, whole_layers=whole_layers
@@ -86,19 +102,19 @@ class Cases:
             packing = loss.take_fast_paths(engine, True, self.world)
         return engine, packing, list(misfits.reasons)
 
-    def tried(self, engine, packing):
+    def tried(self, engine: Engine, packing: bool) -> Values:
         """Return what the trial of two equal micro-steps finds."""
         found = trial.run(engine, self.rows, [[self.share] * self.world.world_size] * 2, packing, self.world)
         return {"lost": found.lost, "without": found.without}
 
-    def norm(self, engine, packing):
+    def norm(self, engine: Engine, packing: bool) -> float:
         """Return the gradient norm of a step."""
         ranks, targets = self.world.world_size, self.rows.target_tokens(self.share)
         shares = [self.share[rank::ranks] for rank in range(ranks)]
         loop.optimizer_step(engine, self.rows, [shares], targets, packing, False, self.world)
         return engines.grad_norm(engine).read()[0]
 
-    def plain(self):
+    def plain(self) -> float:
         """Return the gradient norm of the same step by autograd alone."""
         model = transformers.AutoModelForCausalLM.from_pretrained(self.folder / "model")
         targets = sum(len(ids) - 1 for ids in self.tokens)
@@ -108,7 +124,8 @@ class Cases:
         return float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
 
 
-def main():
+def main() -> None:
+    """Print what is found of every case."""
     world = distributed.start("cpu", 60)
     cases = Cases(Path(sys.argv[1]), world)
     for name, (zero, given) in STAGES.items():
@@ -139,7 +156,7 @@ def main():
     distributed.end()
 
 
-def say(case, reasons, **found):
+def say(case: str, reasons: list[str], **found: object) -> None:
     """Print what is found of a case (rank 0)."""
     if os.environ["RANK"] == "0":
         sys.stdout.write("\n" + json.dumps({"case": case, "reasons": reasons, **found}) + "\n")

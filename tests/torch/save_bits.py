@@ -3,11 +3,14 @@
 A program of its own: DeepSpeed chooses its accelerator once a process.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,9 @@ from sft.trainer import distributed, loop, loss
 from sft.trainer import engine as engines
 from sft.trainer.checkpoint import resume, save
 from sft.trainer.data import rows as data
+from sft.trainer.distributed import World
 
-KINDS = {
+KINDS: dict[str, dict[str, object]] = {
     "zero1": {"ds_config": "zero1"},
     "zero2": {"ds_config": "zero2"},
     "zero3": {"ds_config": "zero3"},
@@ -29,19 +33,19 @@ KINDS = {
 }
 
 
-def differences(one, other, where=""):
+def differences(one: object, other: object, where: str = "") -> Iterator[str]:
     """Yield the places at which two loaded files differ."""
     if type(one) is not type(other):
         yield f"{where}: {type(one)} and {type(other)}"
-    elif isinstance(one, torch.Tensor):
+    elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         if one.dtype != other.dtype or one.shape != other.shape or not torch.equal(one, other):
             yield where
-    elif isinstance(one, dict):
+    elif isinstance(one, dict) and isinstance(other, dict):
         if list(one) != list(other):
             yield f"{where}: other names"
         for name in one:
             yield from differences(one[name], other[name], f"{where}.{name}")
-    elif isinstance(one, (list, tuple)):
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple):
         if len(one) != len(other):
             yield f"{where}: other length"
         for i, (ours, theirs) in enumerate(zip(one, other, strict=False)):
@@ -52,7 +56,7 @@ def differences(one, other, where=""):
         yield f"{where}: {one} and {other}"
 
 
-def saved(model, settings, rows, world, folder):
+def saved(model: Path, settings: Settings, rows: data.Rows, world: World, folder: Path) -> dict[str, object]:
     """Return how two checkpoints of one state differ, and whether training waited for each of them."""
     run = lifecycle.create(settings, hostfile.hostfile(1, 1))
     engine, _ = engines.start(model, settings, settings.deepspeed(), world)
@@ -83,7 +87,8 @@ def saved(model, settings, rows, world, folder):
     }
 
 
-def main():
+def main() -> None:
+    """Print what is found of every kind, as JSON."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         os.environ |= {"MASTER_PORT": str(probe.getsockname()[1]), "MASTER_ADDR": "127.0.0.1"}
@@ -98,7 +103,7 @@ def main():
         rows = data.Rows(folder / "rows")
         for name, more in KINDS.items():
             settings = Settings.load(
-                None, nodes=1, gpus_per_node=1, precision="bf16", runs_path=folder / "runs", run_name=name, **more
+                None, None, nodes=1, gpus_per_node=1, precision="bf16", runs_path=folder / "runs", run_name=name, **more
             ).resolved("cpu", "local")
             found[name] = saved(Path(sys.argv[1]), settings, rows, world, folder)
     distributed.end()

@@ -3,6 +3,8 @@
 A program of its own: DeepSpeed chooses its accelerator once a process.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -17,17 +19,24 @@ from sft.settings.fields import Settings
 from sft.trainer import distributed, loop, loss, trial
 from sft.trainer import engine as engines
 from sft.trainer.data import rows as data
+from sft.trainer.distributed import World
 
-OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+OFFLOAD: dict[str, object] = {"offload_optimizer": {"device": "cpu"}}
 # The ways in which DeepSpeed keeps gradients between micro-steps.
-KINDS = [(1, {}, "bf16"), (2, {}, "fp32"), (3, {}, "fp32"), (2, OFFLOAD, "bf16"), (3, OFFLOAD, "bf16")]
+KINDS: list[tuple[int, dict[str, object], str]] = [
+    (1, {}, "bf16"),
+    (2, {}, "fp32"),
+    (3, {}, "fp32"),
+    (2, OFFLOAD, "bf16"),
+    (3, OFFLOAD, "bf16"),
+]
 
 
-def bits(path, settings, rows, world, with_trial):
+def bits(path: Path, settings: Settings, rows: data.Rows, world: World, with_trial: bool) -> tuple[list[float], str]:
     """Return losses and a hash of the weights after three steps of two micro-steps."""
     engine, _ = engines.start(path, settings, settings.deepspeed(), world)
     packing = loss.take_fast_paths(engine, True, world)
-    losses = []
+    losses: list[float] = []
     for step in range(3):
         share = np.arange(len(rows))
         if with_trial:
@@ -44,7 +53,8 @@ def bits(path, settings, rows, world, with_trial):
     return losses, digest.hexdigest()
 
 
-def main():
+def main() -> None:
+    """Print for every kind whether a run with trials is the run without them, as JSON."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         os.environ |= {"MASTER_PORT": str(probe.getsockname()[1]), "MASTER_ADDR": "127.0.0.1"}
