@@ -22,9 +22,9 @@ from sft.run import directory as runs
 from sft.run import lifecycle
 from sft.settings.fields import Settings
 from sft.trainer import batching, distributed, loop, loss
-from sft.trainer import engine as engines
 from sft.trainer.checkpoint import save
-from sft.trainer.timing import Phases
+from sft.trainer.engine import start_engine
+from sft.trainer.report import Reporter
 
 ROUNDS, WARMUP, STEPS, EVERY = 8, 3, 20, 10
 RANKS = {"nodes": 1, "gpus_per_node": 2}
@@ -54,9 +54,9 @@ def measure(settings: Settings) -> dict[str, Any]:
     world = distributed.start("cpu", steps.TIMEOUT_S)
     run = runs.Run(settings.runs_path / settings.run_name)
     path, rows = work.prepared(settings)
-    engine, _ = engines.start(path, settings, settings.deepspeed(), world)
+    engine, _ = start_engine(path, settings, settings.deepspeed(), world)
     packing = loss.take_fast_paths(engine, settings.packing, world)
-    saver, phases = save.Saver(engine, run, settings.keep_checkpoints, world), Phases(run, world)
+    saver, reporter = save.Saver(engine, run, settings.keep_checkpoints, world), Reporter(run, settings, world)
     found: dict[str, Any] = {"with": [], "without": []}
     still: list[float] = []
     step = 0
@@ -73,7 +73,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             step += 1
             if saves and i % EVERY == EVERY // 2:
                 before = time.perf_counter()
-                with phases.spending("saving"):
+                with reporter.phase("saving"):
                     saver.start(step)
                 still.append(time.perf_counter() - before)
         saver.finish()

@@ -29,9 +29,9 @@ from sft.host.plan import plan as planning
 from sft.host.plan.plan import Plan
 from sft.settings.fields import Settings
 from sft.trainer import batching, distributed, loop, loss
-from sft.trainer import engine as engines
 from sft.trainer.data import hashes
 from sft.trainer.distributed import World
+from sft.trainer.engine import count_weights, grad_norm, start_engine
 
 TIMEOUT_S = 300
 
@@ -159,7 +159,7 @@ def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -
         torch.cuda.set_per_process_memory_fraction(cap_gib * 2**30 / total)
     path, rows = work.prepared(settings)
     flops = matrix_rate() if cuda else 0.0
-    engine, received = engines.start(path, settings, settings.deepspeed(), world)
+    engine, received = start_engine(path, settings, settings.deepspeed(), world)
     packing = loss.take_fast_paths(engine, settings.packing, world)
     states_gib = torch.cuda.memory_allocated() / 2**30 if cuda else 0.0
     loading_gib = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
@@ -175,7 +175,7 @@ def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -
         micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
         loss_sum, _ = loop.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
         losses.append(loss_sum / targets)
-        engines.grad_norm(engine)
+        grad_norm(engine)
         tokens += int(rows.lengths[chosen].sum())
 
     for step in range(warmup + steps):
@@ -185,7 +185,7 @@ def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -
         one(step)
     wait(world)
     seconds = time.perf_counter() - started
-    weights = engines.weights(engine.module)
+    weights = count_weights(engine.module)
     found = {
         "ranks": world.world_size,
         "mean_tokens": round(float(rows.lengths.mean())),

@@ -1,6 +1,6 @@
 """DeepSpeed's engine around the model: the optimizer, what makes ZeRO cheap, and one micro-step.
 
-What each choice here is worth stands in benchmarks/README.md.
+benchmarks/README.md has a measurement of each choice made here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import deepspeed
 import torch
+import transformers
 from deepspeed.runtime import compiler
 from deepspeed.runtime.zero import parameter_offload
 from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
@@ -25,43 +26,33 @@ from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
 from sft.trainer.loss import TargetLoss
 from sft.trainer.model import adapter, quantised
-from sft.trainer.model import load as models
+from sft.trainer.model.load import load_model
 
-# Liger's kernels that replace single modules. The loss is our own.
+# Liger's kernels that replace single modules. The loss is not among them: loss.py has its own.
 LIGER = {"rope": True, "swiglu": True, "rms_norm": True, "cross_entropy": False, "fused_linear_cross_entropy": False}
 
 
-def start(
+def start_engine(
     path: Path, settings: Settings, config: dict[str, Any], world: World, whole_layers: bool = True
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the engine around the TargetLoss of the model in `path`, and what DeepSpeed received (all ranks).
+    """Return DeepSpeed's engine around the TargetLoss of the model in `path`, and the configuration that it got.
 
-    `config` is DeepSpeed's configuration, in which what depends on the model's size is filled in. ZeRO-3 gathers
-    `whole_layers`, or else each of their modules by itself, which is slower and right for every model.
+    (All ranks.) The configuration is `config` with the sizes that depend on the model. ZeRO-3 gathers `whole_layers`,
+    or else each module in them by itself, which is slower and right for every model.
     """
-    nvtx.enable_nvtx = False  # marks for a profiler, some 900 a step: a tenth of the Python of a small one
+    nvtx.enable_nvtx = False  # NVTX ranges for profilers: about 900 a step, 10 % of the host time of a small step
     import_muon()
-    model = models.load(path, settings, world.device, config)
-    model.config.use_cache = False
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if settings.lora_rank:
-        adapter.add(model, settings)
-    model.train()
+    model = model_to_train(path, settings, config, world)
     layers = decoder_layers(model)
-    if settings.compile:
-        torch._dynamo.config.recompile_limit = len(layers) + 8  # every layer is compiled once
-        for layer in layers:
-            layer.forward = torch.compile(layer.forward, dynamic=True)  # inside ZeRO's hooks, which it would break at
-    elif world.device.type == "cuda" and has_kernels() and importlib.util.find_spec("liger_kernel"):
-        take_liger_kernels(model, world)
+    take_faster_kernels(model, layers, settings, world)
     loss = TargetLoss(model)
     if settings.lora_rank:
-        adapter.keep_what_is_trained(loss)
+        adapter.save_only_the_adapter(loss)
     filled = fill_in(config, loss, layers, world)
     if config["zero_optimization"]["stage"] == 3 and layers and whole_layers:
-        # Gathered at once: hooks on every linear layer and norm take longer than short sequences take to compute.
-        # Nothing larger: the gradients of a unit count as complete when that of its input is, and tokens have none.
+        # A layer's weights are gathered at once: hooks on each of its linear layers and norms take longer than short
+        # sequences take to compute. Nothing larger is gathered at once: DeepSpeed takes the gradients of a unit for
+        # complete when that of its input is, and a whole model's input, token ids, has none.
         set_z3_leaf_modules(model, list({type(layer) for layer in layers}))
     optimizer = torch.optim.AdamW(
         parameter_groups(loss, settings.weight_decay),
@@ -70,7 +61,7 @@ def start(
     )
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=filled, dist_init_required=False)
-    distributed.wait_without_limit()  # in the groups that it has made
+    distributed.wait_without_limit()  # in the process groups that DeepSpeed has just made
     for name, buffer in buffers.items():
         # Without ZeRO-3, DeepSpeed rounds buffers to the weights' type too: rotary frequencies in bf16 put the 500th
         # token of a sequence a whole position away from where it is.
@@ -79,22 +70,49 @@ def start(
     return engine, filled
 
 
-def end(engine: Any) -> None:
-    """Give up an engine, so that its memory can be given back (all ranks)."""
+def model_to_train(
+    path: Path, settings: Settings, config: dict[str, Any], world: World
+) -> transformers.PreTrainedModel:
+    """Load a model with everything that training changes in it, such as an adapter (all ranks)."""
+    model = load_model(path, settings, world.device, config)
+    model.config.use_cache = False
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if settings.lora_rank:
+        adapter.add(model, settings)
+    model.train()
+    return model
+
+
+def take_faster_kernels(
+    model: torch.nn.Module, layers: list[torch.nn.Module], settings: Settings, world: World
+) -> None:
+    """Compile the layers with COMPILE=1; otherwise use Liger's kernels, where they are installed."""
+    if settings.compile:
+        torch._dynamo.config.recompile_limit = len(layers) + 8  # each layer is compiled once
+        for layer in layers:
+            # The forward inside ZeRO's hooks: compiling the hooks too would break the graph at each of them.
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+    elif world.device.type == "cuda" and has_kernels() and importlib.util.find_spec("liger_kernel"):
+        take_liger_kernels(model, world)
+
+
+def end_engine(engine: Any) -> None:
+    """Give up an engine, so that its memory can be freed (all ranks)."""
     engine.destroy()
-    modules = parameter_offload.FWD_MODULE_STACK  # DeepSpeed's own list keeps every model for ever
+    modules = parameter_offload.FWD_MODULE_STACK  # a list of DeepSpeed's own, which would keep every model alive
     modules[:] = [module for module in modules if module is not engine.module]
 
 
 def gathers_whole_layers(engine: Any) -> bool:
-    """Tell whether ZeRO-3 gathers layers of this engine's model as a whole."""
+    """Tell whether ZeRO-3 gathers whole layers of this engine's model."""
     return any(z3_leaf_module(module) for module in engine.module.modules())
 
 
 def take_liger_kernels(model: torch.nn.Module, world: World) -> None:
-    """Replace modules of the model by Liger's; without an installation that loads, train without them and say so."""
+    """Replace modules of the model by Liger's. If Liger does not load, train without it and say so."""
     try:
-        from transformers.integrations.liger import apply_liger_kernel  # imports peft, as adapter.py does if it must
+        from transformers.integrations.liger import apply_liger_kernel  # imports peft, which takes a second
 
         apply_liger_kernel(model, LIGER)
     except (ImportError, OSError) as error:
@@ -104,9 +122,10 @@ def take_liger_kernels(model: torch.nn.Module, world: World) -> None:
 
 
 def import_muon() -> None:
-    """Import DeepSpeed's Muon, an optimizer that its engine asks for in order to see that it is not the one.
+    """Import DeepSpeed's Muon optimizer without compiling its kernels.
 
-    Its kernels would be compiled, and torch's compiler takes longer to import than all of DeepSpeed.
+    DeepSpeed's engine imports it to see whether it is the one in use. Compiling imports torch's compiler, which takes
+    longer than importing all of DeepSpeed.
     """
     compiled = compiler.compile
     compiler.compile = lambda: lambda function: function
@@ -115,36 +134,37 @@ def import_muon() -> None:
 
 
 def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the model's repeated layers: the list of modules that holds most weights."""
+    """Return the model's repeated layers: the longest ModuleList by weights, whatever its family calls it."""
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) > 1]
-    return list(max(lists, key=weights, default=[]))
+    return list(max(lists, key=count_weights, default=[]))
 
 
 def true_shape(parameter: torch.nn.Parameter) -> torch.Size:
-    """Return a parameter's shape; a sharded one is empty and keeps it in `ds_shape`, a quantised one is packed."""
+    """Return the shape that a parameter stands for.
+
+    ZeRO-3 leaves an empty tensor with its shape in `ds_shape`; a quantised parameter is packed.
+    """
     return getattr(parameter, "ds_shape", quantised.true_shape(parameter))
 
 
-def weights(module: torch.nn.Module) -> int:
-    """Return the number of a module's weights, sharded or not."""
-    return sum(true_shape(parameter).numel() for parameter in module.parameters())
-
-
-def trained_weights(module: torch.nn.Module) -> int:
-    """Return the number of a module's weights that are trained, sharded or not."""
-    return sum(true_shape(parameter).numel() for parameter in module.parameters() if parameter.requires_grad)
+def count_weights(module: torch.nn.Module, only_trained: bool = False) -> int:
+    """Return the number of a module's weights over all ranks, sharded or not."""
+    parameters = (p for p in module.parameters() if p.requires_grad or not only_trained)
+    return sum(true_shape(parameter).numel() for parameter in parameters)
 
 
 def fill_in(
     config: dict[str, Any], module: torch.nn.Module, layers: list[torch.nn.Module], world: World
 ) -> dict[str, Any]:
-    """Return DeepSpeed's configuration with the sizes that depend on the model; what the file says stays."""
-    total = weights(module)
-    sizes = {"reduce_bucket_size": reduce_bucket(trained_weights(module))}
+    """Return DeepSpeed's configuration with the sizes that depend on the model. What the file says takes precedence."""
+    total = count_weights(module)
+    sizes = {"reduce_bucket_size": reduce_bucket(count_weights(module, only_trained=True))}
     if config["zero_optimization"]["stage"] == 3:
         sizes["sub_group_size"] = SUB_GROUP
-        sizes["stage3_prefetch_bucket_size"] = max(map(weights, layers), default=total)
+        # One layer ahead: its weights travel while the layer before it computes.
+        sizes["stage3_prefetch_bucket_size"] = max(map(count_weights, layers), default=total)
         if world.device.type == "cuda" and "offload_param" not in config["zero_optimization"]:
+            # A small model's weights stay gathered: sharding them would save little memory and cost every pass.
             size_bytes = sum(true_shape(p).numel() * p.element_size() for p in module.parameters())
             if size_bytes <= PERSISTENT_SHARE * torch.cuda.get_device_properties(world.device).total_memory:
                 sizes["stage3_param_persistence_threshold"] = total
@@ -163,43 +183,45 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
 
 
 def backward(engine: Any, batch: MicroBatch, target_tokens: float, world: World, last: bool) -> torch.Tensor:
-    """Run one micro-step forward and backward (all ranks). Return the summed loss of this rank's targets.
+    """Run one micro-step forward and backward (all ranks). Return the summed loss of this rank's targets, a scalar.
 
-    `target_tokens` counts the whole global batch. DeepSpeed averages gradients over the ranks, hence the factor.
+    `target_tokens` counts those of the whole global batch, so that the gradient is that of the mean over all of them,
+    however they are split into micro-steps. `last`: the next call on the engine is `step`.
     """
     engine.set_gradient_accumulation_boundary(last)
     with oom.part("forward"):
         loss = engine(*batch)
     with oom.part("backward"):
+        # DeepSpeed averages gradients over the ranks; multiplied by their number, the average is the sum.
         engine.backward(loss * (world.world_size / target_tokens))
     return loss.detach()
 
 
 def forget_gradients(engine: Any) -> None:
-    """Forget the gradients of the micro-steps since the last step, as if they had not been.
+    """Forget the gradients since the last optimizer step, as if these micro-steps had not been.
 
-    DeepSpeed has this only inside a step that fp16's scaler skips; what is done here is what it does there.
+    DeepSpeed has no function for it. It does the same inside a step that fp16's scaler skips.
     """
     optimizer = engine.optimizer
     for parameter in engine.module.parameters():
         parameter.grad = None  # of weights whose gradient DeepSpeed has not taken over
     optimizer.zero_grad()
     if engine.zero_optimization_stage() == 3:
-        return  # the next micro-step is the first one again, whose gradients are copied over what is there
-    for kept in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
-        kept.update(dict.fromkeys(kept))
+        return  # the next micro-step counts as the first, and overwrites the gradients of these
+    for gradients in (optimizer.averaged_gradients, optimizer.all_grad_tensors):
+        gradients.update(dict.fromkeys(gradients))
     optimizer.micro_step_id = INITIAL_MICRO_STEP_ID
     if optimizer.cpu_offload:
         optimizer.reset_cpu_buffers()
 
 
-def moments_to_come(engine: Any) -> int:
-    """Return the bytes that AdamW's two moments will take on this rank's device from the first step on, if not yet."""
+def missing_moments_bytes(engine: Any) -> int:
+    """Return the bytes of AdamW's two fp32 moments on this rank's GPU, if its first step has yet to allocate them."""
     if engine.optimizer.optimizer.state or engine.zero_cpu_offload():
         return 0
-    return 2 * 4 * trained_weights(engine.module) // engine.world_size
+    return 2 * 4 * count_weights(engine.module, only_trained=True) // engine.world_size
 
 
 def grad_norm(engine: Any) -> Pending:
-    """Return the gradient norm of the last step, before clipping."""
+    """Return the norm of the last step's whole gradient, before clipping."""
     return Pending(torch.as_tensor(engine.get_global_grad_norm()).reshape(1))

@@ -4,8 +4,8 @@ ZeRO takes gradients over in hooks, and a hook may fire too early or never. Unde
 count as done when the gradient of their input is: that goes wrong if a layer returns a list or a dict, takes its input
 by keyword, or is called twice. Nothing says so. The optimizer gets zeros for these weights, or a part of the gradient.
 
-`Misfits` finds such layers in a forward pass. `Watch` asks autograd itself during the trial: a hook on each trained
-weight notes the norm of its gradient before DeepSpeed sees it. All ranks and micro-steps of the trial have the same
+`Misfits` finds such layers in a forward pass. `Watch` asks autograd itself during the dry run: a hook on each trained
+weight notes the norm of its gradient before DeepSpeed sees it. All ranks and micro-steps of the dry run have the same
 rows and the same dropout, so their gradients differ by a factor alone: DeepSpeed must hold the average over the ranks
 of the noted ones' sum.
 """

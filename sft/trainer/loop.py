@@ -1,223 +1,139 @@
-"""The training loop, read from top to bottom: from the newest checkpoint or the base model to the exported one."""
+"""The training loop, to be read from top to bottom: from the newest checkpoint or the base model to `final/`."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any
 
 import torch
 
-from sft.run import files
 from sft.run.directory import Run
-from sft.run.records import StateChanges, Status
 from sft.settings.fields import Settings
 from sft.steps import Steps
-from sft.trainer import batching, distributed, gradients, loss, nonfinite, oom, process, trial
-from sft.trainer import engine as engines
+from sft.trainer import batching, distributed, nonfinite, oom, process, startup
 from sft.trainer.batching import MicroSteps
-from sft.trainer.checkpoint import resume, save
+from sft.trainer.checkpoint.save import Saver
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
-from sft.trainer.evaluation import evaluate as evaluation
-from sft.trainer.model import export
-from sft.trainer.timing import Clock, Phases
-from sft.trainer.trackers.metrics import Metrics, NoMetrics
+from sft.trainer.engine import backward, count_weights, end_engine, grad_norm
+from sft.trainer.evaluation.evaluate import mean_loss
+from sft.trainer.model.export import export
+from sft.trainer.report import Reporter, StepResult
 
 
 def train(
-    run: Run,
-    settings: Settings,
-    base: Path,
-    rows: Rows,
-    held_out: Rows,
-    phases: Phases,
-    metrics: Metrics | NoMetrics,
-    world: World,
+    run: Run, settings: Settings, base: Path, rows: Rows, validation_rows: Rows, reporter: Reporter, world: World
 ) -> None:
-    """Train from the newest checkpoint or the base model to the last step, and export (all ranks).
+    """Train the model in `base` to the last step and export it to `final/` (all ranks).
 
-    Raises process.Stopped after saving a checkpoint, if the run was asked to stop.
+    Raises process.Stopped, after saving a checkpoint, if the run was asked to stop.
     """
     steps = Steps.of(settings, len(rows))
-    engine, packing, first, saver, limit = tried(run, settings, base, rows, steps, phases, world)
-    # A run that was killed after a validation resumes before it: rank 0 knows, from what it has written.
-    (is_validated,) = distributed.total([metrics.resume(first)], world)
-    if world.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()  # of the steps alone, as the plan has it: an evaluation fills the card
-    clock = Clock()
+    engine, packing, first_step, saver, memory = startup.start(run, settings, base, rows, steps, reporter, world)
+    # A run that was killed right after a validation resumes before it. Rank 0 knows from the metrics it has written.
+    (is_validated,) = distributed.total([reporter.begin_steps(first_step)], world)
 
-    for step in range(first, steps.total):
-        if validation_is_due(step, settings) and not (step == first and is_validated):
-            with clock.paused(), phases.spending("validation"):
-                say(run, world, "evaluating", evaluating="during", answers=0, total_answers=0)
-                val_loss = evaluation.mean_loss(engine, held_out, settings, packing, world)
-                metrics.log(step, val_loss=val_loss)
-                say(run, world, "training")
+    for step in range(first_step, steps.total):
+        # Once in a while: the loss on the validation rows (all ranks).
+        if validation_is_due(step, settings) and not (step == first_step and is_validated):
+            with reporter.validation():
+                val_loss = mean_loss(engine, validation_rows, settings, packing, world)
+            reporter.log(step, {"val/loss": val_loss})
 
-        torch.manual_seed(settings.seed + 1_000_003 * step + world.rank)  # dropout: a resumed run draws the same
+        # Which rows this step trains on follows from (seed, epoch) alone, and how they are split into micro-steps over
+        # the ranks from their lengths. So every rank computes the same for itself, and a resumed run goes on as before.
         chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
+        micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
         target_tokens = rows.target_tokens(chosen)
+        torch.manual_seed(settings.seed + 1_000_003 * step + world.rank)  # dropout: a resumed run draws the same
         learning_rate = steps.learning_rate(settings, step)
         for group in engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        asked = process.stop_requested.is_set() or (world.is_main and run.stop_reason() is not None)
-        micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
-        with limit.kept(f"step {step + 1}", micro_steps):
-            loss_sum, ranks_asked = optimizer_step(engine, rows, micro_steps, target_tokens, packing, asked, world)
-        saver.check()
-        done, mean_loss, stop = step + 1, loss_sum / target_tokens, ranks_asked > 0
-        # DeepSpeed skips a step whose gradients are not finite, whatever the precision.
-        if settings.precision != "fp16" and (engine.skipped_steps or not math.isfinite(mean_loss)):
-            what = "gradient" if math.isfinite(mean_loss) else "loss"
-            saver.finish()  # a step before this one
-            nonfinite.fail(run, settings, done, what, chosen, world)
-        tokens = int(rows.lengths[chosen].sum())
-        clock.count(tokens)
-        if done % settings.logging_steps == 0 or done == steps.total:
-            metrics.log(
-                done,
-                epoch=done / steps.per_epoch,
-                train_loss=mean_loss,
-                train_lr=learning_rate,
-                train_grad_norm=engines.grad_norm(engine),
-                train_tokens=tokens,
-                train_target_tokens=target_tokens,
-                train_skipped_steps=engine.skipped_steps if settings.precision == "fp16" else None,
-                perf_tokens_per_second=clock.tokens_per_second,
-                perf_step_s=clock.step_s,
-                mem_peak_gib=torch.cuda.max_memory_allocated() / 2**30 if world.device.type == "cuda" else None,
-            )
-        if world.is_main and (clock.state_is_due() or stop or done == steps.total):
-            speed, left = clock.tokens_per_second, clock.step_s * (steps.total - done)
-            run.tell(step=done, epoch=done / steps.per_epoch, loss=mean_loss, tokens_per_second=speed, time_left_s=left)
-            print(
-                f"step {done}/{steps.total}  loss {mean_loss:.4f}  lr {learning_rate:.3g}  {speed:,.0f} tokens/s",
-                flush=True,
-            )
 
-        if stop or (settings.save_steps and done % settings.save_steps == 0 and done < steps.total):
-            metrics.flush()
-            with clock.paused(), phases.spending("saving"):
-                if saver.is_writing:  # more than there is time for between saves
-                    say(run, world, "saving")
-                    saver.finish()
-                    say(run, world, "training")
-                saver.start(done)
-                if stop:
-                    say(run, world, "saving")
-                    saver.finish()
-        if stop or done == steps.total:
-            phases.add(**{"first step": clock.first_s, "training": clock.all_s - clock.first_s})
+        # Forward, backward, optimizer step, and the one all-reduce of a step (all ranks). A rank that runs out of
+        # memory in here lowers the budget of a micro-step, and the ranks start again from the last checkpoint.
+        stop = stop_is_requested(run, world)
+        with memory.guard(f"step {step + 1}", micro_steps):
+            loss_sum, stops = optimizer_step(engine, rows, micro_steps, target_tokens, packing, stop, world)
+        loss, stop = loss_sum / target_tokens, stops > 0  # one rank that was asked to stop is enough
+        saver.check()  # raises what went wrong with a save in the background
+        if problem := nonfinite.problem(engine, loss, settings):
+            saver.finish()  # of a step before this one, which was finite
+            nonfinite.fail(run, settings, step + 1, problem, chosen, world)
+
+        skipped_steps = engine.skipped_steps if settings.precision == "fp16" else None
+        tokens = int(rows.lengths[chosen].sum())
+        norm = grad_norm(engine) if reporter.is_logged(step + 1, steps) else None
+        result = StepResult(step + 1, loss, learning_rate, norm, tokens, target_tokens, skipped_steps, stop)
+        reporter.step(result, steps)
+
+        # Once in a while, and before a stop: a checkpoint, written while training goes on (all ranks).
+        if stop or save_is_due(step + 1, steps, settings):
+            save(saver, step + 1, stop, reporter)
         if stop:
             raise process.Stopped
 
-    with phases.spending("saving"):
-        say(run, world, "saving")
-        metrics.flush()
-        model = engine.module.model
-        saver.save_before_export(steps.total, engines.weights(model) * model.dtype.itemsize)
-        export.export(engine, base, run, settings, world)
-        if world.is_main and not settings.save_steps:
-            saver.forget(steps.total)
-    engines.end(engine)
-
-
-class Tried(NamedTuple):
-    """An engine at its newest checkpoint, and what goes with it."""
-
-    engine: Any
-    packing: bool
-    first: int  # steps that are done
-    saver: save.Saver
-    limit: oom.Limit
-
-
-def tried(run: Run, settings: Settings, base: Path, rows: Rows, steps: Steps, phases: Phases, world: World) -> Tried:
-    """Return an engine that has run its largest micro-step and kept every gradient of it (all ranks).
-
-    ZeRO-3 gathers layers whole, or in parts if a layer would lose gradients otherwise. Raises SettingsError if it loses
-    them in both ways.
-    """
-    config = files.read_json(run.ds_config, advice="start a new run with FRESH=1")
-    for whole_layers in (True, False):
-        with phases.spending("loading"):
-            engine, received = engines.start(base, settings, config, world, whole_layers)
-            with gradients.Misfits(engine) as misfits:
-                packing = loss.take_fast_paths(engine, settings.packing, world)
-            if misfits.reasons:
-                print_once(world, f"{', '.join(misfits.reasons)}: ZeRO-3 gathers layers in parts, which is slower")
-                engines.end(engine)
-                del engine, misfits
-                evaluation.give_memory_back(world)
-                continue
-            first = resume.resume(engine, run, world)
-            saver = save.Saver(engine, run, settings.keep_checkpoints, world)
-        if world.is_main:
-            files.write_json(run.ds_config, received)
-            run.update_state(
-                "training",
-                step=first,
-                total_steps=steps.total,
-                epoch=first / steps.per_epoch,
-                tokens_per_second=None,  # the last attempt's are not this one's
-                time_left_s=None,
-            )
-            print(f"step {first} of {steps.total}: {'resumed' if first else 'started'}", flush=True)
-        limit = oom.Limit(run, settings, rows, steps, packing, saver, world)
-        if first == steps.total:
-            return Tried(engine, packing, first, saver, limit)
-        largest = trial.largest(rows, steps, first, settings, packing)
-        with phases.spending("loading"), limit.kept(f"the trial before step {first + 1}", largest):
-            found = trial.run(engine, rows, largest, packing, world)
-        if not found.lost:
-            if found.without:
-                print_once(world, f"{gradients.some(found.without)} get no gradient: the loss does not depend on them")
-            return Tried(engine, packing, first, saver, limit)
-        if not engines.gathers_whole_layers(engine):
-            break
-        print_once(world, f"gathered whole, layers lose gradients of {gradients.some(found.lost)}: in parts, slower")
-        engines.end(engine)
-        del engine, saver, limit
-        evaluation.give_memory_back(world)
-    raise gradients.refused(found, settings)
+    finish(engine, saver, steps, base, run, settings, reporter, world)
 
 
 def optimizer_step(
-    engine: Any,
-    rows: Rows,
-    micro_steps: MicroSteps,
-    target_tokens: int,
-    packing: bool,
-    asked: bool,
-    world: World,
+    engine: Any, rows: Rows, micro_steps: MicroSteps, target_tokens: int, packing: bool, stop: bool, world: World
 ) -> list[float]:
-    """Train on a step's rows, cut into micro-steps. Return the sums over all ranks of loss and `asked` (all ranks).
+    """Train on the rows of one step (all ranks). Return the sums over all ranks of the loss and of `stop`.
 
-    The sums are on their way before the optimizer's work begins, so that the host prepares the next step during it.
+    `target_tokens` are those of the whole step: each target's loss has the same weight, however rows are split.
     """
     loss_sum = torch.zeros((), device=world.device)
-    for i, per_rank in enumerate(micro_steps):
-        batch = batching.collate(rows.take(per_rank[world.rank]), packing, world.device)
-        loss_sum += engines.backward(engine, batch, target_tokens, world, last=i == len(micro_steps) - 1)
-    sums = distributed.start_total([loss_sum, asked], world)
+    for i, rows_per_rank in enumerate(micro_steps):
+        batch = batching.collate(rows.take(rows_per_rank[world.rank]), packing, world.device)
+        loss_sum += backward(engine, batch, target_tokens, world, last=i == len(micro_steps) - 1)
+    # Started before the optimizer's work is queued: the sums arrive while the GPU is still busy with that, and the host
+    # prepares the next step meanwhile.
+    sums = distributed.start_total([loss_sum, stop], world)
     with oom.part(oom.OPTIMIZER):
         engine.step()
     return sums.read()
 
 
+def stop_is_requested(run: Run, world: World) -> bool:
+    """Tell whether this rank got a signal or, on rank 0 alone, whether the run directory has a stop file."""
+    return process.stop_requested.is_set() or (world.is_main and run.stop_reason() is not None)
+
+
 def validation_is_due(step: int, settings: Settings) -> bool:
-    """Tell whether the validation loss after `step` steps is wanted. The first and the last are evaluation's."""
+    """Tell whether to validate after `step` steps. Before the first and after the last, evaluation does."""
     return bool(settings.eval_steps) and step > 0 and step % settings.eval_steps == 0
 
 
-def print_once(world: World, text: str) -> None:
-    """Print a line to the log (rank 0)."""
-    if world.is_main:
-        print(text, flush=True)
+def save_is_due(done: int, steps: Steps, settings: Settings) -> bool:
+    """Tell whether to save after `done` steps. After the last, `finish` does."""
+    return bool(settings.save_steps) and done % settings.save_steps == 0 and done < steps.total
 
 
-def say(run: Run, world: World, status: Status, **changes: Unpack[StateChanges]) -> None:
-    """Write what the run does to `state.json` (rank 0)."""
-    if world.is_main:
-        run.tell(status, **changes)
+def save(saver: Saver, done: int, stop: bool, reporter: Reporter) -> None:
+    """Start to save a checkpoint after `done` steps; before a stop, wait until it is complete (all ranks)."""
+    reporter.flush()  # a run that resumes from this checkpoint needs the metrics of all its steps
+    with reporter.pause("saving"):
+        if saver.is_writing:  # SAVE_STEPS is shorter than a save takes
+            reporter.tell("saving")
+            saver.finish()
+            reporter.tell("training")
+        saver.start(done)
+        if stop:
+            reporter.tell("saving")
+            saver.finish()
+
+
+def finish(
+    engine: Any, saver: Saver, steps: Steps, base: Path, run: Run, settings: Settings, reporter: Reporter, world: World
+) -> None:
+    """Save the last step, export the model, and give up the engine (all ranks)."""
+    with reporter.phase("saving"):
+        reporter.tell("saving")
+        reporter.flush()
+        model = engine.module.model
+        saver.save_before_export(steps.total, count_weights(model) * model.dtype.itemsize)
+        export(engine, base, run, settings, world)
+        if not settings.save_steps:
+            saver.forget(steps.total)  # it was for the case that the export fails
+    end_engine(engine)

@@ -14,7 +14,6 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
 
 from sft.errors import SftError, between_ranks
 from sft.run import budget, files
@@ -25,17 +24,16 @@ from sft.steps import Steps
 from sft.trainer import distributed, oom
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
-from sft.trainer.evaluation import evaluate as evaluation
+from sft.trainer.evaluation.evaluate import evaluate_model, results
 from sft.trainer.loop import train
-from sft.trainer.timing import Phases
-from sft.trainer.trackers.metrics import Metrics, NoMetrics
+from sft.trainer.report import Reporter
 
 POLL_S = 0.05
 MESSAGE = 500  # characters of an error; all of it is in the log
 
 
 def main() -> None:
-    """Run the rank; whatever ends it is written to the run directory first."""
+    """Run this rank. If it breaks, the reason is written to the run directory first."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--local_rank", type=int, help="given by the launcher, which sets LOCAL_RANK too")
@@ -45,7 +43,7 @@ def main() -> None:
         settings = budget.held(run, run.settings())
         wait_for_inputs(run)
         world = distributed.start(settings.device, settings.rendezvous_timeout_s)
-        status = pipeline(run, settings, world)
+        status = evaluate_and_train(run, settings, world)
         distributed.end()
         if world.is_main:
             run.update_state(status)
@@ -58,7 +56,7 @@ def main() -> None:
         else:
             what = f"{type(error).__name__}: {textwrap.shorten(str(error), MESSAGE) or 'no message'}"
             if isinstance(error, RuntimeError) and between_ranks(str(error)):
-                # Perhaps only what another rank's error looks like from here: the node program waits for a better one.
+                # Perhaps this only follows from another rank's error: the node program waits for a better reason.
                 sys.stdout.write(f"rank {rank}: error between ranks: {what}\n")
             else:
                 run.fail(f"rank {rank}: {what}")
@@ -67,10 +65,10 @@ def main() -> None:
 
 
 def wait_for_inputs(run: Run) -> None:
-    """Wait for the inputs: the launcher starts the ranks while they are made.
+    """Wait until the first node has prepared the data and the base model: the launcher starts the ranks meanwhile.
 
-    The node program ends the ranks where making them breaks, or a stop comes before. No rank decides that by itself:
-    the others would wait for it.
+    If preparing fails, or a stop comes first, the node program ends the ranks. No rank may leave by itself: the others
+    would wait for it.
     """
     while not run.prepared.is_file():
         if process.stop_requested.is_set() and run.stop_reason() is None:
@@ -78,55 +76,44 @@ def wait_for_inputs(run: Run) -> None:
         time.sleep(POLL_S)
 
 
-def pipeline(run: Run, settings: Settings, world: World) -> Any:
-    """Evaluate the base model, train, export and evaluate again, whatever of it is left to do (all ranks).
+def evaluate_and_train(run: Run, settings: Settings, world: World) -> Status:
+    """Evaluate the base model, train, export and evaluate again: whatever of it an earlier attempt left (all ranks).
 
     Return the status that the run ends with.
     """
+    reporter = Reporter(run, settings, world)
     prepared = files.read_json(run.prepared)
-    phases = Phases(run, world)
     now = time.time()
     since_start = now - (run.state().attempt_started_at or now)
     before_ranks = max(0.0, since_start - sum(prepared["seconds"].values()))
-    phases.add(**{"starting": before_ranks} | prepared["seconds"])
-    rows, held_out = (Rows(Path(prepared["data"]) / split) for split in ("train", "validation"))
-    metrics: Metrics | NoMetrics = Metrics(run, settings) if world.is_main else NoMetrics()
+    reporter.add_seconds({"starting": before_ranks} | prepared["seconds"])
+    base = Path(prepared["model"])
+    rows, validation_rows = (Rows(Path(prepared["data"]) / split) for split in ("train", "validation"))
     status: Status = "finished"
     try:
-        if settings.evaluate and "before" not in evaluation.results(run):
-            with phases.spending("evaluation before"):
-                evaluate(run, settings, Path(prepared["model"]), held_out, world, "before", metrics, step=0)
+        if settings.evaluate and "before" not in results(run):
+            evaluate(run, settings, base, validation_rows, "before", 0, reporter, world)
         if not run.final.exists():
-            train(run, settings, Path(prepared["model"]), rows, held_out, phases, metrics, world)
-        if settings.evaluate and "after" not in evaluation.results(run):
-            with phases.spending("evaluation after"):
-                last = Steps.of(settings, len(rows)).total
-                evaluate(run, settings, run.final, held_out, world, "after", metrics, step=last)
+            train(run, settings, base, rows, validation_rows, reporter, world)
+        if settings.evaluate and "after" not in results(run):
+            last_step = Steps.of(settings, len(rows)).total
+            evaluate(run, settings, run.final, validation_rows, "after", last_step, reporter, world)
     except process.Stopped:
         status = "stopped"
-    metrics.close()
+    reporter.close()
     return status
 
 
 def evaluate(
-    run: Run,
-    settings: Settings,
-    path: Path,
-    rows: Rows,
-    world: World,
-    name: Evaluating,
-    metrics: Metrics | NoMetrics,
-    step: int,
+    run: Run, settings: Settings, model: Path, rows: Rows, name: Evaluating, step: int, reporter: Reporter, world: World
 ) -> None:
-    """Evaluate the model that training begins or ends with, after `step` steps, and say so (all ranks)."""
-    if world.is_main:
-        run.update_state("evaluating", evaluating=name, answers=0, total_answers=0)
-    found = evaluation.evaluate(run, settings, path, rows, world, name)
-    metrics.log_evaluation(step, found)
-    if world.is_main:
-        print(
-            f"evaluation {name} training: {json.dumps({k: v for k, v in found.items() if k != 'samples'})}", flush=True
-        )
+    """Evaluate the model `before` or `after` training, which is that of `step` steps (all ranks)."""
+    with reporter.phase(f"evaluation {name}"):
+        reporter.begin_evaluation(name)
+        found = evaluate_model(run, settings, model, rows, world, name)
+        reporter.log_once(step, {"val/loss": found["loss"], "eval/exact_match": found["exact_match"]})
+        numbers = {key: value for key, value in found.items() if key != "samples"}
+        reporter.print(f"evaluation {name} training: {json.dumps(numbers)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """If a loss or gradient is not finite, end the run before anything is saved, and name the rows of that step.
 
-fp16 is another matter: there an infinite gradient is the scaler's sign to scale less, and the step is skipped.
+Except in fp16: there an infinite gradient only tells the loss scaler to scale less, and the step is skipped.
 """
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 from sft.errors import NOT_FINITE, RunFailed, SftError
 from sft.run.directory import Run
@@ -16,6 +19,19 @@ from sft.trainer.distributed import World
 SHOWN = 32  # rows that are named
 
 
+def problem(engine: Any, loss: float, settings: Settings) -> str:
+    """Return which of "loss" and "gradient" is not finite after a step; "" if both are, and in fp16 anyway.
+
+    Every rank comes to the same answer: the loss is that of the global batch, and the gradient's norm is too. DeepSpeed
+    skips a step whose gradient is not finite, in every precision.
+    """
+    if settings.precision == "fp16":
+        return ""
+    if not math.isfinite(loss):
+        return "loss"
+    return "gradient" if engine.skipped_steps else ""
+
+
 def fail(run: Run, settings: Settings, step: int, what: str, chosen: Indices, world: World) -> None:
     """End the run because `what` (the loss, the gradient) of a step is not finite (all ranks). Raises RunFailed."""
     reason = f"step {step}: the {what} {NOT_FINITE}"
@@ -24,7 +40,7 @@ def fail(run: Run, settings: Settings, step: int, what: str, chosen: Indices, wo
         more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
         remedy = f"look at these rows, lower LEARNING_RATE or use PRECISION=fp32; {run.last_checkpoint()} stays"
         run.fail(f"{reason}; its rows: {', '.join(rows[:SHOWN])}{more}; {remedy}")
-    distributed.barrier()  # the reason with the rows is there
+    distributed.barrier()  # until rank 0 has written the reason with the rows: the first reason stays
     raise RunFailed(reason)
 
 

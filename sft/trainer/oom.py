@@ -1,7 +1,8 @@
 """A rank runs out of memory: continue with smaller micro-steps, or end with a line that says what to do.
 
-The rank cannot redo its step by itself: its peers wait in collectives, and DeepSpeed is in the middle of a pass. So it
-cuts the run's budget (sft/run/budget.py) and fails; what started the ranks starts them again from the last checkpoint.
+The rank cannot repeat its step by itself: the others wait in collectives, and DeepSpeed is in the middle of a pass. So
+it lowers the run's budget of a micro-step (sft/run/budget.py) and fails; the ranks are started again from the last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ def part(where: str) -> Iterator[None]:
         raise
 
 
-class Limit:
-    """What this rank does about micro-steps that do not fit."""
+class Guard:
+    """Lowers the budget if a micro-step of this rank does not fit into memory."""
 
     def __init__(
         self, run: Run, settings: Settings, rows: Rows, steps: Steps, packing: bool, saver: Saver, world: World
@@ -114,8 +115,8 @@ class Limit:
         self.longest = int(taken[np.argmax(rows.lengths[taken])])
 
     @contextmanager
-    def kept(self, place: str, micro_steps: MicroSteps) -> Iterator[None]:
-        """Cut the run's budget where these micro-steps do not fit. Raises RunFailed: the ranks have to start again."""
+    def guard(self, place: str, micro_steps: MicroSteps) -> Iterator[None]:
+        """Lower the run's budget if these micro-steps do not fit. Raises RunFailed: the ranks must start again."""
         try:
             yield
         except Exception as error:

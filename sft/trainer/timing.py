@@ -1,4 +1,4 @@
-"""The speed of the steps, without the pauses between them, and where the wall time of a run goes."""
+"""How fast the steps go, without the pauses between them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sft.run.directory import Run
-from sft.trainer.distributed import World
-
-WINDOW = 20  # steps: the first ones are slow, and a user wants to see the present
+WINDOW = 20  # steps that the speed is averaged over: the first ones are slow, and a user wants to see the present
 STATE_EVERY_S = 0.5
+# Where the wall time of a run goes, in the order of the report.
 PHASES = (
     "starting", "base model", "data", "evaluation before", "loading", "first step", "training", "validation",
     "saving", "evaluation after",
@@ -28,7 +26,7 @@ class Clock:
         self.first_s = self.all_s = 0.0  # the first step, and all of them
 
     def count(self, tokens: int) -> None:
-        """Note the end of a step that trained on `tokens` real tokens over all ranks."""
+        """Note the end of a step that trained on `tokens` tokens over all ranks, without padding."""
         now = time.monotonic()
         self.steps.append((now - self.since, tokens))
         self.first_s = self.first_s or now - self.since
@@ -37,7 +35,7 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out what is done inside: a save or a validation is no part of a step."""
+        """Leave out what happens inside, such as a save or a validation, from the time of the step."""
         started = time.monotonic()
         yield
         self.since += time.monotonic() - started
@@ -49,34 +47,12 @@ class Clock:
 
     @property
     def tokens_per_second(self) -> float:
-        """Real tokens per second over all ranks, without padding."""
+        """Tokens per second over all ranks, without padding."""
         return sum(tokens for _, tokens in self.steps) / sum(seconds for seconds, _ in self.steps)
 
     def state_is_due(self) -> bool:
-        """Tell whether `state.json` is to be written again; it is read by people, not every step."""
+        """Whether to write `state.json` again. People read it, so not every step needs it."""
         if time.monotonic() - self.state_at < STATE_EVERY_S:
             return False
         self.state_at = time.monotonic()
         return True
-
-
-class Phases:
-    """Adds up the seconds that a run spends in each phase, over all its attempts, in `state.json`."""
-
-    def __init__(self, run: Run, world: World) -> None:
-        self.run, self.world = run, world
-
-    def add(self, **seconds: float) -> None:
-        """Add seconds to phases (rank 0)."""
-        if not self.world.is_main:
-            return
-        spent = self.run.state().seconds
-        total = {phase: round(spent.get(phase, 0.0) + seconds.get(phase, 0.0), 2) for phase in PHASES}
-        self.run.tell(seconds=total)
-
-    @contextmanager
-    def spending(self, phase: str) -> Iterator[None]:
-        """Add the time that is spent inside to a phase."""
-        started = time.monotonic()
-        yield
-        self.add(**{phase: time.monotonic() - started})

@@ -64,7 +64,7 @@ def test_a_row_that_does_not_fit_alone_is_named_before_the_first_step(project, t
     assert done.returncode == 1, done.stdout
     error = run.state().error
     longest = json.loads(run.prepared.read_text())["train"]["longest"]
-    assert error.startswith("out of memory in the trial before step 1 (backward, rank 0) at 1 row a micro-step, and ")
+    assert error.startswith("out of memory in the dry run before step 1 (backward, rank 0) at 1 row a micro-step, and ")
     assert f"the longest row, {tmp_path / 'train.jsonl'}:12 with {longest} tokens, has to fit alone; use " in error
     assert "MAX_LENGTH" in error and "GRADIENT_CHECKPOINTING=1" in error and "zero3_offload" in error
     assert "starting again" not in done.stdout and not list(run.read_metrics())  # it would not fit a second time

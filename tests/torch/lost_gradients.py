@@ -1,7 +1,7 @@
-"""Train some micro-steps of small Llamas whose gradients DeepSpeed keeps, or loses; print what the trial finds.
+"""Train some micro-steps of small Llamas whose gradients DeepSpeed keeps, or loses; print what the dry run finds.
 
 A program for each rank, with the ranks' usual environment and an empty folder for all of them in argv[1]. It prints, as
-JSON, for each case: reasons (of Misfits), lost and without (of the trial), norm (of a step), plain (of autograd).
+JSON, for each case: reasons (of Misfits), lost and without (of the dry run), norm (of a step), plain (of autograd).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from deepspeed import DeepSpeedEngine as Engine
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sft.settings.fields import Settings
-from sft.trainer import distributed, gradients, loop, loss, trial
-from sft.trainer import engine as engines
+from sft.trainer import distributed, dry_run, gradients, loop, loss
 from sft.trainer.data import rows
 from sft.trainer.distributed import World
+from sft.trainer.engine import end_engine, grad_norm, start_engine
 
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 Values = dict[str, object]
@@ -95,7 +95,7 @@ class Cases:
             ds_config=str(file),
             **{"precision": "fp32", **given},
         ).resolved("cpu", "local")
-        engine, _ = engines.start(
+        engine, _ = start_engine(
             self.folder / "model", settings, settings.deepspeed(), self.world, whole_layers=whole_layers
         )
         with gradients.Misfits(engine) as misfits:
@@ -103,8 +103,8 @@ class Cases:
         return engine, packing, list(misfits.reasons)
 
     def tried(self, engine: Engine, packing: bool) -> Values:
-        """Return what the trial of two equal micro-steps finds."""
-        found = trial.run(engine, self.rows, [[self.share] * self.world.world_size] * 2, packing, self.world)
+        """Return what the dry run of two equal micro-steps finds."""
+        found = dry_run.run(engine, self.rows, [[self.share] * self.world.world_size] * 2, packing, self.world)
         return {"lost": found.lost, "without": found.without}
 
     def norm(self, engine: Engine, packing: bool) -> float:
@@ -112,7 +112,7 @@ class Cases:
         ranks, targets = self.world.world_size, self.rows.target_tokens(self.share)
         shares = [self.share[rank::ranks] for rank in range(ranks)]
         loop.optimizer_step(engine, self.rows, [shares], targets, packing, False, self.world)
-        return engines.grad_norm(engine).read()[0]
+        return grad_norm(engine).read()[0]
 
     def plain(self) -> float:
         """Return the gradient norm of the same step by autograd alone."""
@@ -132,27 +132,27 @@ def main() -> None:
         engine, packing, reasons = cases.start(zero, given)
         say(name, reasons, **cases.tried(engine, packing))
         if zero["stage"] == 1:  # reduces at the end of a step whatever has no hook
-            engines.end(engine)
+            end_engine(engine)
             continue
         # DeepSpeed's own hook, on the second layer or on the fourth weight.
         if zero["stage"] == 3:
             engine.optimizer._leaf_module_hooks[1].remove()
-        else:  # offloaded gradients of a trial before would stay
-            engines.end(engine)
+        else:  # offloaded gradients of a dry run before would stay
+            end_engine(engine)
             engine, packing, reasons = cases.start(zero, given)
             engine.optimizer._grad_acc_hooks[3].remove()
         say(f"{name}, hook gone", reasons, **cases.tried(engine, packing))
-        engines.end(engine)
+        end_engine(engine)
     for kind in LAYERS:
         make_layers(kind)
         engine, packing, reasons = cases.start({"stage": 3}, {})
         # What the others do to DeepSpeed's hooks ends in an error on a CPU.
         say(f"{kind}, whole", reasons, **cases.tried(engine, packing) if kind == "a list" else {})
-        engines.end(engine)
+        end_engine(engine)
         engine, packing, reasons = cases.start({"stage": 3}, {}, whole_layers=False)
         found = cases.tried(engine, packing)
         say(f"{kind}, in parts", reasons, **found, norm=cases.norm(engine, packing), plain=cases.plain())
-        engines.end(engine)
+        end_engine(engine)
     distributed.end()
 
 

@@ -20,10 +20,10 @@ from sft import hostfile
 from sft.run import checkpoints, lifecycle
 from sft.settings.fields import Settings
 from sft.trainer import distributed, loop, loss
-from sft.trainer import engine as engines
 from sft.trainer.checkpoint import resume, save
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
+from sft.trainer.engine import start_engine
 
 KINDS: dict[str, dict[str, object]] = {
     "zero1": {"ds_config": "zero1"},
@@ -59,7 +59,7 @@ def differences(one: object, other: object, where: str = "") -> Iterator[str]:
 def saved(model: Path, settings: Settings, rows: data.Rows, world: World, folder: Path) -> dict[str, object]:
     """Return how two checkpoints of one state differ, and whether training waited for each of them."""
     run = lifecycle.create(settings, hostfile.hostfile(1, 1))
-    engine, _ = engines.start(model, settings, settings.deepspeed(), world)
+    engine, _ = start_engine(model, settings, settings.deepspeed(), world)
     packing = loss.take_fast_paths(engine, True, world)
     everything = np.arange(len(rows))
     loop.optimizer_step(engine, rows, [[everything]], rows.target_tokens(everything), packing, False, world)

@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicCache
 from sft.settings.fields import Settings
 from sft.trainer.distributed import World
 from sft.trainer.evaluation import generate, kv_cache
-from sft.trainer.model import load as models
+from sft.trainer.model.load import load_model
 
 from .small_models import HEADS, SIZES, model_of
 
@@ -90,7 +90,7 @@ def test_a_model_that_says_it_uses_no_cache_is_evaluated_as_any_other(tmp_path, 
     for use_cache in (True, False):
         content = json.loads((tmp_path / file).read_text())
         (tmp_path / file).write_text(json.dumps(content | {"use_cache": use_cache}))
-        model = models.load(tmp_path, settings, torch.device("cpu"))
+        model = load_model(tmp_path, settings, torch.device("cpu"))
         prompts = [[5, 6], [9, 8, 7, 6, 5], [3, 1, 4, 1]]
         world = World(0, 0, 1, torch.device("cpu"))
         found.append(generate.answer_batch(model, Ids(), prompts, [1], settings, Unwatched(), world))
@@ -100,7 +100,7 @@ def test_a_model_that_says_it_uses_no_cache_is_evaluated_as_any_other(tmp_path, 
 def test_mpt_which_uses_no_cache_by_itself_is_evaluated(tmp_path):
     model_of(transformers.MptConfig(vocab_size=64, d_model=32, n_heads=4, n_layers=2)).save_pretrained(tmp_path)
     settings = Settings.load(None, model_name="tiny", max_new_tokens=NEW).resolved("cpu", "local")
-    model = models.load(tmp_path, settings, torch.device("cpu"))
+    model = load_model(tmp_path, settings, torch.device("cpu"))
     world = World(0, 0, 1, torch.device("cpu"))
     (answer,) = generate.answer_batch(model, Ids(), [[5, 6, 7]], [1], settings, Unwatched(), world)
     assert answer == model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=NEW, do_sample=False, eos_token_id=1,

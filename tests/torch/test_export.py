@@ -11,7 +11,7 @@ import transformers
 from sft.run import files
 from sft.settings.fields import Settings
 from sft.trainer.model import adapter, export
-from sft.trainer.model import load as models
+from sft.trainer.model.load import load_model
 
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -23,7 +23,7 @@ def lora(**given):
 
 def written(base, folder, settings):
     """Write the adapter of a model that it changes, and return the logits that it gives."""
-    model = models.load(base, settings, CPU)
+    model = load_model(base, settings, CPU)
     adapter.add(model, settings)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -78,7 +78,7 @@ def test_the_final_model_is_configured_as_its_base_also_in_what_transformers_wou
     transformers.AutoTokenizer.from_pretrained(tiny).save_pretrained(base)
     odd = {"do_sample": False, "temperature": 0.6, "eos_token_id": 2}
     (base / "generation_config.json").write_text(json.dumps(odd))
-    loaded = models.load(base, lora(model_name="tiny"), CPU)
+    loaded = load_model(base, lora(model_name="tiny"), CPU)
     loaded.config.use_cache = False  # as training has it
     export.write_model(loaded, loaded.state_dict(), base, tmp_path / "final", False)
     generation = json.loads((tmp_path / "final" / "generation_config.json").read_text())

@@ -1,4 +1,4 @@
-"""No gradient is lost in silence: the trial names every trained weight whose gradient DeepSpeed does not keep."""
+"""No gradient is lost in silence: the dry run names every trained weight whose gradient DeepSpeed does not keep."""
 
 import json
 import os

@@ -18,7 +18,7 @@ from sft.run import budget, lifecycle
 from sft.run.budget import ROWS, TOKENS, Cut
 from sft.settings.fields import Settings
 from sft.steps import Steps
-from sft.trainer import batching, oom, trial
+from sft.trainer import batching, dry_run, oom
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
 
@@ -167,12 +167,12 @@ class Saves:
 def limit_of(run, rows, packing=True):
     settings = budget.held(run, run.settings())
     alone = World(0, 0, 1, torch.device("cpu"))
-    return oom.Limit(run, settings, rows, Steps.of(settings, len(rows)), packing, Saves(), alone)
+    return oom.Guard(run, settings, rows, Steps.of(settings, len(rows)), packing, Saves(), alone)
 
 
 def run_out(limit, place, where, shares):
     micro_steps = [[np.asarray(share)] for share in shares]
-    with pytest.raises(RunFailed) as caught, limit.kept(place, micro_steps), oom.part(where):
+    with pytest.raises(RunFailed) as caught, limit.guard(place, micro_steps), oom.part(where):
         raise torch.OutOfMemoryError("CUDA out of memory.")
     return str(caught.value)
 
@@ -214,7 +214,7 @@ def test_the_largest_micro_step_of_the_coming_steps_is_tried(tmp_path, packing, 
         for step in range(first, steps.total)
     ]
     wanted = max(batching.tokens(share, lengths, packing) for cut in coming for step in cut for share in step)
-    found = trial.largest(rows, steps, first, settings, packing)
+    found = dry_run.largest_micro_steps(rows, steps, first, settings, packing)
     assert {batching.tokens(share, lengths, packing) for step in found for share in step} == {wanted}
     assert all(len(per_rank) == settings.world_size for per_rank in found) and 1 <= len(found) <= 2
 
@@ -224,15 +224,15 @@ def test_of_very_many_steps_one_of_the_largest_is_found(tmp_path, monkeypatch):
     rows = rows_of(tmp_path / "rows", lengths)
     settings = Settings.load(None, global_batch_size=8, max_epochs=2)
     steps = Steps.of(settings, len(rows))
-    found = trial.largest(rows, steps, 0, settings, True)
-    monkeypatch.setattr(trial, "STEPS_CUT", steps.total)
-    exact = trial.largest(rows, steps, 0, settings, True)
+    found = dry_run.largest_micro_steps(rows, steps, 0, settings, True)
+    monkeypatch.setattr(dry_run, "STEPS_SPLIT", steps.total)
+    exact = dry_run.largest_micro_steps(rows, steps, 0, settings, True)
     tokens = [int(lengths[per_rank[0][0]].sum()) for per_rank in (found, exact)]
     assert 0.97 * tokens[1] <= tokens[0] <= tokens[1]
 
 
-def test_a_trial_leaves_no_trace_in_any_stage(tiny):
-    program = [sys.executable, "-m", "tests.torch.trial_bits", str(tiny)]
+def test_a_dry_run_leaves_no_trace_in_any_stage(tiny):
+    program = [sys.executable, "-m", "tests.torch.dry_run_bits", str(tiny)]
     done = subprocess.run(
         program, cwd=ROOT, env=os.environ | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, check=False
     )

@@ -20,16 +20,17 @@ ADAPTER_FROM_START_TO_END = """
     from sft.settings.fields import Settings
     from sft.trainer import loop
     from sft.trainer.evaluation import evaluate
-    from sft.trainer.model import adapter, load as models
+    from sft.trainer.model import adapter, export
+    from sft.trainer.model.load import load_model, permissions
 
     base, folder = Path(sys.argv[1]), Path(sys.argv[2])
     settings = Settings.load(None, model_name="tiny", lora_rank=2).resolved("cpu", "local")
-    model = models.load(base, settings, torch.device("cpu"))
+    model = load_model(base, settings, torch.device("cpu"))
     adapter.add(model, settings)
     model(torch.arange(5, 25)[None]).logits.sum().backward()
     adapter.write(model, model.state_dict(), base, folder / "adapter", settings)
-    whole = adapter.merged(model, base, folder / "adapter", models.allowed(settings))
-    models.write_model(whole, whole.state_dict(), base, folder / "final", False)
+    whole = adapter.merged(model, base, folder / "adapter", permissions(settings))
+    export.write_model(whole, whole.state_dict(), base, folder / "final", False)
 """
 
 KERNELS = """

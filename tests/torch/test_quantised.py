@@ -11,7 +11,7 @@ import transformers
 
 from sft.settings.fields import Settings
 from sft.trainer.model import adapter, quantised
-from sft.trainer.model import load as models
+from sft.trainer.model.load import load_model, permissions
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed; pip install -e '.[dev]'")
 
@@ -50,7 +50,7 @@ def settings():
 @pytest.fixture
 def adapted(base, settings):
     """The quantised model with an adapter that is not zero, in training mode."""
-    model = models.load(base, settings, CPU, settings.deepspeed())
+    model = load_model(base, settings, CPU, settings.deepspeed())
     adapter.add(model, settings)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -72,7 +72,7 @@ def test_the_layers_matrices_are_quantised_and_nothing_else(adapted):
 def test_the_merged_model_is_what_was_trained(base, adapted, settings, tmp_path):
     trained = logits(adapted)
     adapter.write(adapted, adapted.state_dict(), base, tmp_path / "adapter", settings)
-    merged = adapter.merged(adapted, base, tmp_path / "adapter", models.allowed(settings)).eval()
+    merged = adapter.merged(adapted, base, tmp_path / "adapter", permissions(settings)).eval()
     torch.testing.assert_close(logits(merged), trained, atol=1e-4, rtol=1e-4)
     assert "quantization_config" not in json.loads(merged.config.to_json_string())
 
@@ -87,7 +87,7 @@ def test_evaluation_leaves_the_weights_as_they_are(adapted):
 
 
 def test_evaluations_own_model_is_not_quantised(base, settings):
-    assert not list(quantised.weights(models.load(base, settings, CPU)))
+    assert not list(quantised.weights(load_model(base, settings, CPU)))
 
 
 def test_only_a_run_with_an_adapter_imports_bitsandbytes():

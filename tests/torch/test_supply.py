@@ -14,7 +14,7 @@ from sft.errors import SettingsError
 from sft.host.commands import setup, train
 from sft.settings.fields import Settings
 from sft.trainer.data import prepare
-from sft.trainer.model import load as models
+from sft.trainer.model.load import load_model
 
 CPU = torch.device("cpu")
 
@@ -62,13 +62,13 @@ def test_pickled_weights_are_refused_before_anything_starts(pickled, tmp_path):
     with pytest.raises(SettingsError, match="are pickled"):
         prepare.base_model(settings)
     with pytest.raises(OSError, match="safetensors"):
-        models.load(pickled, settings.resolved("cpu", "local"), CPU)
+        load_model(pickled, settings.resolved("cpu", "local"), CPU)
 
 
 def test_pickled_weights_load_where_they_are_allowed(pickled):
     settings = Settings.load(None, model_name=str(pickled), allow_pickle=True).resolved("cpu", "local")
     assert prepare.base_model(settings) == pickled
-    assert models.load(pickled, settings, CPU).config.model_type == "llama"
+    assert load_model(pickled, settings, CPU).config.model_type == "llama"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_code_of_a_model_runs_only_where_it_is_trusted(coded, monkeypatch, tmp_p
     )
     settings = Settings.load(None, model_name=str(coded), trust_remote_code=True).resolved("cpu", "local")
     assert prepare.base_model(settings) == coded
-    assert type(models.load(coded, settings, CPU)).__name__ == "MineForCausalLM"
+    assert type(load_model(coded, settings, CPU)).__name__ == "MineForCausalLM"
 
 
 def test_code_that_is_not_needed_is_not_run(coded):
@@ -107,7 +107,7 @@ def test_code_that_is_not_needed_is_not_run(coded):
     (coded / "mine.py").write_text("raise SystemExit('the code ran')")
     settings = Settings.load(None, model_name=str(coded)).resolved("cpu", "local")
     assert prepare.base_model(settings) == coded
-    assert type(models.load(coded, settings, CPU)).__name__ == "LlamaForCausalLM"
+    assert type(load_model(coded, settings, CPU)).__name__ == "LlamaForCausalLM"
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o600, False)])

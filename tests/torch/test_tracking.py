@@ -10,7 +10,7 @@ from sft import hostfile
 from sft.run import lifecycle
 from sft.settings.fields import Settings
 from sft.trainer.trackers import wandb_process
-from sft.trainer.trackers.metrics import Metrics
+from sft.trainer.trackers.trackers import Trackers
 
 PATIENCE_S = 60
 
@@ -21,7 +21,7 @@ def run_in(folder, name="a", **settings):
 
 
 def metrics_of(run, first_step=0):
-    metrics = Metrics(run, run.settings())
+    metrics = Trackers(run, run.settings())
     metrics.resume(first_step)
     return metrics
 
@@ -39,7 +39,7 @@ def service(metrics):
     run = metrics.run
     wait_for(lambda: list((run.path / "wandb").glob("offline-run-*/*.wandb")))
     return next(
-        child for child in psutil.Process(metrics.tracker.process.pid).children() if "wandb-core" in child.name()
+        child for child in psutil.Process(metrics.others[0].process.pid).children() if "wandb-core" in child.name()
     )
 
 
@@ -55,9 +55,9 @@ def steps(run):
 def test_what_is_logged_reaches_wandb_too_and_no_process_is_left(tmp_path):
     run = run_in(tmp_path)
     metrics = metrics_of(run)
-    process = metrics.tracker.process
+    process = metrics.others[0].process
     for step in range(1, 6):
-        metrics.log(step, train_loss=step + 0.4321)
+        metrics.log(step, {"train/loss": step + 0.4321})
     metrics.close()
     assert all(f"{step}.4321".encode() in logged(run) for step in range(1, 6))
     assert run.state().wandb is None and not psutil.pid_exists(process.pid)
@@ -67,19 +67,19 @@ def test_what_is_logged_reaches_wandb_too_and_no_process_is_left(tmp_path):
 def test_wandb_killed_in_the_middle_is_said_once_and_all_steps_are_in_the_metrics(tmp_path, capsys, victim):
     run = run_in(tmp_path)
     metrics = metrics_of(run)
-    metrics.log(1, train_loss=1.0)
+    metrics.log(1, {"train/loss": 1.0})
     core = service(metrics)
     if victim == "service":
         core.kill()
     else:
-        metrics.tracker.process.kill()
+        metrics.others[0].process.kill()
     step = 1
-    while metrics.tracker.process:
+    while metrics.others[0].process:
         assert step < 20 * PATIENCE_S
         step += 1
-        metrics.log(step, train_loss=1.0)
+        metrics.log(step, {"train/loss": 1.0})
         time.sleep(0.05)
-    metrics.log(step + 1, train_loss=1.0)
+    metrics.log(step + 1, {"train/loss": 1.0})
     metrics.close()
     assert steps(run) == list(range(1, step + 2))
     said = capsys.readouterr().out
@@ -91,11 +91,11 @@ def test_wandb_killed_in_the_middle_is_said_once_and_all_steps_are_in_the_metric
 def test_wandb_that_hangs_at_the_end_is_ended(tmp_path, capsys):
     run = run_in(tmp_path)
     metrics = metrics_of(run)
-    metrics.log(1, train_loss=1.0)
-    core, process = service(metrics), metrics.tracker.process
+    metrics.log(1, {"train/loss": 1.0})
+    core, process = service(metrics), metrics.others[0].process
     core.suspend()
-    metrics.log(2, train_loss=1.0)
-    metrics.tracker.close(limit_s=2)
+    metrics.log(2, {"train/loss": 1.0})
+    metrics.others[0].close(limit_s=2)
     metrics.close()
     said = f"it did not end within 2 s; `wandb sync` uploads what is in {run.path}/wandb"
     assert run.state().wandb == f"not logging there ({said})"
@@ -108,7 +108,7 @@ def test_wandb_that_hangs_at_the_end_is_ended(tmp_path, capsys):
 def test_wandb_that_cannot_start_is_said(tmp_path):
     run = run_in(tmp_path, wandb_project_name="a/b:c")
     metrics = metrics_of(run)
-    wait_for(lambda: metrics.flush() or run.state().wandb)
+    wait_for(lambda: metrics.log(1, {"train/loss": 1.0}) or run.state().wandb)
     metrics.close()
     assert run.state().wandb.startswith("not logging there (") and "a/b:c" in run.state().wandb
 
@@ -128,7 +128,7 @@ def test_a_resumed_run_logs_offline_what_is_new(tmp_path):
     lines = [{"step": step, "time": 1.0, "train/loss": step + 0.5678} for step in (1, 2, 3)]
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     metrics = metrics_of(run, first_step=2)
-    metrics.log(3, train_loss=3.8765)
+    metrics.log(3, {"train/loss": 3.8765})
     metrics.close()
     assert steps(run) == [1, 2, 3]
     assert b"3.8765" in logged(run) and b".5678" not in logged(run)
@@ -138,15 +138,15 @@ def test_a_step_that_was_validated_before_the_run_was_killed_is_known(tmp_path):
     run = run_in(tmp_path, wandb_mode="disabled")
     lines = [{"step": 5, "time": 1.0, "train/loss": 1.0}, {"step": 5, "time": 1.0, "val/loss": 1.0}]
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert Metrics(run, run.settings()).resume(5)
-    assert not Metrics(run, run.settings()).resume(4)
+    assert Trackers(run, run.settings()).resume(5)
+    assert not Trackers(run, run.settings()).resume(4)
 
 
 def test_the_evaluation_is_logged_once_and_again_if_it_found_something_else(tmp_path):
     run = run_in(tmp_path)
     for exact_match in (0.25, 0.25, 0.5):
-        metrics = Metrics(run, run.settings())
-        metrics.log_evaluation(8, {"loss": 2.5, "exact_match": exact_match, "rows": 4})
+        metrics = Trackers(run, run.settings())
+        metrics.log_once(8, {"val/loss": 2.5, "eval/exact_match": exact_match})
         metrics.close()
     found = [(line["step"], line["val/loss"], line["eval/exact_match"]) for line in run.read_metrics()]
     assert found == [(8, 2.5, 0.25), (8, 2.5, 0.5)]

@@ -6,7 +6,6 @@ would gather every weight for every token.
 
 from __future__ import annotations
 
-import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from sft.trainer.distributed import World
 from sft.trainer.evaluation.generate import generate
 from sft.trainer.evaluation.score import score
 from sft.trainer.loss import TargetLoss, evaluating, take_fast_paths
-from sft.trainer.model import load as models
+from sft.trainer.model.load import free_unused_memory, load_model
 
 
 def results(run: Run) -> dict[str, Any]:
@@ -32,42 +31,32 @@ def results(run: Run) -> dict[str, Any]:
     return run.read(run.evaluation, {})
 
 
-def evaluate(run: Run, settings: Settings, path: Path, rows: Rows, world: World, name: str) -> dict[str, Any]:
+def evaluate_model(run: Run, settings: Settings, path: Path, rows: Rows, world: World, name: str) -> dict[str, Any]:
     """Evaluate the model in `path` and write it as `name` (before, after) to `evaluation.json` (all ranks).
 
     Raises process.Stopped.
     """
     started = time.monotonic()
-    give_memory_back(world)
+    free_unused_memory(world.device)
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         path, padding_side="left", trust_remote_code=settings.trust_remote_code
     )
-    model: Any = models.load(path, settings, world.device)
+    model: Any = load_model(path, settings, world.device)
     target_loss = TargetLoss(model)
     packing = take_fast_paths(target_loss, settings.packing, world)
     loss = mean_loss(target_loss, rows, settings, packing, world)
     model.set_attn_implementation(target_loss.own_attention)
-    give_memory_back(world)
+    free_unused_memory(world.device)
     generating = time.monotonic()
     answers = generate(run, settings, model, tokenizer, rows, world)
     ended = time.monotonic()
     del model, target_loss
-    give_memory_back(world)
+    free_unused_memory(world.device)
     seconds = {"seconds": round(ended - started, 1), "generating_seconds": round(ended - generating, 1)}
     found = {"loss": loss, "rows": len(rows), **score(answers), **seconds}
     if world.is_main:
         files.write_json(run.evaluation, results(run) | {name: found})
     return found
-
-
-def give_memory_back(world: World) -> None:
-    """Have the allocator give back what nothing uses: the free memory decides how many answers fit at once.
-
-    A trained engine is a circle of references to itself, which holds its weights until they are looked for.
-    """
-    gc.collect()
-    if world.device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def mean_loss(module: Any, rows: Rows, settings: Settings, packing: bool, world: World) -> float | None:
@@ -84,6 +73,3 @@ def mean_loss(module: Any, rows: Rows, settings: Settings, packing: bool, world:
             batch = batching.collate(rows.take(per_rank[world.rank]), packing, world.device)
             loss_sum += module(*batch)
     return distributed.total([loss_sum], world)[0] / rows.target_tokens(everything)
-
-
-# Scores

@@ -77,10 +77,10 @@ def check_targets(model: Any, settings: Settings) -> None:
         raise SettingsError(problems)
 
 
-def keep_what_is_trained(module: torch.nn.Module) -> None:
-    """Have the state of a module around an adapted model hold the adapter alone.
+def save_only_the_adapter(module: torch.nn.Module) -> None:
+    """Leave the frozen weights out of a module's `state_dict`, and so out of the checkpoints.
 
-    The frozen weights are the base model's, which every start reads anyway: they belong into no checkpoint.
+    They are the base model's, which every start reads anyway.
     """
 
     def drop(module: torch.nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
@@ -127,7 +127,7 @@ def base_name(base: Path, settings: Settings) -> tuple[str, str | None]:
     return settings.model_name, base.name if base.parent.name == "snapshots" else settings.model_revision
 
 
-def merged(model: Any, base: Path, adapter: Path, allowed: dict[str, Any]) -> Any:
+def merged(model: Any, base: Path, adapter: Path, permissions: dict[str, Any]) -> Any:
     """Return the base model with the adapter's product added to its weights, a plain model without peft.
 
     Of a quantised base what its 4 bits stand for, not what they were made from: the adapter was trained beside those
@@ -135,7 +135,7 @@ def merged(model: Any, base: Path, adapter: Path, allowed: dict[str, Any]) -> An
     """
     import peft
 
-    whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=model.dtype, **allowed)
+    whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=model.dtype, **permissions)
     for name, value in quantised.weights(model):
         layer: Any = whole.get_submodule(name.removesuffix(".weight").removesuffix(".base_layer"))
         layer.weight.data.copy_(value.T if isinstance(layer, Conv1D) else value)  # GPT-2's are quantised transposed

@@ -14,7 +14,7 @@ from sft.settings.fields import Settings
 from sft.trainer import distributed
 from sft.trainer.distributed import World
 from sft.trainer.model import adapter
-from sft.trainer.model.load import allowed
+from sft.trainer.model.load import permissions
 
 
 def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) -> None:
@@ -38,7 +38,7 @@ def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) 
         if adapter.is_adapted(model):
             with files.whole_folder(run.adapter) as folder:
                 adapter.write(model, named, base, folder, settings)
-            model = adapter.merged(model, base, run.adapter, allowed(settings))
+            model = adapter.merged(model, base, run.adapter, permissions(settings))
             named = model.state_dict()
         with files.whole_folder(run.final) as folder:
             write_model(model, named, base, folder, settings.trust_remote_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,26 @@ from sft.trainer.model import quantised
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def load(
-    path: Path, settings: Settings, device: torch.device, config: dict[str, Any] | None = None
+def load_model(
+    path: Path, settings: Settings, device: torch.device, ds_config: dict[str, Any] | None = None
 ) -> transformers.PreTrainedModel:
-    """Return the model in `path` on a device, tensor by tensor: no whole copy is in main memory on the way.
+    """Return the model in `path` on a device, in PRECISION.
 
-    With a DeepSpeed `config` it is to be trained: quantised as it is read where LORA_BASE_BITS says so, and under
-    ZeRO-3 its parameters are sharded as they are read (all ranks): rank 0 reads, every rank keeps its shard.
+    With DeepSpeed's configuration it is loaded to be trained: in 4 bits with LORA_BASE_BITS=4, and sharded under ZeRO-3
+    (all ranks): rank 0 reads each tensor, and every rank keeps its shard.
     """
-    # transformers asks for this object, not for an argument; it holds for as long as the object lives.
-    zero3 = HfDeepSpeedConfig(config) if config and config["zero_optimization"]["stage"] == 3 else None
+    # transformers takes no argument for ZeRO-3: it looks for such an object, for as long as one is alive.
+    zero3 = HfDeepSpeedConfig(ds_config) if ds_config and ds_config["zero_optimization"]["stage"] == 3 else None
     dtype = DTYPES[settings.precision]
-    how: dict[str, Any] = {} if zero3 else {"device_map": {"": device}}
-    if config and settings.lora_base_bits == 4:
-        how["quantization_config"] = quantised.config(dtype)
+    options: dict[str, Any] = {} if zero3 else {"device_map": {"": device}}
+    if ds_config and settings.lora_base_bits == 4:
+        options["quantization_config"] = quantised.config(dtype)
     model_config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
-    model_config.use_cache = zero3 is None and config is None
+    model_config.use_cache = ds_config is None
     # Initialising an embedding writes zeros into its padding row, which a sharded embedding does not have.
     padding, model_config.pad_token_id = getattr(model_config, "pad_token_id", None), None
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        path, config=model_config, dtype=dtype, **how, **allowed(settings)
+        path, config=model_config, dtype=dtype, **options, **permissions(settings)
     )
     quantised.keep_form(model)
     model.config.pad_token_id = padding
@@ -43,6 +44,16 @@ def load(
     return model
 
 
-def allowed(settings: Settings) -> dict[str, Any]:
-    """Return what loading a model may do, as transformers takes it: pickled weights and code only where allowed."""
+def permissions(settings: Settings) -> dict[str, Any]:
+    """Return transformers' options for what loading may do: run a model's own code, or unpickle its weights."""
     return {"trust_remote_code": settings.trust_remote_code, "use_safetensors": None if settings.allow_pickle else True}
+
+
+def free_unused_memory(device: torch.device) -> None:
+    """Have the allocator return what nothing uses to the GPU: other allocations are sized by its free memory.
+
+    An engine is full of references to itself. Only the garbage collector finds that nobody uses it any more.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

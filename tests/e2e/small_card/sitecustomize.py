@@ -1,6 +1,6 @@
 """A card on which too large a micro-step runs out of memory: on PYTHONPATH, it changes torch in the ranks of a run.
 
-SMALL_CARD is a list of {"rank", "from_step", "tokens", "where"}: from step `from_step` on and in the trial before it,
+SMALL_CARD is a list of {"rank", "from_step", "tokens", "where"}: from step `from_step` on and in the dry run before it,
 that rank has no memory in `where` (forward, backward, optimizer) for micro-steps of more than `tokens` tokens.
 """
 

@@ -1,7 +1,7 @@
 """Try the largest micro-step of a run before the first step, where running out of memory costs least.
 
-Every rank runs it, forward and backward, with the same rows. It shows too whether DeepSpeed keeps every gradient
-(sft/trainer/gradients.py). Its gradients are thrown away, and the run's bits are those of a run without it.
+Every rank runs it forward and backward, with the same rows. It also shows whether DeepSpeed keeps every gradient
+(gradients.py). The gradients are thrown away: the training after it is equal, bit by bit, to one without it.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ import torch
 from sft.settings.fields import Settings
 from sft.steps import Steps
 from sft.trainer import batching, gradients
-from sft.trainer import engine as engines
 from sft.trainer.batching import Indices, MicroSteps
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
+from sft.trainer.engine import backward, forget_gradients, missing_moments_bytes
 
-# Rows of the coming steps that are looked at, and the most promising of these steps, which are cut: parts of a second.
+# The search for the largest micro-step takes well under a second: it looks at so many rows of the coming steps, and
+# splits only the most promising steps into micro-steps.
 ROWS_LOOKED_AT = 1_000_000
-STEPS_CUT = 200
+STEPS_SPLIT = 200
 FP16_SCALE = 128.0
 
 
-def largest(rows: Rows, steps: Steps, first: int, settings: Settings, packing: bool) -> MicroSteps:
-    """Return the largest micro-step of the steps from `first` on, the same rows for every rank.
+def largest_micro_steps(rows: Rows, steps: Steps, first: int, settings: Settings, packing: bool) -> MicroSteps:
+    """Return the largest micro-step of the steps from `first` on, with the same rows on every rank.
 
-    Twice where its step has several micro-steps: from the second one on, the gradients of those before are kept too.
+    Twice, if its step has several: from the second on, the gradients of those before take memory too.
     """
-    expected = promises(rows.lengths, steps, first, settings, packing)
+    expected = expected_tokens(rows.lengths, steps, first, settings, packing)
     best, found, number = -1, np.zeros(0, dtype=np.int64), 1
-    for i in np.argsort(-expected, kind="stable")[:STEPS_CUT]:
+    for i in np.argsort(-expected, kind="stable")[:STEPS_SPLIT]:
         chosen = batching.rows_of_step(first + int(i), len(rows), steps.global_batch_size, settings.seed)
         micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
         for share in (share for per_rank in micro_steps for share in per_rank):
@@ -41,8 +42,8 @@ def largest(rows: Rows, steps: Steps, first: int, settings: Settings, packing: b
     return [[found] * settings.world_size] * min(2, number)
 
 
-def promises(lengths: Indices, steps: Steps, first: int, settings: Settings, packing: bool) -> Indices:
-    """Return about how many tokens the largest row or micro-step has in each step from `first` on, without cutting."""
+def expected_tokens(lengths: Indices, steps: Steps, first: int, settings: Settings, packing: bool) -> Indices:
+    """Estimate the tokens of the largest micro-step of each step from `first` on, without splitting the steps."""
     epoch, parts = first // steps.per_epoch, []
     last = min(steps.total, first + ROWS_LOOKED_AT // steps.global_batch_size + 1)
     for number in range(epoch, (last - 1) // steps.per_epoch + 1):
@@ -58,13 +59,14 @@ def promises(lengths: Indices, steps: Steps, first: int, settings: Settings, pac
 
 
 def run(engine: Any, rows: Rows, micro_steps: MicroSteps, packing: bool, world: World) -> gradients.Found:
-    """Run micro-steps forward and backward, and forget their gradients. Return which of them are not kept (all ranks).
+    """Run micro-steps forward and backward, and forget their gradients (all ranks). Return which were lost on the way.
 
-    The micro-steps are equal, and have the same rows on every rank, as `largest` returns them.
+    The micro-steps must be equal, with the same rows on every rank, as `largest_micro_steps` returns them.
     """
-    moments = torch.empty(engines.moments_to_come(engine), dtype=torch.uint8, device=world.device)
-    # Less of fp16's scale than a step has: infinite gradients cannot be compared. Ranks weigh differently, because
-    # the average of equal gradients is that of a single rank.
+    # AdamW allocates its moments in its first step. Later micro-steps must fit beside them, so this one must too.
+    moments = torch.empty(missing_moments_bytes(engine), dtype=torch.uint8, device=world.device)
+    # A smaller loss scale than fp16 starts with: infinite gradients could not be compared. The ranks' losses get
+    # different factors: the average of equal gradients would be that of any one rank, and hide a missing reduction.
     divisor = max(1.0, float(engine.optimizer.loss_scale) / FP16_SCALE) / (1 + 2 * (world.rank % 2))
     with gradients.Watch(engine.module) as watch:
         for i, per_rank in enumerate(micro_steps):
@@ -72,8 +74,8 @@ def run(engine: Any, rows: Rows, micro_steps: MicroSteps, packing: bool, world: 
             share = per_rank[world.rank]
             batch = batching.collate(rows.take(share), packing, world.device)
             targets = max(1, rows.target_tokens(share))
-            engines.backward(engine, batch, divisor * targets, world, last=i == len(micro_steps) - 1)
+            backward(engine, batch, divisor * targets, world, last=i == len(micro_steps) - 1)
     found = watch.compare(engine, len(micro_steps), world)
-    engines.forget_gradients(engine)
-    del moments  # room that later steps do not have
+    forget_gradients(engine)
+    del moments
     return found

@@ -1,4 +1,4 @@
-"""Train some steps of the model in argv[1] with and without a trial before and between them; print what differs.
+"""Train some steps of the model in argv[1] with and without a dry run before and between them; print what differs.
 
 A program of its own: DeepSpeed chooses its accelerator once a process.
 """
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from sft.settings.fields import Settings
-from sft.trainer import distributed, loop, loss, trial
-from sft.trainer import engine as engines
+from sft.trainer import distributed, dry_run, loop, loss
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
+from sft.trainer.engine import grad_norm, start_engine
 
 OFFLOAD: dict[str, object] = {"offload_optimizer": {"device": "cpu"}}
 # The ways in which DeepSpeed keeps gradients between micro-steps.
@@ -32,19 +32,19 @@ KINDS: list[tuple[int, dict[str, object], str]] = [
 ]
 
 
-def bits(path: Path, settings: Settings, rows: data.Rows, world: World, with_trial: bool) -> tuple[list[float], str]:
+def bits(path: Path, settings: Settings, rows: data.Rows, world: World, with_dry_run: bool) -> tuple[list[float], str]:
     """Return losses and a hash of the weights after three steps of two micro-steps."""
-    engine, _ = engines.start(path, settings, settings.deepspeed(), world)
+    engine, _ = start_engine(path, settings, settings.deepspeed(), world)
     packing = loss.take_fast_paths(engine, True, world)
     losses: list[float] = []
     for step in range(3):
         share = np.arange(len(rows))
-        if with_trial:
-            trial.run(engine, rows, [[share]] * (1 + step), packing, world)
+        if with_dry_run:
+            dry_run.run(engine, rows, [[share]] * (1 + step), packing, world)
         micro_steps = [[share[step :: len(rows) // 2]], [share[step + 1 :: len(rows) // 2]]]
         targets = rows.target_tokens(np.concatenate([share for per_rank in micro_steps for share in per_rank]))
         losses += loop.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
-        losses += engines.grad_norm(engine).read()
+        losses += grad_norm(engine).read()
     digest = hashlib.sha256()
     for parameter in engine.module.parameters():
         whole = parameter.ds_tensor if hasattr(parameter, "ds_tensor") else parameter
@@ -54,7 +54,7 @@ def bits(path: Path, settings: Settings, rows: data.Rows, world: World, with_tri
 
 
 def main() -> None:
-    """Print for every kind whether a run with trials is the run without them, as JSON."""
+    """Print for every kind whether a run with dry runs is the run without them, as JSON."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         os.environ |= {"MASTER_PORT": str(probe.getsockname()[1]), "MASTER_ADDR": "127.0.0.1"}

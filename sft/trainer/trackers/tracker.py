@@ -1,0 +1,36 @@
+"""What a tracker is: `metrics.jsonl` (metrics_file.py), Weights & Biases (wandb_tracker.py), or one of your own.
+
+A new tracker is a file with a class like `Tracker` and a function like `Starter`, which is added to STARTERS in
+trackers.py. If the tracker has settings, they go into sft/settings/fields.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from sft.run.directory import Run
+from sft.settings.fields import Settings
+
+# One line of metrics: metric names, such as `train/loss`, to finite numbers. Every line has `step`, the number of
+# finished optimizer steps, and `time`, in seconds since 1970.
+Line = Mapping[str, float]
+
+
+class Tracker(Protocol):
+    """A place that a run's numbers go to. Rank 0 alone has trackers.
+
+    The training must not end because of a tracker: it catches the errors of its own service, and says so once.
+    """
+
+    def log(self, line: Line) -> None:
+        """Take one line. Must not block: the other ranks wait for rank 0 in the next step."""
+
+    def close(self) -> None:
+        """Write or send what is left: the run ends, and will not wait for longer than about a minute."""
+
+
+# Called when training begins, as start(run, settings, logged): the first `logged` lines of `metrics.jsonl` are of
+# earlier attempts of a resumed run, and the tracker has had them. Lines of this attempt are logged to it right after.
+# Returns None if the settings want no such tracker.
+Starter = Callable[[Run, Settings, int], Tracker | None]
