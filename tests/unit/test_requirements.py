@@ -16,7 +16,7 @@ from sft.host.commands.constraints import EXTRAS, LEFT_OUT
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OURS = {"sft", "tests", "benchmarks", "tasks"}
+OURS = {"sft", "tests", "benchmarks", "docs", "tasks"}
 ASKED_FOR = {"benchmarks/peer.py": "trl"}  # a program that says itself what it needs
 WORLDS = [
     {
@@ -59,7 +59,7 @@ def imported(*parts):
     ("parts", "extras"),
     [
         (["sft", "tasks.py"], ["gpu", "flash", "qlora"]),  # nothing of `dev`
-        (["tests", "benchmarks"], [*EXTRAS, "flash"]),
+        (["tests", "benchmarks", "docs"], [*EXTRAS, "flash"]),
     ],
 )
 def test_every_package_that_is_imported_is_declared(parts, extras):
