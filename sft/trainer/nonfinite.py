@@ -13,7 +13,7 @@ from sft.run.directory import Run
 from sft.settings.fields import Settings
 from sft.trainer import distributed
 from sft.trainer.batching import Indices
-from sft.trainer.data import prepare
+from sft.trainer.data import sources
 from sft.trainer.distributed import World
 
 SHOWN = 32  # rows that are named
@@ -48,7 +48,7 @@ def places(settings: Settings, chosen: Indices) -> list[str]:
     """Return where training rows stand: file and line, or the number in the data set. Reads the source again."""
     wanted = {int(index) for index in chosen}
     try:
-        training, _ = prepare.splits(settings)
+        training, _ = sources.splits(settings)
         found = {i: where for i, (where, _) in zip(range(max(wanted) + 1), training, strict=False) if i in wanted}
     except (SftError, OSError):  # gone by now
         found = {}

@@ -13,7 +13,7 @@ from sft.host.launch import choose
 from sft.run import directory as runs
 from sft.run import lifecycle
 from sft.settings.fields import DEMO_SETTINGS, Settings
-from sft.trainer.data import identity, prepare, sources
+from sft.trainer.data import base_model, identity, prepare, prepared_data, sources
 
 from ..unit.test_unfinished import checkpoint
 
@@ -54,7 +54,7 @@ def start(run):
 
 
 def edited(settings):
-    write(prepare.dataset_folder(settings), [{"question": "2 + 2?", "answer": "5"}, *ROWS])
+    write(sources.dataset_folder(settings), [{"question": "2 + 2?", "answer": "5"}, *ROWS])
 
 
 def test_edited_rows_are_refused_by_name_and_the_record_stays(run, settings):
@@ -68,27 +68,27 @@ def test_edited_rows_are_refused_by_name_and_the_record_stays(run, settings):
         "content); restore them, or start over with FRESH=1"
     )
     assert run.environment.read_bytes() == before
-    write(prepare.dataset_folder(settings), ROWS)
+    write(sources.dataset_folder(settings), ROWS)
     assert prepare.prepare(run.settings(), run)["said"] == []
 
 
 def test_a_held_out_file_that_came_later_is_refused(run, settings):
     checkpoint(run, 16)
-    (prepare.dataset_folder(settings) / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    (sources.dataset_folder(settings) / "validation.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     with pytest.raises(SettingsError, match=r"\(validation\.jsonl is new\)"):
         prepare.prepare(run.settings(), run)
 
 
 def test_a_file_that_changes_no_row_is_no_other_data(run, settings):
     checkpoint(run, 16)
-    write(prepare.dataset_folder(settings), [{"answer": row["answer"], "question": row["question"]} for row in ROWS])
+    write(sources.dataset_folder(settings), [{"answer": row["answer"], "question": row["question"]} for row in ROWS])
     assert prepare.prepare(run.settings(), run)["said"] == []
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
 def test_another_model_in_the_same_folder_is_refused_by_file(run, settings, name):
     checkpoint(run, 16)
-    path = prepare.base_model(settings) / name
+    path = base_model.base_model(settings) / name
     text = bytearray(path.read_bytes())
     if name == "model.safetensors":
         text[len(text) // 2] ^= 1  # of the same size
@@ -99,7 +99,7 @@ def test_another_model_in_the_same_folder_is_refused_by_file(run, settings, name
 
 def test_notes_beside_a_model_are_no_other_model(run, settings):
     checkpoint(run, 16)
-    (prepare.base_model(settings) / "README.md").write_text("mine")
+    (base_model.base_model(settings) / "README.md").write_text("mine")
     assert prepare.prepare(run.settings(), run)["said"] == []
 
 
@@ -235,14 +235,14 @@ def test_a_resumed_run_asks_the_hub_for_the_commits_that_it_began_with(run):
 def test_prepared_data_of_another_commit_of_the_branch_is_not_taken(settings, tiny):
     of_hub = settings.model_copy(update={"dataset": "openai/gsm8k", "dataset_revision": "main"})
     for revision, commit in (("main", "e" * 40), ("d" * 40, "d" * 40)):
-        key = prepare.cache_key(of_hub.model_copy(update={"dataset_revision": revision}), tiny)
+        key = prepared_data.cache_key(of_hub.model_copy(update={"dataset_revision": revision}), tiny)
         folder = settings.data_path / "prepared" / key
         folder.mkdir(parents=True)
         counts = {"train": {}, "validation": {}, "hash": "x", "commit": commit, "settings": {}}
         (folder / "manifest.json").write_text(json.dumps(counts))
-    assert prepare.prepared_data(of_hub, tiny)[1]["commit"] == "e" * 40
+    assert prepared_data.prepared_data(of_hub, tiny)[1]["commit"] == "e" * 40
     for commit in ("d" * 40, "e" * 40):
-        assert prepare.prepared_data(of_hub, tiny, commit)[1]["commit"] == commit
+        assert prepared_data.prepared_data(of_hub, tiny, commit)[1]["commit"] == commit
 
 
 def test_the_commit_of_a_data_set_of_the_hub_is_that_of_the_rows_that_were_read(settings, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from sft.errors import DataError, SettingsError
 from sft.run import lifecycle
 from sft.settings.fields import Settings
-from sft.trainer.data import prepare
+from sft.trainer.data import prepare, prepared_data
 
 GOOD = {"question": "1 + 1?", "answer": "2"}
 
@@ -30,7 +30,7 @@ def test_all_bad_rows_of_all_files_are_named(settings, tiny):
     train = write(settings, "train.jsonl", GOOD, long, GOOD, {"question": "a"}, *[GOOD, long] * 6)
     held_out = write(settings, "validation.jsonl", GOOD, GOOD | {"answer": " "}, long, long)
     with pytest.raises(DataError) as caught:
-        prepare.prepared_data(settings, tiny)
+        prepared_data.prepared_data(settings, tiny)
     *named, more = str(caught.value).splitlines()
     numbers = [(train, i) for i in (2, 4, 6, 8, 10, 12, 14, 16)] + [(held_out, i) for i in (2, 3)]
     assert [line.split(": ")[0] for line in named] == [f"{path}:{i}" for path, i in numbers]
@@ -41,11 +41,11 @@ def test_all_bad_rows_of_all_files_are_named(settings, tiny):
 
 def test_prepared_data_is_found_again(settings, tiny):
     write(settings, "train.jsonl", *[GOOD] * 20)
-    folder, counts = prepare.prepared_data(settings, tiny)
+    folder, counts = prepared_data.prepared_data(settings, tiny)
     assert counts["train"]["rows"] + counts["validation"]["rows"] == 20
-    assert prepare.prepared_data(settings, tiny) == (folder, counts)
+    assert prepared_data.prepared_data(settings, tiny) == (folder, counts)
     write(settings, "train.jsonl", *[GOOD] * 21)
-    assert prepare.prepared_data(settings, tiny)[0] != folder
+    assert prepared_data.prepared_data(settings, tiny)[0] != folder
 
 
 def test_a_run_needs_the_file_of_its_ds_config_no_more(settings, tiny, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from sft import model_files
 from sft.errors import SettingsError
 from sft.host.commands import setup, train
 from sft.settings.fields import Settings
-from sft.trainer.data import prepare
+from sft.trainer.data import base_model
 from sft.trainer.model.load import load_model
 
 CPU = torch.device("cpu")
@@ -60,14 +60,14 @@ def test_pickled_weights_are_refused_before_anything_starts(pickled, tmp_path):
     )
     assert not (tmp_path / "runs").exists()
     with pytest.raises(SettingsError, match="are pickled"):
-        prepare.base_model(settings)
+        base_model.base_model(settings)
     with pytest.raises(OSError, match="safetensors"):
         load_model(pickled, settings.resolved("cpu", "local"), CPU)
 
 
 def test_pickled_weights_load_where_they_are_allowed(pickled):
     settings = Settings.load(None, model_name=str(pickled), allow_pickle=True).resolved("cpu", "local")
-    assert prepare.base_model(settings) == pickled
+    assert base_model.base_model(settings) == pickled
     assert load_model(pickled, settings, CPU).config.model_type == "llama"
 
 
@@ -91,13 +91,13 @@ def test_a_folder_that_is_no_model_is_refused(pickled, change, message):
 def test_code_of_a_model_runs_only_where_it_is_trusted(coded, monkeypatch, tmp_path):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     with pytest.raises(SettingsError) as caught:
-        prepare.base_model(Settings.load(None, model_name=str(coded)))
+        base_model.base_model(Settings.load(None, model_name=str(coded)))
     assert str(caught.value) == (
         f"TRUST_REMOTE_CODE=0: {coded} needs Python code of its own; set TRUST_REMOTE_CODE=1 if you have read that "
         "code, or take another model"
     )
     settings = Settings.load(None, model_name=str(coded), trust_remote_code=True).resolved("cpu", "local")
-    assert prepare.base_model(settings) == coded
+    assert base_model.base_model(settings) == coded
     assert type(load_model(coded, settings, CPU)).__name__ == "MineForCausalLM"
 
 
@@ -106,7 +106,7 @@ def test_code_that_is_not_needed_is_not_run(coded):
     (coded / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
     (coded / "mine.py").write_text("raise SystemExit('the code ran')")
     settings = Settings.load(None, model_name=str(coded)).resolved("cpu", "local")
-    assert prepare.base_model(settings) == coded
+    assert base_model.base_model(settings) == coded
     assert type(load_model(coded, settings, CPU)).__name__ == "LlamaForCausalLM"
 
 

@@ -8,6 +8,7 @@ change within the same tick of the clock would leave no trace.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,8 @@ def read(place: Path) -> dict[str, Any]:
     except (OSError, files.Unreadable):
         return {}
     return found
+
+
+def short_hash(*parts: object) -> str:
+    """Return a hash of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

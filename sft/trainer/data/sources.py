@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,23 +12,64 @@ from typing import Any
 from sft.errors import SettingsError, wrong
 from sft.rows.files import HELD_OUT_NAMES, Placed, local_files, read_file
 from sft.rows.look import check_columns
-from sft.settings.fields import Settings
+from sft.run import files
+from sft.settings.fields import DEMO, Settings
+from sft.trainer.data import demo
+from sft.trainer.data.hashes import file_hash
 
-COLUMN_ROWS = 100  # of a hub's data set, that must not all lack a column
+COLUMN_ROWS = 100  # of a data set on the hub: at least one of them must have the columns
+VALIDATION_SHARE = 0.05  # of the rows of a data set without validation rows
+MOST_VALIDATION_ROWS = 500
+
+
+def splits(settings: Settings) -> tuple[Iterator[Placed], Iterator[Placed]]:
+    """Return readers of the training and the validation rows.
+
+    If a data set has no validation rows, one row in twenty becomes one, drawn by SEED, MOST_VALIDATION_ROWS at most. To
+    know their number, all rows are read once before: they are never in memory together.
+    """
+    source = readers(settings)
+    first = next(source["validation"], None)
+    if first is not None:
+        return source["train"], itertools.chain([first], source["validation"])
+    rows = sum(1 for _ in source["train"])
+    number = min(MOST_VALIDATION_ROWS, max(int(rows > 1), int(rows * VALIDATION_SHARE)))
+    chosen = set(random.Random(settings.seed).sample(range(rows), number))
+    training = (row for i, row in enumerate(readers(settings)["train"]) if i not in chosen)
+    validation = (row for i, row in enumerate(readers(settings)["train"]) if i in chosen)
+    return training, validation
+
+
+def readers(settings: Settings) -> dict[str, Iterator[Placed]]:
+    """Return readers of the rows that the data set itself has, by split: `train`, and `validation`, maybe empty."""
+    local = dataset_folder(settings)
+    return read_local(local) if local else read_hub(settings)
+
+
+def dataset_folder(settings: Settings) -> Path | None:
+    """Return the local file or folder that DATASET names, or None for a data set on the hub. Writes the demo's first.
+
+    The demo's folder has the hash of its code in its name: other code makes other rows.
+    """
+    if settings.dataset == DEMO:
+        folder = settings.data_path / f"demo-{file_hash(Path(demo.__file__))[:12]}"
+        if not folder.is_dir():
+            with files.whole_folder(folder, Path.is_dir) as temporary:
+                demo.write(temporary)
+        return folder
+    path = Path(settings.dataset).expanduser()
+    return path if path.exists() else None
 
 
 def read_local(path: Path) -> dict[str, Iterator[Placed]]:
-    """Return readers of a local data set's training and held-out rows (the latter may be empty)."""
+    """Return readers of a local data set's training and validation rows (the latter may be empty)."""
     return {
         split: (placed for file in files for placed in read_file(file)) for split, files in local_files(path).items()
     }
 
 
 def load_hub(settings: Settings) -> Any:
-    """Return the splits of a hub data set, downloaded once into DATA_PATH/hub.
-
-    Raises SettingsError where it cannot be had.
-    """
+    """Return a data set from the hub, downloaded once into DATA_PATH/hub. Raises SettingsError if that fails."""
     import datasets
 
     try:
@@ -40,23 +82,23 @@ def load_hub(settings: Settings) -> Any:
         )
     except PermissionError:
         raise
-    except Exception as error:  # of the data set's files, of the network, of the HTTP library, whichever that is
+    except Exception as error:  # the data set's files, the network, or the HTTP library, whichever that is
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:200]}"
         remedy = "check the name, DATASET_CONFIG and the network, or give a local file or folder"
         raise SettingsError([wrong("DATASET", settings.dataset, f"cannot be loaded ({reason})", remedy)]) from None
 
 
 def hub_commit(settings: Settings) -> str | None:
-    """Return the commit that DATASET_REVISION stood for when the hub's data set was loaded, if it is known.
+    """Return the commit that DATASET_REVISION stood for when the data set was loaded, or None if it is not known.
 
-    It is the name of the folder in which `datasets` keeps the rows.
+    It is part of the path under which `datasets` stores the rows.
     """
     folders = (Path(file["filename"]).parts for split in load_hub(settings).values() for file in split.cache_files)
     return next((part for parts in folders for part in parts if re.fullmatch("[0-9a-f]{40}", part)), None)
 
 
 def read_hub(settings: Settings) -> dict[str, Iterator[Placed]]:
-    """Return readers of a hub data set's training and held-out rows. Raises SettingsError where it cannot be had."""
+    """Return readers of a hub data set's training and validation rows. Raises SettingsError without training rows."""
     splits = load_hub(settings)
     if "train" not in splits:
         has = ", ".join(splits)
@@ -71,6 +113,6 @@ def read_hub(settings: Settings) -> dict[str, Iterator[Placed]]:
 
 
 def check_hub(settings: Settings) -> None:
-    """Raise SettingsError if a hub's data set cannot be had or has other columns."""
+    """Raise SettingsError if a data set from the hub cannot be loaded, or lacks the columns."""
     first = itertools.islice(read_hub(settings)["train"], COLUMN_ROWS)
     check_columns([row for _, row in first if isinstance(row, dict)], settings)

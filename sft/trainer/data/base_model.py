@@ -1,0 +1,55 @@
+"""The folder of the base model: made, found or downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from sft import model_files
+from sft.errors import DataError
+from sft.rows import forms
+from sft.run import files
+from sft.settings.fields import TINY, Settings
+from sft.trainer.data import sources
+from sft.trainer.data.hashes import file_hash, short_hash
+from sft.trainer.data.prepared_data import data_key
+from sft.trainer.model.hub import WANTED, check_code, download, is_cached
+
+
+def base_model(settings: Settings) -> Path:
+    """Return the folder of MODEL_NAME's model. The tiny one is made, one from the hub is downloaded, both only once.
+
+    Raises SettingsError if there is no such model, or if it needs a permission that the settings do not give.
+    """
+    if settings.model_name == TINY:
+        folder = settings.model_path / f"tiny-{tiny_key(settings)}"
+        if not folder.is_dir():
+            from sft.trainer.model import tiny
+
+            with files.whole_folder(folder, Path.is_dir) as temporary:
+                tiny.make(temporary, tiny_texts(settings), settings.seed)
+        return folder
+    local = model_files.local_model(settings)
+    if local is None and sources.dataset_folder(settings) is None and not is_cached(settings):
+        sources.check_hub(settings)  # before gigabytes are downloaded
+    folder = local or download(settings, WANTED)
+    if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
+        folder = download(settings, [*WANTED, *(f"*{suffix}" for suffix in model_files.PICKLED)])
+    model_files.check_folder(folder, settings)
+    if model_files.brings_code(folder):
+        check_code(folder, settings)
+    return folder
+
+
+def tiny_key(settings: Settings) -> str:
+    """Return a hash of everything that decides the tiny model: its code, its data and its seed."""
+    return short_hash(file_hash(Path(__file__).parents[1] / "model" / "tiny.py"), data_key(settings), settings.seed)
+
+
+def tiny_texts(settings: Settings) -> Iterator[str]:
+    """Yield the training rows' texts, which the tiny model's tokenizer is learnt from."""
+    for where, row in itertools.islice(sources.readers(settings)["train"], 10_000):
+        with contextlib.suppress(DataError):  # bad rows are named, all at once, when the rows are tokenised
+            yield "\n".join(message.content for message in forms.convert(row, where, settings).messages)
