@@ -210,7 +210,7 @@ def plan(
     """Does it fit, how long does it take, what would be better? Needs no GPU."""
     from sft.host import screen
     from sft.host.plan import view
-    from sft.host.plan.plan import Options
+    from sft.host.plan.conditions import Options
     from sft.settings.fields import Settings
 
     numbers = {"gpus": gpus, "tokens_per_row": tokens_per_row, "rows": rows, "host_gib": host_gib, "gpu_gib": gpu_gib}

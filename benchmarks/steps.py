@@ -25,7 +25,7 @@ import transformers
 
 from benchmarks import link, work
 from sft.host import gpus
-from sft.host.plan import plan as planning
+from sft.host.plan.conditions import conditions
 from sft.host.plan.plan import Plan
 from sft.settings.fields import Settings
 from sft.trainer import batching, distributed, loop, loss
@@ -107,8 +107,8 @@ def measured(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) 
 
 def planned(settings: Settings, cap_gib: float) -> Plan:
     """Return the plan of a variant, with its rows as they were counted; auto settings are numbers in it."""
-    place = planning.place(settings, gpus.visible())
-    return Plan.of(settings, replace(place, free_gib=cap_gib) if cap_gib else place)
+    found = conditions(settings, gpus.visible())
+    return Plan.of(settings, replace(found, free_gib=cap_gib) if cap_gib else found)
 
 
 def forked(ranks: int, function: Callable[[], Any], slots: int = 1) -> Any:

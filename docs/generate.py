@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from sft.host.plan import view
-from sft.host.plan.plan import Options
+from sft.host.plan.conditions import Options
 from sft.settings.fields import MAY_CHANGE, Settings, secret_names
 
 ROOT = Path(__file__).resolve().parents[1]

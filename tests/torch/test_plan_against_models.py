@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from sft.host.plan import cards, shapes
-from sft.host.plan.estimate import NF4_BYTES, Job
+from sft.host.plan.job import NF4_BYTES, Job
 from sft.host.plan.shapes import Shape
 from sft.settings.fields import Settings
 from sft.trainer.attention import IMPLEMENTATION

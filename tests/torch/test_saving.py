@@ -190,7 +190,7 @@ def test_deepspeeds_states_are_the_same_with_copies_and_in_pieces(tiny):
     assert list(found) == list(save_bits.KINDS)
     for name, seen in found.items():
         assert seen["different"] == [] and seen["waited"] == [False, True] and seen["resumes_at"] == 2, name
-    # What the plan counts (sft/host/plan/estimate.py).
+    # What the plan counts (sft/host/plan/memory.py).
     assert found["zero3"]["bytes_a_weight"] == pytest.approx(12, rel=0.01)
     assert found["zero2"]["bytes_a_weight"] == pytest.approx(14, rel=0.01)
     assert done.stdout.count("training waits while a checkpoint is written") == len(found)

@@ -20,7 +20,7 @@ from sft.host.gpus import Gpu
 from sft.host.launch import choose, compose, local
 from sft.host.launch import node as launch
 from sft.host.launch.link import Link
-from sft.host.plan import plan
+from sft.host.plan import conditions, planner
 from sft.run import lifecycle
 from sft.settings.fields import Settings
 
@@ -199,12 +199,12 @@ def test_of_cards_that_are_cut_an_instance_is_used(asked, uuids):
 def test_the_plan_counts_the_instance_and_not_the_whole_card(here):
     here([in_mig_mode(0, "MIG-a", "MIG-b")])
     settings = Settings.load(None, nodes=1, gpus_per_node=1, model_name="tiny", dataset="demo")
-    found = plan.plan(settings, plan.HERE)
-    assert found.place.free_gib == pytest.approx(4.74)
-    assert found.place.card.name == "A100-SXM4-40GB MIG 1g.5gb" and found.place.card.memory_gib == 4.75
-    whole = plan.plan(settings, plan.Options("A100 40GB", 1))
-    assert found.place.card.matrix_tflops == pytest.approx(whole.place.card.matrix_tflops / 7)
-    assert found.place.card.bandwidth_gb_s == pytest.approx(whole.place.card.bandwidth_gb_s / 8)
+    found = planner.plan_with(settings, conditions.HERE)
+    assert found.conditions.free_gib == pytest.approx(4.74)
+    assert found.conditions.card.name == "A100-SXM4-40GB MIG 1g.5gb" and found.conditions.card.memory_gib == 4.75
+    whole = planner.plan_with(settings, conditions.Options("A100 40GB", 1))
+    assert found.conditions.card.matrix_tflops == pytest.approx(whole.conditions.card.matrix_tflops / 7)
+    assert found.conditions.card.bandwidth_gb_s == pytest.approx(whole.conditions.card.bandwidth_gb_s / 8)
     with pytest.raises(SettingsError, match="need 2 GPUs, 1 are here"):
         choose.with_device(Settings.load(None, nodes=1), gpus.visible(), 2, "here")
 
@@ -213,11 +213,11 @@ def test_of_mixed_cards_the_smallest_and_slowest_are_planned_for(here):
     mixed = [card(0), card(1, "NVIDIA GeForce RTX 3090"), card(2, "NVIDIA GeForce RTX 3080", 10.0, (8, 6))]
     here(mixed)
     settings = Settings.load(None, nodes=1, gpus_per_node=3, model_name="tiny", dataset="demo")
-    found = plan.plan(settings, plan.HERE)
-    assert found.place.free_gib == 9.5 and found.place.card.name == "GeForce RTX 3080"
-    assert "the slowest of GeForce RTX 4090, GeForce RTX 3090, GeForce RTX 3080" in found.place.notes[0]
-    two = plan.plan(settings.model_copy(update={"gpus_per_node": 2}), plan.HERE)
-    assert two.place.free_gib == 23.5 and two.place.card.name == "GeForce RTX 3090"
+    found = planner.plan_with(settings, conditions.HERE)
+    assert found.conditions.free_gib == 9.5 and found.conditions.card.name == "GeForce RTX 3080"
+    assert "the slowest of GeForce RTX 4090, GeForce RTX 3090, GeForce RTX 3080" in found.conditions.notes[0]
+    two = planner.plan_with(settings.model_copy(update={"gpus_per_node": 2}), conditions.HERE)
+    assert two.conditions.free_gib == 23.5 and two.conditions.card.name == "GeForce RTX 3090"
 
 
 def test_what_cuda_visible_devices_hides_is_said(here, monkeypatch):

@@ -18,10 +18,13 @@ from sft.host import gpus
 from sft.host.commands import train
 from sft.host.commands.watch import Watched
 from sft.host.doctor.machine import free_port
-from sft.host.plan import cards, plan, shapes, view, workload
-from sft.host.plan.estimate import GIB, Job, host_memory, memory, timing, tokens_that_fit
-from sft.host.plan.plan import Options, Plan
+from sft.host.plan import advice, alternatives, cards, planner, shapes, view, workload
+from sft.host.plan.conditions import Options, conditions
+from sft.host.plan.job import GIB, Job
+from sft.host.plan.memory import gpu_memory, host_memory, tokens_that_fit
+from sft.host.plan.plan import Plan
 from sft.host.plan.shapes import Shape
+from sft.host.plan.timing import step_timing
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 
@@ -42,7 +45,7 @@ def elsewhere(tmp_path, monkeypatch):
 def planned(gpu="4090", number=4, **settings):
     names = ("host_gib", "gpu_gib", "tokens_per_row", "rows", "shape")
     options = {name: settings.pop(name) for name in names if name in settings}
-    return plan.plan(Settings.load(None, **settings), Options(gpu, number, **options))
+    return planner.plan_with(Settings.load(None, **settings), Options(gpu, number, **options))
 
 
 # Measured
@@ -72,9 +75,9 @@ def test_the_plan_is_near_what_was_measured(tokens, micro_steps, ranks, settings
     job = replace(job, persistent=persistent and job.stage == 3, sub_group=1_000_000_000)  # as it was then
     job = replace(job, bucket=job.trained if ranks == 1 else job.bucket)
     work = workload.Work(1, tokens * micro_steps * ranks, tokens * micro_steps, micro_steps, tokens, tokens)
-    found = memory(job, tokens, workload.GSM8K.target_share, micro_steps)
+    found = gpu_memory(job, tokens, workload.GSM8K.target_share, micro_steps)
     assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.02)
-    assert timing(job, work, workload.GSM8K).tokens_per_second == pytest.approx(speed, rel=0.18)
+    assert step_timing(job, work, workload.GSM8K).tokens_per_second == pytest.approx(speed, rel=0.18)
 
 
 HALF_B = Shape.of(
@@ -119,34 +122,34 @@ def test_peak_and_speed_are_near_what_was_measured_since(
     job = Job.of(settings, shape, H100)
     job = replace(job, bucket=bucket or job.bucket)
     work = workload.work(settings, workload.GSM8K, budget)
-    found = memory(job, work.largest, workload.GSM8K.target_share, work.micro_steps)
+    found = gpu_memory(job, work.largest, workload.GSM8K.target_share, work.micro_steps)
     assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.1)
-    assert timing(job, work, workload.GSM8K).tokens_per_second == pytest.approx(speed, rel=0.25)
+    assert step_timing(job, work, workload.GSM8K).tokens_per_second == pytest.approx(speed, rel=0.25)
 
 
 def test_memory_of_one_layer_by_hand():
     job = Job.of(Settings.load(None, precision="bf16"), ONE_B, H100)
     # input, normalised, query, attention's output, second input, normalised: 6; key and value; gate, up, product
     assert job.layer_bytes == 2 * (6 * 2048 + 2 * 512 + 3 * 8192)
-    few, many = (memory(job, tokens, 0.5, 1).moments["forward"]["activations"] for tokens in (1000, 2000))
+    few, many = (gpu_memory(job, tokens, 0.5, 1).moments["forward"].activations for tokens in (1000, 2000))
     assert many == 2 * few
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_states_are_sharded_as_zero_says(stage):
     settings = Settings.load(None, precision="bf16", ds_config=f"zero{stage}")
-    parts = memory(Job.of(settings, EIGHT_B, H100), 1000, 0.5, micro_steps=2).moments["forward"]
+    parts = gpu_memory(Job.of(settings, EIGHT_B, H100), 1000, 0.5, micro_steps=2).moments["forward"]
     weights = EIGHT_B.weights
-    assert parts["weights"] == 2 * weights / (4 if stage == 3 else 1)
-    assert parts["gradients"] == 2 * weights / (1 if stage == 1 else 4)
-    assert parts["optimizer"] == 12 * weights / 4
-    assert (parts["buckets"] > 0) == (stage == 3)  # gathered for a while
+    assert parts.weights == 2 * weights / (4 if stage == 3 else 1)
+    assert parts.gradients == 2 * weights / (1 if stage == 1 else 4)
+    assert parts.optimizer == 12 * weights / 4
+    assert (parts.buckets > 0) == (stage == 3)  # gathered for a while
 
 
 def test_offload_and_lora_need_less():
     def peak(ds_config="zero3", lora_rank=0):
         job = Job.of(Settings.load(None, precision="bf16", ds_config=ds_config, lora_rank=lora_rank), THREE_B, H100)
-        return memory(job, 2000, 0.6, 1).peak, host_memory(job).offloaded / THREE_B.weights
+        return gpu_memory(job, 2000, 0.6, 1).peak, host_memory(job).offloaded / THREE_B.weights
 
     full, offloaded, adapted = peak(), peak("zero3_offload"), peak(lora_rank=16)
     assert offloaded[0] < full[0] and adapted[0] < full[0]
@@ -183,9 +186,9 @@ def test_without_room_for_the_copy_training_waits_and_without_room_for_the_expor
     waits = "no room for the copy: training waits while a checkpoint is written"
     assert roomy.fits and roomy.saves_beside_training and waits not in "\n".join(view.whole(roomy))
     assert tight.fits and not tight.saves_beside_training and waits in "\n".join(view.whole(tight))
-    assert not tight.problem() and not tight.as_json()["saves_beside_training"]
+    assert not advice.problem(tight) and not tight.as_json()["saves_beside_training"]
     assert not small.fits
-    assert small.problem() == (
+    assert advice.problem(small) == (
         "does not fit: meta-llama/Llama-3.1-8B: its export needs 15.0 GiB of the machine's memory, 12.0 GiB can be "
         "used; use a smaller model, or end what fills the memory"
     )
@@ -199,11 +202,11 @@ def test_a_quantised_base_is_the_layers_matrices():
     matrices = 32 * (4096 * (4096 + 1024) * 2 + 3 * 4096 * 14336)
     saved = adapted.weight_bytes - quantised.weight_bytes
     assert saved == pytest.approx(matrices * (2 - 0.516), rel=1e-3)
-    before, after = (memory(job, 1000, 0.6, 1) for job in (adapted, quantised))
+    before, after = (gpu_memory(job, 1000, 0.6, 1) for job in (adapted, quantised))
     unpacked = 4096 * 14336 * (2 + 1 / 16)
     assert before.peak - after.peak == pytest.approx(saved - unpacked)
     work = workload.Work(1, 8000, 8000, 1, 8000, 8000)
-    slower, faster = (timing(job, work, workload.GSM8K).step_s for job in (quantised, adapted))
+    slower, faster = (step_timing(job, work, workload.GSM8K).step_s for job in (quantised, adapted))
     assert 1 < slower / faster < 1.2
 
 
@@ -218,8 +221,10 @@ def test_recomputing_costs_time_and_saves_memory():
     kept, recomputed = (
         Job.of(Settings.load(None, precision="bf16", gradient_checkpointing=value), ONE_B, H100) for value in (0, 1)
     )
-    assert memory(recomputed, 8000, 0.6, 1).peak < memory(kept, 8000, 0.6, 1).peak
-    ratio = timing(recomputed, work, workload.GSM8K).computing_s / timing(kept, work, workload.GSM8K).computing_s
+    assert gpu_memory(recomputed, 8000, 0.6, 1).peak < gpu_memory(kept, 8000, 0.6, 1).peak
+    ratio = (
+        step_timing(recomputed, work, workload.GSM8K).computing_s / step_timing(kept, work, workload.GSM8K).computing_s
+    )
     assert 1.2 < ratio < 1.45
 
 
@@ -227,7 +232,7 @@ def test_the_most_tokens_that_fit_are_the_most():
     job = Job.of(Settings.load(None, precision="bf16"), ONE_B, cards.need("4090"))
     found = tokens_that_fit(job, 20 * GIB, 0.6, 32768)
     assert found % 256 == 0
-    assert memory(job, found, 0.6, 2).peak <= 20 * GIB < memory(job, found + 256, 0.6, 2).peak
+    assert gpu_memory(job, found, 0.6, 2).peak <= 20 * GIB < gpu_memory(job, found + 256, 0.6, 2).peak
     assert tokens_that_fit(job, 1 * GIB, 0.6, 32768) == 0
 
 
@@ -302,13 +307,13 @@ def test_a_card_that_is_here_is_known_by_its_memory_where_its_name_is_not_enough
 
 def test_any_card_is_planned_for_by_its_memory():
     found = planned("", 1, gpu_gib=16)
-    assert found.place.free_gib == pytest.approx(15.65) and found.place.card.name == "GPU of 16 GiB"
-    assert found.place.notes == ("times are those of RTX 4090 (`make plan GPU=NAME` plans for another)",)
+    assert found.conditions.free_gib == pytest.approx(15.65) and found.conditions.card.name == "GPU of 16 GiB"
+    assert found.conditions.notes == ("times are those of RTX 4090 (`make plan GPU=NAME` plans for another)",)
     laptop = planned("RTX 4090 Laptop", 1, gpu_gib=16)
-    assert laptop.place.notes == ("RTX 4090 Laptop is not in the plan's table: times are those of RTX 4090",)
-    assert planned("V100", 1, gpu_gib=32).place.card.name == "V100 32GB"
+    assert laptop.conditions.notes == ("RTX 4090 Laptop is not in the plan's table: times are those of RTX 4090",)
+    assert planned("V100", 1, gpu_gib=32).conditions.card.name == "V100 32GB"
     smaller = planned("3060", 1, gpu_gib=8)
-    assert smaller.place.card.bandwidth_gb_s == 360 and smaller.place.free_gib == pytest.approx(7.65)
+    assert smaller.conditions.card.bandwidth_gb_s == 360 and smaller.conditions.free_gib == pytest.approx(7.65)
     with pytest.raises(UserError, match="GPU_GIB=nan: is not a number above 0; use one such as 24"):
         Options.of(gpu_gib="nan")
 
@@ -317,9 +322,11 @@ def test_any_card_is_planned_for_by_its_memory():
 def test_cards_without_bf16_train_in_fp16(gpu):
     found = planned(gpu, 1)
     assert found.settings.precision == "fp16" and not found.job.fused
-    assert any("has no bf16: PRECISION=auto is fp16, with dynamic loss scaling" in note for note in found.place.notes)
+    assert any(
+        "has no bf16: PRECISION=auto is fp16, with dynamic loss scaling" in note for note in found.conditions.notes
+    )
     in_fp32 = planned(gpu, 1, precision="fp32")
-    assert in_fp32.settings.precision == "fp32" and not any("bf16" in note for note in in_fp32.place.notes)
+    assert in_fp32.settings.precision == "fp32" and not any("bf16" in note for note in in_fp32.conditions.notes)
     with pytest.raises(SettingsError, match="PRECISION=bf16: these GPUs have no bf16: .*; use fp16, fp32, or auto"):
         planned(gpu, 1, precision="bf16")
 
@@ -329,7 +336,7 @@ def test_a_run_on_cards_without_bf16_is_in_fp16(monkeypatch):
     monkeypatch.setattr(gpus, "visible", lambda: old)
     settings, _ = train.decide(Settings.load(None, launcher="local"), Console(file=io.StringIO()))
     assert settings.precision == "fp16"
-    assert plan.place(settings, old).card.has_bf16 is False
+    assert conditions(settings, old).card.has_bf16 is False
 
 
 def test_prepared_rows_are_found_by_the_settings_that_they_were_made_for(tmp_path):
@@ -373,8 +380,8 @@ def test_auto_takes_the_largest_budget_that_fits_and_at_most_what_a_step_needs()
     found = planned(global_batch_size=512)
     budget = found.settings.max_tokens_per_micro_step
     assert 8192 < budget < 16384
-    at_budget = memory(found.job, budget, found.place.rows.target_share, 2).peak
-    assert 0.97 < at_budget / found.place.limit_bytes <= 1
+    at_budget = gpu_memory(found.job, budget, found.conditions.rows.target_share, 2).peak
+    assert 0.97 < at_budget / found.conditions.limit_bytes <= 1
     assert planned("H200", 1, global_batch_size=512).settings.max_tokens_per_micro_step == 32768
 
 
@@ -400,7 +407,7 @@ def plan_of_kind(chosen):
     """Return the table's ways to train as chosen, with its DS_CONFIG."""
     kinds = ("ds_config", "lora_rank", "lora_base_bits")
     same = [getattr(chosen.settings, name) for name in kinds]
-    return [way for way in plan.variants(chosen) if [getattr(way[1].settings, name) for name in kinds] == same]
+    return [way for way in alternatives.variants(chosen) if [getattr(way[1].settings, name) for name in kinds] == same]
 
 
 def test_auto_recomputes_only_where_needed():
@@ -478,40 +485,40 @@ def test_a_budget_of_the_users_own_stays():
     ],
 )
 def test_what_cannot_fit_is_said_with_the_nearest_that_does(settings, line):
-    problem = planned(**settings).problem()
+    problem = advice.problem(planned(**settings))
     assert re.match(line, problem), problem
     assert "\n" not in problem
 
 
 def test_an_adapter_that_gathers_frozen_weights_for_nothing_is_told():
     settings = {"model_name": "meta-llama/Llama-3.1-8B", "lora_rank": 16}
-    assert re.match(r"DS_CONFIG=zero2 is \d+\.\d times as fast: ", planned(**settings).faster())
-    assert planned(**settings).faster() in [line.strip() for line in view.before(planned(**settings))]
-    assert not planned(number=1, **settings).faster()  # nothing to gather
-    assert not planned("4080", **settings).faster()  # no room
-    assert not planned(ds_config="zero2", **settings).faster() and not planned().faster()
+    assert re.match(r"DS_CONFIG=zero2 is \d+\.\d times as fast: ", advice.faster(planned(**settings)))
+    assert advice.faster(planned(**settings)) in [line.strip() for line in view.before(planned(**settings))]
+    assert not advice.faster(planned(number=1, **settings))  # nothing to gather
+    assert not advice.faster(planned("4080", **settings))  # no room
+    assert not advice.faster(planned(ds_config="zero2", **settings)) and not advice.faster(planned())
 
 
 def test_a_setting_that_makes_a_run_clearly_slower_is_told():
     slow = planned(global_batch_size=512, max_tokens_per_micro_step=1024, gradient_checkpointing=1)
     auto = "MAX_TOKENS_PER_MICRO_STEP=auto GRADIENT_CHECKPOINTING=auto"
-    assert re.match(rf"{auto} is \d\.\d times as fast$", slow.faster())
+    assert re.match(rf"{auto} is \d\.\d times as fast$", advice.faster(slow))
     offloaded = planned(ds_config="zero3_offload", host_gib=128)
-    assert re.match(r"DS_CONFIG=zero3 is \d\.\d times as fast$", offloaded.faster())
-    assert not planned(global_batch_size=512).faster()
+    assert re.match(r"DS_CONFIG=zero3 is \d\.\d times as fast$", advice.faster(offloaded))
+    assert not advice.faster(planned(global_batch_size=512))
 
 
 def test_a_deepspeed_file_that_sets_the_batch_gets_no_advice_against_it(tmp_path):
     path = tmp_path / "own.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 3}, "train_batch_size": 16}))
     found = planned(ds_config=str(path))
-    assert found.fits and found.larger_batch() is None and planned().larger_batch()
+    assert found.fits and advice.larger_batch(found) is None and advice.larger_batch(planned())
     assert any(line.startswith("> own.json") for line in view.whole(found))
 
 
 def test_small_steps_are_told_what_a_larger_batch_would_give():
     found = planned(number=1)
-    larger = found.larger_batch()
+    larger = advice.larger_batch(found)
     assert larger.timing.tokens_per_second > 1.5 * found.timing.tokens_per_second and larger.fits
     (line,) = view.better(found)
     size = (
@@ -521,9 +528,9 @@ def test_small_steps_are_told_what_a_larger_batch_would_give():
     assert line in [line.strip() for line in view.before(found)]
     as_said = planned(number=1, global_batch_size=larger.settings.global_batch_size)
     assert as_said.timing == larger.timing
-    assert planned(number=1, global_batch_size=512).larger_batch() is None
-    assert planned(number=1, rows=4).larger_batch() is None  # a step has them all already
-    assert planned(number=1, packing=0).larger_batch() is None  # more micro-steps, none of them larger
+    assert advice.larger_batch(planned(number=1, global_batch_size=512)) is None
+    assert advice.larger_batch(planned(number=1, rows=4)) is None  # a step has them all already
+    assert advice.larger_batch(planned(number=1, packing=0)) is None  # more micro-steps, none of them larger
 
 
 def test_what_does_not_even_fit_in_four_bits_is_sharded_in_sixteen():
@@ -533,8 +540,8 @@ def test_what_does_not_even_fit_in_four_bits_is_sharded_in_sixteen():
     assert re.match(
         r"does not fit: large needs 4\d.\d GiB .*; use DS_CONFIG=zero3 LORA_BASE_BITS=16 on \d+ GPUs and 13\d GiB "
         r"of memory or DS_CONFIG=zero3_offload_all LORA_BASE_BITS=16 in 26\d GiB of memory, or a smaller model$",
-        found.problem(),
-    ), found.problem()
+        advice.problem(found),
+    ), advice.problem(found)
 
 
 def test_a_model_that_trains_in_four_bits_may_be_too_large_to_be_evaluated():
@@ -545,10 +552,10 @@ def test_a_model_that_trains_in_four_bits_may_be_too_large_to_be_evaluated():
     assert found.fits and re.match(
         r"does not fit: evaluation needs 2\d.\d GiB for the model whole on each GPU, 22.7 GiB can be used on RTX 4090; "
         r"use EVALUATE=0 ",
-        found.problem(),
+        advice.problem(found),
     )
-    assert found.problem() in [line.strip() for line in view.before(found)]
-    assert not planned(number=1, evaluate=0, **settings).problem()
+    assert advice.problem(found) in [line.strip() for line in view.before(found)]
+    assert not advice.problem(planned(number=1, evaluate=0, **settings))
 
 
 def test_errors_are_one_line():
@@ -580,9 +587,9 @@ def card_here(name="NVIDIA GeForce RTX 4090", used_gib=0.5):
 
 
 def test_a_run_gets_the_plans_numbers():
-    settings, found = plan.rule(Settings.load(None).resolved("cuda", "local"), card_here())
+    settings, found = planner.plan_run(Settings.load(None).resolved("cuda", "local"), card_here())
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing) == (2304, False)
-    assert found.place.card.name == "GeForce RTX 4090" and found.place.free_gib == 23.5
+    assert found.conditions.card.name == "GeForce RTX 4090" and found.conditions.free_gib == 23.5
     lines = view.before(found)
     assert lines[0].startswith("      plan: ") and {line[:11] for line in lines[1:]} == {" " * 11}
 
@@ -591,24 +598,24 @@ def test_a_run_that_cannot_fit_is_refused_or_warned_of():
     line = "^does not fit: .* needs .* of each GPU, 3.8 GiB can be used on GeForce RTX 4090; end what has 20.0 GiB"
     here = card_here(used_gib=20)
     with pytest.raises(SettingsError, match=line):
-        plan.rule(Settings.load(None).resolved("cuda", "local"), here)
-    settings, found = plan.rule(Settings.load(None, plan="warn").resolved("cuda", "local"), here)
+        planner.plan_run(Settings.load(None).resolved("cuda", "local"), here)
+    settings, found = planner.plan_run(Settings.load(None, plan="warn").resolved("cuda", "local"), here)
     assert settings.max_tokens_per_micro_step == 1024
     assert any("does not fit" in line for line in view.before(found))
 
 
 def test_no_plan_on_a_cpu_or_of_an_unknown_model():
-    settings, found = plan.rule(Settings.load(None, device="cpu").resolved("cpu", "local"), [])
+    settings, found = planner.plan_run(Settings.load(None, device="cpu").resolved("cpu", "local"), [])
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
-    settings, found = plan.rule(Settings.load(None, model_name="a/b").resolved("cuda", "local"), card_here())
+    settings, found = planner.plan_run(Settings.load(None, model_name="a/b").resolved("cuda", "local"), card_here())
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
     assert view.before(None) == []
 
 
 def test_a_card_that_is_not_in_the_table_is_planned_with_its_own_memory(monkeypatch):
     monkeypatch.setattr(gpus, "visible", lambda: card_here("NVIDIA Something 1"))
-    found = Plan.of(Settings.load(None).resolved("cuda", "local"), plan.place(Settings.load(None), gpus.visible()))
-    assert found.place.notes[0] == "NVIDIA Something 1 is not in the plan's table: times are those of RTX 4090"
+    found = Plan.of(Settings.load(None).resolved("cuda", "local"), conditions(Settings.load(None), gpus.visible()))
+    assert found.conditions.notes[0] == "NVIDIA Something 1 is not in the plan's table: times are those of RTX 4090"
 
 
 # What is shown
@@ -645,7 +652,7 @@ def test_the_plan_is_readable_on_80_columns():
 def test_the_plan_beside_what_was_measured(tmp_path):
     run = Run(tmp_path)
     assert view.beside_measured(run) == []
-    plan.freeze(planned("H100", 1), run)
+    planner.freeze(planned("H100", 1), run)
     assert view.beside_measured(run) == []
     frozen = json.loads(run.plan.read_text())
     measured = {"step": 9, "mem/peak_gib": frozen["allocated_gib"] / 1.1, "perf/tokens_per_second": 1000.0}
@@ -678,7 +685,7 @@ def test_a_deepspeed_file_of_the_users_own_is_planned_and_marked(tmp_path):
     path.write_text(json.dumps({"zero_optimization": zero}))
     found = planned(ds_config=str(path), host_gib=200, model_name="meta-llama/Llama-3.1-8B")
     parts = found.memory.moments["backward"]
-    assert parts["optimizer"] == parts["weights"] == 0 < parts["buckets"] and found.fits
+    assert parts.optimizer == parts.weights == 0 < parts.buckets and found.fits
     assert found.host.offloaded / GIB == pytest.approx(20 * EIGHT_B.weights / GIB)
     lines = list(view.whole(found))
     assert [line[:18] for line in lines if line.startswith("> ")] == ["> a-long-name-of-a"]

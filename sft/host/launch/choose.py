@@ -10,8 +10,7 @@ from sft.errors import SettingsError, shown, wrong
 from sft.host import gpus, provenance
 from sft.host.gpus import Gpu, unused
 from sft.host.launch import compose
-from sft.host.plan import plan as planning
-from sft.host.plan import view
+from sft.host.plan import planner, view
 from sft.host.plan.plan import Plan
 from sft.run import lifecycle, unfinished
 from sft.run.directory import Run
@@ -75,7 +74,7 @@ def planned(settings: Settings, cards: list[Gpu], say: Callable[[str], None]) ->
 
     Raises SettingsError.
     """
-    settings, plan = planning.rule(settings, cards)
+    settings, plan = planner.plan_run(settings, cards)
     for line in view.before(plan):
         say(line)
     return settings, plan
@@ -101,7 +100,7 @@ def open_run(settings: Settings, plan: Plan | None, say: Callable[[str], None]) 
                 claim = run.claim()
                 said.append(f"run {run.path}")
             provenance.note_project(run, file)
-            planning.freeze(plan, run)
+            planner.freeze(plan, run)
     except OSError as error:
         raise lifecycle.not_writable(settings, error) from None
     with claim:

@@ -10,20 +10,24 @@ from pathlib import Path
 from rich.console import Console
 
 from sft.errors import SettingsError
-from sft.host.plan.estimate import GIB
-from sft.host.plan.plan import Options, Plan, plan, variants
+from sft.host.plan import advice
+from sft.host.plan.alternatives import variants
+from sft.host.plan.conditions import Options
+from sft.host.plan.job import GIB
+from sft.host.plan.plan import Plan
+from sft.host.plan.planner import plan_with
 from sft.host.screen import duration
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 
-PARTS = ("weights", "gradients", "optimizer", "buckets", "activations", "loss", "CUDA context")
+SHOWN_BYTES = 0.05 * GIB  # smaller parts are left out of the lines before a run
 LABELS = {"buckets": "buckets, gathered weights"}
 
 
 def show(settings: Settings, options: Options, console: Console, as_json: bool) -> None:
-    """Print a plan. Raises SettingsError behind it where the settings cannot fit, unless PLAN=warn."""
-    found = plan(settings, options)
-    problem = found.problem()
+    """Print a plan. Then raises SettingsError for settings that cannot fit, unless PLAN=warn."""
+    found = plan_with(settings, options)
+    problem = advice.problem(found)
     if as_json:
         variants_json = [{"name": name} | variant.as_json() for name, variant in variants(found)]
         console.print(json.dumps(found.as_json() | {"problem": problem, "variants": variants_json}, indent=2))
@@ -37,26 +41,26 @@ def show(settings: Settings, options: Options, console: Console, as_json: bool) 
 
 
 def before(plan: Plan | None) -> list[str]:
-    """Return the few lines that stand before a run; none where there is no plan."""
+    """Return the few lines of a plan that are printed before a run; none without a plan."""
     if plan is None:
         return []
-    parts = plan.memory.moments[plan.memory.peak_moment]
-    largest = sorted((part for part in PARTS if parts[part] >= 0.05 * GIB), key=lambda part: -parts[part])
-    held = ", ".join(f"{part} {parts[part] / GIB:.1f}" for part in largest)
+    parts = plan.memory.moments[plan.memory.peak_moment].by_name()
+    largest = sorted((part for part in parts if parts[part] >= SHOWN_BYTES), key=lambda part: -parts[part])
+    memory = ", ".join(f"{part} {parts[part] / GIB:.1f}" for part in largest)
     recompute = "recomputed" if plan.job.recompute else "kept"
     timing = plan.timing
     lines = [
-        f"{plan.memory.peak / GIB:.1f} of {plan.place.limit_bytes / GIB:.1f} GiB on each GPU: {held}",
+        f"{plan.memory.peak / GIB:.1f} of {plan.conditions.limit_bytes / GIB:.1f} GiB on each GPU: {memory}",
         f"{at_once(plan)}, activations {recompute}",
         f"{plan.work.steps:,} steps of {seconds(timing.step_s)}, {timing.tokens_per_second:,.0f} tokens/s: "
         f"{duration(timing.total_s)} of training; `make plan` says more",
     ]
-    lines += [line for line in (*plan.place.notes, plan.problem(), *better(plan)) if line]
+    lines += [line for line in (*plan.conditions.notes, advice.problem(plan), *better(plan)) if line]
     return [f"{'plan' if not i else '':>10}{':' if not i else ' '} {line}" for i, line in enumerate(lines)]
 
 
 def at_once(plan: Plan) -> str:
-    """Return how a step's tokens are cut."""
+    """Return the size of the micro-steps, in words."""
     if not plan.settings.packing:
         return f"up to {plan.work.largest:,} tokens a micro-step, padded"
     return f"micro-steps of up to {plan.settings.micro_step_tokens:,} tokens"
@@ -64,14 +68,14 @@ def at_once(plan: Plan) -> str:
 
 def whole(plan: Plan) -> Iterator[str]:
     """Yield the lines of `inv plan`."""
-    place, settings, ranks = plan.place, plan.settings, plan.settings.world_size
+    conditions, settings = plan.conditions, plan.settings
     quantised = f", {plan.job.quantised / 1e9:.2f} of them in 4 bits" if plan.job.quantised else ""
-    yield f"{place.model}: {amount(place.shape.weights)} weights, {settings.precision}{quantised}"
-    yield f"  {place.shape.source}"
-    yield f"on {ranks} x {place.card.name}, {place.free_gib:.1f} GiB free on each"
-    for note in place.notes:
+    yield f"{conditions.model}: {amount(conditions.shape.weights)} weights, {settings.precision}{quantised}"
+    yield f"  {conditions.shape.source}"
+    yield f"on {settings.world_size} x {conditions.card.name}, {conditions.free_gib:.1f} GiB free on each"
+    for note in conditions.notes:
         yield from textwrap.wrap(note, 80, initial_indent="  ", subsequent_indent="    ")
-    rows = place.rows
+    rows = conditions.rows
     yield f"{rows.rows:,} rows of {rows.tokens_per_row:.0f} tokens, longest {rows.longest}"
     yield f"  {rows.source}"
     yield ""
@@ -90,22 +94,21 @@ def amount(weights: int) -> str:
 
 
 def memory_table(plan: Plan) -> Iterator[str]:
-    """Yield what is in a GPU's memory at the three moments with most, by part."""
-    moments = plan.memory.moments
+    """Yield what is in a GPU's memory at the three moments of a step that may be its peak, by part."""
+    moments = {moment: parts.by_name() for moment, parts in plan.memory.moments.items()}
     heads = {"forward": "loss", "backward": "backward", "optimizer": "optimizer"}
     yield f"{'GiB on each GPU, at the':<26}" + "".join(f"{heads[moment]:>11}" for moment in moments)
-    for part in PARTS:
+    for part in moments["forward"]:
         yield f"  {LABELS.get(part, part):<24}" + "".join(f"{parts[part] / GIB:>11.2f}" for parts in moments.values())
-    totals = {moment: sum(parts.values()) / GIB for moment, parts in moments.items()}
-    yield f"  {'total':<24}" + "".join(f"{total:>11.2f}" for total in totals.values())
+    yield f"  {'total':<24}" + "".join(f"{parts.total / GIB:>11.2f}" for parts in plan.memory.moments.values())
     verdict = "fits" if plan.fits_gpu else "does NOT fit"
-    yield f"  peak {plan.memory.peak / GIB:.2f}, usable {plan.place.limit_bytes / GIB:.2f}: {verdict}"
+    yield f"  peak {plan.memory.peak / GIB:.2f}, usable {plan.conditions.limit_bytes / GIB:.2f}: {verdict}"
     yield from host_lines(plan)
 
 
 def host_lines(plan: Plan) -> Iterator[str]:
-    """Yield what is in the machine's memory: all the time, while a checkpoint is written, and at the export."""
-    host, usable = plan.host, plan.place.host_gib
+    """Yield what is in the machine's memory: all the time, while a checkpoint is written, and during the export."""
+    host, usable = plan.host, plan.conditions.host_gib
     parts = {"offloaded": host.offloaded, "copy to save": host.save, "export": host.export}
     of_parts = ", ".join(f"{part} {size / GIB:.1f}" for part, size in parts.items() if size)
     total = host.usual if plan.saves_beside_training else host.needed
@@ -125,7 +128,7 @@ def step_lines(plan: Plan) -> Iterator[str]:
     recompute = "recomputed" if plan.job.recompute else "kept"
     yield f"{'':<7}{at_once(plan)}; activations {recompute}"
     if plan.job.ranks > 1 or plan.job.offload_optimizer:
-        link = f"{plan.place.card.link}, {plan.place.card.link_gb_s:.0f} GB/s"
+        link = f"{plan.conditions.card.link}, {plan.conditions.card.link_gb_s:.0f} GB/s"
         yield f"{'link':<7}{timing.link_bytes / 1e9:.2f} GB a step: {seconds(timing.link_s)}"
         yield f"{'':<7}{link}"
     bound = ", bound by Python" if timing.python_s > 0.9 * timing.computing_s else ""
@@ -142,9 +145,9 @@ def step_lines(plan: Plan) -> Iterator[str]:
 
 
 def better(plan: Plan) -> list[str]:
-    """Return the lines that tell what is much faster than what was set."""
-    lines = [plan.faster()]
-    if more := plan.larger_batch():
+    """Return the lines that name much faster settings."""
+    lines = [advice.faster(plan)]
+    if more := advice.larger_batch(plan):
         speed = f"{more.timing.tokens_per_second:,.0f} tokens/s: {duration(more.timing.total_s)}"
         size = f"GLOBAL_BATCH_SIZE={more.settings.sequences_per_step}"
         lines.append(f"small steps: {size} gives {speed}, {more.work.steps:,} steps")
@@ -152,10 +155,10 @@ def better(plan: Plan) -> list[str]:
 
 
 def comparison_table(plan: Plan) -> Iterator[str]:
-    """Yield other ways to train the same, each at its best budget, the fastest that fits and the chosen one marked."""
+    """Yield a row for each way to train, with its best budget; the fastest that fits and the chosen one are marked."""
     rows = list(variants(plan))
     best = {adapted: fastest(rows, adapted) for adapted in (False, True)}
-    yield (f"  {'DS_CONFIG':<18}{'recompute':<10}{'tokens':>7}{'GPU GiB':>9}{'host GiB':>9}{'tokens/s':>10}{'time':>9}")
+    yield f"  {'DS_CONFIG':<18}{'recompute':<10}{'tokens':>7}{'GPU GiB':>9}{'host GiB':>9}{'tokens/s':>10}{'time':>9}"
     for name, found in rows:
         label, recompute = Path(name).name[:17], "yes" if found.job.recompute else "no"
         tokens = found.settings.micro_step_tokens if plan.settings.packing else found.work.largest
@@ -176,12 +179,12 @@ def fastest(rows: list[tuple[str, Plan]], adapted: bool) -> float:
 
 
 def seconds(value: float) -> str:
-    """Return a time of a step."""
+    """Return the time of a step in words."""
     return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
 
 
 def beside_measured(run: Run) -> list[str]:
-    """Return the line that sets a run's plan beside what was measured; none where one of them is not (on a CPU)."""
+    """Return the line that compares a run's plan with what was measured; none if one of them is missing (on a CPU)."""
     lines = [line for line in run.read_metrics() if line.get("mem/peak_gib")]
     planned = run.read(run.plan, {})
     if not lines or not {"allocated_gib", "tokens_per_second"} <= planned.keys():
@@ -193,5 +196,5 @@ def beside_measured(run: Run) -> list[str]:
 
 
 def ratio(planned: float, measured: float) -> str:
-    """Return how far a plan is from what was measured."""
+    """Return the difference between plan and measurement in per cent."""
     return f"{planned / measured - 1:+.0%}" if measured else "?"

@@ -1,0 +1,173 @@
+"""What a plan is made for, besides the settings: the model, the cards and their memory, the rows.
+
+As they are on this machine, or as the options of `make plan` say.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from sft import resources
+from sft.errors import UserError, wrong
+from sft.host.gpus import Gpu
+from sft.host.plan import cards, shapes, workload
+from sft.host.plan.cards import Card
+from sft.host.plan.job import GIB
+from sft.host.plan.shapes import Shape
+from sft.host.plan.workload import Rows
+from sft.settings.fields import Settings
+
+MARGIN = 0.04  # of a card's memory that no plan uses: the plan's own error, and what the allocator cannot fill
+STAND_IN = "RTX 4090"  # planned for if there is no GPU here, and whose speed a card gets that is not in the table
+DRIVER_GIB = 0.35  # that nvidia-smi counts and CUDA does not offer: 24.0 and 23.65 on an RTX 4090
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `make plan` may be told of another machine. Empty or 0: as it is here."""
+
+    gpu: str = ""
+    gpus: int = 0
+    shape: str = ""
+    tokens_per_row: int = 0
+    rows: int = 0
+    host_gib: float = 0.0
+    gpu_gib: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        gpu: str = "",
+        shape: str = "",
+        gpus: str = "",
+        tokens_per_row: str = "",
+        rows: str = "",
+        host_gib: str = "",
+        gpu_gib: str = "",
+    ) -> Options:
+        """Return the options as they were typed. Raises UserError with a line for each that is not a number above 0."""
+        problems: list[str] = []
+        options = cls(
+            gpu=gpu,
+            shape=shape,
+            gpus=number(int, "GPUS", gpus, "4", problems),
+            tokens_per_row=number(int, "TOKENS_PER_ROW", tokens_per_row, "4", problems),
+            rows=number(int, "ROWS", rows, "4", problems),
+            host_gib=number(float, "HOST_GIB", host_gib, "256", problems),
+            gpu_gib=number(float, "GPU_GIB", gpu_gib, "24", problems),
+        )
+        if problems:
+            raise UserError("\n".join(problems))
+        return options
+
+
+HERE = Options()
+
+
+def number(kind: type[Number], name: str, text: str, example: str, problems: list[str]) -> Number:
+    """Return an option's number, 0 if it was not given; add a line to `problems` if it is not one above 0."""
+    try:
+        found = kind(text or 0)
+    except ValueError:
+        found = kind(-1)
+    if not 0 <= found < math.inf or (text and not found):
+        problems.append(wrong(name, text, "is not a number above 0", f"use one such as {example}"))
+    return found
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The model, the cards and their memory, and the rows that a plan is made for."""
+
+    model: str
+    shape: Shape
+    card: Card
+    rows: Rows
+    free_gib: float  # of a GPU's memory that nobody else uses
+    host_gib: float  # of the machine's memory that is available
+    fused: bool  # Liger's kernels are installed
+    notes: tuple[str, ...] = ()
+
+    @property
+    def limit_bytes(self) -> float:
+        """Bytes of a GPU's memory that a plan may use."""
+        return self.free_gib * GIB * (1 - MARGIN)
+
+
+def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> Conditions:
+    """Return the conditions on the GPUs that are `here`, or as the options say. Raises UserError."""
+    if options.gpu or options.gpu_gib or not here:
+        card, notes = imagined(options)
+        free_gib, fused = card.memory_gib, True
+    else:
+        card, notes = slowest(here)
+        free_gib = min(gpu.total_gib - gpu.used_gib for gpu in here)
+        # The image for GPUs has Liger's kernels; the host of the containers needs none of the training packages.
+        fused = settings.launcher == "compose" or importlib.util.find_spec("liger_kernel") is not None
+        notes += [] if fused else ["liger-kernel is not installed here: with it activations take a third less"]
+    if not card.has_bf16:
+        fused = False  # Triton's kernels need bf16
+        if settings.precision != "fp32":
+            notes.append(f"{card.name} has no bf16: PRECISION=auto is fp16, with dynamic loss scaling")
+    notes += [f"{card.name}: {card.note}"] if card.note else []
+    return Conditions(
+        model=shapes.name_of(Path(options.shape)) if options.shape else settings.model_name,
+        shape=shapes.read(Path(options.shape)) if options.shape else shapes.need(settings),
+        card=card,
+        rows=workload.rows_of(settings, options.tokens_per_row, options.rows),
+        free_gib=free_gib,
+        host_gib=options.host_gib or resources.available_bytes() / GIB,
+        fused=fused,
+        notes=tuple(notes),
+    )
+
+
+def imagined(options: Options) -> tuple[Card, list[str]]:
+    """Return the card that the options name, which need not be here, and notes.
+
+    Raises UserError for a name that is not in the table, unless the options say its memory.
+    """
+    gib = options.gpu_gib
+    if not gib:
+        card = cards.need(options.gpu or STAND_IN)
+        unasked = f"no NVIDIA GPU is visible here: planned for {card.name} (`make plan GPU=NAME`)"
+        return card, [] if options.gpu else [unasked]
+    notes = []
+    found = cards.find(options.gpu, gib) if options.gpu else None
+    card = found or cards.need(STAND_IN)
+    if found is None:
+        unknown = f"{options.gpu} is not in the plan's table: times are those of {card.name}"
+        notes.append(
+            unknown if options.gpu else f"times are those of {card.name} (`make plan GPU=NAME` plans for another)"
+        )
+        card = replace(card, name=options.gpu or f"GPU of {gib:g} GiB")
+    return replace(card, memory_gib=max(0.0, gib - DRIVER_GIB)), notes
+
+
+def slowest(here: list[Gpu]) -> tuple[Card, list[str]]:
+    """Return the slowest of the GPUs that are here, with the least memory of them, and notes.
+
+    All ranks take the same share of a step, so the slowest GPU decides how long it takes. A GPU that is not in the
+    table gets the stand-in's speed.
+    """
+    kinds, notes = [], []
+    for gpu in here:
+        card = cards.find(gpu.name, gpu.total_gib)
+        if card is None:
+            card = cards.need(STAND_IN)
+            notes.append(f"{gpu.name} is not in the plan's table: times are those of {card.name}")
+        name = gpu.name.removeprefix("NVIDIA ")
+        kinds.append(replace(card.part(gpu.share, gpu.total_gib) if gpu.share < 1 else card, name=name))
+    found = min(kinds, key=lambda card: card.matrix_tflops)
+    names = list(dict.fromkeys(card.name for card in kinds))
+    if len(names) > 1:
+        notes.insert(0, f"planned for {found.name}, the slowest of {', '.join(names)}")
+    has_bf16 = all(gpu.has_bf16 for gpu in here)
+    least = min(gpu.total_gib for gpu in here)
+    return replace(found, memory_gib=least, has_bf16=has_bf16), list(dict.fromkeys(notes))

@@ -1,0 +1,50 @@
+"""Plans for `make plan` and before a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sft.errors import SettingsError
+from sft.host import gpus
+from sft.host.plan import advice, shapes
+from sft.host.plan.conditions import Options, conditions
+from sft.host.plan.plan import Plan
+from sft.run import files
+from sft.run.directory import Run
+from sft.settings.fields import Settings
+
+
+def plan_with(settings: Settings, options: Options) -> Plan:
+    """Return the plan of settings on the GPUs of this machine, or as the options say. Raises UserError."""
+    if options.gpus:
+        settings = settings.model_copy(update={"nodes": 1, "gpus_per_node": options.gpus})
+    found = conditions(settings, gpus.visible()[: settings.world_size], options)
+    if settings.device == "cpu" and not (options.gpu or options.gpu_gib):
+        unplanned = f"DEVICE=cpu: a run trains on the CPU, which needs no plan; this is what {found.card.name} would do"
+        found = replace(found, notes=(unplanned,))
+    return Plan.of(settings.resolved("cuda", "local", found.card.has_bf16), found)
+
+
+def plan_run(settings: Settings, here: list[gpus.Gpu]) -> tuple[Settings, Plan | None]:
+    """Return the settings of a run with the plan's numbers instead of auto, and the plan.
+
+    There is no plan on a CPU, or for a model of unknown shape. Raises SettingsError for settings that cannot fit,
+    unless PLAN=warn.
+    """
+    if settings.device != "cuda":
+        return settings, None
+    if shapes.find(settings) is None:
+        return settings.planned(settings.micro_step_tokens, recompute=False), None
+    plan = Plan.of(settings, conditions(settings, here))
+    problem = advice.problem(plan)
+    if problem and settings.plan == "refuse":
+        raise SettingsError([problem])
+    return plan.settings, plan
+
+
+def freeze(plan: Plan | None, run: Run) -> None:
+    """Write the plan into the run directory; without a plan, remove that of an earlier attempt."""
+    if plan:
+        files.write_json(run.plan, plan.as_json())
+    else:
+        run.plan.unlink(missing_ok=True)
