@@ -1,4 +1,4 @@
-"""What a model folder may bring along: weights that are data and not programs, and no code unless it is trusted."""
+"""What a model folder may contain: weights that cannot run programs, and code only if it is trusted."""
 
 from __future__ import annotations
 

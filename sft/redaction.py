@@ -1,4 +1,4 @@
-"""Secrets out of everything that is written: keys as they are, and as programs write them elsewhere.
+"""Keep secrets out of everything that is written: keys as they are, and in the forms in which programs print them.
 
 A key reaches a log in more forms than its own: percent-encoded in a URL, in base64 in an `Authorization` header,
 escaped in JSON or in Python's repr. The values come from the environment, where every process of a run has them, and

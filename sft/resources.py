@@ -1,4 +1,4 @@
-"""Cores and main memory that this process may use: the machine's, or less where a container or a job has a limit.
+"""Cores and main memory that this process may use: the machine's, or less if a container or a job limits them.
 
 A container shows all cores and all memory of its machine. Its limits stand in the files of its control groups, in two
 versions: of cgroup v2 in one tree, of cgroup v1 in a tree for each kind of limit. `root` is another root of the file

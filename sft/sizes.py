@@ -1,4 +1,4 @@
-"""The sizes that decide how much memory a step takes: the trainer works with them, the plan computes with them."""
+"""Sizes that decide how much memory a step takes: the trainer uses them, and the plan computes with them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The run directory `runs/NAME/`: what lies in it, its types, and who may do what with it. No torch."""
+"""The run directory `runs/NAME/`: what is in it, its types, and who may do what with it. No torch."""

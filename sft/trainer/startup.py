@@ -1,4 +1,4 @@
-"""An engine that is ready to train: at its newest checkpoint, and proven on the largest micro-step that will come."""
+"""An engine that is ready to train: at its newest checkpoint, and tested with the largest micro-step to come."""
 
 from __future__ import annotations
 

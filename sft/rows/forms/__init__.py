@@ -1,4 +1,4 @@
-"""The forms in which a row may hold a conversation: one module a form.
+"""The forms in which a row may hold a conversation: one module per form.
 
 To add a form, write a module with the two functions of `Form` and put it into `FORMS`.
 """

@@ -1,1 +1,1 @@
-"""Where a run's numbers go, one file a tracker. To add one: write its file (see tracker.py), name it in STARTERS."""
+"""Where a run's numbers go, one file per tracker. To add one: write its file (see tracker.py), name it in STARTERS."""

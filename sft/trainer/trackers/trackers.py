@@ -1,4 +1,4 @@
-"""All trackers of a run as one, and numbers that the GPU has yet to work out."""
+"""All trackers of a run as one, and numbers that the GPU is still computing."""
 
 from __future__ import annotations
 

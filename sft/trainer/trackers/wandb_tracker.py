@@ -1,4 +1,4 @@
-"""Weights & Biases beside a run. Rank 0 starts wandb_process.py, and only looks whether that is still well."""
+"""Weights & Biases beside a run. Rank 0 starts wandb_process.py, and then only checks that it still works."""
 
 from __future__ import annotations
 
