@@ -15,7 +15,7 @@ import pytest
 from sft import hostfile
 from sft.errors import SettingsError
 from sft.host import gpus
-from sft.host.doctor import machine
+from sft.host.doctor import hardware
 from sft.host.gpus import Gpu
 from sft.host.launch import choose, compose, local
 from sft.host.launch import node as launch
@@ -257,8 +257,8 @@ def test_peer_to_peer_is_switched_off_between_geforce_rtx_40_cards_alone(name, s
 )  # fmt: skip
 def test_a_card_that_torch_has_no_kernels_for_is_named(here, monkeypatch, name, capability, cuda, level):
     here([card(0), card(1, name, capability=capability)])
-    monkeypatch.setattr(machine, "torch_cuda", lambda: cuda)
-    found = machine.driver(Settings.load(None))
+    monkeypatch.setattr(hardware, "torch_cuda", lambda: cuda)
+    found = hardware.driver(Settings.load(None))
     assert found.level == level
     if level == "failure":
         assert found.found == f"torch's CUDA {cuda} has no kernels for {name}" and "CUDA 12.6" in found.remedy
@@ -267,7 +267,7 @@ def test_a_card_that_torch_has_no_kernels_for_is_named(here, monkeypatch, name, 
 def test_the_check_of_gpus_says_what_cuda_visible_devices_hides(here, monkeypatch):
     here(FOUR)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-nosuch")
-    found = machine.gpu(Settings.load(None))
+    found = hardware.gpu(Settings.load(None))
     assert found.level == "failure"
     assert found.found == "none visible (CUDA_VISIBLE_DEVICES=MIG-nosuch; `nvidia-smi -L` lists 4)"
 

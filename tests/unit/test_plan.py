@@ -17,7 +17,6 @@ from sft.errors import SettingsError, UserError
 from sft.host import gpus
 from sft.host.commands import train
 from sft.host.commands.watch import Watched
-from sft.host.doctor.machine import free_port
 from sft.host.plan import advice, alternatives, cards, planner, shapes, view, workload
 from sft.host.plan.conditions import Options, conditions
 from sft.host.plan.job import GIB, Job
@@ -27,6 +26,7 @@ from sft.host.plan.shapes import Shape
 from sft.host.plan.timing import step_timing
 from sft.run.directory import Run
 from sft.settings.fields import Settings
+from tests.e2e.project import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_B, THREE_B, EIGHT_B = (Shape.of(config, name) for name, config in list(shapes.BUILT_IN.items())[:3])

@@ -43,8 +43,7 @@ def set_up_docker(settings: Settings, made: list[Path], console: Console) -> boo
     `made` are the folders that were not there before.
     """
     from sft.host import gpus, ownership
-    from sft.host.doctor import check, docker
-    from sft.host.doctor import machine as checks
+    from sft.host.doctor import check, docker, hardware
     from sft.host.launch import choose, compose
 
     cards = gpus.visible() if settings.device != "cpu" else []
@@ -55,7 +54,7 @@ def set_up_docker(settings: Settings, made: list[Path], console: Console) -> boo
     ownership.say(console)
     ownership.hand_over(settings, made)
     settings = settings.model_copy(update={"device": "cuda" if cards else "cpu"})
-    machine = [checks.memory(settings), checks.disk(settings), checks.gpu(settings)]
+    machine = [hardware.memory(settings), hardware.disk(settings), hardware.gpu(settings)]
     check.report([*docker.before_build(settings), *machine], console)
     stack = compose.Stack(settings)
     stack.build(console)

@@ -10,8 +10,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +18,8 @@ from pathlib import Path
 from sft import hostfile
 from sft.host import gpus
 from sft.host.doctor.check import Check
-from sft.host.doctor.machine import PROBE_TIMEOUT_S, packages, torch_cuda
+from sft.host.doctor.installation import packages, torch_cuda
+from sft.host.doctor.probe import PROBE_TIMEOUT_S, probe
 from sft.host.launch.link import MasterLink, WorkerLink, master_address
 from sft.settings.fields import FOLDERS, Settings
 
@@ -30,7 +29,7 @@ SHM_LEAST_GB = {"cuda": 8, "cpu": 0.5}
 
 
 def main() -> None:
-    """Run every check, and print it as it ends."""
+    """Run every check, and print its result at once."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--node-rank", type=int, required=True)
     parser.add_argument("--gpus-per-node", type=int, required=True)
@@ -57,7 +56,7 @@ def checks(rank: int, slots: int, port: int, device: str, cards: int) -> Iterato
 
 
 def shared_memory(device: str) -> Check:
-    """The size of /dev/shm, through which NCCL talks between the nodes."""
+    """Check the size of /dev/shm, through which NCCL connects the nodes."""
     gigabytes = shutil.disk_usage("/dev/shm").total / 1e9
     if gigabytes < SHM_LEAST_GB[device]:
         return Check("/dev/shm", "failure", f"{gigabytes:.1f} GB", "raise shm_size of llm-master in docker/gpu.yml")
@@ -65,7 +64,7 @@ def shared_memory(device: str) -> Check:
 
 
 def folders() -> Iterator[Check]:
-    """Yield whether this user can write to the mounts."""
+    """Check that this user can write to the mounted folders."""
     for name in FOLDERS:
         path = Path(os.environ[name.upper()])
         try:
@@ -78,7 +77,7 @@ def folders() -> Iterator[Check]:
 
 
 def meeting(rank: int, slots: int, port: int, device: str) -> Iterator[Check]:
-    """Yield whether the nodes meet and their ranks add."""
+    """Check that the nodes meet, and that their ranks all-reduce."""
     link_port = hostfile.link_port(port)
     link = WorkerLink(rank, link_port) if rank else MasterLink(NODES, link_port)
     if isinstance(link, MasterLink):
@@ -97,43 +96,19 @@ def meeting(rank: int, slots: int, port: int, device: str) -> Iterator[Check]:
 
 
 def all_reduce(rank: int, slots: int, port: int, device: str) -> Iterator[Check]:
-    """Yield how fast all ranks of both nodes add, and over what."""
-    world = NODES * slots
-    common = dict(os.environ) | {"WORLD_SIZE": str(world), "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    if device == "cpu":
-        common["DS_ACCELERATOR"] = "cpu"
-    else:
-        cards = gpus.visible()[:slots]
-        common |= gpus.nccl_variables(cards) | gpus.environment(cards)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "sft.trainer.probe", "--device", device],
-            env=common | {"RANK": str(rank * slots + local), "LOCAL_RANK": str(local)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for local in range(slots)
-    ]
-    try:
-        outputs = [process.communicate(timeout=PROBE_TIMEOUT_S)[0] for process in processes]
-    except subprocess.TimeoutExpired:
+    """Check how fast the ranks of both nodes all-reduce, and what NCCL uses between the nodes."""
+    world_size = NODES * slots
+    ranks = range(rank * slots, (rank + 1) * slots)
+    found = probe(device, ranks, world_size, MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    if found is None:
         yield Check("all-reduce", "failure", f"hung for {PROBE_TIMEOUT_S} s", "NCCL_DEBUG=INFO tells where")
         return
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    found = [line for line in outputs[0].splitlines() if line.startswith("{")]
-    if any(process.returncode for process in processes) or (rank == 0 and not found):
-        last = (outputs[0].strip() or "no output").splitlines()[-1]
-        yield Check("all-reduce", "failure", last, "see the other node's checks")
+    if not found.succeeded or (rank == 0 and not found.speed):
+        yield Check("all-reduce", "failure", found.last_line, "see the other node's checks")
     elif rank == 0:
-        said = json.loads(found[0])
-        told = f"{world} ranks of {NODES} nodes on {device} over {said['backend']}, {said['busbw_gb_s']} GB/s"
-        yield Check("all-reduce", "ok", told)
+        yield Check("all-reduce", "ok", f"{world_size} ranks of {NODES} nodes on {device} over {found.speed}")
     if device == "cuda":
-        yield transport("\n".join(outputs), slots)
+        yield transport("\n".join(found.outputs), slots)
 
 
 def transport(log: str, slots: int) -> Check:

@@ -20,7 +20,7 @@ POLL_S = 0.5
 
 
 def before_build(settings: Settings) -> Iterator[Check]:
-    """Yield what must be right before an image can be built."""
+    """Check what must be right before an image can be built."""
     if found := compose.problem():
         yield Check("docker", "failure", *found)
         return
@@ -40,18 +40,18 @@ def before_build(settings: Settings) -> Iterator[Check]:
 
 
 def other_users() -> Check | None:
-    """Whether the engine gives containers other users than their numbers say; None if it does not."""
+    """Check whether the engine maps a container's users to other ones; None if it does not."""
     options = compose.output("docker", "info", "--format", "{{json .SecurityOptions}}").stdout
     kind = "rootless" if "name=rootless" in options else "userns-remap" if "name=userns" in options else ""
     if not kind:
         return None
-    what = f"the engine is {kind}: user {ownership.owner()[0]} of a container is another user of this machine"
-    remedy = "runs/, data/ and models/ must be writable for that one; otherwise set LAUNCHER=local"
+    what = f"the engine is {kind}: user {ownership.owner()[0]} in a container is another user of this machine"
+    remedy = "make runs/, data/ and models/ writable for that user, or set LAUNCHER=local"
     return Check("users", "warning", what, remedy)
 
 
 def toolkit() -> Check:
-    """Whether docker knows NVIDIA's runtime."""
+    """Check that docker has NVIDIA's runtime."""
     runtimes = compose.output("docker", "info", "--format", "{{json .Runtimes}}").stdout
     if "nvidia" not in runtimes:
         return Check("Container Toolkit", "failure", "docker has no nvidia runtime", compose.NO_GPU)
@@ -59,7 +59,7 @@ def toolkit() -> Check:
 
 
 def gpus_inside(settings: Settings) -> Check:
-    """Whether a container really sees GPUs."""
+    """Check that a container sees GPUs."""
     stack = compose.Stack(settings)
     done = stack.call("run", "--rm", "--no-deps", "-T", hostfile.MASTER, "nvidia-smi", "--list-gpus")
     seen = [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
@@ -69,7 +69,7 @@ def gpus_inside(settings: Settings) -> Check:
 
 
 def inside(settings: Settings) -> Iterator[Check]:
-    """Yield what both nodes find in their containers; a stack of its own, so that no run is disturbed."""
+    """Yield the checks of both nodes in their containers, in a compose project of its own that disturbs no run."""
     stack = compose.Stack(settings)
     project = f"{variables.of_user('COMPOSE_PROJECT_NAME') or 'sft'}-check"
     numbers = {"GPUS_PER_NODE": str(settings.gpus_per_node), "MASTER_PORT": str(settings.master_port)}

@@ -1,0 +1,81 @@
+"""Checks of the installation: `.env`, Python and the packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from sft import ROOT, model_files
+from sft.errors import SettingsError
+from sft.host.doctor.check import Check
+from sft.host.launch import choose
+from sft.settings import variables
+from sft.settings.fields import Settings
+from sft.settings.variables import ENV_FILE
+
+PYPROJECT = ROOT / "pyproject.toml"
+NO_EXTRAS = Check("optional packages", "ok", "all that the settings need")
+
+
+def env_file(_: Settings) -> Check:
+    """Check that nobody else can read `.env`: it holds keys."""
+    if not ENV_FILE.exists():
+        return Check(str(ENV_FILE), "warning", "does not exist yet", "`make setup` makes it")
+    if ENV_FILE.stat().st_mode & 0o077:
+        return Check(str(ENV_FILE), "warning", "others may read it", f"chmod 600 {ENV_FILE}")
+    return Check(str(ENV_FILE), "ok", "readable by you alone")
+
+
+def python(_: Settings) -> Check:
+    """Check the version of Python."""
+    version = sys.version.split()[0]
+    if sys.version_info < (3, 11):  # noqa: UP036 - what is checked here is what runs here
+        return Check("Python", "failure", version, "use Python 3.11 or newer: make clean, make setup PYTHON=python3.12")
+    return Check("Python", "ok", f"{version} in {sys.prefix}")
+
+
+def packages(_: Settings) -> Check:
+    """Check the installed versions against those that pyproject.toml allows."""
+    problems, right = [], []
+    for line in tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]:
+        requirement = Requirement(line)
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            problems.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            problems.append(f"{requirement.name} {version} is not {requirement.specifier}")
+        right.append(f"{requirement.name} {version}")
+    if problems:
+        return Check("packages", "failure", "; ".join(problems), "`make clean setup` installs the pinned ones")
+    return Check("packages", "ok", ", ".join(right[:4]) + f" and {len(right) - 4} more as pinned")
+
+
+def extras(settings: Settings) -> Check:
+    """Check for the optional package that LORA_BASE_BITS=4 needs, here or in the image."""
+    if choose.in_compose(settings):
+        missing = settings.lora_base_bits == 4 and variables.of_user("QLORA") != "1"
+        remedy = "set QLORA=1 in .env, and `make setup`"
+        what = "not in the image, for LORA_BASE_BITS=4"
+        return Check("bitsandbytes", "failure", what, remedy) if missing else NO_EXTRAS
+    try:
+        model_files.check_bitsandbytes(settings)
+    except SettingsError as error:
+        return Check("bitsandbytes", "failure", *str(error).split("; ", 1))
+    return NO_EXTRAS
+
+
+def torch_cuda() -> str | None:
+    """Return the CUDA version that torch was built for, without importing it (that takes seconds)."""
+    found = importlib.util.find_spec("torch")
+    if not found or not found.origin:
+        return None
+    match = re.search(r"^cuda\b.*= '([\d.]+)'", (Path(found.origin).parent / "version.py").read_text(), re.MULTILINE)
+    return match[1] if match else None

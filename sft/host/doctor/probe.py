@@ -1,0 +1,62 @@
+"""Ranks that really meet and all-reduce: start sft.trainer.probe as some of them, and read what they print."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from sft.host import gpus
+
+PROBE_TIMEOUT_S = 180
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What became of the ranks that were started here."""
+
+    outputs: list[str]  # of each rank
+    succeeded: bool
+
+    @property
+    def speed(self) -> str:
+        """What rank 0 measured, as in "nccl, 14.9 GB/s" of bus bandwidth; empty if it is not here or said nothing."""
+        lines = [line for line in self.outputs[0].splitlines() if line.startswith("{")]
+        found = json.loads(lines[0]) if lines else None
+        return f"{found['backend']}, {found['busbw_gb_s']} GB/s" if found else ""
+
+    @property
+    def last_line(self) -> str:
+        """The last line of the first rank that printed anything."""
+        return (next(filter(None, map(str.strip, self.outputs)), "") or "no output").splitlines()[-1]
+
+
+def probe(device: str, ranks: range, world_size: int, **environment: str) -> Probe | None:
+    """Run the ranks of this node, and wait for their end; None if they have not met or added in PROBE_TIMEOUT_S."""
+    common = dict(os.environ) | environment | {"WORLD_SIZE": str(world_size)}
+    if device == "cpu":
+        common["DS_ACCELERATOR"] = "cpu"
+    else:
+        cards = gpus.visible()[: len(ranks)]
+        common |= gpus.nccl_variables(cards) | gpus.environment(cards)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sft.trainer.probe", "--device", device],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(local)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for local, rank in enumerate(ranks)
+    ]
+    try:
+        outputs = [process.communicate(timeout=PROBE_TIMEOUT_S)[0] for process in processes]
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return Probe(outputs, not any(process.returncode for process in processes))
