@@ -26,7 +26,7 @@ else:
     varlen_attn = varlen.varlen_attn
 
 IMPLEMENTATION = "sft_packed"
-# Newer torch wants to be told that keys have fewer heads than queries; before 2.13 it took that unasked.
+# torch 2.13 has an option for keys with fewer heads than queries; earlier versions take such keys without it.
 VARLEN_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn or print).parameters else {}
 
 # (query, key, value) [tokens, heads, size], packed, options -> [tokens, heads, size]
@@ -35,7 +35,7 @@ Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Packed", "Options"
 
 @dataclass(frozen=True)
 class Packed:
-    """Where the sequences of one line of tokens begin and end."""
+    """The borders of packed sequences: several sequences in one tensor [1, tokens], one behind the other."""
 
     starts: torch.Tensor  # int32 [sequences + 1] on the device: token offsets; the last is the number of tokens
     lengths: list[int]  # of each sequence, in tokens
@@ -47,10 +47,10 @@ class Packed:
 
 
 class Options(NamedTuple):
-    """How to attend."""
+    """What a model asks of its attention."""
 
     scale: float | None  # of the scores; None: 1 / sqrt(size)
-    window: int  # tokens that a token sees, itself included; 0: all before it
+    window: int  # tokens that a token attends to, itself included; 0: all before it
     dropout: float
 
 
@@ -71,7 +71,7 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend within each sequence. Query, key and value are [1, heads, tokens, size], as transformers passes them.
 
-    Raises NotImplementedError for what no kernel here does; the model then trains on padded sequences.
+    Raises NotImplementedError for what no kernel here can do; the model is then trained on padded sequences.
     """
     if softcap or s_aux is not None:
         raise NotImplementedError("attention with soft capping or sinks")
@@ -85,7 +85,7 @@ AttentionInterface.register(IMPLEMENTATION, attention)
 
 
 def fastest(device: str, dtype: torch.dtype, dropout: bool) -> Kernel:
-    """Return the fastest kernel for a device and a type, one that can drop out where that is wanted."""
+    """Return the fastest kernel for a device and a type, with `dropout` one that can do it."""
     if device != "cuda" or dtype not in (torch.bfloat16, torch.float16) or not has_kernels():
         return one_by_one
     if flash_attn_varlen():
@@ -95,7 +95,7 @@ def fastest(device: str, dtype: torch.dtype, dropout: bool) -> Kernel:
 
 @functools.cache
 def flash_attn_varlen() -> Callable[..., torch.Tensor] | None:
-    """Return flash-attn's function, or None if it is not installed, or does not load: it is built for one torch."""
+    """Return flash-attn's function, or None if it is not installed or does not load: a build fits only one torch."""
     if importlib.util.find_spec("flash_attn") is None:
         return None
     try:
@@ -109,7 +109,7 @@ def flash_attn_varlen() -> Callable[..., torch.Tensor] | None:
 
 @functools.cache
 def has_kernels() -> bool:
-    """Tell whether this GPU is one that Triton's and flash-attn's kernels are made for: Ampere or newer."""
+    """Tell whether Triton's and flash-attn's kernels are made for this GPU: Ampere or newer. True without a GPU."""
     return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
 
 
@@ -141,7 +141,7 @@ def torch_varlen(
 def one_by_one(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, options: Options
 ) -> torch.Tensor:
-    """Attend in one sequence after another: exact on any device, and no mask of tokens x tokens is ever made."""
+    """Attend in one sequence after another: exact on any device, and without a mask of tokens x tokens."""
     outputs = []
     parts = (part.transpose(0, 1).split(packed.lengths, dim=1) for part in (query, key, value))
     for q, k, v in zip(*parts, strict=True):

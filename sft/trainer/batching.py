@@ -1,7 +1,7 @@
-"""What a step trains on: which rows, and how they are cut into micro-steps over the ranks.
+"""What a step trains on: which rows, and how they are split into micro-steps over the ranks.
 
-Every rank computes the whole cut from the rows' lengths alone, so nothing has to be communicated. The cut changes
-speed and memory, never the result: the loss is summed over the targets of the whole step.
+Every rank computes the whole split from the rows' lengths alone, so nothing is communicated. How a step is split
+changes its speed and memory, never its result: the loss is summed over the targets of the whole step.
 """
 
 from __future__ import annotations
@@ -22,50 +22,51 @@ from sft.trainer.attention import Packed
 from sft.trainer.data.rows import Row
 
 Indices = npt.NDArray[np.int64]
-PADDING = 0  # masked and never a target: any token serves
-WHOLE_ROWS = 20  # of a share, up to which their number is counted beside their tokens
-MicroSteps = list[list[Indices]]  # [micro_step][rank]: the rows that this rank takes in this micro-step
+PADDING = 0  # masked and never a target, so any token does
+MOST_ROWS_COUNTED = 20  # the bound in fewest_shares counts rows up to this many a share; beyond, tokens decide
+MicroSteps = list[list[Indices]]  # [micro_step][rank]: the rows of a rank's share of a micro-step
 
 
 class MicroBatch(NamedTuple):
-    """The tokens of one rank's share of a micro-step.
+    """One rank's share of a micro-step, on its device.
 
-    Packed: one line [1, tokens] of all sequences, whose borders are in `packed`; there is no attention mask.
-    Padded: [sequences, positions] with a mask, and `packed` is None.
+    Packed: all sequences in one, [1, tokens], with their borders in `packed`, positions that restart at each of them,
+    and no attention mask. Padded: [sequences, positions] with a mask; positions and `packed` are None.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor | None
     position_ids: torch.Tensor | None
     packed: Packed | None
-    predicting: torch.Tensor  # [targets]: flat positions whose next token is a target
-    targets: torch.Tensor  # [targets]: those next tokens
+    predicting: torch.Tensor  # [targets]: positions in the flattened batch whose next token is a target
+    targets: torch.Tensor  # [targets]: these next tokens
 
 
 @functools.lru_cache(maxsize=2)
 def order(rows: int, seed: int, epoch: int) -> Indices:
-    """Return the order of an epoch: a permutation of all rows drawn from (seed, epoch)."""
+    """Return an epoch's order: a permutation of all rows, drawn from (seed, epoch), so that every rank has the same."""
     return np.random.default_rng((seed, epoch)).permutation(rows)
 
 
 def rows_of_step(step: int, rows: int, global_batch_size: int, seed: int) -> Indices:
-    """Return the rows that optimizer step `step` (from 0) trains on; the last of an epoch may have fewer."""
+    """Return the rows of optimizer step `step`, from 0. The last step of an epoch has the rows that are left."""
     epoch, i = divmod(step, math.ceil(rows / global_batch_size))
     return order(rows, seed, epoch)[i * global_batch_size : (i + 1) * global_batch_size]
 
 
 def micro_steps(chosen: Indices, lengths: Indices, settings: Settings, packing: bool) -> MicroSteps:
-    """Cut a step's rows into micro-steps over the ranks, packed or padded."""
+    """Split a step's rows into micro-steps over the ranks, packed or padded."""
     if packing:
         return packed_micro_steps(chosen, lengths, settings.world_size, settings.micro_step_tokens)
     return padded_micro_steps(chosen, settings.world_size, settings.batch_size)
 
 
 def packed_micro_steps(chosen: Indices, lengths: Indices, world_size: int, max_tokens: int) -> MicroSteps:
-    """Cut a step's rows into few micro-steps of at most `max_tokens` tokens on each rank, in O(n log n).
+    """Split a step's rows into few micro-steps of at most `max_tokens` tokens on each rank, in O(n log n).
 
-    The shares have nearly the same number of tokens if so few of them can; otherwise they are filled up one by one. A
-    row longer than `max_tokens` has a share of its own.
+    The ranks wait for each other in every micro-step, so shares should be few and of nearly equal tokens. Both is
+    tried first with the least number of shares that is possible. If the rows do not fit so evenly, shares are filled
+    one by one, and then evened out as far as their number allows. A row longer than `max_tokens` is a share by itself.
     """
     longest_first = chosen[np.argsort(-lengths[chosen], kind="stable")]
     sizes = lengths[longest_first].tolist()
@@ -78,30 +79,31 @@ def packed_micro_steps(chosen: Indices, lengths: Indices, world_size: int, max_t
         while number > least and (even := even_shares(sizes, number * world_size, limit)):
             shares, number = even, number - 1
         shares += [[]] * (-len(shares) % world_size)
-    # Micro-steps have ranks of like work: the heaviest shares together.
+    # The heaviest shares go into one micro-step, and so on: no rank waits long for another.
     shares.sort(key=lambda share: -sum(sizes[place] for place in share))
     arrays = [longest_first[share] if share else np.empty(0, dtype=np.int64) for share in shares]
     return [arrays[i : i + world_size] for i in range(0, len(arrays), world_size)]
 
 
 def fewest_shares(sizes: Indices, limit: int) -> int:
-    """Return a number of shares that no packing can do without.
+    """Return a lower bound on the number of shares: no packing takes fewer.
 
-    Counted are all tokens, and for each k the rows of which a share takes k at most: one above 1/(k+1) of the limit
-    takes at least 1/k of a share (dual feasible functions, Fekete and Schepers 2001).
+    One bound is the tokens of all rows over the limit. The others count rows: at most k rows above 1/(k+1) of the limit
+    fit into a share, so each of them takes at least 1/k of one (dual feasible functions, Fekete and Schepers 2001).
     """
     needed = -(-int(sizes.sum()) // limit)
-    for k in range(1, WHOLE_ROWS + 1):
+    for k in range(1, MOST_ROWS_COUNTED + 1):
         parts, rest = np.divmod((k + 1) * sizes, limit)
-        weights = np.where(rest, parts * limit, k * sizes)  # times k * limit, so that they are whole
+        weights = np.where(rest, parts * limit, k * sizes)  # in units of 1 / (k * limit) of a share: whole numbers
         needed = max(needed, -(-int(weights.sum()) // (k * limit)))
     return max(1, needed)
 
 
 def even_shares(sizes: list[int], number: int, limit: int) -> list[list[int]] | None:
-    """Return the places of rows, longest first, in `number` shares of nearly the same tokens; None if one has too many.
+    """Spread rows over `number` shares of nearly equal tokens. Return None if one gets more than `limit`.
 
-    Each row goes into the lightest share (LPT, Graham 1969).
+    `sizes` are the rows' tokens, longest first; a share is a list of indices into them. Each row goes into the lightest
+    share so far (LPT, Graham 1969).
     """
     shares: list[list[int]] = [[] for _ in range(number)]
     lightest = [(0, share) for share in range(number)]
@@ -115,10 +117,13 @@ def even_shares(sizes: list[int], number: int, limit: int) -> list[list[int]] | 
 
 
 def full_shares(sizes: list[int], limit: int) -> list[list[int]]:
-    """Return the places of rows, longest first, in few shares: each row goes where the least room is left behind it."""
+    """Fill few shares of at most `limit` tokens: each row goes into the one that it fills up best (best fit).
+
+    `sizes` are the rows' tokens, longest first; a share is a list of indices into them.
+    """
     shares: list[list[int]] = []
-    rooms: list[int] = []  # that shares have left, sorted, each once
-    having: dict[int, list[int]] = {}  # the shares with so much room
+    rooms: list[int] = []  # tokens that still fit into some share, sorted, without repeats
+    having: dict[int, list[int]] = {}  # the shares with exactly so much room
     for place, size in enumerate(sizes):
         found = bisect.bisect_left(rooms, size)
         if found < len(rooms):
@@ -131,7 +136,7 @@ def full_shares(sizes: list[int], limit: int) -> list[list[int]]:
             shares.append([])
         shares[share].append(place)
         left = room - size
-        if left >= sizes[-1]:
+        if left >= sizes[-1]:  # otherwise no row fits any more
             if left not in having:
                 bisect.insort(rooms, left)
             having.setdefault(left, []).append(share)
@@ -139,9 +144,9 @@ def full_shares(sizes: list[int], limit: int) -> list[list[int]]:
 
 
 def padded_micro_steps(chosen: Indices, world_size: int, batch_size: int) -> MicroSteps:
-    """Cut a step's rows into micro-steps of at most `batch_size` rows on each rank, in the order that they come in.
+    """Split a step's rows, in their order, into micro-steps of at most `batch_size` rows on each rank.
 
-    A rank may get no row where fewer are left than ranks.
+    If fewer rows are left than ranks, some ranks get none.
     """
     number = math.ceil(len(chosen) / (world_size * batch_size))
     groups = np.array_split(chosen, number * world_size)
@@ -149,14 +154,14 @@ def padded_micro_steps(chosen: Indices, world_size: int, batch_size: int) -> Mic
 
 
 def tokens(share: Indices, lengths: Indices, packing: bool) -> int:
-    """Return the tokens of a rank's share of a micro-step, padding included."""
+    """Return the tokens of a share, padding included: what its memory and time depend on."""
     if packing or not len(share):
         return int(lengths[share].sum())
     return len(share) * int(lengths[share].max())
 
 
 def collate(sequences: Sequence[Row], packing: bool, device: torch.device) -> MicroBatch:
-    """Return the micro-batch of rows; of none, one without targets, so that every rank takes part."""
+    """Collate rows. Without rows, return a dummy batch without targets: the rank still has to join the collectives."""
     sequences = sequences or [(np.full(2, PADDING, dtype=np.int32), np.zeros(2, dtype=np.bool_))]
     lengths = np.asarray([len(ids) for ids, _ in sequences])
     starts = np.concatenate(([0], np.cumsum(lengths)))
@@ -169,6 +174,7 @@ def collate(sequences: Sequence[Row], packing: bool, device: torch.device) -> Mi
         next_is_target[start : start + len(ids) - 1] = is_target[1:]
     predicting = np.flatnonzero(next_is_target)
 
+    # From pinned memory, a copy to the GPU does not block the host.
     def on_device(array: npt.NDArray[np.generic]) -> torch.Tensor:
         tensor = torch.from_numpy(array)
         return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

@@ -37,23 +37,23 @@ class World:
 
 
 def start(device: str, timeout_s: int) -> World:
-    """Meet the other ranks (all ranks). `device` is cuda (over NCCL) or cpu (over gloo).
+    """Join the other ranks (all ranks). `device` is cuda (over NCCL) or cpu (over gloo).
 
-    A rank that waits longer than `timeout_s` for another one to come raises; later nobody's time is over. Raises
-    SettingsError where another program has taken the port since it was looked at.
+    A rank that waits longer than `timeout_s` for another one to join raises. Once all have joined, collectives have no
+    time limit. Raises SettingsError if another program has taken MASTER_PORT since it was checked.
     """
     import deepspeed
 
-    # The shared-memory op only serves all-reduce between the ranks of a single node on CPU. Without it DeepSpeed
-    # compiles nothing, which saves a minute at the first start and the need for a compiler.
+    # DeepSpeed's shared-memory op is for all-reduce on a CPU within one node. Without it DeepSpeed compiles nothing,
+    # which saves a minute at the first start, and no compiler is needed.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     if device == "cuda":
         torch.cuda.set_device(local_rank)
-        # torch prefers it on some GPUs, and it makes a plan for every new shape: 75 ms for every token of an answer.
+        # torch prefers cuDNN's attention on some GPUs. It makes a plan for every new shape: 75 ms a token of an answer.
         torch.backends.cuda.enable_cudnn_sdp(False)
         where = torch.device("cuda", local_rank)
-        # DeepSpeed asks NVML by number, and takes CUDA_VISIBLE_DEVICES for numbers: here it holds UUIDs.
+        # DeepSpeed asks NVML by the numbers in CUDA_VISIBLE_DEVICES. Here it holds UUIDs.
         deepspeed.accelerator.get_accelerator().available_memory = free_memory
     else:
         where = torch.device("cpu")
@@ -74,24 +74,24 @@ def start(device: str, timeout_s: int) -> World:
 
 
 def free_memory(device_index: int | None = None) -> int:
-    """Return the bytes of a GPU's memory that nobody uses, by default of this rank's."""
+    """Return the free bytes of a GPU's memory; None means this rank's GPU."""
     return torch.cuda.mem_get_info(device_index)[0]
 
 
 def wait_without_limit() -> None:
-    """Let collectives of all groups that there are now wait as long as another rank works.
+    """Remove the time limit of collectives in all process groups that exist now.
 
-    Rank 0 exports for as long as its disk takes, and the others wait for it in a barrier. Whether a rank hangs is
-    judged by the node program, which sees whether the run moves (STEP_TIMEOUT_S). A group that DeepSpeed makes gets
-    torch's default limit, 10 minutes over NCCL, so this is called again after its engine is there.
+    Ranks may have to wait for long: rank 0 exports for as long as its disk takes, and the others wait in a barrier.
+    Whether a rank hangs, the node program judges by the run's progress (STEP_TIMEOUT_S). DeepSpeed's engine makes
+    groups with torch's default limit, 10 minutes over NCCL, so this is called again after it has started.
     """
     for group in list(torch_distributed._world.pg_map):
         torch_distributed._set_pg_timeout(NO_LIMIT, group)
-    torch_distributed._get_default_store().set_timeout(NO_LIMIT)  # NCCL's groups first meet when they are first used
+    torch_distributed._get_default_store().set_timeout(NO_LIMIT)  # NCCL groups rendezvous at their first use
 
 
 def end() -> None:
-    """Leave the group (all ranks)."""
+    """Leave the process group (all ranks)."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -108,10 +108,10 @@ def add_up(tensor: torch.Tensor) -> None:
 
 
 class Pending:
-    """Numbers on their way from the device to the host, so that nothing waits for what the device has still to do."""
+    """An asynchronous copy from the device to the host: the host does not wait for queued GPU work."""
 
     def __init__(self, values: torch.Tensor) -> None:
-        """Start the copy of a tensor of one dimension behind the work that the device has now."""
+        """Queue the copy of a one-dimensional tensor behind the work that the device has now."""
         self.values, self.arrived = values, None
         if values.is_cuda:
             self.values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
@@ -120,18 +120,18 @@ class Pending:
 
     @property
     def ready(self) -> bool:
-        """Whether they are there."""
+        """Whether the copy has arrived."""
         return self.arrived is None or self.arrived.query()
 
     def read(self) -> list[float]:
-        """Return the numbers, waiting for them if need be."""
+        """Return the numbers. Waits for the copy if it has not arrived."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return self.values.tolist()
 
 
 def start_total(values: Sequence[float | torch.Tensor], world: World) -> Pending:
-    """Start to add up each value over all ranks (all ranks)."""
+    """Start to sum each value over all ranks (all ranks), in float64."""
     tensor = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=world.device) for value in values])
     add_up(tensor)
     return Pending(tensor)

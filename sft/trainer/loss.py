@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 import transformers
@@ -20,13 +21,14 @@ from sft.sizes import CHUNK_BYTES
 from sft.trainer import attention, distributed
 from sft.trainer.attention import Packed
 from sft.trainer.batching import collate
+from sft.trainer.data.rows import Row
 from sft.trainer.distributed import World
 
 
 class TargetLoss(torch.nn.Module):
     """A causal language model that returns the sum of its loss over the target tokens of a micro-batch.
 
-    A sum, not a mean: the mean is over the targets of the whole global batch, which no micro-batch knows.
+    A sum, not a mean: the mean is over the targets of the whole global batch, whose number a micro-batch does not know.
     """
 
     def __init__(self, model: transformers.PreTrainedModel) -> None:
@@ -57,7 +59,7 @@ class TargetLoss(torch.nn.Module):
 
 
 class HeadLoss(torch.nn.Module):
-    """The output head with its loss. Shares the head's parameters, so that ZeRO-3 gathers them around its forward."""
+    """The output head with its loss. It has the head's own parameters, so ZeRO-3 gathers them around its forward."""
 
     def __init__(self, head: torch.nn.Linear) -> None:
         super().__init__()
@@ -65,8 +67,8 @@ class HeadLoss(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the summed cross entropy in fp32, a scalar, of `hidden` [targets, size] and `targets` [targets]."""
-        weight_wants_gradient = self.weight.requires_grad and torch.is_grad_enabled()
-        return LinearCrossEntropy.apply(hidden, self.weight, self.bias, targets, weight_wants_gradient)
+        train_weight = self.weight.requires_grad and torch.is_grad_enabled()
+        return LinearCrossEntropy.apply(hidden, self.weight, self.bias, targets, train_weight)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -79,28 +81,31 @@ class LinearCrossEntropy(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         targets: torch.Tensor,
-        weight_wants_gradient: bool,
+        train_weight: bool,
     ) -> torch.Tensor:
-        """Compute loss and gradients. The gradients wait in `ctx` for the factor that backward brings."""
+        """Compute the loss and, for a factor of 1, its gradients. `backward` multiplies them by the real factor.
+
+        Shapes: hidden [targets, size], weight [vocabulary, size], bias [vocabulary], targets [targets].
+        """
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.zeros_like(hidden) if hidden.requires_grad else None
-        grad_weight = torch.zeros_like(weight) if weight_wants_gradient else None
-        grad_bias = torch.zeros_like(bias) if weight_wants_gradient and bias is not None else None
+        grad_weight = torch.zeros_like(weight) if train_weight else None
+        grad_bias = torch.zeros_like(bias) if train_weight and bias is not None else None
         rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
         for start in range(0, len(hidden), rows):
-            part, wanted = hidden[start : start + rows], targets[start : start + rows, None]
-            logits = F.linear(part, weight, bias).float()
+            chunk, labels = hidden[start : start + rows], targets[start : start + rows, None]
+            logits = F.linear(chunk, weight, bias).float()
             normaliser = torch.logsumexp(logits, dim=1, keepdim=True)
-            loss += (normaliser - logits.gather(1, wanted)).sum()
+            loss += (normaliser - logits.gather(1, labels)).sum()
             if grad_hidden is None:
                 continue
-            # d loss / d logits = softmax(logits) - one_hot(target)
+            # d loss / d logits = softmax(logits) - one_hot(target), in place: the logits are the largest tensor here
             grad_logits = logits.sub_(normaliser).exp_()
-            grad_logits.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
+            grad_logits.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float32))
             grad_logits = grad_logits.to(hidden.dtype)
             torch.mm(grad_logits, weight, out=grad_hidden[start : start + rows])
             if grad_weight is not None:
-                grad_weight.addmm_(grad_logits.T, part)
+                grad_weight.addmm_(grad_logits.T, chunk)
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(0)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
@@ -108,7 +113,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients, times the factor that the loss was multiplied with."""
+        """Return the gradients that forward has computed, times the gradient of the loss itself, a scalar."""
         (factor,) = grads
         scaled = [None if grad is None else grad.mul_(factor) for grad in ctx.saved_tensors]
         return (*scaled, None, None)
@@ -116,7 +121,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 @contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Switch dropout off and gradients off for a while."""
+    """Switch dropout and gradients off inside."""
     was_training = module.training
     module.eval()
     try:
@@ -127,20 +132,20 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 
 def take_fast_paths(module: Any, packing: bool, world: World) -> bool:
-    """Keep of the chunked loss and of packing what this model family bears; tell whether to pack (all ranks).
+    """Try the chunked loss and packing on this model, and keep what is right (all ranks). Return whether to pack.
 
-    A family may do more to its logits than its head does (scale them, cap them), or mix sequences elsewhere than in
-    the attention (convolutions, states). No list of names knows that, so the model is asked: the loss of a short
-    sequence must be the one that the model's own logits give, alone and behind another sequence, and must not change
-    with that other one. `module` is a TargetLoss or an engine around one.
+    A model family may do more to its logits than its head does (scale them, cap them), or mix sequences in other places
+    than in the attention (convolutions, states). No list of names is complete, so the model itself is tried: a short
+    sequence must have the loss that the model's own logits give, both alone and packed behind another sequence, and
+    this loss must not change if that other sequence does. `module` is a TargetLoss or an engine around one.
     """
     target_loss: TargetLoss = getattr(module, "module", module)
     model = target_loss.model
-    first, other, asked = np.arange(2, 9), np.arange(11, 18), np.arange(3, 13)
-    asked_alone = [(asked, np.ones(len(asked), dtype=np.bool_))]
+    first, other, tested = (np.arange(*span, dtype=np.int32) for span in ((2, 9), (11, 18), (3, 13)))
 
-    def loss(*before: Any, packed: bool) -> float:
-        sequences = [(ids, np.zeros(len(ids), dtype=np.bool_)) for ids in before] + asked_alone
+    def loss(*before: npt.NDArray[np.int32], packed: bool) -> float:
+        sequences: list[Row] = [(ids, np.zeros(len(ids), dtype=np.bool_)) for ids in before]  # without targets
+        sequences.append((tested, np.ones(len(tested), dtype=np.bool_)))
         return module(*collate(sequences, packed, world.device)).item()
 
     with evaluating(module):
@@ -160,7 +165,7 @@ def take_fast_paths(module: Any, packing: bool, world: World) -> bool:
             if same(own, behind, tolerance, world) and same(behind, behind_other, 1e-6, world):
                 return True
         except (NotImplementedError, TypeError, ValueError):
-            pass  # every rank has the same model, and so the same error
+            pass  # every rank has the same model, so all of them get here
         warn(model, "cannot keep packed sequences apart: training on padded ones", world)
         model.set_attn_implementation(target_loss.own_attention)
         return False
@@ -172,6 +177,6 @@ def same(left: float, right: float, tolerance: float, world: World) -> bool:
 
 
 def warn(model: torch.nn.Module, what: str, world: World) -> None:
-    """Say once what this model does without."""
+    """Print what this model must do without (rank 0)."""
     if world.is_main:
         print(f"{type(model).__name__} {what}", flush=True)

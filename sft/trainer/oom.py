@@ -26,24 +26,23 @@ from sft.trainer.checkpoint.save import Saver
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 
-# What libraries say where they do not raise torch.OutOfMemoryError, all of these words: CUDA and its driver, NCCL;
-# cuBLAS and cuDNN.
+# Words of errors that mean the same as torch.OutOfMemoryError: of CUDA, its driver and NCCL; of cuBLAS and cuDNN. All
+# words of a group are in the text.
 GPU_WORDS = (("cuda", "out of memory"), ("nccl", "out of memory"), ("status_alloc_failed",))
 OPTIMIZER = "optimizer"  # the part of a step that changes the weights
 HOST_WORDS = ("defaultcpuallocator: can't allocate", "defaultcpuallocator: not enough memory")
 
 
 class OutOfMemory(Exception):
-    """The GPU's memory was not enough in a part of a step."""
+    """The GPU's memory was not enough. `where` is the part of the step: forward, backward or optimizer."""
 
     def __init__(self, where: str) -> None:
-        """Know the part: forward, backward or optimizer."""
         super().__init__(where)
         self.where = where
 
 
 def of_gpu(error: BaseException) -> bool:
-    """Tell whether an error, or one behind it, means that the GPU's memory was not enough."""
+    """Tell whether an error, or one that caused it, means that the GPU's memory was not enough."""
     for found in chain(error):
         text = str(found).lower()
         said = any(all(word in text for word in words) for words in GPU_WORDS)
@@ -53,7 +52,7 @@ def of_gpu(error: BaseException) -> bool:
 
 
 def of_host(error: BaseException) -> bool:
-    """Tell whether an error, or one behind it, means that the machine's own memory was not enough."""
+    """Tell whether an error, or one that caused it, means that the machine's main memory was not enough."""
     for found in chain(error):
         no_memory = isinstance(found, MemoryError) or (isinstance(found, OSError) and found.errno == errno.ENOMEM)
         if no_memory or any(words in str(found).lower() for words in HOST_WORDS):
@@ -62,14 +61,14 @@ def of_host(error: BaseException) -> bool:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those that it was raised from or during."""
+    """Yield an error, and the errors that it was raised from or during."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def less(settings: Settings) -> str:
-    """Return the settings that need less memory of a GPU than these, those that change least first."""
+    """Return, for an error, the settings that need less GPU memory than these: those that change least come first."""
     ways = [] if settings.gradient_checkpointing else ["GRADIENT_CHECKPOINTING=1"]
     ways += [] if settings.ds_config == "zero3_offload" else ["DS_CONFIG=zero3_offload"]
     ways += [] if settings.lora_rank else ["LORA_RANK=16"]
@@ -91,7 +90,7 @@ def reason(error: BaseException, run: Run) -> str:
 
 @contextmanager
 def part(where: str) -> Iterator[None]:
-    """Raise OutOfMemory where a part of a step runs out of the GPU's memory."""
+    """Raise OutOfMemory if the GPU's memory runs out inside, in this part of a step."""
     try:
         yield
     except Exception as error:
@@ -106,13 +105,12 @@ class Guard:
     def __init__(
         self, run: Run, settings: Settings, rows: Rows, steps: Steps, packing: bool, saver: Saver, world: World
     ) -> None:
-        """Know the longest row that the run trains on."""
         self.run, self.settings, self.rows, self.packing, self.world = run, settings, rows, packing, world
         self.saver, self.cuts = saver, budget.cuts(run)
-        taken = np.arange(len(rows))
+        trained = np.arange(len(rows))
         if steps.total < steps.per_epoch:
-            taken = batching.order(len(rows), settings.seed, 0)[: steps.total * steps.global_batch_size]
-        self.longest = int(taken[np.argmax(rows.lengths[taken])])
+            trained = batching.order(len(rows), settings.seed, 0)[: steps.total * steps.global_batch_size]
+        self.longest = int(trained[np.argmax(rows.lengths[trained])])  # a row: it must fit by itself
 
     @contextmanager
     def guard(self, place: str, micro_steps: MicroSteps) -> Iterator[None]:
@@ -123,27 +121,28 @@ class Guard:
             if not of_gpu(error):
                 raise
             where = error.where if isinstance(error, OutOfMemory) else "between passes"
-            self.saver.finish()  # the step to go on from may still be on its way to the disk, on all ranks
-            raise RunFailed(self.cut(place, where, micro_steps)) from error
+            self.saver.finish()  # the ranks resume from this checkpoint, which may still be on its way to the disk
+            raise RunFailed(self.lower_budget(place, where, micro_steps)) from error
 
-    def cut(self, place: str, where: str, micro_steps: MicroSteps) -> str:
-        """Cut the run's budget below that of these micro-steps, where possible, and return what is said of it."""
+    def lower_budget(self, place: str, where: str, micro_steps: MicroSteps) -> str:
+        """Lower the run's budget below these micro-steps, if possible. Return what happened, as the run's error."""
         setting = TOKENS if self.packing else ROWS
         shares = [share for per_rank in micro_steps for share in per_rank]
         tried = max(int(self.rows.lengths[share].sum()) if self.packing else len(share) for share in shares)
         longest = int(self.rows.lengths[self.longest])
         now = budget.smaller(setting, tried, longest)
-        said = budget.what(setting, tried, place, where, self.world.rank)
+        what = budget.what(setting, tried, place, where, self.world.rank)
         if where == OPTIMIZER and [(cut.place, cut.where) for cut in self.cuts[-1:]] == [(place, where)]:
-            # Little of the optimizer's memory is the micro-steps': only what they leave scattered behind them.
-            return f"{said}, and smaller ones have not helped; use {less(self.settings)}"
+            # The optimizer's own memory does not depend on the micro-steps, only how fragmented the rest is. Once is
+            # worth a try.
+            return f"{what}, and smaller ones have not helped; use {less(self.settings)}"
         if now is None:
             (row,) = nonfinite.places(self.settings, np.asarray([self.longest]))
             remedy = f"use a smaller MAX_LENGTH, {less(self.settings)}"
-            return f"{said}, and the longest row, {row} with {longest:,} tokens, has to fit alone; {remedy}"
-        if self.run.failure() is None:  # otherwise another rank has cut it by now, in the same way
+            return f"{what}, and the longest row, {row} with {longest:,} tokens, has to fit alone; {remedy}"
+        if self.run.failure() is None:  # otherwise another rank has lowered it already, in the same way
             frozen = self.run.settings()
             asked = frozen.micro_step_tokens if self.packing else frozen.batch_size
             cut = Cut(setting, asked, tried, now, place, where, self.world.rank)
             budget.write(self.run, [*self.cuts, cut])
-        return f"{said}; resumed, it goes on with {now:,}"
+        return f"{what}; resumed, it goes on with {now:,}"

@@ -20,7 +20,7 @@ from sft import hostfile
 from sft.run import checkpoints, lifecycle
 from sft.settings.fields import Settings
 from sft.trainer import distributed, loop, loss
-from sft.trainer.checkpoint import resume, save
+from sft.trainer.checkpoint import resume, save, shards
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
 from sft.trainer.engine import start_engine
@@ -78,7 +78,7 @@ def saved(model: Path, settings: Settings, rows: data.Rows, world: World, folder
     for name in names:
         ours, theirs = (torch.load(path / name, weights_only=False) for path in (one, other))
         different += differences(ours, theirs, name)
-        tensors += save.tensor_bytes(ours)
+        tensors += shards.tensor_bytes(ours)
     return {
         "different": different,
         "waited": found,

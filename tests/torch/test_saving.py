@@ -17,7 +17,7 @@ from sft.errors import RunFailed
 from sft.run import checkpoints, lifecycle
 from sft.run import directory as runs
 from sft.settings.fields import Settings
-from sft.trainer.checkpoint import resume
+from sft.trainer.checkpoint import resume, shards
 from sft.trainer.checkpoint import save as saving
 from sft.trainer.distributed import World
 
@@ -120,17 +120,17 @@ def test_copies_share_nothing_with_what_training_changes():
     group = {"lr": 0.1}
     state = {"part": flat[2:4], "same": flat[2:4], "other": flat, "groups": [group], "pair": (flat, 1)}
     wanted = copy.deepcopy(state)
-    found = saving.copied(state)
+    found = shards.copied(state)
     flat.zero_()
     group["lr"] = 0.2
     assert torch.equal(found["part"], wanted["part"]) and torch.equal(found["pair"][0], wanted["other"])
     assert found["part"] is found["same"] and found["part"].untyped_storage().nbytes() == 8
     assert found["groups"] == [{"lr": 0.1}]
-    assert saving.tensor_bytes(state) == 48
+    assert shards.tensor_bytes(state) == 48
 
 
 def test_what_is_written_in_pieces_is_what_a_copy_would_be(tmp_path, monkeypatch):
-    monkeypatch.setattr(saving, "PIECE_BYTES", 64)
+    monkeypatch.setattr(shards, "PIECE_BYTES", 64)
     flat = torch.randn(1000)
     state = {
         "part": flat[20:400],
@@ -143,8 +143,8 @@ def test_what_is_written_in_pieces_is_what_a_copy_would_be(tmp_path, monkeypatch
         "ordered": OrderedDict(b=(flat[:3], 1), a="text"),
         "none": None,
     }
-    saving.write_in_pieces(state, tmp_path / "pieces.pt")
-    torch.save(saving.copied(state), tmp_path / "whole.pt")
+    shards.write_in_pieces(state, tmp_path / "pieces.pt")
+    torch.save(shards.copied(state), tmp_path / "whole.pt")
     found, wanted = (torch.load(tmp_path / name, weights_only=False) for name in ("pieces.pt", "whole.pt"))
     assert not list(save_bits.differences(found, wanted)) and not list(save_bits.differences(found, state))
     assert found["part"].untyped_storage().nbytes() == 4 * 380  # of the larger tensor its part alone
@@ -159,7 +159,7 @@ def test_a_tensor_hidden_in_an_object_is_refused_and_never_left_out(tmp_path):
             return dict, ([("tensor", self.tensor)],)
 
     with pytest.raises(RuntimeError, match="other tensors than it was given"):
-        saving.write_in_pieces({"a": torch.ones(2), "hidden": Hidden()}, tmp_path / "a.pt")
+        shards.write_in_pieces({"a": torch.ones(2), "hidden": Hidden()}, tmp_path / "a.pt")
 
 
 def test_ranks_that_share_memory_need_room_for_all_their_copies():
@@ -199,16 +199,16 @@ def test_deepspeeds_states_are_the_same_with_copies_and_in_pieces(tiny):
 PEAK = """
 import json, re, sys, torch
 from pathlib import Path
-from sft.trainer.checkpoint import save as saving
+from sft.trainer.checkpoint import shards
 folder = Path(sys.argv[1])
 state = {"a": torch.ones(25_000_000), "b": [torch.ones(25_000_000), torch.ones(25_000_000)]}
 # Not ru_maxrss, which begins with the peak of the process that started this one.
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-saving.write_in_pieces({"a": torch.ones(10)}, folder / "first.pt")
+shards.write_in_pieces({"a": torch.ones(10)}, folder / "first.pt")
 peaks = [peak()]
-saving.write_in_pieces(state, folder / "a.pt")
+shards.write_in_pieces(state, folder / "a.pt")
 peaks.append(peak())
-saving.copied(state)
+shards.copied(state)
 peaks.append(peak())
 print(json.dumps(peaks))
 """

@@ -10,16 +10,16 @@ from sft.errors import RunFailed
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether an error means a full disk; torch's writer raises its own, about a position in the file."""
+    """Tell whether an error means a full disk. torch's writer raises one of its own, about a position in the file."""
     return getattr(error, "errno", None) == errno.ENOSPC or "inline_container.cc" in str(error)
 
 
 def full(folder: Path, what: str) -> RunFailed:
-    """Return the error of a checkpoint that there is no room for."""
+    """Return the error for a checkpoint that the disk has no room for. `what` says when, or how much is missing."""
     remedy = "free some space at RUNS_PATH or lower KEEP_CHECKPOINTS; the checkpoint before it stays"
     return RunFailed(f"{folder}: could not be written ({os.strerror(errno.ENOSPC)}: {what}); {remedy}")
 
 
 def size(number: int) -> str:
-    """Return a number of bytes in words."""
+    """Return a number of bytes with its unit, such as 1.5 GiB."""
     return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent: the manifest, the check of every byte, and the resumed state.
 
 `checkpoints/step-NNNNNN/` holds DeepSpeed's shards and `manifest.json` with every file's size and hash. It is written
-under another name (save.py) and renamed when all ranks are done, and only then does `checkpoints/latest` name it.
+under another name (save.py), renamed when all ranks are done, and only then does `checkpoints/latest` name it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
 
 
 def share(folder: Path, world: World) -> dict[str, dict[str, Any]]:
-    """Describe this rank's share of a checkpoint's files, by name."""
+    """Return size and hash of this rank's share of a checkpoint's files, by name: the ranks read them together."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     return {path.name: describe(path) for path in paths[world.rank :: world.world_size]}
 
 
 def damage(folder: Path, world: World) -> str:
-    """Return what is wrong with a checkpoint, or "" (all ranks; each reads its share of the files)."""
+    """Return what is wrong with a checkpoint, or "" (all ranks; each reads a share of the files)."""
     content = manifest(folder)
     found = distributed.gather(share(folder, world))
     if content is None:
@@ -59,12 +59,12 @@ def damage(folder: Path, world: World) -> str:
 
 
 def resume(engine: Any, run: Run, world: World) -> int:
-    """Load the newest whole checkpoint and return its step; 0 where there is none (all ranks).
+    """Load the newest undamaged checkpoint (all ranks). Return its step, or 0 without one.
 
-    A damaged one is named, set aside as `step-NNNNNN.damaged`, and the one before it taken.
+    A damaged checkpoint is reported and renamed to `step-NNNNNN.damaged`; then the one before it is tried.
     """
     if world.is_main:
-        # Of a process that was killed, or had no room; a universal form is of use to the start that made it alone.
+        # Left by processes that were killed or ran out of disk space. A universal form is for one load only.
         for half in (*run.checkpoints.glob(".step-*"), *run.checkpoints.glob("step-*.universal")):
             shutil.rmtree(half)
     for step in reversed(steps(run.checkpoints)):
@@ -74,14 +74,14 @@ def resume(engine: Any, run: Run, world: World) -> int:
             content = manifest(folder)
             assert content is not None
             if content["world_size"] == world.world_size:
-                whole = not adapter.is_adapted(engine.module.model)  # an adapter's has no frozen weights
+                strict = not adapter.is_adapted(engine.module.model)  # checkpoints of an adapter have no frozen weights
                 engine.load_checkpoint(
-                    str(run.checkpoints), tag=folder.name, load_module_strict=whole, load_lr_scheduler_states=False
+                    str(run.checkpoints), tag=folder.name, load_module_strict=strict, load_lr_scheduler_states=False
                 )
             else:
                 universal.load(engine, folder, world)
             return step
-        distributed.barrier()  # every rank has read it
+        distributed.barrier()  # until every rank has read it
         if world.is_main:
             said = f"{folder}: damaged ({reason}); set aside, trying the one before"
             print(said, flush=True)
