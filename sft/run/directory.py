@@ -23,7 +23,7 @@ from sft.redaction import redact
 from sft.run import checkpoints, files, records, typed_json
 from sft.run.files import write_whole
 from sft.run.metrics import metrics_line
-from sft.run.records import ENDED, State, StateChanges, Status
+from sft.run.records import ENDED, Evaluation, NodeInfo, State, StateChanges, Status
 from sft.run.typed_json import R, Record
 from sft.settings import variables
 
@@ -101,10 +101,10 @@ class Run:
         """`node-R.json`: what a node is, written by itself."""
         return self.path / f"node-{rank}.json"
 
-    def nodes(self) -> list[dict[str, Any]]:
+    def nodes(self) -> list[NodeInfo]:
         """Return what the nodes say of themselves, in rank order."""
-        found = [self.read(path, {}) for path in in_node_order(self.path.glob("node-*.json"))]
-        return [node for node in found if {"name", "host", "ranks", "gpus"} <= node.keys()]
+        paths = in_node_order(self.path.glob("node-*.json"))
+        return [node for path in paths if (node := self.record(path, NodeInfo))]
 
     @property
     def prepared(self) -> Path:
@@ -115,6 +115,10 @@ class Run:
     def evaluation(self) -> Path:
         """`evaluation.json`: loss and exact match before and after training."""
         return self.path / "evaluation.json"
+
+    def results(self) -> Evaluation:
+        """Return what the evaluations have found so far."""
+        return self.record(self.evaluation, Evaluation) or Evaluation()
 
     @property
     def environment(self) -> Path:
@@ -146,14 +150,14 @@ class Run:
     def record_files(self) -> dict[Path, type[Record]]:
         """Return the files in the run directory that hold records, there or not."""
         alone: dict[Path, type[Record]] = {
-            self.state_file: records.State,
+            self.state_file: State,
             self.prepared: records.Prepared,
             self.environment: records.Environment,
             self.plan: records.PlanSummary,
             self.path / "budget.json": records.Budget,
-            self.evaluation: records.Evaluation,
+            self.evaluation: Evaluation,
         }
-        return alone | dict.fromkeys(in_node_order(self.path.glob("node-*.json")), records.Node)
+        return alone | dict.fromkeys(in_node_order(self.path.glob("node-*.json")), NodeInfo)
 
     def unreadable(self) -> list[str]:
         """Return a line for every file of the run that cannot be read, and for unreadable lines of the metrics."""
@@ -380,11 +384,11 @@ class Run:
 
     # Metrics
 
-    def read_metrics(self) -> Iterator[dict[str, Any]]:
+    def read_metrics(self) -> Iterator[dict[str, float]]:
         """Yield the logged steps; lines that cannot be read, or are still being written, are left out."""
         return (line for line in self.metrics_lines() if line is not None)
 
-    def metrics_lines(self) -> Iterator[dict[str, Any] | None]:
+    def metrics_lines(self) -> Iterator[dict[str, float] | None]:
         """Yield the lines of the metrics, None for one that cannot be read; one still being written is left out."""
         try:
             with self.metrics.open("rb") as file:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
-
 from sft.run import files
-
-if TYPE_CHECKING:
-    pass  # takes a quarter of a second, which a look at a run does not need
+from sft.run.typed_json import is_finite
 
 
-def metrics_line(line: bytes) -> dict[str, Any] | None:
+def metrics_line(line: bytes) -> dict[str, float] | None:
     """Return the numbers of one line of `metrics.jsonl`, or None if it does not hold a step's numbers."""
     try:
         found = files.parse(line)
@@ -20,5 +15,5 @@ def metrics_line(line: bytes) -> dict[str, Any] | None:
     if not isinstance(found, dict) or type(found.get("step")) is not int:
         return None
     numbers = {name: value for name, value in found.items() if value is not None}
-    are_finite = (type(value) in (int, float) and math.isfinite(value) for value in numbers.values())
+    are_finite = (type(value) in (int, float) and is_finite(value) for value in numbers.values())
     return numbers if all(are_finite) else None

@@ -14,7 +14,8 @@ from sft.run.typed_json import Part, Record
 
 Status = Literal["launching", "preparing", "training", "saving", "evaluating", "finished", "stopped", "failed"]
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
-Evaluating = Literal["before", "during", "after"]  # training
+Moment = Literal["before", "after"]  # training: when the base and the tuned model are evaluated
+Evaluating = Literal["before", "during", "after"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +175,7 @@ class Environment(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Node(Record):
+class NodeInfo(Record):
     """`node-R.json`: a node, written by itself."""
 
     name: str  # in the hostfile
@@ -262,6 +263,12 @@ class Results(Part):
     seconds: float = 0.0
     generating_seconds: float = 0.0
 
+    def numbers(self) -> dict[str, object]:
+        """Return everything but the samples, as JSON data."""
+        found = self.to_json()
+        del found["samples"]
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Record):
@@ -269,6 +276,11 @@ class Evaluation(Record):
 
     before: Results | None = None
     after: Results | None = None
+
+    def parts(self) -> dict[Moment, Results]:
+        """Return the results that there are."""
+        found: dict[Moment, Results | None] = {"before": self.before, "after": self.after}
+        return {moment: results for moment, results in found.items() if results}
 
 
 # Checkpoints

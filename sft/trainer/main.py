@@ -18,13 +18,13 @@ from pathlib import Path
 from sft.errors import SftError, between_ranks
 from sft.run import budget, files
 from sft.run.directory import Run
-from sft.run.records import Evaluating, Status
+from sft.run.records import Moment, Status
 from sft.settings.fields import Settings
 from sft.steps import Steps
 from sft.trainer import distributed, oom
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
-from sft.trainer.evaluation.evaluate import evaluate_model, results
+from sft.trainer.evaluation.evaluate import evaluate_model
 from sft.trainer.loop import train
 from sft.trainer.report import Reporter
 
@@ -91,11 +91,11 @@ def evaluate_and_train(run: Run, settings: Settings, world: World) -> Status:
     rows, validation_rows = (Rows(Path(prepared["data"]) / split) for split in ("train", "validation"))
     status: Status = "finished"
     try:
-        if settings.evaluate and "before" not in results(run):
+        if settings.evaluate and run.results().before is None:
             evaluate(run, settings, base, validation_rows, "before", 0, reporter, world)
         if not run.final.exists():
             train(run, settings, base, rows, validation_rows, reporter, world)
-        if settings.evaluate and "after" not in results(run):
+        if settings.evaluate and run.results().after is None:
             last_step = Steps.of(settings, len(rows)).total
             evaluate(run, settings, run.final, validation_rows, "after", last_step, reporter, world)
     except process.Stopped:
@@ -105,15 +105,14 @@ def evaluate_and_train(run: Run, settings: Settings, world: World) -> Status:
 
 
 def evaluate(
-    run: Run, settings: Settings, model: Path, rows: Rows, name: Evaluating, step: int, reporter: Reporter, world: World
+    run: Run, settings: Settings, model: Path, rows: Rows, moment: Moment, step: int, reporter: Reporter, world: World
 ) -> None:
     """Evaluate the model `before` or `after` training, which is that of `step` steps (all ranks)."""
-    with reporter.phase(f"evaluation {name}"):
-        reporter.begin_evaluation(name)
-        found = evaluate_model(run, settings, model, rows, world, name)
-        reporter.log_once(step, {"val/loss": found["loss"], "eval/exact_match": found["exact_match"]})
-        numbers = {key: value for key, value in found.items() if key != "samples"}
-        reporter.print(f"evaluation {name} training: {json.dumps(numbers)}")
+    with reporter.phase(f"evaluation {moment}"):
+        reporter.begin_evaluation(moment)
+        found = evaluate_model(run, settings, model, rows, world, moment)
+        reporter.log_once(step, {"val/loss": found.loss, "eval/exact_match": found.exact_match})
+        reporter.print(f"evaluation {moment} training: {json.dumps(found.numbers())}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft.trainer.evaluation.score import is_exact_match, is_flexible_match, score
+from sft.trainer.evaluation.score import Answer, is_exact_match, is_flexible_match, score
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,8 @@ def test_other_references_are_compared_whole():
 
 
 def test_shares_and_samples():
-    rows = [
-        {"index": i, "prompt": "p", "reference": "#### 5", "answer": answer}
-        for i, answer in enumerate(["#### 5", "5", "6", "#### 5"])
-    ]
+    rows = [Answer(i, "p", "#### 5", answer) for i, answer in enumerate(["#### 5", "5", "6", "#### 5"])]
     found = score(rows)
-    assert (found["exact_match"], found["exact_match_flexible"], found["answers"]) == (0.5, 0.75, 4)
-    assert [sample["correct"] for sample in found["samples"]] == [True, False, False]
-    assert score([])["exact_match"] is None
+    assert (found.exact_match, found.exact_match_flexible, found.answers) == (0.5, 0.75, 4)
+    assert [sample.correct for sample in found.samples] == [True, False, False]
+    assert score([]).exact_match is None

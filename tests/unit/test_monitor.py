@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -139,7 +141,7 @@ def test_both_nodes_and_whose_gpus_they_are(run, monkeypatch):
         mine = [2 * rank, 2 * rank + 1]
         about = {"name": name, "host": name, "ranks": mine, "gpus": [f"GPU-{i}" for i in mine]}
         run.node_file(rank).write_text(json.dumps(about))
-    seen = monitor.snapshot(run, [])
+    seen = monitor.Snapshot.of(run, []).to_json()
     assert [gpu["node"] for gpu in seen["gpus"]] == ["llm-master", "llm-master", "llm-worker", "llm-worker"]
     lines = [line for line in shown(run).splitlines() if "llm-worker" in line]
     assert "ranks 2, 3 on llm-worker" in lines[0] and "3 RTX 4090" in lines[-1]
@@ -152,3 +154,21 @@ def test_beside_a_run_that_has_ended_the_one_at_work_is_named(run):
     with other.lock():
         text = " ".join(shown(run).split())
     assert f"another run is at work: `make monitor NAME=b RUNS_PATH={run.path.parent}`" in text
+
+
+OLDER = Path(__file__).parent / "older_run"
+
+
+def test_the_json_of_the_monitor_keeps_its_keys(run, capsys):
+    for path in OLDER.glob("*.json"):
+        shutil.copy(path, run.path)
+    shutil.copy(OLDER / "metrics.jsonl", run.metrics)
+    monitor.monitor(run, Console(), once=True, as_json=True)
+    seen = json.loads(capsys.readouterr().out)
+    keys = "run path running age_s elapsed_s state problems metrics losses evaluation nodes gpus goes_on logs others"
+    assert list(seen) == keys.split()
+    assert seen["problems"] == [] and seen["state"].items() >= json.loads((OLDER / "state.json").read_text()).items()
+    assert seen["nodes"] == [{"name": "llm-master", "host": "machine", "ranks": [0], "gpus": []}]
+    before = json.loads((OLDER / "evaluation.json").read_text())["before"]
+    assert seen["evaluation"]["before"] == {key: value for key, value in before.items() if key != "samples"}
+    assert seen["metrics"]["step"] == 250 and seen["metrics"]["eval/exact_match"] == 0.99

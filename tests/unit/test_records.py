@@ -163,7 +163,7 @@ FILES = {
     "state": records.State,
     "prepared": records.Prepared,
     "environment": records.Environment,
-    "node-0": records.Node,
+    "node-0": records.NodeInfo,
     "plan": records.PlanSummary,
     "budget": records.Budget,
     "evaluation": records.Evaluation,

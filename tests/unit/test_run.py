@@ -185,7 +185,7 @@ def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, n
     assert found.path == run.path and len(lines) == 1
     assert lines[0].startswith(f"{run.path}/{name}.json: ") and lines[0].endswith("; it is left out")
     assert (budget.cuts(run), run.nodes(), run.record(run.evaluation, Evaluation)) == ([], [], None)
-    assert monitor.snapshot(run, [], run.unreadable_files())["problems"] == lines
+    assert monitor.Snapshot.of(run, [], run.unreadable_files()).problems == lines
     lifecycle.reopen(run, settings)
     assert run.state().status == "launching" and run.state().attempt == 2
     assert run.unreadable() == []  # said once

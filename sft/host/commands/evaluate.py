@@ -9,7 +9,7 @@ from sft.host.commands.report import conclude, evaluation_lines
 from sft.host.commands.train import decide, launcher
 from sft.host.commands.watch import watch
 from sft.host.launch import signals
-from sft.run import files, find, lifecycle
+from sft.run import find, lifecycle, typed_json
 from sft.settings.fields import Settings
 
 
@@ -29,9 +29,9 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
         frozen, start = launcher(frozen, cards, console)
         with signals.noted() as heard:
             watched = watch(lifecycle.evaluate_again(run, frozen), start, console, heard)
-            results = watched.run.read(watched.run.evaluation, {})
+            results = watched.run.results()
             if watched.run.state().status == "finished":
-                files.write_json(run.evaluation, results)
+                typed_json.write(run.evaluation, results)
     again = run.command("evaluate")
     if watched.run.state().status == "stopped":
         kept = "the results of before stay" if run.evaluation.is_file() else "there are no results"

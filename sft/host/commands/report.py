@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 
 from sft.errors import RunFailed, UserError
@@ -13,6 +11,7 @@ from sft.host.plan import view  # fmt: skip
 from sft.host.screen import duration
 from sft.run import budget
 from sft.run.directory import Run
+from sft.run.records import Evaluation
 
 
 def conclude(watched: Watched, console: Console, command: str = "") -> None:
@@ -57,7 +56,7 @@ def report(run: Run, console: Console) -> None:
         console.print(f"{'memory':>10}: {cut.what}; went on with {cut.now:,}")
     for line in run.unreadable():
         console.print(f"warning: {line}")
-    for line in evaluation_lines(run.read(run.evaluation, {})):
+    for line in evaluation_lines(run.results()):
         console.print(line)
     if state.wandb:
         console.print(f"{'W&B':>10}: {state.wandb}", highlight=False, markup=False, soft_wrap=True)
@@ -65,26 +64,29 @@ def report(run: Run, console: Console) -> None:
         console.print(f"{label:>10}: {path}")
 
 
-def evaluation_lines(results: dict[str, Any]) -> list[str]:
+def evaluation_lines(results: Evaluation) -> list[str]:
     """Return the lines that set the tuned model beside the base model, with sample answers of the tuned one."""
-    if not all(isinstance(results.get(name), dict) and "samples" in results[name] for name in ("before", "after")):
+    before, after = results.before, results.after
+    if not (before and after):
         return []
-    lines = ["", f"{'':<28}{'before':>10}{'after':>10}"]
-    names = {
-        "loss": "validation loss",
-        "exact_match": "exact match",
-        "exact_match_flexible": "last number right",
-    }
-    for key, label in names.items():
-        values = [results[name].get(key) for name in ("before", "after")]
-        shown = ["-" if value is None else f"{value:.4f}" if key == "loss" else f"{value:.1%}" for value in values]
-        lines.append(f"{label:<28}{shown[0]:>10}{shown[1]:>10}")
-    lines[-1] += f"   of {results['after']['answers']:,} held-out rows"
-    for sample in results["after"]["samples"]:
-        mark = "right" if sample["correct"] else "wrong"
-        lines += ["", f"  asked:    {one_line(sample['prompt'])}"]
-        lines += [f"  answered: {one_line(sample['answer'])} ({mark}; wanted {one_line(sample['reference'])})"]
+    lines = [
+        "",
+        f"{'':<28}{'before':>10}{'after':>10}",
+        f"{'validation loss':<28}{shown(before.loss, '.4f')}{shown(after.loss, '.4f')}",
+        f"{'exact match':<28}{shown(before.exact_match)}{shown(after.exact_match)}",
+        f"{'last number right':<28}{shown(before.exact_match_flexible)}{shown(after.exact_match_flexible)}"
+        f"   of {after.answers:,} held-out rows",
+    ]
+    for sample in after.samples:
+        mark = "right" if sample.correct else "wrong"
+        lines += ["", f"  asked:    {one_line(sample.prompt)}"]
+        lines += [f"  answered: {one_line(sample.answer)} ({mark}; wanted {one_line(sample.reference)})"]
     return [*lines, ""]
+
+
+def shown(value: float | None, form: str = ".1%") -> str:
+    """Return a number in a column of ten characters; None: it could not be measured."""
+    return f"{'-' if value is None else format(value, form):>10}"
 
 
 def one_line(text: str, width: int = 160) -> str:

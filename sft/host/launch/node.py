@@ -38,8 +38,9 @@ from sft.host.launch.log import Log
 from sft.host.launch.ranks import REASON_WAIT_S, Ranks, ended_with
 from sft.host.launch.signals import Signals
 from sft.redaction import guard_tracebacks, redact
-from sft.run import budget, files
+from sft.run import budget, files, typed_json
 from sft.run.directory import Run
+from sft.run.records import NodeInfo
 from sft.settings import variables
 from sft.settings.fields import Settings
 
@@ -189,13 +190,13 @@ class Node:
 
     def introduce(self) -> None:
         """Write what this node is, for the monitor: one machine's cards may belong to several nodes."""
-        about = {
-            "name": list(self.hosts)[self.rank],
-            "host": socket.gethostname(),
-            "ranks": list(range(self.rank * self.slots, (self.rank + 1) * self.slots)),
-            "gpus": [card.uuid for card in self.cards()],
-        }
-        files.write_json(self.run.node_file(self.rank), about)
+        about = NodeInfo(
+            name=list(self.hosts)[self.rank],
+            host=socket.gethostname(),
+            ranks=list(range(self.rank * self.slots, (self.rank + 1) * self.slots)),
+            gpus=[card.uuid for card in self.cards()],
+        )
+        typed_json.write(self.run.node_file(self.rank), about)
 
     def cards(self) -> list[gpus.Gpu]:
         """Return the GPUs of this node's ranks: the first of those that this program may use."""

@@ -7,6 +7,7 @@ would gather every weight for every token.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 import torch
 import transformers
 
-from sft.run import files
+from sft.run import typed_json
 from sft.run.directory import Run
+from sft.run.records import Moment, Results
 from sft.settings.fields import Settings
 from sft.trainer import batching, distributed
 from sft.trainer.data.rows import Rows
@@ -26,13 +28,8 @@ from sft.trainer.loss import TargetLoss, evaluating, take_fast_paths
 from sft.trainer.model.load import free_unused_memory, load_model
 
 
-def results(run: Run) -> dict[str, Any]:
-    """Return the content of `evaluation.json`."""
-    return run.read(run.evaluation, {})
-
-
-def evaluate_model(run: Run, settings: Settings, path: Path, rows: Rows, world: World, name: str) -> dict[str, Any]:
-    """Evaluate the model in `path` and write it as `name` (before, after) to `evaluation.json` (all ranks).
+def evaluate_model(run: Run, settings: Settings, path: Path, rows: Rows, world: World, moment: Moment) -> Results:
+    """Evaluate the model in `path` and write the results of this `moment` to `evaluation.json` (all ranks).
 
     Raises process.Stopped.
     """
@@ -52,10 +49,17 @@ def evaluate_model(run: Run, settings: Settings, path: Path, rows: Rows, world: 
     ended = time.monotonic()
     del model, target_loss
     free_unused_memory(world.device)
-    seconds = {"seconds": round(ended - started, 1), "generating_seconds": round(ended - generating, 1)}
-    found = {"loss": loss, "rows": len(rows), **score(answers), **seconds}
+    found = replace(
+        score(answers),
+        loss=loss,
+        rows=len(rows),
+        seconds=round(ended - started, 1),
+        generating_seconds=round(ended - generating, 1),
+    )
     if world.is_main:
-        files.write_json(run.evaluation, results(run) | {name: found})
+        before = run.results()
+        now = replace(before, before=found) if moment == "before" else replace(before, after=found)
+        typed_json.write(run.evaluation, now)
     return found
 
 

@@ -16,6 +16,7 @@ from sft.trainer import distributed, process
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 from sft.trainer.evaluation import kv_cache
+from sft.trainer.evaluation.score import Answer
 
 CPU_ANSWERS_AT_ONCE = 64
 
@@ -34,10 +35,8 @@ def pad_token(tokenizer: Any) -> int:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
-def generate(
-    run: Run, settings: Settings, model: Any, tokenizer: Any, rows: Rows, world: World
-) -> list[dict[str, Any]]:
-    """Return {index, prompt, reference, answer} of every row asked, on all ranks (all ranks).
+def generate(run: Run, settings: Settings, model: Any, tokenizer: Any, rows: Rows, world: World) -> list[Answer]:
+    """Return the answer to every row asked, on all ranks (all ranks).
 
     Rows go round the ranks by length, so that a batch has little padding and the ranks have like work.
     Raises process.Stopped where the run was asked to stop.
@@ -60,7 +59,7 @@ def generate(
         for index, answer in zip(
             chosen, answer_batch(model, tokenizer, batch, ends, settings, progress, world), strict=True
         ):
-            found.append({"index": index, **texts[index], "answer": answer})
+            found.append(Answer(index, texts[index]["prompt"], texts[index]["reference"], answer))
         if progress.stopped:
             break
         progress.done += len(chosen)
@@ -69,7 +68,7 @@ def generate(
     everything = [item for part in distributed.gather([] if progress.stopped else found) for item in part]
     if len(everything) < number:
         raise process.Stopped
-    return sorted(everything, key=lambda item: item["index"])
+    return sorted(everything, key=lambda item: item.index)
 
 
 def as_many_as_fit(model: Any, prompt_tokens: int, settings: Settings) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import dataclass
+
+from sft.run.records import Results, Sample
 
 SAMPLES = 3
 
@@ -11,19 +13,35 @@ SAMPLES = 3
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
-def score(answers: list[dict[str, Any]]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Answer:
+    """A row's answer beside what it should be."""
+
+    index: int  # of the row
+    prompt: str
+    reference: str
+    answer: str
+
+
+def score(answers: list[Answer]) -> Results:
     """Return the shares of right answers, strict and flexible, with the first rows as samples."""
-    for item in answers:
-        item["correct"] = is_exact_match(item["answer"], item["reference"])
-        item["correct_flexible"] = is_flexible_match(item["answer"], item["reference"])
-    number = len(answers)
-    samples = [{key: value for key, value in item.items() if key != "index"} for item in answers[:SAMPLES]]
-    return {
-        "answers": number,
-        "exact_match": sum(item["correct"] for item in answers) / number if number else None,
-        "exact_match_flexible": sum(item["correct_flexible"] for item in answers) / number if number else None,
-        "samples": samples,
-    }
+    scored = [
+        Sample(
+            prompt=item.prompt,
+            reference=item.reference,
+            answer=item.answer,
+            correct=is_exact_match(item.answer, item.reference),
+            correct_flexible=is_flexible_match(item.answer, item.reference),
+        )
+        for item in answers
+    ]
+    number = len(scored)
+    return Results(
+        answers=number,
+        exact_match=sum(item.correct for item in scored) / number if number else None,
+        exact_match_flexible=sum(item.correct_flexible for item in scored) / number if number else None,
+        samples=scored[:SAMPLES],
+    )
 
 
 def is_exact_match(answer: str, reference: str) -> bool:
