@@ -4,43 +4,45 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sft.errors import SettingsError, wrong
 from sft.settings.fields import TINY, Settings, is_there
 from sft.settings.variables import expanded
 
+Config = Mapping[str, object]  # the content of config.json
+
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-INDEX = "model.safetensors.index.json"  # which weights are in which file
-POINTER = b"version https://git-lfs"  # how a file begins that git-lfs has not fetched
+INDEX = "model.safetensors.index.json"  # says which weights are in which file
+POINTER = b"version https://git-lfs"  # the beginning of a file that git-lfs has not fetched
 HEADER_LENGTH_BYTES = 8  # a safetensors file begins with its header's length
-LONGEST_HEADER = 100_000_000  # bytes; safetensors itself reads no longer one
-# How the names of files begin or end that hold a tokenizer: of transformers, sentencepiece, tiktoken and Mistral.
+LONGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses a longer one
+# Names of the files of a tokenizer: of transformers, sentencepiece, tiktoken and Mistral.
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken", "tekken.json")
 
 
 def local_model(settings: Settings) -> Path | None:
-    """Return the folder that MODEL_NAME names, or None for a model of the hub or one that is made here."""
+    """Return the folder that MODEL_NAME names, or None for a hub model or one that the project makes."""
     path = expanded(settings.model_name)
     return path if settings.model_name != TINY and is_there(path) else None
 
 
 def check_local(settings: Settings) -> None:
-    """Look at a local model before anything starts. Raises SettingsError."""
+    """Check a local model before anything starts. Raises SettingsError."""
     folder = local_model(settings)
     if folder is not None:
         check_folder(folder, settings)
 
 
 def check_folder(folder: Path, settings: Settings) -> None:
-    """Raise SettingsError for a folder that is no model, or whose weights are pickled where that is not allowed.
+    """Raise SettingsError for a folder that is not a model, or whose weights are pickled if that is not allowed.
 
-    Loading a pickled file can run any program that its author has put into it.
+    Loading a pickled file can run any program that its author put into it.
     """
     name = settings.model_name
     if not (folder / "config.json").is_file():
-        raise SettingsError([wrong("MODEL_NAME", name, *no_model(folder))])
+        raise SettingsError([wrong("MODEL_NAME", name, *not_a_model(folder))])
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise SettingsError(
@@ -64,8 +66,8 @@ def check_folder(folder: Path, settings: Settings) -> None:
         raise SettingsError([wrong("MODEL_NAME", name, what, remedy)])
 
 
-def no_model(folder: Path) -> tuple[str, str]:
-    """Return why a path without config.json is no model, and what was probably meant."""
+def not_a_model(folder: Path) -> tuple[str, str]:
+    """Return why a path without config.json is not a model, and what was probably meant."""
     if folder.is_file():
         return "is a file", "give the folder that holds the model"
     for run in (folder, *folder.parents):
@@ -78,13 +80,18 @@ def no_model(folder: Path) -> tuple[str, str]:
     return "holds no config.json", "give a folder in Hugging Face layout"
 
 
-def positions(config: dict[str, Any]) -> int | None:
-    """Return the tokens that a model reads at most, as its config.json says; None if it does not."""
+def language_part(config: Config) -> Config:
+    """Return what a config.json says of the language model; a multimodal model has a part for it."""
     text = config.get("text_config")
-    for part in (text if isinstance(text, dict) else {}, config):
-        for key in ("max_position_embeddings", "n_positions"):
-            if isinstance(part.get(key), int):
-                return int(part[key])
+    return {**config, **text} if isinstance(text, dict) else config
+
+
+def positions(config: Config) -> int | None:
+    """Return the most tokens that a model can read, or None if its config.json does not say."""
+    config = language_part(config)
+    for key in ("max_position_embeddings", "n_positions"):
+        if isinstance(value := config.get(key), int):
+            return value
     return None
 
 
@@ -96,9 +103,9 @@ def check_length(most: int | None, settings: Settings) -> None:
 
 
 def broken_weights(folder: Path) -> str:
-    """Return what is wrong with a model's safetensors files: missing, not fetched or cut short; otherwise ""."""
+    """Return what is wrong with a model's safetensors files: missing, not fetched or incomplete; "" if nothing is."""
     names = {path.name for path in folder.glob("*.safetensors")}
-    if (folder / "model.safetensors").is_file():  # taken before an index is looked for
+    if (folder / "model.safetensors").is_file():  # loaded even if there is an index too
         names = {"model.safetensors"}
     elif isinstance(index := read_json(folder / INDEX), dict) and isinstance(index.get("weight_map"), dict):
         names = set(index["weight_map"].values())
@@ -111,12 +118,12 @@ def broken_weights(folder: Path) -> str:
 
 
 def broken_file(path: Path) -> str:
-    """Return what is wrong with a safetensors file, from its header and its size; otherwise ""."""
+    """Return what is wrong with a safetensors file by its header and size, or ""."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(len(POINTER))
         if start == POINTER:
-            return "is git-lfs's pointer and not the file (`git lfs pull`)"
+            return "is a git-lfs pointer and not the file (`git lfs pull`)"
         length = int.from_bytes(start[:HEADER_LENGTH_BYTES], "little")
         if size < HEADER_LENGTH_BYTES + length or length > LONGEST_HEADER:
             return "is not a complete safetensors file"
@@ -137,14 +144,14 @@ def check_bitsandbytes(settings: Settings) -> None:
         raise SettingsError([wrong("LORA_BASE_BITS", 4, "bitsandbytes is not installed", remedy)])
 
 
-def brings_code(folder: Path) -> bool:
-    """Tell whether a model or its tokenizer names Python code of its own."""
+def has_code(folder: Path) -> bool:
+    """Tell whether a model or its tokenizer comes with Python code."""
     found = (read_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
     return any(isinstance(content, dict) and "auto_map" in content for content in found)
 
 
-def read_json(path: Path) -> Any:
-    """Return a JSON file's content, or None where there is none that can be read."""
+def read_json(path: Path) -> object:
+    """Return a JSON file's content, or None if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -244,7 +244,7 @@ def listed_and_missing(path):
     ("harm", "said"),
     [
         (cut_short, "model.safetensors has "),
-        (not_fetched, "model.safetensors is git-lfs's pointer and not the file (`git lfs pull`)"),
+        (not_fetched, "model.safetensors is a git-lfs pointer and not the file (`git lfs pull`)"),
         (of_noise, "model.safetensors is not a complete safetensors file"),
         (listed_and_missing, "model-2.safetensors is missing, which model.safetensors.index.json names"),
     ],

@@ -24,6 +24,7 @@ from sft.host.plan.memory import gpu_memory, host_memory, tokens_that_fit
 from sft.host.plan.plan import Plan
 from sft.host.plan.shapes import Shape
 from sft.host.plan.timing import step_timing
+from sft.run import records, typed_json
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 from tests.e2e.project import free_port
@@ -343,8 +344,9 @@ def test_prepared_rows_are_found_by_the_settings_that_they_were_made_for(tmp_pat
     settings = Settings.load(None)
     folder = tmp_path / "data" / "prepared" / "abc"
     folder.mkdir(parents=True)
-    part = {"rows": 10, "tokens": 500, "target_tokens": 100, "longest": 90, "cut_rows": 0}
-    (folder / "manifest.json").write_text(json.dumps({"train": part, "settings": settings.of_data()}))
+    part = records.Split(rows=10, tokens=500, target_tokens=100, longest=90, cut_rows=0)
+    manifest = records.PreparedData(train=part, validation=part, hash="", commit=None, settings=settings.of_data())
+    typed_json.write(folder / "manifest.json", manifest)
     found = workload.rows_of(settings)
     assert (found.rows, found.tokens_per_row, found.target_share, found.longest) == (10, 50, 0.2, 90)
     assert found.source == "counted in data/prepared/abc"

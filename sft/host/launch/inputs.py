@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from sft import model_files
 from sft.errors import SettingsError, UserError, wrong
@@ -29,7 +28,7 @@ def check(settings: Settings) -> None:
 
 
 def model(settings: Settings) -> None:
-    """Look at a local model, or at the config.json of one that was downloaded. Raises SettingsError."""
+    """Check a local model, or the config.json of one that was downloaded. Raises SettingsError."""
     try:
         if model_files.local_model(settings) is None:
             model_files.check_length(model_files.positions(known_config(settings)), settings)
@@ -39,17 +38,15 @@ def model(settings: Settings) -> None:
         raise unreadable("MODEL_NAME", settings.model_name, error) from None
 
 
-def known_config(settings: Settings) -> dict[str, Any]:
-    """Return the config.json of a model of the hub from MODEL_PATH, or what is known of it without; else nothing."""
+def known_config(settings: Settings) -> model_files.Config:
+    """Return the config.json of a hub model from MODEL_PATH, or the one built in; empty if there is none."""
     cached = shapes.in_cache(settings)
-    found = (
-        model_files.read_json(cached) if cached else shapes.BUILT_IN.get(settings.model_name.removesuffix("-Instruct"))
-    )
+    found = model_files.read_json(cached) if cached else shapes.built_in(settings.model_name)
     return found if isinstance(found, dict) else {}
 
 
 def data(settings: Settings) -> None:
-    """Look at the first rows of local data. Raises SettingsError or DataError."""
+    """Check the first rows of local data. Raises SettingsError or DataError."""
     path = variables.expanded(settings.dataset)
     if settings.dataset == DEMO or not is_there(path):
         return
@@ -62,5 +59,5 @@ def data(settings: Settings) -> None:
 
 
 def unreadable(name: str, value: str, error: OSError) -> SettingsError:
-    """Return what is said of a file that is there and cannot be read."""
+    """Return the error for a file that exists but cannot be read."""
     return SettingsError([wrong(name, value, f"cannot be read ({error.strerror})", "make it readable for yourself")])

@@ -1,7 +1,7 @@
 """The shape of a model, from its `config.json`: all that the plan needs to know, without torch or transformers.
 
-The families of transformers name the same few sizes in a few ways. Weights and activations follow from them for
-decoders of attention and a (gated) feed-forward layer; a mixture of experts counts every expert's weights.
+Families of models give the same few sizes different names. Weights and activations follow from the sizes, for decoders
+of attention and a (gated) feed-forward network; in a mixture of experts every expert's weights count.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sft import model_files
 from sft.errors import SettingsError, UserError, wrong
+from sft.model_files import Config
 from sft.settings.fields import TINY, Settings
 
-# What config.json holds, of models that may be planned before anything is downloaded: those of Meta are gated.
-LLAMA: dict[str, Any] = {"model_type": "llama", "vocab_size": 128256, "num_key_value_heads": 8} | {
+# The config.json of models that can be planned before anything is downloaded: those of Meta are gated.
+LLAMA: dict[str, object] = {"model_type": "llama", "vocab_size": 128256, "num_key_value_heads": 8} | {
     "max_position_embeddings": 131072
 }
-BUILT_IN: dict[str, dict[str, Any]] = {
+BUILT_IN: dict[str, dict[str, object]] = {
     "meta-llama/Llama-3.2-1B": LLAMA
     | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
     | {"tie_word_embeddings": True},
@@ -35,14 +35,12 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     | {"max_position_embeddings": 4096},
 }
 UNGATED = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "starcoder2"}  # two matrices, not 3
-
-
 CHANGE_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder's sizes. `source` tells where they are from."""
+    """A decoder's sizes. `source` says where they are from."""
 
     source: str
     layers: int
@@ -59,7 +57,7 @@ class Shape:
     biases: int = 0  # elements of a layer's biases
     norms: int = 2  # of a layer
     positions: int = 0  # learnt position embeddings
-    whole_logits: bool = False  # they are scaled or capped behind the head: no loss in chunks (sft/trainer/loss.py)
+    whole_logits: bool = False  # scaled or capped after the head, so the loss has no chunks (sft/trainer/loss.py)
 
     @property
     def attention_weights(self) -> int:
@@ -73,14 +71,13 @@ class Shape:
 
     @property
     def layer_weights(self) -> int:
-        """Weights of one layer."""
         router = self.experts * self.hidden if self.experts > 1 else 0
         small = self.norms * self.hidden + self.head_norms + self.biases + router
         return self.attention_weights + self.experts * self.feed_forward_weights + small
 
     @property
     def head_weights(self) -> int:
-        """Weights of the output head, and of the embedding."""
+        """Weights of the output head, and as many of the embedding."""
         return self.vocabulary * self.hidden
 
     @property
@@ -91,12 +88,12 @@ class Shape:
 
     @property
     def matrix_weights(self) -> int:
-        """Weights of the layers that a token is multiplied with."""
+        """Weights of all layers that one token is multiplied with."""
         return self.layers * (self.attention_weights + self.experts_per_token * self.feed_forward_weights)
 
     @property
     def linear_weights(self) -> int:
-        """Weights of the layers' linear modules, which can be quantised; transformers' stacks of experts are none."""
+        """Weights of all layers that can be quantised: those of linear modules, which stacked experts are not."""
         return self.layers * (self.attention_weights + self.feed_forward_weights * (self.experts == 1))
 
     def lora_weights(self, rank: int) -> int:
@@ -106,19 +103,19 @@ class Shape:
         return rank * self.layers * (pairs + feed_forward)
 
     @classmethod
-    def of(cls, config: dict[str, Any], source: str) -> Shape:
-        """Return the shape that a config.json describes. Raises UserError where it lacks a size."""
-        config = {**config, **config.get("text_config", {})}  # a multimodal model's language part
+    def of(cls, config: Config, source: str) -> Shape:
+        """Return the shape that a config.json describes. Raises UserError if it lacks a size."""
+        config = model_files.language_part(config)
 
         def size(*names: str, default: int = 0) -> int:
             for name in names:
-                if isinstance(config.get(name), int):
-                    return int(config[name])
+                if isinstance(value := config.get(name), int):
+                    return value
             if not default:
                 raise UserError(f"{source}: has no {names[0]}; give the config.json of a causal language model")
             return default
 
-        family = config.get("model_type", "")
+        family = str(config.get("model_type", ""))
         hidden, heads = size("hidden_size", "n_embd", "d_model"), size("num_attention_heads", "n_head")
         head_size = size("head_dim", default=hidden // heads)
         queries, keys = heads * head_size, size("num_key_value_heads", default=heads) * head_size
@@ -150,7 +147,7 @@ class Shape:
 
 
 def read(path: Path) -> Shape:
-    """Return the shape in a config.json. Raises UserError where it holds none."""
+    """Return the shape in a config.json. Raises UserError if it holds none."""
     try:
         config = json.loads(path.read_text())
     except OSError as error:
@@ -163,7 +160,7 @@ def read(path: Path) -> Shape:
 
 
 def name_of(path: Path) -> str:
-    """Return a model's name by where its config.json is: the hub's in its cache, or the folder's, or the file's."""
+    """Return a model's name by the path of its config.json: in the hub's cache, else the folder's, else the file's."""
     for folder in path.absolute().parents:
         if folder.name.startswith("models--"):
             return folder.name.removeprefix("models--").replace("--", "/")
@@ -171,7 +168,7 @@ def name_of(path: Path) -> str:
 
 
 def find(settings: Settings) -> Shape | None:
-    """Return the shape of MODEL_NAME: from its folder, the cache in MODEL_PATH, or built in. None where none has it.
+    """Return the shape of MODEL_NAME: from its folder, the cache in MODEL_PATH, or built in; None if none has it.
 
     Raises SettingsError for a folder without config.json, and UserError for an unusable one.
     """
@@ -179,26 +176,31 @@ def find(settings: Settings) -> Shape | None:
     folder = model_files.local_model(settings)
     if folder is not None:
         if not (folder / "config.json").is_file():
-            raise SettingsError([wrong("MODEL_NAME", name, *model_files.no_model(folder))])
+            raise SettingsError([wrong("MODEL_NAME", name, *model_files.not_a_model(folder))])
         return read(folder / "config.json")
     cached = in_cache(settings)
     if cached:
         return read(cached)
-    config = BUILT_IN.get(name.removesuffix("-Instruct"))
+    config = built_in(name)
     return Shape.of(config, f"shape built in: the model is not in {settings.model_path} yet") if config else None
 
 
+def built_in(name: str) -> Config | None:
+    """Return the config.json of a model that needs no download to be planned."""
+    return BUILT_IN.get(name.removesuffix("-Instruct"))
+
+
 def weights_of(settings: Settings) -> int | None:
-    """Return the number of MODEL_NAME's weights, or None if nothing here tells it."""
+    """Return the number of MODEL_NAME's weights, or None if it cannot be known here."""
     try:
         shape = find(settings)
-    except UserError:  # a family that no plan is made for
+    except UserError:  # not a family that can be planned
         return None
     return shape.weights if shape else None
 
 
 def in_cache(settings: Settings) -> Path | None:
-    """Return the config.json of a model of the hub that is in MODEL_PATH, in the layout of huggingface_hub."""
+    """Return the config.json of a hub model that is in MODEL_PATH, in the layout of huggingface_hub."""
     folder = settings.model_path / f"models--{settings.model_name.replace('/', '--')}"
     reference = folder / "refs" / settings.model_revision
     revision = reference.read_text().strip() if reference.is_file() else settings.model_revision
@@ -207,7 +209,7 @@ def in_cache(settings: Settings) -> Path | None:
 
 
 def need(settings: Settings) -> Shape:
-    """Return the shape of MODEL_NAME. Raises UserError, or SettingsError where it cannot be known here."""
+    """Return the shape of MODEL_NAME. Raises UserError, or SettingsError if it cannot be known here."""
     shape = find(settings)
     if shape is None:
         what = f"its config.json is not in MODEL_PATH={settings.model_path}"

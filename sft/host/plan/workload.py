@@ -1,7 +1,7 @@
 """The rows and tokens of a run: from the manifest of prepared data, or typical figures if nothing is prepared yet.
 
-The prepared data lies under a hash that only the trainer can make (it knows the tokenizer); each manifest says which
-settings it was made for, so that it is found here without it.
+The folder of prepared data is named after a hash that only the trainer can compute (it includes the tokenizer). Each
+manifest says which settings it was made for, so the data is found here without the hash.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sft.run import files
+from sft.run import files, typed_json
+from sft.run.records import PreparedData
 from sft.settings.fields import Settings
 from sft.steps import Steps
 
-# Standard deviation of a row's tokens over their mean, where rows were never counted: GSM8K's is 0.38.
-SPREAD = 0.4
-DEVIATIONS = 3  # of a step's tokens above their mean, that its largest micro-step is taken to have
+SPREAD = 0.4  # standard deviation of a row's tokens, as a share of their mean: GSM8K's is 0.38
+DEVIATIONS = 3  # standard deviations above the mean at which the largest step of a run is expected
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Figures of the training rows. `source` tells where they are from."""
+    """Figures of the training rows. `source` says where they are from."""
 
     source: str
     rows: int
@@ -30,13 +30,13 @@ class Rows:
     longest: int
 
 
-# Rows as the project's own runs counted them: GSM8K with Llama 3's tokenizer, the demo's with the tiny model's.
+# As counted in the project's own runs: GSM8K with Llama 3's tokenizer, the demo's with the tiny model's.
 GSM8K = Rows("GSM8K's usual figures", 7473, 1_351_226 / 7473, 0.59, 561)
 TYPICAL = {"openai/gsm8k": GSM8K, "demo": Rows("the demo's figures", 4000, 34.6, 0.36, 36)}
 
 
 def rows_of(settings: Settings, tokens_per_row: int = 0, rows: int = 0) -> Rows:
-    """Return the figures of the training rows: those given, counted or typical ones, none longer than MAX_LENGTH."""
+    """Return the figures of the training rows: given, counted, or typical ones. No row is longer than MAX_LENGTH."""
     found = counted(settings)
     if found is None and settings.dataset in TYPICAL:
         found = TYPICAL[settings.dataset]
@@ -57,19 +57,18 @@ def counted(settings: Settings) -> Rows | None:
     wanted = settings.of_data()
     for path in sorted(manifests, key=changed_at, reverse=True):
         try:
-            manifest = files.read_json(path)
-            part = manifest["train"]
-            if manifest.get("settings") == wanted:
-                share = part["target_tokens"] / part["tokens"]
-                mean = part["tokens"] / part["rows"]
-                return Rows(f"counted in {path.parent}", part["rows"], mean, share, part["longest"])
-        except (OSError, files.Unreadable, TypeError, KeyError, ZeroDivisionError):
-            continue  # removed by now, or spoilt
+            prepared = typed_json.read(path, PreparedData)
+        except (OSError, files.Unreadable):
+            continue  # removed meanwhile, or damaged
+        train = prepared.train
+        if prepared.settings == wanted and train.rows and train.tokens:
+            share = train.target_tokens / train.tokens
+            return Rows(f"counted in {path.parent}", train.rows, train.tokens / train.rows, share, train.longest)
     return None
 
 
 def changed_at(path: Path) -> float:
-    """Return when a file changed, in seconds since 1970; 0 if it is gone by now."""
+    """Return when a file changed, in seconds since 1970; 0 if it is gone."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -78,14 +77,14 @@ def changed_at(path: Path) -> float:
 
 @dataclass(frozen=True)
 class Work:
-    """What one optimizer step and the whole run take, of the settings as they are."""
+    """The size of an optimizer step and of the whole run."""
 
     steps: int
     tokens: int  # of all steps
-    tokens_per_step: float  # of one rank, real ones
+    tokens_per_step: float  # of one rank, without padding
     micro_steps: int  # of a step
-    micro_tokens: float  # tokens of one rank's usual micro-step, padding included
-    largest: int  # tokens of the largest micro-step to be expected in the run
+    micro_tokens: float  # of one rank's usual micro-step, with padding
+    largest: int  # tokens of the largest micro-step that is expected in the run
 
 
 def work(settings: Settings, rows: Rows, budget: int) -> Work:
@@ -105,15 +104,16 @@ def work(settings: Settings, rows: Rows, budget: int) -> Work:
 
 
 def padded(rows: Rows, at_once: int) -> float:
-    """Return the tokens that the longest of some rows has on average (the bound of Hartley and David)."""
+    """Return the expected tokens of the longest of `at_once` rows (the bound of Hartley and David)."""
     above = (at_once - 1) / math.sqrt(2 * at_once - 1)
     return min(rows.longest, rows.tokens_per_row * (1 + SPREAD * above))
 
 
 def largest(rows: Rows, sequences: int, ranks: int, budget: int) -> int:
-    """Return the tokens of the largest micro-step to be expected on a rank: of the step with most, evenly shared.
+    """Return the tokens of the largest micro-step that is expected on a rank, from the step with the most tokens.
 
-    Where the steps' tokens lie on both sides of a multiple of the budget, some micro-step comes close to all of it.
+    If the number of micro-steps varies between steps, some step just fits a multiple of the budget, and its micro-steps
+    are nearly full.
     """
     mean = sequences * rows.tokens_per_row / ranks
     above = DEVIATIONS * SPREAD * rows.tokens_per_row * math.sqrt(sequences) / ranks
@@ -124,7 +124,7 @@ def largest(rows: Rows, sequences: int, ranks: int, budget: int) -> int:
 
 
 def needed(settings: Settings, rows: Rows) -> int:
-    """Return the tokens that a micro-step can at most have: every row of a rank's step as long as the longest."""
+    """Return the most tokens that a micro-step can have: all rows of a rank's step, each as long as the longest."""
     if not settings.packing:
         return settings.batch_size * rows.longest
     return math.ceil(settings.sequences_per_step / settings.world_size) * rows.longest

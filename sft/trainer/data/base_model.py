@@ -38,7 +38,7 @@ def base_model(settings: Settings) -> Path:
     if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
         folder = download(settings, [*WANTED, *(f"*{suffix}" for suffix in model_files.PICKLED)])
     model_files.check_folder(folder, settings)
-    if model_files.brings_code(folder):
+    if model_files.has_code(folder):
         check_code(folder, settings)
     return folder
 
