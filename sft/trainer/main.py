@@ -8,7 +8,6 @@ if __name__ == "__main__":
     process.begin()  # before imports that take seconds, in which a SIGTERM would end the rank at once
 
 import argparse
-import json
 import os
 import sys
 import textwrap
@@ -110,9 +109,8 @@ def evaluate(
     """Evaluate the model `before` or `after` training, which is that of `step` steps (all ranks)."""
     with reporter.phase(f"evaluation {moment}"):
         reporter.begin_evaluation(moment)
-        found = evaluate_model(run, settings, model, rows, world, moment)
-        reporter.log_once(step, {"val/loss": found.loss, "eval/exact_match": found.exact_match})
-        reporter.print(f"evaluation {moment} training: {json.dumps(found.numbers())}")
+        found = evaluate_model(run, settings, model, rows, reporter, world)
+        reporter.results(moment, step, found)
 
 
 if __name__ == "__main__":

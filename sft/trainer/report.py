@@ -6,16 +6,18 @@ is, and nothing in here may be a collective operation.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Unpack
 
 import torch
 
+from sft.run import typed_json
 from sft.run.directory import Run
-from sft.run.records import Evaluating, StateChanges, Status
+from sft.run.records import Moment, Results, StateChanges, Status
 from sft.settings.fields import Settings
 from sft.steps import Steps
 from sft.trainer.distributed import Pending, World
@@ -47,10 +49,20 @@ class Reporter:
 
     # The run as a whole
 
-    def begin_evaluation(self, name: Evaluating) -> None:
-        """Say that the evaluation `before` or `after` training begins."""
+    def begin_evaluation(self, moment: Moment) -> None:
+        """Say that the evaluation before or after training begins."""
         if self.world.is_main:
-            self.run.update_state("evaluating", evaluating=name, answers=0, total_answers=0)
+            self.run.update_state("evaluating", evaluating=moment, answers=0, total_answers=0)
+
+    def results(self, moment: Moment, step: int, results: Results) -> None:
+        """Write what the evaluation before or after training found, which is of the model after `step` steps."""
+        if self.world.is_main:
+            found = self.run.results()
+            found = replace(found, before=results) if moment == "before" else replace(found, after=results)
+            typed_json.write(self.run.evaluation, found)
+        if self.trackers:
+            self.trackers.log_once(step, {"val/loss": results.loss, "eval/exact_match": results.exact_match})
+        self.print(f"evaluation {moment} training: {json.dumps(results.numbers())}")
 
     def begin_training(self, first_step: int, steps: Steps) -> None:
         """Say that training begins, after `first_step` steps of an earlier attempt."""
@@ -157,11 +169,6 @@ class Reporter:
         """Send numbers to the trackers under their metric names, such as `val/loss`. None is left out."""
         if self.trackers:
             self.trackers.log(step, values)
-
-    def log_once(self, step: int, values: Values) -> None:
-        """Log numbers, unless an earlier attempt has logged the same ones."""
-        if self.trackers:
-            self.trackers.log_once(step, values)
 
     def flush(self) -> None:
         """Write the metrics that wait for a number from the GPU."""

@@ -37,12 +37,12 @@ def test_answers_are_those_of_the_usual_cache(family):
     model = model_of(FAMILIES[family])
     usual = answers(model)
     assert len({tuple(row) for row in usual[:, PROMPTS.shape[1] :].tolist()}) == len(PROMPTS)
-    assert torch.equal(answers(model, past_key_values=kv_cache.reserved(model, PROMPTS.shape[1] + NEW)), usual)
+    assert torch.equal(answers(model, past_key_values=kv_cache.preallocated(model, PROMPTS.shape[1] + NEW)), usual)
 
 
 def test_memory_is_taken_once():
     model = model_of(FAMILIES["llama"])
-    kept = kv_cache.reserved(model, PROMPTS.shape[1] + NEW)
+    kept = kv_cache.preallocated(model, PROMPTS.shape[1] + NEW)
     places = set()
 
     class Watch(transformers.StoppingCriteria):
@@ -56,9 +56,9 @@ def test_memory_is_taken_once():
 
 
 def test_only_layers_that_see_everything_are_held_in_full():
-    kept = kv_cache.reserved(model_of(FAMILIES["gemma 3, sliding and full layers"]), 8)
+    kept = kv_cache.preallocated(model_of(FAMILIES["gemma 3, sliding and full layers"]), 8)
     usual = DynamicCache(config=FAMILIES["gemma 3, sliding and full layers"])
-    assert [type(layer) for layer in kept.layers] == [type(usual.layers[0]), kv_cache.ReservedLayer]
+    assert [type(layer) for layer in kept.layers] == [type(usual.layers[0]), kv_cache.PreallocatedLayer]
 
 
 class Unwatched(transformers.StoppingCriteria):

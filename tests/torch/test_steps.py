@@ -159,7 +159,7 @@ def rows(tmp_path):
 def test_rows_come_back_as_written(rows):
     assert len(rows) == 3 and rows.lengths.tolist() == [4, 2, 6]
     assert rows[0][0].tolist() == [1, 5, 6, 7] and rows[2][1].tolist() == [False, True, True, False, True, True]
-    assert [text["reference"] for text in rows.texts()] == ["b", "d", "f"]
+    assert [text.reference for text in rows.texts()] == ["b", "d", "f"]
     assert rows.prompt_ids(0) == [1, 5] and rows.prompt_ids(2) == [1, 2, 3, 4]
     assert rows.target_tokens(np.array([0, 1])) == 3
     for chosen in (np.array([0]), np.array([2, 1]), np.arange(3)):

@@ -20,8 +20,15 @@ COPIED_BYTES = 2**20  # at a time
 Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]  # a row's token ids, and which of them are targets
 
 
+class Texts(NamedTuple):
+    """What evaluation needs of a row beside its tokens."""
+
+    prompt: str
+    reference: str
+
+
 class TokenisedRow(NamedTuple):
-    """One row: its token ids, which of them are targets, and the texts that evaluation wants."""
+    """One row: its token ids, which of them are targets, and the texts for evaluation."""
 
     ids: list[int]
     is_target: list[bool]
@@ -66,10 +73,11 @@ class Rows:
         first = targets[gaps[-1] + 1] if len(gaps) else targets[0]
         return ids[:first].tolist()
 
-    def texts(self) -> Iterator[dict[str, str]]:
-        """Yield every row's `prompt` and `reference`."""
+    def texts(self) -> Iterator[Texts]:
+        """Yield every row's texts."""
         with (self.folder / "texts.jsonl").open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
+            for line in file:
+                yield Texts(**json.loads(line))
 
 
 def write(folder: Path, rows: Iterable[TokenisedRow]) -> dict[str, int]:

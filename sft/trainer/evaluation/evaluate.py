@@ -15,9 +15,8 @@ import numpy as np
 import torch
 import transformers
 
-from sft.run import typed_json
 from sft.run.directory import Run
-from sft.run.records import Moment, Results
+from sft.run.records import Results
 from sft.settings.fields import Settings
 from sft.trainer import batching, distributed
 from sft.trainer.data.rows import Rows
@@ -26,13 +25,11 @@ from sft.trainer.evaluation.generate import generate
 from sft.trainer.evaluation.score import score
 from sft.trainer.loss import TargetLoss, evaluating, take_fast_paths
 from sft.trainer.model.load import free_unused_memory, load_model
+from sft.trainer.report import Reporter
 
 
-def evaluate_model(run: Run, settings: Settings, path: Path, rows: Rows, world: World, moment: Moment) -> Results:
-    """Evaluate the model in `path` and write the results of this `moment` to `evaluation.json` (all ranks).
-
-    Raises process.Stopped.
-    """
+def evaluate_model(run: Run, settings: Settings, path: Path, rows: Rows, reporter: Reporter, world: World) -> Results:
+    """Evaluate the model in `path` (all ranks). Raises process.Stopped if the run was asked to stop."""
     started = time.monotonic()
     free_unused_memory(world.device)
     tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -43,37 +40,33 @@ def evaluate_model(run: Run, settings: Settings, path: Path, rows: Rows, world: 
     packing = take_fast_paths(target_loss, settings.packing, world)
     loss = mean_loss(target_loss, rows, settings, packing, world)
     model.set_attn_implementation(target_loss.own_attention)
-    free_unused_memory(world.device)
+    free_unused_memory(world.device)  # its free memory decides how many answers fit at once
     generating = time.monotonic()
-    answers = generate(run, settings, model, tokenizer, rows, world)
+    answers = generate(run, settings, model, tokenizer, rows, reporter, world)
     ended = time.monotonic()
     del model, target_loss
     free_unused_memory(world.device)
-    found = replace(
+    return replace(
         score(answers),
         loss=loss,
         rows=len(rows),
         seconds=round(ended - started, 1),
         generating_seconds=round(ended - generating, 1),
     )
-    if world.is_main:
-        before = run.results()
-        now = replace(before, before=found) if moment == "before" else replace(before, after=found)
-        typed_json.write(run.evaluation, now)
-    return found
 
 
 def mean_loss(module: Any, rows: Rows, settings: Settings, packing: bool, world: World) -> float | None:
     """Return the mean loss over the target tokens of all rows, or None without rows (all ranks).
 
-    `module` is a TargetLoss or an engine around one. Every rank runs the same number of batches, as ZeRO-3 demands.
+    `module` is a TargetLoss or an engine around one. Every rank runs the same number of micro-steps, even if it has no
+    rows in some: under ZeRO-3 each forward pass is collective.
     """
     if not len(rows):
         return None
     everything = np.arange(len(rows), dtype=np.int64)
     loss_sum = torch.zeros((), device=world.device)
     with evaluating(module):
-        for per_rank in batching.micro_steps(everything, rows.lengths, settings, packing):
-            batch = batching.collate(rows.take(per_rank[world.rank]), packing, world.device)
+        for rows_per_rank in batching.micro_steps(everything, rows.lengths, settings, packing):
+            batch = batching.collate(rows.take(rows_per_rank[world.rank]), packing, world.device)
             loss_sum += module(*batch)
     return distributed.total([loss_sum], world)[0] / rows.target_tokens(everything)

@@ -17,29 +17,21 @@ from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 from sft.trainer.evaluation import kv_cache
 from sft.trainer.evaluation.score import Answer
+from sft.trainer.report import Reporter
 
 CPU_ANSWERS_AT_ONCE = 64
+GENERATION_SHARE = 0.8  # of the free GPU memory, for answers
+LOGITS_BYTES = 12  # of a logit: in the model's type, and twice in fp32
+TELL_EVERY_S = 0.5
 
 
-GENERATION_SHARE = 0.8  # of the free memory, for answers
+def generate(
+    run: Run, settings: Settings, model: Any, tokenizer: Any, rows: Rows, reporter: Reporter, world: World
+) -> list[Answer]:
+    """Answer the first EVAL_LIMIT rows, or all (all ranks). Return all answers on every rank, in the order of the rows.
 
-
-LOGITS_BYTES = 12  # a vocabulary entry's logit in its own type and in fp32, twice
-
-
-SAY_EVERY_S = 0.5
-
-
-def pad_token(tokenizer: Any) -> int:
-    """Return the id to pad with; EOS where there is no pad token. Padding is masked and never a target."""
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-
-def generate(run: Run, settings: Settings, model: Any, tokenizer: Any, rows: Rows, world: World) -> list[Answer]:
-    """Return the answer to every row asked, on all ranks (all ranks).
-
-    Rows go round the ranks by length, so that a batch has little padding and the ranks have like work.
-    Raises process.Stopped where the run was asked to stop.
+    The rows are dealt to the ranks by length: so a batch has little padding, and all ranks have about the same work.
+    Raises process.Stopped if the run was asked to stop.
     """
     number = min(len(rows), settings.eval_limit or len(rows))
     texts = list(itertools.islice(rows.texts(), number))
@@ -48,66 +40,65 @@ def generate(run: Run, settings: Settings, model: Any, tokenizer: Any, rows: Row
     prompts = {index: rows.prompt_ids(index) for index in mine}
     most = settings.eval_batch_size or as_many_as_fit(model, max(map(len, prompts.values()), default=1), settings)
     batches = max(1, math.ceil(len(mine) / most))
-    at_once = max(1, math.ceil(len(mine) / batches))  # a last batch of a few answers takes as many steps as a full one
+    at_once = max(1, math.ceil(len(mine) / batches))  # batches of equal size: each takes as many decoding steps
     ends = end_tokens(model, tokenizer)
-    progress = Progress(run, world, len(mine))
-    found = []
+    progress = Progress(run, len(mine), reporter, world)
+    found: list[Answer] = []
     for start in range(0, len(mine), at_once):
         chosen = mine[start : start + at_once]
-        batch = [prompts[index] for index in chosen]
         since = time.monotonic()
-        for index, answer in zip(
-            chosen, answer_batch(model, tokenizer, batch, ends, settings, progress, world), strict=True
-        ):
-            found.append(Answer(index, texts[index]["prompt"], texts[index]["reference"], answer))
+        answers = answer_batch(model, tokenizer, [prompts[index] for index in chosen], ends, settings, progress, world)
         if progress.stopped:
             break
+        found += [Answer(index, *texts[index], answer) for index, answer in zip(chosen, answers, strict=True)]
         progress.done += len(chosen)
-        if world.is_main:
-            print(f"{len(chosen)} answers at once: {time.monotonic() - since:.1f} s", flush=True)
-    everything = [item for part in distributed.gather([] if progress.stopped else found) for item in part]
+        reporter.print(f"{len(chosen)} answers at once: {time.monotonic() - since:.1f} s")
+    # Ranks do not stop in the same step. Whoever has stopped early leaves fewer answers than rows, which all ranks see.
+    everything = [answer for part in distributed.gather([] if progress.stopped else found) for answer in part]
     if len(everything) < number:
         raise process.Stopped
-    return sorted(everything, key=lambda item: item.index)
+    return sorted(everything, key=lambda answer: answer.index)
 
 
 def as_many_as_fit(model: Any, prompt_tokens: int, settings: Settings) -> int:
-    """Return how many answers to generate at once: as the free memory of the GPU allows."""
+    """Return how many answers to generate at once: as many as fit into the GPU's free memory.
+
+    `prompt_tokens` are those of the longest prompt.
+    """
     if model.device.type != "cuda":
         return CPU_ANSWERS_AT_ONCE
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    inner_size = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     item = model.dtype.itemsize
-    kept = 2 * config.num_hidden_layers * heads * size * item  # a token's keys and values
-    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    reading = 4 * (config.hidden_size + wide) * item  # a prompt's token on its way through a layer
+    cached = 2 * config.num_hidden_layers * heads * head_size * item  # bytes of a token's keys and values
+    activations = 4 * (config.hidden_size + inner_size) * item  # bytes of a prompt's token on its way through a layer
     tokens = prompt_tokens + settings.max_new_tokens
-    each = tokens * kept + prompt_tokens * reading + LOGITS_BYTES * config.vocab_size
+    bytes_per_answer = tokens * cached + prompt_tokens * activations + LOGITS_BYTES * config.vocab_size
     free, _ = torch.cuda.mem_get_info()
-    return max(1, int(free * GENERATION_SHARE / each))
+    return max(1, int(free * GENERATION_SHARE / bytes_per_answer))
 
 
 class Progress(transformers.StoppingCriteria):
-    """Called with every token of a batch: says how far the evaluation is, and ends it where the run is to stop."""
+    """Called for every token of a batch: reports how far the evaluation is, and ends it if the run is to stop."""
 
-    def __init__(self, run: Run, world: World, answers: int) -> None:
-        self.run, self.world = run, world
+    def __init__(self, run: Run, answers: int, reporter: Reporter, world: World) -> None:
+        self.run, self.reporter, self.world = run, reporter, world
         self.answers, self.done = answers, 0  # of this rank
         self.batch = (0, 1)  # prompt tokens and new tokens of the batch at work
-        self.said_at = 0.0
+        self.told_at = 0.0
         self.stopped = False
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Return for each row whether it is to end here."""
-        if time.monotonic() - self.said_at > SAY_EVERY_S:
-            self.said_at = time.monotonic()
+        """Return, for each row of the batch, whether its generation ends here."""
+        if time.monotonic() - self.told_at > TELL_EVERY_S:
+            self.told_at = time.monotonic()
             self.stopped = self.run.stop_reason() is not None or process.stop_requested.is_set()
-            if self.world.is_main:
-                width, new = self.batch
-                share = (input_ids.shape[1] - width) / new  # of the batch: its answers grow together
-                answers = (self.done + len(input_ids) * share) * self.world.world_size
-                self.run.tell(answers=int(answers), total_answers=self.answers * self.world.world_size)
+            width, new = self.batch
+            share = (input_ids.shape[1] - width) / new  # the answers of a batch grow together
+            answers = (self.done + len(input_ids) * share) * self.world.world_size
+            self.reporter.tell(answers=int(answers), total_answers=self.answers * self.world.world_size)
         return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
 
 
@@ -120,7 +111,7 @@ def answer_batch(
     progress: Progress,
     world: World,
 ) -> list[str]:
-    """Return the answers to a batch of prompts, decoded greedily."""
+    """Answer a batch of prompts, token ids, by greedy decoding. An answer ends at a token of `ends`."""
     pad_id = pad_token(tokenizer)
     width = max(map(len, prompts))
     input_ids = torch.tensor([[pad_id] * (width - len(ids)) + ids for ids in prompts], device=world.device)
@@ -134,17 +125,22 @@ def answer_batch(
         max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=pad_id,
         use_cache=True,
     )  # fmt: skip
-    model.generation_config = config  # transformers takes what is left open here from the model's own: beams, penalties
+    model.generation_config = config  # transformers fills in what is None here, such as beams, from the model's own
     with torch.no_grad():
         output = model.generate(
             input_ids, attention_mask=mask, generation_config=config, stopping_criteria=[progress],
-            past_key_values=kv_cache.reserved(model, width + new_tokens),
+            past_key_values=kv_cache.preallocated(model, width + new_tokens),
         )  # fmt: skip
     return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
 
 
+def pad_token(tokenizer: Any) -> int:
+    """Return the id to pad with, EOS if the tokenizer has no pad token. Padding is masked and never a target."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Return the tokens that end an answer: those of the tokenizer and of the model's generation configuration."""
+    """Return the tokens that end an answer: the tokenizer's EOS, and those of the model's generation configuration."""
     configured = model.generation_config.eos_token_id
     configured = configured if isinstance(configured, list) else [configured]
     return sorted({token for token in [tokenizer.eos_token_id, *configured] if token is not None})

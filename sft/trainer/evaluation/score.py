@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 from sft.run.records import Results, Sample
 
-SAMPLES = 3
-
-
+SAMPLES = 3  # answers that the report shows
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A row's answer beside what it should be."""
+    """A generated answer, with the row that it belongs to."""
 
     index: int  # of the row
     prompt: str
@@ -24,7 +22,7 @@ class Answer:
 
 
 def score(answers: list[Answer]) -> Results:
-    """Return the shares of right answers, strict and flexible, with the first rows as samples."""
+    """Return the shares of right answers, with the first ones as samples. The fields of the loss are left empty."""
     scored = [
         Sample(
             prompt=item.prompt,
@@ -45,10 +43,10 @@ def score(answers: list[Answer]) -> Results:
 
 
 def is_exact_match(answer: str, reference: str) -> bool:
-    """Tell whether the answer ends as the reference does.
+    """Tell whether an answer is right in the strict sense.
 
-    GSM8K's form is strict: the number after `####`, which must be there (the data set's own evaluation). A reference
-    without `####` is compared as a whole, but for case and white space.
+    If the reference has a number after `####`, as in GSM8K, the answer must have the same number after `####`: this is
+    the data set's own evaluation. Otherwise the whole texts are compared, apart from case and white space.
     """
     if "####" in reference:
         return "####" in answer and same_number(answer.split("####")[1], reference.split("####")[-1])
@@ -56,15 +54,15 @@ def is_exact_match(answer: str, reference: str) -> bool:
 
 
 def is_flexible_match(answer: str, reference: str) -> bool:
-    """Tell whether the last number of the answer is that of the reference; without numbers, as strict."""
-    wanted, found = NUMBER.findall(reference.split("####")[-1]), NUMBER.findall(answer)
-    if not wanted:
+    """Tell whether the last number in the answer is that of the reference. Without numbers, as `is_exact_match`."""
+    expected, found = NUMBER.findall(reference.split("####")[-1]), NUMBER.findall(answer)
+    if not expected:
         return is_exact_match(answer, reference)
-    return bool(found) and same_number(found[-1], wanted[-1])
+    return bool(found) and same_number(found[-1], expected[-1])
 
 
 def same_number(left: str, right: str) -> bool:
-    """Tell whether two texts begin with the same number, whatever their thousands separators and signs of money."""
+    """Tell whether two texts begin with the same number, apart from thousands separators and currency signs."""
     numbers = [NUMBER.match(text.strip().lstrip("$€£ ")) for text in (left, right)]
     if not all(numbers):
         return False
