@@ -13,7 +13,7 @@ WORKER = "llm-worker"
 
 
 def node_names(nodes: int) -> list[str]:
-    """Return the names of the nodes in rank order: the master, then the workers."""
+    """Return the names of the nodes in rank order: first the master, then the workers."""
     workers = [WORKER] if nodes == 2 else [f"{WORKER}-{i}" for i in range(1, nodes)]
     return [MASTER, *workers]
 
@@ -21,8 +21,8 @@ def node_names(nodes: int) -> list[str]:
 def hostfile(nodes: int, slots: int) -> str:
     """Return a hostfile with `slots` ranks on each of `nodes` nodes.
 
-    Every node has the same number of slots: DeepSpeed's launcher computes ``local_rank = rank % slots``,
-    which is wrong for unequal ones.
+    Every node has the same number of slots: DeepSpeed's launcher computes ``local_rank = rank % slots``, which is wrong
+    if they differ.
     """
     return "".join(f"{name} slots={slots}\n" for name in node_names(nodes))
 
@@ -30,11 +30,11 @@ def hostfile(nodes: int, slots: int) -> str:
 def read_hostfile(path: Path) -> dict[str, int]:
     """Return the slots of each node, in file order.
 
-    Raises UserError for a file that is missing, empty, malformed or has unequal slots. DeepSpeed's launcher
-    itself would only warn about a missing file, and train on the local devices alone.
+    Raises UserError for a file that is missing, empty, malformed or has unequal slots. If the file is missing,
+    DeepSpeed's launcher would only warn, and train on the local devices alone.
     """
     if not path.is_file():
-        raise UserError(f"{path}: the hostfile is missing; `make resume NAME={path.parent.name}` writes it anew")
+        raise UserError(f"{path}: the hostfile is missing; `make resume NAME={path.parent.name}` writes it again")
     slots: dict[str, int] = {}
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         text = line.split("#")[0].strip()
@@ -47,14 +47,14 @@ def read_hostfile(path: Path) -> dict[str, int]:
             raise UserError(f"{path}:{number}: {match[1]} is named twice; give each node one line")
         slots[match[1]] = int(match[2])
     if not slots:
-        raise UserError(f"{path}: the hostfile names no node; write `name slots=N`, a line for each node")
+        raise UserError(f"{path}: the hostfile has no nodes; write a line `name slots=N` for each node")
     if len(set(slots.values())) > 1:
         raise UserError(f"{path}: unequal slots {slots}; give every node the same number of slots")
     return slots
 
 
 def agree(nodes: int, gpus_per_node: int, slots: dict[str, int]) -> None:
-    """Raise SettingsError where a hostfile's slots are not what the settings say, naming both."""
+    """Raise SettingsError if a hostfile's slots differ from the settings, naming both."""
     problems = []
     if len(slots) != nodes:
         what = f"the hostfile names {len(slots)} nodes, {', '.join(slots)}"
@@ -70,12 +70,12 @@ def agree(nodes: int, gpus_per_node: int, slots: dict[str, int]) -> None:
 
 
 def link_port(master_port: int) -> int:
-    """Return the port on which the node programs meet, beside that of the ranks."""
+    """Return the port on which the node programs meet: the one after that of the ranks."""
     return master_port + 1
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Tell whether a server could listen on `port` now."""
+    """Tell whether a server could listen on a port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

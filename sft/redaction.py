@@ -18,14 +18,14 @@ from types import TracebackType
 from typing import Any
 
 MASK = "***"
-LEAST = 8  # characters of a secret; the settings refuse a shorter one, which could not be told from other words
-# The settings' own two, and the names under which the same keys are known to the libraries.
+LEAST = 8  # characters of a secret; the settings refuse a shorter one, which might be an ordinary word
+# The two settings, and the names under which libraries know the same keys.
 NAMES = ("WANDB_API_KEY", "HUGGINGFACE_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 known: set[str] = set()
 
 
 def know(values: list[str]) -> None:
-    """Keep these values out of what this process writes from now on."""
+    """Keep these values out of everything that this process writes from now on."""
     known.update(value for value in values if len(value) >= LEAST)
 
 
@@ -38,7 +38,7 @@ def redact(text: str) -> str:
 
 
 def redact_all(value: Any) -> Any:
-    """Return JSON data with the secrets taken out of its texts."""
+    """Return JSON data with the secrets removed from its texts."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -50,7 +50,7 @@ def redact_all(value: Any) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def forms(secrets: frozenset[str]) -> list[str]:
-    """Return everything that stands for one of the secrets, the longest first."""
+    """Return every form of the secrets, the longest first."""
     found = set()
     for secret in secrets:
         found |= {
@@ -66,7 +66,7 @@ def forms(secrets: frozenset[str]) -> list[str]:
 
 
 def inner_base64(secret: bytes, before: int, encode: Any) -> str:
-    """Return the base64 digits that a secret alone decides where `before` bytes (modulo 3) stand before it."""
+    """Return the base64 digits that depend on the secret alone, if `before` bytes (modulo 3) precede it."""
     digits: str = encode(b"\0" * before + secret).decode().rstrip("=")
     first = (before * 8 + 5) // 6
     whole = (before + len(secret)) * 8 // 6
@@ -74,7 +74,7 @@ def inner_base64(secret: bytes, before: int, encode: Any) -> str:
 
 
 def guard_tracebacks() -> None:
-    """Take secrets out of the traceback that an error of this process prints."""
+    """Remove secrets from the traceback that an error of this process prints."""
 
     def print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

@@ -1,8 +1,7 @@
 """Cores and main memory that this process may use: the machine's, or less if a container or a job limits them.
 
-A container shows all cores and all memory of its machine. Its limits stand in the files of its control groups, in two
-versions: of cgroup v2 in one tree, of cgroup v1 in a tree for each kind of limit. `root` is another root of the file
-system, for tests.
+A container shows all cores and all memory of its machine. Its limits are in the files of its control groups: cgroup v2
+has one tree of them, cgroup v1 has a tree for each kind of limit. Tests set `root`, another root of the file system.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path("/")
-NO_LIMIT = 2**60  # bytes; cgroup v1 writes nearly 2**63 where there is none
+NO_LIMIT = 2**60  # bytes; without a limit cgroup v1 writes nearly 2**63
 
 
 def cores(root: Path = ROOT) -> int:
-    """Return the number of cores that this process may use: by its affinity, and by its control groups' CPU time."""
+    """Return the number of cores that this process may use: its affinity, or less if its CPU time is limited."""
     number = len(os.sched_getaffinity(0))
     for folder in groups("cpu", root):
         old = [text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
@@ -27,14 +26,14 @@ def cores(root: Path = ROOT) -> int:
 
 
 def available_bytes(root: Path = ROOT) -> int:
-    """Return the bytes of main memory that this process can still take."""
+    """Return the bytes of main memory that this process can still use."""
     return min(memory_limits(root).values(), default=NO_LIMIT)
 
 
 def memory_limits(root: Path = ROOT) -> dict[str, int]:
-    """Return the bytes that are still to be had, by what limits them: the machine, and each control group with a limit.
+    """Return the bytes that are still available by what limits them: the machine, and control groups with a limit.
 
-    Processes that share a limit have the same key for it, in different containers too.
+    Processes that share a limit get the same key for it, even in different containers.
     """
     limits = {}
     for line in text(root / "proc/meminfo").splitlines():
@@ -45,34 +44,34 @@ def memory_limits(root: Path = ROOT) -> dict[str, int]:
         limit = text(folder / "memory.max") or text(folder / "memory.limit_in_bytes")
         used = text(folder / "memory.current") or text(folder / "memory.usage_in_bytes")
         if limit.isdecimal() and used.isdecimal() and int(limit) < NO_LIMIT:
-            place = folder.stat()  # the path is another one inside of a container
-            limits[f"group {place.st_dev} {place.st_ino}"] = max(0, int(limit) - int(used) + file_cache(folder))
+            group = folder.stat()  # not the path, which is another one inside a container
+            limits[f"group {group.st_dev} {group.st_ino}"] = max(0, int(limit) - int(used) + file_cache(folder))
     return limits
 
 
 def file_cache(folder: Path) -> int:
-    """Return the bytes of a control group that only hold what is on disk too: the kernel frees them if need be."""
+    """Return the bytes of a control group that cache files: the kernel frees them when memory is needed."""
     counted = dict(line.split(maxsplit=1) for line in text(folder / "memory.stat").splitlines() if " " in line)
-    total = "total_" if "total_inactive_file" in counted else ""  # of v1, which counts the groups below apart
+    total = "total_" if "total_inactive_file" in counted else ""  # v1 counts the groups below separately without it
     return sum(int(counted.get(f"{total}{name}_file", 0)) for name in ("inactive", "active"))
 
 
 def groups(kind: str, root: Path) -> Iterator[Path]:
-    """Yield the folders of this process's control group for a kind of limit (cpu, memory), and of those above it."""
+    """Yield the folders of this process's control group for a kind of limit (cpu, memory), and of its parents."""
     trees = root / "sys/fs/cgroup"
     for line in text(root / "proc/self/cgroup").splitlines():
         _, kinds, path = line.split(":", 2)
         if kinds and kind not in kinds.split(","):
             continue
-        tops = [trees / kinds, trees / kind] if kinds else [trees]  # v1: a tree that may serve several kinds
+        tops = [trees / kinds, trees / kind] if kinds else [trees]  # v1: a tree may be for several kinds
         top = next(filter(Path.is_dir, tops), trees)
         folder = top / path.lstrip("/")
-        # A container may see its own group as the top, under a path that is right outside of it alone.
-        yield from (place for place in (folder, *folder.parents) if place.is_relative_to(top) and place.is_dir())
+        # A container may see its own group at the top, though the path is the one outside.
+        yield from (group for group in (folder, *folder.parents) if group.is_relative_to(top) and group.is_dir())
 
 
 def text(path: Path) -> str:
-    """Return a small file's text without the space around it; nothing where there is no such file."""
+    """Return the stripped text of a small file, or "" if there is no such file."""
     try:
         return path.read_text().strip()
     except OSError:

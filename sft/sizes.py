@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-# Weights that take no more than this share of a card stay whole on every rank between steps: ZeRO-3 then gathers them
-# once a step instead of twice a micro-step.
+# A model whose weights need no more than this share of a card stays whole on every rank between steps: ZeRO-3 then
+# gathers it once a step instead of twice a micro-step.
 PERSISTENT_SHARE = 0.15
-BUCKETS = 8  # reductions that a backward pass is cut into, so that they overlap with it
+BUCKETS = 8  # reductions per backward pass, so that they overlap with it
 SMALLEST_BUCKET, LARGEST_BUCKET = 1_000_000, 200_000_000  # elements
-# Elements whose optimizer step is done together under ZeRO-3. Their gradients exist twice more for that while,
-# flattened and as fp32: with DeepSpeed's 1e9 that is 5.6 GiB for the 1B model on one card, which 24 GB do not have.
+# Elements that ZeRO-3's optimizer updates together. It copies their gradients twice, flattened and as fp32: with
+# DeepSpeed's default of 1e9 that is 5.6 GiB for the 1B model on one card, too much for 24 GB.
 SUB_GROUP = 100_000_000
-# Bytes of one chunk's fp32 logits. Larger ones are no faster (benchmarks/README.md), smaller ones are.
+# Bytes of the fp32 logits that the loss computes at once. Larger chunks are no faster, smaller ones are slower
+# (benchmarks/README.md).
 CHUNK_BYTES = 512 * 2**20
 
 
 def reduce_bucket(weights: int) -> int:
-    """Return the elements that are reduced together, of so many trained weights."""
+    """Return how many elements are reduced together, for a number of trained weights."""
     return max(SMALLEST_BUCKET, min(LARGEST_BUCKET, weights // BUCKETS))

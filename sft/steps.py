@@ -10,9 +10,9 @@ from sft.settings.fields import Settings
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps of a run over `rows` training rows, `global_batch_size` rows a step.
+    """The optimizer steps of a run over `rows` training rows, `global_batch_size` rows per step.
 
-    The last step of an epoch takes the rows that are left, so no row is dropped.
+    The last step of an epoch takes the remaining rows, so no row is dropped.
     """
 
     rows: int
@@ -23,7 +23,6 @@ class Steps:
 
     @classmethod
     def of(cls, settings: Settings, rows: int) -> Steps:
-        """Return the steps of a run with these settings over `rows` training rows."""
         batch = settings.sequences_per_step
         per_epoch = math.ceil(rows / batch)
         total = per_epoch * settings.max_epochs
@@ -34,7 +33,8 @@ class Steps:
     def learning_rate(self, settings: Settings, step: int) -> float:
         """Return the learning rate of step `step` (from 0): warm-up to the peak, then the schedule.
 
-        It never is 0: the first warm-up step has 1/warmup of the peak, the schedule would reach 0 after the last step.
+        It is never 0: the first warm-up step has 1/warmup of the peak, and the schedule would reach 0 only after the
+        last step.
         """
         if step < self.warmup:
             return settings.peak_learning_rate * (step + 1) / self.warmup
@@ -45,7 +45,7 @@ class Steps:
         return settings.peak_learning_rate * factor
 
     def describe(self, settings: Settings) -> list[str]:
-        """Return the lines that tell a user what a step and the run are."""
+        """Return the arithmetic of a step and of the run as lines for the user."""
         ranks, card = settings.world_size, "GPU" if settings.device == "cuda" else "process"
         cards = card + ("" if ranks == 1 else "es" if card == "process" else "s")
         if settings.global_batch_size:

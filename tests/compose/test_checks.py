@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sft.errors import SettingsError
-from sft.host.launch import compose
+from sft.host.launch import compose, compose_files
 from sft.settings.fields import Settings
 from tests.e2e.project import ROOT, small, wait_until
 
@@ -34,10 +34,11 @@ def test_setup_builds_and_test_env_checks_both_nodes(stack):
 @pytest.mark.parametrize("files", [("docker-compose.yml",), ("docker-compose.yml", "docker/gpu.yml")])
 def test_the_compose_files_are_valid(stack, files):
     named = [word for file in files for word in ("-f", file)]
-    services = json.loads(stack.docker("compose", *named, "config", "--format", "json"))["services"]
+    config = json.loads(stack.docker("compose", *named, "config", "--format", "json"))
+    services = config["services"]
     assert list(services) == list(NODES)
-    given = [compose.device_ids(services[node]) for node in NODES]
-    assert given == ([["0", "1"], ["2", "3"]] if "docker/gpu.yml" in files else [[], []])
+    given = [["0", "1"], ["2", "3"]] if "docker/gpu.yml" in files else [[], []]
+    assert compose_files.device_ids(config) == dict(zip(NODES, given, strict=True))
     for service in services.values():
         assert not service.get("privileged") and not service.get("ports") and service["cap_drop"] == ["ALL"]
     if "docker/gpu.yml" in files:
@@ -114,7 +115,7 @@ def test_two_runs_do_not_share_the_containers(stack):
     run, process = stack.start_training(**small(RUN_NAME="one", MAX_STEPS=0, MAX_EPOCHS=1000))
     wait_until(run.is_running, process, run)
     second = stack.inv("train", **small(RUN_NAME="two"))
-    assert second.returncode == 2 and "containers of this project are at work already" in second.stdout
+    assert second.returncode == 2 and "containers of this project are already running" in second.stdout
     assert not (stack.path / "runs" / "two").exists()
     assert stack.inv("stop", "--name", "one").returncode == 0
     process.communicate(timeout=60)

@@ -327,11 +327,8 @@ def test_nodes_of_one_machine_get_cards_of_their_own_by_uuid(monkeypatch, tmp_pa
 
 def in_containers(monkeypatch, *device_ids):
     """Let the compose files give the two nodes these cards."""
-    services = {
-        name: {"deploy": {"resources": {"reservations": {"devices": [{"device_ids": list(given)}]}}}}
-        for name, given in zip(hostfile.node_names(2), device_ids, strict=True)
-    }
-    monkeypatch.setattr(compose.Stack, "services", lambda self: services)
+    given = dict(zip(hostfile.node_names(2), device_ids, strict=True))
+    monkeypatch.setattr(compose.Stack, "device_ids", lambda self: given)
     return compose.Stack(Settings.load(None).resolved("cuda", "compose"))
 
 

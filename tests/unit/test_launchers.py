@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from sft import hostfile
+from sft import ROOT, hostfile
 from sft.errors import SettingsError
 from sft.host import ownership
 from sft.host.doctor import container
 from sft.host.doctor import docker as docker_checks
 from sft.host.gpus import Gpu
-from sft.host.launch import choose, compose
+from sft.host.launch import choose, engine, image
 from sft.settings import variables
 from sft.settings.fields import Settings
 
@@ -47,25 +47,25 @@ def docker(tmp_path, monkeypatch):
 )
 def test_what_keeps_docker_from_being_used_is_named_with_the_remedy(docker, engine, asked_compose, what, remedy):
     docker(engine, asked_compose)
-    found = compose.problem()
+    found = engine.problem()
     assert found is not None and found[0] == what and remedy in found[1]
 
 
 @pytest.mark.parametrize(("engine", "asked_compose"), [("echo 20.10.0", "echo 2.0"), (ENGINE, COMPOSE)])
 def test_docker_of_any_version_that_is_new_enough_can_be_used(docker, engine, asked_compose):
     docker(engine, asked_compose)
-    assert compose.problem() is None
+    assert engine.problem() is None
 
 
 def test_docker_that_does_not_answer_is_not_waited_for(docker, monkeypatch):
     docker(engine="exec sleep 60")
-    monkeypatch.setattr(compose, "ANSWER_TIMEOUT_S", 0.2)
-    assert compose.problem() == ("the docker engine does not answer", "start it: sudo systemctl start docker")
+    monkeypatch.setattr(engine, "ANSWER_TIMEOUT_S", 0.2)
+    assert engine.problem() == ("the docker engine does not answer", "start it: sudo systemctl start docker")
 
 
 def test_no_docker_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = compose.problem()
+    found = engine.problem()
     assert found is not None and found[0] == "docker is not installed"
 
 
@@ -168,3 +168,14 @@ def test_an_engine_with_other_users_is_named(tmp_path, monkeypatch, options, sai
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     found = docker_checks.other_users()
     assert (found and found.found.startswith(said)) if said else found is None
+
+
+def test_an_image_is_built_again_after_any_change_of_a_file_in_it(monkeypatch):
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = [ROOT / line.removeprefix("!") for line in ignored if line.startswith("!")]
+    files = {path for top in copied for path in ([top] if top.is_file() else top.rglob("*")) if path.is_file()}
+    files = {path for path in files if "__pycache__" not in path.parts} | {ROOT / "docker" / "Dockerfile"}
+    assert set(image.sources()) == files and ROOT / "sft/host/plan/cards.toml" in files
+    before = image.content()
+    monkeypatch.setenv("QLORA", "1")
+    assert image.content() != before

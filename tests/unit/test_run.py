@@ -116,7 +116,7 @@ def test_stop_request(run):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "names no node"),
+        ("", "has no nodes"),
         ("a slots=2\nb slots=1\n", "unequal slots"),
         ("a slots=2\na slots=2\n", "twice"),
         ("a 2\n", "not a hostfile line"),

@@ -10,7 +10,7 @@ from sft.errors import SettingsError
 from sft.host import folders, gpus, ownership
 from sft.host.doctor import docker, machine
 from sft.host.doctor.check import Check, report
-from sft.host.launch import choose, compose
+from sft.host.launch import choose, image
 from sft.settings.fields import Settings
 from sft.settings.variables import ENV_FILE
 
@@ -51,9 +51,10 @@ def in_containers(settings: Settings) -> Iterator[Check]:
         for problem in error.problems:
             yield Check("folders", "failure", *problem.split("; ", 1))
         return
-    stack = compose.Stack(settings)
-    if not stack.is_built():
-        yield Check("image", "failure", f"{stack.image()} is not there or not of this code", "`make setup` builds it")
+    if not image.is_built():
+        yield Check(
+            "image", "failure", f"{image.name()} is missing, or was built from other code", "`make setup` builds it"
+        )
         return
     if settings.device == "cuda":
         yield docker.gpus_inside(settings)

@@ -1,0 +1,65 @@
+"""Whether the settings and the compose files fit together: nodes, GPUs, and files that containers can see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sft import hostfile
+from sft.errors import wrong
+from sft.settings.fields import DEMO, TINY, Settings
+
+BASE, GPU, CHECK = "docker-compose.yml", "docker/gpu.yml", "docker/check.yml"
+
+
+def device_ids(config: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the GPUs that each service is given, from the JSON of `docker compose config`."""
+    found = {}
+    for name, service in config["services"].items():
+        devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+        found[name] = [str(device) for entry in devices for device in entry.get("device_ids", [])]
+    return found
+
+
+def problems(settings: Settings, given: dict[str, list[str]]) -> list[str]:
+    """Return a line for everything that does not fit together. `given` are the GPUs of each service."""
+    names = hostfile.node_names(2)
+    found = []
+    for name in names:
+        if name not in given:
+            found.append(wrong("NODES", 2, f"the compose files have no service {name}", f"restore it in {BASE}"))
+        elif settings.device == "cuda":
+            found += device_problems(settings, name, given[name])
+    devices = [device for name in names for device in given.get(name, [])]
+    if twice := sorted({device for device in devices if devices.count(device) > 1}):
+        what = f"the GPUs {', '.join(twice)} are given to both {' and '.join(names)}"
+        found.append(wrong("device_ids", ",".join(devices), what, f"give each node its own in {GPU}"))
+    return found or unseen_files(settings)
+
+
+def device_problems(settings: Settings, name: str, given: list[str]) -> list[str]:
+    """Return a line if a node does not get a GPU for each of its ranks."""
+    if len(given) == settings.gpus_per_node:
+        return []
+    what = f"the compose files give {name} " + (f"the device_ids {', '.join(given)}" if given else "no device_ids")
+    remedy = f"make GPUS_PER_NODE and the device_ids in {GPU} agree"
+    return [wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)]
+
+
+def unseen_files(settings: Settings) -> list[str]:
+    """Return a line for every local file that containers would not see."""
+    found = []
+    for name, made_here in (("model_name", TINY), ("dataset", DEMO)):
+        value = getattr(settings, name)
+        path = Path(value).expanduser()
+        if value == made_here or not path.exists():
+            continue
+        folders = {"data": settings.data_path, "models": settings.model_path}
+        seen = not path.is_absolute() and any(
+            path.parts[:1] == (folder,) and folders[folder].absolute() == Path(folder).absolute() for folder in folders
+        )
+        if not seen:
+            what = "lies where containers do not see it"
+            remedy = f"move it into data/ or models/ and set {name.upper()}=data/NAME, or set LAUNCHER=local"
+            found.append(wrong(name.upper(), value, what, remedy))
+    return found

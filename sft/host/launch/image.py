@@ -1,0 +1,43 @@
+"""The image of the nodes' containers: its name, and whether it was built from the present code."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from sft import ROOT
+from sft.host.launch import engine
+from sft.settings import variables
+
+COPIED = ("docker/Dockerfile", "pyproject.toml", "constraints.txt", "ds_configs", "sft")
+ARGUMENTS = ("BASE_IMAGE", "FLASH_ATTN", "QLORA")
+
+
+def name() -> str:
+    """Return the image's name."""
+    return variables.of_user("SFT_IMAGE") or "sft"
+
+
+def is_built() -> bool:
+    """Tell whether the image exists and was built from the present files."""
+    label = '{{index .Config.Labels "sft.content"}}'
+    built = engine.output("docker", "image", "inspect", "--format", label, name())
+    return built.returncode == 0 and built.stdout.strip() == content()
+
+
+def content() -> str:
+    """Return a hash of everything that the image is made from, except its base. It is the image's label."""
+    digest = hashlib.sha256()
+    for path in sources():
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    for argument in ARGUMENTS:
+        digest.update(f"{argument}={variables.of_user(argument)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def sources() -> list[Path]:
+    """Return the files that go into the image, without compiled ones, in a fixed order."""
+    found: list[Path] = []
+    for path in (ROOT / copied for copied in COPIED):
+        found += sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
