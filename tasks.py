@@ -123,7 +123,7 @@ def chosen(name: str) -> Run:
 def refuse_unknown_words(*options: str) -> None:
     """Raise UserError for a word behind `make` that is no setting: for tasks that load no settings, which do that."""
     if unknown := variables.behind_make():
-        from sft.settings.fields import unknown_names  # takes a quarter of a second
+        from sft.settings.load import unknown_names  # takes a quarter of a second
 
         if problems := unknown_names(unknown, "make", options):
             raise UserError("\n".join(problems))
@@ -161,14 +161,14 @@ def train(c: Context, fresh: bool = False, from_: str = "") -> None:
     from sft.host import screen
     from sft.host.commands import setup, train
     from sft.run import find
-    from sft.settings.fields import Settings
+    from sft.settings.load import load
 
     console = screen.terminal()
     setup.make_env_file(console)
     if from_:
         train.repeat(find.find(variables.runs_path(), Path(from_).name), console)
     else:
-        train.train(Settings.load(variables.ENV_FILE, None, **given(fresh=fresh)), console)
+        train.train(load(variables.ENV_FILE, None, **given(fresh=fresh)), console)
 
 
 @task(help={"name": "the run's name; without it the newest unfinished one"})
@@ -211,11 +211,11 @@ def plan(
     from sft.host import screen
     from sft.host.plan import view
     from sft.host.plan.conditions import Options
-    from sft.settings.fields import Settings
+    from sft.settings.load import load
 
     numbers = {"gpus": gpus, "tokens_per_row": tokens_per_row, "rows": rows, "host_gib": host_gib, "gpu_gib": gpu_gib}
     options = Options.of(gpu, shape, **numbers)
-    view.show(Settings.load(), options, screen.terminal(), json)
+    view.show(load(), options, screen.terminal(), json)
 
 
 @task(help={"fresh": "start a new run instead of resuming (FRESH=1)"})
@@ -224,9 +224,9 @@ def demo(c: Context, fresh: bool = False) -> None:
     """Train a tiny model on generated data over two nodes, on any CPU."""
     from sft.host import screen
     from sft.host.commands import train
-    from sft.settings.fields import DEMO_SETTINGS, Settings
+    from sft.settings.load import DEMO_SETTINGS, load
 
-    settings = Settings.load(None, DEMO_SETTINGS, **given(fresh=fresh))
+    settings = load(None, DEMO_SETTINGS, **given(fresh=fresh))
     train.train(settings, screen.terminal())
 
 
@@ -272,9 +272,9 @@ def evaluate(c: Context, name: str = "") -> None:
     """Evaluate base and final model of a run anew (EVAL_LIMIT, MAX_NEW_TOKENS)."""
     from sft.host import screen
     from sft.host.commands.evaluate import evaluate
-    from sft.settings.fields import Settings
+    from sft.settings.load import load
 
-    evaluate(Settings.load(), name, screen.terminal())
+    evaluate(load(), name, screen.terminal())
 
 
 @task

@@ -20,7 +20,8 @@ from benchmarks import cpu, steps, work
 from sft import hostfile
 from sft.run import directory as runs
 from sft.run import lifecycle
-from sft.settings.fields import Settings
+from sft.settings import deepspeed
+from sft.settings.stages import Held, without_plan
 from sft.trainer import batching, distributed, loop, loss
 from sft.trainer.checkpoint import save
 from sft.trainer.engine import start_engine
@@ -36,7 +37,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = cpu.write_rows(Path(scratch) / "train.jsonl")
         paths = {"data_path": Path(scratch) / "data", "model_path": Path(scratch) / "models", "runs_path": scratch}
-        settings = steps.settings_of("cpu", {"dataset": data, "run_name": "saves"} | paths | cpu.WORK | RANKS)
+        chosen = {"dataset": data, "run_name": "saves"} | paths | cpu.WORK | RANKS
+        settings = Held.of(without_plan(steps.settings_of("cpu", chosen)))
         lifecycle.create(settings, hostfile.hostfile(1, 2))
         steps.forked(1, lambda: work.prepared(settings))
         found = steps.forked(settings.world_size, lambda: measure(settings))
@@ -49,12 +51,12 @@ def main() -> None:
     print(f"with a save every {EVERY} steps over without: {ratio:.3f} in the mean, {median:.3f} in the median of turns")
 
 
-def measure(settings: Settings) -> dict[str, Any]:
+def measure(settings: Held) -> dict[str, Any]:
     """Return the seconds a step of every turn (all ranks)."""
     world = distributed.start("cpu", steps.TIMEOUT_S)
     run = runs.Run(settings.runs_path / settings.run_name)
     path, rows = work.prepared(settings)
-    engine, _ = start_engine(path, settings, settings.deepspeed(), world)
+    engine, _ = start_engine(path, settings, deepspeed.configuration(settings), world)
     packing = loss.take_fast_paths(engine, settings.packing, world)
     saver, reporter = save.Saver(engine, run, settings.keep_checkpoints, world), Reporter(run, settings, world)
     found: dict[str, Any] = {"with": [], "without": []}

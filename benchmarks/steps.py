@@ -27,7 +27,9 @@ from benchmarks import link, work
 from sft.host import gpus
 from sft.host.plan.conditions import conditions
 from sft.host.plan.plan import Plan
-from sft.settings.fields import Settings
+from sft.settings.deepspeed import configuration
+from sft.settings.load import load
+from sft.settings.stages import Held, OnDevice, Resolved, resolve, without_plan
 from sft.trainer import batching, distributed, loop, loss
 from sft.trainer.data import hashes
 from sft.trainer.distributed import World
@@ -78,22 +80,23 @@ def be_quiet() -> None:
     warnings.simplefilter("ignore")
 
 
-def settings_of(device: str, chosen: dict[str, Any]) -> Settings:
+def settings_of(device: OnDevice, chosen: dict[str, Any]) -> Resolved:
     """Return the settings of a variant: one rank where it does not say otherwise."""
     precision = "bf16" if device == "cuda" else "fp32"
     fixed: dict[str, Any] = {"device": device, "launcher": "local", "nodes": 1, "gpus_per_node": 1}
-    return Settings.load(
-        None, **fixed | {"precision": precision} | {name: str(value) for name, value in chosen.items()}
-    )
+    given = fixed | {"precision": precision} | {name: str(value) for name, value in chosen.items()}
+    return resolve(load(None, **given), device, "local")
 
 
-def measured(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, Any]:
+def measured(settings: Resolved, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, Any]:
     """Return what a variant's steps took, on GPUs beside what the plan said of it."""
     forked(1, lambda: work.prepared(settings))
     if settings.device == "cpu":
-        return forked(settings.world_size, lambda: measure(settings, warmup, steps), settings.gpus_per_node)
+        held = Held.of(without_plan(settings))
+        return forked(settings.world_size, lambda: measure(held, warmup, steps), settings.gpus_per_node)
     plan = planned(settings, cap_gib)
-    found = forked(settings.world_size, lambda: measure(plan.settings, warmup, steps, cap_gib), settings.gpus_per_node)
+    held = Held.of(plan.settings)
+    found = forked(settings.world_size, lambda: measure(held, warmup, steps, cap_gib), settings.gpus_per_node)
     return found | {
         "budget": plan.settings.max_tokens_per_micro_step,
         "recompute": plan.settings.gradient_checkpointing,
@@ -105,7 +108,7 @@ def measured(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) 
     }
 
 
-def planned(settings: Settings, cap_gib: float) -> Plan:
+def planned(settings: Resolved, cap_gib: float) -> Plan:
     """Return the plan of a variant, with its rows as they were counted; auto settings are numbers in it."""
     found = conditions(settings, gpus.visible())
     return Plan.of(settings, replace(found, free_gib=cap_gib) if cap_gib else found)
@@ -150,7 +153,7 @@ def forked(ranks: int, function: Callable[[], Any], slots: int = 1) -> Any:
     return json.loads(found)
 
 
-def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, Any]:
+def measure(settings: Held, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, Any]:
     """Train some steps and return what they took (all ranks)."""
     cuda = settings.device == "cuda"
     world = distributed.start(settings.device, TIMEOUT_S)
@@ -159,7 +162,7 @@ def measure(settings: Settings, warmup: int, steps: int, cap_gib: float = 0.0) -
         torch.cuda.set_per_process_memory_fraction(cap_gib * 2**30 / total)
     path, rows = work.prepared(settings)
     flops = matrix_rate() if cuda else 0.0
-    engine, received = start_engine(path, settings, settings.deepspeed(), world)
+    engine, received = start_engine(path, settings, configuration(settings), world)
     packing = loss.take_fast_paths(engine, settings.packing, world)
     states_gib = torch.cuda.memory_allocated() / 2**30 if cuda else 0.0
     loading_gib = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0

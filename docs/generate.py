@@ -20,7 +20,8 @@ from rich.console import Console
 
 from sft.host.plan import view
 from sft.host.plan.conditions import Options
-from sft.settings.fields import MAY_CHANGE, Settings, secret_names
+from sft.settings.fields import Settings, marked, secret_names
+from sft.settings.kinds import MAY_CHANGE
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -103,7 +104,9 @@ def settings_document() -> str:
             field = Settings.model_fields[name]
             default = default_of(name, field)
             shown = f"`{default}`" if default else ""
-            lines.append(f"| `{name.upper()}` | {shown} | {'✓' if name in MAY_CHANGE else ''} | {field.description} |")
+            lines.append(
+                f"| `{name.upper()}` | {shown} | {'✓' if name in marked(MAY_CHANGE) else ''} | {field.description} |"
+            )
     return "\n".join(lines) + "\n"
 
 

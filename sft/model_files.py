@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sft.errors import SettingsError, wrong
-from sft.settings.fields import TINY, Settings, is_there
-from sft.settings.variables import expanded
+from sft.settings.fields import TINY, Settings
+from sft.settings.variables import expanded, is_there
 
 Config = Mapping[str, object]  # the content of config.json
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sft.errors import SettingsError, wrong
 from sft.run import files
-from sft.settings.fields import FOLDERS, Settings, is_there
+from sft.settings.fields import FOLDERS, Settings
+from sft.settings.variables import is_there
 
 
 def make_folders(settings: Settings) -> list[Path]:

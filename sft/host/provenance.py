@@ -27,6 +27,7 @@ from sft.redaction import redact_all
 from sft.resources import cores
 from sft.run import files
 from sft.run.directory import Run
+from sft.settings import deepspeed
 from sft.settings.fields import DS_CONFIGS, Settings
 
 # The packages whose versions can change what a run computes.
@@ -154,7 +155,7 @@ def deepspeed_file(run: Run, settings: Settings) -> tuple[dict[str, Any], list[s
     A run without a checkpoint takes the file as it is now, and so does one that has no record of it. Raises
     SettingsError if the user's own file has another content by now.
     """
-    now, then = settings.read_deepspeed_file(), read(run).get("deepspeed_file")
+    now, then = deepspeed.read(settings), read(run).get("deepspeed_file")
     if not isinstance(then, dict) or now == then:
         return now, []
     changed = ", ".join(

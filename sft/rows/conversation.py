@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from sft.errors import DataError, shown
-from sft.settings.fields import is_unicode
+from sft.settings.kinds import is_unicode
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sft.errors import DataError, SettingsError, shown, wrong
-from sft.settings.fields import DATA_SUFFIXES, is_unicode, once
+from sft.settings.fields import DATA_SUFFIXES
+from sft.settings.kinds import is_unicode
+from sft.strict_json import once
 
 Row = dict[str, object]
 Placed = tuple[str, Row | DataError]  # the row's place, as in "train.jsonl:7", and the row or what is wrong with it

@@ -14,6 +14,7 @@ from sft.errors import OUT_OF_MEMORY
 from sft.run import files
 from sft.run.directory import Run
 from sft.settings.fields import Settings
+from sft.settings.stages import Decided, Held
 
 TOKENS, ROWS = "max_tokens_per_micro_step", "batch_size"  # what is cut: of packed micro-steps, of padded ones
 MULTIPLE = 256  # tokens that a cut budget is rounded down to
@@ -65,16 +66,16 @@ def write(run: Run, found: list[Cut]) -> None:
     files.write_json(run.path / "budget.json", [asdict(cut) for cut in found])
 
 
-def held(run: Run, settings: Settings) -> Settings:
+def held(run: Run, settings: Decided) -> Held:
     """Return the settings that a run's ranks train with: its own ones, with the budget that memory allows."""
     limits: dict[str, int] = {cut.setting: cut.now for cut in cuts(run)}
     changes: dict[str, Any] = {}
     if TOKENS in limits:
-        changes[TOKENS] = min(limits[TOKENS], settings.micro_step_tokens)
+        changes[TOKENS] = min(limits[TOKENS], settings.max_tokens_per_micro_step)
     if ROWS in limits:
         whole = {"global_batch_size": settings.sequences_per_step, "gradient_accumulation_steps": 1}
         changes |= whole | {ROWS: min(limits[ROWS], settings.batch_size)}
-    return settings.model_copy(update=changes)
+    return Held.of(settings, **changes)
 
 
 def revise(run: Run, asked: Settings) -> list[str]:

@@ -28,7 +28,7 @@ from sft.run.typed_json import R, Record
 from sft.settings import variables
 
 if TYPE_CHECKING:
-    from sft.settings.fields import Settings  # takes a quarter of a second, which a look at a run does not need
+    from sft.settings.stages import Decided  # takes a quarter of a second, which a look at a run does not need
 
 Content = TypeVar("Content", dict[str, Any], list[Any])
 EVALUATION = "evaluation"  # in a run's directory: that in which it is evaluated again
@@ -125,11 +125,11 @@ class Run:
         """`environment.json`: the project's commit, versions, machine and inputs of the run."""
         return self.path / "environment.json"
 
-    def settings(self) -> Settings:
+    def settings(self) -> Decided:
         """Return the frozen settings."""
-        from sft.settings.fields import Settings
+        from sft.settings.load import thaw
 
-        return Settings.thaw(self.settings_file)
+        return thaw(self.settings_file)
 
     # What is read with care
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sft.errors import UserError
 from sft.run.directory import Run
-
-if TYPE_CHECKING:
-    pass  # takes a quarter of a second, which a look at a run does not need
 
 
 def latest(runs: Path) -> Run | None:
@@ -49,3 +45,8 @@ def find(runs: Path, name: str = "") -> Run:
     if run is None or not run.is_there():
         raise UserError(f"{runs / (name or 'latest')}: no such run; start one with `make train` or `make demo`")
     return run
+
+
+def at_work(runs: Path) -> list[Run]:
+    """Return the runs of a folder whose first node's program is at work, the one opened last first."""
+    return [run for run in newest_first(runs, and_aside=True) if run.is_running()]

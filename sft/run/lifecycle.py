@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sft import hostfile as cluster
 from sft.errors import SettingsError, UserError, wrong
@@ -18,9 +18,9 @@ from sft.run.directory import EVALUATION, Run
 from sft.run.files import write_json, write_whole
 from sft.run.find import latest
 from sft.run.records import StateChanges
-
-if TYPE_CHECKING:
-    from sft.settings.fields import Settings  # takes a quarter of a second, which a look at a run does not need
+from sft.settings import deepspeed
+from sft.settings.fields import Settings
+from sft.settings.stages import Decided
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def create(settings: Settings, hostfile: str) -> Run:
+def create(settings: Decided, hostfile: str) -> Run:
     """Make the run directory with its frozen inputs, and point `runs/latest` to it.
 
     Raises SettingsError where RUN_NAME is taken or nothing can be written, and leaves no directory behind.
@@ -47,7 +47,7 @@ def create(settings: Settings, hostfile: str) -> Run:
         run.checkpoints.mkdir()
         frozen = settings.model_copy(update={"run_name": run.name})
         write_json(run.settings_file, frozen.freeze())
-        write_json(run.ds_config, frozen.deepspeed())
+        write_json(run.ds_config, deepspeed.configuration(frozen))
         write_whole(run.hostfile, hostfile)
         run.keep_reserve()
         run.update_state("launching")
@@ -94,7 +94,7 @@ def default_name(settings: Settings) -> str:
 
 
 def reopen(
-    run: Run, settings: Settings, config: dict[str, Any] | None = None, new_config: bool = False, again: bool = False
+    run: Run, settings: Decided, config: dict[str, Any] | None = None, new_config: bool = False, again: bool = False
 ) -> list[str]:
     """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
 
@@ -128,7 +128,7 @@ def reopen(
     if new_hostfile:
         write_whole(run.hostfile, cluster.hostfile(frozen.nodes, frozen.gpus_per_node))
     if new_config:
-        write_json(run.ds_config, config or frozen.deepspeed())
+        write_json(run.ds_config, config or deepspeed.configuration(frozen))
     write_json(run.settings_file, frozen.freeze())
     run.keep_reserve()
     restate(run, again)
@@ -136,7 +136,7 @@ def reopen(
     return said
 
 
-def evaluate_again(run: Run, settings: Settings) -> Run:
+def evaluate_again(run: Run, settings: Decided) -> Run:
     """Make the directory in which a run is evaluated again, in its own one: what that holds stays as it is.
 
     It has the run's inputs and its final model, by a link.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sft.errors import SettingsError, UserError, wrong
 from sft.run import files
 from sft.run.directory import Run
-from sft.run.find import find, latest, newest_first
-
-if TYPE_CHECKING:
-    from sft.settings.fields import Settings  # takes a quarter of a second, which a look at runs does not need
+from sft.run.find import at_work, find, latest, newest_first
+from sft.settings import rules
+from sft.settings.fields import Settings
 
 OTHERS = 5  # unfinished runs that are named beside the one that is taken
 
@@ -64,10 +62,10 @@ def named(run: Run, settings: Settings) -> tuple[Run | None, list[str]]:
     if run.state().status == "finished":
         what, remedy = "that run is finished", "use another name, or FRESH=1, which sets it aside"
         raise SettingsError([wrong("RUN_NAME", run.name, what, remedy)])
-    differences = settings.differences(before)
+    differences = rules.differences(settings, before)
     if differences and not run.has_trained:
         files.remove_folder(run.path)
-        changed = ", ".join(f"{name}={now}, not {then}" for name, now, then in settings.changed(before))
+        changed = ", ".join(f"{name}={now}, not {then}" for name, now, then in rules.changed(settings, before))
         return None, [f"{run.path} had not trained a step and is replaced ({changed})"]
     if differences:
         raise SettingsError([*differences, f"{run.path}: `{run.command('resume')}` goes on with its own settings"])
@@ -99,7 +97,7 @@ def newest_of(settings: Settings) -> tuple[Run | None, list[str]]:
             if number == 0:
                 said.append(str(error))
             continue
-        changed = settings.changed(before)
+        changed = rules.changed(settings, before)
         if changed:
             if number == 0 and is_worth_going_on(run):
                 what = ", ".join(f"{name}={then}, here {now}" for name, now, then in changed)
@@ -111,11 +109,6 @@ def newest_of(settings: Settings) -> tuple[Run | None, list[str]]:
             run.claim().close()
             return run, run.unreadable()
     return None, said
-
-
-def at_work(runs: Path) -> list[Run]:
-    """Return the runs of a folder whose first node's program is at work, the one opened last first."""
-    return [run for run in newest_first(runs, and_aside=True) if run.is_running()]
 
 
 def is_worth_going_on(run: Run) -> bool:

@@ -87,6 +87,14 @@ def expanded(text: str | Path) -> Path:
         return Path(text)
 
 
+def is_there(path: Path) -> bool:
+    """Tell whether a file or folder is there; a path that cannot be one is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def in_container() -> str:
     """Return the words that say why a file is not there, in a container of docker-compose.yml; otherwise ""."""
     return " in this container, which sees data/, models/ and runs/ alone" if os.environ.get("SFT_CONTAINER") else ""

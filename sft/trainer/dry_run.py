@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sft.settings.fields import Settings
+from sft.settings.stages import Held
 from sft.steps import Steps
 from sft.trainer import batching, gradients
 from sft.trainer.batching import Indices, MicroSteps
@@ -26,7 +26,7 @@ STEPS_SPLIT = 200
 FP16_SCALE = 128.0
 
 
-def largest_micro_steps(rows: Rows, steps: Steps, first: int, settings: Settings, packing: bool) -> MicroSteps:
+def largest_micro_steps(rows: Rows, steps: Steps, first: int, settings: Held, packing: bool) -> MicroSteps:
     """Return the largest micro-step of the steps from `first` on, with the same rows on every rank.
 
     Twice, if its step has several: from the second on, the gradients of those before take memory too.
@@ -42,7 +42,7 @@ def largest_micro_steps(rows: Rows, steps: Steps, first: int, settings: Settings
     return [[found] * settings.world_size] * min(2, number)
 
 
-def expected_tokens(lengths: Indices, steps: Steps, first: int, settings: Settings, packing: bool) -> Indices:
+def expected_tokens(lengths: Indices, steps: Steps, first: int, settings: Held, packing: bool) -> Indices:
     """Estimate the tokens of the largest micro-step of each step from `first` on, without splitting the steps."""
     epoch, parts = first // steps.per_epoch, []
     last = min(steps.total, first + ROWS_LOOKED_AT // steps.global_batch_size + 1)
@@ -53,7 +53,7 @@ def expected_tokens(lengths: Indices, steps: Steps, first: int, settings: Settin
         if not packing:
             parts.append(longest)
             continue
-        limits = settings.world_size * np.maximum(settings.micro_step_tokens, longest)
+        limits = settings.world_size * np.maximum(settings.max_tokens_per_micro_step, longest)
         parts.append(np.maximum(longest, total // (settings.world_size * -(-total // limits))))
     return np.concatenate(parts)[first - epoch * steps.per_epoch :][: last - first]
 

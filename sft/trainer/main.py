@@ -18,7 +18,7 @@ from sft.errors import SftError, between_ranks
 from sft.run import budget, files
 from sft.run.directory import Run
 from sft.run.records import Moment, Status
-from sft.settings.fields import Settings
+from sft.settings.stages import Held
 from sft.steps import Steps
 from sft.trainer import distributed, oom
 from sft.trainer.data.rows import Rows
@@ -75,7 +75,7 @@ def wait_for_inputs(run: Run) -> None:
         time.sleep(POLL_S)
 
 
-def evaluate_and_train(run: Run, settings: Settings, world: World) -> Status:
+def evaluate_and_train(run: Run, settings: Held, world: World) -> Status:
     """Evaluate the base model, train, export and evaluate again: whatever of it an earlier attempt left (all ranks).
 
     Return the status that the run ends with.
@@ -104,7 +104,7 @@ def evaluate_and_train(run: Run, settings: Settings, world: World) -> Status:
 
 
 def evaluate(
-    run: Run, settings: Settings, model: Path, rows: Rows, moment: Moment, step: int, reporter: Reporter, world: World
+    run: Run, settings: Held, model: Path, rows: Rows, moment: Moment, step: int, reporter: Reporter, world: World
 ) -> None:
     """Evaluate the model `before` or `after` training, which is that of `step` steps (all ranks)."""
     with reporter.phase(f"evaluation {moment}"):

@@ -18,7 +18,7 @@ from sft.errors import OUT_OF_MEMORY, RunFailed
 from sft.run import budget
 from sft.run.budget import ROWS, TOKENS, Cut
 from sft.run.directory import Run
-from sft.settings.fields import Settings
+from sft.settings.stages import Decided, Held
 from sft.steps import Steps
 from sft.trainer import batching, nonfinite
 from sft.trainer.batching import MicroSteps
@@ -67,7 +67,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def less(settings: Settings) -> str:
+def less(settings: Decided) -> str:
     """Return, for an error, the settings that need less GPU memory than these: those that change least come first."""
     ways = [] if settings.gradient_checkpointing else ["GRADIENT_CHECKPOINTING=1"]
     ways += [] if settings.ds_config == "zero3_offload" else ["DS_CONFIG=zero3_offload"]
@@ -103,7 +103,7 @@ class Guard:
     """Lowers the budget if a micro-step of this rank does not fit into memory."""
 
     def __init__(
-        self, run: Run, settings: Settings, rows: Rows, steps: Steps, packing: bool, saver: Saver, world: World
+        self, run: Run, settings: Held, rows: Rows, steps: Steps, packing: bool, saver: Saver, world: World
     ) -> None:
         self.run, self.settings, self.rows, self.packing, self.world = run, settings, rows, packing, world
         self.saver, self.cuts = saver, budget.cuts(run)
@@ -142,7 +142,7 @@ class Guard:
             return f"{what}, and the longest row, {row} with {longest:,} tokens, has to fit alone; {remedy}"
         if self.run.failure() is None:  # otherwise another rank has lowered it already, in the same way
             frozen = self.run.settings()
-            asked = frozen.micro_step_tokens if self.packing else frozen.batch_size
+            asked = frozen.max_tokens_per_micro_step if self.packing else frozen.batch_size
             cut = Cut(setting, asked, tried, now, place, where, self.world.rank)
             budget.write(self.run, [*self.cuts, cut])
         return f"{what}; resumed, it goes on with {now:,}"

@@ -9,7 +9,7 @@ import torch
 
 from sft.run import files
 from sft.run.directory import Run
-from sft.settings.fields import Settings
+from sft.settings.stages import Held
 from sft.steps import Steps
 from sft.trainer import dry_run, gradients, loss, oom
 from sft.trainer.checkpoint import resume
@@ -32,9 +32,7 @@ class Ready(NamedTuple):
     memory: oom.Guard
 
 
-def start(
-    run: Run, settings: Settings, base: Path, rows: Rows, steps: Steps, reporter: Reporter, world: World
-) -> Ready:
+def start(run: Run, settings: Held, base: Path, rows: Rows, steps: Steps, reporter: Reporter, world: World) -> Ready:
     """Start DeepSpeed's engine from the newest checkpoint, or from the model in `base` (all ranks).
 
     ZeRO-3 gathers whole layers, which is fast, or each module in them, if layers would lose gradients otherwise. Raises
@@ -52,7 +50,7 @@ def start(
 
 def try_engine(
     run: Run,
-    settings: Settings,
+    settings: Held,
     base: Path,
     rows: Rows,
     steps: Steps,

@@ -7,7 +7,7 @@ import yaml
 
 from sft.errors import SettingsError
 from sft.host.launch import compose, compose_files
-from sft.settings.fields import Settings
+from sft.settings.load import load
 from tests.e2e.project import ROOT, small, wait_until
 
 from .stack import IMAGE, NODES
@@ -70,7 +70,7 @@ def problems(stack, monkeypatch, **settings):
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(stack.path)
     with pytest.raises(SettingsError) as caught:
-        compose.Stack(Settings.load(None, **settings)).check()
+        compose.Stack(load(None, **settings)).check()
     return caught.value.problems
 
 

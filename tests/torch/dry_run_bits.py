@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sft.settings import deepspeed
 from sft.settings.fields import Settings
 from sft.trainer import distributed, dry_run, loop, loss
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
 from sft.trainer.engine import grad_norm, start_engine
+from tests.settings import decided
 
 OFFLOAD: dict[str, object] = {"offload_optimizer": {"device": "cpu"}}
 # The ways in which DeepSpeed keeps gradients between micro-steps.
@@ -34,7 +36,7 @@ KINDS: list[tuple[int, dict[str, object], str]] = [
 
 def bits(path: Path, settings: Settings, rows: data.Rows, world: World, with_dry_run: bool) -> tuple[list[float], str]:
     """Return losses and a hash of the weights after three steps of two micro-steps."""
-    engine, _ = start_engine(path, settings, settings.deepspeed(), world)
+    engine, _ = start_engine(path, settings, deepspeed.configuration(settings), world)
     packing = loss.take_fast_paths(engine, True, world)
     losses: list[float] = []
     for step in range(3):
@@ -70,9 +72,7 @@ def main() -> None:
             config = Path(folder) / "config.json"
             zero = {"stage": stage, **more}
             config.write_text(json.dumps({"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}))
-            settings = Settings.load(
-                None, nodes=1, gpus_per_node=1, ds_config=str(config), precision=precision, learning_rate=1e-2
-            ).resolved("cpu", "local")
+            settings = decided(nodes=1, gpus_per_node=1, ds_config=str(config), precision=precision, learning_rate=1e-2)
             with_, without = (bits(Path(sys.argv[1]), settings, rows, world, on) for on in (True, False))
             found[f"ZeRO-{stage} {precision}{' offload' * bool(more)}"] = with_ == without
     distributed.end()

@@ -19,11 +19,12 @@ import transformers
 from deepspeed import DeepSpeedEngine as Engine
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from sft.settings.fields import Settings
+from sft.settings import deepspeed
 from sft.trainer import distributed, dry_run, gradients, loop, loss
 from sft.trainer.data import rows
 from sft.trainer.distributed import World
 from sft.trainer.engine import end_engine, grad_norm, start_engine
+from tests.settings import decided
 
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 Values = dict[str, object]
@@ -87,16 +88,14 @@ class Cases:
         """Return an engine, whether it packs, and why its layers may not be gathered whole."""
         file = self.folder / f"config-{self.world.rank}.json"
         file.write_text(json.dumps({"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}))
-        settings = Settings.load(
-            None,
-            None,
+        settings = decided(
             nodes=1,
             gpus_per_node=self.world.world_size,
             ds_config=str(file),
             **{"precision": "fp32", **given},
-        ).resolved("cpu", "local")
+        )
         engine, _ = start_engine(
-            self.folder / "model", settings, settings.deepspeed(), self.world, whole_layers=whole_layers
+            self.folder / "model", settings, deepspeed.configuration(settings), self.world, whole_layers=whole_layers
         )
         with gradients.Misfits(engine) as misfits:
             packing = loss.take_fast_paths(engine, True, self.world)

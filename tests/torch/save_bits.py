@@ -18,12 +18,14 @@ import torch
 
 from sft import hostfile
 from sft.run import checkpoints, lifecycle
-from sft.settings.fields import Settings
+from sft.settings import deepspeed
+from sft.settings.stages import Decided
 from sft.trainer import distributed, loop, loss
 from sft.trainer.checkpoint import resume, save, shards
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
 from sft.trainer.engine import start_engine
+from tests.settings import decided
 
 KINDS: dict[str, dict[str, object]] = {
     "zero1": {"ds_config": "zero1"},
@@ -56,10 +58,10 @@ def differences(one: object, other: object, where: str = "") -> Iterator[str]:
         yield f"{where}: {one} and {other}"
 
 
-def saved(model: Path, settings: Settings, rows: data.Rows, world: World, folder: Path) -> dict[str, object]:
+def saved(model: Path, settings: Decided, rows: data.Rows, world: World, folder: Path) -> dict[str, object]:
     """Return how two checkpoints of one state differ, and whether training waited for each of them."""
     run = lifecycle.create(settings, hostfile.hostfile(1, 1))
-    engine, _ = start_engine(model, settings, settings.deepspeed(), world)
+    engine, _ = start_engine(model, settings, deepspeed.configuration(settings), world)
     packing = loss.take_fast_paths(engine, True, world)
     everything = np.arange(len(rows))
     loop.optimizer_step(engine, rows, [[everything]], rows.target_tokens(everything), packing, False, world)
@@ -102,9 +104,9 @@ def main() -> None:
         data.write(folder / "rows", [data.TokenisedRow(ids, [True] * len(ids), "", "") for ids in tokens])
         rows = data.Rows(folder / "rows")
         for name, more in KINDS.items():
-            settings = Settings.load(
-                None, None, nodes=1, gpus_per_node=1, precision="bf16", runs_path=folder / "runs", run_name=name, **more
-            ).resolved("cpu", "local")
+            settings = decided(
+                nodes=1, gpus_per_node=1, precision="bf16", runs_path=folder / "runs", run_name=name, **more
+            )
             found[name] = saved(Path(sys.argv[1]), settings, rows, world, folder)
     distributed.end()
     print("\n" + json.dumps(found))

@@ -7,10 +7,10 @@ import torch
 import transformers
 from transformers.cache_utils import DynamicCache
 
-from sft.settings.fields import Settings
 from sft.trainer.distributed import World
 from sft.trainer.evaluation import generate, kv_cache
 from sft.trainer.model.load import load_model
+from tests.settings import decided
 
 from .small_models import HEADS, SIZES, model_of
 
@@ -85,7 +85,7 @@ USE_CACHE = {"config.json": ["llama", "gemma 3, sliding and full layers"], "gene
 @pytest.mark.parametrize(("file", "family"), [(file, family) for file in USE_CACHE for family in USE_CACHE[file]])
 def test_a_model_that_says_it_uses_no_cache_is_evaluated_as_any_other(tmp_path, file, family):
     model_of(FAMILIES[family]).save_pretrained(tmp_path)
-    settings = Settings.load(None, model_name="tiny", max_new_tokens=NEW).resolved("cpu", "local")
+    settings = decided(model_name="tiny", max_new_tokens=NEW)
     found = []
     for use_cache in (True, False):
         content = json.loads((tmp_path / file).read_text())
@@ -99,7 +99,7 @@ def test_a_model_that_says_it_uses_no_cache_is_evaluated_as_any_other(tmp_path, 
 
 def test_mpt_which_uses_no_cache_by_itself_is_evaluated(tmp_path):
     model_of(transformers.MptConfig(vocab_size=64, d_model=32, n_heads=4, n_layers=2)).save_pretrained(tmp_path)
-    settings = Settings.load(None, model_name="tiny", max_new_tokens=NEW).resolved("cpu", "local")
+    settings = decided(model_name="tiny", max_new_tokens=NEW)
     model = load_model(tmp_path, settings, torch.device("cpu"))
     world = World(0, 0, 1, torch.device("cpu"))
     (answer,) = generate.answer_batch(model, Ids(), [[5, 6, 7]], [1], settings, Unwatched(), world)

@@ -9,16 +9,16 @@ import torch
 import transformers
 
 from sft.run import files
-from sft.settings.fields import Settings
 from sft.trainer.model import adapter, export
 from sft.trainer.model.load import load_model
+from tests.settings import decided
 
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def lora(**given):
-    return Settings.load(None, lora_rank=2, nodes=1, gpus_per_node=1, **given).resolved("cpu", "local")
+    return decided(lora_rank=2, nodes=1, gpus_per_node=1, **given)
 
 
 def written(base, folder, settings):

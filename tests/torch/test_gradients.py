@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sft.errors import UserError
-from sft.settings.fields import Settings
+from sft.settings.load import load
 from sft.trainer import gradients
 
 from .lost_gradients import LAYERS, STAGES
@@ -87,7 +87,7 @@ def test_a_weight_that_the_loss_does_not_depend_on_is_told_apart():
 
 
 def test_a_model_that_loses_gradients_in_every_way_is_refused_in_one_line():
-    settings = Settings.load(None, model_name="tiny")
+    settings = load(None, model_name="tiny")
     error = gradients.refused(gradients.Found([f"model.layers.{i}.w" for i in range(4)], []), settings)
     assert isinstance(error, UserError)
     assert str(error) == (

@@ -12,8 +12,10 @@ from sft.host import provenance
 from sft.host.launch import choose
 from sft.run import directory as runs
 from sft.run import lifecycle
-from sft.settings.fields import DEMO_SETTINGS, Settings
+from sft.settings import deepspeed
+from sft.settings.load import DEMO_SETTINGS
 from sft.trainer.data import base_model, identity, prepare, prepared_data, sources
+from tests.settings import decided
 
 from ..unit.test_unfinished import checkpoint
 
@@ -28,7 +30,7 @@ def settings(tmp_path, tiny):
     shutil.copytree(tiny, tmp_path / "model")
     given = {"dataset": str(tmp_path / "data"), "model_name": str(tmp_path / "model"), "run_name": "a"}
     given |= {name: tmp_path / name for name in ("data_path", "model_path", "runs_path")}
-    return Settings.load(None, defaults=DEMO_SETTINGS | given).resolved("cpu", "local")
+    return decided(defaults=DEMO_SETTINGS | given)
 
 
 def write(folder, rows):
@@ -39,7 +41,7 @@ def write(folder, rows):
 def run(settings):
     """A run whose first start has noted its inputs."""
     run = lifecycle.create(settings, hostfile.hostfile(2, 1))
-    provenance.note_project(run, settings.read_deepspeed_file())
+    provenance.note_project(run, deepspeed.read(settings))
     start(run)
     return run
 
@@ -179,7 +181,7 @@ def own_file(settings, tmp_path):
     path.write_text(json.dumps({"zero_optimization": {"stage": 2, "reduce_bucket_size": 1000}}))
     settings = settings.model_copy(update={"ds_config": str(path)})
     run = lifecycle.create(settings, hostfile.hostfile(2, 1))
-    provenance.note_project(run, settings.read_deepspeed_file())
+    provenance.note_project(run, deepspeed.read(settings))
     run.update_state("stopped", step=20)
     path.write_text(json.dumps({"zero_optimization": {"stage": 1, "reduce_bucket_size": 1000}, "steps_per_print": 7}))
     return settings, run

@@ -3,12 +3,12 @@
 import pytest
 
 from sft.errors import SettingsError
-from sft.settings.fields import Settings
+from sft.settings.load import load
 from sft.trainer.data import prepare
 
 
 def check(model, targets):
-    settings = Settings.load(None, model_name=str(model), lora_rank=2, lora_targets=targets)
+    settings = load(None, model_name=str(model), lora_rank=2, lora_targets=targets)
     prepare.check_lora_targets(settings, model)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from sft.errors import DataError
 from sft.rows.files import read_file
-from sft.settings.fields import Settings
+from sft.settings.load import load
 from sft.trainer.data import sources
 from sft.trainer.data.tokenise import Tokeniser
 
@@ -112,7 +112,7 @@ def read(path, tokeniser):
 
 @pytest.fixture(scope="module")
 def tokeniser(tokenizer):
-    return Tokeniser(tokenizer, Settings.load(None, max_length=4096))
+    return Tokeniser(tokenizer, load(None, max_length=4096))
 
 
 def rows_in(content, kind):
@@ -192,5 +192,5 @@ def test_a_row_that_the_template_refuses_is_named(tokenizer):
 
     strict = copy.deepcopy(tokenizer)
     strict.chat_template = "{{ raise_exception('only users\nhere') }}"
-    (error,) = Tokeniser(strict, Settings.load(None)).rows([("a.jsonl:7", {"question": "a", "answer": "b"})])
+    (error,) = Tokeniser(strict, load(None)).rows([("a.jsonl:7", {"question": "a", "answer": "b"})])
     assert "a.jsonl:7: the model's chat template refuses it (only users\\nhere)" in str(error)

@@ -16,11 +16,12 @@ from sft import hostfile
 from sft.errors import RunFailed
 from sft.run import budget, lifecycle
 from sft.run.budget import ROWS, TOKENS, Cut
-from sft.settings.fields import Settings
+from sft.settings import rules
 from sft.steps import Steps
 from sft.trainer import batching, dry_run, oom
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
+from tests.settings import decided
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,25 +54,25 @@ def test_cuts_come_to_an_end(setting, tried, longest):
 
 
 def run_of(folder, **settings):
-    return lifecycle.create(Settings.load(None, runs_path=folder, **settings), hostfile.hostfile(2, 2))
+    return lifecycle.create(decided(runs_path=folder, **settings), hostfile.hostfile(2, 2))
 
 
 def test_a_cut_holds_for_the_ranks_until_the_user_asks_for_another_budget(tmp_path):
     run = run_of(tmp_path)
-    settings = run.settings().planned(8192, recompute=False)
-    assert budget.held(run, settings) == settings
+    settings = run.settings()
+    assert dict(budget.held(run, settings)) == dict(settings)
     for now in (6144, 4608):
         found = Cut(TOKENS, asked=8192, tried=8192, now=now, place="step 17", where="backward", rank=2)
         budget.write(run, [*budget.cuts(run), found])
     assert budget.cuts(run)[0].what == "out of memory in step 17 (backward, rank 2) at 8,192 tokens a micro-step"
-    assert budget.held(run, settings).micro_step_tokens == 4608
-    assert budget.held(run, settings.model_copy(update={TOKENS: 2048})).micro_step_tokens == 2048
+    assert budget.held(run, settings).max_tokens_per_micro_step == 4608
+    assert budget.held(run, settings.model_copy(update={TOKENS: 2048})).max_tokens_per_micro_step == 2048
     for same in (None, 8192):  # auto, and what did not fit
         (line,) = budget.revise(run, settings.model_copy(update={TOKENS: same}))
         assert line.endswith("before: goes on with 4,608; MAX_TOKENS_PER_MICRO_STEP sets another")
-        assert budget.held(run, settings).micro_step_tokens == 4608
+        assert budget.held(run, settings).max_tokens_per_micro_step == 4608
     assert budget.revise(run, settings.model_copy(update={TOKENS: 7000})) == []
-    assert budget.held(run, settings) == settings and budget.cuts(run) == []
+    assert dict(budget.held(run, settings)) == dict(settings) and budget.cuts(run) == []
 
 
 def test_padded_micro_steps_get_fewer_rows_and_the_global_batch_stays(tmp_path):
@@ -80,7 +81,7 @@ def test_padded_micro_steps_get_fewer_rows_and_the_global_batch_stays(tmp_path):
     budget.write(run, [Cut(ROWS, asked=4, tried=4, now=3, place="step 1", where="forward", rank=0)])
     held = budget.held(run, settings)
     assert held.batch_size == 3 and held.sequences_per_step == settings.sequences_per_step == 32
-    assert not held.contradictions() and not held.differences(settings)
+    assert not rules.contradictions(held) and not rules.differences(held, settings)
     chosen, lengths = np.arange(32), np.full(32, 10)
     assert max(len(share) for step in batching.micro_steps(chosen, lengths, held, False) for share in step) <= 3
 
@@ -207,7 +208,7 @@ def test_an_optimizer_without_room_is_not_cut_twice_in_the_same_step(tmp_path):
 def test_the_largest_micro_step_of_the_coming_steps_is_tried(tmp_path, packing, first, tokens):
     lengths = np.random.default_rng(0).integers(3, 120, 100)
     rows = rows_of(tmp_path / "rows", lengths)
-    settings = Settings.load(None, global_batch_size=16, max_steps=10, max_tokens_per_micro_step=tokens, max_length=120)
+    settings = decided(global_batch_size=16, max_steps=10, max_tokens_per_micro_step=tokens, max_length=120)
     steps = Steps.of(settings, len(rows))
     coming = [
         batching.micro_steps(batching.rows_of_step(step, 100, 16, settings.seed), lengths, settings, packing)
@@ -222,7 +223,7 @@ def test_the_largest_micro_step_of_the_coming_steps_is_tried(tmp_path, packing, 
 def test_of_very_many_steps_one_of_the_largest_is_found(tmp_path, monkeypatch):
     lengths = np.random.default_rng(1).integers(3, 600, 5000)
     rows = rows_of(tmp_path / "rows", lengths)
-    settings = Settings.load(None, global_batch_size=8, max_epochs=2)
+    settings = decided(global_batch_size=8, max_epochs=2)
     steps = Steps.of(settings, len(rows))
     found = dry_run.largest_micro_steps(rows, steps, 0, settings, True)
     monkeypatch.setattr(dry_run, "STEPS_SPLIT", steps.total)

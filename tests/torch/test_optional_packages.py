@@ -17,14 +17,14 @@ ADAPTER_FROM_START_TO_END = """
     import sys
     from pathlib import Path
     import torch
-    from sft.settings.fields import Settings
+    from tests.settings import decided
     from sft.trainer import loop
     from sft.trainer.evaluation import evaluate
     from sft.trainer.model import adapter, export
     from sft.trainer.model.load import load_model, permissions
 
     base, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    settings = Settings.load(None, model_name="tiny", lora_rank=2).resolved("cpu", "local")
+    settings = decided(model_name="tiny", lora_rank=2)
     model = load_model(base, settings, torch.device("cpu"))
     adapter.add(model, settings)
     model(torch.arange(5, 25)[None]).logits.sum().backward()

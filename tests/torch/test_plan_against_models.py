@@ -11,7 +11,7 @@ import transformers
 from sft.host.plan import cards, shapes
 from sft.host.plan.job import NF4_BYTES, Job
 from sft.host.plan.shapes import Shape
-from sft.settings.fields import Settings
+from sft.settings.load import load
 from sft.trainer.attention import IMPLEMENTATION
 from sft.trainer.batching import collate
 from sft.trainer.loss import TargetLoss
@@ -85,7 +85,7 @@ def test_what_a_layer_keeps_is_what_autograd_saves(family, recompute):
     if recompute:
         assert seen == 2 * shape.hidden
         return
-    job = Job.of(Settings.load(None, precision="bf16"), shape, H100, fused=False)
+    job = Job.of(load(None, precision="bf16"), shape, H100, fused=False)
     cpus_own = 2 * shape.queries  # on the CPU sequences attend one by one, and are put together in a copy
     assert seen - cpus_own == pytest.approx(job.layer_bytes, rel=0.005)
 
@@ -94,7 +94,7 @@ def test_what_a_layer_keeps_is_what_autograd_saves(family, recompute):
 def test_what_a_layer_with_adapters_keeps_is_what_autograd_saves(dropout):
     sizes = {"vocab_size": 128, "hidden_size": 256, "intermediate_size": 1024, "head_dim": 64, "pad_token_id": 0}
     three, four = (transformers.LlamaConfig(**sizes, **HEADS, num_hidden_layers=layers) for layers in (3, 4))
-    settings = Settings.load(None, precision="bf16", lora_rank=8, lora_dropout=dropout, ds_config="zero2")
+    settings = load(None, precision="bf16", lora_rank=8, lora_dropout=dropout, ds_config="zero2")
     seen = (saved_for_backward(four, False, settings) - saved_for_backward(three, False, settings)) / 256
     shape = Shape.of(json.loads(four.to_json_string()), "")
     job = Job.of(settings, shape, H100, fused=False)

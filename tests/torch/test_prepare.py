@@ -6,8 +6,10 @@ import pytest
 
 from sft.errors import DataError, SettingsError
 from sft.run import lifecycle
-from sft.settings.fields import Settings
+from sft.settings.load import load
+from sft.settings.stages import resolve, without_plan
 from sft.trainer.data import prepare, prepared_data
+from tests.settings import decided
 
 GOOD = {"question": "1 + 1?", "answer": "2"}
 
@@ -15,7 +17,7 @@ GOOD = {"question": "1 + 1?", "answer": "2"}
 @pytest.fixture
 def settings(tmp_path):
     (tmp_path / "rows").mkdir()
-    return Settings.load(None, dataset=str(tmp_path / "rows"), data_path=tmp_path / "data", max_length=32)
+    return load(None, dataset=str(tmp_path / "rows"), data_path=tmp_path / "data", max_length=32)
 
 
 def write(settings, name, *rows):
@@ -55,10 +57,10 @@ def test_a_run_needs_the_file_of_its_ds_config_no_more(settings, tiny, tmp_path,
     config.write_text(json.dumps({"zero_optimization": {"stage": 2, "reduce_bucket_size": 5000}}))
     write(settings, "train.jsonl", *[GOOD] * 20)
     own = {"ds_config": "mine.json", "model_name": str(tiny), "precision": "fp32", "runs_path": tmp_path / "runs"}
-    run = lifecycle.create(Settings.load(None, **settings.model_dump() | own), "")
+    run = lifecycle.create(decided(**settings.model_dump() | own), "")
     config.unlink()
     assert prepare.prepare(run.settings(), run)["train"]["rows"] == 19
-    assert run.settings().resolved("cpu", "local").ds_config == "mine.json"
+    assert without_plan(resolve(run.settings(), "cpu", "local")).ds_config == "mine.json"
     broken = json.loads(run.ds_config.read_text())
     broken["zero_optimization"]["reduce_bucket_size"] = "many"
     run.ds_config.write_text(json.dumps(broken))

@@ -9,9 +9,10 @@ import pytest
 import torch
 import transformers
 
-from sft.settings.fields import Settings
+from sft.settings import deepspeed
 from sft.trainer.model import adapter, quantised
 from sft.trainer.model.load import load_model, permissions
+from tests.settings import decided
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed; pip install -e '.[dev]'")
 
@@ -44,13 +45,13 @@ def base(request, tmp_path, tokenizer):
 @pytest.fixture
 def settings():
     given = {"lora_rank": 4, "lora_base_bits": 4, "ds_config": "zero2", "nodes": 1, "gpus_per_node": 1}
-    return Settings.load(None, model_name="tiny", **given).resolved("cpu", "local")
+    return decided(model_name="tiny", **given)
 
 
 @pytest.fixture
 def adapted(base, settings):
     """The quantised model with an adapter that is not zero, in training mode."""
-    model = load_model(base, settings, CPU, settings.deepspeed())
+    model = load_model(base, settings, CPU, deepspeed.configuration(settings))
     adapter.add(model, settings)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

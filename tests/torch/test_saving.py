@@ -16,10 +16,10 @@ from sft import hostfile
 from sft.errors import RunFailed
 from sft.run import checkpoints, lifecycle
 from sft.run import directory as runs
-from sft.settings.fields import Settings
 from sft.trainer.checkpoint import resume, shards
 from sft.trainer.checkpoint import save as saving
 from sft.trainer.distributed import World
+from tests.settings import decided
 
 from ..e2e import harm
 from . import save_bits
@@ -41,7 +41,7 @@ def states(folder: Path, step: int):
 
 
 def saver_in(folder: Path, keep: int = 2):
-    run = lifecycle.create(Settings.load(None, runs_path=folder, run_name="a"), hostfile.hostfile(1, 1))
+    run = lifecycle.create(decided(runs_path=folder, run_name="a"), hostfile.hostfile(1, 1))
     return saving.Saver(Engine(), run, keep, ALONE)
 
 

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from sft.settings.fields import Settings
+from sft.settings.load import load
+from sft.settings.stages import resolve
 from sft.steps import Steps
 from sft.trainer import batching
 from sft.trainer.data import rows as data
 from sft.trainer.data.rows import Rows, TokenisedRow
+from tests.settings import decided
 
 
 def test_gsm8k_on_four_gpus():
-    settings = Settings.load(None, max_epochs=1).resolved("cuda", "local")
+    settings = resolve(load(None, max_epochs=1), "cuda", "local")
     steps = Steps.of(settings, 7473)
     assert (steps.global_batch_size, steps.per_epoch, steps.total) == (16, 468, 468)
     assert steps.describe(settings) == [
@@ -24,7 +26,7 @@ def test_gsm8k_on_four_gpus():
 
 
 def test_max_steps_limits():
-    settings = Settings.load(None, max_steps=10, gradient_accumulation_steps=2).resolved("cpu", "local")
+    settings = decided(max_steps=10, gradient_accumulation_steps=2)
     steps = Steps.of(settings, 7473)
     assert steps.total == 10
     assert steps.describe(settings)[0] == "4 sequences x 4 processes x 2 micro-steps = 32 per step"
@@ -33,7 +35,7 @@ def test_max_steps_limits():
 
 @pytest.mark.parametrize(("schedule", "middle"), [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)])
 def test_schedules(schedule, middle):
-    settings = Settings.load(None, lr_scheduler=schedule, learning_rate=1.0, warmup_ratio=0.1, max_steps=110)
+    settings = load(None, lr_scheduler=schedule, learning_rate=1.0, warmup_ratio=0.1, max_steps=110)
     steps = Steps.of(settings, 10_000)
     rates = [steps.learning_rate(settings, step) for step in range(steps.total)]
     assert steps.warmup == 11
@@ -56,9 +58,7 @@ def test_an_epoch_takes_every_row_once_in_an_order_of_its_own():
 def test_micro_steps_hold_every_row_once_on_any_number_of_ranks(world_size, number, packing):
     lengths = np.random.default_rng(0).integers(3, 50, 100)
     chosen = batching.rows_of_step(0, 100, number, seed=2)
-    settings = Settings.load(
-        None, nodes=1, gpus_per_node=world_size, batch_size=2, max_tokens_per_micro_step=60, max_length=50
-    )
+    settings = load(None, nodes=1, gpus_per_node=world_size, batch_size=2, max_tokens_per_micro_step=60, max_length=50)
     cut = batching.micro_steps(chosen, lengths, settings, packing)
     assert all(len(per_rank) == world_size for per_rank in cut)
     shares = [rows for per_rank in cut for rows in per_rank]

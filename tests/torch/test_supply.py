@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from sft import model_files
 from sft.errors import SettingsError
 from sft.host.commands import setup, train
-from sft.settings.fields import Settings
+from sft.settings.load import load
+from sft.settings.stages import resolve, without_plan
 from sft.trainer.data import base_model
 from sft.trainer.model.load import load_model
+from tests.settings import decided
 
 CPU = torch.device("cpu")
 
@@ -51,7 +53,7 @@ def coded(tiny, tmp_path):
 
 
 def test_pickled_weights_are_refused_before_anything_starts(pickled, tmp_path):
-    settings = Settings.load(None, model_name=str(pickled), runs_path=tmp_path / "runs")
+    settings = load(None, model_name=str(pickled), runs_path=tmp_path / "runs")
     with pytest.raises(SettingsError) as caught:
         train.train(settings, Console(file=io.StringIO()))
     assert str(caught.value) == (
@@ -62,11 +64,11 @@ def test_pickled_weights_are_refused_before_anything_starts(pickled, tmp_path):
     with pytest.raises(SettingsError, match="are pickled"):
         base_model.base_model(settings)
     with pytest.raises(OSError, match="safetensors"):
-        load_model(pickled, settings.resolved("cpu", "local"), CPU)
+        load_model(pickled, without_plan(resolve(settings, "cpu", "local")), CPU)
 
 
 def test_pickled_weights_load_where_they_are_allowed(pickled):
-    settings = Settings.load(None, model_name=str(pickled), allow_pickle=True).resolved("cpu", "local")
+    settings = decided(model_name=str(pickled), allow_pickle=True)
     assert base_model.base_model(settings) == pickled
     assert load_model(pickled, settings, CPU).config.model_type == "llama"
 
@@ -83,7 +85,7 @@ def test_a_folder_that_is_no_model_is_refused(pickled, change, message):
     change(pickled)
     with pytest.raises(SettingsError, match=message):
         train.train(
-            Settings.load(None, model_name=str(pickled), runs_path=pickled.parent),
+            load(None, model_name=str(pickled), runs_path=pickled.parent),
             Console(file=io.StringIO()),
         )
 
@@ -91,12 +93,12 @@ def test_a_folder_that_is_no_model_is_refused(pickled, change, message):
 def test_code_of_a_model_runs_only_where_it_is_trusted(coded, monkeypatch, tmp_path):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     with pytest.raises(SettingsError) as caught:
-        base_model.base_model(Settings.load(None, model_name=str(coded)))
+        base_model.base_model(load(None, model_name=str(coded)))
     assert str(caught.value) == (
         f"TRUST_REMOTE_CODE=0: {coded} needs Python code of its own; set TRUST_REMOTE_CODE=1 if you have read that "
         "code, or take another model"
     )
-    settings = Settings.load(None, model_name=str(coded), trust_remote_code=True).resolved("cpu", "local")
+    settings = decided(model_name=str(coded), trust_remote_code=True)
     assert base_model.base_model(settings) == coded
     assert type(load_model(coded, settings, CPU)).__name__ == "MineForCausalLM"
 
@@ -105,7 +107,7 @@ def test_code_that_is_not_needed_is_not_run(coded):
     config = json.loads((coded / "config.json").read_text())
     (coded / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
     (coded / "mine.py").write_text("raise SystemExit('the code ran')")
-    settings = Settings.load(None, model_name=str(coded)).resolved("cpu", "local")
+    settings = decided(model_name=str(coded))
     assert base_model.base_model(settings) == coded
     assert type(load_model(coded, settings, CPU)).__name__ == "LlamaForCausalLM"
 
@@ -122,11 +124,11 @@ def test_an_env_file_that_others_may_read_is_warned_about(tmp_path, monkeypatch,
 
 def test_four_bits_without_bitsandbytes_are_one_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    settings = Settings.load(None, lora_base_bits=4, lora_rank=8, ds_config="zero2")
+    settings = load(None, lora_base_bits=4, lora_rank=8, ds_config="zero2")
     with pytest.raises(SettingsError) as caught:
         model_files.check_bitsandbytes(settings)
     assert caught.value.problems == [
         "LORA_BASE_BITS=4: bitsandbytes is not installed; `.venv/bin/pip install -e '.[qlora]'` installs it, in "
         "containers QLORA=1 in .env does"
     ]
-    model_files.check_bitsandbytes(Settings.load(None, lora_rank=8))
+    model_files.check_bitsandbytes(load(None, lora_rank=8))

@@ -6,7 +6,7 @@ import pytest
 
 from sft.errors import DataError
 from sft.rows.bad_rows import BadRows
-from sft.settings.fields import Settings
+from sft.settings.load import load
 from sft.trainer.data import tokenise
 from sft.trainer.data.tokenise import TEMPLATE_DATE, Tokeniser
 
@@ -14,7 +14,7 @@ ROW = {"question": "Ana has 3 eggs.", "answer": "3 + 2 = 5\n#### 5"}
 
 
 def tokenised(tokenizer, row, **settings):
-    return Tokeniser(tokenizer, Settings.load(None, **settings)).rows([("a.jsonl:7", row)])[0]
+    return Tokeniser(tokenizer, load(None, **settings)).rows([("a.jsonl:7", row)])[0]
 
 
 def targets(tokenizer, row):
@@ -89,7 +89,7 @@ def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, tiny, monkeypa
     monkeypatch.setattr(tokenise, "CHUNK_ROWS", 7)
     monkeypatch.setattr(tokenise.resources, "cores", lambda: 3)
     placed = [(f"a.jsonl:{i}", {"question": f"{i}?", "answer": str(i + 1)}) for i in range(100)]
-    settings = Settings.load(None)
+    settings = load(None)
     found = list(tokenise.tokenised(placed, tiny, settings, BadRows()))
     whole = Tokeniser(tokenizer, settings).rows(placed)
     assert found == whole

@@ -8,16 +8,16 @@ import pytest
 
 from sft import hostfile
 from sft.run import lifecycle
-from sft.settings.fields import Settings
 from sft.trainer.trackers import wandb_process
 from sft.trainer.trackers.trackers import Trackers
+from tests.settings import decided
 
 PATIENCE_S = 60
 
 
 def run_in(folder, name="a", **settings):
     settings = {"runs_path": folder, "run_name": name, "wandb_mode": "offline"} | settings
-    return lifecycle.create(Settings.load(None, **settings), hostfile.hostfile(1, 1))
+    return lifecycle.create(decided(**settings), hostfile.hostfile(1, 1))
 
 
 def metrics_of(run, first_step=0):

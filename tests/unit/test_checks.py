@@ -12,7 +12,7 @@ import pytest
 
 from sft.host.doctor import accounts, hardware, installation, machine
 from sft.host.doctor.check import Check
-from sft.settings.fields import Settings
+from sft.settings.load import load
 
 ANSWERS = {
     "org/open": (200, {"ETag": '"abc"', "X-Repo-Commit": "abc", "Content-Length": "2"}),
@@ -49,8 +49,8 @@ def hub():
 ASK = """
 import json, sys
 from sft.host.doctor import accounts
-from sft.settings.fields import Settings
-print(json.dumps([accounts.hub_access(Settings.load(None, model_name=name)) for name in sys.argv[1:]]))
+from sft.settings.load import load
+print(json.dumps([accounts.hub_access(load(None, model_name=name)) for name in sys.argv[1:]]))
 """
 
 
@@ -83,15 +83,15 @@ def test_a_hub_that_is_not_there_is_a_warning():
 
 
 def test_a_gated_model_without_a_token_is_named_before_the_download(tmp_path):
-    gated = accounts.hub_token(Settings.load(None, model_path=tmp_path))
+    gated = accounts.hub_token(load(None, model_path=tmp_path))
     assert gated.level == "warning" and "meta-llama/Llama-3.2-1B-Instruct is a gated model" in gated.found
-    assert accounts.hub_token(Settings.load(None, model_name="tiny")).level == "ok"
-    assert accounts.hub_token(Settings.load(None, model_name="Qwen/Qwen3-0.6B", model_path=tmp_path)).level == "ok"
+    assert accounts.hub_token(load(None, model_name="tiny")).level == "ok"
+    assert accounts.hub_token(load(None, model_name="Qwen/Qwen3-0.6B", model_path=tmp_path)).level == "ok"
 
 
 def test_memory_and_disk_are_held_against_what_the_settings_need(tmp_path):
     def needed(**settings):
-        return hardware.needed_gb(Settings.load(None, model_path=tmp_path, **settings), checkpoints=3)
+        return hardware.needed_gb(load(None, model_path=tmp_path, **settings), checkpoints=3)
 
     assert needed(model_name="tiny") < 0.1
     one_b = needed()
@@ -105,7 +105,7 @@ def test_memory_and_disk_are_held_against_what_the_settings_need(tmp_path):
 
 def test_what_an_image_lacks_is_said(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    settings = Settings.load(None, launcher="compose", lora_base_bits=4, lora_rank=8, ds_config="zero2")
+    settings = load(None, launcher="compose", lora_base_bits=4, lora_rank=8, ds_config="zero2")
     found = installation.extras(settings)
     assert found.level == "failure" and found.remedy == "set QLORA=1 in .env, and `make setup`"
     (tmp_path / ".env").write_text("QLORA=1\n")
@@ -114,5 +114,5 @@ def test_what_an_image_lacks_is_said(monkeypatch, tmp_path):
 
 def test_what_is_wrong_with_model_or_data_is_a_failure(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"question": "a"}\n')
-    found = machine.model_and_data(Settings.load(None, model_name="tiny", dataset=str(tmp_path / "rows.jsonl")))
+    found = machine.model_and_data(load(None, model_name="tiny", dataset=str(tmp_path / "rows.jsonl")))
     assert found.level == "failure" and "RESPONSE_COLUMN=answer: no row of" in found.found

@@ -11,6 +11,7 @@ import pytest
 import tasks
 from sft.settings import variables
 from sft.settings.fields import Settings, secret_names
+from sft.settings.load import load
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ["README.md", "README.ja.md"]
@@ -64,7 +65,7 @@ def test_every_setting_is_documented_and_the_example_env_file_changes_no_default
     assert [name for name in Settings.model_fields if f"| `{name.upper()}` |" not in text_of("docs/settings.md")] == []
     values = variables.from_file(ROOT / ".env.example")
     assert "MODEL_NAME" in values and not set(values) & {name.upper() for name in secret_names()}
-    assert Settings.load(ROOT / ".env.example").model_dump() == Settings.load(None).model_dump()
+    assert load(ROOT / ".env.example").model_dump() == load(None).model_dump()
     for name in Settings.model_fields:
         assert re.search(rf"^#? ?{name.upper()}=", text_of(".env.example"), re.MULTILINE), name
 

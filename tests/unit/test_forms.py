@@ -9,7 +9,7 @@ from sft.errors import DataError
 from sft.rows import forms, look
 from sft.rows.conversation import Message, checked_text
 from sft.rows.forms import messages, prompt_response
-from sft.settings.fields import Settings
+from sft.settings.load import load
 
 ROW = {"question": "1 + 1?", "answer": "2"}
 CHAT = {"messages": [{"role": "user", "content": "hi", "name": "Ana"}, {"role": "assistant", "content": "hello"}]}
@@ -17,7 +17,7 @@ CHAT = {"messages": [{"role": "user", "content": "hi", "name": "Ana"}, {"role": 
 
 @pytest.fixture
 def settings():
-    return Settings.load(None)
+    return load(None)
 
 
 def test_a_row_is_recognised_by_its_columns(settings):
@@ -34,7 +34,7 @@ def test_every_form_gives_a_conversation(settings):
 
 
 def test_a_system_prompt_precedes_a_conversation_without_one():
-    settings = Settings.load(None, system_prompt="Be short.")
+    settings = load(None, system_prompt="Be short.")
     own = {"messages": [{"role": "system", "content": "Be long."}, *CHAT["messages"]]}
     assert forms.convert(ROW, "a:1", settings).messages[0] == Message("system", "Be short.")
     assert forms.convert(own, "a:1", settings).messages[0] == Message("system", "Be long.")

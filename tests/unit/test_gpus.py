@@ -22,7 +22,9 @@ from sft.host.launch import node as launch
 from sft.host.launch.link import Link
 from sft.host.plan import conditions, planner
 from sft.run import lifecycle
-from sft.settings.fields import Settings
+from sft.settings.load import load
+from sft.settings.stages import resolve
+from tests.settings import decided
 
 ROOT = Path(__file__).resolve().parents[2]
 UUIDS = ["GPU-8932f937-d72c-4106", "GPU-8932f9aa-0000-1111", "GPU-aaaa0000-1111-2222", "GPU-bbbb0000-1111-2222"]
@@ -198,7 +200,7 @@ def test_of_cards_that_are_cut_an_instance_is_used(asked, uuids):
 
 def test_the_plan_counts_the_instance_and_not_the_whole_card(here):
     here([in_mig_mode(0, "MIG-a", "MIG-b")])
-    settings = Settings.load(None, nodes=1, gpus_per_node=1, model_name="tiny", dataset="demo")
+    settings = load(None, nodes=1, gpus_per_node=1, model_name="tiny", dataset="demo")
     found = planner.plan_with(settings, conditions.HERE)
     assert found.conditions.free_gib == pytest.approx(4.74)
     assert found.conditions.card.name == "A100-SXM4-40GB MIG 1g.5gb" and found.conditions.card.memory_gib == 4.75
@@ -206,13 +208,13 @@ def test_the_plan_counts_the_instance_and_not_the_whole_card(here):
     assert found.conditions.card.matrix_tflops == pytest.approx(whole.conditions.card.matrix_tflops / 7)
     assert found.conditions.card.bandwidth_gb_s == pytest.approx(whole.conditions.card.bandwidth_gb_s / 8)
     with pytest.raises(SettingsError, match="need 2 GPUs, 1 are here"):
-        choose.with_device(Settings.load(None, nodes=1), gpus.visible(), 2, "here")
+        choose.device(load(None, nodes=1), gpus.visible(), 2, "here")
 
 
 def test_of_mixed_cards_the_smallest_and_slowest_are_planned_for(here):
     mixed = [card(0), card(1, "NVIDIA GeForce RTX 3090"), card(2, "NVIDIA GeForce RTX 3080", 10.0, (8, 6))]
     here(mixed)
-    settings = Settings.load(None, nodes=1, gpus_per_node=3, model_name="tiny", dataset="demo")
+    settings = load(None, nodes=1, gpus_per_node=3, model_name="tiny", dataset="demo")
     found = planner.plan_with(settings, conditions.HERE)
     assert found.conditions.free_gib == 9.5 and found.conditions.card.name == "GeForce RTX 3080"
     assert "the slowest of GeForce RTX 4090, GeForce RTX 3090, GeForce RTX 3080" in found.conditions.notes[0]
@@ -224,13 +226,13 @@ def test_what_cuda_visible_devices_hides_is_said(here, monkeypatch):
     here(FOUR)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-nosuch")
     with pytest.raises(SettingsError) as caught:
-        choose.with_device(Settings.load(None, device="cuda"), gpus.visible(), 4, "here")
+        choose.device(load(None, device="cuda"), gpus.visible(), 4, "here")
     assert str(caught.value).startswith(
         "DEVICE=cuda: no NVIDIA GPU is visible here (CUDA_VISIBLE_DEVICES=GPU-nosuch; `nvidia-smi -L` lists 4); run "
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,7")
     with pytest.raises(SettingsError, match=r"need 4 GPUs, 2 are here \(CUDA_VISIBLE_DEVICES=0,1,7; "):
-        choose.with_device(Settings.load(None), gpus.visible(), 4, "here")
+        choose.device(load(None), gpus.visible(), 4, "here")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_peer_to_peer_is_switched_off_between_geforce_rtx_40_cards_alone(name, s
 def test_a_card_that_torch_has_no_kernels_for_is_named(here, monkeypatch, name, capability, cuda, level):
     here([card(0), card(1, name, capability=capability)])
     monkeypatch.setattr(hardware, "torch_cuda", lambda: cuda)
-    found = hardware.driver(Settings.load(None))
+    found = hardware.driver(load(None))
     assert found.level == level
     if level == "failure":
         assert found.found == f"torch's CUDA {cuda} has no kernels for {name}" and "CUDA 12.6" in found.remedy
@@ -267,7 +269,7 @@ def test_a_card_that_torch_has_no_kernels_for_is_named(here, monkeypatch, name, 
 def test_the_check_of_gpus_says_what_cuda_visible_devices_hides(here, monkeypatch):
     here(FOUR)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-nosuch")
-    found = hardware.gpu(Settings.load(None))
+    found = hardware.gpu(load(None))
     assert found.level == "failure"
     assert found.found == "none visible (CUDA_VISIBLE_DEVICES=MIG-nosuch; `nvidia-smi -L` lists 4)"
 
@@ -288,7 +290,7 @@ pathlib.Path(sys.argv[-1], os.environ["RANK"]).write_text(" ".join(told))
 def node(here, tmp_path):
     """A node of two ranks on a machine with four GPUs."""
     here(FOUR)
-    settings = Settings.load(None, nodes=1, runs_path=tmp_path / "runs", run_name="a").resolved("cuda", "local")
+    settings = decided("cuda", nodes=1, runs_path=tmp_path / "runs", run_name="a")
     run = lifecycle.create(settings, hostfile.hostfile(1, 2))
     return launch.Node(run, 0, Link(), None)
 
@@ -318,7 +320,7 @@ def test_the_monitor_is_told_the_cards_of_a_node(node, monkeypatch):
 def test_nodes_of_one_machine_get_cards_of_their_own_by_uuid(monkeypatch, tmp_path):
     started = []
     monkeypatch.setattr(local.subprocess, "Popen", lambda command, env, **_: started.append(env))
-    settings = Settings.load(None, runs_path=tmp_path / "runs", run_name="a").resolved("cuda", "local")
+    settings = decided("cuda", runs_path=tmp_path / "runs", run_name="a")
     run = lifecycle.create(settings, hostfile.hostfile(2, 2))
     local.start(run, settings, FOUR)
     assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == [",".join(UUIDS[:2]), ",".join(UUIDS[2:])]
@@ -329,7 +331,7 @@ def in_containers(monkeypatch, *device_ids):
     """Let the compose files give the two nodes these cards."""
     given = dict(zip(hostfile.node_names(2), device_ids, strict=True))
     monkeypatch.setattr(compose.Stack, "device_ids", lambda self: given)
-    return compose.Stack(Settings.load(None).resolved("cuda", "compose"))
+    return compose.Stack(resolve(load(None), "cuda", "compose"))
 
 
 def test_a_run_in_containers_is_planned_for_their_cards(here, monkeypatch):

@@ -21,7 +21,8 @@ from sft.host.launch import inputs
 from sft.host.plan import shapes
 from sft.rows import bad_rows, look
 from sft.run import find, lifecycle
-from sft.settings.fields import Settings
+from sft.settings.load import load
+from tests.settings import decided
 
 GOOD = {"question": "1 + 1?", "answer": "2"}
 BASE = {"model_name": "tiny", "dataset": "demo", "device": "cpu", "launcher": "local", "nodes": 1, "gpus_per_node": 1}
@@ -55,7 +56,7 @@ def refused(**settings):
     """Return the lines with which `make train` refuses to start; nothing may be written."""
     before = written()
     with pytest.raises(UserError) as caught:
-        train.train(Settings.load(None, **BASE | settings), Console(file=io.StringIO()))
+        train.train(load(None, **BASE | settings), Console(file=io.StringIO()))
     assert written() == before
     return str(caught.value).splitlines()
 
@@ -94,7 +95,7 @@ def test_a_path_is_never_taken_for_a_name_on_the_hub(name, value, said):
 
 @pytest.mark.parametrize("name", ["openai/gsm8k", "squad", "gpt2", "org/data.v1", "Qwen/Qwen2.5-0.5B"])
 def test_a_name_that_the_hub_may_have_is_left_to_it(name):
-    Settings.load(None, dataset=name, model_name=name)
+    load(None, dataset=name, model_name=name)
 
 
 def test_a_name_in_a_container_says_what_containers_see(monkeypatch):
@@ -169,14 +170,14 @@ def test_a_folder_without_data_is_refused():
 
 def test_a_pipe_is_left_to_the_run_which_alone_can_read_it(folder):
     os.mkfifo(folder / "train.jsonl")
-    look.check_first_rows(folder, Settings.load(None, **BASE))
+    look.check_first_rows(folder, load(None, **BASE))
 
 
 def test_large_data_is_looked_at_in_part(monkeypatch):
     """The run looks at every row: what lies behind the first ones costs the start nothing."""
     monkeypatch.setattr(look, "LOOK_ROWS", 5)
     path = write(Path("data/x.jsonl"), *[GOOD] * 5, {"question": "a"})
-    inputs.check(Settings.load(None, dataset=path))
+    inputs.check(load(None, dataset=path))
     path = write(Path("data/x.jsonl"), *[GOOD] * 4, {"question": "a"})
     assert len(refused(dataset=path)) == 1
 
@@ -209,7 +210,7 @@ def test_max_length_is_held_against_the_model(whole_model, folder):
 
 
 def test_a_part_of_a_run_leads_to_its_model(whole_model, folder):
-    run = lifecycle.create(Settings.load(None, **BASE, run_name="a"), "")
+    run = lifecycle.create(decided(**BASE, run_name="a"), "")
     what = "holds no config.json; it belongs to a run"
     for name in ("runs/a", "runs/latest", "runs/a/checkpoints"):
         (line,) = refused(model_name=name)
@@ -219,7 +220,7 @@ def test_a_part_of_a_run_leads_to_its_model(whole_model, folder):
     for name in ("runs/a", "runs/a/adapter"):
         (line,) = refused(model_name=name)
         assert line == f"MODEL_NAME={name}: {what}; use its model: MODEL_NAME=runs/a/final"
-    inputs.check(Settings.load(None, **BASE | {"model_name": "runs/a/final"}))
+    inputs.check(load(None, **BASE | {"model_name": "runs/a/final"}))
 
 
 def cut_short(path):
@@ -251,17 +252,17 @@ def listed_and_missing(path):
 )
 def test_weights_that_are_not_whole_are_refused(whole_model, folder, harm, said):
     shutil.copytree(whole_model, folder / "model")
-    inputs.check(Settings.load(None, model_name="model", dataset="demo"))
+    inputs.check(load(None, model_name="model", dataset="demo"))
     (folder / "model" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "of another time"}}')
-    inputs.check(Settings.load(None, model_name="model", dataset="demo"))  # one file of that name is enough
+    inputs.check(load(None, model_name="model", dataset="demo"))  # one file of that name is enough
     harm(folder / "model" / "model.safetensors")
     (line,) = refused(model_name="model")
     assert line.startswith(f"MODEL_NAME=model: {said}") and line.endswith("; fetch the model again")
 
 
 def test_a_run_that_came_to_nothing_is_taken_back(folder):
-    first = lifecycle.create(Settings.load(None, **BASE, run_name="first"), "")
-    second = lifecycle.create(Settings.load(None, **BASE, run_name="second"), "")
+    first = lifecycle.create(decided(**BASE, run_name="first"), "")
+    second = lifecycle.create(decided(**BASE, run_name="second"), "")
     lifecycle.discard(second, first)
     assert find.latest(first.path.parent) == first and not second.path.exists()
     lifecycle.discard(first, None)

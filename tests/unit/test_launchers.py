@@ -12,7 +12,7 @@ from sft.host.doctor import docker as docker_checks
 from sft.host.gpus import Gpu
 from sft.host.launch import choose, engine, image
 from sft.settings import variables
-from sft.settings.fields import Settings
+from sft.settings.load import load
 
 CARD = Gpu(0, "NVIDIA GeForce RTX 4090", 0, 0.0, 24.0, 40, 50.0, "580.1")
 ENGINE, COMPOSE = "echo 24.0.5", "echo v2.20.1"
@@ -70,7 +70,7 @@ def test_no_docker_is_named(tmp_path, monkeypatch):
 
 
 def chosen(has_gpu=True, **settings):
-    return choose.choose_launcher(Settings.load(None, **settings), has_gpu)
+    return choose.choose_launcher(load(None, **settings), has_gpu)
 
 
 def test_auto_takes_containers_where_docker_and_a_gpu_are(docker):
@@ -91,12 +91,12 @@ def test_containers_asked_for_without_docker_is_an_error(docker):
 
 
 def test_a_node_in_a_container_needs_its_own_gpus_only():
-    settings = Settings.load(None)
-    assert choose.with_device(settings, [CARD, CARD], 2, "in this container").device == "cuda"
+    settings = load(None)
+    assert choose.device(settings, [CARD, CARD], 2, "in this container") == "cuda"
     with pytest.raises(SettingsError, match="GPUS_PER_NODE=2: 1 GPUs are in this container; .*device_ids"):
-        choose.with_device(settings, [CARD], 2, "in this container")
+        choose.device(settings, [CARD], 2, "in this container")
     with pytest.raises(SettingsError, match="COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"):
-        choose.with_device(settings, [], 2, "in this container")
+        choose.device(settings, [], 2, "in this container")
 
 
 def test_containers_of_root_are_those_of_who_called_sudo_or_of_sft_uid(monkeypatch, tmp_path):
@@ -134,7 +134,7 @@ def test_hostfile_and_settings_that_do_not_agree_are_named():
 def test_env_file_may_hold_what_compose_reads(tmp_path):
     path = tmp_path / ".env"
     path.write_text("COMPOSE_FILE=docker-compose.yml:docker/gpu.yml\nSFT_UID=1234\nBASE_IMAGE=mine\nSEED=7\n")
-    assert Settings.load(path).seed == 7
+    assert load(path).seed == 7
     assert not variables.is_of_compose("BATCHSIZE")
 
 

@@ -5,12 +5,12 @@ import pytest
 from sft import hostfile
 from sft.host.commands import logs
 from sft.run import lifecycle
-from sft.settings.fields import Settings
+from tests.settings import decided
 
 
 @pytest.fixture
 def run(tmp_path):
-    return lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 2))
+    return lifecycle.create(decided(runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 2))
 
 
 def test_a_failure_is_told_by_a_few_lines_of_each_node_without_the_launchers_own(run):

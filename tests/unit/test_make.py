@@ -7,8 +7,8 @@ import pytest
 
 from sft import hostfile
 from sft.run import lifecycle
-from sft.settings.fields import Settings
 from tests.e2e.project import Project
+from tests.settings import decided
 from tests.unit.screen import run_in_terminal
 
 
@@ -16,7 +16,7 @@ from tests.unit.screen import run_in_terminal
 def project(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project"))
     for folder, name in (("runs", "older"), ("runs", "newer"), ("else where", "older")):
-        settings = Settings.load(None, runs_path=project.path / folder, run_name=name)
+        settings = decided(runs_path=project.path / folder, run_name=name)
         lifecycle.create(settings, hostfile.hostfile(2, 1)).update_state("stopped", step=3, total_steps=9)
     return project
 

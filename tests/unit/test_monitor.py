@@ -12,12 +12,12 @@ from sft import hostfile
 from sft.host.commands import monitor
 from sft.host.gpus import Gpu
 from sft.run import files, lifecycle
-from sft.settings.fields import Settings
+from tests.settings import decided
 
 
 @pytest.fixture
 def run(tmp_path):
-    return lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 2))
+    return lifecycle.create(decided(runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 2))
 
 
 def shown(run, width=100):
@@ -150,7 +150,7 @@ def test_both_nodes_and_whose_gpus_they_are(run, monkeypatch):
 def test_beside_a_run_that_has_ended_the_one_at_work_is_named(run):
     run.update_state("finished", step=1, total_steps=1)
     assert "at work" not in shown(run)
-    other = lifecycle.create(Settings.load(None, runs_path=run.path.parent, run_name="b"), hostfile.hostfile(2, 2))
+    other = lifecycle.create(decided(runs_path=run.path.parent, run_name="b"), hostfile.hostfile(2, 2))
     with other.lock():
         text = " ".join(shown(run).split())
     assert f"another run is at work: `make monitor NAME=b RUNS_PATH={run.path.parent}`" in text

@@ -17,7 +17,7 @@ from sft.host.launch.log import Log
 from sft.host.launch.node import Node
 from sft.host.launch.ranks import REASON_WAIT_S, Ranks
 from sft.run import lifecycle
-from sft.settings.fields import Settings
+from tests.settings import decided
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:555] Connection closed by peer [127.0.0.1]:4713"
 NCCL = "NCCL error in: NCCLUtils.cpp:94, unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL version "
@@ -119,7 +119,7 @@ def test_ranks_are_read_to_the_end_whatever_breaks_for_a_line(tmp_path):
 
 
 def test_an_export_of_ten_minutes_is_alive_by_default_and_a_hang_is_found(tmp_path, monkeypatch):
-    settings = Settings.load(None, runs_path=tmp_path, run_name="a")
+    settings = decided(runs_path=tmp_path, run_name="a")
     run = lifecycle.create(settings, hostfile.hostfile(1, 1))
     run.update_state("saving")
     clock = {"now": 1000.0}
@@ -135,7 +135,7 @@ def test_an_export_of_ten_minutes_is_alive_by_default_and_a_hang_is_found(tmp_pa
 
 
 def test_a_clock_that_is_set_ends_no_run(tmp_path, monkeypatch):
-    run = lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a", max_hours=1), hostfile.hostfile(1, 1))
+    run = lifecycle.create(decided(runs_path=tmp_path, run_name="a", max_hours=1), hostfile.hostfile(1, 1))
     clocks = {"time": run.state().hours_from + 1800, "monotonic": 50.0}
     for name in clocks:
         monkeypatch.setattr(launch.time, name, lambda name=name: clocks[name])

@@ -10,7 +10,7 @@ from sft.errors import UserError
 from sft.host.launch import choose
 from sft.run import directory as runs
 from sft.run import lifecycle
-from sft.settings.fields import Settings
+from tests.settings import decided
 
 PROGRAMS, ROUNDS = 4, 25
 TIMEOUT_S = 60
@@ -20,7 +20,7 @@ def settings_of(folder, kind, number):
     """Return the settings with which all programs of a round start."""
     name = "" if kind == "unnamed" else f"run-{number}"
     path = folder / f"runs-{number}" if kind == "unnamed" else folder
-    return Settings.load(None, runs_path=path, run_name=name, model_name="tiny", dataset="demo")
+    return decided(runs_path=path, run_name=name, model_name="tiny", dataset="demo")
 
 
 def program(folder, kind, barrier, results):
@@ -65,7 +65,7 @@ def test_exactly_one_of_many_programs_opens_a_run(tmp_path, kind):
 
 
 def test_a_run_is_free_again_when_its_program_has_ended(tmp_path):
-    settings = Settings.load(None, runs_path=tmp_path, run_name="a")
+    settings = decided(runs_path=tmp_path, run_name="a")
     with choose.open_run(settings, None, print) as run:
         run.update_state("stopped")
         with pytest.raises(UserError, match="is running"), choose.open_run(settings, None, print):
@@ -78,7 +78,7 @@ def test_a_run_is_free_again_when_its_program_has_ended(tmp_path):
 
 def test_a_node_at_work_keeps_others_out(tmp_path):
     """The task that opened the run may be gone, its nodes not yet."""
-    settings = Settings.load(None, runs_path=tmp_path, run_name="a")
+    settings = decided(runs_path=tmp_path, run_name="a")
     run = lifecycle.create(settings, "")
     run.update_state("stopped")
     with run.lock(), pytest.raises(UserError, match="is running"), choose.open_run(settings, None, print):
@@ -87,7 +87,7 @@ def test_a_node_at_work_keeps_others_out(tmp_path):
 
 
 def test_one_that_only_looks_keeps_no_run_from_starting(tmp_path):
-    run = lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
+    run = lifecycle.create(decided(runs_path=tmp_path, run_name="a"), "")
     run.lock().close()
     looking = threading.Event()
 

@@ -11,7 +11,7 @@ from sft.errors import SettingsError, UserError
 from sft.host import folders, ownership
 from sft.run import lifecycle
 from sft.settings import variables
-from sft.settings.fields import Settings
+from sft.settings.load import load
 
 UID, OTHER = 4321, 2000
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changing owners needs root: run the tests as root")
@@ -42,7 +42,7 @@ def owners(folder="."):
 
 
 def hand_over(**settings):
-    chosen = Settings.load(None, **settings)
+    chosen = load(None, **settings)
     ownership.hand_over(chosen, folders.make_folders(chosen))
     return chosen
 

@@ -26,8 +26,10 @@ from sft.host.plan.shapes import Shape
 from sft.host.plan.timing import step_timing
 from sft.run import records, typed_json
 from sft.run.directory import Run
-from sft.settings.fields import Settings
+from sft.settings.load import load
+from sft.settings.stages import resolve
 from tests.e2e.project import free_port
+from tests.settings import decided
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_B, THREE_B, EIGHT_B = (Shape.of(config, name) for name, config in list(shapes.BUILT_IN.items())[:3])
@@ -46,7 +48,7 @@ def elsewhere(tmp_path, monkeypatch):
 def planned(gpu="4090", number=4, **settings):
     names = ("host_gib", "gpu_gib", "tokens_per_row", "rows", "shape")
     options = {name: settings.pop(name) for name in names if name in settings}
-    return planner.plan_with(Settings.load(None, **settings), Options(gpu, number, **options))
+    return planner.plan_with(load(None, **settings), Options(gpu, number, **options))
 
 
 # Measured
@@ -72,7 +74,7 @@ def test_the_plan_is_near_what_was_measured(tokens, micro_steps, ranks, settings
     chosen = dict(settings)
     persistent, fused = chosen.pop("persistent", ranks > 1), chosen.pop("fused", True)
     chosen |= {"nodes": 1, "gpus_per_node": ranks, "precision": "bf16"}
-    job = Job.of(Settings.load(None, **chosen), ONE_B, H100, fused=fused)
+    job = Job.of(load(None, **chosen), ONE_B, H100, fused=fused)
     job = replace(job, persistent=persistent and job.stage == 3, sub_group=1_000_000_000)  # as it was then
     job = replace(job, bucket=job.trained if ranks == 1 else job.bucket)
     work = workload.Work(1, tokens * micro_steps * ranks, tokens * micro_steps, micro_steps, tokens, tokens)
@@ -119,7 +121,7 @@ def test_peak_and_speed_are_near_what_was_measured_since(
 ):
     chosen = {"nodes": 1, "gpus_per_node": 1, "precision": "bf16", "global_batch_size": sequences} | settings
     chosen |= {"max_tokens_per_micro_step": budget, "gradient_checkpointing": recompute, "max_length": 561}
-    settings = Settings.load(None, **chosen)
+    settings = load(None, **chosen)
     job = Job.of(settings, shape, H100)
     job = replace(job, bucket=bucket or job.bucket)
     work = workload.work(settings, workload.GSM8K, budget)
@@ -129,7 +131,7 @@ def test_peak_and_speed_are_near_what_was_measured_since(
 
 
 def test_memory_of_one_layer_by_hand():
-    job = Job.of(Settings.load(None, precision="bf16"), ONE_B, H100)
+    job = Job.of(load(None, precision="bf16"), ONE_B, H100)
     # input, normalised, query, attention's output, second input, normalised: 6; key and value; gate, up, product
     assert job.layer_bytes == 2 * (6 * 2048 + 2 * 512 + 3 * 8192)
     few, many = (gpu_memory(job, tokens, 0.5, 1).moments["forward"].activations for tokens in (1000, 2000))
@@ -138,7 +140,7 @@ def test_memory_of_one_layer_by_hand():
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_states_are_sharded_as_zero_says(stage):
-    settings = Settings.load(None, precision="bf16", ds_config=f"zero{stage}")
+    settings = load(None, precision="bf16", ds_config=f"zero{stage}")
     parts = gpu_memory(Job.of(settings, EIGHT_B, H100), 1000, 0.5, micro_steps=2).moments["forward"]
     weights = EIGHT_B.weights
     assert parts.weights == 2 * weights / (4 if stage == 3 else 1)
@@ -149,7 +151,7 @@ def test_states_are_sharded_as_zero_says(stage):
 
 def test_offload_and_lora_need_less():
     def peak(ds_config="zero3", lora_rank=0):
-        job = Job.of(Settings.load(None, precision="bf16", ds_config=ds_config, lora_rank=lora_rank), THREE_B, H100)
+        job = Job.of(load(None, precision="bf16", ds_config=ds_config, lora_rank=lora_rank), THREE_B, H100)
         return gpu_memory(job, 2000, 0.6, 1).peak, host_memory(job).offloaded / THREE_B.weights
 
     full, offloaded, adapted = peak(), peak("zero3_offload"), peak(lora_rank=16)
@@ -197,9 +199,7 @@ def test_without_room_for_the_copy_training_waits_and_without_room_for_the_expor
 
 def test_a_quantised_base_is_the_layers_matrices():
     settings = {"precision": "bf16", "lora_rank": 16, "ds_config": "zero2", "nodes": 1, "gpus_per_node": 1}
-    adapted, quantised = (
-        Job.of(Settings.load(None, lora_base_bits=bits, **settings), EIGHT_B, H100) for bits in (16, 4)
-    )
+    adapted, quantised = (Job.of(load(None, lora_base_bits=bits, **settings), EIGHT_B, H100) for bits in (16, 4))
     matrices = 32 * (4096 * (4096 + 1024) * 2 + 3 * 4096 * 14336)
     saved = adapted.weight_bytes - quantised.weight_bytes
     assert saved == pytest.approx(matrices * (2 - 0.516), rel=1e-3)
@@ -220,7 +220,7 @@ def test_a_mixtures_experts_are_not_quantised():
 def test_recomputing_costs_time_and_saves_memory():
     work = workload.Work(1, 8000, 8000, 1, 8000, 8000)
     kept, recomputed = (
-        Job.of(Settings.load(None, precision="bf16", gradient_checkpointing=value), ONE_B, H100) for value in (0, 1)
+        Job.of(load(None, precision="bf16", gradient_checkpointing=value), ONE_B, H100) for value in (0, 1)
     )
     assert gpu_memory(recomputed, 8000, 0.6, 1).peak < gpu_memory(kept, 8000, 0.6, 1).peak
     ratio = (
@@ -230,7 +230,7 @@ def test_recomputing_costs_time_and_saves_memory():
 
 
 def test_the_most_tokens_that_fit_are_the_most():
-    job = Job.of(Settings.load(None, precision="bf16"), ONE_B, cards.need("4090"))
+    job = Job.of(load(None, precision="bf16"), ONE_B, cards.need("4090"))
     found = tokens_that_fit(job, 20 * GIB, 0.6, 32768)
     assert found % 256 == 0
     assert gpu_memory(job, found, 0.6, 2).peak <= 20 * GIB < gpu_memory(job, found + 256, 0.6, 2).peak
@@ -250,11 +250,11 @@ def test_a_shape_is_found_in_a_folder_and_in_the_cache(tmp_path):
     (snapshot / "config.json").write_text(config)
     (tmp_path / "models" / "models--a--b" / "refs").mkdir()
     (tmp_path / "models" / "models--a--b" / "refs" / "main").write_text("1234")
-    assert shapes.need(Settings.load(None, model_name="a/b")).layers == 2
-    assert shapes.find(Settings.load(None, model_name="a/c")) is None
+    assert shapes.need(load(None, model_name="a/b")).layers == 2
+    assert shapes.find(load(None, model_name="a/c")) is None
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "config.json").write_text(config)
-    assert shapes.need(Settings.load(None, model_name="./own")).hidden == 128
+    assert shapes.need(load(None, model_name="./own")).hidden == 128
 
 
 @pytest.mark.parametrize(
@@ -335,13 +335,13 @@ def test_cards_without_bf16_train_in_fp16(gpu):
 def test_a_run_on_cards_without_bf16_is_in_fp16(monkeypatch):
     old = [replace(card, name="Tesla T4", capability=(7, 5)) for card in card_here()]
     monkeypatch.setattr(gpus, "visible", lambda: old)
-    settings, _ = train.decide(Settings.load(None, launcher="local"), Console(file=io.StringIO()))
+    settings, _ = train.decide(load(None, launcher="local"), Console(file=io.StringIO()))
     assert settings.precision == "fp16"
     assert conditions(settings, old).card.has_bf16 is False
 
 
 def test_prepared_rows_are_found_by_the_settings_that_they_were_made_for(tmp_path):
-    settings = Settings.load(None)
+    settings = load(None)
     folder = tmp_path / "data" / "prepared" / "abc"
     folder.mkdir(parents=True)
     part = records.Split(rows=10, tokens=500, target_tokens=100, longest=90, cut_rows=0)
@@ -350,14 +350,14 @@ def test_prepared_rows_are_found_by_the_settings_that_they_were_made_for(tmp_pat
     found = workload.rows_of(settings)
     assert (found.rows, found.tokens_per_row, found.target_share, found.longest) == (10, 50, 0.2, 90)
     assert found.source == "counted in data/prepared/abc"
-    assert workload.rows_of(Settings.load(None, max_length=512)).rows == 7473
+    assert workload.rows_of(load(None, max_length=512)).rows == 7473
 
 
 def test_rows_that_nobody_counted():
-    typical = workload.rows_of(Settings.load(None, dataset="a/b", max_length=128))
+    typical = workload.rows_of(load(None, dataset="a/b", max_length=128))
     assert (typical.tokens_per_row, typical.longest) == (128, 128)
     assert typical.source == "GSM8K's usual figures, as a/b is not prepared yet (`make setup`)"
-    given = workload.rows_of(Settings.load(None, dataset="a/b"), tokens_per_row=700, rows=1000)
+    given = workload.rows_of(load(None, dataset="a/b"), tokens_per_row=700, rows=1000)
     assert (given.rows, given.tokens_per_row, given.longest) == (1000, 700, 1024)
 
 
@@ -589,7 +589,7 @@ def card_here(name="NVIDIA GeForce RTX 4090", used_gib=0.5):
 
 
 def test_a_run_gets_the_plans_numbers():
-    settings, found = planner.plan_run(Settings.load(None).resolved("cuda", "local"), card_here())
+    settings, found = planner.plan_run(resolve(load(None), "cuda", "local"), card_here())
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing) == (2304, False)
     assert found.conditions.card.name == "GeForce RTX 4090" and found.conditions.free_gib == 23.5
     lines = view.before(found)
@@ -600,23 +600,23 @@ def test_a_run_that_cannot_fit_is_refused_or_warned_of():
     line = "^does not fit: .* needs .* of each GPU, 3.8 GiB can be used on GeForce RTX 4090; end what has 20.0 GiB"
     here = card_here(used_gib=20)
     with pytest.raises(SettingsError, match=line):
-        planner.plan_run(Settings.load(None).resolved("cuda", "local"), here)
-    settings, found = planner.plan_run(Settings.load(None, plan="warn").resolved("cuda", "local"), here)
+        planner.plan_run(resolve(load(None), "cuda", "local"), here)
+    settings, found = planner.plan_run(resolve(load(None, plan="warn"), "cuda", "local"), here)
     assert settings.max_tokens_per_micro_step == 1024
     assert any("does not fit" in line for line in view.before(found))
 
 
 def test_no_plan_on_a_cpu_or_of_an_unknown_model():
-    settings, found = planner.plan_run(Settings.load(None, device="cpu").resolved("cpu", "local"), [])
+    settings, found = planner.plan_run(decided(device="cpu"), [])
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
-    settings, found = planner.plan_run(Settings.load(None, model_name="a/b").resolved("cuda", "local"), card_here())
+    settings, found = planner.plan_run(resolve(load(None, model_name="a/b"), "cuda", "local"), card_here())
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
     assert view.before(None) == []
 
 
 def test_a_card_that_is_not_in_the_table_is_planned_with_its_own_memory(monkeypatch):
     monkeypatch.setattr(gpus, "visible", lambda: card_here("NVIDIA Something 1"))
-    found = Plan.of(Settings.load(None).resolved("cuda", "local"), conditions(Settings.load(None), gpus.visible()))
+    found = Plan.of(resolve(load(None), "cuda", "local"), conditions(load(None), gpus.visible()))
     assert found.conditions.notes[0] == "NVIDIA Something 1 is not in the plan's table: times are those of RTX 4090"
 
 
@@ -711,7 +711,7 @@ def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
     monkeypatch.setattr(train, "watch", watch)
     console = Console(file=io.StringIO(), width=80, soft_wrap=True)
     local = {"master_port": free_port(), "launcher": "local"}
-    train.train(Settings.load(None, **local), console)
+    train.train(load(None, **local), console)
     run, frozen, plan_then = started
     assert (frozen["max_tokens_per_micro_step"], frozen["gradient_checkpointing"]) == (2304, False)
     assert plan_then["settings"]["max_tokens_per_micro_step"] == 2304
@@ -719,15 +719,15 @@ def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
     said = console.file.getvalue()
     assert "plan: " in said and "GiB on each GPU" in said and "tokens/s" in said
     with pytest.raises(SettingsError, match="^does not fit: .* needs .* GiB of each GPU"):
-        train.train(Settings.load(None, model_name="meta-llama/Llama-3.1-8B", run_name="b", **local), console)
+        train.train(load(None, model_name="meta-llama/Llama-3.1-8B", run_name="b", **local), console)
     assert not Path("runs/b").exists()
 
 
 def test_auto_and_numbers_are_the_only_values():
-    assert Settings.load(None, max_tokens_per_micro_step=" AUTO ").max_tokens_per_micro_step is None
-    assert Settings.load(None, gradient_checkpointing="1").gradient_checkpointing is True
+    assert load(None, max_tokens_per_micro_step=" AUTO ").max_tokens_per_micro_step is None
+    assert load(None, gradient_checkpointing="1").gradient_checkpointing is True
     with pytest.raises(SettingsError) as caught:
-        Settings.load(None, max_tokens_per_micro_step="many", gradient_checkpointing="some", plan="maybe")
+        load(None, max_tokens_per_micro_step="many", gradient_checkpointing="some", plan="maybe")
     assert caught.value.problems == [
         "MAX_TOKENS_PER_MICRO_STEP=many: is not a whole number; use a whole number or auto",
         "GRADIENT_CHECKPOINTING=some: is neither 1 nor 0; use 1 or 0 or auto",

@@ -14,15 +14,16 @@ from sft.errors import SettingsError
 from sft.host.doctor import machine
 from sft.host.launch import ports
 from sft.run import lifecycle
-from sft.settings.fields import Settings
+from sft.settings.load import resume
 from tests.e2e.project import free_port
+from tests.settings import decided
 
 CLAIM = """
 import sys
 from rich.console import Console
 from sft.host.launch import ports
-from sft.settings.fields import Settings
-settings, claimed = ports.claim(Settings.load(None, defaults={"master_port": int(sys.argv[1])}), Console(stderr=True))
+from tests.settings import decided
+settings, claimed = ports.claim(decided(defaults={"master_port": int(sys.argv[1])}), Console(stderr=True))
 print(settings.master_port, flush=True)
 sys.stdin.read()
 """
@@ -48,7 +49,7 @@ def listening(port):
 
 @pytest.mark.parametrize("offset", [0, 1], ids=["ranks", "nodes"])
 def test_a_busy_port_that_nobody_asked_for_is_passed_over(tmp_path, base, offset):
-    settings = Settings.load(None, defaults={"master_port": base}, runs_path=tmp_path)
+    settings = decided(defaults={"master_port": base}, runs_path=tmp_path)
     assert claimed(settings) == (base, "")
     with listening(base + offset):
         port, said = claimed(settings)
@@ -59,13 +60,13 @@ def test_a_busy_port_that_nobody_asked_for_is_passed_over(tmp_path, base, offset
 
 def test_a_port_that_was_asked_for_is_taken_or_refused(tmp_path, base, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", str(base))
-    settings = Settings.load(None, runs_path=tmp_path)
+    settings = decided(runs_path=tmp_path)
     assert claimed(settings) == (base, "")
     remedy = "choose another port, or leave it out: a free one is taken"
     with listening(base + 1), pytest.raises(SettingsError) as caught:
         claimed(settings)
     assert str(caught.value) == f"MASTER_PORT={base}: is in use (the nodes meet on {base + 1}); {remedy}"
-    run = lifecycle.create(settings.resolved("cpu", "local"), hostfile.hostfile(2, 1))
+    run = lifecycle.create(settings, hostfile.hostfile(2, 1))
     lock = run.lock()
     with listening(base), pytest.raises(SettingsError) as caught:
         claimed(settings)
@@ -74,13 +75,13 @@ def test_a_port_that_was_asked_for_is_taken_or_refused(tmp_path, base, monkeypat
 
 
 def test_a_run_that_goes_on_takes_another_port_than_its_own_if_that_is_busy(tmp_path, base, monkeypatch):
-    run = lifecycle.create(Settings.load(None, runs_path=tmp_path, master_port=base), hostfile.hostfile(2, 1))
+    run = lifecycle.create(decided(runs_path=tmp_path, master_port=base), hostfile.hostfile(2, 1))
     with listening(base):
         assert claimed(run.settings())[0] > base
-        assert claimed(Settings.resume(run.settings(), env_file=None))[0] > base
+        assert claimed(resume(run.settings(), env_file=None))[0] > base
         monkeypatch.setenv("MASTER_PORT", str(base))
         with pytest.raises(SettingsError, match=f"MASTER_PORT={base}: is in use"):
-            claimed(Settings.resume(run.settings(), env_file=None))
+            claimed(resume(run.settings(), env_file=None))
 
 
 def test_of_many_that_start_at_once_each_has_ports_of_its_own(base):
@@ -98,5 +99,5 @@ def test_of_many_that_start_at_once_each_has_ports_of_its_own(base):
     for process in processes:
         process.kill()  # the kernel gives its ports back
         process.communicate()
-    settings = Settings.load(None, defaults={"master_port": base})
+    settings = decided(defaults={"master_port": base})
     assert claimed(settings) == (base, "")

@@ -3,13 +3,15 @@
 import pytest
 
 from sft.host.commands import learning_rate
-from sft.settings.fields import Settings
+from sft.settings import rules
+from sft.settings.load import load, repeat
+from sft.settings.stages import resolve, without_plan
 
 BILLION = 1_235_814_400
 
 
 def settings(**given):
-    return Settings.load(None, **given)
+    return load(None, **given)
 
 
 @pytest.mark.parametrize(
@@ -17,14 +19,14 @@ def settings(**given):
     [({}, 1e-6), ({"lora_rank": 8}, 2e-4), ({"model_name": "tiny"}, 3e-3), ({"learning_rate": "5e-5"}, 5e-5)],
 )
 def test_the_default_depends_on_what_is_trained_and_is_frozen_as_a_number(given, rate):
-    frozen = settings(**given).resolved("cpu", "local").freeze()
+    frozen = without_plan(resolve(settings(**given), "cpu", "local")).freeze()
     assert frozen["learning_rate"] == rate
-    assert Settings.load(None, **frozen).changed(settings(**given).resolved("cpu", "local")) == []
+    assert rules.changed(load(None, **frozen), without_plan(resolve(settings(**given), "cpu", "local"))) == []
 
 
 def test_a_repeated_run_keeps_the_rate_of_the_first():
-    frozen = settings(lora_rank=8).resolved("cpu", "local").freeze()
-    assert Settings.repeat(frozen, None, lora_rank=0).learning_rate == 2e-4
+    frozen = without_plan(resolve(settings(lora_rank=8), "cpu", "local")).freeze()
+    assert repeat(frozen, None, lora_rank=0).learning_rate == 2e-4
 
 
 @pytest.mark.parametrize(

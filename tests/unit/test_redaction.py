@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sft import redaction
 from sft.host.launch.log import Log
 from sft.run import lifecycle
-from sft.settings.fields import Settings
+from tests.settings import decided
 
 SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60)
 AROUND = st.text(st.characters(codec="ascii"), max_size=5)
@@ -46,7 +46,7 @@ def test_text_without_a_secret_stays(monkeypatch):
 def test_the_run_directory_takes_no_secret(tmp_path, monkeypatch):
     secret = "p@ss/w0rd+" + "x" * 20
     monkeypatch.setenv("HUGGINGFACE_API_KEY", secret)
-    run = lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
+    run = lifecycle.create(decided(runs_path=tmp_path, run_name="a"), "")
     reason = f"401 for https://user:{urllib.parse.quote(secret, safe='')}@hub: {secret!r}"
     run.fail(reason)
     run.request_stop(reason)

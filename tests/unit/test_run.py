@@ -16,14 +16,15 @@ from sft.errors import UserError
 from sft.host.commands import monitor, progress
 from sft.run import budget, files, find, lifecycle, unfinished
 from sft.run.records import Evaluation
-from sft.settings.fields import Settings
+from sft.settings.load import load
+from tests.settings import decided
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def run(tmp_path):
-    return lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 2))
+    return lifecycle.create(decided(runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 2))
 
 
 def test_created_run_is_latest_and_frozen(run, tmp_path):
@@ -35,8 +36,8 @@ def test_created_run_is_latest_and_frozen(run, tmp_path):
 
 
 def test_without_the_latest_run_the_one_opened_before_it_is_looked_at(run, tmp_path):
-    aside = lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="b.old-1"), hostfile.hostfile(2, 2))
-    last = lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="c"), hostfile.hostfile(2, 2))
+    aside = lifecycle.create(decided(runs_path=tmp_path, run_name="b.old-1"), hostfile.hostfile(2, 2))
+    last = lifecycle.create(decided(runs_path=tmp_path, run_name="c"), hostfile.hostfile(2, 2))
     assert find.find(tmp_path) == last
     shutil.rmtree(last.path)  # as the README says how to remove a run
     assert find.find(tmp_path) == run and aside.path.is_dir()
@@ -47,7 +48,7 @@ def test_without_the_latest_run_the_one_opened_before_it_is_looked_at(run, tmp_p
 
 def test_a_name_is_taken_once(run, tmp_path):
     with pytest.raises(UserError, match="RUN_NAME=a"):
-        lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a"), "")
+        lifecycle.create(decided(runs_path=tmp_path, run_name="a"), "")
 
 
 def test_how_an_attempt_ends_is_flushed_and_what_is_told_meanwhile_is_not(run, monkeypatch):
@@ -139,7 +140,7 @@ def test_settings_of_a_run_that_cannot_be_read_are_one_line(run, content):
     run.update_state("stopped")
     run.settings_file.write_text(content)
     with pytest.raises(UserError, match=r"a/settings.json: holds no settings that this version reads \(.*\); start a"):
-        unfinished.resumable(Settings.load(None, runs_path=run.path.parent, run_name="a"))
+        unfinished.resumable(decided(runs_path=run.path.parent, run_name="a"))
 
 
 def test_a_reopened_run_has_the_hostfile_of_its_ranks_of_now(run):
@@ -180,7 +181,7 @@ def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, n
     run.update_state("stopped", step=7)
     run.metrics.write_text('{"step": 7}\n')
     (run.path / f"{name}.json").write_bytes(content)
-    settings = Settings.load(None, runs_path=run.path.parent, run_name="a")
+    settings = decided(runs_path=run.path.parent, run_name="a")
     found, lines = unfinished.resumable(settings)
     assert found.path == run.path and len(lines) == 1
     assert lines[0].startswith(f"{run.path}/{name}.json: ") and lines[0].endswith("; it is left out")
@@ -219,11 +220,11 @@ LOOK = """
 import sys
 from pathlib import Path
 from sft.run import unfinished
-from sft.settings.fields import Settings
+from tests.settings import decided
 from sft.errors import UserError
 for name in ("", "a"):
     try:
-        found, lines = unfinished.resumable(Settings.load(None, runs_path=Path(sys.argv[1]), run_name=name))
+        found, lines = unfinished.resumable(decided(runs_path=Path(sys.argv[1]), run_name=name))
         print(found, *lines)
     except UserError as error:
         print("refused:", error)
@@ -290,9 +291,9 @@ def test_folders_of_another_user_are_named_with_their_owner(of_nobody):
 import sys
 from pathlib import Path
 from sft.host.folders import make_folders
-from sft.settings.fields import Settings
+from sft.settings.load import load
 folder = Path(sys.argv[1])
-make_folders(Settings.load(None, runs_path=folder, data_path=folder / "data", model_path="/tmp"))
+make_folders(load(None, runs_path=folder, data_path=folder / "data", model_path="/tmp"))
 """
     folder = of_nobody.path.parent
     os.chown(folder, NOBODY, NOBODY)
@@ -324,7 +325,7 @@ def test_a_stop_is_asked_for_on_a_full_disk(tmp_path):
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root: run the tests as root")
     try:
-        run = lifecycle.create(Settings.load(None, runs_path=small, run_name="a"), hostfile.hostfile(2, 2))
+        run = lifecycle.create(decided(runs_path=small, run_name="a"), hostfile.hostfile(2, 2))
         with (small / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
             while filler.write(b"0" * 4096):
                 pass
@@ -339,5 +340,5 @@ def test_a_stop_is_asked_for_on_a_full_disk(tmp_path):
     [("tiny", "tiny"), ("Qwen/Qwen3-0.6B", "Qwen3-0.6B"), ("runs/maths/final", "maths"), ("./my model", "my-model")],
 )
 def test_a_new_run_is_named_after_its_model(model, name):
-    settings = Settings.load(None).model_copy(update={"model_name": model})
+    settings = load(None).model_copy(update={"model_name": model})
     assert lifecycle.default_name(settings).split("-", 2)[2] == name

@@ -5,11 +5,15 @@ import json
 import pytest
 
 from sft.errors import SettingsError
-from sft.settings.fields import ELSEWHERE, Settings
+from sft.settings import deepspeed
+from sft.settings.fields import Settings
+from sft.settings.load import ELSEWHERE, load, thaw
+from sft.settings.stages import resolve, without_plan
+from tests.settings import decided
 
 
 def test_seed_defaults():
-    settings = Settings.load(None)
+    settings = load(None)
     assert settings.model_name == "meta-llama/Llama-3.2-1B-Instruct"
     assert (settings.batch_size, settings.max_epochs, settings.peak_learning_rate) == (4, 2, 1e-6)
     assert settings.master_port == 37171
@@ -20,7 +24,7 @@ def test_environment_overrides_file(tmp_path, monkeypatch):
     env = tmp_path / ".env"
     env.write_text("BATCH_SIZE=8\nSEED=7\n")
     monkeypatch.setenv("BATCH_SIZE", "2")
-    settings = Settings.load(env)
+    settings = load(env)
     assert (settings.batch_size, settings.seed) == (2, 7)
 
 
@@ -28,7 +32,7 @@ def test_all_problems_at_once_and_no_secret_in_them(tmp_path):
     env = tmp_path / ".env"
     env.write_text("BATCH_SIZE=0\nPRECISION=bf61\nBATCHSIZE=3\nDATASET=./nowhere\n")
     with pytest.raises(SettingsError) as caught:
-        Settings.load(env)
+        load(env)
     assert caught.value.problems == [
         f"BATCHSIZE: no such setting (from {env}); did you mean BATCH_SIZE?",
         "BATCH_SIZE=0: is out of range; use at least 1",
@@ -41,7 +45,7 @@ def test_all_problems_at_once_and_no_secret_in_them(tmp_path):
 def test_misspelt_make_variable(monkeypatch):
     monkeypatch.setenv("MAKE_SETTINGS", "LEARNING_RAT=1 PYTHON=python3")
     with pytest.raises(SettingsError, match="did you mean LEARNING_RATE"):
-        Settings.load(None)
+        load(None)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,7 @@ def test_misspelt_make_variable(monkeypatch):
 def test_what_other_trainers_call_a_setting_is_known(monkeypatch, name, meant):
     monkeypatch.setenv("MAKE_SETTINGS", f"{name}=3")
     with pytest.raises(SettingsError, match=f"^{name}: no such setting \\(from make\\); did you mean {meant}\\?$"):
-        Settings.load(None)
+        load(None)
 
 
 def test_every_name_of_other_trainers_is_another_than_ours():
@@ -62,7 +66,7 @@ def test_every_name_of_other_trainers_is_another_than_ours():
 @pytest.mark.parametrize("value", ["1e-4x", "nan", "2.5", "9" * 5000, "-1", "yes please"])
 def test_no_wrong_value_is_explained_in_the_words_of_a_library(value):
     with pytest.raises(SettingsError) as caught:
-        Settings.load(None, **dict.fromkeys(Settings.model_fields, value))
+        load(None, **dict.fromkeys(Settings.model_fields, value))
     assert [line for line in caught.value.problems if "nput" in line or "pars" in line or "a valid n" in line] == []
     if value == "1e-4x":
         wanted = "LEARNING_RATE=1e-4x: is not a number; use a number such as 0.001 or 1e-3 or auto"
@@ -73,20 +77,20 @@ def test_no_wrong_value_is_explained_in_the_words_of_a_library(value):
 
 def test_every_gpu_gets_a_sequence():
     with pytest.raises(SettingsError, match="GLOBAL_BATCH_SIZE=3: is less than NODES x GPUS_PER_NODE = 4"):
-        Settings.load(None, global_batch_size=3)
+        load(None, global_batch_size=3)
 
 
 def test_two_ways_to_say_the_global_batch_must_agree():
     with pytest.raises(SettingsError, match="GRADIENT_ACCUMULATION_STEPS=2: .* 32 per step, GLOBAL_BATCH_SIZE=16"):
-        Settings.load(None, global_batch_size=16, gradient_accumulation_steps=2)
-    assert Settings.load(None, global_batch_size=32, gradient_accumulation_steps=2).sequences_per_step == 32
+        load(None, global_batch_size=16, gradient_accumulation_steps=2)
+    assert load(None, global_batch_size=32, gradient_accumulation_steps=2).sequences_per_step == 32
 
 
 def test_ds_config_contradiction_names_both(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 3}, "bf16": {"enabled": True}}))
     with pytest.raises(SettingsError) as caught:
-        Settings.load(None, ds_config=str(path), precision="fp32")
+        load(None, ds_config=str(path), precision="fp32")
     assert "PRECISION=fp32" in str(caught.value) and 'bf16 = {"enabled": true}' in str(caught.value)
 
 
@@ -97,26 +101,26 @@ def test_deepspeed_receives_numbers_only(tmp_path):
             {"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto"}, "train_micro_batch_size_per_gpu": "auto"}
         )
     )
-    config = Settings.load(None, ds_config=str(path)).deepspeed()
+    config = deepspeed.configuration(load(None, ds_config=str(path)))
     assert "auto" not in json.dumps(config)
     assert config["train_micro_batch_size_per_gpu"] == 4
     assert "bf16" not in config
 
 
 def test_precision_follows_the_device():
-    settings = Settings.load(None)
-    assert settings.resolved("cuda", "local").deepspeed()["bf16"] == {"enabled": True}
-    assert settings.resolved("cpu", "local").precision == "fp32"
-    assert Settings.load(None, precision="fp16").resolved("cuda", "local").deepspeed()["fp16"] == {"enabled": True}
+    settings = load(None)
+    assert deepspeed.configuration(resolve(settings, "cuda", "local"))["bf16"] == {"enabled": True}
+    assert without_plan(resolve(settings, "cpu", "local")).precision == "fp32"
+    assert deepspeed.configuration(resolve(load(None, precision="fp16"), "cuda", "local"))["fp16"] == {"enabled": True}
 
 
 def test_secrets_are_not_frozen(tmp_path):
-    settings = Settings.load(None, wandb_api_key="k" * 40, huggingface_api_key="hf_secret")
+    settings = decided(wandb_api_key="k" * 40, huggingface_api_key="hf_secret")
     text = json.dumps(settings.freeze())
     assert "kkkk" not in text and "hf_secret" not in text and "kkkk" not in repr(settings)
     file = tmp_path / "settings.json"
     file.write_text(text)
-    assert Settings.thaw(file).model_name == settings.model_name
+    assert thaw(file).model_name == settings.model_name
 
 
 @pytest.mark.parametrize(
@@ -125,7 +129,7 @@ def test_secrets_are_not_frozen(tmp_path):
 )
 def test_whole_numbers_have_their_own_limits(name, value, limit):
     with pytest.raises(SettingsError, match=f"{name.upper()}={value}: is out of range; use at most {limit}"):
-        Settings.load(None, **{name: value})
+        load(None, **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,6 @@ def test_whole_numbers_have_their_own_limits(name, value, limit):
 )
 def test_four_bits_are_for_an_adapters_base_that_is_whole_on_every_gpu(given, problem):
     with pytest.raises(SettingsError) as caught:
-        Settings.load(None, **given)
+        load(None, **given)
     assert caught.value.problems == [problem]
-    assert Settings.load(None, lora_base_bits="4", lora_rank=8, ds_config="zero1").lora_base_bits == 4
+    assert load(None, lora_base_bits="4", lora_rank=8, ds_config="zero1").lora_base_bits == 4

@@ -12,7 +12,7 @@ from sft.host.commands import watch
 from sft.host.launch import signals
 from sft.host.launch.signals import Asked
 from sft.run import lifecycle
-from sft.settings.fields import Settings
+from tests.settings import decided
 
 # A program that takes its time to start, and then says what its signals have asked for.
 PROGRAM = """
@@ -85,7 +85,7 @@ def test_with_nohup_the_end_of_a_terminal_means_nothing():
 
 @pytest.fixture
 def run(tmp_path):
-    return lifecycle.create(Settings.load(None, runs_path=tmp_path, run_name="a"), hostfile.hostfile(1, 1))
+    return lifecycle.create(decided(runs_path=tmp_path, run_name="a"), hostfile.hostfile(1, 1))
 
 
 def test_a_signal_that_comes_before_there_are_nodes_stops_the_run_there(run):

@@ -16,7 +16,10 @@ from sft.host.commands import ending, stop
 from sft.host.launch import choose
 from sft.run import checkpoints, find, lifecycle, unfinished
 from sft.run import directory as runs
-from sft.settings.fields import DEMO_SETTINGS, Settings
+from sft.settings import rules
+from sft.settings.fields import Settings
+from sft.settings.load import DEMO_SETTINGS, resume
+from tests.settings import decided
 
 from ..e2e.project import free_port
 
@@ -30,7 +33,7 @@ def project(tmp_path, monkeypatch):
 
 
 def settings_of(**given):
-    return Settings.load(None, defaults=DEMO_SETTINGS, **given).resolved("cpu", "local")
+    return decided(defaults=DEMO_SETTINGS, **given)
 
 
 def made(name, status="stopped", step=0, saved=(), age=0, **given):
@@ -364,31 +367,31 @@ def test_a_run_goes_on_with_its_own_settings(monkeypatch):
     before = made("long", step=9, saved=(9,), max_epochs=8, learning_rate=0.01, save_steps=5, fresh=True).settings()
     env_file = before.runs_path.parent / ".env"
     env_file.write_text("MAX_EPOCHS=2\nHUGGINGFACE_API_KEY=hf_abcdefghijklmnopqrstuvwxyz\n")
-    settings = Settings.resume(before, env_file, run_name="long")
+    settings = resume(before, env_file, run_name="long")
     assert settings.huggingface_api_key.get_secret_value() == "hf_abcdefghijklmnopqrstuvwxyz"
     assert settings.freeze() == before.model_copy(update={"fresh": False}).freeze()
     said, run = opened(settings)
     assert run.name == "long" and said == ["resuming runs/long after step 9 (FRESH=1 starts over)"]
     monkeypatch.setenv("SAVE_STEPS", "7")
-    assert Settings.resume(before, env_file, run_name="long").save_steps == 7
+    assert resume(before, env_file, run_name="long").save_steps == 7
     monkeypatch.setenv("LEARNING_RATE", "0.5")
     with pytest.raises(SettingsError, match=r"LEARNING_RATE=0\.5: the unfinished run long has 0\.01"):
-        opened(Settings.resume(before, env_file, run_name="long"))
+        opened(resume(before, env_file, run_name="long"))
 
 
 def test_on_other_ranks_the_global_batch_stays(monkeypatch):
     before = made("a", step=9, saved=(9,)).settings()  # 16 sequences on each of two ranks
     monkeypatch.setenv("NODES", "1")
-    settings = Settings.resume(before, None, run_name="a")
+    settings = resume(before, None, run_name="a")
     assert (settings.world_size, settings.sequences_per_step) == (1, 32)
-    assert settings.changed(before) == []
+    assert rules.changed(settings, before) == []
 
 
 def test_resume_and_fresh_contradict_each_other(monkeypatch):
     before = made("a").settings()
     monkeypatch.setenv("FRESH", "1")
     with pytest.raises(SettingsError, match="FRESH=1: `resume` goes on with a run; leave it out"):
-        Settings.resume(before, None)
+        resume(before, None)
 
 
 def test_a_hint_names_the_folder_of_runs_if_env_file_does_not(tmp_path):

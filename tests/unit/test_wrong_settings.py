@@ -16,6 +16,8 @@ from sft.host.launch import choose
 from sft.run import lifecycle
 from sft.settings import variables
 from sft.settings.fields import Settings
+from sft.settings.load import load
+from tests.settings import decided
 
 from .strategies import KEYS, NAMED, VALUES
 
@@ -57,10 +59,10 @@ def everything(folder):
     return sorted(folder.rglob("*"))
 
 
-def begin(**load):
+def begin(**given):
     """Do what `make train` does before its nodes start, and return the run."""
     console = Console(file=io.StringIO())
-    chosen = Settings.load(**load)
+    chosen = load(**given)
     chosen, cards = train.decide(chosen, console)
     chosen, plan = choose.planned(chosen, cards, console.print)
     train.launcher(chosen, cards, console)
@@ -68,10 +70,10 @@ def begin(**load):
         return run
 
 
-def check(folder, before, **load):
+def check(folder, before, **given):
     """Begin a run: it has usable settings, or the error names them and leaves nothing behind."""
     try:
-        run = begin(**load)
+        run = begin(**given)
     except UserError as error:
         assert error.exit_code == 2
         text = str(error)
@@ -155,7 +157,7 @@ def test_any_words_behind_make_are_read_or_named(words):
         if in_environment(words):
             patch.setenv("MAKE_SETTINGS", words)
         try:
-            Settings.load(None)
+            load(None)
         except UserError as error:
             assert all(NAMED.match(line) and line.isprintable() for line in str(error).split("\n"))
 
@@ -198,12 +200,12 @@ def test_any_deepspeed_file_is_usable_or_named(folder):
 def test_what_is_wrong_with_a_deepspeed_file_is_said(folder, content, message):
     (folder / "mine.json").write_text(content)
     with pytest.raises(UserError) as caught:
-        Settings.load(None, ds_config="mine.json")
+        load(None, ds_config="mine.json")
     assert message in str(caught.value)
 
 
 def test_a_run_that_cannot_be_frozen_leaves_no_directory(folder, monkeypatch):
-    chosen = Settings.load(None, run_name="full")
+    chosen = decided(run_name="full")
 
     def no_space(*_):
         raise OSError(28, "No space left on device")

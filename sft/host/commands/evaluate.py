@@ -11,6 +11,7 @@ from sft.host.commands.watch import watch
 from sft.host.launch import signals
 from sft.run import find, lifecycle, typed_json
 from sft.settings.fields import Settings
+from sft.settings.stages import Decided
 
 
 def evaluate(settings: Settings, name: str, console: Console) -> None:
@@ -24,9 +25,9 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
             raise UserError(f"{run.path}: has no final model yet; `{run.command('resume')}` finishes the run")
         names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
         chosen = {name: getattr(settings, name) for name in names}
-        frozen = run.settings().model_copy(update=chosen | {"evaluate": True})
-        frozen, cards = decide(frozen, console)
-        frozen, start = launcher(frozen, cards, console)
+        asked = Settings.model_validate(dict(run.settings()) | chosen | {"evaluate": True})
+        resolved, cards = decide(asked, console, with_file=False)
+        frozen, start = launcher(Decided.of(resolved), cards, console)
         with signals.noted() as heard:
             watched = watch(lifecycle.evaluate_again(run, frozen), start, console, heard)
             results = watched.run.results()

@@ -23,9 +23,9 @@ from sft.host.commands.progress import bar_line, phase_of
 from sft.host.gpus import Gpu
 from sft.host.screen import duration
 from sft.run.directory import Run
+from sft.run.find import at_work
 from sft.run.metrics import metrics_line
 from sft.run.records import ENDED, Evaluation, NodeInfo, Results, State
-from sft.run.unfinished import at_work
 
 REFRESH_S = 0.5
 CURVE_WIDTH = 60

@@ -17,6 +17,7 @@ from sft.host import ownership
 from sft.host.folders import make_folders
 from sft.host.launch import inputs, signals
 from sft.settings.fields import Settings
+from sft.settings.load import load
 from sft.settings.variables import ENV_FILE
 
 EXAMPLE = ROOT / ".env.example"
@@ -95,7 +96,7 @@ def output(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
 def setup(console: Console) -> None:
     """Make `.env` and the folders, and bring data and model here. Raises UserError where one cannot be had."""
     make_env_file(console)
-    settings = Settings.load()
+    settings = load()
     inputs.check(settings)
     in_containers = set_up_docker(settings, make_folders(settings), console)
     console.print(f"getting {settings.dataset} and {settings.model_name} (once)")

@@ -10,8 +10,8 @@ from sft.errors import UserError
 from sft.host.commands import ending
 from sft.host.commands.progress import display
 from sft.run.directory import Run
+from sft.run.find import at_work
 from sft.run.records import ENDED, State
-from sft.run.unfinished import at_work
 
 POLL_S = 0.2
 

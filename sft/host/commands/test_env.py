@@ -12,6 +12,7 @@ from sft.host.doctor import docker, machine
 from sft.host.doctor.check import Check, report
 from sft.host.launch import choose, image
 from sft.settings.fields import Settings
+from sft.settings.load import load
 from sft.settings.variables import ENV_FILE
 
 
@@ -24,7 +25,7 @@ def test_env(console: Console) -> None:
 def run_checks() -> Iterator[Check]:
     """Yield the checks of this machine, quick ones first."""
     try:
-        settings = Settings.load()
+        settings = load()
         yield Check("settings", "ok", f"{ENV_FILE} and the environment are in order")
     except SettingsError as error:
         settings = Settings()

@@ -17,26 +17,26 @@ from sft.host.folders import make_folders
 from sft.host.launch import choose, compose, inputs, ports, signals
 from sft.host.launch import local as nodes
 from sft.host.launch.local import Nodes
-from sft.host.plan import shapes  # fmt: skip
+from sft.host.plan import shapes
 from sft.run import budget, find, lifecycle, unfinished
 from sft.run.directory import Run
-from sft.settings import variables
+from sft.settings import load, rules, variables
 from sft.settings.fields import Settings
+from sft.settings.stages import Decided, Resolved, resolve
 
 
-def train(settings: Settings, console: Console) -> Run:
+def train(written: Settings, console: Console) -> Run:
     """Run the whole pipeline, or resume it, and print the result. Raises SftError."""
-    unfinished.asked_for(settings)  # one at work is said before its port or its containers are found to be in use
-    asked = settings
-    settings, cards = decide(settings, console)
-    settings, plan = choose.planned(settings, cards, console.print)
-    for line in learning_rate.lines(asked, shapes.weights_of(settings)):
+    unfinished.asked_for(written)  # one at work is said before its port or its containers are found to be in use
+    resolved, cards = decide(written, console)
+    settings, plan = choose.planned(resolved, cards, console.print)
+    for line in learning_rate.lines(written, shapes.weights_of(settings)):
         console.print(line)
     settings, start = launcher(settings, cards, console)
     latest = find.latest(settings.runs_path)
     with signals.noted() as heard:
         with choose.open_run(settings, plan, console.print) as run:
-            for line in budget.revise(run, asked):
+            for line in budget.revise(run, written):
                 console.print(line)
             restarts = 0
             while True:
@@ -68,7 +68,7 @@ def resume(name: str, console: Console) -> Run:
     run, said = unfinished.to_resume(variables.runs_path(), name or os.environ.get("RUN_NAME", ""))
     for line in said:
         console.print(line)
-    return train(Settings.resume(run.settings(), run_name=run.name, runs_path=run.path.parent), console)
+    return train(load.resume(run.settings(), run_name=run.name, runs_path=run.path.parent), console)
 
 
 def repeat(before: Run, console: Console) -> None:
@@ -77,11 +77,11 @@ def repeat(before: Run, console: Console) -> None:
     frozen = before.settings().freeze()
     if commit := noted.get("inputs", {}).get("model_commit"):
         frozen["model_revision"] = commit
-    settings = Settings.repeat(frozen)
+    settings = load.repeat(frozen)
     console.print(f"repeating {before.path}")
     now = provenance.project() | provenance.here()
     then = before.settings().model_copy(update={"model_revision": commit} if commit else {})
-    changed = [*settings.changed(then), *settings.adjusted(then)]
+    changed = [*rules.changed(settings, then), *rules.adjusted(settings, then)]
     lines = [f"{name} was {was}, is {value}" for name, value, was in changed]
     lines += provenance.differences(noted, now) if noted else [f"{before.environment.name} is not there"]
     for line in lines:
@@ -91,14 +91,14 @@ def repeat(before: Run, console: Console) -> None:
         console.print(f"  not as then: {line}")
 
 
-def decide(settings: Settings, console: Console) -> tuple[Settings, list[gpus.Gpu]]:
+def decide(settings: Settings, console: Console, with_file: bool = True) -> tuple[Resolved, list[gpus.Gpu]]:
     """Return the settings with device and launcher decided, and the GPUs to use; say why. Raises SettingsError."""
     inputs.check(settings)
     cards = gpus.visible() if settings.device != "cpu" else []
-    on = choose.with_device(settings, cards, settings.world_size, "here")
+    device = choose.device(settings, cards, settings.world_size, "here")
     chosen, reason = choose.choose_launcher(settings, bool(cards))
-    if chosen == "compose" and on.device == "cuda":
-        cards = compose.Stack(on).cards() or cards
+    if chosen == "compose" and device == "cuda":
+        cards = compose.Stack(settings.model_copy(update={"device": device})).cards() or cards
     cards = cards[: settings.world_size]
     why = "DEVICE=cpu" if settings.device == "cpu" else f"{len(cards)} x {cards[0].name}" if cards else "no GPU"
     nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)}"
@@ -106,11 +106,11 @@ def decide(settings: Settings, console: Console) -> tuple[Settings, list[gpus.Gp
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
     if chosen == "local":
         model_files.check_bitsandbytes(settings)
-    console.print(f"launcher {chosen} ({reason}): {nodes} {where}, {ranks}, on {on.device} ({why})")
-    return on.resolved(on.device, chosen, all(card.has_bf16 for card in cards)), cards
+    console.print(f"launcher {chosen} ({reason}): {nodes} {where}, {ranks}, on {device} ({why})")
+    return resolve(settings, device, chosen, all(card.has_bf16 for card in cards), with_file), cards
 
 
-def launcher(settings: Settings, cards: list[gpus.Gpu], console: Console) -> tuple[Settings, Callable[[Run], Nodes]]:
+def launcher(settings: Decided, cards: list[gpus.Gpu], console: Console) -> tuple[Decided, Callable[[Run], Nodes]]:
     """Return the settings with the ports that the run gets, and what starts its nodes. Raises SftError if it cannot."""
     if settings.launcher == "compose":
         stack = compose.Stack(settings)
@@ -128,9 +128,3 @@ def launcher(settings: Settings, cards: list[gpus.Gpu], console: Console) -> tup
         return nodes.start(run, settings, cards)
 
     return settings, start
-
-
-# At work
-
-
-# The end

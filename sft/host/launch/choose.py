@@ -14,13 +14,16 @@ from sft.host.plan import planner, view
 from sft.host.plan.plan import Plan
 from sft.run import lifecycle, unfinished
 from sft.run.directory import Run
-from sft.settings.fields import CPU_RANKS_PER_CORE, TINY, Launcher, Settings
+from sft.settings import deepspeed, rules
+from sft.settings.fields import TINY, Settings
+from sft.settings.stages import Decided, Launched, OnDevice, Resolved
 
+CPU_RANKS_PER_CORE = 16  # more would only starve the machine
 OVERLAY = "COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"
 
 
-def with_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -> Settings:
-    """Return the settings with the device decided. Raises SettingsError where `wanted` GPUs are not there."""
+def device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -> OnDevice:
+    """Decide the device. Raises SettingsError if `wanted` GPUs are not there."""
     inside = where != "here"
     most = CPU_RANKS_PER_CORE * resources.cores()
     if not cards and wanted > most:
@@ -28,7 +31,7 @@ def with_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -
         raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, "use fewer nodes or ranks")])
     without = f"put {OVERLAY} into .env" if inside else "run `make demo`, which needs none"
     if settings.device == "cpu":
-        return settings
+        return "cpu"
     if settings.device == "cuda" and not cards:
         remedy = f"{without}, or set DEVICE=cpu"
         raise SettingsError([wrong("DEVICE", "cuda", f"no NVIDIA GPU is visible {where}{unused()}", remedy)])
@@ -43,10 +46,10 @@ def with_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -
             what = f"NODES={settings.nodes} nodes of it need {wanted} GPUs, {len(cards)} are here{unused()}"
             remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
         raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)])
-    return settings.model_copy(update={"device": "cuda" if cards else "cpu"})
+    return "cuda" if cards else "cpu"
 
 
-def choose_launcher(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
+def choose_launcher(settings: Settings, has_gpu: bool) -> tuple[Launched, str]:
     """Return the launcher and why it is that one. Raises SettingsError where docker is asked for and does not work."""
     if settings.launcher == "local":
         return "local", "LAUNCHER=local"
@@ -69,19 +72,19 @@ def in_compose(settings: Settings) -> bool:
     return settings.launcher == "compose" or choose_launcher(settings, has_gpu)[0] == "compose"
 
 
-def planned(settings: Settings, cards: list[Gpu], say: Callable[[str], None]) -> tuple[Settings, Plan | None]:
+def planned(settings: Resolved, cards: list[Gpu], say: Callable[[str], None]) -> tuple[Decided, Plan | None]:
     """Return the settings with the numbers of a plan on these GPUs, which is said in short, and it.
 
     Raises SettingsError.
     """
-    settings, plan = planner.plan_run(settings, cards)
+    decided, plan = planner.plan_run(settings, cards)
     for line in view.before(plan):
         say(line)
-    return settings, plan
+    return decided, plan
 
 
 @contextmanager
-def open_run(settings: Settings, plan: Plan | None, say: Callable[[str], None]) -> Iterator[Run]:
+def open_run(settings: Decided, plan: Plan | None, say: Callable[[str], None]) -> Iterator[Run]:
     """Give the run to go on with, ready for its nodes, or a new one; no other program starts it meanwhile.
 
     Raises SftError.
@@ -93,9 +96,11 @@ def open_run(settings: Settings, plan: Plan | None, say: Callable[[str], None]) 
                 file, more = provenance.deepspeed_file(run, settings)
                 claim = run.claim()
                 said += [going_on(run), *adjusted(settings, run.settings()), *more]
-                said += lifecycle.reopen(run, settings, settings.deepspeed(file), bool(more) and not run.is_saved)
+                said += lifecycle.reopen(
+                    run, settings, deepspeed.configuration(settings, file), bool(more) and not run.is_saved
+                )
             else:
-                file = settings.read_deepspeed_file()
+                file = deepspeed.read(settings)
                 run = lifecycle.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
                 claim = run.claim()
                 said.append(f"run {run.path}")
@@ -123,4 +128,4 @@ def going_on(run: Run) -> str:
 
 def adjusted(settings: Settings, before: Settings) -> list[str]:
     """Return a line for every setting that a resumed run may change and does change."""
-    return [f"  {name}={shown(now)}, it was {shown(then)}" for name, now, then in settings.adjusted(before)]
+    return [f"  {name}={shown(now)}, it was {shown(then)}" for name, now, then in rules.adjusted(settings, before)]

@@ -9,7 +9,7 @@ from sft.errors import SettingsError, UserError, wrong
 from sft.host.plan import shapes
 from sft.rows import look
 from sft.settings import variables
-from sft.settings.fields import DEMO, Settings, is_there
+from sft.settings.fields import DEMO, Settings
 
 
 def check(settings: Settings) -> None:
@@ -48,7 +48,7 @@ def known_config(settings: Settings) -> model_files.Config:
 def data(settings: Settings) -> None:
     """Check the first rows of local data. Raises SettingsError or DataError."""
     path = variables.expanded(settings.dataset)
-    if settings.dataset == DEMO or not is_there(path):
+    if settings.dataset == DEMO or not variables.is_there(path):
         return
     try:
         look.check_first_rows(path, settings)

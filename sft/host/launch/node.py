@@ -43,6 +43,8 @@ from sft.run.directory import Run
 from sft.run.records import NodeInfo
 from sft.settings import variables
 from sft.settings.fields import Settings
+from sft.settings.load import load
+from sft.settings.stages import resolve
 
 LAUNCHER = "sft.host.launch.deepspeed_launcher"
 POLL_S = 0.2
@@ -64,7 +66,7 @@ def main() -> None:
     heard, link, opened = Signals(), Link(), contextlib.ExitStack()
     node: Node | None = None
     try:
-        settings = run.settings() if run else Settings.load()
+        settings = run.settings() if run else load()
         link = start_link(settings, arguments.node_rank)
         run = run or (first_run(settings, opened) if arguments.node_rank == 0 else told_run(settings, link, heard))
         if run:
@@ -97,18 +99,17 @@ def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
     """Return the run that these settings ask for, kept open by node 0 itself in `opened`. Raises SettingsError."""
     inputs.check(settings)
     make_folders(settings)
-    asked = settings
     cards = gpus.visible()
-    settings = choose.with_device(settings, cards, settings.gpus_per_node, "in this container")
+    device = choose.device(settings, cards, settings.gpus_per_node, "in this container")
 
     def say(line: str) -> None:
         print(line, flush=True)
 
     cards = cards[: settings.gpus_per_node]
-    settings = settings.resolved(settings.device, "compose", all(card.has_bf16 for card in cards))
-    settings, plan = choose.planned(settings, cards, say)
-    run = opened.enter_context(choose.open_run(settings, plan, say))
-    for line in budget.revise(run, asked):
+    resolved = resolve(settings, device, "compose", all(card.has_bf16 for card in cards))
+    decided, plan = choose.planned(resolved, cards, say)
+    run = opened.enter_context(choose.open_run(decided, plan, say))
+    for line in budget.revise(run, settings):
         say(line)
     return run
 

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from sft import hostfile
 from sft.errors import SettingsError, SftError, wrong
-from sft.run import unfinished
+from sft.run import find
 from sft.run.directory import Run
 from sft.settings.fields import Settings
+from sft.settings.stages import Decided
 
 PAIRS = 200  # that are looked at before giving up
 LAST = 65534  # MASTER_PORT at most
@@ -36,7 +37,7 @@ class Claim:
             name.close()
 
 
-def claim(settings: Settings, console: Console) -> tuple[Settings, Claim]:
+def claim(settings: Decided, console: Console) -> tuple[Decided, Claim]:
     """Return the settings with the ports that the run gets, and the claim to them.
 
     A MASTER_PORT that was asked for is taken or refused; otherwise it is the first free one from there on, which is
@@ -102,7 +103,7 @@ def claim_pair(port: int) -> Claim | None:
 
 def by_whom(settings: Settings) -> str:
     """Return which run of the same folder has the port, in words; empty if that is not known."""
-    for run in unfinished.at_work(settings.runs_path):
+    for run in find.at_work(settings.runs_path):
         if set(pair(settings.master_port)) & set(ports_of(run)):
             return f" by {run.path}"
     return ""

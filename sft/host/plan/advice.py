@@ -21,6 +21,7 @@ from sft.host.plan.job import GIB
 from sft.host.plan.memory import evaluation_bytes
 from sft.host.plan.plan import Plan
 from sft.settings.fields import DS_CONFIGS
+from sft.settings.stages import Resolved
 
 WORTH_SAYING = 1.2  # times as fast as what was set
 WORTH_GROWING, WORTH_DOUBLING = 1.5, 1.25  # times as fast with a larger batch, in all and with each doubling
@@ -96,7 +97,7 @@ def faster(plan: Plan) -> str:
         return ""
     settings = plan.settings
     set_by_user = [name for name in AUTO if getattr(plan.asked, name) is not None]
-    same = Plan.of(settings.model_copy(update={**AUTO}), plan.conditions)
+    same = Plan.of(Resolved.of(settings, **{**AUTO}), plan.conditions)
     # None: quantised weights under ZeRO-3.
     others = [changed(plan, {"ds_config": name, **AUTO}) for name in DS_CONFIGS]
     best = min((same, *(other for other in others if other and other.fits)), key=lambda other: other.timing.total_s)

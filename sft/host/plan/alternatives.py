@@ -8,7 +8,9 @@ from typing import TypedDict
 
 from sft.errors import SettingsError
 from sft.host.plan.plan import Plan
-from sft.settings.fields import DS_CONFIGS, BaseBits, Settings
+from sft.settings.fields import DS_CONFIGS, Settings
+from sft.settings.kinds import BaseBits
+from sft.settings.stages import Resolved
 
 # DS_CONFIGs that keep the optimizer, or the weights too, in the machine's memory.
 OFFLOADING = ("zero3_offload", "zero3_offload_all")
@@ -116,13 +118,13 @@ def more_hardware(plan: Plan, offload: bool) -> list[str]:
     for number in GPU_NUMBERS:
         sequences = max(number, settings.sequences_per_step)
         machine: Changes = {"nodes": 1, "gpus_per_node": number, "global_batch_size": sequences, "ds_config": "zero3"}
-        more = settings.model_copy(update={**whole, **machine})
+        more = Resolved.of(settings, **{**whole, **machine})
         if number > settings.world_size and (larger := Plan.of(more, conditions)).fits_gpu:
             memory = "" if larger.fits else f" and {larger.host_gib:.0f} GiB of memory"
             found.append(f"DS_CONFIG=zero3{unpacked} on {number} GPUs{memory}")
             break
     for name in OFFLOADING if offload else ():
-        offloaded = Plan.of(settings.model_copy(update={**whole, "ds_config": name}), conditions)
+        offloaded = Plan.of(Resolved.of(settings, **{**whole, "ds_config": name}), conditions)
         if offloaded.fits_gpu:
             found.append(f"DS_CONFIG={name}{unpacked} in {offloaded.host_gib:.0f} GiB of memory")
             break
@@ -155,7 +157,7 @@ def variant(chosen: Plan, ds_config: str, recompute: bool, lora_rank: int = 0, b
     if all(getattr(chosen.settings, name) == value for name, value in changes.items()):
         return chosen
     update = {**changes, "max_tokens_per_micro_step": None}
-    return Plan.of(chosen.settings.model_copy(update=update), chosen.conditions)
+    return Plan.of(Resolved.of(chosen.settings, **{**update}), chosen.conditions)
 
 
 def as_typed(value: object) -> object:

@@ -7,7 +7,8 @@ from typing import Any
 
 from sft.host.plan.cards import Card
 from sft.host.plan.shapes import Shape
-from sft.settings.fields import Settings
+from sft.settings import deepspeed
+from sft.settings.stages import Resolved
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
 
 GIB = 2**30
@@ -39,9 +40,9 @@ class Job:
     persistent: bool = False  # ZeRO-3 keeps the weights whole on every rank
 
     @classmethod
-    def of(cls, settings: Settings, shape: Shape, card: Card, fused: bool = True) -> Job:
-        """Return the job of settings with a known precision, with the values that sft/trainer/engine.py fills in."""
-        zero: dict[str, Any] = settings.deepspeed()["zero_optimization"]
+    def of(cls, settings: Resolved, shape: Shape, card: Card, fused: bool = True) -> Job:
+        """Return the job of settings, with the values that sft/trainer/engine.py fills in."""
+        zero: dict[str, Any] = deepspeed.configuration(settings)["zero_optimization"]
         weight_bytes = ELEMENT_BYTES[settings.precision] * shape.weights
         small = weight_bytes <= PERSISTENT_SHARE * card.memory_gib * GIB and "offload_param" not in zero
         threshold = zero.get("stage3_param_persistence_threshold", shape.weights if small else 0)

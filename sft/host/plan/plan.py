@@ -11,7 +11,7 @@ from sft.host.plan.job import GIB, Job
 from sft.host.plan.memory import GpuMemory, HostMemory, gpu_memory, host_memory, tokens_that_fit
 from sft.host.plan.timing import Timing, step_timing
 from sft.host.plan.workload import Work
-from sft.settings.fields import Settings
+from sft.settings.stages import Decided, Resolved, with_budget
 
 LARGEST_BUDGET = 32768  # tokens; larger micro-steps are hardly faster
 
@@ -26,8 +26,8 @@ PLANNED_BY = (
 class Plan:
     """What settings need under some conditions."""
 
-    asked: Settings  # with auto where the user left it
-    settings: Settings  # with numbers instead of auto
+    asked: Resolved  # with auto where the user left it
+    settings: Decided  # with numbers instead of auto
     conditions: Conditions
     job: Job
     memory: GpuMemory
@@ -35,11 +35,10 @@ class Plan:
     timing: Timing
 
     @classmethod
-    def of(cls, asked: Settings, conditions: Conditions) -> Plan:
-        """Plan settings whose precision is known."""
+    def of(cls, asked: Resolved, conditions: Conditions) -> Plan:
         settings = without_auto(asked, conditions)
         job = Job.of(settings, conditions.shape, conditions.card, conditions.fused)
-        work = workload.work(settings, conditions.rows, settings.micro_step_tokens)
+        work = workload.work(settings, conditions.rows, settings.max_tokens_per_micro_step)
         memory = gpu_memory(job, work.largest, conditions.rows.target_share, work.micro_steps)
         return cls(asked, settings, conditions, job, memory, work, step_timing(job, work, conditions.rows))
 
@@ -99,7 +98,7 @@ class Plan:
         }
 
 
-def without_auto(settings: Settings, conditions: Conditions) -> Settings:
+def without_auto(settings: Resolved, conditions: Conditions) -> Decided:
     """Return the settings with numbers for the token budget and recomputation, if they say auto.
 
     The budget is the largest that fits, up to what a step needs: fewer and larger micro-steps are never slower.
@@ -112,12 +111,12 @@ def without_auto(settings: Settings, conditions: Conditions) -> Settings:
     wanted = settings.gradient_checkpointing
     found = []
     for recompute in (False, True) if wanted is None else (wanted,):
-        tried = settings.model_copy(update={"gradient_checkpointing": recompute})
+        tried = Resolved.of(settings, gradient_checkpointing=recompute)
         job = Job.of(tried, conditions.shape, conditions.card, conditions.fused)
         fitting = tokens_that_fit(job, conditions.limit_bytes, rows.target_share, cap)
-        tried = tried.planned(max(settings.max_length, fitting), recompute)
-        work = workload.work(tried, rows, tried.micro_step_tokens)
+        decided = with_budget(tried, max(settings.max_length, fitting), recompute)
+        work = workload.work(decided, rows, decided.max_tokens_per_micro_step)
         peak = gpu_memory(job, work.largest, rows.target_share, work.micro_steps).peak
         fits = peak <= conditions.limit_bytes
-        found.append((not fits, step_timing(job, work, rows).total_s if fits else peak, tried))
+        found.append((not fits, step_timing(job, work, rows).total_s if fits else peak, decided))
     return min(found, key=lambda way: way[:2])[2]

@@ -12,6 +12,7 @@ from sft.host.plan.plan import Plan
 from sft.run import files
 from sft.run.directory import Run
 from sft.settings.fields import Settings
+from sft.settings.stages import Decided, Resolved, resolve, without_plan
 
 
 def plan_with(settings: Settings, options: Options) -> Plan:
@@ -22,19 +23,17 @@ def plan_with(settings: Settings, options: Options) -> Plan:
     if settings.device == "cpu" and not (options.gpu or options.gpu_gib):
         unplanned = f"DEVICE=cpu: a run trains on the CPU, which needs no plan; this is what {found.card.name} would do"
         found = replace(found, notes=(unplanned,))
-    return Plan.of(settings.resolved("cuda", "local", found.card.has_bf16), found)
+    return Plan.of(resolve(settings, "cuda", "local", found.card.has_bf16), found)
 
 
-def plan_run(settings: Settings, here: list[gpus.Gpu]) -> tuple[Settings, Plan | None]:
+def plan_run(settings: Resolved, here: list[gpus.Gpu]) -> tuple[Decided, Plan | None]:
     """Return the settings of a run with the plan's numbers instead of auto, and the plan.
 
     There is no plan on a CPU, or for a model of unknown shape. Raises SettingsError for settings that cannot fit,
     unless PLAN=warn.
     """
-    if settings.device != "cuda":
-        return settings, None
-    if shapes.find(settings) is None:
-        return settings.planned(settings.micro_step_tokens, recompute=False), None
+    if settings.device != "cuda" or shapes.find(settings) is None:
+        return without_plan(settings), None
     plan = Plan.of(settings, conditions(settings, here))
     problem = advice.problem(plan)
     if problem and settings.plan == "refuse":

@@ -63,7 +63,7 @@ def at_once(plan: Plan) -> str:
     """Return the size of the micro-steps, in words."""
     if not plan.settings.packing:
         return f"up to {plan.work.largest:,} tokens a micro-step, padded"
-    return f"micro-steps of up to {plan.settings.micro_step_tokens:,} tokens"
+    return f"micro-steps of up to {plan.settings.max_tokens_per_micro_step:,} tokens"
 
 
 def whole(plan: Plan) -> Iterator[str]:
@@ -161,7 +161,7 @@ def comparison_table(plan: Plan) -> Iterator[str]:
     yield f"  {'DS_CONFIG':<18}{'recompute':<10}{'tokens':>7}{'GPU GiB':>9}{'host GiB':>9}{'tokens/s':>10}{'time':>9}"
     for name, found in rows:
         label, recompute = Path(name).name[:17], "yes" if found.job.recompute else "no"
-        tokens = found.settings.micro_step_tokens if plan.settings.packing else found.work.largest
+        tokens = found.settings.max_tokens_per_micro_step if plan.settings.packing else found.work.largest
         speed = f"{found.timing.tokens_per_second:>10,.0f}{duration(found.timing.total_s):>9}"
         is_best = found.fits and found.timing.total_s <= best[found.job.lora_rank > 0]
         yield (

@@ -18,7 +18,9 @@ from sft import model_files
 from sft.errors import SettingsError, SftError, UserError, wrong
 from sft.run import files
 from sft.run.directory import Run
+from sft.settings import deepspeed
 from sft.settings.fields import DS_CONFIGS, Settings
+from sft.settings.load import load
 from sft.trainer import process
 from sft.trainer.data import identity
 from sft.trainer.data.base_model import base_model
@@ -33,7 +35,7 @@ def main() -> None:
     path = parser.parse_args().run
     run = Run(path) if path else None
     try:
-        prepared = prepare_as_owner(run.settings() if run else Settings.load(), run)
+        prepared = prepare_as_owner(run.settings() if run else load(), run)
         if run:
             files.write_json(run.prepared, prepared)
     except SftError as error:
@@ -69,7 +71,7 @@ def prepare(settings: Settings, run: Run | None = None) -> dict[str, Any]:
         files.sweep(folder)  # what killed processes have left
     started = time.monotonic()
     # The run's own copy of the DS_CONFIG: a container does not see the user's file, which may have changed by now too.
-    check_deepspeed(settings, files.read_json(run.ds_config) if run else settings.deepspeed())
+    check_deepspeed(settings, files.read_json(run.ds_config) if run else deepspeed.configuration(settings))
     model_files.check_bitsandbytes(settings)
     settings, commit = identity.pinned(run, settings) if run else (settings, None)
     model = base_model(settings)

@@ -1,0 +1,102 @@
+"""A DeepSpeed JSON file and the settings make the configuration that DeepSpeed receives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sft import ROOT
+from sft.errors import SettingsError, wrong
+from sft.settings import variables
+from sft.settings.fields import DS_CONFIGS, Settings
+from sft.strict_json import DEEPEST, depth, no_number, once
+
+
+def configuration(settings: Settings, file: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the configuration that DeepSpeed receives: the file, with the settings filled in as numbers.
+
+    `file` is what the file held when the run began, if that is not what it holds now. Raises SettingsError where
+    the file is unusable or says something else than a setting.
+    """
+    config = read(settings) if file is None else dict(file)
+    problems = []
+    ours: dict[str, tuple[str, Any]] = {
+        "train_micro_batch_size_per_gpu": ("BATCH_SIZE", settings.batch_size),
+        "gradient_clipping": ("GRAD_CLIP", settings.grad_clip),
+    }
+    if settings.precision != "auto":
+        ours["bf16"] = ("PRECISION", {"enabled": settings.precision == "bf16"})
+        ours["fp16"] = ("PRECISION", {"enabled": settings.precision == "fp16"})
+    for key, (name, value) in ours.items():
+        given = config.get(key, "auto")
+        options = {}
+        if isinstance(given, dict):  # precision: the file may tune it, the setting chooses it
+            options = given
+            given = {"enabled": given["enabled"]} if given.get("enabled", "auto") != "auto" else "auto"
+        if given not in ("auto", value):
+            remedy = f"change {name} or remove {key} from the file"
+            what = f"DS_CONFIG={settings.ds_config} says {key} = {json.dumps(given)}"
+            problems.append(wrong(name, getattr(settings, name.lower()), what, remedy))
+        config[key] = options | value if isinstance(value, dict) else value
+    accumulation = config.get("gradient_accumulation_steps", "auto")
+    if accumulation not in ("auto", 1, settings.gradient_accumulation_steps):
+        what = f"DS_CONFIG={settings.ds_config} says gradient_accumulation_steps = {accumulation}"
+        remedy = "remove it from the file"
+        problems.append(wrong("GRADIENT_ACCUMULATION_STEPS", settings.gradient_accumulation_steps, what, remedy))
+    # The trainer marks the step's last micro-step itself (set_gradient_accumulation_boundary).
+    config["gradient_accumulation_steps"] = 1
+    whole = config.pop("train_batch_size", "auto")
+    if whole not in ("auto", settings.sequences_per_step):
+        what = f"DS_CONFIG={settings.ds_config} says train_batch_size = {whole}"
+        problems.append(wrong("GLOBAL_BATCH_SIZE", settings.sequences_per_step, what, "remove it from the file"))
+    for key in ("optimizer", "scheduler"):
+        if key in config:
+            remedy = f"remove {key} from the file; LEARNING_RATE, WEIGHT_DECAY and LR_SCHEDULER set it"
+            problems.append(wrong("DS_CONFIG", settings.ds_config, f"has its own {key}", remedy))
+    stage = config.get("zero_optimization", {}).get("stage")
+    if isinstance(stage, bool) or stage not in (1, 2, 3):
+        problems.append(
+            wrong("DS_CONFIG", settings.ds_config, f"zero_optimization.stage is {stage}", "write 1, 2 or 3")
+        )
+    elif settings.lora_base_bits == 4 and stage == 3:
+        # ZeRO-3 cuts a parameter and forgets the scales that belong to its 4-bit values.
+        what = f"DS_CONFIG={settings.ds_config} is ZeRO-3, which cannot shard 4-bit weights"
+        problems.append(wrong("LORA_BASE_BITS", 4, what, "use DS_CONFIG=zero2"))
+    if problems:
+        raise SettingsError(problems)
+    return without_auto(config)
+
+
+def path(settings: Settings) -> Path:
+    """Return the DeepSpeed JSON file that DS_CONFIG names."""
+    if settings.ds_config in DS_CONFIGS:
+        return ROOT / "ds_configs" / f"{settings.ds_config}.json"
+    return variables.expanded(settings.ds_config)
+
+
+def read(settings: Settings) -> dict[str, Any]:
+    """Return the content of the file that DS_CONFIG names. Raises SettingsError."""
+    what, remedy = "does not hold a JSON object", "fix the file"
+    try:
+        text = path(settings).read_text(encoding="utf-8-sig")
+        config = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
+        if depth(config) > DEEPEST:
+            raise RecursionError
+        if isinstance(config, dict) and isinstance(config.get("zero_optimization", {}), dict):
+            return config
+    except (OSError, UnicodeDecodeError):
+        what = "no such file" + variables.in_container()
+        remedy = f"use {', '.join(DS_CONFIGS)} or a path to a DeepSpeed JSON file"
+    except json.JSONDecodeError as error:
+        what = f"is not valid JSON (line {error.lineno}: {error.msg})"
+    except RecursionError:
+        what = "is nested too deep"
+    except ValueError as error:
+        what = "holds a number of too many digits" if "integer string" in str(error) else str(error)
+    raise SettingsError([wrong("DS_CONFIG", settings.ds_config, what, remedy)])
+
+
+def without_auto(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a DeepSpeed configuration without its "auto" values, so that DeepSpeed's own defaults hold."""
+    return {k: without_auto(v) if isinstance(v, dict) else v for k, v in config.items() if v != "auto"}

@@ -1,0 +1,95 @@
+"""The kinds of values that settings have, each with its check, and the marks that a field may carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from sft import redaction
+from sft.settings import variables
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Schedule = Literal["cosine", "linear", "constant"]
+Launcher = Literal["auto", "local", "compose"]
+Device = Literal["auto", "cuda", "cpu"]
+Planning = Literal["refuse", "warn"]
+Wandb = Literal["auto", "online", "offline", "disabled"]
+BaseBits = Literal[16, 4]
+OnDevice = Literal["cuda", "cpu"]  # DEVICE, decided
+Under = Literal["local", "compose"]  # LAUNCHER, decided
+In = Literal["bf16", "fp16", "fp32"]  # PRECISION, decided
+
+LARGEST = 2**31 - 1  # the largest whole number of any setting: more is a typing error, and no array or timer takes it
+
+# Marks
+
+
+class Mark:
+    """Says something about a field; `marked` lists the fields that carry it."""
+
+    def __init__(self, *implied: Mark) -> None:
+        """A field with this mark also has those that it implies."""
+        self.all: set[Mark] = {self, *(mark for other in implied for mark in other.all)}
+
+
+MAY_CHANGE = Mark()  # a resumed run may change it: every field without this mark decides what a run trains
+NOT_OF_RUN = Mark(MAY_CHANGE)  # it says where a run happens and who sees it, nothing about what the run does
+OF_DATA = Mark()  # prepared data is made for this value
+
+T = TypeVar("T")
+MayChange = Annotated[T, MAY_CHANGE]
+NotOfRun = Annotated[T, NOT_OF_RUN]
+OfData = Annotated[T, OF_DATA]
+
+# Checks
+
+
+def readable(text: str) -> str:
+    """Return a text that files and terminals can hold. Raises ValueError."""
+    if any(ord(c) < 32 and c not in "\n\t" for c in text) or not is_unicode(text):
+        raise ValueError("holds characters that no terminal shows")
+    return text
+
+
+def plain(text: str) -> str:
+    """Return a text of one line. Raises ValueError."""
+    if not text.isprintable():
+        raise ValueError("holds characters that a name cannot have")
+    return text
+
+
+def folder(path: Path) -> Path:
+    """Return a folder's path with `~` as the home folder. Raises ValueError."""
+    plain(str(path))
+    return variables.expanded(path)
+
+
+def secret(value: SecretStr) -> SecretStr:
+    """Return a key. Raises ValueError for what cannot be one."""
+    text = value.get_secret_value()
+    if text and (len(text) < redaction.LEAST or not text.isascii() or not text.isprintable() or " " in text):
+        raise ValueError("is not a key: it is too short, or has spaces or odd characters")
+    return value
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text can be written in UTF-8: lone surrogates cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
+# `auto` becomes None: the plan puts a number there before the settings are decided.
+Planned = BeforeValidator(lambda value: None if isinstance(value, str) and value.strip().lower() == "auto" else value)
+# A literal takes only the number itself; users write text.
+Bits = BeforeValidator(lambda value: {"16": 16, "4": 4}.get(value.strip(), value) if isinstance(value, str) else value)
+Count = Annotated[int, Field(le=LARGEST)]  # this limit wins over one of the field: fields with their own use plain int
+Text = Annotated[str, AfterValidator(readable)]
+Name = Annotated[str, AfterValidator(plain)]
+Folder = Annotated[Path, AfterValidator(folder)]
+Secret = Annotated[SecretStr, AfterValidator(secret)]

@@ -1,0 +1,177 @@
+"""Where settings come from: the later wins of default, `.env`, environment, `make train NAME=value`.
+
+Everything that is wrong is reported at once, a line each.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sft import redaction
+from sft.errors import SettingsError, UserError, shown, wrong
+from sft.settings import rules, variables
+from sft.settings.fields import DEMO, FOLDERS, TINY, Settings, secret_names
+from sft.settings.stages import Decided, Resolved, without_plan
+
+# `make demo`: what a tiny model learns in a minute on a CPU, over two nodes.
+DEMO_SETTINGS: dict[str, Any] = {
+    "model_name": TINY, "dataset": DEMO, "device": "cpu", "launcher": "local", "nodes": 2, "gpus_per_node": 1,
+    "batch_size": 16, "learning_rate": 3e-3, "warmup_ratio": 0.05, "max_epochs": 2, "max_length": 128,
+    "max_new_tokens": 24, "eval_batch_size": 100,
+}  # fmt: skip
+
+# What other trainers call a setting, if its name here is not near enough to be guessed.
+ELSEWHERE = {
+    "LR": "LEARNING_RATE", "MODEL": "MODEL_NAME", "DATA": "DATASET", "EPOCHS": "MAX_EPOCHS", "STEPS": "MAX_STEPS",
+    "NUM_EPOCHS": "MAX_EPOCHS", "NUM_TRAIN_EPOCHS": "MAX_EPOCHS", "MAX_SEQ_LENGTH": "MAX_LENGTH",
+    "SEQ_LEN": "MAX_LENGTH", "CUTOFF_LEN": "MAX_LENGTH", "PER_DEVICE_TRAIN_BATCH_SIZE": "BATCH_SIZE",
+    "MICRO_BATCH_SIZE": "BATCH_SIZE", "MAX_GRAD_NORM": "GRAD_CLIP", "LORA_R": "LORA_RANK",
+    "RANK": "LORA_RANK", "GPUS": "GPUS_PER_NODE",
+    "NPROC_PER_NODE": "GPUS_PER_NODE", "PORT": "MASTER_PORT", "OUTPUT_DIR": "RUNS_PATH", "NAME": "RUN_NAME",
+    "HF_TOKEN": "HUGGINGFACE_API_KEY", "DEEPSPEED": "DS_CONFIG", "ZERO_STAGE": "DS_CONFIG",
+}  # fmt: skip
+# pydantic's kinds of errors: what is wrong, and what to do.
+IN_PLAIN_WORDS = {
+    "int_parsing": ("is not a whole number", "use a whole number"),
+    "int_from_float": ("is not a whole number", "use a whole number"),
+    "int_parsing_size": ("has too many digits", "use a smaller number"),
+    "float_parsing": ("is not a number", "use a number such as 0.001 or 1e-3"),
+    "finite_number": ("is not a finite number", "use a number such as 0.001 or 1e-3"),
+    "bool_parsing": ("is neither 1 nor 0", "use 1 or 0"),
+    "string_too_short": ("is empty", "give it a value, or leave it out"),
+}
+
+
+def load(env_file: Path | None = variables.ENV_FILE, defaults: dict[str, Any] | None = None, **given: Any) -> Settings:
+    """Return the settings from `defaults`, `env_file`, the environment and `given`.
+
+    Raises SettingsError with a line for everything that is wrong.
+    """
+    problems: list[str] = []
+    written: dict[str, str] = {}
+    try:
+        written = variables.from_file(env_file) if env_file else {}
+    except UserError as error:
+        problems.append(str(error))
+    problems += unknown_names(list(written), str(env_file)) + unknown_names(variables.behind_make(), "make")
+    names = Settings.model_fields
+    values: dict[str, Any] = dict(defaults or {})
+    values |= {name.lower(): value for name, value in written.items() if name.lower() in names}
+    values |= {name: os.environ[name.upper()] for name in names if os.environ.get(name.upper())}
+    values |= given
+    while True:
+        try:
+            settings = Settings.model_validate(values)
+            break
+        except ValidationError as error:
+            # Go on with the defaults of what is wrong, to find the contradictions of the rest.
+            for item in error.errors():
+                problems.append(explain(item))
+                values.pop(str(item["loc"][0]))
+    problems += rules.contradictions(settings)
+    if problems:
+        raise SettingsError(problems)
+    asked = {name for name in names if name.upper() in written or os.environ.get(name.upper())}
+    settings.model_fields_set.intersection_update(asked | set(given))
+    redaction.know(list(settings.secrets().values()))
+    return settings
+
+
+def repeat(frozen: dict[str, Any], env_file: Path | None = variables.ENV_FILE, **given: Any) -> Settings:
+    """Return the settings of a frozen run for a new one; the environment and `given` win, and so do `make`'s words.
+
+    Only the keys, which are never frozen, are taken from `env_file`: the rest of it is about other runs. Raises
+    SettingsError.
+    """
+    kept = {name: value for name, value in frozen.items() if name != "run_name"}
+    return load(None, defaults=kept | keys_of(env_file), **(given | {"fresh": True}))
+
+
+def resume(before: Decided, env_file: Path | None = variables.ENV_FILE, **given: Any) -> Settings:
+    """Return the settings with which a run goes on: its own ones; the environment and `given` win.
+
+    Only the keys are taken from `env_file`. On another number of ranks the global batch size stays, unless it is set.
+    Raises SettingsError.
+    """
+    defaults = before.freeze() | {"fresh": False} | keys_of(env_file)
+    settings = load(None, defaults=defaults, **given)
+    if settings.fresh:
+        remedy = "leave it out, or start over with `make train FRESH=1` and the same settings"
+        raise SettingsError([wrong("FRESH", 1, "`resume` goes on with a run", remedy)])
+    sizes = {"global_batch_size", "gradient_accumulation_steps", "batch_size"}
+    if settings.world_size != before.world_size and not any(os.environ.get(name.upper()) for name in sizes):
+        defaults |= {"global_batch_size": before.sequences_per_step, "gradient_accumulation_steps": 1}
+        defaults |= {"max_tokens_per_micro_step": None}  # planned for the ranks of now
+        settings = load(None, defaults=defaults, **given)
+    return settings
+
+
+def thaw(path: Path) -> Decided:
+    """Return the settings frozen in a run directory; secrets and folders come from the environment.
+
+    A container has the same folders in other places. Raises UserError for a file that holds no settings.
+    """
+    here = {name: os.environ.get(name.upper(), "") for name in secret_names()}
+    here |= {name: os.environ[name.upper()] for name in FOLDERS if os.environ.get(name.upper())}
+    try:
+        frozen = Settings.model_validate(json.loads(path.read_text(encoding="utf-8")) | here)
+        frozen.model_fields_set.clear()  # none of them was asked for now
+        return settled(frozen)
+    except (OSError, ValueError, TypeError) as error:
+        what = f"holds no settings that this version reads ({shown(str(error).splitlines()[0])})"
+        raise UserError(f"{path}: {what}; start a new run, with FRESH=1 if it has the same RUN_NAME") from None
+
+
+def settled(frozen: Settings) -> Decided:
+    """Return frozen settings as decided ones; runs of older versions lack those that had no `auto` then."""
+    return without_plan(Resolved.of(frozen, learning_rate=frozen.peak_learning_rate))
+
+
+def keys_of(env_file: Path | None) -> dict[str, str]:
+    """Return the secrets in an env file: they are never frozen."""
+    written = variables.from_file(env_file) if env_file else {}
+    return {name: written[name.upper()] for name in secret_names() if name.upper() in written}
+
+
+def unknown_names(names: list[str], where: str, options: tuple[str, ...] = ()) -> list[str]:
+    """Return a line for every name that is neither a setting nor an option, with the one that was probably meant."""
+    known = [*options, *(name.upper() for name in Settings.model_fields)]
+    problems = []
+    for name in names:
+        if name not in known and not variables.is_of_compose(name):
+            usual = name.upper() if name.upper() in known else ELSEWHERE.get(name.upper())
+            near = [usual] if usual else difflib.get_close_matches(name.upper(), known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else "docs/settings.md lists every setting"
+            problems.append(f"{shown(name)}: no such setting (from {where}); {remedy}")
+    return problems
+
+
+def explain(error: Any) -> str:
+    """Return the user's line for one of pydantic's errors."""
+    name = str(error["loc"][0]).upper() if error["loc"] else "settings"
+    value = "***" if name.lower() in secret_names() else error["input"]
+    context = error.get("ctx", {})
+    kind = error["type"]
+    limits = {
+        "greater_than": "more than",
+        "greater_than_equal": "at least",
+        "less_than": "less than",
+        "less_than_equal": "at most",
+    }
+    if kind in limits:
+        bound = next(iter(context.values()))
+        return wrong(name, value, "is out of range", f"use {limits[kind]} {bound}")
+    if kind == "literal_error":
+        return wrong(name, value, "is not one of the choices", f"use {context['expected']}")
+    if kind in IN_PLAIN_WORDS:
+        what, remedy = IN_PLAIN_WORDS[kind]
+        may_be_auto = name.lower() in Settings.model_fields and Settings.model_fields[name.lower()].default is None
+        return wrong(name, value, what, remedy + " or auto" * may_be_auto)
+    what = str(error["msg"]).removeprefix("Value error, ")
+    return wrong(name, value, what[0].lower() + what[1:], "correct it")

@@ -1,0 +1,118 @@
+"""Which settings cannot hold together, and which must stay what they were for a run to go on."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+from sft.errors import SettingsError, wrong
+from sft.settings import deepspeed, variables
+from sft.settings.fields import DATA_SUFFIXES, DEMO, TINY, Settings, marked
+from sft.settings.kinds import MAY_CHANGE, NOT_OF_RUN
+from sft.settings.variables import is_there
+
+# As the hub has it: a name, or an owner and a name, without `--` and `..`.
+HUB_NAME = re.compile(r"(?!.*(--|\.\.))(?=.{1,96}$)\w[\w.-]*(/[\w.-]+)?(?<![.-])", re.ASCII)
+MODEL_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json")
+NEAR = 0.75  # how alike `tinny` and `tiny` are: a typing error
+LONGEST_NAME = 100  # characters of a run's name, which W&B and the file system must take
+RUN_NAME = re.compile(rf"(?!latest$)\w[\w.-]{{,{LONGEST_NAME - 1}}}", re.ASCII)
+
+# Together
+
+
+def contradictions(settings: Settings, with_file: bool = True) -> list[str]:
+    """Return a line for every pair of settings that cannot both hold, and (`with_file`) for DS_CONFIG's file."""
+    problems = []
+    if 0 < settings.global_batch_size < settings.world_size:
+        what = f"is less than NODES x GPUS_PER_NODE = {settings.world_size}, so some would have nothing to do"
+        remedy = f"use at least {settings.world_size}"
+        problems.append(wrong("GLOBAL_BATCH_SIZE", settings.global_batch_size, what, remedy))
+    product = settings.batch_size * settings.gradient_accumulation_steps * settings.world_size
+    if (
+        settings.global_batch_size
+        and settings.gradient_accumulation_steps > 1
+        and product != settings.global_batch_size
+    ):
+        what = f"with BATCH_SIZE and GPUs it makes {product} per step, GLOBAL_BATCH_SIZE={settings.global_batch_size}"
+        accumulation = settings.gradient_accumulation_steps
+        problems.append(wrong("GRADIENT_ACCUMULATION_STEPS", accumulation, what, "set one of the two"))
+    if settings.lora_base_bits == 4 and not settings.lora_rank:
+        what = "4-bit weights cannot be trained themselves, and LORA_RANK=0 has no adapter"
+        problems.append(wrong("LORA_BASE_BITS", 4, what, "use LORA_RANK=16, or LORA_BASE_BITS=16"))
+    tokens = settings.max_tokens_per_micro_step
+    if settings.packing and tokens is not None and settings.max_length > tokens:
+        what = f"is less than MAX_LENGTH={settings.max_length}, so the longest row may not fit"
+        remedy = f"use at least {settings.max_length}, or lower MAX_LENGTH"
+        problems.append(wrong("MAX_TOKENS_PER_MICRO_STEP", tokens, what, remedy))
+    if settings.run_name and not RUN_NAME.fullmatch(settings.run_name):
+        remedy = f"use letters, digits, - and _, {LONGEST_NAME} at most"
+        problems.append(wrong("RUN_NAME", settings.run_name, "is not a valid folder name", remedy))
+    problems += [*name_problems("model_name", settings.model_name), *name_problems("dataset", settings.dataset)]
+    if with_file:
+        try:
+            deepspeed.configuration(settings)
+        except SettingsError as error:
+            problems += error.problems
+    return problems
+
+
+def name_problems(name: str, value: str) -> list[str]:
+    """Return the line for a MODEL_NAME or DATASET that is no file or folder here and can be no name on the hub.
+
+    A name that begins as a path does, has the suffix of a file, or whose first part is a folder here, is a path.
+    """
+    made, example, suffixes = {
+        "model_name": (TINY, "Qwen/Qwen3-0.6B", MODEL_SUFFIXES),
+        "dataset": (DEMO, "openai/gsm8k", DATA_SUFFIXES),
+    }[name]
+    if value == made or is_there(variables.expanded(value)):
+        return []
+    first, slash, _ = value.partition("/")
+    is_path = value.startswith((".", "/", "~")) or bool(slash and is_there(Path(first)))
+    if is_path or value.lower().endswith(suffixes):
+        what, remedy = (
+            "no such file or folder" + variables.in_container(),
+            f"check the path, or give a hub name such as {example}",
+        )
+    elif not HUB_NAME.fullmatch(value):
+        what, remedy = "no such file or folder, and not a hub name", f"give a hub name such as {example}"
+    elif not slash and difflib.get_close_matches(value.lower(), [made], cutoff=NEAR):
+        what, remedy = "no such file or folder", f"did you mean {made}? (a hub name has an owner, as in {example})"
+    else:
+        return []
+    return [wrong(name.upper(), value, what, remedy)]
+
+
+# For a run to go on
+
+
+def changed(settings: Settings, before: Settings) -> list[tuple[str, Any, Any]]:
+    """Return name, value now and value `before` of every setting that decides what is trained and differs.
+
+    The global batch size is compared as it comes out, however it was set.
+    """
+    names = [name for name in Settings.model_fields if name not in marked(MAY_CHANGE)]
+    pairs = [(name.upper(), getattr(settings, name), getattr(before, name)) for name in names]
+    pairs.append(("GLOBAL_BATCH_SIZE", settings.sequences_per_step, before.sequences_per_step))
+    return [(name, now, then) for name, now, then in pairs if now != then]
+
+
+def adjusted(settings: Settings, before: Settings) -> list[tuple[str, Any, Any]]:
+    """Return the same of every setting that a resumed run may change, if it says something about the run."""
+    unsaid = {*marked(NOT_OF_RUN), "global_batch_size"}  # `changed` compares that one as it comes out
+    names = [name for name in Settings.model_fields if name in marked(MAY_CHANGE) - unsaid]
+    pairs = [(name.upper(), getattr(settings, name), getattr(before, name)) for name in names]
+    return [(name, now, then) for name, now, then in pairs if now != then]
+
+
+def differences(settings: Settings, before: Settings) -> list[str]:
+    """Return a line for every setting that decides what is trained and is not what it was `before`."""
+    problems = []
+    for name, now, then in changed(settings, before):
+        to_resume = f"set GLOBAL_BATCH_SIZE={then} to resume" if name == "GLOBAL_BATCH_SIZE" else ""
+        remedy = f"{to_resume or f'set it to {then} to resume'}, or FRESH=1 to start a new run"
+        problems.append(wrong(name, now, f"the unfinished run {before.run_name} has {then}", remedy))
+    return problems

@@ -1,0 +1,36 @@
+"""JSON read strictly: no key twice, no NaN or Infinity, not too deep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DEEPEST = 20  # levels of nesting
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Raises ValueError for a key that occurs twice: one of its values would be lost."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"has the key {key!r} twice")
+        found[key] = value
+    return found
+
+
+def no_number(name: str) -> Any:
+    """Raise ValueError: JSON has no NaN and no Infinity, though Python reads them."""
+    raise ValueError(f"holds {name}")
+
+
+def depth(value: Any) -> int:
+    """Return how deep a JSON value is nested, as far as it matters."""
+    level, values = 0, [value]
+    while values and level <= DEEPEST:
+        values = [inner for outer in values for inner in children(outer)]
+        level += 1
+    return level
+
+
+def children(value: Any) -> list[Any]:
+    """Return the values inside a JSON value."""
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []

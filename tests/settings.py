@@ -1,0 +1,13 @@
+"""Settings as a run's directory holds them, for tests of what comes after the decisions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sft.settings.load import load
+from sft.settings.stages import Decided, OnDevice, resolve, without_plan
+
+
+def decided(on: OnDevice = "cpu", /, **given: Any) -> Decided:
+    """Return the defaults and what is given, decided for this machine's processes as nodes; no `.env` is read."""
+    return without_plan(resolve(load(None, **given), on, "local"))
