@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sft.host.launch import engine
+from sft.host.launch import docker_engine
 
 from .stack import Stack
 
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def why_not() -> str | None:
     """Return why the stack cannot be brought up here, with the remedy."""
-    if found := engine.problem():
+    if found := docker_engine.problem():
         return "; ".join(found)
     if not os.environ.get("BASE_IMAGE"):
         return "BASE_IMAGE is not set; `export BASE_IMAGE=$(.ci/base-image)` makes one without an image registry"

@@ -314,7 +314,7 @@ def test_ranks_of_a_node_program_that_was_started_by_hand_get_the_cards_that_it_
 def test_the_monitor_is_told_the_cards_of_a_node(node, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b,1")
     node.introduce()
-    assert node.run.nodes()[0]["gpus"] == [UUIDS[3], UUIDS[1]]
+    assert node.run.nodes()[0].gpus == [UUIDS[3], UUIDS[1]]
 
 
 def test_nodes_of_one_machine_get_cards_of_their_own_by_uuid(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ from sft.host import ownership
 from sft.host.doctor import container
 from sft.host.doctor import docker as docker_checks
 from sft.host.gpus import Gpu
-from sft.host.launch import choose, engine, image
+from sft.host.launch import choose, docker_engine, image
 from sft.settings import variables
 from sft.settings.load import load
 
@@ -47,25 +47,25 @@ def docker(tmp_path, monkeypatch):
 )
 def test_what_keeps_docker_from_being_used_is_named_with_the_remedy(docker, engine, asked_compose, what, remedy):
     docker(engine, asked_compose)
-    found = engine.problem()
+    found = docker_engine.problem()
     assert found is not None and found[0] == what and remedy in found[1]
 
 
 @pytest.mark.parametrize(("engine", "asked_compose"), [("echo 20.10.0", "echo 2.0"), (ENGINE, COMPOSE)])
 def test_docker_of_any_version_that_is_new_enough_can_be_used(docker, engine, asked_compose):
     docker(engine, asked_compose)
-    assert engine.problem() is None
+    assert docker_engine.problem() is None
 
 
 def test_docker_that_does_not_answer_is_not_waited_for(docker, monkeypatch):
     docker(engine="exec sleep 60")
-    monkeypatch.setattr(engine, "ANSWER_TIMEOUT_S", 0.2)
-    assert engine.problem() == ("the docker engine does not answer", "start it: sudo systemctl start docker")
+    monkeypatch.setattr(docker_engine, "ANSWER_TIMEOUT_S", 0.2)
+    assert docker_engine.problem() == ("the docker engine does not answer", "start it: sudo systemctl start docker")
 
 
 def test_no_docker_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = engine.problem()
+    found = docker_engine.problem()
     assert found is not None and found[0] == "docker is not installed"
 
 

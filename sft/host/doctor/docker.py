@@ -11,7 +11,7 @@ from sft import hostfile
 from sft.errors import SftError
 from sft.host import gpus, ownership
 from sft.host.doctor.check import Check
-from sft.host.launch import compose, compose_files, engine
+from sft.host.launch import compose, compose_files, docker_engine
 from sft.settings import variables
 from sft.settings.fields import Settings
 
@@ -21,10 +21,10 @@ POLL_S = 0.5
 
 def before_build(settings: Settings) -> Iterator[Check]:
     """Check what must be right before an image can be built."""
-    if found := engine.problem():
+    if found := docker_engine.problem():
         yield Check("docker", "failure", *found)
         return
-    yield Check("docker", "ok", engine.versions())
+    yield Check("docker", "ok", docker_engine.versions())
     if users := other_users():
         yield users
     if settings.device == "cuda":
@@ -41,7 +41,7 @@ def before_build(settings: Settings) -> Iterator[Check]:
 
 def other_users() -> Check | None:
     """Check whether the engine maps a container's users to other ones; None if it does not."""
-    options = engine.output("docker", "info", "--format", "{{json .SecurityOptions}}").stdout
+    options = docker_engine.output("docker", "info", "--format", "{{json .SecurityOptions}}").stdout
     kind = "rootless" if "name=rootless" in options else "userns-remap" if "name=userns" in options else ""
     if not kind:
         return None
@@ -52,9 +52,9 @@ def other_users() -> Check | None:
 
 def toolkit() -> Check:
     """Check that docker has NVIDIA's runtime."""
-    runtimes = engine.output("docker", "info", "--format", "{{json .Runtimes}}").stdout
+    runtimes = docker_engine.output("docker", "info", "--format", "{{json .Runtimes}}").stdout
     if "nvidia" not in runtimes:
-        return Check("Container Toolkit", "failure", "docker has no nvidia runtime", engine.NO_GPU)
+        return Check("Container Toolkit", "failure", "docker has no nvidia runtime", docker_engine.NO_GPU)
     return Check("Container Toolkit", "ok", "docker has the nvidia runtime")
 
 
@@ -64,7 +64,9 @@ def gpus_inside(settings: Settings) -> Check:
     done = stack.call("run", "--rm", "--no-deps", "-T", hostfile.MASTER, "nvidia-smi", "--list-gpus")
     seen = [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
     if done.returncode or not seen:
-        return Check("GPU in a container", "failure", engine.last_line(done.stderr or done.stdout), engine.NO_GPU)
+        return Check(
+            "GPU in a container", "failure", docker_engine.last_line(done.stderr or done.stdout), docker_engine.NO_GPU
+        )
     return Check("GPU in a container", "ok", f"{len(seen)} of {len(gpus.visible())} visible to {hostfile.MASTER}")
 
 
@@ -95,6 +97,8 @@ def inside(settings: Settings) -> Iterator[Check]:
             for check in found:
                 yield Check(f"{name}: {check['name']}", check["level"], check["found"], check["remedy"])
             if not found:
-                yield Check(name, "failure", engine.last_line("\n".join(lines)), "`make setup` rebuilds the image")
+                yield Check(
+                    name, "failure", docker_engine.last_line("\n".join(lines)), "`make setup` rebuilds the image"
+                )
     finally:
         call("down", "--timeout", "0")

@@ -9,7 +9,7 @@ from sft import hostfile, resources
 from sft.errors import SettingsError, shown, wrong
 from sft.host import gpus, provenance
 from sft.host.gpus import Gpu, unused
-from sft.host.launch import engine
+from sft.host.launch import docker_engine
 from sft.host.plan import planner, view
 from sft.host.plan.plan import Plan
 from sft.run import lifecycle, unfinished
@@ -54,14 +54,14 @@ def choose_launcher(settings: Settings, has_gpu: bool) -> tuple[Launched, str]:
     if settings.launcher == "local":
         return "local", "LAUNCHER=local"
     if settings.launcher == "compose":
-        if found := engine.problem():
+        if found := docker_engine.problem():
             raise SettingsError([wrong("LAUNCHER", "compose", *found)])
         return "compose", "LAUNCHER=compose"
     if not has_gpu:
         return "local", "DEVICE=cpu" if settings.device == "cpu" else "no GPU"
     if settings.nodes != 2:
         return "local", f"NODES={settings.nodes}"
-    if found := engine.problem():
+    if found := docker_engine.problem():
         return "local", found[0]
     return "compose", "docker works and a GPU is here"
 

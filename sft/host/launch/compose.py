@@ -18,7 +18,7 @@ from sft.errors import SettingsError, UserError, wrong
 from sft.host import gpus, ownership
 from sft.host.launch import compose_files, image, signals
 from sft.host.launch.compose_files import BASE, GPU
-from sft.host.launch.engine import NO_GPU, last_line
+from sft.host.launch.docker_engine import NO_GPU, last_line
 from sft.run.directory import Run
 from sft.settings import variables
 from sft.settings.fields import FOLDERS, Settings

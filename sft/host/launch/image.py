@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from sft import ROOT
-from sft.host.launch import engine
+from sft.host.launch import docker_engine
 from sft.settings import variables
 
 COPIED = ("docker/Dockerfile", "pyproject.toml", "constraints.txt", "ds_configs", "sft")
@@ -21,7 +21,7 @@ def name() -> str:
 def is_built() -> bool:
     """Tell whether the image exists and was built from the present files."""
     label = '{{index .Config.Labels "sft.content"}}'
-    built = engine.output("docker", "image", "inspect", "--format", label, name())
+    built = docker_engine.output("docker", "image", "inspect", "--format", label, name())
     return built.returncode == 0 and built.stdout.strip() == content()
 
 
