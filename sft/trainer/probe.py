@@ -24,7 +24,7 @@ REPEATS = 5
 
 
 def main() -> None:
-    """All-reduce a tensor, check the sum, and say how fast it went."""
+    """Join the ranks, all-reduce a tensor, check the sum, and print the bandwidth."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
     parser.add_argument("--mib", type=int, default=64, help="size of the tensor")
@@ -32,16 +32,16 @@ def main() -> None:
     world = distributed.start(arguments.device, TIMEOUT_S)
     values = torch.full((arguments.mib * 2**18,), world.rank + 1.0, device=world.device)
     distributed.add_up(values)
-    wanted = world.world_size * (world.world_size + 1) / 2
-    if not bool((values == wanted).all()):
-        raise RunFailed(f"rank {world.rank}: an all-reduce gave {values[0].item()} instead of {wanted}")
+    expected = world.world_size * (world.world_size + 1) / 2
+    if not bool((values == expected).all()):
+        raise RunFailed(f"rank {world.rank}: an all-reduce gave {values[0].item()} instead of {expected}")
     started = time.perf_counter()
     for _ in range(REPEATS):
         distributed.add_up(values)
     if world.device.type == "cuda":
         torch.cuda.synchronize()
     seconds = (time.perf_counter() - started) / REPEATS
-    # Bus bandwidth as nccl-tests define it: what each link carries in a ring.
+    # Bus bandwidth as nccl-tests define it: the bytes that each link carries in a ring, per second.
     moved = values.nbytes * 2 * (world.world_size - 1) / world.world_size
     if world.is_main:
         backend = "nccl" if arguments.device == "cuda" else "gloo"

@@ -15,7 +15,7 @@ from sft.settings.fields import TINY, Settings
 from sft.trainer.data import sources
 from sft.trainer.data.hashes import file_hash, short_hash
 from sft.trainer.data.prepared_data import data_key
-from sft.trainer.model.hub import WANTED, check_code, download, is_cached
+from sft.trainer.model.hub import FILES, check_code, download, is_cached
 
 
 def base_model(settings: Settings) -> Path:
@@ -34,9 +34,9 @@ def base_model(settings: Settings) -> Path:
     local = model_files.local_model(settings)
     if local is None and sources.dataset_folder(settings) is None and not is_cached(settings):
         sources.check_hub(settings)  # before gigabytes are downloaded
-    folder = local or download(settings, WANTED)
+    folder = local or download(settings, FILES)
     if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
-        folder = download(settings, [*WANTED, *(f"*{suffix}" for suffix in model_files.PICKLED)])
+        folder = download(settings, [*FILES, *(f"*{suffix}" for suffix in model_files.PICKLED)])
     model_files.check_folder(folder, settings)
     if model_files.has_code(folder):
         check_code(folder, settings)

@@ -19,28 +19,28 @@ from sft.rows.files import Placed
 from sft.settings.fields import Settings
 from sft.trainer.data.rows import TokenisedRow
 
-CHUNK_ROWS = 1000  # that a worker process takes at a time
+CHUNK_ROWS = 1000  # a worker process takes so many at a time
 # The template of Llama 3.1 and later prints today's date unless it is given one: a model trained on Monday would see
-# another prompt on Tuesday. This is the date that the template itself falls back to.
+# another prompt on Tuesday. This is the template's own default date.
 TEMPLATE_DATE = "26 Jul 2024"
 
-worker: Tokeniser  # of this process, see start_worker
+worker: Tokeniser  # one in each process, made by start_worker
 
 
 def tokenised(placed: Iterable[Placed], model: Path, settings: Settings, bad: BadRows) -> Iterator[TokenisedRow]:
-    """Yield rows tokenised with the tokenizer in `model`, in order, on all cores if there are many rows.
+    """Yield tokenised rows, in order. Rows that cannot be used are added to `bad` instead.
 
-    Rows that cannot be used are added to `bad`. Only some chunks of rows are in memory at a time.
+    `model` is the folder of the tokenizer. Only a few chunks of rows are in memory at a time.
     """
-    for row in worked(placed, model, settings):
+    for row in rows_and_errors(placed, model, settings):
         if isinstance(row, DataError):
             bad.add(row)
         else:
             yield row
 
 
-def worked(placed: Iterable[Placed], model: Path, settings: Settings) -> Iterator[TokenisedRow | DataError]:
-    """Yield rows tokenised, in order; for one that cannot be used, what is wrong with it."""
+def rows_and_errors(placed: Iterable[Placed], model: Path, settings: Settings) -> Iterator[TokenisedRow | DataError]:
+    """Yield each row tokenised, or its error, in order. Many rows are spread over all cores."""
     rows = iter(placed)
     chunks = iter(lambda: list(itertools.islice(rows, CHUNK_ROWS)), [])
     first = next(chunks, [])
@@ -66,7 +66,7 @@ def worked(placed: Iterable[Placed], model: Path, settings: Settings) -> Iterato
 
 
 def start_worker(model: Path, settings: Settings) -> None:
-    """Load what a worker needs."""
+    """Load this process's tokenizer, once for all its chunks."""
     global worker
     import transformers
 
@@ -75,35 +75,36 @@ def start_worker(model: Path, settings: Settings) -> None:
 
 
 def work(chunk: list[Placed]) -> list[TokenisedRow | DataError]:
-    """Return a chunk of rows tokenised by this process's worker."""
+    """Tokenise a chunk of rows in this process."""
     return worker.rows(chunk)
 
 
 @dataclass
 class Tokeniser:
-    """Turns rows into tokens with a model's own tokenizer."""
+    """Turns rows into tokens with a model's own tokenizer and chat template."""
 
     tokenizer: Any
     settings: Settings
 
     def rows(self, placed: Iterable[Placed]) -> list[TokenisedRow | DataError]:
-        """Return rows tokenised; for one that cannot be used, what is wrong with it, with its place."""
+        """Return each row tokenised, or the error that names its place, in order."""
         found: dict[int, TokenisedRow | DataError] = {}  # by the row's number
-        whole = []
+        split: list[tuple[int, str, list[dict[str, str]], list[tuple[str, bool]]]] = []
         for number, (where, row) in enumerate(placed):
             try:
                 messages = forms.convert(row, where, self.settings).as_dicts()
                 chat = self.tokenizer.chat_template
                 pieces = self.chat_pieces(messages, where) if chat else self.plain_pieces(messages)
-                whole.append((number, where, messages, pieces))
+                split.append((number, where, messages, pieces))
             except DataError as error:
                 found[number] = error
-        # A piece at a time, so that the tokens before a response are those that generation starts from.
-        texts = list(dict.fromkeys(text for *_, pieces in whole for text, _ in pieces if text))
+        # Each piece is tokenised by itself, so that no token spans the border between prompt and response: the tokens
+        # before a response are exactly those that generation starts from.
+        texts = list(dict.fromkeys(text for *_, pieces in split for text, _ in pieces if text))
         tokens = (
             dict(zip(texts, self.tokenizer(texts, add_special_tokens=False).input_ids, strict=True)) if texts else {}
         )
-        for number, where, messages, pieces in whole:
+        for number, where, messages, pieces in split:
             try:
                 found[number] = self.join([(tokens.get(text, []), target) for text, target in pieces], messages, where)
             except DataError as error:
@@ -111,7 +112,7 @@ class Tokeniser:
         return [found[number] for number in sorted(found)]
 
     def join(self, parts: list[tuple[list[int], bool]], messages: list[dict[str, str]], where: str) -> TokenisedRow:
-        """Return a row of tokenised pieces, each with whether it is a target."""
+        """Join tokenised pieces, each with whether it is a target, to one row of at most MAX_LENGTH tokens."""
         ids: list[int] = []
         is_target: list[bool] = []
         for tokens, target in parts:
@@ -121,7 +122,7 @@ class Tokeniser:
         if not self.tokenizer.chat_template:
             start, end = self.plain_marks()
             ids, is_target = start + ids + end, [False] * len(start) + is_target + [True] * len(end)
-        elif bos is not None and ids[:2] == [bos, bos]:
+        elif bos is not None and ids[:2] == [bos, bos]:  # some templates give two
             ids, is_target = ids[1:], is_target[1:]
         limit = self.settings.max_length
         is_cut = len(ids) > limit
@@ -130,19 +131,20 @@ class Tokeniser:
             raise DataError(
                 f"{where}: no target token is left within MAX_LENGTH={limit}; raise MAX_LENGTH or remove the row"
             )
-        asked = [message["content"] for message in messages if message["role"] != "assistant"]
-        return TokenisedRow(ids, is_target, asked[-1] if asked else "", messages[-1]["content"], is_cut)
+        questions = [message["content"] for message in messages if message["role"] != "assistant"]
+        return TokenisedRow(ids, is_target, questions[-1] if questions else "", messages[-1]["content"], is_cut)
 
     def chat_pieces(self, messages: list[dict[str, str]], where: str) -> list[tuple[str, bool]]:
-        """Return the template's text cut into (text, is target) pieces; the assistant's words are the targets.
+        """Split the template's text into pieces (text, is target): the assistant's messages are the targets.
 
-        Every assistant message is a target where the template writes a conversation by appending to it. Some
-        templates rewrite earlier turns (they drop reasoning, say): there the last one alone is.
+        Some templates rewrite earlier turns once a conversation goes on, for example drop their reasoning. Then only
+        the last assistant message is a target: what the model would see of the others is not what it should write.
         """
         whole = self.template(messages, where)
         turns = [i for i, message in enumerate(messages) if i and message["role"] == "assistant" and message["content"]]
         for chosen in (turns, turns[-1:]):
-            pieces, at = [], 0
+            pieces: list[tuple[str, bool]] = []
+            at = 0  # characters of `whole` in pieces
             for turn in chosen:
                 before = self.template(messages[:turn], where, add_generation_prompt=True)
                 after = self.template(messages[: turn + 1], where)
@@ -155,12 +157,12 @@ class Tokeniser:
         raise DataError(f"{where}: the chat template does not write this conversation; check the order of its roles")
 
     def up_to_end(self, text: str) -> str:
-        """Return a response without what the template puts after its end mark: nothing should be generated there."""
+        """Cut off what the template writes after a response's end mark: the model should not generate it."""
         eos = self.tokenizer.eos_token
         return text[: text.rindex(eos) + len(eos)] if eos and eos in text else text
 
     def template(self, messages: list[dict[str, str]], where: str, add_generation_prompt: bool = False) -> str:
-        """Return the conversation as the model's chat template writes it. Raises DataError where it refuses."""
+        """Return the conversation as the model's chat template writes it. Raises DataError if it refuses."""
         import jinja2
 
         try:
@@ -172,7 +174,7 @@ class Tokeniser:
             raise DataError(f"{where}: {what}; check the order of its roles") from None
 
     def plain_pieces(self, messages: list[dict[str, str]]) -> list[tuple[str, bool]]:
-        """Return the pieces for a model without a chat template: the messages on lines of their own."""
+        """Return the pieces (text, is target) for a model without a chat template: each message on its own line."""
         pieces: list[tuple[str, bool]] = []
         for message in messages[:-1]:
             pieces.append((message["content"] + "\n", False))
@@ -180,7 +182,7 @@ class Tokeniser:
         return pieces
 
     def plain_marks(self) -> tuple[list[int], list[int]]:
-        """Return the tokens that begin and end a text without a template: the tokenizer's own start, and EOS."""
+        """Return the tokens around a text without a template: BOS, if the tokenizer adds it, and EOS."""
         start = [self.tokenizer.bos_token_id]
         has_start = start != [None] and self.tokenizer("").input_ids[:1] == start
         return start if has_start else [], [self.tokenizer.eos_token_id]

@@ -1,6 +1,6 @@
 """LoRA (Hu et al. 2021) through peft: trains small matrices beside the frozen linear layers.
 
-Only a run with an adapter imports peft, which takes a second, and brings bitsandbytes along, which starts CUDA.
+Only a run with an adapter imports peft: that takes a second, and imports bitsandbytes, which initialises CUDA.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sft.errors import SettingsError, wrong
 from sft.settings.fields import TINY, Settings
 from sft.trainer.model import quantised
 
-NAME = "default"  # peft's own name for an only adapter
+NAME = "default"  # peft's name for the only adapter of a model
 
 
 def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
     """Freeze a model's weights and put an adapter beside its linear layers, the same on every rank.
 
-    Raises SettingsError where LORA_TARGETS names no layer of the model.
+    Raises SettingsError if LORA_TARGETS names something that is not a layer of the model.
     """
     import peft
 
@@ -33,7 +33,7 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
     check_targets(model, settings)
     config = peft.LoraConfig(
         task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
-        target_modules=named(settings) or targets,
+        target_modules=target_names(settings) or targets,
     )  # fmt: skip
     torch.manual_seed(settings.seed)
     try:
@@ -46,18 +46,19 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
         parameter.requires_grad_("lora_" in name)
         if parameter.requires_grad:
             parameter.data = parameter.data.to(model.dtype)
-    # The first layer's input must want a gradient: ZeRO-3 takes the gradients of a layer for complete with that one.
+    # ZeRO-3 takes a layer's gradients for complete once that of its input is there. So the first layer's input needs
+    # one too, although the embeddings that compute it are frozen.
     model.enable_input_require_grads()
 
 
-def named(settings: Settings) -> list[str]:
-    """Return the names in LORA_TARGETS; none for all-linear."""
+def target_names(settings: Settings) -> list[str]:
+    """Return the names in LORA_TARGETS, an empty list for all-linear."""
     names = [name.strip() for name in settings.lora_targets.split(",")]
     return [] if names == ["all-linear"] else [name for name in names if name]
 
 
 def check_targets(model: Any, settings: Settings) -> None:
-    """Raise SettingsError if a name in LORA_TARGETS fits no linear layer of the model: peft takes the others alone.
+    """Raise SettingsError if a name in LORA_TARGETS fits no linear layer: peft would silently use only the others.
 
     The model's weights may be on the meta device.
     """
@@ -65,7 +66,7 @@ def check_targets(model: Any, settings: Settings) -> None:
     linear = {name for name, module in modules.items() if isinstance(module, torch.nn.Linear | Conv1D)}
     last = sorted({name.rpartition(".")[2] for name in linear if modules[name] is not model.get_output_embeddings()})
     problems = []
-    for target in named(settings):
+    for target in target_names(settings):
         fitting = {name for name in modules if name == target or name.endswith(f".{target}")}  # as peft compares
         if fitting & linear:
             continue
@@ -91,14 +92,15 @@ def save_only_the_adapter(module: torch.nn.Module) -> None:
 
 
 def is_adapted(model: torch.nn.Module) -> bool:
-    """Tell whether a model has an adapter."""
+    """Whether a model has an adapter."""
     return bool(getattr(model, "peft_config", None))
 
 
 def write(model: Any, weights: dict[str, torch.Tensor], base: Path, folder: Path, settings: Settings) -> None:
-    """Write the adapter to `folder` in peft's layout, with the tokenizer; `weights` are the model's, by its own names.
+    """Write the adapter to `folder` in peft's layout, with the tokenizer. `weights` are the whole model's, by name.
 
-    It names its base as others can load it, so that peft's AutoPeftModelForCausalLM.from_pretrained(folder) does.
+    It names the base model so that peft's AutoPeftModelForCausalLM.from_pretrained(folder) finds it, on other machines
+    too if it is from the hub.
     """
     folder.mkdir(parents=True)
     config = model.peft_config[NAME]
@@ -116,10 +118,7 @@ def write(model: Any, weights: dict[str, torch.Tensor], base: Path, folder: Path
 
 
 def base_name(base: Path, settings: Settings) -> tuple[str, str | None]:
-    """Return the base model's name and revision: of the hub with its commit, or a folder as MODEL_NAME gives it.
-
-    `base` is the folder that it was loaded from.
-    """
+    """Return the base model's name, and its commit if it is from the hub. `base` is the folder it was loaded from."""
     if settings.model_name == TINY:
         return str(base), None
     if model_files.local_model(settings):
@@ -128,15 +127,16 @@ def base_name(base: Path, settings: Settings) -> tuple[str, str | None]:
 
 
 def merged(model: Any, base: Path, adapter: Path, permissions: dict[str, Any]) -> Any:
-    """Return the base model with the adapter's product added to its weights, a plain model without peft.
+    """Return the base model with the adapter's product added to its weights: a plain model without peft.
 
-    Of a quantised base what its 4 bits stand for, not what they were made from: the adapter was trained beside those
-    and makes up for their error, so that only with them the merged model is the one that was trained.
+    For a quantised base, merge into the dequantised weights, not the original ones: the adapter was trained on them,
+    and has learnt to make up for their error.
     """
     import peft
 
     whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=model.dtype, **permissions)
     for name, value in quantised.weights(model):
         layer: Any = whole.get_submodule(name.removesuffix(".weight").removesuffix(".base_layer"))
-        layer.weight.data.copy_(value.T if isinstance(layer, Conv1D) else value)  # GPT-2's are quantised transposed
+        # The weights of GPT-2's layers are transposed before they are quantised.
+        layer.weight.data.copy_(value.T if isinstance(layer, Conv1D) else value)
     return peft.PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()

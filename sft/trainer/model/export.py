@@ -20,11 +20,11 @@ from sft.trainer.model.load import permissions
 def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) -> None:
     """Write the trained model to `final/` in Hugging Face layout, complete or not at all (all ranks).
 
-    It is loaded again and compared bit by bit before the folder gets its name: a model that was saved without its
-    tied weights, or half, is found out here and not by its user. A LoRA adapter is written to `adapter/` and merged.
+    It is loaded again and compared bit by bit before the folder gets its name: here, not at its user, it must show if a
+    file is incomplete or tied weights are missing. A LoRA adapter is written to `adapter/`, and merged into `final/`.
     """
     if engine.zero_optimization_stage() == 3:
-        # The public save writes a .bin file. On rank 0, of an adapter's run what is trained alone.
+        # DeepSpeed's public function writes a .bin file. Only rank 0 gets the weights; with an adapter, only its own.
         weights = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=bool(settings.lora_rank))
     else:
         weights = engine.module.state_dict()
@@ -32,7 +32,7 @@ def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) 
         named = {
             name.removeprefix("model."): value.detach().cpu()
             for name, value in weights.items()
-            if name.startswith("model.")  # the loss shares the head's weights
+            if name.startswith("model.")  # the others are the head's again, as part of the loss
         }
         model = engine.module.model
         if adapter.is_adapted(model):
@@ -48,15 +48,20 @@ def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) 
 def write_model(
     model: transformers.PreTrainedModel, weights: dict[str, torch.Tensor], base: Path, folder: Path, trusted: bool
 ) -> None:
-    """Write weights, configuration and tokenizer to `folder`, load them again and compare."""
+    """Write weights, configuration and tokenizer to `folder`, load them again, and compare.
+
+    The configuration is that of the model's class, with what the `base` model's publisher set. `trusted`: run the
+    model's own code. Raises RuntimeError if the loaded weights differ.
+    """
     with torch.device("meta"):
         whole = type(model)(model.config)
     published = transformers.AutoConfig.from_pretrained(base, trust_remote_code=trusted)
-    if hasattr(published, "use_cache"):  # training switches it off
+    if hasattr(published, "use_cache"):  # training has switched it off
         whole.config.use_cache = published.use_cache
     whole.load_state_dict(weights, strict=False, assign=True)
     whole.tie_weights()
-    # transformers refuses to write a generation configuration that it has read, such as a temperature without sampling.
+    # transformers reads some generation configurations that it refuses to write, such as a temperature without
+    # sampling: save without it, and write its file separately.
     whole.generation_config = transformers.GenerationConfig()
     whole.save_pretrained(folder)
     if model.generation_config is not None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from sft.errors import SettingsError, wrong
 from sft.settings.fields import Settings
 
-WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]  # of a model of the hub
+FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]  # that are downloaded of a model
 
 
 def check_code(folder: Path, settings: Settings) -> None:
-    """Raise SettingsError where a model that brings code of its own cannot be loaded without it, or with it."""
+    """Raise SettingsError if a model needs its own code and TRUST_REMOTE_CODE=0, or if that code does not work."""
     import transformers
 
     trusted = settings.trust_remote_code
@@ -21,7 +21,7 @@ def check_code(folder: Path, settings: Settings) -> None:
         own = "AutoModelForCausalLM" in getattr(config, "auto_map", {})
         if own and not trusted and type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ValueError("trust_remote_code")
-    except Exception as error:  # the code is anybody's, and so are its errors
+    except Exception as error:  # code of the model's author, and so its errors
         if not trusted and "trust_remote_code" in str(error):
             what = f"{settings.model_name} needs Python code of its own"
             remedy = "set TRUST_REMOTE_CODE=1 if you have read that code, or take another model"
@@ -32,7 +32,7 @@ def check_code(folder: Path, settings: Settings) -> None:
 
 
 def is_cached(settings: Settings) -> bool:
-    """Tell whether a model of the hub is in MODEL_PATH."""
+    """Tell whether MODEL_NAME's model from the hub is in MODEL_PATH already."""
     from huggingface_hub import try_to_load_from_cache
 
     name, revision = settings.model_name, settings.model_revision
@@ -41,9 +41,9 @@ def is_cached(settings: Settings) -> bool:
 
 
 def download(settings: Settings, patterns: list[str]) -> Path:
-    """Return the folder of a model of the hub, with the files of these names.
+    """Download the files of a model on the hub that match `patterns`. Return their folder.
 
-    Raises SettingsError in one line where it cannot be had.
+    Raises SettingsError, in one line, if that fails.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -74,7 +74,7 @@ def download(settings: Settings, patterns: list[str]) -> Path:
         what, remedy = "no such folder, and not a name that the hub could have", "check the path"
     except PermissionError:
         raise
-    except Exception as error:  # the hub's library lets those of its HTTP library through, whichever that is
+    except Exception as error:  # errors of its HTTP library, whichever that is
         what = f"is not in {settings.model_path} and the hub cannot be reached ({type(error).__name__})"
         remedy = "check the network, or give a local folder"
     raise SettingsError([wrong("MODEL_NAME", name, what, remedy)])

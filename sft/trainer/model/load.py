@@ -37,7 +37,7 @@ def load_model(
     model = transformers.AutoModelForCausalLM.from_pretrained(
         path, config=model_config, dtype=dtype, **options, **permissions(settings)
     )
-    quantised.keep_form(model)
+    quantised.disable_cpu_packing(model)
     model.config.pad_token_id = padding
     model.config.use_cache = True
     del zero3
