@@ -78,5 +78,5 @@ def shards(config: Any, device: str) -> Iterator[dict[str, Any]]:
 
 def prepared(settings: Settings) -> tuple[Path, Rows]:
     """Return the folder of the model and the training rows."""
-    found: dict[str, Any] = prepare.prepare(settings)
-    return Path(found["model"]), Rows(Path(found["data"]) / "train")
+    found = prepare.prepare(settings)
+    return Path(found.model), Rows(Path(found.data) / "train")

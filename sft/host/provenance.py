@@ -15,18 +15,18 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from sft import ROOT
 from sft.errors import SettingsError, shown, wrong
 from sft.host import gpus
-from sft.redaction import redact_all
 from sft.resources import cores
-from sft.run import files
+from sft.run import typed_json
 from sft.run.directory import Run
+from sft.run.records import Environment, Machine, Prepared, Start
 from sft.settings import deepspeed
 from sft.settings.fields import DS_CONFIGS, Settings
 
@@ -34,55 +34,65 @@ from sft.settings.fields import DS_CONFIGS, Settings
 PACKAGES = ("torch", "transformers", "deepspeed", "datasets", "tokenizers", "safetensors", "accelerate", "peft",
             "numpy", "pyarrow", "liger-kernel", "flash-attn", "bitsandbytes", "wandb")  # fmt: skip
 ANSWER_TIMEOUT_S = 10
-EARLIER, LATER = "earlier_starts", "later_starts"
 COMPARED = ("commit", "changed_files", "python", "packages", "machine", "inputs")
 
 
-def note_project(run: Run, deepspeed_file: dict[str, Any]) -> None:
+def note_project(run: Run, deepspeed_file: dict[str, object]) -> None:
     """Note the project's commit and the command, before the nodes start: a container has no repository."""
-    note(run, opened_at=round(time.time(), 3), command=command(), **project(), deepspeed_file=deepspeed_file)
+    commit, changed = project()
+    opened_at = round(time.time(), 3)
+    start = Start(opened_at=opened_at, command=command(), commit=commit, changed_files=changed)
+    note(run, replace(start, deepspeed_file=deepspeed_file))
 
 
 def note_machine(run: Run) -> None:
     """Note this machine and its packages; node 0 does."""
-    note(run, **here())
+    note(run, here())
 
 
 def note_inputs(run: Run) -> None:
     """Note the prepared inputs; node 0 does, before its ranks train. A run without a checkpoint begins with them."""
-    note(run, inputs=files.read_json(run.prepared)["inputs"])
+    note(run, Start(inputs=typed_json.read(run.prepared, Prepared).inputs))
     noted = read(run)
-    if noted.get(LATER) and not run.is_saved:
-        earlier, later = noted.pop(EARLIER, []), noted.pop(LATER)
-        write(run, later[-1] | {EARLIER: [*earlier, noted, *later[:-1]]})
+    if noted.later_starts and not run.is_saved:
+        *lost, began = noted.later_starts
+        lost = [*noted.earlier_starts, noted.began, *lost]
+        write(run, replace(noted, began=began, later_starts=[], earlier_starts=lost))
 
 
-def note(run: Run, **values: Any) -> None:
-    """Add values to the newest record, or to a new one if that says something else."""
+def note(run: Run, found: Start) -> None:
+    """Add what was found to the newest start, or as a new one if that says something else."""
     noted = read(run)
-    newest = noted[LATER][-1] if noted.get(LATER) else noted
-    if any(newest.get(name, value) != value for name, value in values.items()):
-        noted[LATER] = [*noted.get(LATER, []), values]
+    newest = noted.later_starts[-1] if noted.later_starts else noted.began
+    before, now = known(newest), known(found)
+    if any(before.get(name, value) != value for name, value in now.items()):
+        noted = replace(noted, later_starts=[*noted.later_starts, found])
+    elif noted.later_starts:
+        noted = replace(noted, later_starts=[*noted.later_starts[:-1], Start.from_json(before | now)])
     else:
-        newest |= values
+        noted = replace(noted, began=Start.from_json(before | now))
     write(run, noted)
 
 
+def known(start: Start) -> dict[str, object]:
+    """Return the fields of a start that were noted."""
+    return {name: value for name, value in start.to_json().items() if value is not None}
+
+
 def since_it_began(run: Run) -> list[str]:
-    """Return a line for everything in the newest record that is not as it was when the run began, but its inputs."""
+    """Return a line for everything in the newest start that is not as it was when the run began, but its inputs."""
     noted = read(run)
-    began = {name: value for name, value in noted.items() if name != "inputs"}
-    return differences(began, noted[LATER][-1]) if noted.get(LATER) else []
+    return differences(replace(noted.began, inputs=None), noted.later_starts[-1]) if noted.later_starts else []
 
 
-def write(run: Run, content: dict[str, Any]) -> None:
+def write(run: Run, content: Environment) -> None:
     """Write `environment.json`."""
-    files.write_json(run.environment, redact_all(content))
+    typed_json.write(run.environment, content)
 
 
-def read(run: Run) -> dict[str, Any]:
-    """Return the content of `environment.json`, or an empty one where there is none."""
-    return run.read(run.environment, {})
+def read(run: Run) -> Environment:
+    """Return the content of `environment.json`; nothing is noted in it where there is none."""
+    return run.record(run.environment, Environment) or Environment()
 
 
 def command() -> str:
@@ -92,12 +102,18 @@ def command() -> str:
     return f"{words} (make {behind_make})" if behind_make else words
 
 
-def project() -> dict[str, Any]:
+def current() -> Start:
+    """Return what a run that is started now would be made of."""
+    commit, changed = project()
+    return replace(here(), opened_at=round(time.time(), 3), commit=commit, changed_files=changed)
+
+
+def project() -> tuple[str | None, list[str] | None]:
     """Return the project's commit and the tracked files that differ from it; None where it is no repository."""
     commit = git("rev-parse", "HEAD") if (ROOT / ".git").exists() else None
     changed = git("status", "--porcelain", "--untracked-files=no") if commit else None
     files = None if changed is None else [line[3:] for line in changed.splitlines()]
-    return {"commit": commit.strip() if commit else None, "changed_files": files}
+    return commit.strip() if commit else None, files
 
 
 def git(*words: str) -> str | None:
@@ -111,7 +127,7 @@ def git(*words: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def here() -> dict[str, Any]:
+def here() -> Start:
     """Return Python, the packages and the machine that this process runs on."""
     versions = {}
     for name in PACKAGES:
@@ -120,15 +136,15 @@ def here() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     cards = gpus.visible()
-    machine = {
-        "system": platform.platform(),
-        "cpu": cpu(),
-        "cores": cores(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": [f"{card.name} {card.total_gib:.0f} GiB" for card in cards],
-        "driver": cards[0].driver if cards else None,
-    }
-    return {"python": platform.python_version(), "packages": versions, "machine": machine}
+    machine = Machine(
+        system=platform.platform(),
+        cpu=cpu(),
+        cores=cores(),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        gpus=[f"{card.name} {card.total_gib:.0f} GiB" for card in cards],
+        driver=cards[0].driver if cards else None,
+    )
+    return Start(python=platform.python_version(), packages=versions, machine=machine)
 
 
 def cpu() -> str:
@@ -141,22 +157,29 @@ def cpu() -> str:
     return names[0] if names else platform.machine()
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def differences(before: Start, now: Start) -> list[str]:
     """Return a line for everything that both name and that is not the same."""
     return [
         f"{name} was {shown(then)}, is {shown(today)}"
-        for name, then, today in pairs("", {k: before[k] for k in COMPARED if k in before}, now)
+        for name, then, today in pairs("", compared(before), compared(now))
     ]
 
 
-def deepspeed_file(run: Run, settings: Settings) -> tuple[dict[str, Any], list[str]]:
+def compared(start: Start) -> dict[str, object]:
+    """Return the fields of a start that matter to what it computes, those that were noted."""
+    found = {name: value for name, value in start.to_json().items() if name in COMPARED}
+    of_project = ("commit", "changed_files") if start.opened_at else ()  # None too: there is no repository
+    return {name: value for name, value in found.items() if value is not None or name in of_project}
+
+
+def deepspeed_file(run: Run, settings: Settings) -> tuple[dict[str, object], list[str]]:
     """Return the content of the DeepSpeed file that a run goes on with, the one it began with, and what is said of it.
 
     A run without a checkpoint takes the file as it is now, and so does one that has no record of it. Raises
     SettingsError if the user's own file has another content by now.
     """
-    now, then = deepspeed.read(settings), read(run).get("deepspeed_file")
-    if not isinstance(then, dict) or now == then:
+    now, then = deepspeed.read(settings), read(run).began.deepspeed_file
+    if then is None or now == then:
         return now, []
     changed = ", ".join(
         f"{name or 'all of it'} was {a}, is {b}" for name, a, b in pairs("", filled(then, now), filled(now, then))
@@ -171,16 +194,16 @@ def deepspeed_file(run: Run, settings: Settings) -> tuple[dict[str, Any], list[s
     raise SettingsError([wrong("DS_CONFIG", settings.ds_config, what, remedy)])
 
 
-def filled(values: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def filled(values: dict[str, object], other: dict[str, object]) -> dict[str, object]:
     """Return a JSON object with `None` for what only the other one has, at every depth."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key in [*values, *(key for key in other if key not in values)]:
         mine, others = values.get(key), other.get(key)
         found[key] = filled(mine, others) if isinstance(mine, dict) and isinstance(others, dict) else mine
     return found
 
 
-def pairs(name: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
+def pairs(name: str, before: object, now: object) -> list[tuple[str, object, object]]:
     """Return the names of differing values inside of two, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         found = []

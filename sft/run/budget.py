@@ -7,35 +7,24 @@ the same, and so does the result up to rounding.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import replace
 
 from sft.errors import OUT_OF_MEMORY
-from sft.run import files
+from sft.run import typed_json
 from sft.run.directory import Run
+from sft.run.records import Budget, BudgetSetting, Cut
 from sft.settings.fields import Settings
 from sft.settings.stages import Decided, Held
 
-TOKENS, ROWS = "max_tokens_per_micro_step", "batch_size"  # what is cut: of packed micro-steps, of padded ones
+# What is cut: of packed micro-steps, of padded ones.
+TOKENS: BudgetSetting = "max_tokens_per_micro_step"
+ROWS: BudgetSetting = "batch_size"
 MULTIPLE = 256  # tokens that a cut budget is rounded down to
 
 
-@dataclass(frozen=True)
-class Cut:
-    """One micro-step that did not fit, and the budget from then on."""
-
-    setting: str  # TOKENS or ROWS
-    asked: int  # what settings.json says of it
-    tried: int  # tokens or rows of the largest micro-step of the step that did not fit
-    now: int  # the budget since
-    place: str  # as in "step 17"
-    where: str  # forward, backward or optimizer
-    rank: int
-
-    @property
-    def what(self) -> str:
-        """What happened, in words."""
-        return what(self.setting, self.tried, self.place, self.where, self.rank)
+def in_words(cut: Cut) -> str:
+    """Return in words what did not fit."""
+    return what(cut.setting, cut.tried, cut.place, cut.where, cut.rank)
 
 
 def what(setting: str, tried: int, place: str, where: str, rank: int) -> str:
@@ -56,20 +45,20 @@ def smaller(setting: str, tried: int, longest: int) -> int | None:
 
 def cuts(run: Run) -> list[Cut]:
     """Return the cuts of a run, oldest first."""
-    names = Cut.__dataclass_fields__.keys()
-    found = run.read(run.path / "budget.json", [])
-    return [Cut(**cut) for cut in found if isinstance(cut, dict) and cut.keys() == names]
+    found = run.record(run.budget, Budget)
+    return found.cuts if found else []
 
 
 def write(run: Run, found: list[Cut]) -> None:
     """Write the cuts of a run."""
-    files.write_json(run.path / "budget.json", [asdict(cut) for cut in found])
+    known = run.record(run.budget, Budget) or Budget()
+    typed_json.write(run.budget, replace(known, cuts=found))
 
 
 def held(run: Run, settings: Decided) -> Held:
     """Return the settings that a run's ranks train with: its own ones, with the budget that memory allows."""
     limits: dict[str, int] = {cut.setting: cut.now for cut in cuts(run)}
-    changes: dict[str, Any] = {}
+    changes: dict[str, int] = {}
     if TOKENS in limits:
         changes[TOKENS] = min(limits[TOKENS], settings.max_tokens_per_micro_step)
     if ROWS in limits:
@@ -87,4 +76,6 @@ def revise(run: Run, asked: Settings) -> list[str]:
     kept = [cut for cut in found if getattr(asked, cut.setting) in (None, cut.asked)]
     if kept != found:
         write(run, kept)
-    return [f"{cut.what} before: goes on with {cut.now:,}; {cut.setting.upper()} sets another" for cut in kept[-1:]]
+    return [
+        f"{in_words(cut)} before: goes on with {cut.now:,}; {cut.setting.upper()} sets another" for cut in kept[-1:]
+    ]

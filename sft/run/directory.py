@@ -116,6 +116,11 @@ class Run:
         """`evaluation.json`: loss and exact match before and after training."""
         return self.path / "evaluation.json"
 
+    @property
+    def budget(self) -> Path:
+        """`budget.json`: how far the budget of a micro-step had to be cut; absent if everything fitted."""
+        return self.path / "budget.json"
+
     def results(self) -> Evaluation:
         """Return what the evaluations have found so far."""
         return self.record(self.evaluation, Evaluation) or Evaluation()
@@ -154,7 +159,7 @@ class Run:
             self.prepared: records.Prepared,
             self.environment: records.Environment,
             self.plan: records.PlanSummary,
-            self.path / "budget.json": records.Budget,
+            self.budget: records.Budget,
             self.evaluation: Evaluation,
         }
         return alone | dict.fromkeys(in_node_order(self.path.glob("node-*.json")), NodeInfo)

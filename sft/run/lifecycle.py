@@ -145,7 +145,7 @@ def evaluate_again(run: Run, settings: Decided) -> Run:
     shutil.rmtree(again.path, ignore_errors=True)  # the logs of an earlier evaluation
     again.logs.mkdir(parents=True)
     again.final.symlink_to(Path("..", run.final.name))
-    for path in (run.hostfile, run.ds_config, run.environment, run.path / "budget.json"):
+    for path in (run.hostfile, run.ds_config, run.environment, run.budget):
         if path.is_file():
             shutil.copy(path, again.path)
     write_json(again.settings_file, settings.freeze())

@@ -214,11 +214,14 @@ class PlanSummary(Record):
 # What a run has found
 
 
+BudgetSetting = Literal["max_tokens_per_micro_step", "batch_size"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cut(Part):
     """One micro-step that did not fit, and the budget from then on."""
 
-    setting: Literal["max_tokens_per_micro_step", "batch_size"]
+    setting: BudgetSetting
     asked: int  # its value in settings.json
     tried: int  # tokens or rows of the largest micro-step of the step that did not fit
     now: int  # the budget since

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 from sft.errors import SftError, between_ranks
-from sft.run import budget, files
+from sft.run import budget, typed_json
 from sft.run.directory import Run
-from sft.run.records import Moment, Status
+from sft.run.records import Moment, Prepared, Status
 from sft.settings.stages import Held
 from sft.steps import Steps
 from sft.trainer import distributed, oom
@@ -81,13 +81,13 @@ def evaluate_and_train(run: Run, settings: Held, world: World) -> Status:
     Return the status that the run ends with.
     """
     reporter = Reporter(run, settings, world)
-    prepared = files.read_json(run.prepared)
+    prepared = typed_json.read(run.prepared, Prepared)
     now = time.time()
     since_start = now - (run.state().attempt_started_at or now)
-    before_ranks = max(0.0, since_start - sum(prepared["seconds"].values()))
-    reporter.add_seconds({"starting": before_ranks} | prepared["seconds"])
-    base = Path(prepared["model"])
-    rows, validation_rows = (Rows(Path(prepared["data"]) / split) for split in ("train", "validation"))
+    before_ranks = max(0.0, since_start - sum(prepared.seconds.values()))
+    reporter.add_seconds({"starting": before_ranks} | prepared.seconds)
+    base = Path(prepared.model)
+    rows, validation_rows = (Rows(Path(prepared.data) / split) for split in ("train", "validation"))
     status: Status = "finished"
     try:
         if settings.evaluate and run.results().before is None:

@@ -16,8 +16,9 @@ import torch
 
 from sft.errors import OUT_OF_MEMORY, RunFailed
 from sft.run import budget
-from sft.run.budget import ROWS, TOKENS, Cut
+from sft.run.budget import ROWS, TOKENS
 from sft.run.directory import Run
+from sft.run.records import Cut
 from sft.settings.stages import Decided, Held
 from sft.steps import Steps
 from sft.trainer import batching, nonfinite
@@ -143,6 +144,8 @@ class Guard:
         if self.run.failure() is None:  # otherwise another rank has lowered it already, in the same way
             frozen = self.run.settings()
             asked = frozen.max_tokens_per_micro_step if self.packing else frozen.batch_size
-            cut = Cut(setting, asked, tried, now, place, where, self.world.rank)
+            cut = Cut(
+                setting=setting, asked=asked, tried=tried, now=now, place=place, where=where, rank=self.world.rank
+            )
             budget.write(self.run, [*self.cuts, cut])
         return f"{what}; resumed, it goes on with {now:,}"

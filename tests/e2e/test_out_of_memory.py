@@ -42,7 +42,7 @@ def test_out_of_memory_anywhere_in_a_step_the_run_goes_on_with_the_same_curve(pr
         )
     ]
     assert said == wanted and tokens[0] > 1000 and 768 >= tokens[1] > 500 and 256 >= tokens[2] > 200
-    assert f"memory: {budget.cuts(run)[-1].what}; went on with 36" in done.stdout  # the report at the end
+    assert f"memory: {budget.in_words(budget.cuts(run)[-1])}; went on with 36" in done.stdout  # the report at the end
     names = ("step", "train/loss", "train/grad_norm", "train/target_tokens")
     found = metrics(run, *names)
     assert [line[0] for line in found] == list(range(1, STEPS["MAX_STEPS"] + 1))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -10,8 +11,8 @@ from sft import hostfile
 from sft.errors import SettingsError
 from sft.host import provenance
 from sft.host.launch import choose
-from sft.run import directory as runs
-from sft.run import lifecycle
+from sft.run import lifecycle, typed_json
+from sft.run.records import PreparedData, Split
 from sft.settings import deepspeed
 from sft.settings.load import DEMO_SETTINGS
 from sft.trainer.data import base_model, identity, prepare, prepared_data, sources
@@ -50,9 +51,9 @@ def start(run):
     """Make a run's inputs ready and note them, as its node 0 does; return what is said."""
     provenance.note_machine(run)
     prepared = prepare.prepare(run.settings(), run)
-    runs.write_whole(run.prepared, json.dumps(prepared))
+    typed_json.write(run.prepared, prepared)
     provenance.note_inputs(run)
-    return prepared["said"]
+    return prepared.said
 
 
 def edited(settings):
@@ -71,7 +72,7 @@ def test_edited_rows_are_refused_by_name_and_the_record_stays(run, settings):
     )
     assert run.environment.read_bytes() == before
     write(sources.dataset_folder(settings), ROWS)
-    assert prepare.prepare(run.settings(), run)["said"] == []
+    assert prepare.prepare(run.settings(), run).said == []
 
 
 def test_a_held_out_file_that_came_later_is_refused(run, settings):
@@ -84,7 +85,7 @@ def test_a_held_out_file_that_came_later_is_refused(run, settings):
 def test_a_file_that_changes_no_row_is_no_other_data(run, settings):
     checkpoint(run, 16)
     write(sources.dataset_folder(settings), [{"answer": row["answer"], "question": row["question"]} for row in ROWS])
-    assert prepare.prepare(run.settings(), run)["said"] == []
+    assert prepare.prepare(run.settings(), run).said == []
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
@@ -102,7 +103,7 @@ def test_another_model_in_the_same_folder_is_refused_by_file(run, settings, name
 def test_notes_beside_a_model_are_no_other_model(run, settings):
     checkpoint(run, 16)
     (base_model.base_model(settings) / "README.md").write_text("mine")
-    assert prepare.prepare(run.settings(), run)["said"] == []
+    assert prepare.prepare(run.settings(), run).said == []
 
 
 def test_a_matrix_in_the_middle_of_a_large_file_is_seen(tmp_path):
@@ -128,16 +129,16 @@ def test_without_a_checkpoint_a_run_starts_over_with_the_rows_of_now_and_says_so
     ]
     assert not run.evaluation.exists()  # of the base model on other rows
     noted = provenance.read(run)
-    assert noted["inputs"]["data_hash"] != noted["earlier_starts"][0]["inputs"]["data_hash"]
-    assert "later_starts" not in noted
+    assert noted.began.inputs.data_hash != noted.earlier_starts[0].inputs.data_hash
+    assert noted.later_starts == []
     checkpoint(run, 16)
-    assert prepare.prepare(run.settings(), run)["said"] == []
+    assert prepare.prepare(run.settings(), run).said == []
 
 
 def test_a_trained_model_is_evaluated_on_other_rows_only_with_a_word(run, settings):
     run.final.mkdir()
     edited(settings)
-    (line,) = prepare.prepare(run.settings(), run)["said"]
+    (line,) = prepare.prepare(run.settings(), run).said
     assert line.endswith("(train.jsonl has another content): so evaluation is of other rows or another model")
 
 
@@ -147,16 +148,16 @@ def test_a_resumed_run_keeps_the_record_of_its_first_start(run, settings):
     with choose.open_run(settings, None, lambda line: None):
         start(run)
     noted = provenance.read(run)
-    (later,) = noted.pop("later_starts")
-    assert noted == first
-    assert later["opened_at"] > first["opened_at"] and later["inputs"] == first["inputs"]
+    (later,) = noted.later_starts
+    assert noted == replace(first, later_starts=[later])
+    assert later.opened_at > first.began.opened_at and later.inputs == first.began.inputs
 
 
 def test_versions_that_differ_from_the_first_start_are_said(run, settings):
     checkpoint(run, 16)
     noted = provenance.read(run)
-    torch = noted["packages"]["torch"]
-    noted["packages"]["torch"] = "2.0.0"
+    torch = noted.began.packages["torch"]
+    noted.began.packages["torch"] = "2.0.0"
     provenance.write(run, noted)
     with choose.open_run(settings, None, lambda line: None):
         start(run)
@@ -167,7 +168,7 @@ def test_versions_that_differ_from_the_first_start_are_said(run, settings):
 def test_a_lost_record_is_said(run, spoilt):
     checkpoint(run, 16)
     run.environment.unlink() if spoilt is None else run.environment.write_text(spoilt)
-    (line,) = prepare.prepare(run.settings(), run)["said"]
+    (line,) = prepare.prepare(run.settings(), run).said
     assert line == f"{run.environment} does not say what the run began with: nobody can tell whether it is the same now"
 
 
@@ -211,7 +212,7 @@ def test_without_a_checkpoint_the_deepspeed_file_of_now_counts(own_file):
 
 def test_a_file_of_the_project_that_an_update_changed_ends_no_run(settings, run):
     noted = provenance.read(run)
-    noted["deepspeed_file"]["zero_optimization"]["reduce_bucket_size"] = 12345
+    noted.began.deepspeed_file["zero_optimization"]["reduce_bucket_size"] = 12345
     provenance.write(run, noted)
     checkpoint(run, 16)
     said = []
@@ -226,8 +227,8 @@ def test_a_file_of_the_project_that_an_update_changed_ends_no_run(settings, run)
 
 def test_a_resumed_run_asks_the_hub_for_the_commits_that_it_began_with(run):
     noted = provenance.read(run)
-    noted["inputs"] |= {"model_commit": "c" * 40, "dataset_commit": "d" * 40}
-    provenance.write(run, noted)
+    inputs = replace(noted.began.inputs, model_commit="c" * 40, dataset_commit="d" * 40)
+    provenance.write(run, replace(noted, began=replace(noted.began, inputs=inputs)))
     assert identity.pinned(run, run.settings()) == (run.settings(), None)  # nothing is saved: with those of now
     checkpoint(run, 16)
     settings, commit = identity.pinned(run, run.settings())
@@ -240,11 +241,12 @@ def test_prepared_data_of_another_commit_of_the_branch_is_not_taken(settings, ti
         key = prepared_data.cache_key(of_hub.model_copy(update={"dataset_revision": revision}), tiny)
         folder = settings.data_path / "prepared" / key
         folder.mkdir(parents=True)
-        counts = {"train": {}, "validation": {}, "hash": "x", "commit": commit, "settings": {}}
-        (folder / "manifest.json").write_text(json.dumps(counts))
-    assert prepared_data.prepared_data(of_hub, tiny)[1]["commit"] == "e" * 40
+        split = Split(rows=1, tokens=3, target_tokens=1, longest=3, cut_rows=0)
+        made = PreparedData(train=split, validation=split, hash="x", commit=commit, settings={})
+        typed_json.write(folder / "manifest.json", made)
+    assert prepared_data.prepared_data(of_hub, tiny)[1].commit == "e" * 40
     for commit in ("d" * 40, "e" * 40):
-        assert prepared_data.prepared_data(of_hub, tiny, commit)[1]["commit"] == commit
+        assert prepared_data.prepared_data(of_hub, tiny, commit)[1].commit == commit
 
 
 def test_the_commit_of_a_data_set_of_the_hub_is_that_of_the_rows_that_were_read(settings, tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sft import hostfile
 from sft.errors import RunFailed
 from sft.run import budget, lifecycle
-from sft.run.budget import ROWS, TOKENS, Cut
+from sft.run.budget import ROWS, TOKENS
+from sft.run.records import Cut
 from sft.settings import rules
 from sft.steps import Steps
 from sft.trainer import batching, dry_run, oom
@@ -64,7 +65,8 @@ def test_a_cut_holds_for_the_ranks_until_the_user_asks_for_another_budget(tmp_pa
     for now in (6144, 4608):
         found = Cut(TOKENS, asked=8192, tried=8192, now=now, place="step 17", where="backward", rank=2)
         budget.write(run, [*budget.cuts(run), found])
-    assert budget.cuts(run)[0].what == "out of memory in step 17 (backward, rank 2) at 8,192 tokens a micro-step"
+    (first, _) = map(budget.in_words, budget.cuts(run))
+    assert first == "out of memory in step 17 (backward, rank 2) at 8,192 tokens a micro-step"
     assert budget.held(run, settings).max_tokens_per_micro_step == 4608
     assert budget.held(run, settings.model_copy(update={TOKENS: 2048})).max_tokens_per_micro_step == 2048
     for same in (None, 8192):  # auto, and what did not fit

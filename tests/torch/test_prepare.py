@@ -43,9 +43,9 @@ def test_all_bad_rows_of_all_files_are_named(settings, tiny):
 
 def test_prepared_data_is_found_again(settings, tiny):
     write(settings, "train.jsonl", *[GOOD] * 20)
-    folder, counts = prepared_data.prepared_data(settings, tiny)
-    assert counts["train"]["rows"] + counts["validation"]["rows"] == 20
-    assert prepared_data.prepared_data(settings, tiny) == (folder, counts)
+    folder, found = prepared_data.prepared_data(settings, tiny)
+    assert found.train.rows + found.validation.rows == 20
+    assert prepared_data.prepared_data(settings, tiny) == (folder, found)
     write(settings, "train.jsonl", *[GOOD] * 21)
     assert prepared_data.prepared_data(settings, tiny)[0] != folder
 
@@ -59,7 +59,7 @@ def test_a_run_needs_the_file_of_its_ds_config_no_more(settings, tiny, tmp_path,
     own = {"ds_config": "mine.json", "model_name": str(tiny), "precision": "fp32", "runs_path": tmp_path / "runs"}
     run = lifecycle.create(decided(**settings.model_dump() | own), "")
     config.unlink()
-    assert prepare.prepare(run.settings(), run)["train"]["rows"] == 19
+    assert prepare.prepare(run.settings(), run).train.rows == 19
     assert without_plan(resolve(run.settings(), "cpu", "local")).ds_config == "mine.json"
     broken = json.loads(run.ds_config.read_text())
     broken["zero_optimization"]["reduce_bucket_size"] = "many"

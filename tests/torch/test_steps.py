@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sft.run.records import Split
 from sft.settings.load import load
 from sft.settings.stages import resolve
 from sft.steps import Steps
@@ -152,7 +153,7 @@ def rows(tmp_path):
         TokenisedRow([1, 2, 3, 4, 5, 6], [False, True, True, False, True, True], "e", "f"),
     ]
     counts = data.write(tmp_path / "train", iter(written))
-    assert counts == {"rows": 3, "tokens": 12, "target_tokens": 7, "longest": 6, "cut_rows": 0}
+    assert counts == Split(rows=3, tokens=12, target_tokens=7, longest=6, cut_rows=0)
     return Rows(tmp_path / "train")
 
 

@@ -20,6 +20,7 @@ from sft.host.launch.local import Nodes
 from sft.host.plan import shapes
 from sft.run import budget, find, lifecycle, unfinished
 from sft.run.directory import Run
+from sft.run.records import Environment, Start
 from sft.settings import load, rules, variables
 from sft.settings.fields import Settings
 from sft.settings.stages import Decided, Resolved, resolve
@@ -44,7 +45,8 @@ def train(written: Settings, console: Console) -> Run:
                 watched = watch(run, start, console, heard)
                 cuts = budget.cuts(run)
                 if watched.broke and len(cuts) > len(before):  # every cut is smaller than the one before: no end
-                    said = f"warning: {cuts[-1].what}: goes on from {run.last_checkpoint()} with {cuts[-1].now:,}"
+                    what, now = budget.in_words(cuts[-1]), cuts[-1].now
+                    said = f"warning: {what}: goes on from {run.last_checkpoint()} with {now:,}"
                 elif restarts < settings.restarts and watched.may_go_better:
                     restarts += 1
                     number = f"{restarts} of RESTARTS={settings.restarts}"
@@ -73,21 +75,22 @@ def resume(name: str, console: Console) -> Run:
 
 def repeat(before: Run, console: Console) -> None:
     """Train a new run with the settings of an earlier one, and say what is not as it was then. Raises SftError."""
-    noted = provenance.read(before)
+    noted = before.record(before.environment, Environment)
+    inputs = noted.began.inputs if noted else None
     frozen = before.settings().freeze()
-    if commit := noted.get("inputs", {}).get("model_commit"):
+    if commit := inputs.model_commit if inputs else None:
         frozen["model_revision"] = commit
     settings = load.repeat(frozen)
     console.print(f"repeating {before.path}")
-    now = provenance.project() | provenance.here()
+    now = provenance.current()
     then = before.settings().model_copy(update={"model_revision": commit} if commit else {})
     changed = [*rules.changed(settings, then), *rules.adjusted(settings, then)]
     lines = [f"{name} was {was}, is {value}" for name, value, was in changed]
-    lines += provenance.differences(noted, now) if noted else [f"{before.environment.name} is not there"]
+    lines += provenance.differences(noted.began, now) if noted else [f"{before.environment.name} is not there"]
     for line in lines:
         console.print(f"  not as then: {line}")
     run = train(settings, console)
-    for line in provenance.differences({"inputs": noted.get("inputs")}, provenance.read(run)):
+    for line in provenance.differences(Start(inputs=inputs), provenance.read(run).began):
         console.print(f"  not as then: {line}")
 
 

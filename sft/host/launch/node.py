@@ -38,9 +38,9 @@ from sft.host.launch.log import Log
 from sft.host.launch.ranks import REASON_WAIT_S, Ranks, ended_with
 from sft.host.launch.signals import Signals
 from sft.redaction import guard_tracebacks, redact
-from sft.run import budget, files, typed_json
+from sft.run import budget, typed_json
 from sft.run.directory import Run
-from sft.run.records import NodeInfo
+from sft.run.records import NodeInfo, Prepared
 from sft.settings import variables
 from sft.settings.fields import Settings
 from sft.settings.load import load
@@ -286,7 +286,7 @@ class Node:
         self.see_through(process, until_stop=True)
         if self.run.prepared.is_file():
             provenance.note_inputs(self.run)
-            for line in [*files.read_json(self.run.prepared)["said"], *provenance.since_it_began(self.run)]:
+            for line in [*typed_json.read(self.run.prepared, Prepared).said, *provenance.since_it_began(self.run)]:
                 self.log.write(f"not as the run began: {line}")
             return True
         if self.end_now or self.run.stop_reason() is not None:

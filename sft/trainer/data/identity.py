@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from sft import model_files
 from sft.errors import SettingsError, shown, wrong
 from sft.run.directory import Run
+from sft.run.records import Environment, Inputs, PreparedData
 from sft.settings.fields import Settings
+from sft.trainer.data.prepared_data import FORMAT
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".py", *model_files.PICKLED)
 # Of a large file these parts are read: its ends, and a piece at every stride, so that no changed matrix is missed.
@@ -24,15 +25,23 @@ PIECE_BYTES = 2**16
 FEW = 3  # files that are named
 
 
-def of_model(folder: Path) -> dict[str, Any]:
-    """Return the commit of a model of the hub, a hash of the folder's files, and one of each file."""
+def inputs_of(folder: Path, data: PreparedData) -> Inputs:
+    """Return what identifies the base model in a folder and the prepared data."""
     commit = folder.name if folder.parent.name == "snapshots" else None
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in MODEL_SUFFIXES)
     if any(path.suffix == ".safetensors" for path in paths):  # nothing else is loaded then
         paths = [path for path in paths if path.suffix not in model_files.PICKLED]
     files = {path.name: sampled_hash(path) for path in paths}
     whole = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
-    return {"model_commit": commit, "model_hash": whole, "model_files": files}
+    return Inputs(
+        format=FORMAT,
+        data_hash=data.hash,
+        data_files=data.files,
+        dataset_commit=data.commit,
+        model_commit=commit,
+        model_hash=whole,
+        model_files=files,
+    )
 
 
 def sampled_hash(path: Path) -> str:
@@ -54,10 +63,10 @@ def sampled_hash(path: Path) -> str:
 # Of a run
 
 
-def began_with(run: Run) -> dict[str, Any]:
-    """Return the inputs that a run began with; empty if it did not, or if its record is gone."""
-    found = run.read(run.environment, {}).get("inputs")
-    return found if isinstance(found, dict) else {}
+def began_with(run: Run) -> Inputs | None:
+    """Return the inputs that a run began with; None if it did not, or if its record is gone."""
+    found = run.record(run.environment, Environment)
+    return found.began.inputs if found else None
 
 
 def pinned(run: Run, settings: Settings) -> tuple[Settings, str | None]:
@@ -65,20 +74,22 @@ def pinned(run: Run, settings: Settings) -> tuple[Settings, str | None]:
 
     A branch on the hub, such as `main`, may have moved meanwhile.
     """
-    first = began_with(run) if run.is_saved else {}
-    if commit := first.get("model_commit"):
-        settings = settings.model_copy(update={"model_revision": commit})
-    return settings, first.get("dataset_commit")
+    first = began_with(run) if run.is_saved else None
+    if first is None:
+        return settings, None
+    if first.model_commit:
+        settings = settings.model_copy(update={"model_revision": first.model_commit})
+    return settings, first.dataset_commit
 
 
-def check(run: Run, settings: Settings, inputs: dict[str, Any]) -> list[str]:
+def check(run: Run, settings: Settings, inputs: Inputs) -> list[str]:
     """Compare a run's inputs with those that it began with, and return a line for each difference that may be.
 
     A run without a checkpoint starts over, with what is there now. One with its final model only evaluates it. Raises
     SettingsError for one that would train on with something else.
     """
     first = began_with(run)
-    if not first:
+    if first is None:
         unknown = f"{run.environment} does not say what the run began with: nobody can tell whether it is the same now"
         return [unknown] if run.is_saved else []
     problems = [*data_problems(settings, first, inputs), *model_problems(settings, first, inputs)]
@@ -92,17 +103,17 @@ def check(run: Run, settings: Settings, inputs: dict[str, Any]) -> list[str]:
     return [f"{problem}: no checkpoint is left, and it starts over with those of now" for problem, _ in problems]
 
 
-def data_problems(settings: Settings, first: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str]]:
+def data_problems(settings: Settings, first: Inputs, now: Inputs) -> list[tuple[str, str]]:
     """Return what is wrong with the rows and what to do, if they are not those of the `first` attempt."""
-    same_form = first.get("format") == now["format"]
-    then_files, files = first.get("data_files"), now["data_files"]
-    if first.get("data_hash") == now["data_hash"] if same_form else then_files in (None, files):
+    same_form = first.format == now.format
+    then_files, files = first.data_files, now.data_files
+    if first.data_hash == now.data_hash if same_form else then_files in (None, files):
         return []
     remedy = "restore them, or start over with FRESH=1"
     if then_files is not None and then_files != files:
         what = changes(then_files, files or {})
-    elif first.get("dataset_commit") != now["dataset_commit"]:
-        what = f"commit {now['dataset_commit']} of the data set, it was {first.get('dataset_commit')}"
+    elif first.dataset_commit != now.dataset_commit:
+        what = f"commit {now.dataset_commit} of the data set, it was {first.dataset_commit}"
     else:
         what = "the same text gives other tokens: by another version of the project, or another tokenizer"
         remedy = "go back to that version, or start over with FRESH=1"
@@ -110,10 +121,10 @@ def data_problems(settings: Settings, first: dict[str, Any], now: dict[str, Any]
     return [split_remedy(line, remedy)]
 
 
-def model_problems(settings: Settings, first: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str]]:
+def model_problems(settings: Settings, first: Inputs, now: Inputs) -> list[tuple[str, str]]:
     """Return what is wrong with the base model and what to do, if it is not that of the `first` attempt."""
-    then_files, files = first.get("model_files"), now["model_files"]
-    if then_files in (None, files):
+    then_files, files = first.model_files, now.model_files or {}
+    if then_files is None or then_files == files:
         return []
     remedy = "restore it, or start over with FRESH=1"
     what = f"it is not the model that the run began with ({changes(then_files, files)})"

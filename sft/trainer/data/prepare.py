@@ -16,15 +16,16 @@ from typing import Any
 
 from sft import model_files
 from sft.errors import SettingsError, SftError, UserError, wrong
-from sft.run import files
+from sft.run import files, typed_json
 from sft.run.directory import Run
+from sft.run.records import Prepared
 from sft.settings import deepspeed
 from sft.settings.fields import DS_CONFIGS, Settings
 from sft.settings.load import load
 from sft.trainer import process
 from sft.trainer.data import identity
 from sft.trainer.data.base_model import base_model
-from sft.trainer.data.prepared_data import FORMAT, prepared_data, prepared_path
+from sft.trainer.data.prepared_data import prepared_data, prepared_path
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     try:
         prepared = prepare_as_owner(run.settings() if run else load(), run)
         if run:
-            files.write_json(run.prepared, prepared)
+            typed_json.write(run.prepared, prepared)
     except SftError as error:
         if run:
             run.fail(str(error))
@@ -51,7 +52,7 @@ def main() -> None:
         raise
 
 
-def prepare_as_owner(settings: Settings, run: Run | None) -> dict[str, Any]:
+def prepare_as_owner(settings: Settings, run: Run | None) -> Prepared:
     """Prepare. Raises UserError if a file belongs to another user, with that user's name."""
     try:
         return prepare(settings, run)
@@ -60,7 +61,7 @@ def prepare_as_owner(settings: Settings, run: Run | None) -> dict[str, Any]:
         raise UserError(files.not_yours(path)) from None
 
 
-def prepare(settings: Settings, run: Run | None = None) -> dict[str, Any]:
+def prepare(settings: Settings, run: Run | None = None) -> Prepared:
     """Prepare the base model and the data. Return their folders, and the data's counts.
 
     Raises SettingsError if a resumed `run` would train on with another model or other rows than it began with.
@@ -77,12 +78,18 @@ def prepare(settings: Settings, run: Run | None = None) -> dict[str, Any]:
     model = base_model(settings)
     check_lora_targets(settings, model)
     model_there = time.monotonic()
-    data, counts = prepared_data(settings, model, commit)
-    seconds = {"base model": model_there - started, "data": time.monotonic() - model_there}
-    inputs = {"format": FORMAT, "data_hash": counts.pop("hash"), "data_files": counts.pop("files", None)}
-    inputs |= {"dataset_commit": counts.pop("commit"), **identity.of_model(model)}
-    said = identity.check(run, settings, inputs) if run else []
-    return {"model": str(model), "data": str(data), "seconds": seconds, "inputs": inputs, "said": said, **counts}
+    data, found = prepared_data(settings, model, commit)
+    data_there = time.monotonic()
+    inputs = identity.inputs_of(model, found)
+    return Prepared(
+        model=str(model),
+        data=str(data),
+        seconds={"base model": model_there - started, "data": data_there - model_there},
+        inputs=inputs,
+        said=identity.check(run, settings, inputs) if run else [],
+        train=found.train,
+        validation=found.validation,
+    )
 
 
 def check_lora_targets(settings: Settings, folder: Path) -> None:

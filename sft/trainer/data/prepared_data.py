@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from sft import model_files
 from sft.errors import DataError, SettingsError, wrong
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
 from sft.rows.files import local_files
-from sft.run import files
+from sft.run import files, typed_json
+from sft.run.records import PreparedData
 from sft.settings.fields import Settings
 from sft.trainer.data import sources
 from sft.trainer.data.hashes import file_hash, kept_hash, short_hash
@@ -19,7 +19,6 @@ from sft.trainer.data.sources import dataset_folder
 
 FORMAT = 3  # of the prepared data: part of the cache's key
 MANIFEST = "manifest.json"  # of the prepared data
-MANIFEST_NAMES = {"train", "validation", "hash", "commit", "settings"}
 
 
 def prepared_path(settings: Settings) -> Path:
@@ -27,32 +26,30 @@ def prepared_path(settings: Settings) -> Path:
     return settings.data_path / "prepared"
 
 
-def prepared_data(settings: Settings, model: Path, commit: str | None = None) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of the tokenised data and its counts, from the cache if it is there.
+def prepared_data(settings: Settings, model: Path, commit: str | None = None) -> tuple[Path, PreparedData]:
+    """Return the folder of the tokenised data and its manifest, from the cache if it is there.
 
     A resumed run gives the `commit` of its data set on the hub, and gets that one, even if the branch has moved since.
     """
     folder = prepared_path(settings) / cache_key(settings, model)
-    found = counts_of(folder)
-    if commit and (found is None or found["commit"] != commit):
+    found = manifest(folder)
+    if commit and (found is None or found.commit != commit):
         settings = settings.model_copy(update={"dataset_revision": commit})
         folder = prepared_path(settings) / cache_key(settings, model)
-        found = counts_of(folder)
+        found = manifest(folder)
     if found is None:
-        with files.whole_folder(folder, lambda found: counts_of(found) is not None) as temporary:
+        with files.whole_folder(folder, lambda found: manifest(found) is not None) as temporary:
             make(settings, model, temporary)
-        found = files.read_json(folder / MANIFEST)
-    del found["settings"]  # for those who look for prepared data
+        found = typed_json.read(folder / MANIFEST, PreparedData)
     return folder, found
 
 
-def counts_of(folder: Path) -> dict[str, Any] | None:
+def manifest(folder: Path) -> PreparedData | None:
     """Return the manifest of prepared data, or None if the data is not complete: the manifest is written last."""
     try:
-        found: dict[str, Any] = files.read_json(folder / MANIFEST)
+        return typed_json.read(folder / MANIFEST, PreparedData)
     except (FileNotFoundError, files.Unreadable):
         return None
-    return found if found.keys() >= MANIFEST_NAMES else None
 
 
 def cache_key(settings: Settings, model: Path) -> str:
@@ -94,21 +91,22 @@ def make(settings: Settings, model: Path, folder: Path) -> None:
         sources.check_hub(settings)
     training, validation = sources.splits(settings)
     bad = BadRows()
-    counts: dict[str, Any] = {
-        "train": rows.write(folder / "train", tokenised(training, model, settings, bad)),
-        "validation": rows.write(folder / "validation", tokenised(validation, model, settings, bad)),
-    }
+    train = rows.write(folder / "train", tokenised(training, model, settings, bad))
+    held_out = rows.write(folder / "validation", tokenised(validation, model, settings, bad))
     bad.check()
-    if not counts["train"]["rows"]:
+    if not train.rows:
         raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
-    counts["hash"] = short_hash(*(file_hash(path) for path in sorted(folder.glob("*/*"))))
-    counts["files"] = counts["commit"] = None
-    if (local := dataset_folder(settings)) is not None:
-        read = local_files(local).values()
-        counts["files"] = {path.name: kept_hash(path, settings.data_path) for paths in read for path in paths}
-    else:
-        counts["commit"] = sources.hub_commit(settings)
-    files.write_json(folder / MANIFEST, counts | {"settings": settings.of_data()})
+    local = dataset_folder(settings)
+    read = [path for paths in local_files(local).values() for path in paths] if local else []
+    found = PreparedData(
+        train=train,
+        validation=held_out,
+        hash=short_hash(*(file_hash(path) for path in sorted(folder.glob("*/*")))),
+        files={path.name: kept_hash(path, settings.data_path) for path in read} if local else None,
+        commit=None if local else sources.hub_commit(settings),
+        settings=settings.of_data(),
+    )
+    typed_json.write(folder / MANIFEST, found)
 
 
 def check_tokenizer(settings: Settings, model: Path) -> None:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sft.run.records import Split
+
 COPIED_BYTES = 2**20  # at a time
 
 Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]  # a row's token ids, and which of them are targets
@@ -80,7 +82,7 @@ class Rows:
                 yield Texts(**json.loads(line))
 
 
-def write(folder: Path, rows: Iterable[TokenisedRow]) -> dict[str, int]:
+def write(folder: Path, rows: Iterable[TokenisedRow]) -> Split:
     """Write a split row by row, in memory that does not grow with it. Return its counts."""
     folder.mkdir(parents=True)
     offsets = [0]
@@ -103,8 +105,7 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> dict[str, int]:
     np.save(folder / "targets.npy", np.asarray(targets, dtype=np.int64))
     for name, dtype in (("tokens", np.int32), ("is_target", np.bool_)):
         add_header(folder / f"{name}.raw", folder / f"{name}.npy", dtype, offsets[-1])
-    counts = {"rows": len(offsets) - 1, "tokens": offsets[-1], "target_tokens": sum(targets)}
-    return counts | {"longest": longest, "cut_rows": cut}
+    return Split(rows=len(offsets) - 1, tokens=offsets[-1], target_tokens=sum(targets), longest=longest, cut_rows=cut)
 
 
 def add_header(raw: Path, path: Path, dtype: Any, length: int) -> None:
