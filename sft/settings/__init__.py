@@ -1,1 +1,1 @@
-"""Every setting: where it comes from, what it may be, what contradicts it. No torch."""
+"""The settings: where they come from, what they may be, what contradicts them. No torch."""

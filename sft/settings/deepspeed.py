@@ -1,4 +1,4 @@
-"""A DeepSpeed JSON file and the settings make the configuration that DeepSpeed receives."""
+"""Combine a DeepSpeed JSON file and the settings into the configuration that DeepSpeed receives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where settings come from: the later wins of default, `.env`, environment, `make train NAME=value`.
+"""Where settings come from: default, `.env`, environment, `make train NAME=value`; the later wins.
 
 Everything that is wrong is reported at once, a line each.
 """

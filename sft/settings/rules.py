@@ -1,4 +1,4 @@
-"""Which settings cannot hold together, and which must stay what they were for a run to go on."""
+"""Which settings contradict each other, and which must stay the same when a run is resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages of a run's settings, each a type of its own: a function that needs a later one cannot be given an earlier.
+"""The stages of a run's settings, each a type of its own, so that no function is given an earlier one than it needs.
 
 `Settings` (written, `auto` is open) -> `Resolved` (device, launcher, precision, learning rate) -> `Decided` (memory
 budget too: what `settings.json` holds) -> `Held` (what a rank trains with, after the cuts of its memory budget).

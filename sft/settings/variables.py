@@ -1,4 +1,4 @@
-"""What the user wrote: NAME=value pairs of `.env`, of the environment and behind `make`. Strings, unchecked.
+"""NAME=value pairs as the user wrote them: in `.env`, in the environment, behind `make`. Strings, unchecked.
 
 Apart from the settings because a look at a run needs only a folder's name, and building the settings takes a quarter
 of a second.
