@@ -13,9 +13,9 @@ from sft.settings.variables import is_there
 
 
 def make_folders(settings: Settings) -> list[Path]:
-    """Make the folders of data, models and runs. Return those that were not there.
+    """Make the folders of data, models and runs; return the new ones.
 
-    Raises SettingsError for those that cannot be written, and leaves none behind then.
+    Raises SettingsError for those that cannot be written. Then no new folder is left behind.
     """
     problems, made = [], []
     for name in FOLDERS:
@@ -34,7 +34,7 @@ def make_folders(settings: Settings) -> list[Path]:
             problems.append(wrong(name.upper(), path, what, files.remedy(path, error)))
     if problems:
         for folder in reversed(made):
-            with contextlib.suppress(OSError):  # another program has put something there by now
+            with contextlib.suppress(OSError):  # another program has put something into it
                 folder.rmdir()
         raise SettingsError(problems)
     return made

@@ -1,8 +1,8 @@
 """Who owns the files that containers write. Containers run as the user who starts them, and never as root.
 
-If root itself calls, they run as SFT_UID, as who called sudo, or as user 1000. Then root hands over what they have to
-write: folders that this call has made, the project's own folders and caches, and the run. What a user has put there,
-other runs and shared folders stay whose they are.
+If root calls, they run as SFT_UID, as the user who called sudo, or as user 1000. Root then gives that user what
+containers write to: folders that this call has made, the project's own folders and caches, and the run. Files of users,
+other runs and shared folders keep their owner.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sft.settings import variables
 from sft.settings.fields import FOLDERS, Settings
 
 DEFAULT_UID = 1000
-# What this project's programs make in a folder, under names that nobody else gives; and what its libraries do.
+# What this project makes in a folder, under names that nobody else uses, and what its libraries make there.
 CACHES = {"data_path": ("prepared", "demo-*"), "model_path": ("tiny-*",)}
 OF_LIBRARIES = {"data_path": ("hub", "hub-cache"), "model_path": ("models--*", ".locks")}
 
@@ -40,22 +40,22 @@ def owner() -> tuple[int, int]:
 
 
 def number(name: str, text: str) -> int:
-    """Return the id that a variable holds, 0 if it is empty. Raises SettingsError."""
+    """Return the id in a variable, 0 if it is empty. Raises SettingsError."""
     if text and not (text.isdecimal() and 0 < int(text) < 2**31):
-        what = "is not a user or group that containers may run as"
+        what = "cannot be the user or group of containers"
         raise SettingsError([wrong(name, text, what, "use a number above 0")])
     return int(text or 0)
 
 
 def say(console: Console) -> None:
-    """Say whose files a run of root makes, and how to choose."""
+    """Print who will own the files of a run that root starts, and how to choose another user."""
     if os.geteuid() == 0:
         uid, _ = owner()
         console.print(f"containers run as user {named(uid)}, whose files they make; SFT_UID in .env chooses another")
 
 
 def named(uid: int) -> str:
-    """Return a user's number, with the name that this machine has for it."""
+    """Return a user's number, with the name if this machine has one for it."""
     try:
         return f"{uid} ({pwd.getpwuid(uid).pw_name})"
     except KeyError:
@@ -63,9 +63,10 @@ def named(uid: int) -> str:
 
 
 def hand_over(settings: Settings, made: Iterable[Path] = ()) -> None:
-    """Hand over, if root calls, what containers have to write to of the settings' folders. `made` is this call's.
+    """If root calls, give the containers' user what they write to in the folders of the settings.
 
-    Raises SettingsError for a folder that they cannot write to and that is not this project's.
+    `made` are the folders that this call has made. Raises SettingsError for a folder of somebody else that containers
+    could not write to.
     """
     if os.geteuid():
         return
@@ -75,29 +76,29 @@ def hand_over(settings: Settings, made: Iterable[Path] = ()) -> None:
     for name in ("data_path", "model_path"):
         path = getattr(settings, name)
         if not may_write(path, uid, gid):
-            what = f"user {uid}, as whom containers run, may not write there"
+            what = f"containers run as user {uid}, who may not write there"
             problems.append(wrong(name.upper(), path, what, f"chown {uid} {path}, or set SFT_UID to its owner"))
     if problems:
         raise SettingsError(problems)
 
 
 def hand_over_run(run: Run) -> None:
-    """Hand over, if root calls, what root has written of a run."""
+    """If root calls, give the containers' user what root has written in a run directory."""
     if os.geteuid() == 0:
         give(below(run.path), *owner())
 
 
 def hand_over_env_file(console: Console) -> None:
-    """Hand over, if root calls, root's `.env`: the first node reads it itself after `docker compose up` by hand."""
+    """If root calls, give the containers' user root's `.env`: node 0 reads it after `docker compose up` by hand."""
     path = variables.ENV_FILE
     if os.geteuid() == 0 and path.is_file() and path.stat().st_uid == 0:
         uid, gid = owner()
         give([path], uid, gid)
-        console.print(f"{path} belongs to user {named(uid)} now, as whom containers read it")
+        console.print(f"{path} now belongs to user {named(uid)}, as which containers read it")
 
 
 def own_folders(settings: Settings) -> Iterator[Path]:
-    """Yield the folders of data, models and runs that are in the project's own folder, as they are by default."""
+    """Yield the folders of data, models and runs that are inside the project, as by default."""
     for name in FOLDERS:
         path: Path = getattr(settings, name)
         if is_own(path):
@@ -105,12 +106,12 @@ def own_folders(settings: Settings) -> Iterator[Path]:
 
 
 def is_own(path: Path) -> bool:
-    """Tell whether a folder is in the project's own one, and not only a link there."""
+    """Tell whether a folder is inside the project, and not just linked there."""
     return ROOT in path.resolve().parents
 
 
 def caches(settings: Settings) -> Iterator[Path]:
-    """Yield everything in the caches that the project's programs have made."""
+    """Yield everything in the caches that the project has made."""
     for name in ("data_path", "model_path"):
         path: Path = getattr(settings, name)
         for pattern in (*CACHES[name], *(OF_LIBRARIES[name] if is_own(path) else ())):
@@ -119,24 +120,24 @@ def caches(settings: Settings) -> Iterator[Path]:
 
 
 def below(path: Path) -> Iterator[Path]:
-    """Yield a path and all below it, without following links."""
+    """Yield a path and everything below it, without following links."""
     yield path
     if path.is_dir() and not path.is_symlink():
         yield from path.rglob("*")
 
 
 def give(paths: Iterable[Path], uid: int, gid: int) -> None:
-    """Change the owner of those that are root's. A file with two names may be one of elsewhere, and stays."""
+    """Change the owner of paths that belong to root; not of hard links, which may be files from elsewhere."""
     for path in paths:
         try:
             found = path.lstat()
             if found.st_uid == 0 and (found.st_nlink == 1 or stat.S_ISDIR(found.st_mode)):
                 os.chown(path, uid, gid, follow_symlinks=False)
-        except FileNotFoundError:  # removed by another program meanwhile
+        except FileNotFoundError:  # another program has removed it
             continue
 
 
 def may_write(folder: Path, uid: int, gid: int) -> bool:
-    """Tell whether a user may write to a folder, however it is reached: a container has it mounted."""
+    """Tell whether a user may write to a folder itself: a container has it mounted, so parents do not matter."""
     asked = ["test", "-w", "."]
     return subprocess.run(asked, cwd=folder, user=uid, group=gid, extra_groups=[], check=False).returncode == 0

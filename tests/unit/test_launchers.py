@@ -118,7 +118,7 @@ def test_containers_of_root_are_those_of_who_called_sudo_or_of_sft_uid(monkeypat
     assert ownership.owner() == (2345, 2346)
     for wrong in ("0", "root", "-1"):
         monkeypatch.setenv("SFT_UID", wrong)
-        with pytest.raises(SettingsError, match=f"SFT_UID={wrong}: is not a user or group that containers may run as"):
+        with pytest.raises(SettingsError, match=f"SFT_UID={wrong}: cannot be the user or group of containers"):
             ownership.owner()
 
 

@@ -89,7 +89,7 @@ def test_folders_elsewhere_are_handed_over_only_if_this_call_has_made_them(tmp_p
     with pytest.raises(SettingsError) as caught:
         hand_over(model_path=str(shared), data_path=str(tmp_path / "new" / "data"))
     assert caught.value.problems == [
-        f"MODEL_PATH={shared}: user {UID}, as whom containers run, may not write there; chown {UID} {shared}, or set "
+        f"MODEL_PATH={shared}: containers run as user {UID}, who may not write there; chown {UID} {shared}, or set "
         "SFT_UID to its owner"
     ]
     assert set(owners(shared).values()) == {0} and shared.stat().st_uid == 0
