@@ -94,7 +94,7 @@ def hand_over_env_file(console: Console) -> None:
     if os.geteuid() == 0 and path.is_file() and path.stat().st_uid == 0:
         uid, gid = owner()
         give([path], uid, gid)
-        console.print(f"{path} now belongs to user {named(uid)}, as which containers read it")
+        console.print(f"{path} belongs to user {named(uid)} now: containers run as that user and read it")
 
 
 def own_folders(settings: Settings) -> Iterator[Path]:
