@@ -23,10 +23,10 @@ test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
 plan: $(INV) ## does it fit, how long will it take (GPU=4090 GPUS=4 JSON=1)
 	@$(INV) plan
 
-train: $(INV) ## fine-tune with .env, or resume what was stopped (FROM=run)
+train: $(INV) ## fine-tune with .env, or resume a stopped run (FROM=run repeats one)
 	@$(INV) train
 
-resume: $(INV) ## go on with an unfinished run as it was set (NAME=run)
+resume: $(INV) ## continue an unfinished run with its own settings (NAME=run)
 	@$(INV) resume
 
 demo: $(INV) ## the same on any CPU: tiny model, generated data, two nodes
@@ -44,7 +44,7 @@ logs: $(INV) ## the logs of every node (NAME=run FOLLOW=1 LINES=100)
 evaluate: $(INV) ## evaluate the final model of a finished run (NAME=run)
 	@$(INV) evaluate
 
-bench: $(INV) ## packed against padded on this CPU, as a ratio
+bench: $(INV) ## compare packed with padded steps on this CPU
 	@$(INV) bench
 
 check: .venv/.dev ## ruff, mypy, import-linter
@@ -53,14 +53,14 @@ check: .venv/.dev ## ruff, mypy, import-linter
 test: .venv/.dev ## every test this machine can run (OPTIONS="-k words")
 	@$(INV) test
 
-soak: .venv/.dev ## kills, stops, full disks by the dozen (OPTIONS="--seed N")
+soak: .venv/.dev ## kill and stop runs and fill disks, many times (OPTIONS="--seed N")
 	@$(INV) soak
 
 docs: $(INV) ## write the generated parts of docs/ and .env.example
 	@$(INV) docs
 
 # Only a missing environment is made: one that is out of date cannot always be renewed before the constraints are.
-constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## the newest version of every package into constraints.txt
+constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## write the newest version of every package into constraints.txt
 	@$(INV) constraints
 
 clean: ## remove .venv and caches; runs/, data/ and models/ stay

@@ -106,7 +106,7 @@ def as_type_of(default: Any, name: str, value: str) -> Any:
     return value
 
 
-NAME = {"name": "the run's name; the latest one without it"}
+NAME = {"name": "the run's name; default: the latest run"}
 
 
 def chosen(name: str) -> Run:
@@ -142,7 +142,7 @@ def setup(c: Context) -> None:
 @task(name="test-env")
 @one_line_errors
 def test_env(c: Context) -> None:
-    """Check this machine: ok, warning or failure with the remedy."""
+    """Check this machine: ok, warning or failure, with the remedy."""
     from sft.host import screen
     from sft.host.commands import test_env
 
@@ -152,12 +152,12 @@ def test_env(c: Context) -> None:
 @task(
     help={
         "fresh": "start a new run instead of resuming (FRESH=1)",
-        "from": "repeat this run, a name or runs/NAME, with its own settings; those in the environment win",
+        "from": "repeat this run (a name or runs/NAME) with its own settings; those in the environment override them",
     }
 )
 @one_line_errors
 def train(c: Context, fresh: bool = False, from_: str = "") -> None:
-    """Fine-tune with the settings in .env, or resume what was stopped."""
+    """Fine-tune with the settings in .env, or resume a stopped run."""
     from sft.host import screen
     from sft.host.commands import setup, train
     from sft.run import find
@@ -171,10 +171,10 @@ def train(c: Context, fresh: bool = False, from_: str = "") -> None:
         train.train(load(variables.ENV_FILE, None, **given(fresh=fresh)), console)
 
 
-@task(help={"name": "the run's name; without it the newest unfinished one"})
+@task(help={"name": "the run's name; default: the newest unfinished run"})
 @one_line_errors
 def resume(c: Context, name: str = "") -> None:
-    """Go on with an unfinished run, with its own settings; those that may change and are in the environment win."""
+    """Continue an unfinished run with its own settings; those that may change can be overridden."""
     from sft.host import screen
     from sft.host.commands import setup, train
 
@@ -185,13 +185,13 @@ def resume(c: Context, name: str = "") -> None:
 
 @task(
     help={
-        "gpu": "plan for this card, such as 4090, instead of those here",
-        "gpu-gib": "memory of each card, as nvidia-smi says it; for a card of any name",
+        "gpu": "plan for this card, such as 4090, instead of the cards of this machine",
+        "gpu-gib": "memory of each card, as nvidia-smi shows it; for cards that are not in the table",
         "gpus": "plan for this many, instead of NODES x GPUS_PER_NODE",
-        "shape": "config.json of a model that is not here",
-        "tokens-per-row": "mean tokens of rows that are not prepared",
-        "rows": "number of rows that are not prepared",
-        "host-gib": "memory of the machine, for offload; without it what is free here",
+        "shape": "config.json of a model that is not on this machine",
+        "tokens-per-row": "mean number of tokens per row, if the rows are not prepared",
+        "rows": "number of rows, if they are not prepared",
+        "host-gib": "main memory of the machine, for offload; default: what is free here",
         "json": "print the plan as JSON",
     }
 )
@@ -256,7 +256,7 @@ def stop(c: Context, name: str = "") -> None:
     stop(run if name else meant(run), screen.terminal())
 
 
-@task(help=NAME | {"follow": "go on as the logs grow", "lines": "lines of each node; 0 = all"})
+@task(help=NAME | {"follow": "keep printing as the logs grow", "lines": "lines per node; 0 = all"})
 @one_line_errors
 def logs(c: Context, name: str = "", follow: bool = False, lines: int = 100) -> None:
     """Print the logs of every node."""
@@ -269,7 +269,7 @@ def logs(c: Context, name: str = "", follow: bool = False, lines: int = 100) -> 
 @task(help=NAME)
 @one_line_errors
 def evaluate(c: Context, name: str = "") -> None:
-    """Evaluate base and final model of a run anew (EVAL_LIMIT, MAX_NEW_TOKENS)."""
+    """Evaluate the base and final model of a run again (EVAL_LIMIT, MAX_NEW_TOKENS)."""
     from sft.host import screen
     from sft.host.commands.evaluate import evaluate
     from sft.settings.load import load
@@ -295,7 +295,7 @@ def check(c: Context) -> None:
 @task(help={"options": "passed on to pytest"})
 @one_line_errors
 def test(c: Context, options: str = "") -> None:
-    """Run every test that this machine can run, two at a time; what cannot run is listed with the reason."""
+    """Run every test that this machine can run, two at a time; list what cannot run, with the reason."""
     refuse_unknown_words("OPTIONS")
     how = "-n 2 --dist loadfile --no-loadscope-reorder"  # in their order: files of few but long tests are not the last
     with c.cd(ROOT):
@@ -305,7 +305,7 @@ def test(c: Context, options: str = "") -> None:
 @task(help={"options": "--seed N --kills N --stops N --full-disks N"})
 @one_line_errors
 def soak(c: Context, options: str = "") -> None:
-    """Kill, stop and starve runs many times, and hold what goes on to the undisturbed run's bits. Prints its seed."""
+    """Kill and stop runs and fill disks, many times; compare the resumed runs with an undisturbed one, bit by bit."""
     refuse_unknown_words("OPTIONS")
     with c.cd(ROOT):
         c.run(f"{sys.executable} -m tests.soak {options}")
