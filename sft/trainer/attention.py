@@ -1,7 +1,7 @@
 """Attention over packed sequences, which cannot attend to each other.
 
 Registered with transformers under the name `IMPLEMENTATION`, so every model family that goes through its attention
-interface gets it. The kernel is flash-attn's where that is installed, otherwise PyTorch's own variable-length
+interface gets it. The kernel is flash-attn's if that is installed, otherwise PyTorch's own variable-length
 attention, otherwise (CPU, fp32) one scaled dot product after another.
 """
 

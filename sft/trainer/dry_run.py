@@ -6,10 +6,9 @@ Every rank runs it forward and backward, with the same rows. It also shows wheth
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
+from deepspeed import DeepSpeedEngine
 
 from sft.settings.stages import Held
 from sft.steps import Steps
@@ -58,7 +57,7 @@ def expected_tokens(lengths: Indices, steps: Steps, first: int, settings: Held, 
     return np.concatenate(parts)[first - epoch * steps.per_epoch :][: last - first]
 
 
-def run(engine: Any, rows: Rows, micro_steps: MicroSteps, packing: bool, world: World) -> gradients.Found:
+def run(engine: DeepSpeedEngine, rows: Rows, micro_steps: MicroSteps, packing: bool, world: World) -> gradients.Found:
     """Run micro-steps forward and backward, and forget their gradients (all ranks). Return which were lost on the way.
 
     The micro-steps must be equal, with the same rows on every rank, as `largest_micro_steps` returns them.

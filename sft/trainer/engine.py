@@ -13,6 +13,7 @@ from typing import Any
 import deepspeed
 import torch
 import transformers
+from deepspeed import DeepSpeedEngine
 from deepspeed.runtime import compiler
 from deepspeed.runtime.zero import parameter_offload
 from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
@@ -34,7 +35,7 @@ LIGER = {"rope": True, "swiglu": True, "rms_norm": True, "cross_entropy": False,
 
 def start_engine(
     path: Path, settings: Settings, config: dict[str, Any], world: World, whole_layers: bool = True
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[DeepSpeedEngine, dict[str, Any]]:
     """Return DeepSpeed's engine around the TargetLoss of the model in `path`, and the configuration that it got.
 
     (All ranks.) The configuration is `config` with the sizes that depend on the model. ZeRO-3 gathers `whole_layers`,
@@ -97,14 +98,14 @@ def take_faster_kernels(
         take_liger_kernels(model, world)
 
 
-def end_engine(engine: Any) -> None:
+def end_engine(engine: DeepSpeedEngine) -> None:
     """Give up an engine, so that its memory can be freed (all ranks)."""
     engine.destroy()
     modules = parameter_offload.FWD_MODULE_STACK  # a list of DeepSpeed's own, which would keep every model alive
     modules[:] = [module for module in modules if module is not engine.module]
 
 
-def gathers_whole_layers(engine: Any) -> bool:
+def gathers_whole_layers(engine: DeepSpeedEngine) -> bool:
     """Tell whether ZeRO-3 gathers whole layers of this engine's model."""
     return any(z3_leaf_module(module) for module in engine.module.modules())
 
@@ -182,7 +183,9 @@ def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[
     return [group for group in groups if group["params"]]
 
 
-def backward(engine: Any, batch: MicroBatch, target_tokens: float, world: World, last: bool) -> torch.Tensor:
+def backward(
+    engine: DeepSpeedEngine, batch: MicroBatch, target_tokens: float, world: World, last: bool
+) -> torch.Tensor:
     """Run one micro-step forward and backward (all ranks). Return the summed loss of this rank's targets, a scalar.
 
     `target_tokens` counts those of the whole global batch, so that the gradient is that of the mean over all of them,
@@ -197,7 +200,7 @@ def backward(engine: Any, batch: MicroBatch, target_tokens: float, world: World,
     return loss.detach()
 
 
-def forget_gradients(engine: Any) -> None:
+def forget_gradients(engine: DeepSpeedEngine) -> None:
     """Forget the gradients since the last optimizer step, as if these micro-steps had not been.
 
     DeepSpeed has no function for it. It does the same inside a step that fp16's scaler skips.
@@ -215,13 +218,13 @@ def forget_gradients(engine: Any) -> None:
         optimizer.reset_cpu_buffers()
 
 
-def missing_moments_bytes(engine: Any) -> int:
+def missing_moments_bytes(engine: DeepSpeedEngine) -> int:
     """Return the bytes of AdamW's two fp32 moments on this rank's GPU, if its first step has yet to allocate them."""
     if engine.optimizer.optimizer.state or engine.zero_cpu_offload():
         return 0
     return 2 * 4 * count_weights(engine.module, only_trained=True) // engine.world_size
 
 
-def grad_norm(engine: Any) -> Pending:
+def grad_norm(engine: DeepSpeedEngine) -> Pending:
     """Return the norm of the last step's whole gradient, before clipping."""
     return Pending(torch.as_tensor(engine.get_global_grad_norm()).reshape(1))

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from deepspeed import DeepSpeedEngine
 from deepspeed.utils import safe_get_local_grad, z3_leaf_module
 
 from sft.errors import SettingsError, wrong
@@ -37,7 +38,7 @@ OF_ALL_ROUNDED = 1e-3  # bf16 and fp16
 class Misfits:
     """While entered, finds the layers that would lose gradients if ZeRO-3 gathered them whole. Needs a forward pass."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: DeepSpeedEngine) -> None:
         self.module = engine.module
         self.layers = [module for module in engine.module.modules() if z3_leaf_module(module)]
         self.reasons: dict[str, None] = {}
@@ -107,7 +108,7 @@ class Watch:
         """Note a gradient's norm, on its device: the host does not wait for it."""
         norms.append(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32))
 
-    def compare(self, engine: Any, micro_steps: int, world: World) -> Found:
+    def compare(self, engine: DeepSpeedEngine, micro_steps: int, world: World) -> Found:
         """Compare with the gradients in DeepSpeed's optimizer, after `micro_steps` equal micro-steps (all ranks)."""
         zero = torch.zeros((), device=world.device)
         weights = self.trained.values()
@@ -137,7 +138,7 @@ class Watch:
         return found
 
 
-def squared_norm(engine: Any, parameter: torch.nn.Parameter) -> torch.Tensor:
+def squared_norm(engine: DeepSpeedEngine, parameter: torch.nn.Parameter) -> torch.Tensor:
     """Return the squared norm of the part of a weight's gradient that this rank's optimizer has."""
     if engine.zero_optimization_stage() == 3:
         part = safe_get_local_grad(parameter)

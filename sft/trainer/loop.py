@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
+from deepspeed import DeepSpeedEngine
 
 from sft.run.directory import Run
 from sft.settings.stages import Held
@@ -77,7 +77,13 @@ def train(
 
 
 def optimizer_step(
-    engine: Any, rows: Rows, micro_steps: MicroSteps, target_tokens: int, packing: bool, stop: bool, world: World
+    engine: DeepSpeedEngine,
+    rows: Rows,
+    micro_steps: MicroSteps,
+    target_tokens: int,
+    packing: bool,
+    stop: bool,
+    world: World,
 ) -> list[float]:
     """Train on the rows of one step (all ranks). Return the sums over all ranks of the loss and of `stop`.
 
@@ -125,7 +131,14 @@ def save(saver: Saver, done: int, stop: bool, reporter: Reporter) -> None:
 
 
 def finish(
-    engine: Any, saver: Saver, steps: Steps, base: Path, run: Run, settings: Held, reporter: Reporter, world: World
+    engine: DeepSpeedEngine,
+    saver: Saver,
+    steps: Steps,
+    base: Path,
+    run: Run,
+    settings: Held,
+    reporter: Reporter,
+    world: World,
 ) -> None:
     """Save the last step, export the model, and give up the engine (all ranks)."""
     with reporter.phase("saving"):

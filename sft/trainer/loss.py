@@ -131,7 +131,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
         module.train(was_training)
 
 
-def take_fast_paths(module: Any, packing: bool, world: World) -> bool:
+def take_fast_paths(module: torch.nn.Module, packing: bool, world: World) -> bool:
     """Try the chunked loss and packing on this model, and keep what is right (all ranks). Return whether to pack.
 
     A model family may do more to its logits than its head does (scale them, cap them), or mix sequences in other places
@@ -139,7 +139,8 @@ def take_fast_paths(module: Any, packing: bool, world: World) -> bool:
     sequence must have the loss that the model's own logits give, both alone and packed behind another sequence, and
     this loss must not change if that other sequence does. `module` is a TargetLoss or an engine around one.
     """
-    target_loss: TargetLoss = getattr(module, "module", module)
+    target_loss = getattr(module, "module", module)
+    assert isinstance(target_loss, TargetLoss)
     model = target_loss.model
     first, other, tested = (np.arange(*span, dtype=np.int32) for span in ((2, 9), (11, 18), (3, 13)))
 

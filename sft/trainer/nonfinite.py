@@ -6,7 +6,8 @@ Except in fp16: there an infinite gradient only tells the loss scaler to scale l
 from __future__ import annotations
 
 import math
-from typing import Any
+
+from deepspeed import DeepSpeedEngine
 
 from sft.errors import NOT_FINITE, RunFailed, SftError
 from sft.run.directory import Run
@@ -19,7 +20,7 @@ from sft.trainer.distributed import World
 SHOWN = 32  # rows that are named
 
 
-def problem(engine: Any, loss: float, settings: Settings) -> str:
+def problem(engine: DeepSpeedEngine, loss: float, settings: Settings) -> str:
     """Return which of "loss" and "gradient" is not finite after a step; "" if both are, and in fp16 anyway.
 
     Every rank comes to the same answer: the loss is that of the global batch, and the gradient's norm is too. DeepSpeed
@@ -45,11 +46,11 @@ def fail(run: Run, settings: Settings, step: int, what: str, chosen: Indices, wo
 
 
 def places(settings: Settings, chosen: Indices) -> list[str]:
-    """Return where training rows stand: file and line, or the number in the data set. Reads the source again."""
-    wanted = {int(index) for index in chosen}
+    """Return where training rows are from: file and line, or their number in the data set. Reads the source again."""
+    numbers = {int(index) for index in chosen}
     try:
         training, _ = sources.splits(settings)
-        found = {i: where for i, (where, _) in zip(range(max(wanted) + 1), training, strict=False) if i in wanted}
-    except (SftError, OSError):  # gone by now
+        found = {i: where for i, (where, _) in zip(range(max(numbers) + 1), training, strict=False) if i in numbers}
+    except (SftError, OSError):  # the source is gone by now
         found = {}
-    return [found.get(i, f"training row {i}") for i in sorted(wanted)]
+    return [found.get(i, f"training row {i}") for i in sorted(numbers)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from deepspeed import DeepSpeedEngine
 
 from sft.run import files
 from sft.run.directory import Run
@@ -25,7 +26,7 @@ from sft.trainer.report import Reporter
 class Ready(NamedTuple):
     """An engine, and what goes with it."""
 
-    engine: Any  # DeepSpeed's
+    engine: DeepSpeedEngine  # DeepSpeed's
     packing: bool  # whether this model keeps packed sequences apart, and PACKING=1
     first_step: int  # steps that are done
     saver: Saver
@@ -89,7 +90,7 @@ def try_engine(
     return ready
 
 
-def give_up(engine: Any, reason: str, reporter: Reporter) -> None:
+def give_up(engine: DeepSpeedEngine, reason: str, reporter: Reporter) -> None:
     """End an engine that must not gather whole layers, and say why the next one does not (all ranks)."""
     reporter.print(f"{reason}: ZeRO-3 gathers layers in parts, which is slower")
     end_engine(engine)

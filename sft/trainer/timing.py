@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-WINDOW = 20  # steps that the speed is averaged over: the first ones are slow, and a user wants to see the present
+WINDOW = 20  # steps that the speed is averaged over: the first are slow, and users look at the present
 STATE_EVERY_S = 0.5
 # Where the wall time of a run goes, in the order of the report.
 PHASES = (

@@ -12,6 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from deepspeed import DeepSpeedEngine
+
 from sft.run import files
 from sft.run.checkpoints import MANIFEST, manifest, name_of, seal, steps
 from sft.run.directory import Run
@@ -58,7 +60,7 @@ def damage(folder: Path, world: World) -> str:
     return ""
 
 
-def resume(engine: Any, run: Run, world: World) -> int:
+def resume(engine: DeepSpeedEngine, run: Run, world: World) -> int:
     """Load the newest undamaged checkpoint (all ranks). Return its step, or 0 without one.
 
     A damaged checkpoint is reported and renamed to `step-NNNNNN.damaged`; then the one before it is tried.

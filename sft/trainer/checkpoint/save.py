@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deepspeed import DeepSpeedEngine
 
 from sft import resources
 from sft.errors import RunFailed
@@ -41,7 +42,7 @@ WRITTEN = object()  # in place of a state that is already in its file
 class Saver:
     """Saves the checkpoints of one engine."""
 
-    def __init__(self, engine: Any, run: Run, keep: int, world: World, root: Path = resources.ROOT) -> None:
+    def __init__(self, engine: DeepSpeedEngine, run: Run, keep: int, world: World, root: Path = resources.ROOT) -> None:
         """Replace the engine's writer. The newest `keep` checkpoints stay; `root`: see sft/resources.py."""
         self.engine, self.run, self.keep, self.world, self.root = engine, run, keep, world, root
         self.collector = engine.checkpoint_engine = Collector()

@@ -10,8 +10,8 @@ import argparse
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
+from deepspeed import DeepSpeedEngine
 from deepspeed.checkpoint import ds_to_universal
 
 from sft.run import files
@@ -22,7 +22,7 @@ from sft.trainer.distributed import World
 POLL_S = 0.1
 
 
-def load(engine: Any, folder: Path, world: World) -> None:
+def load(engine: DeepSpeedEngine, folder: Path, world: World) -> None:
     """Load a checkpoint that another number of ranks has saved (all ranks). Raises RunFailed if the disk is full."""
     universal = folder.with_name(f"{folder.name}.universal")
     convert(folder, universal, world)
@@ -41,9 +41,9 @@ def load(engine: Any, folder: Path, world: World) -> None:
         shutil.rmtree(universal)
 
 
-def groups_of(engine: Any) -> list[dict[str, Any]]:
+def groups_of(engine: DeepSpeedEngine) -> list[dict[str, object]]:
     """Return the optimizer's parameter groups."""
-    groups: list[dict[str, Any]] = engine.optimizer.param_groups
+    groups: list[dict[str, object]] = engine.optimizer.param_groups
     return groups
 
 

@@ -1,8 +1,8 @@
 """SHA-256 of files. Hashes of large data files are kept in DATA_PATH/hashes.json, so that 50 GB are read only once.
 
-A kept hash counts as long as the file's inode, size and times are what they were: whoever changes a byte changes the
-time of the inode, which nobody can set. A file that had just been changed when it was read is read again: another
-change within the same tick of the clock would leave no trace.
+A stored hash is valid as long as the file's inode, size and times are the same: whoever changes a byte also changes the
+inode's ctime, which nobody can set. Hashes of files that had just been changed are not stored: another change within
+the same tick of the clock would not show.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 from sft.run import files
 
-LARGE_BYTES = 2**26  # smaller ones are read in no time
-SETTLED_S = 10.0  # more than file systems' clocks tick and differ
+LARGE_BYTES = 2**26  # smaller files are hashed every time
+SETTLED_S = 10.0  # longer than a tick of a file system's clock, or its difference to ours
 NAME = "hashes.json"
 
 
@@ -27,7 +26,7 @@ def file_hash(path: Path) -> str:
 
 
 def kept_hash(path: Path, data_path: Path, large: int = LARGE_BYTES) -> str:
-    """Return a data file's SHA-256, of a large one the one that is kept if the file is as it was."""
+    """Return a data file's SHA-256. If a large file has not changed, it is the one in DATA_PATH."""
     if path.stat().st_size < large:
         return file_hash(path)
     place, key = data_path / NAME, str(path.resolve())
@@ -44,15 +43,15 @@ def kept_hash(path: Path, data_path: Path, large: int = LARGE_BYTES) -> str:
 
 
 def stamp(path: Path) -> list[int]:
-    """Return what changes with a file's content."""
+    """Return what changes whenever a file's content changes."""
     status = path.stat()
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def read(place: Path) -> dict[str, Any]:
-    """Return the kept hashes by path; none if they cannot be read."""
+def read(place: Path) -> dict[str, object]:
+    """Return the stored hashes by path, or none if they cannot be read."""
     try:
-        found: dict[str, Any] = files.read_json(place)
+        found: dict[str, object] = files.read_json(place)
     except (OSError, files.Unreadable):
         return {}
     return found

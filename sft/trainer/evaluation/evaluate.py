@@ -55,7 +55,7 @@ def evaluate_model(run: Run, settings: Held, path: Path, rows: Rows, reporter: R
     )
 
 
-def mean_loss(module: Any, rows: Rows, settings: Held, packing: bool, world: World) -> float | None:
+def mean_loss(module: torch.nn.Module, rows: Rows, settings: Held, packing: bool, world: World) -> float | None:
     """Return the mean loss over the target tokens of all rows, or None without rows (all ranks).
 
     `module` is a TargetLoss or an engine around one. Every rank runs the same number of micro-steps, even if it has no

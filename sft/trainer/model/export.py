@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
+from deepspeed import DeepSpeedEngine
 
 from sft.run import files
 from sft.run.directory import Run
@@ -17,7 +17,7 @@ from sft.trainer.model import adapter
 from sft.trainer.model.load import permissions
 
 
-def export(engine: Any, base: Path, run: Run, settings: Settings, world: World) -> None:
+def export(engine: DeepSpeedEngine, base: Path, run: Run, settings: Settings, world: World) -> None:
     """Write the trained model to `final/` in Hugging Face layout, complete or not at all (all ranks).
 
     It is loaded again and compared bit by bit before the folder gets its name: here, not at its user, it must show if a

@@ -8,7 +8,7 @@ from pathlib import Path
 VOCABULARY = 1024
 BOS, EOS, PAD, USER, ASSISTANT = "<s>", "</s>", "<pad>", "<user>", "<assistant>"
 
-# Prompt and response between role marks, as chat models have it; the end mark is a target.
+# Prompt and response between role marks, as in chat models. The end mark is a target.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<assistant>{{ message['content'] }}{{ eos_token }}"

@@ -32,5 +32,5 @@ class Tracker(Protocol):
 
 # Called when training begins, as start(run, settings, logged): the first `logged` lines of `metrics.jsonl` are of
 # earlier attempts of a resumed run, and the tracker has had them. Lines of this attempt are logged to it right after.
-# Returns None if the settings want no such tracker.
+# Returns None if the settings switch this tracker off.
 Starter = Callable[[Run, Settings, int], Tracker | None]

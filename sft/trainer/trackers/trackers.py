@@ -59,8 +59,8 @@ class Trackers:
 
     def log_once(self, step: int, values: Values) -> None:
         """Log one line, unless an earlier attempt has logged the same numbers for the same step."""
-        wanted = {name: value for name, value in values.items() if value is not None}.items()
-        if not any(line["step"] == step and wanted <= line.items() for line in self.file.earlier):
+        numbers = {name: value for name, value in values.items() if value is not None}.items()
+        if not any(line["step"] == step and numbers <= line.items() for line in self.file.earlier):
             self.log(step, values)
 
     def flush(self) -> None:

@@ -1,8 +1,8 @@
 """The program that logs a run in Weights & Biases: `python -m sft.trainer.trackers.wandb_process --run runs/NAME`.
 
-It reads `metrics.jsonl` as rank 0 writes it, in a process of its own: W&B and its service may hang, break or be killed
-there without the training noticing. Rank 0 starts it (metrics.py), ends it by a line on its standard input, and is told
-over a pipe: one JSON object, `{"url": …}` once it logs, `{"error": …}` if it cannot.
+It reads `metrics.jsonl` as rank 0 writes it, in a process of its own: there W&B and its service may hang, fail or be
+killed, and the training does not notice. Rank 0 starts it (wandb_tracker.py) and ends it with a line on its standard
+input. It reports to rank 0 through a pipe, in one JSON object: `{"url": …}` once it logs, or `{"error": …}`.
 """
 
 from __future__ import annotations
@@ -31,46 +31,51 @@ POLL_S = 0.5
 MESSAGE = 300  # characters of what W&B says
 START_S = 60  # for W&B's server to answer
 END = b"end\n"
-LIMIT_S = 90  # after the end of the rank: longer than it waits for this process, if it is there to wait
+LIMIT_S = 90  # after the end of rank 0, which waits for a shorter time than that
 
 
 def main() -> None:
-    """Log until rank 0 says that the run is over, or is gone."""
+    """Log until rank 0 says that the run is over, or has died."""
     guard_tracebacks()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # they ask the run to stop: the end is still to come
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # they stop the run, which still logs
         signal.signal(number, signal.SIG_IGN)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--logged", type=int, required=True, help="lines of the metrics that earlier attempts wrote")
-    parser.add_argument("--reports", type=int, required=True, help="the descriptor that rank 0 is told over")
+    parser.add_argument("--reports", type=int, required=True, help="the file descriptor of the pipe to rank 0")
     arguments = parser.parse_args()
     run = Run(arguments.run)
-    os.set_inheritable(arguments.reports, False)  # W&B's service has no part in it, nor in the orders
+    os.set_inheritable(arguments.reports, False)  # W&B's service, a child process, must not have it, nor the orders
     orders = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:
         logged = start(run, run.settings())
         report(arguments.reports, url=None if logged.offline else logged.url)
-        ordered = follow(run, logged, arguments.logged if logged.offline else 0, orders)
-        logged.finish(exit_code=0 if ordered else 1)
+        is_over = follow(run, logged, arguments.logged if logged.offline else 0, orders)
+        logged.finish(exit_code=0 if is_over else 1)
     except Exception as error:
         report(arguments.reports, error=redact(textwrap.shorten(f"{type(error).__name__}: {error}", MESSAGE)))
-        os._exit(1)  # what W&B does at a process's end may hang on what broke here
+        os._exit(1)  # without W&B's exit handlers, which may hang after an error
 
 
-def report(reports: int, **values: Any) -> None:
-    """Tell rank 0 something, if it is there."""
+def report(reports: int, **values: str | None) -> None:
+    """Report to rank 0, if it is alive."""
     with contextlib.suppress(OSError):
         os.write(reports, json.dumps(values).encode() + b"\n")
 
 
 def start(run: Run, settings: Settings) -> Any:
-    """Return a W&B run as WANDB_MODE wants it, the same one after a resume."""
+    """Start W&B's run in the mode of WANDB_MODE. A resumed run continues the same one."""
     mode, key = settings.wandb_mode, settings.wandb_api_key.get_secret_value()
-    os.environ["WANDB_MODE"] = ("online" if key else "offline") if mode == "auto" else mode  # W&B knows no auto
+    # W&B itself has no mode auto.
+    os.environ["WANDB_MODE"] = ("online" if key else "offline") if mode == "auto" else mode
     if key:
         os.environ["WANDB_API_KEY"] = key
-        for debug in ("WANDB_DEBUG", "WANDB_CORE_DEBUG"):  # writes the key into logs of its own in the run directory
+        for debug in ("WANDB_DEBUG", "WANDB_CORE_DEBUG"):  # would write the key into log files in the run directory
             os.environ.pop(debug, None)
     import wandb  # takes a second
 
@@ -88,13 +93,13 @@ def start(run: Run, settings: Settings) -> Any:
             disable_git=True,
             save_code=False,
             init_timeout=START_S,
-            x_stats_pid=os.getppid(),  # whose memory and processor time W&B shows
+            x_stats_pid=os.getppid(),  # rank 0, whose memory and CPU time W&B shows
         ),
     )
 
 
 def own_id(run: Run) -> str:
-    """Return the run's id in W&B, drawn once: a name that somebody else in the team uses too would be resumed there."""
+    """Return the run's id in W&B, a random one: with an id made from its name, runs of one name would become one."""
     path = run.path / "wandb" / "id"
     try:
         return path.read_text().strip()
@@ -105,12 +110,12 @@ def own_id(run: Run) -> str:
 
 
 def follow(run: Run, logged: Any, skipped: int, orders: int) -> bool:
-    """Log the lines of the metrics as they come, but the first `skipped`. Return whether the end was ordered.
+    """Log the lines of the metrics as they are written, without the first `skipped`.
 
-    It is not if rank 0 is gone. What W&B has already got of a resumed run it would not take again.
+    Return True when rank 0 says that the run is over, False if it has died.
     """
     lines = new_lines(run.metrics)
-    number = 0
+    number = 0  # lines read
     order: bytes | None = None
     while order is None:
         order = os.read(orders, len(END)) if select.select([orders], [], [], POLL_S)[0] else None
@@ -125,8 +130,8 @@ def follow(run: Run, logged: Any, skipped: int, orders: int) -> bool:
     return order == END
 
 
-def log(logged: Any, line: dict[str, Any]) -> None:
-    """Log one line of the metrics."""
+def log(logged: Any, line: dict[str, float]) -> None:
+    """Log one line of the metrics. W&B does not take steps before those that it has."""
     step = line.pop("step")
     line.pop("time", None)
     if step >= logged.starting_step:
@@ -135,20 +140,20 @@ def log(logged: Any, line: dict[str, Any]) -> None:
         logged.summary.update(line)
 
 
-def new_lines(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Yield a file's lines as they are written, and None if there is none for now; what is not JSON is left out."""
+def new_lines(path: Path) -> Iterator[dict[str, float] | None]:
+    """Yield the lines of `metrics.jsonl` as they are written, and None if there is no new one. Skip unreadable ones."""
     with path.open("rb") as file:
-        begun = b""
+        line = b""  # as far as it is written
         while True:
             part = file.readline()
             if not part:
                 yield None
                 continue
-            begun += part
-            if begun.endswith(b"\n"):
-                if line := metrics_line(begun):
-                    yield line
-                begun = b""
+            line += part
+            if line.endswith(b"\n"):
+                if values := metrics_line(line):
+                    yield values
+                line = b""
 
 
 if __name__ == "__main__":
