@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from sft import hostfile
-from sft.host.commands import monitor
+from sft.host.commands import monitor, snapshot
 from sft.host.gpus import Gpu
 from sft.run import files, lifecycle
 from tests.settings import decided
@@ -63,7 +63,7 @@ def test_a_run_that_trains(run):
 
 def test_of_a_failed_run_the_name_and_the_reason_are_the_last_on_a_small_screen(run, monkeypatch):
     monkeypatch.setattr(
-        monitor.gpus, "visible", lambda: [Gpu(i, "RTX 4090", 50, 10, 24, 60, 300, "580.1") for i in range(8)]
+        snapshot.gpus, "visible", lambda: [Gpu(i, "RTX 4090", 50, 10, 24, 60, 300, "580.1") for i in range(8)]
     )
     (run.logs / "node-0.log").write_text("".join(f"line {i} {'x' * 300}\n" for i in range(100)))
     (run.logs / "node-1.log").write_text("the other one\n")
@@ -115,7 +115,7 @@ def test_a_validation_between_steps_is_part_of_training(run):
 
 
 def test_metrics_are_read_as_they_grow_and_anew_after_a_resume(run):
-    reader = monitor.MetricsReader(run)
+    reader = snapshot.MetricsReader(run)
     assert reader.read() == []
     with run.metrics.open("w") as file:
         file.write('{"step": 1}\n{"step"')
@@ -128,20 +128,20 @@ def test_metrics_are_read_as_they_grow_and_anew_after_a_resume(run):
 
 
 def test_a_long_curve_is_drawn_in_its_means():
-    assert monitor.curve([1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
-    drawn = monitor.curve([float(i) for i in range(6000)])
-    assert len(drawn) == monitor.CURVE_WIDTH and drawn[0] == 49.5
+    assert snapshot.curve([1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
+    drawn = snapshot.curve([float(i) for i in range(6000)])
+    assert len(drawn) == snapshot.CURVE_POINTS and drawn[0] == 49.5
     assert monitor.blocks([0.0, 1.0]) == "▁█" and monitor.blocks([2.0, 2.0]) == "▁▁"
 
 
 def test_both_nodes_and_whose_gpus_they_are(run, monkeypatch):
     cards = [Gpu(i, "RTX 4090", 50, 10.0, 24.0, 60, 300.0, "580.1", uuid=f"GPU-{i}") for i in range(4)]
-    monkeypatch.setattr(monitor.gpus, "visible", lambda: cards)
+    monkeypatch.setattr(snapshot.gpus, "visible", lambda: cards)
     for rank, name in enumerate(("llm-master", "llm-worker")):
         mine = [2 * rank, 2 * rank + 1]
         about = {"name": name, "host": name, "ranks": mine, "gpus": [f"GPU-{i}" for i in mine]}
         run.node_file(rank).write_text(json.dumps(about))
-    seen = monitor.Snapshot.of(run, []).to_json()
+    seen = snapshot.Snapshot.of(run, []).to_json()
     assert [gpu["node"] for gpu in seen["gpus"]] == ["llm-master", "llm-master", "llm-worker", "llm-worker"]
     lines = [line for line in shown(run).splitlines() if "llm-worker" in line]
     assert "ranks 2, 3 on llm-worker" in lines[0] and "3 RTX 4090" in lines[-1]

@@ -13,7 +13,7 @@ import pytest
 
 from sft import hostfile
 from sft.errors import UserError
-from sft.host.commands import monitor, progress
+from sft.host.commands import progress, snapshot
 from sft.run import budget, files, find, lifecycle, unfinished
 from sft.run.records import Evaluation
 from sft.settings.load import load
@@ -186,7 +186,7 @@ def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, n
     assert found.path == run.path and len(lines) == 1
     assert lines[0].startswith(f"{run.path}/{name}.json: ") and lines[0].endswith("; it is left out")
     assert (budget.cuts(run), run.nodes(), run.record(run.evaluation, Evaluation)) == ([], [], None)
-    assert monitor.Snapshot.of(run, [], run.unreadable_files()).problems == lines
+    assert snapshot.Snapshot.of(run, [], run.unreadable_files()).problems == lines
     lifecycle.reopen(run, settings)
     assert run.state().status == "launching" and run.state().attempt == 2
     assert run.unreadable() == []  # said once

@@ -1,0 +1,129 @@
+"""What `make monitor` knows of a run at one moment, for people and for scripts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sft.host import gpus
+from sft.host.commands import ending
+from sft.host.commands.logs import ends
+from sft.host.gpus import Gpu
+from sft.run.directory import Run
+from sft.run.find import at_work
+from sft.run.metrics import metrics_line
+from sft.run.records import ENDED, Evaluation, NodeInfo, State
+
+CURVE_POINTS = 60
+NEWEST = 50  # lines of metrics that are searched for the newest value of each
+
+
+class MetricsReader:
+    """Reads `metrics.jsonl` as it grows, each line once."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.lines: list[dict[str, float]] = []
+        self.inode = self.offset = self.bad = 0
+
+    def read(self) -> list[dict[str, float]]:
+        """Return all complete lines so far. Lines that cannot be read are left out and counted."""
+        try:
+            with self.run.metrics.open("rb") as file:
+                if os.fstat(file.fileno()).st_ino != self.inode:  # a resumed run rewrites the file
+                    self.lines, self.inode, self.offset, self.bad = [], os.fstat(file.fileno()).st_ino, 0, 0
+                file.seek(self.offset)
+                whole = file.read().rpartition(b"\n")[0]
+        except FileNotFoundError:
+            return []
+        if whole:
+            found = [metrics_line(line) for line in whole.split(b"\n")]
+            self.lines += [line for line in found if line is not None]
+            self.bad += found.count(None)
+            self.offset += len(whole) + 1
+        return self.lines
+
+    def problems(self) -> list[str]:
+        """Return a line for everything in the run directory that cannot be read."""
+        lines = [f"{self.run.metrics}: lines that cannot be read and are left out: {self.bad}"] if self.bad else []
+        return [*self.run.unreadable_files(), *lines]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that the monitor shows of a run at one moment."""
+
+    run: Run
+    running: bool
+    age_s: float  # since the last sign of life
+    elapsed_s: float  # in this attempt
+    state: State
+    problems: list[str]  # a line for each file that cannot be read
+    metrics: dict[str, float]  # the newest value of each
+    losses: list[float]  # of the whole run, as a curve
+    results: Evaluation
+    nodes: list[NodeInfo]
+    gpus: list[Gpu]
+    goes_on: str  # how to continue a run that is not running
+    logs: dict[str, list[str]]  # the end of each node's log, if the run failed
+    others: list[str]  # commands that show other runs, which are running
+
+    @classmethod
+    def of(cls, run: Run, metrics: list[dict[str, float]], problems: Sequence[str] = ()) -> Snapshot:
+        """Return the present state of a run; `metrics` are the lines of its metrics so far."""
+        state, now = run.state(), time.time()
+        updated_at = state.updated_at or now
+        ended, running = state.status in ENDED, run.is_running()
+        latest: dict[str, float] = {}
+        for line in metrics[-NEWEST:]:
+            latest |= line
+        return cls(
+            run=run,
+            running=running,
+            age_s=round(now - updated_at, 1),
+            elapsed_s=round((updated_at if ended else now) - (state.attempt_started_at or now), 1),
+            state=state,
+            problems=list(problems),
+            metrics=latest,
+            losses=curve([line["train/loss"] for line in metrics if "train/loss" in line]),
+            results=run.results(),
+            nodes=run.nodes(),
+            gpus=gpus.visible(),
+            goes_on="" if running or state.status == "finished" else ending.goes_on(run, run.command("resume")),
+            logs=ends(run) if state.status == "failed" or not (ended or running) else {},
+            others=[] if running else [other.command("monitor") for other in at_work(run.path.parent)],
+        )
+
+    def node_of(self, gpu: Gpu) -> str:
+        """Return the name of the node that has a GPU, or ""."""
+        return next((node.name for node in self.nodes if gpu.uuid in node.gpus), "")
+
+    def to_json(self) -> dict[str, object]:
+        """Return what `inv monitor --json` prints; scripts of users read it."""
+        return {
+            "run": self.run.name,
+            "path": str(self.run.path),
+            "running": self.running,
+            "age_s": self.age_s,
+            "elapsed_s": self.elapsed_s,
+            "state": self.state.to_json(),
+            "problems": self.problems,
+            "metrics": self.metrics,
+            "losses": self.losses,
+            "evaluation": {moment: results.numbers() for moment, results in self.results.parts().items()},
+            "nodes": [node.to_json() for node in self.nodes],
+            "gpus": [asdict(gpu) | {"node": self.node_of(gpu)} for gpu in self.gpus],
+            "goes_on": self.goes_on,
+            "logs": self.logs,
+            "others": self.others,
+        }
+
+
+def curve(values: list[float], width: int = CURVE_POINTS) -> list[float]:
+    """Return at most `width` values, each the mean of neighbouring ones."""
+    number = min(width, len(values))
+    edges = [round(i * len(values) / number) for i in range(number + 1)] if number else []
+    return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
