@@ -1,52 +1,32 @@
-"""What can go wrong, as exceptions.
+"""What can go wrong, as exceptions. Each has a kind (sft/failures.py), from which its exit code follows.
 
 SftError                 one line for the user, no traceback
 ├── UserError            the user can fix it: exit code 2
 │   ├── SettingsError    one or more wrong settings, a line each
 │   └── DataError        a malformed row or an unusable data set
-└── RunFailed            the run broke: exit code 1
+└── RunFailed            the run broke: exit code 1, unless its kind is "user"
 """
 
 from __future__ import annotations
 
-# In the reason of a run that broke so: it would break again in the same way.
-NOT_FINITE = "is not finite"
-OUT_OF_MEMORY = "out of memory"
-
-# In the text of an error between ranks which says no more than that another rank is gone: its reason is elsewhere, and
-# often comes later.
-LOST = (
-    "connection reset", "connection closed", "connection refused", "broken pipe", "timed out", "timeout",
-    "remote process", "remote error", "ncclremoteerror", "was aborted", "failed to recv", "socket closed",
-)  # fmt: skip
-# What such an error never says of another rank, whatever else stands beside it.
-OWN = (
-    "address already in use", "no socket interface", "unable to find address", "ncclunhandledcudaerror",
-    "ncclinvalid", "duplicate gpu", "cuda error", "shared memory", "no space left",
-)  # fmt: skip
-
-
-def between_ranks(text: str) -> bool:
-    """Tell whether an error's text is about the connection between ranks, and may follow from another rank's error."""
-    text = text.lower()
-    return any(word in text for word in (*LOST, "nccl", "gloo")) and not any(word in text for word in OWN)
-
-
-def only_lost_another(text: str) -> bool:
-    """Tell whether an error's text says no more than that another rank is gone."""
-    return between_ranks(text) and any(word in text.lower() for word in LOST)
+from sft.failures import POLICIES, Kind, is_disk_full
 
 
 class SftError(Exception):
     """Something that is told to the user in one line, without a traceback."""
 
-    exit_code = 1
+    kind: Kind = "crash"
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a program that ends with it."""
+        return POLICIES[self.kind].exit_code
 
 
 class UserError(SftError):
     """The user can fix it: a setting, a file, a missing program."""
 
-    exit_code = 2
+    kind = "user"
 
 
 class SettingsError(UserError):
@@ -63,6 +43,17 @@ class DataError(UserError):
 
 class RunFailed(SftError):
     """The run ended without a finished model."""
+
+    def __init__(self, reason: str, kind: Kind = "crash") -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Return the kind of failure that an exception is. Libraries' errors between ranks: sft/trainer/failure.py."""
+    if isinstance(error, SftError):
+        return error.kind
+    return "disk_full" if is_disk_full(error) else "crash"
 
 
 def wrong(name: str, value: object, what: str, remedy: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sft.errors import OUT_OF_MEMORY
 from sft.run import typed_json
 from sft.run.directory import Run
 from sft.run.records import Budget, BudgetSetting, Cut
@@ -30,7 +29,7 @@ def in_words(cut: Cut) -> str:
 def what(setting: str, tried: int, place: str, where: str, rank: int) -> str:
     """Return in words where a rank ran out of memory, and at what."""
     unit = "tokens" if setting == TOKENS else f"row{'s' * (tried > 1)}"
-    return f"{OUT_OF_MEMORY} in {place} ({where}, rank {rank}) at {tried:,} {unit} a micro-step"
+    return f"out of memory in {place} ({where}, rank {rank}) at {tried:,} {unit} a micro-step"
 
 
 def smaller(setting: str, tried: int, longest: int) -> int | None:

@@ -7,23 +7,24 @@ person has made unreadable is read as if it were not there, and `Run.unreadable`
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import functools
 import os
 import re
 import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, Unpack
 
 from sft.errors import UserError
+from sft.failures import is_disk_full
 from sft.redaction import redact
 from sft.run import checkpoints, files, records, typed_json
 from sft.run.files import write_whole
 from sft.run.metrics import metrics_line
-from sft.run.records import ENDED, Evaluation, NodeInfo, State, StateChanges, Status
+from sft.run.records import ENDED, Evaluation, Failure, NodeInfo, RankEnd, RankExit, State, StateChanges, Status
 from sft.run.typed_json import R, Record
 from sft.settings import variables
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from sft.settings.stages import Decided  # takes a quarter of a second, which a look at a run does not need
 
 Content = TypeVar("Content", dict[str, Any], list[Any])
+OLD_FAILURE = "failed"  # the reason as a text, of an earlier version
 EVALUATION = "evaluation"  # in a run's directory: that in which it is evaluated again
 RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
 
@@ -130,6 +132,24 @@ class Run:
         """`environment.json`: the project's commit, versions, machine and inputs of the run."""
         return self.path / "environment.json"
 
+    @property
+    def failure_file(self) -> Path:
+        """`failure.json`: what broke the run, first."""
+        return self.path / "failure.json"
+
+    @property
+    def ranks(self) -> Path:
+        """Folder of `rank-N.json` and `exit-N.json`: how each rank of this attempt ended."""
+        return self.path / "ranks"
+
+    def rank_file(self, rank: int) -> Path:
+        """`ranks/rank-N.json`: how a rank ended, written by itself."""
+        return self.ranks / f"rank-{rank}.json"
+
+    def exit_file(self, rank: int) -> Path:
+        """`ranks/exit-N.json`: how a rank's process ended, written by DeepSpeed's launcher."""
+        return self.ranks / f"exit-{rank}.json"
+
     def settings(self) -> Decided:
         """Return the frozen settings."""
         from sft.settings.load import thaw
@@ -161,6 +181,7 @@ class Run:
             self.plan: records.PlanSummary,
             self.budget: records.Budget,
             self.evaluation: Evaluation,
+            self.failure_file: Failure,
         }
         return alone | dict.fromkeys(in_node_order(self.path.glob("node-*.json")), NodeInfo)
 
@@ -219,13 +240,14 @@ class Run:
         )
         state = replace(state, **changes)
         flushed = status in ("launching", *ENDED)
-        try:
+
+        def write() -> None:
             typed_json.write(self.state_file, state, flushed)
-        except OSError as error:
-            if error.errno != errno.ENOSPC or status != "failed":
-                raise
-            self.give_up_reserve()
-            typed_json.write(self.state_file, state, flushed)
+
+        if status == "failed":
+            self.despite_full_disk(write)
+        else:
+            write()
 
     def tell(self, status: Status | None = None, **changes: Unpack[StateChanges]) -> None:
         """Change fields of `state.json` that only those who look on need: if that fails, a line says so, no more."""
@@ -243,13 +265,7 @@ class Run:
 
     def request_stop(self, reason: str) -> None:
         """Ask the ranks to save and end after the step they are in."""
-        try:
-            write_whole(self.path / "stop", redact(reason) + "\n")
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            self.give_up_reserve()
-            write_whole(self.path / "stop", redact(reason) + "\n")
+        self.despite_full_disk(lambda: write_whole(self.path / "stop", redact(reason) + "\n"))
 
     def stop_reason(self) -> str | None:
         """Return why a stop was requested, or None."""
@@ -299,29 +315,54 @@ class Run:
 
     # Failure
 
-    def fail(self, reason: str) -> None:
+    def fail(self, failure: Failure) -> None:
         """Note why the run broke. The first reason stays: what comes later follows from it."""
-        path = self.path / "failed"
-        for attempt in range(2):
-            try:
-                with path.open("x", encoding="utf-8") as file:
-                    file.write(redact(reason).strip() + "\n")
-            except FileExistsError:
-                pass
-            except OSError as error:
-                if error.errno != errno.ENOSPC or attempt:
-                    raise
-                path.unlink(missing_ok=True)
-                self.give_up_reserve()
-                continue
-            return
+        with contextlib.suppress(FileExistsError):
+            self.despite_full_disk(lambda: typed_json.write_first(self.failure_file, failure))
 
-    def failure(self) -> str | None:
-        """Return why the run broke, or None. An empty text means that the reason is just being written."""
+    def failure(self) -> Failure | None:
+        """Return why the run broke, or None."""
         try:
-            return (self.path / "failed").read_text(encoding="utf-8", errors="replace").strip()
+            return typed_json.read(self.failure_file, Failure)
+        except FileNotFoundError:
+            return self.failure_of_old()
+        except files.Unreadable as error:
+            return Failure(kind="crash", reason=str(error))
+
+    def failure_of_old(self) -> Failure | None:
+        """Return what an earlier version of the project has noted: a text, without a kind."""
+        try:
+            text = (self.path / OLD_FAILURE).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
+        return Failure(kind="crash", reason=text.strip())
+
+    def end_as_failed(self, failure: Failure) -> None:
+        """Note the end of a run that broke. `failure` is its reason only if there is no earlier one."""
+        self.fail(failure)
+        self.update_state("failed", error=(self.failure() or failure).reason)
+
+    def note_end(self, rank: int, end: RankEnd) -> None:
+        """Note how a rank ended. Raises OSError."""
+        self.despite_full_disk(lambda: typed_json.write(self.rank_file(rank), end, flushed=False))
+
+    def rank_end(self, rank: int) -> RankEnd | None:
+        """Return how a rank ended, or None as long as it has not said so."""
+        return self.record(self.rank_file(rank), RankEnd)
+
+    def rank_exit(self, rank: int) -> RankExit | None:
+        """Return how a rank's process ended, or None as long as the launcher has not said so."""
+        return self.record(self.exit_file(rank), RankExit)
+
+    def despite_full_disk(self, write: Callable[[], None]) -> None:
+        """Call `write`; if the disk is full, give up the reserve and call it once more. Raises OSError."""
+        try:
+            write()
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self.give_up_reserve()
+            write()
 
     def keep_reserve(self) -> None:
         """Keep some bytes for the report of a full disk."""

@@ -32,6 +32,7 @@ from sft.errors import UserError, shown
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF)
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # file systems without hard links
 OWNER = "owner"  # of a temporary folder: its maker holds a lock on this file in it
 
 
@@ -84,6 +85,23 @@ def write_whole(path: Path, text: str, flushed: bool = True) -> None:
         raise
     if flushed:
         flush(path.parent)
+
+
+def write_first(path: Path, text: str) -> None:
+    """Write a file that is not there yet, whole. Raises FileExistsError if there is one: the first writer's stays."""
+    temporary = temporary_name(path)
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if path.exists():
+                raise FileExistsError(path) from None
+            temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 from sft import hostfile as cluster
 from sft.errors import SettingsError, UserError, wrong
 from sft.run import files
-from sft.run.directory import EVALUATION, Run
+from sft.run.directory import EVALUATION, OLD_FAILURE, Run
 from sft.run.files import write_json, write_whole
 from sft.run.find import latest
 from sft.run.records import StateChanges
@@ -45,6 +45,7 @@ def create(settings: Decided, hostfile: str) -> Run:
     try:
         run.logs.mkdir()
         run.checkpoints.mkdir()
+        run.ranks.mkdir()
         frozen = settings.model_copy(update={"run_name": run.name})
         write_json(run.settings_file, frozen.freeze())
         write_json(run.ds_config, deepspeed.configuration(frozen))
@@ -104,9 +105,11 @@ def reopen(
     unless it is the same start `again`.
     """
     before, said = run.settings(), []
-    for path in (run.path / "stop", run.path / "failed", run.prepared, *run.path.glob("node-*.json")):
+    failures = (run.failure_file, run.path / OLD_FAILURE)
+    for path in (run.path / "stop", *failures, run.prepared, *run.path.glob("node-*.json")):
         path.unlink(missing_ok=True)
-    for folder in (run.logs, run.checkpoints):
+    shutil.rmtree(run.ranks, ignore_errors=True)
+    for folder in (run.logs, run.checkpoints, run.ranks):
         folder.mkdir(exist_ok=True)  # somebody made room
     for path in run.unreadable_paths():
         path.replace(path.with_name(f"{path.name}.unreadable"))  # it was named, and is not named at every start
@@ -144,6 +147,7 @@ def evaluate_again(run: Run, settings: Decided) -> Run:
     again = Run(run.path / EVALUATION)
     shutil.rmtree(again.path, ignore_errors=True)  # the logs of an earlier evaluation
     again.logs.mkdir(parents=True)
+    again.ranks.mkdir()
     again.final.symlink_to(Path("..", run.final.name))
     for path in (run.hostfile, run.ds_config, run.environment, run.budget):
         if path.is_file():

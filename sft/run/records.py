@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Self, TypedDict
 
+from sft.failures import POLICIES, Kind
 from sft.run.typed_json import Part, Record
 
 Status = Literal["launching", "preparing", "training", "saving", "evaluating", "finished", "stopped", "failed"]
@@ -284,6 +285,48 @@ class Evaluation(Record):
         """Return the results that there are."""
         found: dict[Moment, Results | None] = {"before": self.before, "after": self.after}
         return {moment: results for moment, results in found.items() if results}
+
+
+# How a run and its ranks end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure(Record):
+    """`failure.json`: what broke a run. Programs go by its kind; the reason is for people."""
+
+    has_errors = True
+
+    kind: Kind
+    reason: str
+    rank: int | None = None  # that broke; None: it was a node or a task, or all ranks
+
+    @property
+    def is_fixable(self) -> bool:
+        """Whether the user can fix it."""
+        return self.kind == "user"
+
+    @property
+    def restart_may_help(self) -> bool:
+        """Whether it may not come back if the run starts again."""
+        return POLICIES[self.kind].restart_may_help
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankEnd(Record):
+    """`ranks/rank-N.json`: how a rank ended, written by itself as the last thing that it does."""
+
+    has_errors = True
+
+    status: Literal["finished", "stopped", "failed"]
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankExit(Record):
+    """`ranks/exit-N.json`: how a rank's process ended, as the operating system told DeepSpeed's launcher."""
+
+    pid: int
+    code: int  # -N: ended by signal N
 
 
 # Checkpoints

@@ -98,8 +98,18 @@ def read(path: Path, kind: type[R], advice: str = "remove it") -> R:
 
 def write(path: Path, record: Record, flushed: bool = True) -> None:
     """Write a record to a file, whole (see files.write_whole). Raises OSError."""
+    files.write_json(path, content_of(record), flushed)
+
+
+def write_first(path: Path, record: Record) -> None:
+    """Write a record to a file that is not there yet (see files.write_first). Raises FileExistsError, and OSError."""
+    files.write_first(path, files.as_json(content_of(record)))
+
+
+def content_of(record: Record) -> object:
+    """Return the content of a record's file, without secrets."""
     content = {VERSION: record.version} | record.to_json()
-    files.write_json(path, redact_all(content) if record.has_errors else content, flushed)
+    return redact_all(content) if record.has_errors else content
 
 
 # Values

@@ -8,27 +8,28 @@ if __name__ == "__main__":
     process.begin()  # before imports that take seconds, in which a SIGTERM would end the rank at once
 
 import argparse
+import contextlib
 import os
 import sys
-import textwrap
 import time
 from pathlib import Path
+from typing import Literal
 
-from sft.errors import SftError, between_ranks
+from sft.errors import SftError
 from sft.run import budget, typed_json
 from sft.run.directory import Run
-from sft.run.records import Moment, Prepared, Status
+from sft.run.records import Failure, Moment, Prepared, RankEnd
 from sft.settings.stages import Held
 from sft.steps import Steps
-from sft.trainer import distributed, oom
+from sft.trainer import distributed
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 from sft.trainer.evaluation.evaluate import evaluate_model
+from sft.trainer.failure import failure_of
 from sft.trainer.loop import train
 from sft.trainer.report import Reporter
 
 POLL_S = 0.05
-MESSAGE = 500  # characters of an error; all of it is in the log
 
 
 def main() -> None:
@@ -36,8 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--local_rank", type=int, help="given by the launcher, which sets LOCAL_RANK too")
-    run = Run(parser.parse_args().run)
-    rank = os.environ["RANK"]
+    run, rank = Run(parser.parse_args().run), int(os.environ["RANK"])
     try:
         settings = budget.held(run, run.settings())
         wait_for_inputs(run)
@@ -46,21 +46,25 @@ def main() -> None:
         distributed.end()
         if world.is_main:
             run.update_state(status)
-    except SftError as error:
-        run.fail(str(error))
-        sys.exit(error.exit_code)
+        run.note_end(rank, RankEnd(status=status))
     except BaseException as error:
-        if said := oom.reason(error, run):
-            run.fail(f"rank {rank}: {said}")
-        else:
-            what = f"{type(error).__name__}: {textwrap.shorten(str(error), MESSAGE) or 'no message'}"
-            if isinstance(error, RuntimeError) and between_ranks(str(error)):
-                # Perhaps this only follows from another rank's error: the node program waits for a better reason.
-                sys.stdout.write(f"rank {rank}: error between ranks: {what}\n")
-            else:
-                run.fail(f"rank {rank}: {what}")
+        note_failure(run, rank, failure_of(error, run, rank))
+        if isinstance(error, SftError):
+            sys.exit(error.exit_code)
         raise
-    sys.stdout.write(f"rank {rank}: done\n")  # one write, one line: the node program counts these
+    sys.stdout.write(f"rank {rank}: done\n")  # in one write: the lines of several ranks do not mix
+
+
+def note_failure(run: Run, rank: int, failure: Failure) -> None:
+    """Write what ended this rank to the run directory, and as the run's failure too, unless another rank's comes first.
+
+    An error between ranks is perhaps only what another rank's failure looks like from here: the node program waits for
+    a better reason.
+    """
+    if failure.kind not in ("between_ranks", "lost_rank"):
+        run.fail(failure)
+    with contextlib.suppress(OSError):  # the node program sees that the process has ended, and its exit code
+        run.note_end(rank, RankEnd(status="failed", failure=failure))
 
 
 def wait_for_inputs(run: Run) -> None:
@@ -75,7 +79,7 @@ def wait_for_inputs(run: Run) -> None:
         time.sleep(POLL_S)
 
 
-def evaluate_and_train(run: Run, settings: Held, world: World) -> Status:
+def evaluate_and_train(run: Run, settings: Held, world: World) -> Literal["finished", "stopped"]:
     """Evaluate the base model, train, export and evaluate again: whatever of it an earlier attempt left (all ranks).
 
     Return the status that the run ends with.
@@ -88,7 +92,7 @@ def evaluate_and_train(run: Run, settings: Held, world: World) -> Status:
     reporter.add_seconds({"starting": before_ranks} | prepared.seconds)
     base = Path(prepared.model)
     rows, validation_rows = (Rows(Path(prepared.data) / split) for split in ("train", "validation"))
-    status: Status = "finished"
+    status: Literal["finished", "stopped"] = "finished"
     try:
         if settings.evaluate and run.results().before is None:
             evaluate(run, settings, base, validation_rows, "before", 0, reporter, world)

@@ -9,8 +9,9 @@ import math
 
 from deepspeed import DeepSpeedEngine
 
-from sft.errors import NOT_FINITE, RunFailed, SftError
+from sft.errors import RunFailed, SftError
 from sft.run.directory import Run
+from sft.run.records import Failure
 from sft.settings.fields import Settings
 from sft.trainer import distributed
 from sft.trainer.batching import Indices
@@ -35,14 +36,15 @@ def problem(engine: DeepSpeedEngine, loss: float, settings: Settings) -> str:
 
 def fail(run: Run, settings: Settings, step: int, what: str, chosen: Indices, world: World) -> None:
     """End the run because `what` (the loss, the gradient) of a step is not finite (all ranks). Raises RunFailed."""
-    reason = f"step {step}: the {what} {NOT_FINITE}"
+    reason = f"step {step}: the {what} is not finite"
     if world.is_main:
         rows = places(settings, chosen)
         more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
         remedy = f"look at these rows, lower LEARNING_RATE or use PRECISION=fp32; {run.last_checkpoint()} stays"
-        run.fail(f"{reason}; its rows: {', '.join(rows[:SHOWN])}{more}; {remedy}")
+        named = f"{reason}; its rows: {', '.join(rows[:SHOWN])}{more}; {remedy}"
+        run.fail(Failure(kind="not_finite", reason=named, rank=world.rank))
     distributed.barrier()  # until rank 0 has written the reason with the rows: the first reason stays
-    raise RunFailed(reason)
+    raise RunFailed(reason, "not_finite")
 
 
 def places(settings: Settings, chosen: Indices) -> list[str]:

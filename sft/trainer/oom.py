@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from sft.errors import OUT_OF_MEMORY, RunFailed
+from sft.errors import RunFailed
 from sft.run import budget
 from sft.run.budget import ROWS, TOKENS
 from sft.run.directory import Run
@@ -82,10 +82,10 @@ def reason(error: BaseException, run: Run) -> str:
         remedy = f"use {less(run.settings())}"
         if run.state().status == "evaluating":
             remedy = "use EVAL_BATCH_SIZE=1, a smaller MAX_NEW_TOKENS, or EVALUATE=0 and EVAL_STEPS=0"
-        return f"{OUT_OF_MEMORY} of a GPU; {remedy}; `make plan` takes it into account"
+        return f"out of memory of a GPU; {remedy}; `make plan` takes it into account"
     if of_host(error):
         remedy = "end other programs, use DS_CONFIG=zero3 instead of offload, or fewer GPUS_PER_NODE"
-        return f"{OUT_OF_MEMORY} of the machine; {remedy}"
+        return f"out of memory of the machine; {remedy}"
     return ""
 
 
@@ -123,7 +123,7 @@ class Guard:
                 raise
             where = error.where if isinstance(error, OutOfMemory) else "between passes"
             self.saver.finish()  # the ranks resume from this checkpoint, which may still be on its way to the disk
-            raise RunFailed(self.lower_budget(place, where, micro_steps)) from error
+            raise RunFailed(self.lower_budget(place, where, micro_steps), "out_of_memory") from error
 
     def lower_budget(self, place: str, where: str, micro_steps: MicroSteps) -> str:
         """Lower the run's budget below these micro-steps, if possible. Return what happened, as the run's error."""

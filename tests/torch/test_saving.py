@@ -16,6 +16,7 @@ from sft import hostfile
 from sft.errors import RunFailed
 from sft.run import checkpoints, lifecycle
 from sft.run import directory as runs
+from sft.run.records import Failure
 from sft.trainer.checkpoint import resume, shards
 from sft.trainer.checkpoint import save as saving
 from sft.trainer.distributed import World
@@ -244,7 +245,7 @@ def test_a_disk_that_fills_up_while_training_waits_leaves_the_checkpoint_before(
 def test_a_rank_does_not_wait_for_others_of_a_broken_run(tmp_path):
     saver = saver_in(tmp_path)
     saver.world = World(0, 0, 2, torch.device("cpu"))
-    saver.run.fail("rank 1: broken")
+    saver.run.fail(Failure(kind="killed", reason="rank 1: broken"))
     save(saver, 1)
     with pytest.raises(RunFailed, match="rank 1: broken"):
         saver.check()

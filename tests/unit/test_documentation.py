@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import tasks
+from sft.failures import POLICIES
 from sft.settings import variables
 from sft.settings.fields import Settings, secret_names
 from sft.settings.load import load
@@ -164,3 +165,10 @@ def test_every_command_that_is_named_works_as_typed_without_an_activated_environ
 
 def test_messages_name_no_command_of_an_activated_environment():
     assert [(where, text) for where, text in told() if where.endswith(".py") and "`inv " in text] == []
+
+
+def test_the_kinds_of_failure_are_those_of_the_program():
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (yes|no) \| (\d) \|$", text_of("docs/failures.md"), re.MULTILINE)
+    assert rows == [
+        (kind, "yes" if policy.restart_may_help else "no", str(policy.exit_code)) for kind, policy in POLICIES.items()
+    ]

@@ -20,6 +20,7 @@ from sft.host.gpus import Gpu
 from sft.host.launch import choose, compose, local
 from sft.host.launch import node as launch
 from sft.host.launch.link import Link
+from sft.host.launch.processes import LAUNCHER
 from sft.host.plan import conditions, planner
 from sft.run import lifecycle
 from sft.settings.load import load
@@ -297,13 +298,13 @@ def node(here, tmp_path):
 
 def test_ranks_of_a_node_program_that_was_started_by_hand_get_the_cards_that_it_was_given(node, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    environment = node.environment(launch.LAUNCHER)
+    environment = node.processes.environment(LAUNCHER)
     (tmp_path / "ranks").mkdir()
     (tmp_path / "rank_program.py").write_text(RANK)
     world = base64.urlsafe_b64encode(json.dumps({"llm-master": [0, 1]}).encode()).decode()
     words = [f"--world_info={world}", "--node_rank=0", "--master_addr=127.0.0.1", "--master_port=29501"]
     done = subprocess.run(
-        [sys.executable, "-m", launch.LAUNCHER, *words, "--module", "rank_program", tmp_path / "ranks"],
+        [sys.executable, "-m", LAUNCHER, *words, "--module", "rank_program", tmp_path / "ranks"],
         env=environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sft import redaction
 from sft.host.launch.log import Log
 from sft.run import lifecycle
+from sft.run.records import Failure
 from tests.settings import decided
 
 SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60)
@@ -48,7 +49,7 @@ def test_the_run_directory_takes_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("HUGGINGFACE_API_KEY", secret)
     run = lifecycle.create(decided(runs_path=tmp_path, run_name="a"), "")
     reason = f"401 for https://user:{urllib.parse.quote(secret, safe='')}@hub: {secret!r}"
-    run.fail(reason)
+    run.fail(Failure(kind="crash", reason=reason))
     run.request_stop(reason)
     run.update_state("failed", error=reason, earlier_errors=[reason])
     Log(run.logs / "node-0.log").write(reason)
@@ -56,4 +57,4 @@ def test_the_run_directory_takes_no_secret(tmp_path, monkeypatch):
         if path.is_file():
             text = path.read_bytes()
             assert secret.encode() not in text and urllib.parse.quote(secret, safe="").encode() not in text, path
-    assert run.failure() == "401 for https://user:***@hub: '***'"
+    assert run.failure().reason == "401 for https://user:***@hub: '***'"

@@ -158,7 +158,8 @@ def test_what_keeps_a_node_from_starting_is_the_reason_of_the_failure(tmp_path, 
     (run.path / name).unlink() if content is None else (run.path / name).write_text(content)
     done = node_program(run, 0)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert run.failure().startswith("node 0: ") and reason in run.failure()
+    found = run.failure()
+    assert found.kind == "user" and found.reason.startswith("node 0: ") and reason in found.reason
 
 
 def test_a_second_program_that_cannot_start_does_no_harm_to_a_run_at_work(tmp_path):

@@ -22,9 +22,9 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
     run = watched.run
     command = command or run.command("resume")
     state = run.state()
-    if state.status == "failed":
-        failed = f"{run.path}: failed: {state.error}"
-        if watched.fixable:
+    if failure := watched.failure:
+        failed = f"{run.path}: failed: {failure.reason}"
+        if failure.is_fixable:
             if run.is_saved:
                 console.print(f"once that is fixed, {ending.goes_on(run, command)}:")
             raise UserError(failed)
@@ -34,7 +34,7 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
                 console.print(f"  {line}", no_wrap=True, overflow="ellipsis" if console.is_terminal else None)
         console.print(f"the whole logs: `{run.command('logs')} LINES=0`")
         console.print(ending.goes_on(run, command))
-        raise RunFailed(failed)
+        raise RunFailed(failed, failure.kind)
     if state.status == "stopped":
         console.print(ending.stopped(run, command))
         console.print(f"{'':>8}reason: {ending.reason(run)}")

@@ -47,7 +47,7 @@ def train(written: Settings, console: Console) -> Run:
                 if watched.broke and len(cuts) > len(before):  # every cut is smaller than the one before: no end
                     what, now = budget.in_words(cuts[-1]), cuts[-1].now
                     said = f"warning: {what}: goes on from {run.last_checkpoint()} with {now:,}"
-                elif restarts < settings.restarts and watched.may_go_better:
+                elif restarts < settings.restarts and watched.restart_may_help:
                     restarts += 1
                     number = f"{restarts} of RESTARTS={settings.restarts}"
                     said = f"failed: {run.state().error}; starting again from {run.last_checkpoint()} ({number})"

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.console import Console
 
-from sft.errors import NOT_FINITE, OUT_OF_MEMORY, SftError, UserError
+from sft.errors import SftError
+from sft.failures import exit_in_words, kind_of_exit
 from sft.host.commands.describe import describe
 from sft.host.commands.progress import display
 from sft.host.launch.local import Nodes
-from sft.host.launch.ranks import ended_with
 from sft.host.launch.signals import Asked
 from sft.run.directory import Run
+from sft.run.records import Failure
 
 POLL_S = 0.2
 
@@ -26,32 +25,24 @@ class Watched:
     """How the nodes of a run ended."""
 
     run: Run
-    codes: list[int | None]
     interrupted: bool
+    failure: Failure | None = None  # of a run that is `failed`
 
     @property
     def broke(self) -> bool:
         """Whether the run failed, and not while it was asked to end."""
-        asked = self.interrupted or self.run.stop_reason() is not None
-        return self.run.state().status == "failed" and not asked
-
-    @property
-    def fixable(self) -> bool:
-        """Whether a node ended for what the user can fix: a setting, a row."""
-        return UserError.exit_code in self.codes
+        return self.failure is not None and not self.interrupted and self.run.stop_reason() is None
 
     @property
     def found_wrong(self) -> bool:
         """Whether a run without a step failed before it had its inputs, for what the user can fix: it is empty."""
-        return self.broke and self.fixable and not (self.run.has_trained or self.run.prepared.is_file())
+        is_fixable = self.failure is not None and self.failure.is_fixable
+        return self.broke and is_fixable and not (self.run.has_trained or self.run.prepared.is_file())
 
     @property
-    def may_go_better(self) -> bool:
-        """Whether the run broke in a way that may not come back: no wrong setting or row, no full disk or memory."""
-        comes_back = (os.strerror(errno.ENOSPC), NOT_FINITE, OUT_OF_MEMORY)
-        reason = str(self.run.state().error)
-        would_come_back = self.fixable or any(words in reason for words in comes_back)
-        return self.broke and not would_come_back
+    def restart_may_help(self) -> bool:
+        """Whether the run broke in a way that may not come back."""
+        return self.broke and self.failure is not None and self.failure.restart_may_help
 
 
 def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Asked) -> Watched:
@@ -63,20 +54,21 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Aske
     if heard.stop:
         run.request_stop(heard.stop)
         run.update_state("stopped")
-        return Watched(run, [], interrupted=True)
+        return Watched(run, interrupted=True)
     described = told = ended = False
     with display(console) as shown:
         try:
             started = start(run)
         except SftError as error:
-            run.update_state("failed", error=str(error))
+            run.end_as_failed(Failure(kind=error.kind, reason=str(error)))
             raise
         warned = 0
         while True:
             codes = started.codes()
             for rank, code in enumerate(codes):
                 if code and run.failure() is None:
-                    run.fail(f"node {rank}: its program {ended_with(code)}")
+                    reason = f"node {rank}: its program {exit_in_words(code)}"
+                    run.fail(Failure(kind=kind_of_exit(code), reason=reason))
             if None not in codes:
                 break
             if heard.stop and not told:
@@ -95,6 +87,7 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Aske
             shown.show(run.state())
             time.sleep(POLL_S)
         if not run.ended:
-            run.update_state("failed", error=run.failure() or "the node programs were killed")
+            run.end_as_failed(Failure(kind="killed", reason="the node programs were killed"))
         shown.show(run.state())
-    return Watched(run, codes, interrupted=heard.stop is not None)
+    failure = run.failure() if run.state().status == "failed" else None
+    return Watched(run, heard.stop is not None, failure)

@@ -7,15 +7,17 @@ tests/torch/test_deepspeed_launcher.py compares what the ranks get from either.
 
 It also leaves the ranks' end to the node program. DeepSpeed's launcher answers a signal, or the end of one rank, by
 giving the other ranks 30 s and killing them: a checkpoint that takes longer to write would be lost, and nobody would
-see where the others hang. Here signals are held back from it, and a broken rank is told of at once, but counts as
-alive as long as another one lives.
+see where the others hang. Here signals are held back from it. The exit code of a rank is written to the run directory
+at once, where the node program reads it, but to DeepSpeed's launcher a broken rank is alive until all ranks have ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, MutableMapping
@@ -24,7 +26,11 @@ from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
 from sft.host.launch import signals
+from sft.run import typed_json
+from sft.run.directory import Run
+from sft.run.records import RankExit
 
+RUN = "SFT_RUN_PATH"  # names the run directory, in the environment that the node program gives
 LINE = "[%(asctime)s] [%(levelname)s] [%(filename)s:%(lineno)d:%(funcName)s] %(message)s"
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"  # for ranks on a CPU too
 
@@ -57,20 +63,27 @@ class Rank(subprocess.Popen[bytes]):
     started: ClassVar[list[Rank]] = []
 
     def __init__(self, command: list[str], env: dict[str, str]) -> None:
-        """Start it."""
         super().__init__(command, env=env)
-        self.rank, self.told = env["RANK"], False
+        self.rank, self.is_noted = int(env["RANK"]), False
         self.started.append(self)
 
     def poll(self) -> int | None:
         """Return its exit code, None as long as it lives, and after an error as long as any rank lives."""
         code = super().poll()
-        if code and not self.told:
-            self.told = True
-            sys.stdout.write(f"rank {self.rank}: exits with return code = {code}\n")  # the node program reads it
-            sys.stdout.flush()
+        if code is not None and not self.is_noted:
+            self.is_noted = True
+            self.note_exit(code)
         others = [super(Rank, rank).poll() for rank in self.started] if code else []
         return None if None in others else code
+
+    def note_exit(self, code: int) -> None:
+        """Write the exit code to the run directory, and one that tells of an error to the log."""
+        if code:
+            sys.stdout.write(f"rank {self.rank}: exits with return code = {code}\n")
+            sys.stdout.flush()
+        if run := os.environ.get(RUN):
+            with contextlib.suppress(OSError):  # a full disk: the rank itself has reported that
+                typed_json.write(Run(Path(run)).exit_file(self.rank), RankExit(pid=self.pid, code=code), flushed=False)
 
 
 def main() -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 
 from sft.run.directory import Run
+from sft.run.records import Failure
 
-# What is no step (loading, a save that has to be waited for, evaluation, the export) may take so much longer.
-SLOWER = 10
-
-
-NO_SIGN = "no sign of the ranks"
+SLOWER = 10  # loading, blocking saves, evaluation and export get this multiple of STEP_TIMEOUT_S
 
 
 class Heartbeat:
@@ -22,15 +19,15 @@ class Heartbeat:
         self.seen: float | None = None
         self.since = time.monotonic()
 
-    def silence(self) -> str:
-        """Return in words that the ranks have been silent for too long, otherwise ""."""
+    def failure(self) -> Failure | None:
+        """Return that the ranks have been silent for too long, or None."""
         state = self.run.state()
         if (sign := state.updated_at) != self.seen:  # compared with itself: clocks of machines differ
             self.seen, self.since = sign, time.monotonic()
         steps = state.status == "training"
         limit_s = self.limit_s if steps else SLOWER * self.limit_s
         if not limit_s or time.monotonic() - self.since < limit_s:
-            return ""
+            return None
         setting = f"STEP_TIMEOUT_S={self.limit_s}"
         limit = f"{setting} seconds" if steps else f"{SLOWER} x {setting} seconds ({state.status})"
-        return f"{NO_SIGN} within {limit}, after step {state.step}"
+        return Failure(kind="hang", reason=f"no sign of the ranks within {limit}, after step {state.step}")

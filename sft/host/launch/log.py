@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 
 from sft.redaction import redact
+
+LINE_CHARACTERS = 2**16  # longer lines of a program are logged in parts
 
 
 class Log:
     """A node's log: every line goes to `logs/node-R.log` and to standard output, without secrets."""
 
     def __init__(self, path: Path) -> None:
-        """Append to the log in `path`."""
         self.file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         self.lost = 0  # lines that a stream did not take
 
     def write(self, line: str) -> None:
-        """Write one line. What a stream does not take costs the line, never the run: ranks block on a full pipe."""
+        """Write one line. A stream that does not take it loses the line, and never ends the run."""
         line = redact(line).rstrip("\n") + "\n"
         for stream in (self.file, sys.stdout):
             try:
@@ -32,3 +35,18 @@ def encodable(line: str, stream: TextIO) -> str:
     """Return a line as a stream's encoding can hold it: a locale's may be ASCII."""
     encoding = stream.encoding or "utf-8"
     return line.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def copy(stream: IO[str], log: Log, note: Callable[[str], None]) -> None:
+    """Copy a program's output to the log, and give `note` every line.
+
+    It goes on to the end, whatever happens to a line: ranks whose output nobody reads block on a full pipe.
+    """
+    while line := stream.readline(LINE_CHARACTERS):
+        try:
+            note(line)
+            log.write(line)
+        except Exception as error:
+            log.lost += 1
+            with contextlib.suppress(Exception):
+                log.write(f"a line of the ranks could not be logged: {type(error).__name__}: {error}")

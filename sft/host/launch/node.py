@@ -2,8 +2,8 @@
 
 The nodes meet (link.py), and every node starts DeepSpeed's launcher for its own ranks: what they import takes as long
 as node 0 takes to make data and model ready. A node writes their log, and ends only when none of its processes
-is left. No exit code of the launcher is believed: it can be 0 with dead ranks. Every rank says `rank N: done` at its
-clean end, and those lines are counted.
+is left. No exit code of the launcher is believed: it can be 0 with dead ranks. Every rank writes how it ended into the
+run directory (ranks.py).
 
 Without `--run`, as in `docker compose up` by hand, node 0 opens the run itself and tells the others its name.
 """
@@ -15,41 +15,36 @@ import base64
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
 
-import psutil
-
-from sft import hostfile, resources
-from sft.errors import RunFailed, SettingsError, SftError, UserError, wrong
+from sft import hostfile
+from sft.errors import RunFailed, SettingsError, SftError, UserError, kind_of, wrong
+from sft.failures import Kind, exit_in_words, kind_of_exit
 from sft.host import gpus, provenance
 from sft.host.folders import make_folders
-from sft.host.launch import choose, inputs, signals
+from sft.host.launch import choose, inputs
 from sft.host.launch.heartbeat import Heartbeat
 from sft.host.launch.link import Link, MasterLink, WorkerLink, master_address
 from sft.host.launch.log import Log
-from sft.host.launch.ranks import REASON_WAIT_S, Ranks, ended_with
+from sft.host.launch.processes import LAUNCHER, Processes, kill
+from sft.host.launch.ranks import REASON_WAIT_S, Ranks
 from sft.host.launch.signals import Signals
 from sft.redaction import guard_tracebacks, redact
 from sft.run import budget, typed_json
 from sft.run.directory import Run
-from sft.run.records import NodeInfo, Prepared
+from sft.run.records import Failure, NodeInfo, Prepared
 from sft.settings import variables
 from sft.settings.fields import Settings
 from sft.settings.load import load
 from sft.settings.stages import resolve
 
-LAUNCHER = "sft.host.launch.deepspeed_launcher"
 POLL_S = 0.2
 FAILURE_GRACE_S = 10.0  # after a failure the other ranks get this long to write their stacks and end by themselves
-LINE_CHARACTERS = 2**16  # longer lines of a program are logged in parts
 
 
 def main() -> None:
@@ -74,7 +69,8 @@ def main() -> None:
             node.work()
     except SftError as error:
         if run and node is None and run.logs.is_dir() and not run.is_running():
-            run.fail(f"node {arguments.node_rank}: {error}")  # a node that is at work says so itself
+            # A node that is at work says so itself.
+            run.fail(Failure(kind=error.kind, reason=f"node {arguments.node_rank}: {error}"))
         print(redact(str(error)), file=sys.stderr, flush=True)
         if run is None and isinstance(link, MasterLink):
             link.refuse(str(error))
@@ -124,7 +120,7 @@ def told_run(settings: Settings, link: Link, heard: Signals) -> Run | None:
         if reason := link.refusal():
             raise UserError(f"node 0: {reason}")
         if reason := link.lost() or no_meeting(settings, [0], deadline):
-            raise RunFailed(f"node {link.rank}: {reason}")
+            raise RunFailed(f"node {link.rank}: {reason}", "lost_node")
         link.poll()
         time.sleep(POLL_S)
     return Run(settings.runs_path.resolve() / name)
@@ -157,8 +153,9 @@ class Node:
         now = time.time()
         hours_passed = max(0.0, now - (run.state().hours_from or now)) / 3600
         self.ends_at = time.monotonic() + 3600 * (self.settings.max_hours - hours_passed)
-        self.ranks = Ranks()
-        self.pumps: list[threading.Thread] = []  # what copies the programs' output to the log
+        numbers = range(rank * self.slots, (rank + 1) * self.slots)
+        self.ranks = Ranks(run, numbers)
+        self.processes = Processes(run, numbers, self.log, self.ranks.read_line)
 
     def work(self) -> None:
         """Meet the other nodes, prepare, train, clean up. Raises RunFailed, or UserError for what the user can fix."""
@@ -175,16 +172,16 @@ class Node:
                     self.train(ranks)
             well = not self.end_now
         except BaseException as error:
-            self.run.fail(f"node {self.rank}: {error}")
+            self.run.fail(Failure(kind=kind_of(error), reason=f"node {self.rank}: {error}"))
             raise
         finally:
-            self.end_what_is_left()
+            self.processes.end()
             if self.log.lost:
                 self.log.write(f"{self.log.lost} lines could not be written to the log or to standard output")
-            reason = self.run.failure()
-            # The first node says how the run ended; another one does where the first is gone.
-            if reason is not None and not self.run.ended and (self.rank == 0 or not self.run.is_running()):
-                self.run.update_state("failed", error=reason)
+            failure = self.run.failure()
+            # The first node says how the run ended; another one does if the first is gone.
+            if failure and not self.run.ended and (self.rank == 0 or not self.run.is_running()):
+                self.run.end_as_failed(failure)
             self.link.close(well)
             if lock:
                 lock.close()
@@ -194,14 +191,10 @@ class Node:
         about = NodeInfo(
             name=list(self.hosts)[self.rank],
             host=socket.gethostname(),
-            ranks=list(range(self.rank * self.slots, (self.rank + 1) * self.slots)),
-            gpus=[card.uuid for card in self.cards()],
+            ranks=list(self.ranks.numbers),
+            gpus=[card.uuid for card in self.processes.cards()],
         )
         typed_json.write(self.run.node_file(self.rank), about)
-
-    def cards(self) -> list[gpus.Gpu]:
-        """Return the GPUs of this node's ranks: the first of those that this program may use."""
-        return gpus.visible()[: self.slots] if self.settings.device == "cuda" else []
 
     # What every wait looks at
 
@@ -218,7 +211,7 @@ class Node:
             # Whoever knows why it was lost says so first: that node itself, or what started it.
             self.lost_at = self.lost_at or time.monotonic()
             if time.monotonic() - self.lost_at > REASON_WAIT_S:
-                self.run.fail(f"node {self.rank}: {lost}; logs/ and `make test-env` may tell why")
+                self.fail(Failure(kind="lost_node", reason=lost), "logs/ and `make test-env` may tell why")
         time.sleep(POLL_S)
 
     def time_is_over(self) -> str | None:
@@ -234,9 +227,9 @@ class Node:
         return self.heard.end_now
 
     def raise_failure(self) -> None:
-        """Raise RunFailed where the run is broken."""
-        if self.run.failure() is not None:
-            raise RunFailed(str(self.run.failure()))
+        """Raise RunFailed if the run is broken."""
+        if failure := self.run.failure():
+            raise RunFailed(failure.reason, failure.kind)
 
     def nodes_are_here(self) -> bool:
         """Wait for the other nodes; False where the run is stopped before."""
@@ -251,7 +244,7 @@ class Node:
             if self.end_now or self.run.ended:
                 return False
             if reason := no_meeting(self.settings, missing, deadline):
-                raise RunFailed(reason)
+                raise RunFailed(reason, "lost_node")
             self.raise_failure()
         return True
 
@@ -282,7 +275,7 @@ class Node:
         """Run the program that prepares the inputs; False where the run is stopped while it works."""
         self.run.update_state("preparing")
         provenance.note_machine(self.run)
-        process = self.start("sft.trainer.data.prepare", "--run", str(self.run.path))
+        process = self.processes.start("sft.trainer.data.prepare", "--run", str(self.run.path))
         self.see_through(process, until_stop=True)
         if self.run.prepared.is_file():
             provenance.note_inputs(self.run)
@@ -292,8 +285,10 @@ class Node:
         if self.end_now or self.run.stop_reason() is not None:
             self.run.update_state("stopped")
             return False
-        self.run.fail(f"node 0: preparing {ended_with(process.returncode)}; logs/node-0.log says more")
-        raise (UserError if process.returncode == UserError.exit_code else RunFailed)(str(self.run.failure()))
+        reason = f"preparing {exit_in_words(process.returncode)}"
+        self.fail(Failure(kind=kind_of_exit(process.returncode), reason=reason), "logs/node-0.log says more")
+        self.raise_failure()
+        raise AssertionError("a run that has failed has a reason")
 
     # Training
 
@@ -304,7 +299,7 @@ class Node:
         """
         # What `deepspeed --hostfile … --no_ssh` starts, after importing everything once more to read the hostfile.
         world = {name: list(range(slots)) for name, slots in self.hosts.items()}
-        return self.start(
+        return self.processes.start(
             LAUNCHER,
             f"--world_info={base64.urlsafe_b64encode(json.dumps(world).encode()).decode()}",
             f"--node_rank={self.rank}",
@@ -315,50 +310,22 @@ class Node:
     def train(self, process: subprocess.Popen[str]) -> None:
         """See DeepSpeed's launcher with this node's ranks through to the end. Raises RunFailed."""
         self.see_through(process, heartbeat=Heartbeat(self.run, self.settings.step_timeout_s))
-        for pump in self.pumps:
-            pump.join(timeout=5)
-        if len(self.ranks.done) == self.slots:
+        self.processes.drain()
+        self.ranks.look()
+        if self.ranks.are_done:
             return
         if self.end_now:
             if self.rank == 0:
                 self.run.update_state("stopped")
             return
-        if not self.ranks.codes:
-            reason = f"the launcher {ended_with(process.returncode)} before its ranks were done"
-            self.run.fail(f"node {self.rank}: {reason}; logs/node-{self.rank}.log says more")
+        if not self.ranks.broken:  # the launcher itself is gone, and its ranks with it: sft/trainer/process.py
+            reason = f"the launcher {exit_in_words(process.returncode)} before its ranks were done"
+            kind: Kind = "killed" if process.returncode < 0 else "crash"
+            self.fail(Failure(kind=kind, reason=reason), f"logs/node-{self.rank}.log says more")
         while not self.run.failure() and not self.end_now:
             self.judge_ranks()
             self.look()
-        fixable = UserError.exit_code in self.ranks.codes.values()
-        raise (UserError if fixable else RunFailed)(str(self.run.failure()))
-
-    def judge_ranks(self) -> None:
-        """Fail the run where a rank of this node broke, and nobody has said a better reason in time."""
-        if self.ranks.broke_at is None:
-            return
-        reason, wait_s = self.ranks.reason()
-        if time.monotonic() - self.ranks.broke_at >= wait_s:
-            self.run.fail(f"node {self.rank}: {reason}; logs/node-{self.rank}.log says more")
-
-    # Processes
-
-    def start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start a program in a session of its own, its output going to the log."""
-        with signals.held():
-            process = subprocess.Popen(
-                [sys.executable, "-u", "-m", module, *arguments],
-                env=self.environment(module),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,
-            )
-        pump = threading.Thread(target=self.read, args=(process.stdout,), daemon=True)
-        pump.start()
-        self.pumps.append(pump)
-        return process
+        self.raise_failure()
 
     def see_through(
         self, process: subprocess.Popen[str], until_stop: bool = False, heartbeat: Heartbeat | None = None
@@ -368,97 +335,27 @@ class Node:
         while process.poll() is None:
             self.look()
             self.judge_ranks()
-            if heartbeat and (reason := heartbeat.silence()):
-                self.run.fail(f"node {self.rank}: {reason}; the stacks of all ranks are in logs/")
-            if failed_at is None and self.run.failure():  # not yet while it is just being written
+            if heartbeat and (silence := heartbeat.failure()):
+                self.fail(silence, "the stacks of all ranks are in logs/")
+            if failed_at is None and self.run.failure():
                 failed_at = time.monotonic()
-                self.write_stacks()
+                self.processes.write_stacks()
             stopped = self.end_now or (until_stop and self.run.stop_reason() is not None)
             if stopped or (failed_at and time.monotonic() - failed_at > FAILURE_GRACE_S):
-                self.kill(process)
+                kill(process)
 
-    def read(self, stream: IO[str]) -> None:
-        """Copy a program's output to the log, and note what it says about the ranks.
+    def judge_ranks(self) -> None:
+        """Fail the run if a rank of this node broke, and nobody has said a better reason in time."""
+        self.ranks.look()
+        if self.ranks.broke_at is None:
+            return
+        failure, wait_s = self.ranks.failure()
+        if time.monotonic() - self.ranks.broke_at >= wait_s:
+            self.fail(failure, f"logs/node-{self.rank}.log says more")
 
-        To the end, whatever happens to a line: ranks that nobody reads block on a full pipe.
-        """
-        while line := stream.readline(LINE_CHARACTERS):
-            try:
-                self.ranks.read(line)
-                self.log.write(line)
-            except Exception as error:
-                self.log.lost += 1
-                with contextlib.suppress(Exception):
-                    self.log.write(f"a line of the ranks could not be logged: {type(error).__name__}: {error}")
-
-    def environment(self, module: str) -> dict[str, str]:
-        """Return the environment of a program of this node. What the user has set stays."""
-        ours = {
-            "SFT_NODE_PID": str(os.getpid()),  # tells this node's processes, and ends them without it
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            # What a locale cannot print must not end a rank, and a row of data is the same text in every locale.
-            "PYTHONUTF8": "1",
-            "PYTHONIOENCODING": "utf-8:backslashreplace",
-            "SFT_LOGS": str(self.run.logs),
-        }
-        default = {
-            "OMP_NUM_THREADS": str(max(1, resources.cores() // self.slots)),
-            "TQDM_DISABLE": "1",  # bars are for terminals, this goes to a log
-            "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's calls, one a rank
-        }
-        if module == LAUNCHER:
-            ours["HF_HUB_OFFLINE"] = "1"  # everything is here by now
-        if self.settings.device == "cpu":
-            ours["DS_ACCELERATOR"] = "cpu"
-        else:
-            default["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-            default["TORCH_NCCL_ENABLE_MONITORING"] = "0"  # it ends ranks whose NCCL takes minutes: heartbeat judges
-            cards = self.cards()
-            default |= gpus.nccl_variables(cards)
-            if cards:  # DeepSpeed's launcher puts 0 to N - 1 into CUDA_VISIBLE_DEVICES: sft/trainer/process.py
-                told = gpus.environment(cards)
-                ours |= told | {"SFT_CUDA_DEVICES": told["CUDA_VISIBLE_DEVICES"]}
-        return default | dict(os.environ) | ours
-
-    def kill(self, process: subprocess.Popen[Any]) -> None:
-        """End a program and everything in its session at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    def end_what_is_left(self) -> None:
-        """End every process that this node started."""
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        for path in map(self.stacks_file, range(self.rank * self.slots, (self.rank + 1) * self.slots)):
-            with contextlib.suppress(OSError):
-                if path.stat().st_size == 0:
-                    path.unlink()
-
-    def write_stacks(self) -> None:
-        """Have every rank of this node that lives write the stacks of its threads (sft/trainer/process.py)."""
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error, OSError):
-                if any(word.startswith("--local_rank=") for word in process.cmdline()):
-                    with self.stacks_file(int(process.environ()["RANK"])).open("a") as file:
-                        file.write(time.strftime("%Y-%m-%d %H:%M:%S\n"))
-                    process.send_signal(signal.SIGUSR1)
-
-    def stacks_file(self, rank: int) -> Path:
-        """Return where a rank writes its stacks."""
-        return self.run.logs / f"stacks-rank-{rank}.txt"
-
-    def processes(self) -> Iterator[psutil.Process]:
-        """Yield the processes that this node started, wherever they went: known by their environment."""
-        mine = str(os.getpid())
-        for process in psutil.process_iter():
-            try:
-                if process.pid != os.getpid() and process.environ().get("SFT_NODE_PID") == mine:
-                    yield process
-            except psutil.Error:
-                continue  # gone by now, or of another user
+    def fail(self, failure: Failure, hint: str) -> None:
+        """Note a failure that this node has found, with where to read more."""
+        self.run.fail(replace(failure, reason=f"node {self.rank}: {failure.reason}; {hint}"))
 
 
 if __name__ == "__main__":

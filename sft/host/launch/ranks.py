@@ -1,59 +1,83 @@
-"""What a node learns about its ranks from what they and DeepSpeed's launcher print."""
+"""How the ranks of one node end: what each says of itself, and what the operating system says of its process."""
 
 from __future__ import annotations
 
 import re
 import signal
 import time
-from dataclasses import dataclass, field
 
-from sft.errors import only_lost_another
+from sft.failures import exit_in_words, kind_of_exit, kind_of_library_error
+from sft.run.directory import Run
+from sft.run.records import Failure, RankEnd
 
 # How long another rank or node may take to say the reason of what may be its consequence here: twice that for a rank
-# which says no more than that it lost another one.
+# that says no more than that it lost another one.
 REASON_WAIT_S = 5.0
+WATCHDOG = re.compile(r"\[rank(\d+)\].*watchdog thread terminated with exception: (.+)")
 
 
-# A rank says the first itself; NCCL's watchdog says the second and aborts the rank.
-ERROR_BETWEEN_RANKS = re.compile(
-    r"(?:rank (\d+): error between ranks|\[rank(\d+)\].*watchdog thread terminated with exception): (.+)"
-)
-
-
-@dataclass
 class Ranks:
-    """What is known of this node's ranks from what they and DeepSpeed's launcher print."""
+    """What is known of the ranks of a node, from their records in the run directory."""
 
-    done: set[int] = field(default_factory=set)
-    codes: dict[int, int] = field(default_factory=dict)  # how those that broke ended, the first one first
-    errors: dict[int, str] = field(default_factory=dict)  # what may only be the consequence of another rank's error
-    broke_at: float | None = None
+    def __init__(self, run: Run, numbers: range) -> None:
+        self.run, self.numbers = run, numbers
+        self.ends: dict[int, RankEnd] = {}
+        self.exits: dict[int, int] = {}  # exit codes of their processes
+        self.failures: dict[int, Failure] = {}
+        self.broke_at: float | None = None
 
-    def read(self, line: str) -> None:
-        """Note what a line says."""
-        if match := re.fullmatch(r"rank (\d+): done", line.strip()):
-            self.done.add(int(match[1]))
-        elif match := ERROR_BETWEEN_RANKS.match(line):
-            self.errors.setdefault(int(match[1] or match[2]), match[3].strip())
-        elif match := re.fullmatch(r"rank (\d+): exits with return code = (-?\d+)", line.strip()):
-            self.codes.setdefault(int(match[1]), int(match[2]))
-            self.broke_at = self.broke_at or time.monotonic()
+    def look(self) -> None:
+        """Read the records that are new."""
+        for rank in self.numbers:
+            # In this order: a rank whose exit is there has written its own record before.
+            if rank not in self.exits and (exited := self.run.rank_exit(rank)):
+                self.exits[rank] = exited.code
+            if rank not in self.ends and (end := self.run.rank_end(rank)):
+                self.ends[rank] = end
+                if end.failure:
+                    self.failures.setdefault(rank, end.failure)
+        if self.broke_at is None and (self.failures or self.broken):
+            self.broke_at = time.monotonic()
 
-    def reason(self) -> tuple[str, float]:
+    @property
+    def are_done(self) -> bool:
+        """Whether all of them have ended well."""
+        return len(self.ends) == len(self.numbers) and not any(end.failure for end in self.ends.values())
+
+    @property
+    def broken(self) -> dict[int, int]:
+        """The exit codes of those whose processes broke. One that breaks after a good end has done its work."""
+        well = {rank for rank, end in self.ends.items() if not end.failure}
+        return {rank: code for rank, code in self.exits.items() if code and rank not in well}
+
+    def read_line(self, line: str) -> None:
+        """Note what a line of the ranks' output tells of the end of one, before that can be seen."""
+        if found := aborted_by_nccl(line):
+            self.failures.setdefault(*found)
+
+    def failure(self) -> tuple[Failure, float]:
         """Return why they broke, as far as it is known here, and how long another one may take to know better."""
-        killed = [(rank, code) for rank, code in self.codes.items() if code < 0 and code != -signal.SIGABRT]
-        for rank, code in killed:
-            hint = " (often because memory ran out: `dmesg` tells)" if code == -signal.SIGKILL else ""
-            return f"rank {rank} {ended_with(code)}{hint}", 0
-        for rank, error in self.errors.items():
-            if not only_lost_another(error):
-                return f"rank {rank}: {error}", REASON_WAIT_S
-        for rank in self.codes:
-            if rank not in self.errors:
-                return f"rank {rank} {ended_with(self.codes[rank])}", REASON_WAIT_S
-        return next((f"rank {rank}: {error}" for rank, error in self.errors.items()), ""), 2 * REASON_WAIT_S
+        for rank, code in self.broken.items():
+            if code < 0 and code != -signal.SIGABRT:  # with that one NCCL ends a rank that has lost another one, too
+                hint = " (often because memory ran out: `dmesg` tells)" if code == -signal.SIGKILL else ""
+                return Failure(kind="killed", reason=f"rank {rank} {exit_in_words(code)}{hint}", rank=rank), 0
+        said = list(self.failures.values())
+        if own := [failure for failure in said if failure.kind != "lost_rank"]:
+            return own[0], REASON_WAIT_S
+        for rank, code in self.broken.items():
+            if rank not in self.failures:
+                reason = f"rank {rank} {exit_in_words(code)}"
+                return Failure(kind=kind_of_exit(code), reason=reason, rank=rank), REASON_WAIT_S
+        return said[0], 2 * REASON_WAIT_S
 
 
-def ended_with(code: int) -> str:
-    """Return an exit code in words."""
-    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+def aborted_by_nccl(line: str) -> tuple[int, Failure] | None:
+    """Return the rank that NCCL's watchdog is about to abort, and why; None for any other line of output.
+
+    The watchdog is a thread of torch's, in C++. It prints the error, raises it where no Python catches it, and so ends
+    the process with SIGABRT: the rank itself never gets to say anything, and the signal does not say why.
+    """
+    if not (match := WATCHDOG.match(line)):
+        return None
+    rank, error = int(match[1]), match[2].strip()
+    return rank, Failure(kind=kind_of_library_error(error), reason=f"rank {rank}: {error}", rank=rank)

@@ -7,17 +7,18 @@ import os
 from pathlib import Path
 
 from sft.errors import RunFailed
+from sft.failures import is_disk_full
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether an error means a full disk. torch's writer raises one of its own, about a position in the file."""
-    return getattr(error, "errno", None) == errno.ENOSPC or "inline_container.cc" in str(error)
+    """Tell whether an error of a write means a full disk: torch's writer speaks of a position in the file instead."""
+    return is_disk_full(error) or "inline_container.cc" in str(error)
 
 
 def full(folder: Path, what: str) -> RunFailed:
     """Return the error for a checkpoint that the disk has no room for. `what` says when, or how much is missing."""
     remedy = "free some space at RUNS_PATH or lower KEEP_CHECKPOINTS; the checkpoint before it stays"
-    return RunFailed(f"{folder}: could not be written ({os.strerror(errno.ENOSPC)}: {what}); {remedy}")
+    return RunFailed(f"{folder}: could not be written ({os.strerror(errno.ENOSPC)}: {what}); {remedy}", "disk_full")
 
 
 def size(number: int) -> str:

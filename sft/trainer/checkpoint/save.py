@@ -216,8 +216,8 @@ class Saver:
         """Wait a moment for another rank. Raises RunFailed if the run has failed, or this save is given up."""
         if self.is_given_up:
             raise RunFailed("")
-        if reason := self.run.failure():
-            raise RunFailed(reason)
+        if failure := self.run.failure():
+            raise RunFailed(failure.reason, failure.kind)
         time.sleep(POLL_S)
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from sft import model_files
-from sft.errors import SettingsError, SftError, UserError, wrong
+from sft.errors import SettingsError, SftError, UserError, kind_of, wrong
 from sft.run import files, typed_json
 from sft.run.directory import Run
-from sft.run.records import Prepared
+from sft.run.records import Failure, Prepared
 from sft.settings import deepspeed
 from sft.settings.fields import DS_CONFIGS, Settings
 from sft.settings.load import load
@@ -41,14 +41,14 @@ def main() -> None:
             typed_json.write(run.prepared, prepared)
     except SftError as error:
         if run:
-            run.fail(str(error))
+            run.fail(Failure(kind=error.kind, reason=str(error)))
         # The last line of a program without a run is for the task that started it: libraries write to this output too.
         print(error if run else json.dumps({"error": str(error)}), flush=True)
         sys.exit(error.exit_code)
     except OSError as error:
         if run:
             where = f": {error.filename}" if error.filename else ""
-            run.fail(f"preparing: {error.strerror or error}{where}")
+            run.fail(Failure(kind=kind_of(error), reason=f"preparing: {error.strerror or error}{where}"))
         raise
 
 

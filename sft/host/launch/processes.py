@@ -1,0 +1,134 @@
+"""The processes of one node: DeepSpeed's launcher with its ranks, and the program that prepares the inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from sft import resources
+from sft.host import gpus
+from sft.host.gpus import Gpu
+from sft.host.launch import log, signals
+from sft.host.launch.deepspeed_launcher import RUN
+from sft.host.launch.log import Log
+from sft.run.directory import Run
+
+LAUNCHER = "sft.host.launch.deepspeed_launcher"
+
+
+class Processes:
+    """What a node has started, and how it is ended. Every process is known by SFT_NODE_PID in its environment."""
+
+    def __init__(self, run: Run, ranks: range, output: Log, note: Callable[[str], None]) -> None:
+        """`ranks`: the node's. `note` is given every line that they print."""
+        self.run, self.ranks, self.log, self.note = run, ranks, output, note
+        self.device = run.settings().device
+        self.pumps: list[threading.Thread] = []  # they copy the processes' output to the log
+
+    def cards(self) -> list[Gpu]:
+        """Return the GPUs of the node's ranks: the first of those that this program may use."""
+        return gpus.visible()[: len(self.ranks)] if self.device == "cuda" else []
+
+    def start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a program in a session of its own, its output going to the log."""
+        with signals.held():
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-m", module, *arguments],
+                env=self.environment(module),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+        pump = threading.Thread(target=log.copy, args=(process.stdout, self.log, self.note), daemon=True)
+        pump.start()
+        self.pumps.append(pump)
+        return process
+
+    def environment(self, module: str) -> dict[str, str]:
+        """Return the environment of a program of this node. What the user has set stays."""
+        ours = {
+            "SFT_NODE_PID": str(os.getpid()),  # tells this node's processes, and ends them without it
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            # A character that a locale cannot print must not end a rank, and a row is the same text in every locale.
+            "PYTHONUTF8": "1",
+            "PYTHONIOENCODING": "utf-8:backslashreplace",
+            "SFT_LOGS": str(self.run.logs),
+            RUN: str(self.run.path),
+        }
+        default = {
+            "OMP_NUM_THREADS": str(max(1, resources.cores() // len(self.ranks))),
+            "TQDM_DISABLE": "1",  # bars are for terminals, this goes to a log
+            "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's calls, one a rank
+        }
+        if module == LAUNCHER:
+            ours["HF_HUB_OFFLINE"] = "1"  # everything is here by now
+        if self.device == "cpu":
+            ours["DS_ACCELERATOR"] = "cpu"
+        else:
+            default["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+            # NCCL's own monitor ends ranks whose collectives take minutes; here the heartbeat decides.
+            default["TORCH_NCCL_ENABLE_MONITORING"] = "0"
+            cards = self.cards()
+            default |= gpus.nccl_variables(cards)
+            if cards:  # DeepSpeed's launcher puts 0 to N - 1 into CUDA_VISIBLE_DEVICES: sft/trainer/process.py
+                told = gpus.environment(cards)
+                ours |= told | {"SFT_CUDA_DEVICES": told["CUDA_VISIBLE_DEVICES"]}
+        return default | dict(os.environ) | ours
+
+    def drain(self, timeout_s: float = 5) -> None:
+        """Wait until the output of processes that have ended is in the log."""
+        for pump in self.pumps:
+            pump.join(timeout=timeout_s)
+
+    def write_stacks(self) -> None:
+        """Have every rank that lives write the stacks of its threads (sft/trainer/process.py)."""
+        for process in self.living():
+            with contextlib.suppress(psutil.Error, OSError):
+                if any(word.startswith("--local_rank=") for word in process.cmdline()):
+                    with self.stacks_file(int(process.environ()["RANK"])).open("a") as file:
+                        file.write(time.strftime("%Y-%m-%d %H:%M:%S\n"))
+                    process.send_signal(signal.SIGUSR1)
+
+    def end(self) -> None:
+        """End every process that is left, and remove the files of stacks that nothing was written to."""
+        for process in self.living():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        for path in map(self.stacks_file, self.ranks):
+            with contextlib.suppress(OSError):
+                if path.stat().st_size == 0:
+                    path.unlink()
+
+    def living(self) -> Iterator[psutil.Process]:
+        """Yield the processes that this node has started and that are there, whatever became of their parents."""
+        mine = str(os.getpid())
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get("SFT_NODE_PID") == mine:
+                    yield process
+            except psutil.Error:
+                continue  # gone by now, or another user's
+
+    def stacks_file(self, rank: int) -> Path:
+        """`logs/stacks-rank-N.txt`: where a rank writes its stacks."""
+        return self.run.logs / f"stacks-rank-{rank}.txt"
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """End a program and everything in its session at once."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
