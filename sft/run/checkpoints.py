@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from sft.run import files, typed_json
+from sft.run.records import Manifest
 
 MANIFEST = "manifest.json"
 
@@ -32,25 +35,34 @@ def newest_whole(folder: Path) -> int | None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Tell whether the manifest is as it was written and every file has the size that stands there."""
-    content = manifest(checkpoint)
-    if content is None:
-        return False
+    """Tell whether the manifest is as it was written and every file has the size that the manifest says."""
+    found = manifest(checkpoint)
     try:
-        return all((checkpoint / name).stat().st_size == entry["bytes"] for name, entry in content["files"].items())
-    except (OSError, KeyError, TypeError, AttributeError):
+        return found is not None and all(
+            (checkpoint / name).stat().st_size == file.bytes for name, file in found.files.items()
+        )
+    except OSError:
         return False
 
 
-def manifest(checkpoint: Path) -> dict[str, Any] | None:
-    """Return the manifest of a checkpoint: step, world_size and files. None if it is not what was written."""
+def manifest(checkpoint: Path) -> Manifest | None:
+    """Return the manifest of a checkpoint; None if it is not there, or not as it was written."""
     try:
-        content = json.loads((checkpoint / MANIFEST).read_text())
-        return content if content.pop("blake2b") == seal(content) else None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        content = files.read_json(checkpoint / MANIFEST)
+        if content.pop("blake2b", None) != seal(content):
+            return None
+        return typed_json.read(checkpoint / MANIFEST, Manifest)
+    except (OSError, files.Unreadable):
         return None
 
 
-def seal(content: dict[str, Any]) -> str:
+def write_manifest(checkpoint: Path, manifest: Manifest) -> None:
+    """Write the manifest of a checkpoint, with a hash of itself."""
+    content = typed_json.content_of(manifest)
+    del content["blake2b"]
+    typed_json.write(checkpoint / MANIFEST, replace(manifest, blake2b=seal(content)))
+
+
+def seal(content: dict[str, object]) -> str:
     """Return the hash of a manifest's content."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -84,14 +84,14 @@ R = TypeVar("R", bound=Record)
 
 def read(path: Path, kind: type[R], advice: str = "remove it") -> R:
     """Return the record in a file. Raises OSError, and files.Unreadable for one that does not hold such a record."""
-    content = files.read_json(path, object, advice)
-    version = content.pop(VERSION, 0) if isinstance(content, dict) else 0
+    found = files.read_json(path, object, advice)
+    version = found.pop(VERSION, 0) if isinstance(found, dict) else 0
     try:
         if type(version) is not int:
             raise WrongType(f"{VERSION} is {shown(version)}, not {NAMES[int]}")
         if version > kind.version:
             raise WrongType(f"was written by a newer version of the project ({VERSION} {version}, not {kind.version})")
-        return kind.from_json(content if version == kind.version else kind.upgraded(content, version))
+        return kind.from_json(found if version == kind.version else kind.upgraded(found, version))
     except WrongType as error:
         raise files.Unreadable(f"{path}: {error}; {advice}") from None
 
@@ -106,10 +106,11 @@ def write_first(path: Path, record: Record) -> None:
     files.write_first(path, files.as_json(content_of(record)))
 
 
-def content_of(record: Record) -> object:
+def content_of(record: Record) -> dict[str, object]:
     """Return the content of a record's file, without secrets."""
     content = {VERSION: record.version} | record.to_json()
-    return redact_all(content) if record.has_errors else content
+    redacted: dict[str, object] = redact_all(content) if record.has_errors else content
+    return redacted
 
 
 # Values

@@ -63,7 +63,7 @@ def test_a_cut_holds_for_the_ranks_until_the_user_asks_for_another_budget(tmp_pa
     settings = run.settings()
     assert dict(budget.held(run, settings)) == dict(settings)
     for now in (6144, 4608):
-        found = Cut(TOKENS, asked=8192, tried=8192, now=now, place="step 17", where="backward", rank=2)
+        found = Cut(setting=TOKENS, asked=8192, tried=8192, now=now, place="step 17", where="backward", rank=2)
         budget.write(run, [*budget.cuts(run), found])
     (first, _) = map(budget.in_words, budget.cuts(run))
     assert first == "out of memory in step 17 (backward, rank 2) at 8,192 tokens a micro-step"
@@ -80,7 +80,7 @@ def test_a_cut_holds_for_the_ranks_until_the_user_asks_for_another_budget(tmp_pa
 def test_padded_micro_steps_get_fewer_rows_and_the_global_batch_stays(tmp_path):
     run = run_of(tmp_path, packing=False, gradient_accumulation_steps=2)
     settings = run.settings()
-    budget.write(run, [Cut(ROWS, asked=4, tried=4, now=3, place="step 1", where="forward", rank=0)])
+    budget.write(run, [Cut(setting=ROWS, asked=4, tried=4, now=3, place="step 1", where="forward", rank=0)])
     held = budget.held(run, settings)
     assert held.batch_size == 3 and held.sequences_per_step == settings.sequences_per_step == 32
     assert not rules.contradictions(held) and not rules.differences(held, settings)

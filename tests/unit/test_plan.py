@@ -172,7 +172,7 @@ def test_a_save_copies_weights_and_optimizer_to_the_machines_memory(settings, by
     found = planned(model_name="meta-llama/Llama-3.1-8B", host_gib=300, **settings)
     assert found.host.save == bytes_a_weight * EIGHT_B.weights
     assert found.host.export == 2 * EIGHT_B.weights
-    assert found.as_json()["host_gib"] == pytest.approx(
+    assert found.summary().host_gib == pytest.approx(
         (found.host.offloaded + bytes_a_weight * EIGHT_B.weights) / GIB, abs=0.001
     )
 
@@ -189,7 +189,7 @@ def test_without_room_for_the_copy_training_waits_and_without_room_for_the_expor
     waits = "no room for the copy: training waits while a checkpoint is written"
     assert roomy.fits and roomy.saves_beside_training and waits not in "\n".join(view.whole(roomy))
     assert tight.fits and not tight.saves_beside_training and waits in "\n".join(view.whole(tight))
-    assert not advice.problem(tight) and not tight.as_json()["saves_beside_training"]
+    assert not advice.problem(tight) and not tight.summary().saves_beside_training
     assert not small.fits
     assert advice.problem(small) == (
         "does not fit: meta-llama/Llama-3.1-8B: its export needs 15.0 GiB of the machine's memory, 12.0 GiB can be "
@@ -634,7 +634,7 @@ def test_a_model_of_a_shape_has_its_own_name():
     for path, name in (names | {f"{cached}/config.json": "Qwen/Qwen2.5-7B"}).items():
         found = planned(shape=path)
         assert next(view.whole(found)) == f"{name}: 8.03 billion weights, bf16"
-        assert found.as_json()["model"] == name
+        assert found.summary().model == name
 
 
 def test_a_plan_for_gpus_of_a_run_on_the_cpu_says_so():

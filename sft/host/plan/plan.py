@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from sft.host.plan import workload
 from sft.host.plan.conditions import Conditions
@@ -11,6 +10,7 @@ from sft.host.plan.job import GIB, Job
 from sft.host.plan.memory import GpuMemory, HostMemory, gpu_memory, host_memory, tokens_that_fit
 from sft.host.plan.timing import Timing, step_timing
 from sft.host.plan.workload import Work
+from sft.run.records import PlanSummary
 from sft.settings.stages import Decided, Resolved, with_budget
 
 LARGEST_BUDGET = 32768  # tokens; larger micro-steps are hardly faster
@@ -66,36 +66,36 @@ class Plan:
         """Whether both the GPUs' memory and the machine's are enough."""
         return self.fits_gpu and self.host_gib <= self.conditions.host_gib
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the plan as JSON data, in GiB and seconds."""
-        moments = {
+    def summary(self) -> PlanSummary:
+        """Return the plan in GiB and seconds."""
+        moments: dict[str, dict[str, float]] = {
             moment: {part: round(size / GIB, 3) for part, size in parts.by_name().items()}
             for moment, parts in self.memory.moments.items()
         }
         conditions = self.conditions
-        return {
-            "model": conditions.model,
-            "weights": conditions.shape.weights,
-            "shape": conditions.shape.source,
-            "rows": asdict(conditions.rows),
-            "gpu": conditions.card.name,
-            "gpus": self.settings.world_size,
-            "gpu_gib": round(conditions.card.memory_gib, 2),
-            "usable_gib": round(conditions.limit_bytes / GIB, 2),
-            "settings": {name: getattr(self.settings, name) for name in PLANNED_BY},
-            "fits": self.fits,
-            "memory_gib": moments,
-            "peak_moment": self.memory.peak_moment,
-            "peak_gib": round(self.memory.peak / GIB, 3),
-            "allocated_gib": round(self.memory.allocated / GIB, 3),  # to compare with mem/peak_gib
-            "host_gib": round(self.host.usual / GIB, 3),
-            "host_memory_gib": {part: round(size / GIB, 3) for part, size in asdict(self.host).items()},
-            "saves_beside_training": self.saves_beside_training,
-            "work": asdict(self.work),
-            "timing": asdict(self.timing),
-            "tokens_per_second": round(self.timing.tokens_per_second),
-            "notes": list(conditions.notes),
-        }
+        return PlanSummary(
+            model=conditions.model,
+            weights=conditions.shape.weights,
+            shape=conditions.shape.source,
+            rows=asdict(conditions.rows),
+            gpu=conditions.card.name,
+            gpus=self.settings.world_size,
+            gpu_gib=round(conditions.card.memory_gib, 2),
+            usable_gib=round(conditions.limit_bytes / GIB, 2),
+            settings={name: getattr(self.settings, name) for name in PLANNED_BY},
+            fits=self.fits,
+            memory_gib=moments,
+            peak_moment=self.memory.peak_moment,
+            peak_gib=round(self.memory.peak / GIB, 3),
+            allocated_gib=round(self.memory.allocated / GIB, 3),  # to compare with mem/peak_gib
+            host_gib=round(self.host.usual / GIB, 3),
+            host_memory_gib={part: round(size / GIB, 3) for part, size in asdict(self.host).items()},
+            saves_beside_training=self.saves_beside_training,
+            work=asdict(self.work),
+            timing=asdict(self.timing),
+            tokens_per_second=round(self.timing.tokens_per_second),
+            notes=list(conditions.notes),
+        )
 
 
 def without_auto(settings: Resolved, conditions: Conditions) -> Decided:

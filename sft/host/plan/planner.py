@@ -9,7 +9,7 @@ from sft.host import gpus
 from sft.host.plan import advice, shapes
 from sft.host.plan.conditions import Options, conditions
 from sft.host.plan.plan import Plan
-from sft.run import files
+from sft.run import typed_json
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 from sft.settings.stages import Decided, Resolved, resolve, without_plan
@@ -44,6 +44,6 @@ def plan_run(settings: Resolved, here: list[gpus.Gpu]) -> tuple[Decided, Plan | 
 def freeze(plan: Plan | None, run: Run) -> None:
     """Write the plan into the run directory; without a plan, remove that of an earlier attempt."""
     if plan:
-        files.write_json(run.plan, plan.as_json())
+        typed_json.write(run.plan, plan.summary())
     else:
         run.plan.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from sft.host.plan.plan import Plan
 from sft.host.plan.planner import plan_with
 from sft.host.screen import duration
 from sft.run.directory import Run
+from sft.run.records import PlanSummary
 from sft.settings.fields import Settings
 
 SHOWN_BYTES = 0.05 * GIB  # smaller parts are left out of the lines before a run
@@ -29,8 +30,8 @@ def show(settings: Settings, options: Options, console: Console, as_json: bool) 
     found = plan_with(settings, options)
     problem = advice.problem(found)
     if as_json:
-        variants_json = [{"name": name} | variant.as_json() for name, variant in variants(found)]
-        console.print(json.dumps(found.as_json() | {"problem": problem, "variants": variants_json}, indent=2))
+        variants_json = [{"name": name} | variant.summary().to_json() for name, variant in variants(found)]
+        console.print(json.dumps(found.summary().to_json() | {"problem": problem, "variants": variants_json}, indent=2))
     else:
         for line in whole(found):
             console.print(line)
@@ -186,13 +187,13 @@ def seconds(value: float) -> str:
 def beside_measured(run: Run) -> list[str]:
     """Return the line that compares a run's plan with what was measured; none if one of them is missing (on a CPU)."""
     lines = [line for line in run.read_metrics() if line.get("mem/peak_gib")]
-    planned = run.read(run.plan, {})
-    if not lines or not {"allocated_gib", "tokens_per_second"} <= planned.keys():
+    planned = run.record(run.plan, PlanSummary)
+    if not lines or planned is None:
         return []
     peak, speed = lines[-1]["mem/peak_gib"], lines[-1].get("perf/tokens_per_second", 0.0)
-    memory = f"{planned['allocated_gib']:.1f} GiB, measured {peak:.1f} ({ratio(planned['allocated_gib'], peak)})"
-    rate = f"{planned['tokens_per_second']:,} tokens/s, measured {speed:,.0f}"
-    return [f"{'planned':>10}: {memory}; {rate} ({ratio(planned['tokens_per_second'], speed)})"]
+    memory = f"{planned.allocated_gib:.1f} GiB, measured {peak:.1f} ({ratio(planned.allocated_gib, peak)})"
+    rate = f"{planned.tokens_per_second:,} tokens/s, measured {speed:,.0f}"
+    return [f"{'planned':>10}: {memory}; {rate} ({ratio(planned.tokens_per_second, speed)})"]
 
 
 def ratio(planned: float, measured: float) -> str:

@@ -10,33 +10,27 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from deepspeed import DeepSpeedEngine
 
-from sft.run import files
-from sft.run.checkpoints import MANIFEST, manifest, name_of, seal, steps
+from sft.run.checkpoints import MANIFEST, manifest, name_of, steps
 from sft.run.directory import Run
+from sft.run.records import CheckpointFile
 from sft.trainer import distributed
 from sft.trainer.checkpoint import universal
 from sft.trainer.distributed import World
 from sft.trainer.model import adapter
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> CheckpointFile:
     """Flush a file to disk and return its size and hash."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-    return {"bytes": path.stat().st_size, "blake2b": digest}
+    return CheckpointFile(bytes=path.stat().st_size, blake2b=digest)
 
 
-def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Write the manifest of a checkpoint, with a hash of itself."""
-    files.write_json(folder / MANIFEST, content | {"blake2b": seal(content)})
-
-
-def share(folder: Path, world: World) -> dict[str, dict[str, Any]]:
+def share(folder: Path, world: World) -> dict[str, CheckpointFile]:
     """Return size and hash of this rank's share of a checkpoint's files, by name: the ranks read them together."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     return {path.name: describe(path) for path in paths[world.rank :: world.world_size]}
@@ -48,13 +42,12 @@ def damage(folder: Path, world: World) -> str:
     found = distributed.gather(share(folder, world))
     if content is None:
         return f"{MANIFEST} is missing, or not as it was written"
-    expected = content["files"]
     present = {name: entry for part in found for name, entry in part.items()}
-    for name, entry in expected.items():
+    for name, entry in content.files.items():
         if name not in present:
             return f"{name} is missing"
-        if present[name]["bytes"] != entry["bytes"]:
-            return f"{name} has {present[name]['bytes']} bytes instead of {entry['bytes']}"
+        if present[name].bytes != entry.bytes:
+            return f"{name} has {present[name].bytes} bytes instead of {entry.bytes}"
         if present[name] != entry:
             return f"{name} has another content than was written"
     return ""
@@ -75,7 +68,7 @@ def resume(engine: DeepSpeedEngine, run: Run, world: World) -> int:
         if not reason:
             content = manifest(folder)
             assert content is not None
-            if content["world_size"] == world.world_size:
+            if content.world_size == world.world_size:
                 strict = not adapter.is_adapted(engine.module.model)  # checkpoints of an adapter have no frozen weights
                 engine.load_checkpoint(
                     str(run.checkpoints), tag=folder.name, load_module_strict=strict, load_lr_scheduler_states=False

@@ -24,8 +24,9 @@ from deepspeed import DeepSpeedEngine
 
 from sft import resources
 from sft.errors import RunFailed
-from sft.run import checkpoints, files
+from sft.run import checkpoints, files, typed_json
 from sft.run.directory import Run
+from sft.run.records import Manifest, Share
 from sft.trainer import distributed
 from sft.trainer.checkpoint import disk, resume
 from sft.trainer.checkpoint.shards import Collector, copied, tensor_bytes, write_in_pieces
@@ -183,8 +184,8 @@ class Saver:
                     raise state
                 if state is not WRITTEN:
                     torch.save(state, path)
-            entries = {path.name: resume.describe(path) for path in paths}
-            files.write_json(part(temporary, self.world.rank), entries)
+            share = Share(files={path.name: resume.describe(path) for path in paths})
+            typed_json.write(part(temporary, self.world.rank), share)
             if self.world.is_main:
                 self.complete(step, folder, temporary)
             while not folder.is_dir():
@@ -199,9 +200,9 @@ class Saver:
         parts = [part(temporary, rank) for rank in range(self.world.world_size)]
         while not all(path.is_file() for path in parts):
             self.wait()
-        entries = {name: entry for path in parts for name, entry in files.read_json(path).items()}
-        content = {"step": step, "world_size": self.world.world_size, "files": entries}
-        resume.write_manifest(temporary, content)
+        entries = {name: entry for path in parts for name, entry in typed_json.read(path, Share).files.items()}
+        manifest = Manifest(step=step, world_size=self.world.world_size, files=entries)
+        checkpoints.write_manifest(temporary, manifest)
         for path in parts:
             path.unlink()
         if self.run.metrics.is_file():
