@@ -164,12 +164,12 @@ def part_under_stages_1_and_2(parameter: Any) -> torch.Tensor | None:
 
 def refused(found: Found, settings: Settings) -> SettingsError:
     """Return the error for a model whose gradients DeepSpeed loses, however its weights are gathered."""
-    what = f"DeepSpeed does not keep the gradients of {some(found.lost)}, so they would be trained wrongly"
+    what = f"DeepSpeed does not keep the gradients of {weights_in_words(found.lost)}, so they would be trained wrongly"
     remedy = "use another model" + ("" if settings.ds_config == "zero2" else " or DS_CONFIG=zero2")
     return SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)])
 
 
-def some(names: list[str], shown: int = 3) -> str:
+def weights_in_words(names: list[str], shown: int = 3) -> str:
     """Return the number of weights and the first names, as the model has them."""
     first = ", ".join(name.removeprefix("model.") for name in names[:shown])
     return f"{len(names)} weights ({first}{', …' if len(names) > shown else ''})"

@@ -18,7 +18,7 @@ from sft.trainer.checkpoint.save import Saver
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 from sft.trainer.engine import end_engine, gathers_whole_layers, start_engine
-from sft.trainer.gradients import some
+from sft.trainer.gradients import weights_in_words
 from sft.trainer.model.load import free_unused_memory
 from sft.trainer.report import Reporter
 
@@ -26,7 +26,7 @@ from sft.trainer.report import Reporter
 class Ready(NamedTuple):
     """An engine, and what goes with it."""
 
-    engine: DeepSpeedEngine  # DeepSpeed's
+    engine: DeepSpeedEngine
     packing: bool  # whether this model keeps packed sequences apart, and PACKING=1
     first_step: int  # steps that are done
     saver: Saver
@@ -81,12 +81,12 @@ def try_engine(
     with reporter.phase("loading"), memory.guard(f"the dry run before step {first_step + 1}", largest):
         found = dry_run.run(engine, rows, largest, packing, world)
     if found.lost and gathers_whole_layers(engine):
-        give_up(engine, f"gathered whole, layers lose gradients of {some(found.lost)}", reporter)
+        give_up(engine, f"gathered whole, layers lose gradients of {weights_in_words(found.lost)}", reporter)
         return None
     if found.lost:
         raise gradients.refused(found, settings)
     if found.without:
-        reporter.print(f"{some(found.without)} get no gradient: the loss does not depend on them")
+        reporter.print(f"{weights_in_words(found.without)} get no gradient: the loss does not depend on them")
     return ready
 
 

@@ -91,7 +91,7 @@ def test_a_run_goes_on_with_no_other_rows_than_its_own(project, tmp_path):
     rows.write_text("\n".join(lines[1:]) + "\n")
     refused = project.inv("make", "resume", f"NAME={run.name}")
     assert refused.returncode == 2 and "Traceback" not in refused.stdout
-    assert "its rows are not those that the run began with (train.jsonl has another content); restore" in refused.stdout
+    assert "its rows are not those that the run began with (train.jsonl has changed); restore" in refused.stdout
     assert json.loads(run.environment.read_text())["inputs"] == before["inputs"]
     rows.write_text("\n".join(lines) + "\n")
     step = run.saved_step()

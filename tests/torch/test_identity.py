@@ -67,8 +67,8 @@ def test_edited_rows_are_refused_by_name_and_the_record_stays(run, settings):
     with pytest.raises(SettingsError) as caught:
         prepare.prepare(run.settings(), run)
     assert str(caught.value) == (
-        f"DATASET={settings.dataset}: its rows are not those that the run began with (train.jsonl has another "
-        "content); restore them, or start over with FRESH=1"
+        f"DATASET={settings.dataset}: its rows are not those that the run began with (train.jsonl has "
+        "changed); restore them, or start over with FRESH=1"
     )
     assert run.environment.read_bytes() == before
     write(sources.dataset_folder(settings), ROWS)
@@ -124,8 +124,8 @@ def test_without_a_checkpoint_a_run_starts_over_with_the_rows_of_now_and_says_so
     with choose.open_run(settings, None, said.append):
         said += start(run)
     assert said[1:] == [
-        f"DATASET={settings.dataset}: its rows are not those that the run began with (train.jsonl has another "
-        "content): no checkpoint is left, and it starts over with those of now"
+        f"DATASET={settings.dataset}: its rows are not those that the run began with (train.jsonl has "
+        "changed): no checkpoint is left, so the run starts over with what is there now"
     ]
     assert not run.evaluation.exists()  # of the base model on other rows
     noted = provenance.read(run)
@@ -139,7 +139,7 @@ def test_a_trained_model_is_evaluated_on_other_rows_only_with_a_word(run, settin
     run.final.mkdir()
     edited(settings)
     (line,) = prepare.prepare(run.settings(), run).said
-    assert line.endswith("(train.jsonl has another content): so evaluation is of other rows or another model")
+    assert line.endswith("(train.jsonl has changed): so the evaluation is of other rows or another model")
 
 
 def test_a_resumed_run_keeps_the_record_of_its_first_start(run, settings):
@@ -169,7 +169,9 @@ def test_a_lost_record_is_said(run, spoilt):
     checkpoint(run, 16)
     run.environment.unlink() if spoilt is None else run.environment.write_text(spoilt)
     (line,) = prepare.prepare(run.settings(), run).said
-    assert line == f"{run.environment} does not say what the run began with: nobody can tell whether it is the same now"
+    assert (
+        line == f"{run.environment} does not say what the run began with: so whether it is still the same is not known"
+    )
 
 
 # DS_CONFIG

@@ -1,7 +1,7 @@
 """What a run's data and model are, and whether they are still the same when it is resumed.
 
-`environment.json` holds the inputs of the attempt whose weights the checkpoints carry on; nothing overwrites them as
-long as there is a checkpoint.
+`environment.json` has the inputs of the attempt in which the run's weights began. They are not overwritten as long as
+there is a checkpoint.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from sft.settings.fields import Settings
 from sft.trainer.data.prepared_data import FORMAT
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".py", *model_files.PICKLED)
-# Of a large file these parts are read: its ends, and a piece at every stride, so that no changed matrix is missed.
+# Of a large file, only its ends are hashed, and a piece at every stride: enough to notice any changed matrix.
 END_BYTES = 2**20
 STRIDE_BYTES = 2**25
 PIECE_BYTES = 2**16
-FEW = 3  # files that are named
+FEW = 3  # files that an error names
 
 
 def inputs_of(folder: Path, data: PreparedData) -> Inputs:
-    """Return what identifies the base model in a folder and the prepared data."""
+    """Return what identifies prepared data, and the base model in a folder."""
     commit = folder.name if folder.parent.name == "snapshots" else None
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in MODEL_SUFFIXES)
-    if any(path.suffix == ".safetensors" for path in paths):  # nothing else is loaded then
+    if any(path.suffix == ".safetensors" for path in paths):  # pickled weights are not loaded then
         paths = [path for path in paths if path.suffix not in model_files.PICKLED]
     files = {path.name: sampled_hash(path) for path in paths}
     whole = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
@@ -45,7 +45,7 @@ def inputs_of(folder: Path, data: PreparedData) -> Inputs:
 
 
 def sampled_hash(path: Path) -> str:
-    """Return a hash of a file's size and content; of a large one, of its ends and pieces between them."""
+    """Return a hash of a file's size and content, or, for a large file, of samples of its content."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -64,15 +64,15 @@ def sampled_hash(path: Path) -> str:
 
 
 def began_with(run: Run) -> Inputs | None:
-    """Return the inputs that a run began with; None if it did not, or if its record is gone."""
+    """Return the inputs that a run began with, or None if it has not begun, or they are not known."""
     found = run.record(run.environment, Environment)
     return found.began.inputs if found else None
 
 
 def pinned(run: Run, settings: Settings) -> tuple[Settings, str | None]:
-    """Return the settings with the model's commit that a saved run began with, and the data set's commit.
+    """Return the settings with the commit of the model that a saved run began with, and the commit of its data set.
 
-    A branch on the hub, such as `main`, may have moved meanwhile.
+    A branch on the hub, such as `main`, may have moved since then.
     """
     first = began_with(run) if run.is_saved else None
     if first is None:
@@ -83,28 +83,32 @@ def pinned(run: Run, settings: Settings) -> tuple[Settings, str | None]:
 
 
 def check(run: Run, settings: Settings, inputs: Inputs) -> list[str]:
-    """Compare a run's inputs with those that it began with, and return a line for each difference that may be.
+    """Compare a run's inputs with those that it began with. Return a line for each difference that does no harm.
 
-    A run without a checkpoint starts over, with what is there now. One with its final model only evaluates it. Raises
-    SettingsError for one that would train on with something else.
+    Differences do no harm to a run without a checkpoint, which starts over, nor to one that only evaluates its final
+    model. Raises SettingsError if the run would continue training with other inputs.
     """
     first = began_with(run)
     if first is None:
-        unknown = f"{run.environment} does not say what the run began with: nobody can tell whether it is the same now"
+        unknown = (
+            f"{run.environment} does not say what the run began with: so whether it is still the same is not known"
+        )
         return [unknown] if run.is_saved else []
     problems = [*data_problems(settings, first, inputs), *model_problems(settings, first, inputs)]
     if not problems:
         return []
     if run.final.is_dir():
-        return [f"{problem}: so evaluation is of other rows or another model" for problem, _ in problems]
+        return [f"{problem}: so the evaluation is of other rows or another model" for problem, _ in problems]
     if run.is_saved:
         raise SettingsError([f"{problem}; {remedy}" for problem, remedy in problems])
-    run.evaluation.unlink(missing_ok=True)  # of the base model, on the rows of then
-    return [f"{problem}: no checkpoint is left, and it starts over with those of now" for problem, _ in problems]
+    run.evaluation.unlink(missing_ok=True)  # the base model's, on the rows of then
+    return [
+        f"{problem}: no checkpoint is left, so the run starts over with what is there now" for problem, _ in problems
+    ]
 
 
 def data_problems(settings: Settings, first: Inputs, now: Inputs) -> list[tuple[str, str]]:
-    """Return what is wrong with the rows and what to do, if they are not those of the `first` attempt."""
+    """Return problems and remedies, if the rows are not those of the `first` attempt."""
     same_form = first.format == now.format
     then_files, files = first.data_files, now.data_files
     if first.data_hash == now.data_hash if same_form else then_files in (None, files):
@@ -122,7 +126,7 @@ def data_problems(settings: Settings, first: Inputs, now: Inputs) -> list[tuple[
 
 
 def model_problems(settings: Settings, first: Inputs, now: Inputs) -> list[tuple[str, str]]:
-    """Return what is wrong with the base model and what to do, if it is not that of the `first` attempt."""
+    """Return problems and remedies, if the base model is not that of the `first` attempt."""
     then_files, files = first.model_files, now.model_files or {}
     if then_files is None or then_files == files:
         return []
@@ -132,14 +136,14 @@ def model_problems(settings: Settings, first: Inputs, now: Inputs) -> list[tuple
 
 
 def split_remedy(line: str, remedy: str) -> tuple[str, str]:
-    """Return a line without its remedy, and the remedy."""
+    """Split an error's line into the problem and the remedy."""
     return line.removesuffix(f"; {remedy}"), remedy
 
 
 def changes(then: dict[str, str], now: dict[str, str]) -> str:
-    """Return in words which files differ between two sets of hashes by name."""
-    said = [f"{name} has another content" for name in then if name in now and now[name] != then[name]]
-    said += [f"{name} is gone" for name in then if name not in now]
-    said += [f"{name} is new" for name in now if name not in then]
-    more = f" and {len(said) - FEW} more" if len(said) > FEW else ""
-    return shown(", ".join(said[:FEW]) + more, 200)
+    """Say which files have changed between two sets of hashes, by file name."""
+    lines = [f"{name} has changed" for name in then if name in now and now[name] != then[name]]
+    lines += [f"{name} is gone" for name in then if name not in now]
+    lines += [f"{name} is new" for name in now if name not in then]
+    more = f" and {len(lines) - FEW} more" if len(lines) > FEW else ""
+    return shown(", ".join(lines[:FEW]) + more, 200)

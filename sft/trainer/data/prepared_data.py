@@ -110,7 +110,7 @@ def make(settings: Settings, model: Path, folder: Path) -> None:
 
 
 def check_tokenizer(settings: Settings, model: Path) -> None:
-    """Raise SettingsError if MAX_LENGTH is more than the model in a folder takes, or its tokenizer is of no use."""
+    """Raise SettingsError if MAX_LENGTH is too long for the model in a folder, or its tokenizer cannot be used."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=settings.trust_remote_code)

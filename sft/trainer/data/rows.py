@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sft.run.records import Split
 
-COPIED_BYTES = 2**20  # at a time
+COPY_BYTES = 2**20  # copied at a time
 
 Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]  # a row's token ids, and which of them are targets
 
@@ -40,7 +40,7 @@ class TokenisedRow(NamedTuple):
 
 
 class Rows:
-    """The rows of a prepared split."""
+    """The rows of a prepared split, read from disk as they are needed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,24 +51,21 @@ class Rows:
         self.targets: npt.NDArray[np.int64] = np.load(folder / "targets.npy")
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> Row:
-        """Return a row's token ids and target marks."""
         part = slice(self.offsets[index], self.offsets[index + 1])
         return self.tokens[part], self.is_target[part]
 
     def take(self, chosen: npt.NDArray[np.int64]) -> list[Row]:
-        """Return the chosen rows."""
         return [self[int(index)] for index in chosen]
 
     def target_tokens(self, chosen: npt.NDArray[np.int64]) -> int:
-        """Return the number of targets in the chosen rows."""
+        """Return the number of target tokens in the chosen rows."""
         return int(self.targets[chosen].sum())
 
     def prompt_ids(self, index: int) -> list[int]:
-        """Return the tokens before a row's last run of targets: what generation starts from."""
+        """Return the tokens before a row's last answer (its last run of targets): generation starts from them."""
         ids, is_target = self[index]
         targets = np.flatnonzero(is_target)
         gaps = np.flatnonzero(np.diff(targets) > 1)
@@ -83,7 +80,7 @@ class Rows:
 
 
 def write(folder: Path, rows: Iterable[TokenisedRow]) -> Split:
-    """Write a split row by row, in memory that does not grow with it. Return its counts."""
+    """Write a split row by row, so that memory does not grow with its size. Return its counts."""
     folder.mkdir(parents=True)
     offsets = [0]
     targets: list[int] = []
@@ -109,14 +106,14 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> Split:
 
 
 def add_header(raw: Path, path: Path, dtype: Any, length: int) -> None:
-    """Turn a raw file of numbers into an .npy file, which knows its own type and length.
+    """Turn a raw file of numbers into an .npy file, which also has their type and number.
 
-    Copied piece by piece: mapped, both files would count as this process's memory, gigabytes of a million rows.
+    It is copied piece by piece: memory-mapped files would count as this process's memory, gigabytes for a million rows.
     """
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
     with raw.open("rb") as source, path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header | {"shape": (max(1, length),)})
-        shutil.copyfileobj(source, file, COPIED_BYTES)
+        shutil.copyfileobj(source, file, COPY_BYTES)
         if not length:
-            file.write(np.zeros(1, dtype=dtype).tobytes())  # what is empty cannot be mapped
+            file.write(np.zeros(1, dtype=dtype).tobytes())  # an empty file cannot be memory-mapped
     raw.unlink()
