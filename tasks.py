@@ -251,10 +251,10 @@ def monitor(c: Context, name: str = "", once: bool = False, json: bool = False) 
 def stop(c: Context, name: str = "") -> None:
     """Stop a run: it finishes its step, saves a checkpoint and ends."""
     from sft.host import screen
-    from sft.host.commands.stop import meant, stop
+    from sft.host.commands.stop import run_to_stop, stop
 
     run = chosen(name)
-    stop(run if name else meant(run), screen.terminal())
+    stop(run if name else run_to_stop(run), screen.terminal())
 
 
 @task(help=NAME | {"follow": "keep printing as the logs grow", "lines": "lines per node; 0 = all"})

@@ -1,9 +1,9 @@
 """`environment.json`: what a run was made of and where it ran, so that it can be repeated and compared.
 
-The task that opens a run notes the project, the command and the DeepSpeed file; node 0 adds its machine, its packages
-and, when they are ready, the inputs. Each start has a record of its own, and none changes another's: the one that the
-weights began in is the content itself, starts that went on from a checkpoint are its `later_starts`, and those of which
-nothing is left its `earlier_starts`. Nothing heavy is imported.
+The task that opens a run notes the project, the command and the DeepSpeed file. Node 0 adds its machine, its packages
+and, when they are ready, the inputs. Each start of the run has a record of its own: the start that the weights come
+from is the content itself, starts that continued from a checkpoint are its `later_starts`, and starts that left no
+checkpoint are its `earlier_starts`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COMPARED = ("commit", "changed_files", "python", "packages", "machine", "inputs"
 
 
 def note_project(run: Run, deepspeed_file: dict[str, object]) -> None:
-    """Note the project's commit and the command, before the nodes start: a container has no repository."""
+    """Note the project's commit and the command before the nodes start: a container has no repository."""
     commit, changed = project()
     opened_at = round(time.time(), 3)
     start = Start(opened_at=opened_at, command=command(), commit=commit, changed_files=changed)
@@ -46,12 +46,12 @@ def note_project(run: Run, deepspeed_file: dict[str, object]) -> None:
 
 
 def note_machine(run: Run) -> None:
-    """Note this machine and its packages; node 0 does."""
+    """Note this machine and its packages (node 0)."""
     note(run, here())
 
 
 def note_inputs(run: Run) -> None:
-    """Note the prepared inputs; node 0 does, before its ranks train. A run without a checkpoint begins with them."""
+    """Note the prepared inputs (node 0), before its ranks train. A run without a checkpoint begins with this start."""
     note(run, Start(inputs=typed_json.read(run.prepared, Prepared).inputs))
     noted = read(run)
     if noted.later_starts and not run.is_saved:
@@ -61,7 +61,7 @@ def note_inputs(run: Run) -> None:
 
 
 def note(run: Run, found: Start) -> None:
-    """Add what was found to the newest start, or as a new one if that says something else."""
+    """Add what was found to the newest start, or as a new start if the newest one differs."""
     noted = read(run)
     newest = noted.later_starts[-1] if noted.later_starts else noted.began
     before, now = known(newest), known(found)
@@ -80,7 +80,7 @@ def known(start: Start) -> dict[str, object]:
 
 
 def since_it_began(run: Run) -> list[str]:
-    """Return a line for everything in the newest start that is not as it was when the run began, but its inputs."""
+    """Return a line for everything, except the inputs, that differs between the newest start and the beginning."""
     noted = read(run)
     return differences(replace(noted.began, inputs=None), noted.later_starts[-1]) if noted.later_starts else []
 
@@ -91,7 +91,7 @@ def write(run: Run, content: Environment) -> None:
 
 
 def read(run: Run) -> Environment:
-    """Return the content of `environment.json`; nothing is noted in it where there is none."""
+    """Return the content of `environment.json`, an empty one if it does not exist."""
     return run.record(run.environment, Environment) or Environment()
 
 
@@ -109,7 +109,7 @@ def current() -> Start:
 
 
 def project() -> tuple[str | None, list[str] | None]:
-    """Return the project's commit and the tracked files that differ from it; None where it is no repository."""
+    """Return the project's commit and the tracked files that differ from it; None if it is not a repository."""
     commit = git("rev-parse", "HEAD") if (ROOT / ".git").exists() else None
     changed = git("status", "--porcelain", "--untracked-files=no") if commit else None
     files = None if changed is None else [line[3:] for line in changed.splitlines()]
@@ -117,7 +117,7 @@ def project() -> tuple[str | None, list[str] | None]:
 
 
 def git(*words: str) -> str | None:
-    """Return what git says, or None where it cannot."""
+    """Return the output of git, or None if it fails."""
     try:
         done = subprocess.run(
             ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=ANSWER_TIMEOUT_S
@@ -158,7 +158,7 @@ def cpu() -> str:
 
 
 def differences(before: Start, now: Start) -> list[str]:
-    """Return a line for everything that both name and that is not the same."""
+    """Return a line for everything that differs, if both starts have it."""
     return [
         f"{name} was {shown(then)}, is {shown(today)}"
         for name, then, today in pairs("", compared(before), compared(now))
@@ -166,17 +166,17 @@ def differences(before: Start, now: Start) -> list[str]:
 
 
 def compared(start: Start) -> dict[str, object]:
-    """Return the fields of a start that matter to what it computes, those that were noted."""
+    """Return the noted fields of a start that may change what it computes."""
     found = {name: value for name, value in start.to_json().items() if name in COMPARED}
     of_project = ("commit", "changed_files") if start.opened_at else ()  # None too: there is no repository
     return {name: value for name, value in found.items() if value is not None or name in of_project}
 
 
 def deepspeed_file(run: Run, settings: Settings) -> tuple[dict[str, object], list[str]]:
-    """Return the content of the DeepSpeed file that a run goes on with, the one it began with, and what is said of it.
+    """Return the content of the DeepSpeed file for a run that continues: the one it began with; and lines about it.
 
-    A run without a checkpoint takes the file as it is now, and so does one that has no record of it. Raises
-    SettingsError if the user's own file has another content by now.
+    A run without a checkpoint, or without a record of the file, takes the present content. Raises SettingsError if the
+    user's own file has changed.
     """
     now, then = deepspeed.read(settings), read(run).began.deepspeed_file
     if then is None or now == then:
@@ -189,13 +189,13 @@ def deepspeed_file(run: Run, settings: Settings) -> tuple[dict[str, object], lis
             f"DS_CONFIG={settings.ds_config}: {changed}; no checkpoint is left, and the run starts over with it"
         ]
     if settings.ds_config in DS_CONFIGS:
-        return then, [f"DS_CONFIG={settings.ds_config}: {changed}; the run goes on with what it began with"]
+        return then, [f"DS_CONFIG={settings.ds_config}: {changed}; the run continues with what it began with"]
     what, remedy = f"its file is not what the run began with ({changed})", "restore it, or start over with FRESH=1"
     raise SettingsError([wrong("DS_CONFIG", settings.ds_config, what, remedy)])
 
 
 def filled(values: dict[str, object], other: dict[str, object]) -> dict[str, object]:
-    """Return a JSON object with `None` for what only the other one has, at every depth."""
+    """Return a JSON object with None for every key, at any depth, that only the other one has."""
     found: dict[str, object] = {}
     for key in [*values, *(key for key in other if key not in values)]:
         mine, others = values.get(key), other.get(key)
@@ -204,7 +204,7 @@ def filled(values: dict[str, object], other: dict[str, object]) -> dict[str, obj
 
 
 def pairs(name: str, before: object, now: object) -> list[tuple[str, object, object]]:
-    """Return the names of differing values inside of two, with both values."""
+    """Return the names of differing values inside two JSON values, with both of them."""
     if isinstance(before, dict) and isinstance(now, dict):
         found = []
         for key in before:

@@ -29,7 +29,7 @@ def test_stopped_and_resumed_equals_undisturbed(project, undisturbed):
     assert (asked.returncode, process.returncode) == (0, 0), asked.stdout + output
     state = run.state()
     assert state.status == "stopped" and 5 <= state.step < 120
-    saved = f"saved as step-{state.step:06d}; `make resume NAME=stopped` goes on from there"
+    saved = f"saved as step-{state.step:06d}; `make resume NAME=stopped` continues from there"
     for said in (output, asked.stdout):
         assert f"stopped after step {state.step} of 120, {saved}" in said
     assert (run.checkpoints / "latest").read_text().strip() == f"step-{state.step:06d}"

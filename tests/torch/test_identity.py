@@ -220,7 +220,7 @@ def test_a_file_of_the_project_that_an_update_changed_ends_no_run(settings, run)
     said = []
     with choose.open_run(settings.model_copy(update={"nodes": 1, "batch_size": 32}), None, said.append):
         pass
-    assert any(line.endswith("; the run goes on with what it began with") for line in said)
+    assert any(line.endswith("; the run continues with what it began with") for line in said)
     assert json.loads(run.ds_config.read_text())["zero_optimization"]["reduce_bucket_size"] == 12345
 
 

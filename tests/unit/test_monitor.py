@@ -57,7 +57,7 @@ def test_a_run_that_trains(run):
     assert "█" in text and "▁" in text and "nothing is at work" not in text
     lock.close()
     text = " ".join(shown(run).split())
-    assert "nothing is at work on it" in text
+    assert "it is not running" in text
     assert f"`make resume NAME=a RUNS_PATH={run.path.parent}` starts it over: it has no checkpoint" in text
 
 

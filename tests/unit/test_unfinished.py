@@ -68,7 +68,7 @@ def opened(settings):
 def test_the_newest_whole_checkpoint_counts_not_the_last_step():
     run = made("a", step=101, saved=(50, 60))
     assert ending.stopped(run, run.command("resume")) == (
-        "stopped after step 101 of 250; `make resume NAME=a` goes on from its newest checkpoint, after step 60"
+        "stopped after step 101 of 250; `make resume NAME=a` continues from its newest checkpoint, after step 60"
     )
     said, again = opened(settings_of(run_name="a"))
     assert said == ["resuming runs/a after step 60 (FRESH=1 starts over)"]
@@ -80,7 +80,7 @@ def test_the_newest_whole_checkpoint_counts_not_the_last_step():
 def test_a_checkpoint_of_the_last_step_is_named():
     run = made("a", step=60, saved=(60,))
     assert ending.stopped(run, run.command("resume")) == (
-        "stopped after step 60 of 250, saved as step-000060; `make resume NAME=a` goes on from there"
+        "stopped after step 60 of 250, saved as step-000060; `make resume NAME=a` continues from there"
     )
 
 
@@ -282,15 +282,15 @@ def test_a_finished_run_is_not_overwritten():
 def test_a_stop_without_a_name_is_for_the_only_run_at_work():
     latest, other = made("p2", "finished"), made("p1", "training", step=9, age=10)
     with other.lock():
-        assert stop.meant(latest).name == "p1"
+        assert stop.run_to_stop(latest).name == "p1"
     with latest.lock(), other.lock():
-        assert stop.meant(latest).name == "p2"
+        assert stop.run_to_stop(latest).name == "p2"
 
 
 def test_a_stop_without_a_name_guesses_not_between_two_runs():
     latest, *others = made("p3", "finished"), made("p2", "training"), made("p1", "training", age=10)
     with others[0].lock(), others[1].lock(), pytest.raises(UserError) as caught:
-        stop.meant(latest)
+        stop.run_to_stop(latest)
     assert str(caught.value) == (
         "runs/p3: is not running, but 2 others are; stop one of them: `make stop NAME=p2`, `make stop NAME=p1`"
     )
@@ -300,14 +300,16 @@ def test_a_stop_of_a_run_that_is_not_running_names_those_that_are():
     run, other = made("p2", "training"), made("p1", "training", age=10)
     with other.lock(), pytest.raises(UserError) as caught:
         stop.stop(run, Console(file=io.StringIO()))
-    assert str(caught.value) == ("runs/p2: is not running (it was cut off while training); p1 is: `make stop NAME=p1`")
+    assert str(caught.value) == (
+        "runs/p2: is not running (it was interrupted while training); p1 is: `make stop NAME=p1`"
+    )
     with pytest.raises(
-        UserError, match=r"runs/p2: is not running \(it was cut off while training\), and no other run is"
+        UserError, match=r"runs/p2: is not running \(it was interrupted while training\), and no other run is"
     ):
-        stop.meant(run)
+        stop.run_to_stop(run)
     (run.path / "state.json").write_text("{")
-    with pytest.raises(UserError, match=r"\(its state.json is gone or cannot be read\)"):
-        stop.meant(run)
+    with pytest.raises(UserError, match=r"\(its state.json is missing or cannot be read\)"):
+        stop.run_to_stop(run)
 
 
 # make resume
@@ -409,7 +411,7 @@ def test_a_hint_names_the_folder_of_runs_if_env_file_does_not(tmp_path):
         ("SIGINT", "Ctrl-C"),
         ("SIGHUP", "its terminal was closed"),
         ("a signal to node 1", "node 1 was asked to end, as `docker compose stop` does"),
-        ("the end of what started node 0", "the program that had started node 0 was gone"),
+        ("the end of what started node 0", "the program that had started node 0 has ended"),
         ("MAX_HOURS=0.01 are over", "MAX_HOURS=0.01 are over"),
     ],
 )

@@ -17,33 +17,33 @@ WHO = {
 
 
 def stopped(run: Run, command: str) -> str:
-    """Return the line that says where a run stopped, what of it is saved, and which command goes on from there."""
+    """Return the line that says where a run stopped, what is saved, and which command continues it."""
     step, total, saved = run.state().step, run.state().total_steps, run.saved_step()
     if run.final.is_dir():
-        return f"stopped after the last step, with the final model written; `{command}` does what is left"
+        return f"stopped after the last step, with the final model written; `{command}` does the rest"
     if not run.has_trained:
         return f"stopped before its first step; `{command}` starts it again"
     if saved == step:
         name = checkpoints.name_of(step)
-        return f"stopped after step {step} of {total}, saved as {name}; `{command}` goes on from there"
+        return f"stopped after step {step} of {total}, saved as {name}; `{command}` continues from there"
     return f"stopped after step {step} of {total}; {goes_on(run, command)}"
 
 
 def goes_on(run: Run, command: str) -> str:
-    """Return from where a run goes on, and with which command."""
+    """Return from where a run continues, and with which command."""
     saved = run.saved_step()
     if run.final.is_dir():
-        return f"`{command}` does what is left: the final model is there"
+        return f"`{command}` does the rest: the final model is written"
     if saved is not None:
-        return f"`{command}` goes on from its newest checkpoint, after step {saved}"
+        return f"`{command}` continues from its newest checkpoint, after step {saved}"
     return f"`{command}` starts it over: it has no checkpoint" if run.has_trained else f"`{command}` starts it again"
 
 
 def reason(run: Run) -> str:
-    """Return in plain words why a run was asked to stop."""
+    """Return why a run was asked to stop."""
     said = run.stop_reason() or "a signal to the ranks"
     if match := re.fullmatch(r"a signal to node (\d+)", said):
         return f"node {match[1]} was asked to end, as `docker compose stop` does"
     if match := re.fullmatch(r"the end of what started node (\d+)", said):
-        return f"the program that had started node {match[1]} was gone"
+        return f"the program that had started node {match[1]} has ended"
     return WHO.get(said, said)

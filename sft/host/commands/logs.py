@@ -11,12 +11,12 @@ from rich.console import Console
 from sft.run.directory import Run
 
 POLL_S = 0.3
-LAST, LOOK_BACK = 5, 100  # lines of each node beside a failure's reason, and where they are looked for
-OF_LAUNCHER = re.compile(r"\[[-\d :,]+\] \[(INFO|WARNING|ERROR)\] \[(launch|runner)\.py:")
+LAST, LOOK_BACK = 5, 100  # lines of each log that are shown with a failure, and lines that they are chosen from
+LAUNCHER_LINE = re.compile(r"\[[-\d :,]+\] \[(INFO|WARNING|ERROR)\] \[(launch|runner)\.py:")
 
 
 def logs(run: Run, console: Console, follow: bool, lines: int) -> None:
-    """Print the last `lines` lines of every node's log (0: all), and go on as they grow where `follow` is set."""
+    """Print the last `lines` lines of every node's log (0: all); with `follow`, also new lines until the run ends."""
     run = run.at_work()
     positions: dict[Path, int] = {}
     for path in run.log_files():
@@ -33,26 +33,26 @@ def logs(run: Run, console: Console, follow: bool, lines: int) -> None:
                 return
             time.sleep(POLL_S)
     except KeyboardInterrupt:
-        return  # the run goes on
+        return  # the run continues
 
 
 def ends(run: Run) -> dict[str, list[str]]:
-    """Return the last lines of each node's log by `node-R`, few enough to leave the reason of a failure in sight.
+    """Return the last lines of each node's log by `node-R`: few, so that the reason of a failure stays in sight.
 
-    What DeepSpeed's launcher says of itself is left out, and so is the reason, which is said elsewhere.
+    The messages of DeepSpeed's launcher are left out, and so is the reason itself, which is printed elsewhere.
     """
     reason = str(run.state().error)
     found = {}
     for path in run.log_files():
         lines = [line.rstrip() for line in run.log_tail(path, LOOK_BACK)]
-        telling = [line for line in lines if line and not OF_LAUNCHER.match(line) and not line.endswith(reason)]
+        telling = [line for line in lines if line and not LAUNCHER_LINE.match(line) and not line.endswith(reason)]
         if telling:
             found[path.stem] = telling[-LAST:]
     return found
 
 
 def print_new(path: Path, position: int, console: Console) -> int:
-    """Print the whole lines of a log behind `position`; return the position behind them."""
+    """Print the complete lines of a log after `position`; return the position after them."""
     with path.open("rb") as file:
         file.seek(position)
         whole = file.read().rpartition(b"\n")[0]

@@ -99,7 +99,7 @@ def what_to_do(seen: Snapshot) -> Iterator[Text]:
     """Yield the lines about a run that is not running: how to continue it, and where to look."""
     if seen.state.status not in ENDED and not seen.running:
         yield Text()
-        yield Text("nothing is at work on it", "red")
+        yield Text("it is not running", "red")
     if seen.goes_on:
         yield Text(seen.goes_on)
     if seen.others:

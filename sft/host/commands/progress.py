@@ -16,20 +16,20 @@ from sft.host.screen import duration
 from sft.run.records import ENDED, State
 
 PLAIN_EVERY_S = 10.0  # seconds between lines without a terminal
-WIDE = 76  # columns from which a phase has its long name
-LABEL, SHORT_LABEL = 26, 14  # columns of the longest long and short name: the bars of all phases begin below each other
-BAR, LEAST_BAR = 20, 8  # columns of a bar: what the line leaves it
+WIDE = 76  # columns from which phases have their long names
+LABEL, SHORT_LABEL = 26, 14  # columns of the longest long and short name, so that the bars of all phases are aligned
+BAR, LEAST_BAR = 20, 8  # columns of a bar, at most and at least
 
 
 @dataclass(frozen=True)
 class Phase:
     """What a run is doing, and how much of it is done."""
 
-    bar: str  # what has a bar of its own
+    bar: str  # phases with the same one share a progress bar
     name: str
     short: str  # for a narrow terminal
     done: int = 0
-    total: int = 0  # 0: not known
+    total: int = 0  # 0: unknown
     loss: str = ""
     speed: str = ""
     left: str = ""
@@ -37,16 +37,15 @@ class Phase:
 
     @property
     def amounts(self) -> str:
-        """How much is done of how much, or nothing if that is not known."""
+        """How much is done of how much; empty if it is unknown."""
         return f"{self.done:,}/{self.total:,}" if self.total else ""
 
     def line(self) -> str:
-        """Return everything on one line of text."""
         return "  ".join(part for part in (self.name, self.amounts, self.loss, self.speed, self.left) if part)
 
 
 def phase_of(state: State) -> Phase:
-    """Return what a run is doing by its `state.json`. A validation or a save between steps is part of training."""
+    """Return what a run is doing. A validation or a save between steps is part of training."""
     status = state.status
     between = status == "evaluating" and state.evaluating not in ("before", "after")
     if status == "evaluating" and not between:
@@ -65,7 +64,7 @@ def phase_of(state: State) -> Phase:
 
 
 def rates(state: State) -> tuple[str, str, str]:
-    """Return loss, speed and time left of a run that trains, in words; empty before its first step."""
+    """Return loss, speed and time left in words; empty before the first step."""
     if state.tokens_per_second is None or state.time_left_s is None:
         return "", "", ""
     loss = "not finite" if state.loss is None else f"{state.loss:.4f}"  # fp16: the step is skipped
@@ -74,10 +73,10 @@ def rates(state: State) -> tuple[str, str, str]:
 
 
 def bar_line(phase: Phase, width: int, clock: str = "") -> RenderableType:
-    """Return a phase as a line with a bar of `width` columns in all.
+    """Draw a phase as a line with a progress bar, `width` columns in all.
 
-    Parts that find no room are left out: first the clock, then the speed, the time left, the loss. Each part has the
-    room of its longest value, so that nothing moves from one moment to the next.
+    If there is no room, parts are left out: first the clock, then the speed, the time left, the loss. Each part has the
+    room of its longest value, so that nothing moves while the numbers change.
     """
     wide = width >= WIDE
     label = LABEL if wide else SHORT_LABEL
@@ -107,10 +106,9 @@ def bar_line(phase: Phase, width: int, clock: str = "") -> RenderableType:
 
 
 class Display:
-    """Shows `state.json` as it changes."""
+    """Shows the state of a run as it changes."""
 
     def __init__(self, console: Console) -> None:
-        """Show it on `console`."""
         self.console = console
         self.phase: Phase | None = None
         self.live: Live | None = None
@@ -119,7 +117,7 @@ class Display:
         self.has_bar = console.is_terminal and not console.is_dumb_terminal
 
     def show(self, state: State) -> None:
-        """Show a run's state, if it says something new."""
+        """Show a state, if it is news."""
         phase = phase_of(state)
         if self.phase is None or phase.bar != self.phase.bar:
             self.end(state)
@@ -129,7 +127,7 @@ class Display:
         self.phase = phase
 
     def begin(self, phase: Phase) -> None:
-        """Show a phase below the one before; the end of a run is told by others."""
+        """Show a new phase below the previous one. The end of a run is not a phase: the report follows."""
         self.phase, self.since = phase, time.monotonic()
         if not self.has_bar:
             self.say(phase)
@@ -138,12 +136,12 @@ class Display:
             self.live.start()
 
     def end(self, state: State) -> None:
-        """Leave the phase before as it ended: full, with its last numbers, unless the run broke off in it."""
+        """Leave the previous phase as it ended: full, with its last numbers, unless the run ended early in it."""
         if self.phase is None:
             return
         before, broke_off = self.phase, state.status in ("stopped", "failed")
-        if before.bar == "training":  # its last step is newer than the last look
-            # Without a total the state cannot be read: the numbers of the last look stay.
+        if before.bar == "training":  # its last step is newer than the state that was shown last
+            # Without a total the state could not be read: the numbers that were shown last stay.
             step, total = (state.step, state.total_steps) if state.total_steps else (before.done, before.total)
             loss, speed, _ = rates(state)
             before = replace(before, name="training", short="training", done=step, total=total, loss=loss, speed=speed)
@@ -158,19 +156,16 @@ class Display:
         self.close()
 
     def line(self) -> RenderableType:
-        """Return the line with the bar as it is now."""
         if self.phase is None:
             return ""
         clock = "" if self.phase.ended else duration(time.monotonic() - self.since)
         return bar_line(self.phase, self.console.width, clock)
 
     def say(self, phase: Phase) -> None:
-        """Print a phase as a plain line."""
         self.said, self.said_at = phase.amounts, time.monotonic()
         self.console.print(phase.line())
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
         if self.live:
             self.live.stop()
             self.live = None
@@ -178,7 +173,7 @@ class Display:
 
 @contextmanager
 def display(console: Console) -> Iterator[Display]:
-    """Yield a display, closed at the end."""
+    """Yield a display that is closed at the end."""
     shown = Display(console)
     try:
         yield shown

@@ -24,9 +24,9 @@ EXAMPLE = ROOT / ".env.example"
 
 
 def make_env_file(console: Console) -> None:
-    """Make `.env` from `.env.example` where there is none, readable by its owner only: it will hold keys.
+    """Make `.env` from `.env.example`, readable by its owner only: it will hold keys.
 
-    Warns of one that others may read.
+    If there is one already, warn if others can read it.
     """
     if ENV_FILE.exists():
         if ENV_FILE.stat().st_mode & 0o077:
@@ -39,9 +39,9 @@ def make_env_file(console: Console) -> None:
 
 
 def set_up_docker(settings: Settings, made: list[Path], console: Console) -> bool:
-    """Check docker and build the image, if runs will be in containers. Tell whether they will. Raises SftError.
+    """If runs will be in containers, check docker and build the image. Return whether they will. Raises SftError.
 
-    `made` are the folders that were not there before.
+    `made` are the folders that are new.
     """
     from sft.host import gpus, ownership
     from sft.host.doctor import check, docker, hardware
@@ -67,8 +67,8 @@ def set_up_docker(settings: Settings, made: list[Path], console: Console) -> boo
     return True
 
 
-def told(output: str) -> str:
-    """Return the error that the program which prepares the inputs told in its last line, or ""."""
+def error_in(output: str) -> str:
+    """Return the error in the last line of the program that prepares data and model, or ""."""
     try:
         return str(json.loads(output.strip().splitlines()[-1])["error"])
     except (ValueError, LookupError, TypeError):
@@ -76,9 +76,9 @@ def told(output: str) -> str:
 
 
 def output(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Return a program's exit code and output. Where this one is interrupted, all that it has started ends too."""
+    """Return a program's exit code and output. If this process is interrupted, everything that it started ends too."""
     process = None
-    environment = environment | {"SFT_NODE_PID": str(os.getpid())}  # without this process it ends
+    environment = environment | {"SFT_NODE_PID": str(os.getpid())}  # it ends when this process does
     try:
         with signals.held():
             process = subprocess.Popen(
@@ -94,7 +94,7 @@ def output(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
 
 
 def setup(console: Console) -> None:
-    """Make `.env` and the folders, and bring data and model here. Raises UserError where one cannot be had."""
+    """Make `.env` and the folders, and prepare data and model. Raises UserError if one cannot be had."""
     make_env_file(console)
     settings = load()
     inputs.check(settings)
@@ -104,7 +104,7 @@ def setup(console: Console) -> None:
     environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
     code, said = output(command, environment)
     if code:
-        raise UserError(told(said) or "the download broke; see above")
+        raise UserError(error_in(said) or "the preparation failed; see above")
     if in_containers:
-        ownership.hand_over(settings)  # what was prepared by now
+        ownership.hand_over(settings)  # again, for what was prepared
     console.print("ready: `make train` starts, `make test-env` checks this machine")

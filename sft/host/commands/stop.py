@@ -16,8 +16,8 @@ from sft.run.records import ENDED, State
 POLL_S = 0.2
 
 
-def meant(latest: Run) -> Run:
-    """Return the run that a stop without a name is for: the latest, or the only one at work. Raises UserError."""
+def run_to_stop(latest: Run) -> Run:
+    """Return the run that `make stop` without NAME means: the latest, or the only one that runs. Raises UserError."""
     if latest.is_running():
         return latest
     working = at_work(latest.path.parent)
@@ -27,28 +27,28 @@ def meant(latest: Run) -> Run:
         commands = ", ".join(f"`{run.command('stop')}`" for run in working)
         raise UserError(f"{latest.path}: is not running, but {len(working)} others are; stop one of them: {commands}")
     raise UserError(
-        f"{latest.path}: is not running ({standing(latest)}), and no other run is; there is nothing to stop"
+        f"{latest.path}: is not running ({status_of(latest)}), and no other run is; there is nothing to stop"
     )
 
 
-def standing(run: Run) -> str:
-    """Return what a run that is not at work says of itself, in words."""
+def status_of(run: Run) -> str:
+    """Return the status of a run that is not running, in words."""
     state = run.record(run.state_file, State)
     if state is None:
-        return "its state.json is gone or cannot be read"
-    return state.status if state.status in ENDED else f"it was cut off while {state.status}"
+        return "its state.json is missing or cannot be read"
+    return state.status if state.status in ENDED else f"it was interrupted while {state.status}"
 
 
 def stop(run: Run, console: Console) -> None:
-    """Stop a run after the step it is in. Raises UserError if it is not running."""
+    """Stop a run after its current step. Raises UserError if it is not running."""
     if not run.is_running():
         others = "".join(f"; {other.name} is: `{other.command('stop')}`" for other in at_work(run.path.parent))
-        raise UserError(f"{run.path}: is not running ({standing(run)}){others or '; there is nothing to stop'}")
+        raise UserError(f"{run.path}: is not running ({status_of(run)}){others or '; there is nothing to stop'}")
     if run.at_work() != run:
         end_evaluation(run.at_work(), console)
         return
     console.print(f"stopping {run.name}: it finishes its step and saves a checkpoint")
-    state = asked_to_end(run, console)
+    state = stopped(run, console)
     if state.status == "stopped":
         console.print(ending.stopped(run, run.command("resume")))
     else:
@@ -60,14 +60,14 @@ def stop(run: Run, console: Console) -> None:
 
 
 def end_evaluation(again: Run, console: Console) -> None:
-    """Stop the evaluation of a run that is evaluated again."""
+    """Stop `make evaluate`; the run itself stays finished."""
     console.print(f"stopping {again.name}: the run itself stays as it is")
-    status = asked_to_end(again, console).status
+    status = stopped(again, console).status
     console.print("stopped" if status == "stopped" else f"it {status} before it could stop")
 
 
-def asked_to_end(run: Run, console: Console) -> State:
-    """Ask for a stop, show what is at work until it has ended, and return its state."""
+def stopped(run: Run, console: Console) -> State:
+    """Ask a run to stop, show it until it has ended, and return its last state."""
     run.request_stop("inv stop")
     with display(console) as shown:
         while run.is_running():
