@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sft.host.launch.decide import Decision
+from sft.host.launch.local import Local
 from sft.settings.load import load
 from sft.settings.stages import Decided, OnDevice, resolve, without_plan
 
@@ -11,3 +13,8 @@ from sft.settings.stages import Decided, OnDevice, resolve, without_plan
 def decided(on: OnDevice = "cpu", /, **given: Any) -> Decided:
     """Return the defaults and what is given, decided for this machine's processes as nodes; no `.env` is read."""
     return without_plan(resolve(load(None, **given), on, "local"))
+
+
+def decision(settings: Decided) -> Decision:
+    """Return the decision of a run with these settings, without a plan, on a CPU."""
+    return Decision(settings, settings, Local())

@@ -10,13 +10,13 @@ import pytest
 from sft import hostfile
 from sft.errors import SettingsError
 from sft.host import provenance
-from sft.host.launch import choose
+from sft.host.launch.open import open_run
 from sft.run import lifecycle, typed_json
 from sft.run.records import PreparedData, Split
 from sft.settings import deepspeed
 from sft.settings.load import DEMO_SETTINGS
 from sft.trainer.data import base_model, identity, prepare, prepared_data, sources
-from tests.settings import decided
+from tests.settings import decided, decision
 
 from ..unit.test_unfinished import checkpoint
 
@@ -121,7 +121,7 @@ def test_without_a_checkpoint_a_run_starts_over_with_the_rows_of_now_and_says_so
     run.evaluation.write_text('{"before": {}}')
     edited(settings)
     said = []
-    with choose.open_run(settings, None, said.append):
+    with open_run(decision(settings), said.append):
         said += start(run)
     assert said[1:] == [
         f"DATASET={settings.dataset}: its rows are not those that the run began with (train.jsonl has "
@@ -145,7 +145,7 @@ def test_a_trained_model_is_evaluated_on_other_rows_only_with_a_word(run, settin
 def test_a_resumed_run_keeps_the_record_of_its_first_start(run, settings):
     checkpoint(run, 16)
     first = provenance.read(run)
-    with choose.open_run(settings, None, lambda line: None):
+    with open_run(decision(settings), lambda line: None):
         start(run)
     noted = provenance.read(run)
     (later,) = noted.later_starts
@@ -159,7 +159,7 @@ def test_versions_that_differ_from_the_first_start_are_said(run, settings):
     torch = noted.began.packages["torch"]
     noted.began.packages["torch"] = "2.0.0"
     provenance.write(run, noted)
-    with choose.open_run(settings, None, lambda line: None):
+    with open_run(decision(settings), lambda line: None):
         start(run)
     assert provenance.since_it_began(run) == [f"packages.torch was 2.0.0, is {torch}"]
 
@@ -194,7 +194,7 @@ def test_an_edited_deepspeed_file_is_refused_by_what_changed(own_file):
     settings, run = own_file
     checkpoint(run, 16)
     before = run.ds_config.read_bytes()
-    with pytest.raises(SettingsError) as caught, choose.open_run(settings, None, print):
+    with pytest.raises(SettingsError) as caught, open_run(decision(settings), print):
         pass
     assert str(caught.value) == (
         f"DS_CONFIG={settings.ds_config}: its file is not what the run began with (zero_optimization.stage was 2, is "
@@ -206,7 +206,7 @@ def test_an_edited_deepspeed_file_is_refused_by_what_changed(own_file):
 def test_without_a_checkpoint_the_deepspeed_file_of_now_counts(own_file):
     settings, run = own_file
     said = []
-    with choose.open_run(settings, None, said.append):
+    with open_run(decision(settings), said.append):
         pass
     assert any(line.endswith("no checkpoint is left, and the run starts over with it") for line in said)
     assert json.loads(run.ds_config.read_text())["zero_optimization"]["stage"] == 1
@@ -218,7 +218,7 @@ def test_a_file_of_the_project_that_an_update_changed_ends_no_run(settings, run)
     provenance.write(run, noted)
     checkpoint(run, 16)
     said = []
-    with choose.open_run(settings.model_copy(update={"nodes": 1, "batch_size": 32}), None, said.append):
+    with open_run(decision(settings.model_copy(update={"nodes": 1, "batch_size": 32})), said.append):
         pass
     assert any(line.endswith("; the run continues with what it began with") for line in said)
     assert json.loads(run.ds_config.read_text())["zero_optimization"]["reduce_bucket_size"] == 12345

@@ -17,9 +17,11 @@ from sft.errors import SettingsError
 from sft.host import gpus
 from sft.host.doctor import hardware
 from sft.host.gpus import Gpu
-from sft.host.launch import choose, compose, local
+from sft.host.launch import compose, local
 from sft.host.launch import node as launch
+from sft.host.launch.decide import choose_device
 from sft.host.launch.link import Link
+from sft.host.launch.local import Local
 from sft.host.launch.processes import LAUNCHER
 from sft.host.plan import conditions, planner
 from sft.run import lifecycle
@@ -209,7 +211,7 @@ def test_the_plan_counts_the_instance_and_not_the_whole_card(here):
     assert found.conditions.card.matrix_tflops == pytest.approx(whole.conditions.card.matrix_tflops / 7)
     assert found.conditions.card.bandwidth_gb_s == pytest.approx(whole.conditions.card.bandwidth_gb_s / 8)
     with pytest.raises(SettingsError, match="need 2 GPUs, 1 are here"):
-        choose.device(load(None, nodes=1), gpus.visible(), 2, "here")
+        choose_device(load(None, nodes=1), gpus.visible(), 2, "here")
 
 
 def test_of_mixed_cards_the_smallest_and_slowest_are_planned_for(here):
@@ -227,13 +229,13 @@ def test_what_cuda_visible_devices_hides_is_said(here, monkeypatch):
     here(FOUR)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-nosuch")
     with pytest.raises(SettingsError) as caught:
-        choose.device(load(None, device="cuda"), gpus.visible(), 4, "here")
+        choose_device(load(None, device="cuda"), gpus.visible(), 4, "here")
     assert str(caught.value).startswith(
         "DEVICE=cuda: no NVIDIA GPU is visible here (CUDA_VISIBLE_DEVICES=GPU-nosuch; `nvidia-smi -L` lists 4); run "
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,7")
     with pytest.raises(SettingsError, match=r"need 4 GPUs, 2 are here \(CUDA_VISIBLE_DEVICES=0,1,7; "):
-        choose.device(load(None), gpus.visible(), 4, "here")
+        choose_device(load(None), gpus.visible(), 4, "here")
 
 
 @pytest.mark.parametrize(
@@ -323,7 +325,9 @@ def test_nodes_of_one_machine_get_cards_of_their_own_by_uuid(monkeypatch, tmp_pa
     monkeypatch.setattr(local.subprocess, "Popen", lambda command, env, **_: started.append(env))
     settings = decided("cuda", runs_path=tmp_path / "runs", run_name="a")
     run = lifecycle.create(settings, hostfile.hostfile(2, 2))
-    local.start(run, settings, FOUR)
+    launcher = Local()
+    launcher.settings, launcher.given = settings, FOUR
+    launcher.start(run)
     assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == [",".join(UUIDS[:2]), ",".join(UUIDS[2:])]
     assert {env["CUDA_DEVICE_ORDER"] for env in started} == {"PCI_BUS_ID"}
 

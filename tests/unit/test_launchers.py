@@ -1,6 +1,7 @@
 """Which launcher is chosen and why, whose containers they are, and what NCCL's log says."""
 
 import os
+from typing import get_args
 
 import pytest
 
@@ -10,9 +11,12 @@ from sft.host import ownership
 from sft.host.doctor import container
 from sft.host.doctor import docker as docker_checks
 from sft.host.gpus import Gpu
-from sft.host.launch import choose, docker_engine, image
-from sft.settings import variables
+from sft.host.launch import docker_engine, image
+from sft.host.launch.decide import choose_device
+from sft.host.launch.launcher import LAUNCHERS, choose
+from sft.settings import kinds, variables
 from sft.settings.load import load
+from sft.settings.stages import Launched
 
 CARD = Gpu(0, "NVIDIA GeForce RTX 4090", 0, 0.0, 24.0, 40, 50.0, "580.1")
 ENGINE, COMPOSE = "echo 24.0.5", "echo v2.20.1"
@@ -70,7 +74,8 @@ def test_no_docker_is_named(tmp_path, monkeypatch):
 
 
 def chosen(has_gpu=True, **settings):
-    return choose.choose_launcher(load(None, **settings), has_gpu)
+    launcher, why = choose(load(None, **settings), has_gpu)
+    return launcher.name, why
 
 
 def test_auto_takes_containers_where_docker_and_a_gpu_are(docker):
@@ -84,6 +89,12 @@ def test_auto_takes_containers_where_docker_and_a_gpu_are(docker):
     assert chosen() == ("local", "the docker engine does not answer")
 
 
+def test_every_launcher_is_a_value_of_the_setting_and_knows_its_name():
+    names = tuple(LAUNCHERS)
+    assert set(get_args(kinds.Launcher)) == {"auto", *names} and set(get_args(Launched)) == set(names)
+    assert names == tuple(kind().name for kind in LAUNCHERS.values())
+
+
 def test_containers_asked_for_without_docker_is_an_error(docker):
     docker(engine=NO_ENGINE)
     with pytest.raises(SettingsError, match="LAUNCHER=compose: the docker engine does not answer; start it: sudo"):
@@ -92,11 +103,11 @@ def test_containers_asked_for_without_docker_is_an_error(docker):
 
 def test_a_node_in_a_container_needs_its_own_gpus_only():
     settings = load(None)
-    assert choose.device(settings, [CARD, CARD], 2, "in this container") == "cuda"
+    assert choose_device(settings, [CARD, CARD], 2, "in this container") == "cuda"
     with pytest.raises(SettingsError, match="GPUS_PER_NODE=2: 1 GPUs are in this container; .*device_ids"):
-        choose.device(settings, [CARD], 2, "in this container")
+        choose_device(settings, [CARD], 2, "in this container")
     with pytest.raises(SettingsError, match="COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"):
-        choose.device(settings, [], 2, "in this container")
+        choose_device(settings, [], 2, "in this container")
 
 
 def test_containers_of_root_are_those_of_who_called_sudo_or_of_sft_uid(monkeypatch, tmp_path):

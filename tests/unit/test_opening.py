@@ -7,10 +7,10 @@ import threading
 import pytest
 
 from sft.errors import UserError
-from sft.host.launch import choose
+from sft.host.launch.open import open_run
 from sft.run import directory as runs
 from sft.run import lifecycle
-from tests.settings import decided
+from tests.settings import decided, decision
 
 PROGRAMS, ROUNDS = 4, 25
 TIMEOUT_S = 60
@@ -29,7 +29,7 @@ def program(folder, kind, barrier, results):
         settings = settings_of(folder, kind, number)
         barrier.wait(TIMEOUT_S)
         try:
-            with choose.open_run(settings, None, lambda line: None) as run:
+            with open_run(decision(settings), lambda line: None) as run:
                 results.put((number, str(run.path)))
                 barrier.wait(TIMEOUT_S)
         except UserError as error:
@@ -66,12 +66,12 @@ def test_exactly_one_of_many_programs_opens_a_run(tmp_path, kind):
 
 def test_a_run_is_free_again_when_its_program_has_ended(tmp_path):
     settings = decided(runs_path=tmp_path, run_name="a")
-    with choose.open_run(settings, None, print) as run:
+    with open_run(decision(settings), print) as run:
         run.update_state("stopped")
-        with pytest.raises(UserError, match="is running"), choose.open_run(settings, None, print):
+        with pytest.raises(UserError, match="is running"), open_run(decision(settings), print):
             pass
     said = []
-    with choose.open_run(settings, None, said.append) as again:
+    with open_run(decision(settings), said.append) as again:
         assert again.path == run.path
     assert said == [f"run {run.path}: starting again, it had not trained a step"]
 
@@ -81,7 +81,7 @@ def test_a_node_at_work_keeps_others_out(tmp_path):
     settings = decided(runs_path=tmp_path, run_name="a")
     run = lifecycle.create(settings, "")
     run.update_state("stopped")
-    with run.lock(), pytest.raises(UserError, match="is running"), choose.open_run(settings, None, print):
+    with run.lock(), pytest.raises(UserError, match="is running"), open_run(decision(settings), print):
         pass
     assert run.state().status == "stopped"
 

@@ -16,7 +16,9 @@ from sft import resources
 from sft.errors import SettingsError, UserError
 from sft.host import gpus
 from sft.host.commands import train
-from sft.host.commands.watch import Watched
+from sft.host.launch.decide import decide
+from sft.host.launch.launcher import LAUNCHERS
+from sft.host.launch.local import Local
 from sft.host.plan import advice, alternatives, cards, planner, shapes, view, workload
 from sft.host.plan.conditions import Options, conditions
 from sft.host.plan.job import GIB, Job
@@ -335,7 +337,7 @@ def test_cards_without_bf16_train_in_fp16(gpu):
 def test_a_run_on_cards_without_bf16_is_in_fp16(monkeypatch):
     old = [replace(card, name="Tesla T4", capability=(7, 5)) for card in card_here()]
     monkeypatch.setattr(gpus, "visible", lambda: old)
-    settings, _ = train.decide(load(None, launcher="local"), Console(file=io.StringIO()))
+    settings = decide(load(None, launcher="local")).settings
     assert settings.precision == "fp16"
     assert conditions(settings, old).card.has_bf16 is False
 
@@ -697,18 +699,19 @@ def test_a_deepspeed_file_of_the_users_own_is_planned_and_marked(tmp_path):
 def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
     started = []
 
-    def nodes_start(run, *_):
-        started.extend([run, json.loads(run.settings_file.read_text()), json.loads(run.plan.read_text())])
+    class Ended(Local):
+        """Nodes that stop at once."""
+
+        def start(self, run):
+            started.extend([run, json.loads(run.settings_file.read_text()), json.loads(run.plan.read_text())])
+            run.update_state("stopped")
+            return self
+
+        def codes(self):
+            return [0, 0]
 
     monkeypatch.setattr(gpus, "visible", card_here)
-    monkeypatch.setattr(train.nodes, "start", nodes_start)
-
-    def watch(run, start, console, heard):
-        start(run)
-        run.update_state("stopped")
-        return Watched(run, [0, 0], interrupted=False)
-
-    monkeypatch.setattr(train, "watch", watch)
+    monkeypatch.setitem(LAUNCHERS, "local", Ended)
     console = Console(file=io.StringIO(), width=80, soft_wrap=True)
     local = {"master_port": free_port(), "launcher": "local"}
     train.train(load(None, **local), console)

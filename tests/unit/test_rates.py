@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft.host.commands import learning_rate
+from sft.host.launch import learning_rate
 from sft.settings import rules
 from sft.settings.load import load, repeat
 from sft.settings.stages import resolve, without_plan

@@ -13,13 +13,13 @@ from rich.console import Console
 from sft import hostfile
 from sft.errors import SettingsError, UserError
 from sft.host.commands import ending, stop
-from sft.host.launch import choose
+from sft.host.launch.open import open_run
 from sft.run import checkpoints, find, lifecycle, unfinished
 from sft.run import directory as runs
 from sft.settings import rules
 from sft.settings.fields import Settings
 from sft.settings.load import DEMO_SETTINGS, resume
-from tests.settings import decided
+from tests.settings import decided, decision
 
 from ..e2e.project import free_port
 
@@ -61,7 +61,7 @@ def checkpoint(run, step):
 def opened(settings):
     """Return what is said when a run is opened with these settings, and its name."""
     said = []
-    with choose.open_run(settings, None, said.append) as run:
+    with open_run(decision(settings), said.append) as run:
         return said, run
 
 

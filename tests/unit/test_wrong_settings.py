@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sft.errors import UserError
-from sft.host.commands import train
-from sft.host.launch import choose
+from sft.host.launch.decide import decide
+from sft.host.launch.open import open_run
 from sft.run import lifecycle
 from sft.settings import variables
 from sft.settings.fields import Settings
@@ -62,11 +62,7 @@ def everything(folder):
 def begin(**given):
     """Do what `make train` does before its nodes start, and return the run."""
     console = Console(file=io.StringIO())
-    chosen = load(**given)
-    chosen, cards = train.decide(chosen, console)
-    chosen, plan = choose.planned(chosen, cards, console.print)
-    train.launcher(chosen, cards, console)
-    with choose.open_run(chosen, plan, console.print) as run:
+    with open_run(decide(load(**given)).prepared(console), console.print) as run:
         return run
 
 

@@ -6,12 +6,11 @@ from rich.console import Console
 
 from sft.errors import UserError
 from sft.host.commands.report import conclude, evaluation_lines
-from sft.host.commands.train import decide, launcher
 from sft.host.commands.watch import watch
 from sft.host.launch import signals
+from sft.host.launch.decide import decide
 from sft.run import find, lifecycle, typed_json
 from sft.settings.fields import Settings
-from sft.settings.stages import Decided
 
 
 def evaluate(settings: Settings, name: str, console: Console) -> None:
@@ -26,10 +25,12 @@ def evaluate(settings: Settings, name: str, console: Console) -> None:
         names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
         chosen = {name: getattr(settings, name) for name in names}
         asked = Settings.model_validate(dict(run.settings()) | chosen | {"evaluate": True})
-        resolved, cards = decide(asked, console, with_file=False)
-        frozen, start = launcher(Decided.of(resolved), cards, console)
+        decision = decide(asked, opened=True)
+        for line in decision.lines:
+            console.print(line)
+        decision = decision.prepared(console)
         with signals.noted() as heard:
-            watched = watch(lifecycle.evaluate_again(run, frozen), start, console, heard)
+            watched = watch(lifecycle.evaluate_again(run, decision.settings), decision.launcher.start, console, heard)
             results = watched.run.results()
             if watched.run.state().status == "finished":
                 typed_json.write(run.evaluation, results)

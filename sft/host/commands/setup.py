@@ -45,12 +45,13 @@ def set_up_docker(settings: Settings, made: list[Path], console: Console) -> boo
     """
     from sft.host import gpus, ownership
     from sft.host.doctor import check, docker, hardware
-    from sft.host.launch import choose, compose
+    from sft.host.launch import compose
+    from sft.host.launch.launcher import choose
 
     cards = gpus.visible() if settings.device != "cpu" else []
-    launcher, why = choose.choose_launcher(settings, bool(cards))
-    console.print(f"launcher {launcher} ({why})")
-    if launcher != "compose":
+    launcher, why = choose(settings, bool(cards))
+    console.print(f"launcher {launcher.name} ({why})")
+    if launcher.name != "compose":
         return False
     ownership.say(console)
     ownership.hand_over(settings, made)

@@ -10,7 +10,7 @@ from sft.errors import SettingsError
 from sft.host import folders, gpus, ownership
 from sft.host.doctor import docker, machine
 from sft.host.doctor.check import Check, report
-from sft.host.launch import choose, image
+from sft.host.launch import image, launcher
 from sft.settings.fields import Settings
 from sft.settings.load import load
 from sft.settings.variables import ENV_FILE
@@ -33,7 +33,7 @@ def run_checks() -> Iterator[Check]:
             yield Check("settings", "failure", problem, f"fix it in {ENV_FILE} or the environment")
     for check in machine.CHECKS:
         yield check(settings)
-    if choose.in_compose(settings):
+    if launcher.is_compose(settings):
         cards = gpus.visible() if settings.device != "cpu" else []
         yield from in_containers(settings.model_copy(update={"device": "cuda" if cards else "cpu"}))
 

@@ -12,7 +12,7 @@ from sft.errors import SftError
 from sft.failures import exit_in_words, kind_of_exit
 from sft.host.commands.describe import describe
 from sft.host.commands.progress import display
-from sft.host.launch.local import Nodes
+from sft.host.launch.launcher import Nodes
 from sft.host.launch.signals import Asked
 from sft.run.directory import Run
 from sft.run.records import Failure

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from sft import ROOT, model_files
 from sft.errors import SettingsError
 from sft.host.doctor.check import Check
-from sft.host.launch import choose
+from sft.host.launch import launcher
 from sft.settings import variables
 from sft.settings.fields import Settings
 from sft.settings.variables import ENV_FILE
@@ -60,7 +60,7 @@ def packages(_: Settings) -> Check:
 
 def extras(settings: Settings) -> Check:
     """Check for the optional package that LORA_BASE_BITS=4 needs, here or in the image."""
-    if choose.in_compose(settings):
+    if launcher.is_compose(settings):
         missing = settings.lora_base_bits == 4 and variables.of_user("QLORA") != "1"
         remedy = "set QLORA=1 in .env, and `make setup`"
         what = "not in the image, for LORA_BASE_BITS=4"

@@ -1,4 +1,4 @@
-"""The started nodes of a run: what the pipeline wants to know of them under every launcher, and processes as nodes."""
+"""`LAUNCHER=local`: the nodes of a run are processes of this machine."""
 
 from __future__ import annotations
 
@@ -6,66 +6,88 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from sft import resources
+from rich.console import Console
+
+from sft import model_files, resources
 from sft.host import gpus
-from sft.host.launch import signals
+from sft.host.folders import make_folders
+from sft.host.gpus import Gpu
+from sft.host.launch import ports, signals
 from sft.run.directory import Run
 from sft.settings.fields import Settings
+from sft.settings.stages import Decided, Launched
 
 
-class Nodes(Protocol):
-    """The node programs of a run, in rank order."""
+class Local:
+    """The launcher that starts node programs as processes."""
 
-    def codes(self) -> list[int | None]:
-        """Return each node's exit code, -N where signal N killed it, None as long as it is at work."""
+    name: Launched = "local"
+    place = "on this machine"
+    suits = "nothing else can start it"
 
-    def end_now(self) -> None:
-        """End them without a save."""
+    def problem(self) -> None:
+        return None
+
+    def objection(self, settings: Settings, has_gpu: bool) -> str:
+        return ""
+
+    def cards(self, settings: Settings, here: list[Gpu]) -> list[Gpu]:
+        return here
+
+    def check(self, settings: Settings) -> None:
+        """Raise SettingsError if a package that the settings need is not installed."""
+        model_files.check_bitsandbytes(settings)
+
+    def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> Decided:
+        """Claim the ports and make the folders. Raises SettingsError."""
+        # The claim is held as long as nodes may be started: the ranks listen only after some seconds.
+        settings, self.claim = ports.claim(settings, console)
+        make_folders(settings)
+        self.settings, self.given = settings, cards
+        return settings
+
+    def start(self, run: Run) -> LocalNodes:
+        """Start the node program for every node, each with its own cards."""
+        return LocalNodes([start_node(run, rank, self.settings, self.given) for rank in range(self.settings.nodes)])
 
 
 @dataclass
 class LocalNodes:
-    """Nodes that are processes of this machine."""
+    """Started nodes that are processes."""
 
     processes: list[subprocess.Popen[bytes]]
 
     def codes(self) -> list[int | None]:
-        """Return the exit codes."""
         return [process.poll() for process in self.processes]
 
     def end_now(self) -> None:
-        """End them without a save."""
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGQUIT)
 
 
-def start(run: Run, settings: Settings, cards: list[gpus.Gpu]) -> LocalNodes:
-    """Start the node program for every node, each with its own cards. Secrets travel in the environment only."""
-    processes = []
-    for rank in range(settings.nodes):
-        per_node = settings.gpus_per_node
-        environment = {
-            "OMP_NUM_THREADS": str(max(1, resources.cores() // settings.world_size)),
-            "GLOO_SOCKET_IFNAME": "lo",
-            "NCCL_SOCKET_IFNAME": "lo",
-            **os.environ,
-            **settings.secrets(),
-            "MASTER_ADDR": "127.0.0.1",
-        }
-        if cards:
-            environment |= gpus.environment(cards[rank * per_node : (rank + 1) * per_node])
-        with (run.logs / f"node-{rank}.log").open("ab") as log, signals.held():
-            process = subprocess.Popen(
-                [sys.executable, "-m", "sft.host.launch.node", "--run", str(run.path), "--node-rank", str(rank)],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # the node writes its log itself
-                stderr=log,
-                start_new_session=True,  # a Ctrl-C in the terminal is for the pipeline alone
-            )
-        processes.append(process)
-    return LocalNodes(processes)
+def start_node(run: Run, rank: int, settings: Decided, cards: Sequence[Gpu]) -> subprocess.Popen[bytes]:
+    """Start one node program with its share of the run's GPUs. Secrets travel in the environment only."""
+    environment = {
+        "OMP_NUM_THREADS": str(max(1, resources.cores() // settings.world_size)),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+        **os.environ,
+        **settings.secrets(),
+        "MASTER_ADDR": "127.0.0.1",
+    }
+    if cards:
+        slots = settings.gpus_per_node
+        environment |= gpus.environment(list(cards[rank * slots : (rank + 1) * slots]))
+    with (run.logs / f"node-{rank}.log").open("ab") as log, signals.held():
+        return subprocess.Popen(
+            [sys.executable, "-m", "sft.host.launch.node", "--run", str(run.path), "--node-rank", str(rank)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # the node writes its log itself
+            stderr=log,
+            start_new_session=True,  # a Ctrl-C in the terminal is for the pipeline alone
+        )

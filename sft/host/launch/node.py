@@ -25,23 +25,23 @@ from pathlib import Path
 from sft import hostfile
 from sft.errors import RunFailed, SettingsError, SftError, UserError, kind_of, wrong
 from sft.failures import Kind, exit_in_words, kind_of_exit
-from sft.host import gpus, provenance
+from sft.host import provenance
 from sft.host.folders import make_folders
-from sft.host.launch import choose, inputs
+from sft.host.launch.decide import decide
 from sft.host.launch.heartbeat import Heartbeat
 from sft.host.launch.link import Link, MasterLink, WorkerLink, master_address
 from sft.host.launch.log import Log
+from sft.host.launch.open import open_run
 from sft.host.launch.processes import LAUNCHER, Processes, kill
 from sft.host.launch.ranks import REASON_WAIT_S, Ranks
 from sft.host.launch.signals import Signals
 from sft.redaction import guard_tracebacks, redact
-from sft.run import budget, typed_json
+from sft.run import typed_json
 from sft.run.directory import Run
 from sft.run.records import Failure, NodeInfo, Prepared
 from sft.settings import variables
 from sft.settings.fields import Settings
 from sft.settings.load import load
-from sft.settings.stages import resolve
 
 POLL_S = 0.2
 FAILURE_GRACE_S = 10.0  # after a failure the other ranks get this long to write their stacks and end by themselves
@@ -93,21 +93,15 @@ def start_link(settings: Settings, rank: int) -> Link:
 
 def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
     """Return the run that these settings ask for, kept open by node 0 itself in `opened`. Raises SettingsError."""
-    inputs.check(settings)
-    make_folders(settings)
-    cards = gpus.visible()
-    device = choose.device(settings, cards, settings.gpus_per_node, "in this container")
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    cards = cards[: settings.gpus_per_node]
-    resolved = resolve(settings, device, "compose", all(card.has_bf16 for card in cards))
-    decided, plan = choose.planned(resolved, cards, say)
-    run = opened.enter_context(choose.open_run(decided, plan, say))
-    for line in budget.revise(run, settings):
+    decision = decide(settings, in_container=True)
+    make_folders(settings)
+    for line in decision.lines:
         say(line)
-    return run
+    return opened.enter_context(open_run(decision, say))
 
 
 def told_run(settings: Settings, link: Link, heard: Signals) -> Run | None:

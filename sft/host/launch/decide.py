@@ -1,0 +1,100 @@
+"""What is decided before a run starts: device, GPUs, launcher, precision, plan and memory budget, in one function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+
+from sft import resources
+from sft.errors import SettingsError, wrong
+from sft.host import gpus
+from sft.host.gpus import Gpu, unused
+from sft.host.launch import inputs, launcher, learning_rate
+from sft.host.launch.launcher import LAUNCHERS, Launcher
+from sft.host.plan import planner, shapes, view
+from sft.host.plan.plan import Plan
+from sft.settings.fields import TINY, Settings
+from sft.settings.stages import Decided, OnDevice, Resolved, resolve
+
+CPU_RANKS_PER_CORE = 16  # more would only starve the machine
+HERE, INSIDE = "here", "in this container"
+OVERLAY = "COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Everything that is decided about a run before anything is written or started."""
+
+    written: Settings
+    settings: Decided
+    launcher: Launcher
+    cards: tuple[Gpu, ...] = ()  # of the ranks, in their order; empty on a CPU
+    plan: Plan | None = None  # None on a CPU, and for a model of unknown shape
+    lines: tuple[str, ...] = ()  # what a user is told about it
+
+    def prepared(self, console: Console) -> Decision:
+        """Have the launcher make ready what its nodes need; the ports may be others then. Raises SftError."""
+        return replace(self, settings=self.launcher.prepare(self.settings, self.cards, console))
+
+
+def decide(written: Settings, in_container: bool = False, opened: bool = False) -> Decision:
+    """Decide everything that the settings leave open, from what this machine has. Raises UserError.
+
+    `in_container`: for node 0 of `docker compose up` by hand, which sees the GPUs of its own ranks only. `opened`: for
+    a run that has its plan and its DeepSpeed configuration already.
+    """
+    inputs.check(written)
+    here = gpus.visible() if written.device != "cpu" else []
+    if in_container:
+        wanted, chosen, reason = written.gpus_per_node, LAUNCHERS["compose"](), "by hand"
+        device = choose_device(written, here, wanted, INSIDE)
+    else:
+        wanted = written.world_size
+        device = choose_device(written, here, wanted, HERE)
+        chosen, reason = launcher.choose(written, bool(here))
+        here = chosen.cards(written, here) if device == "cuda" else here
+        chosen.check(written)
+    cards = here[:wanted]
+    resolved = resolve(written, device, chosen.name, all(card.has_bf16 for card in cards), with_file=not opened)
+    why = "DEVICE=cpu" if written.device == "cpu" else f"{len(cards)} x {cards[0].name}" if cards else "no GPU"
+    lines = [where(resolved, chosen, reason, why)]
+    if opened:
+        return Decision(written, Decided.of(resolved), chosen, tuple(cards), None, tuple(lines))
+    settings, plan = planner.plan_run(resolved, cards)
+    lines += [*view.before(plan), *learning_rate.lines(written, shapes.weights_of(settings))]
+    return Decision(written, settings, chosen, tuple(cards), plan, tuple(lines))
+
+
+def where(settings: Resolved, chosen: Launcher, reason: str, why: str) -> str:
+    """Return the line that says where a run will be, on what, and why."""
+    nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)} {chosen.place}"
+    ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
+    return f"launcher {chosen.name} ({reason}): {nodes}, {ranks}, on {settings.device} ({why})"
+
+
+def choose_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -> OnDevice:
+    """Decide the device. Raises SettingsError if `wanted` GPUs are not there."""
+    inside = where != HERE
+    most = CPU_RANKS_PER_CORE * resources.cores()
+    if not cards and wanted > most:
+        what = f"{wanted} ranks on {most // CPU_RANKS_PER_CORE} cores {where}"
+        raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, "use fewer nodes or ranks")])
+    without = f"put {OVERLAY} into .env" if inside else "run `make demo`, which needs none"
+    if settings.device == "cpu":
+        return "cpu"
+    if settings.device == "cuda" and not cards:
+        remedy = f"{without}, or set DEVICE=cpu"
+        raise SettingsError([wrong("DEVICE", "cuda", f"no NVIDIA GPU is visible {where}{unused()}", remedy)])
+    if not cards and settings.model_name != TINY:
+        what = f"no NVIDIA GPU is visible {where} for {settings.model_name}{unused()}"
+        remedy = f"{without}, or set DEVICE=cpu to train on the CPU, slowly"
+        raise SettingsError([wrong("DEVICE", "auto", what, remedy)])
+    if cards and wanted > len(cards):
+        what = f"{len(cards)} GPUs are {where}{unused()}"
+        remedy = f"set GPUS_PER_NODE={len(cards)}, or give the node more device_ids"
+        if not inside:
+            what = f"NODES={settings.nodes} nodes of it need {wanted} GPUs, {len(cards)} are here{unused()}"
+            remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
+        raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)])
+    return "cuda" if cards else "cpu"

@@ -1,0 +1,86 @@
+"""The seam for launchers: what every way to start a run's nodes can do, and the table of all of them.
+
+A new launcher is one file beside `local.py`, one line in LAUNCHERS, and its name among the values of LAUNCHER
+(`sft.settings.kinds`, `sft.settings.stages`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console
+
+from sft.errors import SettingsError, wrong
+from sft.host import gpus
+from sft.host.gpus import Gpu
+from sft.host.launch.compose import Compose
+from sft.host.launch.local import Local
+from sft.run.directory import Run
+from sft.settings.fields import Settings
+from sft.settings.stages import Decided, Launched
+
+
+class Nodes(Protocol):
+    """The started node programs of a run, in rank order."""
+
+    def codes(self) -> list[int | None]:
+        """Return each node's exit code: None while it runs, -N if signal N has ended it."""
+
+    def end_now(self) -> None:
+        """End the nodes without saving."""
+
+
+class Launcher(Protocol):
+    """A way to start the nodes of one run: chosen, asked for GPUs, checked, prepared and started in this order."""
+
+    name: Launched
+    place: str  # where its nodes are, as in "2 nodes on this machine"
+    suits: str  # why LAUNCHER=auto takes it
+
+    def problem(self) -> tuple[str, str] | None:
+        """Return why it does not work on this machine, and the remedy; None if it works."""
+
+    def objection(self, settings: Settings, has_gpu: bool) -> str:
+        """Return why LAUNCHER=auto does not take it; "" if it does."""
+
+    def cards(self, settings: Settings, here: list[Gpu]) -> list[Gpu]:
+        """Return the GPUs that its nodes get, in rank order; `here` are those that this program may use."""
+
+    def check(self, settings: Settings) -> None:
+        """Raise SettingsError for settings that its nodes could not run with."""
+
+    def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> Decided:
+        """Make ready what the nodes need (ports, folders, an image); return the settings, which may have other ports.
+
+        Raises SftError.
+        """
+
+    def start(self, run: Run) -> Nodes:
+        """Start the nodes of the run it was prepared for. It can be started again. Raises UserError."""
+
+
+# In the order in which LAUNCHER=auto tries them. `local` takes every run, so nothing behind it is tried.
+LAUNCHERS: dict[Launched, type[Launcher]] = {"compose": Compose, "local": Local}
+
+
+def choose(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
+    """Return the launcher of a run, and why it is that one. Raises SettingsError if the one asked for does not work."""
+    if settings.launcher != "auto":
+        asked = LAUNCHERS[settings.launcher]()
+        if problem := asked.problem():
+            raise SettingsError([wrong("LAUNCHER", asked.name, *problem)])
+        return asked, f"LAUNCHER={asked.name}"
+    objections: list[str] = []
+    for launcher in (kind() for kind in LAUNCHERS.values()):
+        objection = launcher.objection(settings, has_gpu)
+        if not objection:
+            return launcher, objections[0] if objections else launcher.suits
+        objections.append(objection)
+    raise AssertionError("no launcher takes every run")
+
+
+def is_compose(settings: Settings) -> bool:
+    """Tell whether a run would be in containers, without an error if docker does not work."""
+    has_gpu = settings.device != "cpu" and bool(gpus.visible())
+    return settings.launcher == "compose" or choose(settings, has_gpu)[0].name == "compose"

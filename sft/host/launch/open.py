@@ -1,0 +1,65 @@
+"""Open a run: the one place that writes every record that a run's directory holds before its nodes start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sft import hostfile
+from sft.errors import shown
+from sft.host import provenance
+from sft.host.launch.decide import Decision
+from sft.host.plan import planner
+from sft.run import budget, lifecycle, unfinished
+from sft.run.directory import Run
+from sft.settings import deepspeed, rules
+from sft.settings.stages import Decided
+
+
+@contextmanager
+def open_run(decision: Decision, say: Callable[[str], None]) -> Iterator[Run]:
+    """Yield the run to resume, or a new one, ready for its nodes; no other program starts it meanwhile.
+
+    Raises SftError.
+    """
+    settings = decision.settings
+    try:
+        with lifecycle.alone(settings.runs_path):
+            run, said = unfinished.resumable(settings)
+            if run:
+                file, changed = provenance.deepspeed_file(run, settings)
+                config = deepspeed.configuration(settings, file)
+                claim = run.claim()
+                said += [going_on(run), *adjusted(settings, run.settings()), *changed]
+                said += lifecycle.reopen(run, settings, config, new_config=bool(changed) and not run.is_saved)
+            else:
+                file = deepspeed.read(settings)
+                run = lifecycle.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
+                claim = run.claim()
+                said.append(f"run {run.path}")
+            provenance.note_project(run, file)
+            planner.freeze(decision.plan, run)
+            said += budget.revise(run, decision.written)
+    except OSError as error:
+        raise lifecycle.not_writable(settings, error) from None
+    with claim:
+        for line in said:
+            say(line)
+        yield run
+
+
+def going_on(run: Run) -> str:
+    """Return the line that says from where an unfinished run goes on."""
+    step = run.saved_step()
+    if run.final.is_dir():
+        return f"resuming {run.path}: its final model is there, and what is left is done"
+    if step is not None:
+        return f"resuming {run.path} after step {step} (FRESH=1 starts over)"
+    if run.has_trained:
+        return f"resuming {run.path}: no checkpoint is left: starting over"
+    return f"run {run.path}: starting again, it had not trained a step"
+
+
+def adjusted(settings: Decided, before: Decided) -> list[str]:
+    """Return a line for every setting that a resumed run may change and does change."""
+    return [f"  {name}={shown(now)}, it was {shown(then)}" for name, now, then in rules.adjusted(settings, before)]
