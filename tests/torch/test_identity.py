@@ -96,7 +96,7 @@ def test_another_model_in_the_same_folder_is_refused_by_file(run, settings, name
     if name == "model.safetensors":
         text[len(text) // 2] ^= 1  # of the same size
     path.write_bytes(bytes(text) if name == "model.safetensors" else bytes(text) + b"\n")
-    with pytest.raises(SettingsError, match=rf"it is not the model that the run began with \({name} has another cont"):
+    with pytest.raises(SettingsError, match=rf"it is not the model that the run began with \({name} has changed"):
         prepare.prepare(run.settings(), run)
 
 
@@ -125,7 +125,7 @@ def test_without_a_checkpoint_a_run_starts_over_with_the_rows_of_now_and_says_so
         said += start(run)
     assert said[1:] == [
         f"DATASET={settings.dataset}: its rows are not those that the run began with (train.jsonl has "
-        "changed): no checkpoint is left, so the run starts over with what is there now"
+        "changed): without a checkpoint, the run starts over with what is there now"
     ]
     assert not run.evaluation.exists()  # of the base model on other rows
     noted = provenance.read(run)
@@ -169,9 +169,7 @@ def test_a_lost_record_is_said(run, spoilt):
     checkpoint(run, 16)
     run.environment.unlink() if spoilt is None else run.environment.write_text(spoilt)
     (line,) = prepare.prepare(run.settings(), run).said
-    assert (
-        line == f"{run.environment} does not say what the run began with: so whether it is still the same is not known"
-    )
+    assert line == f"{run.environment} does not say what the run began with, so nothing can be compared"
 
 
 # DS_CONFIG

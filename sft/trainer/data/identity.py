@@ -90,9 +90,7 @@ def check(run: Run, settings: Settings, inputs: Inputs) -> list[str]:
     """
     first = began_with(run)
     if first is None:
-        unknown = (
-            f"{run.environment} does not say what the run began with: so whether it is still the same is not known"
-        )
+        unknown = f"{run.environment} does not say what the run began with, so nothing can be compared"
         return [unknown] if run.is_saved else []
     problems = [*data_problems(settings, first, inputs), *model_problems(settings, first, inputs)]
     if not problems:
@@ -102,9 +100,7 @@ def check(run: Run, settings: Settings, inputs: Inputs) -> list[str]:
     if run.is_saved:
         raise SettingsError([f"{problem}; {remedy}" for problem, remedy in problems])
     run.evaluation.unlink(missing_ok=True)  # the base model's, on the rows of then
-    return [
-        f"{problem}: no checkpoint is left, so the run starts over with what is there now" for problem, _ in problems
-    ]
+    return [f"{problem}: without a checkpoint, the run starts over with what is there now" for problem, _ in problems]
 
 
 def data_problems(settings: Settings, first: Inputs, now: Inputs) -> list[tuple[str, str]]:
