@@ -73,6 +73,6 @@ def test_a_clock_that_is_set_ends_no_run(tmp_path, monkeypatch):
         monkeypatch.setattr(launch.time, name, lambda name=name: clocks[name])
     node = Node(run, 0, Link(), SimpleNamespace())
     clocks["time"] += 86_400  # a machine that gets its time from the network only now
-    assert node.time_is_over() is None
+    assert node.supervisor.time_is_over() is None
     clocks["monotonic"] += 1801
-    assert node.time_is_over() == "MAX_HOURS=1 are over"
+    assert node.supervisor.time_is_over() == "MAX_HOURS=1 are over"

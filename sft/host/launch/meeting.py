@@ -1,0 +1,81 @@
+"""How the nodes of a run find each other, and which run it is: node 0 names it to the others."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from sft import hostfile
+from sft.errors import RunFailed, SettingsError, UserError, wrong
+from sft.host.folders import make_folders
+from sft.host.launch.decide import decide
+from sft.host.launch.link import Link, MasterLink, WorkerLink, master_address
+from sft.host.launch.open import open_run
+from sft.host.launch.signals import Signals
+from sft.run.directory import Run
+from sft.settings.fields import Settings
+
+POLL_S = 0.2
+
+
+def start_link(settings: Settings, rank: int) -> Link:
+    """Return the connection to the other nodes. Raises SettingsError if its port is taken."""
+    port = hostfile.link_port(settings.master_port)
+    if settings.nodes == 1:
+        return Link()
+    if rank:
+        return WorkerLink(rank, port)
+    try:
+        return MasterLink(settings.nodes, port)
+    except OSError as error:
+        what = f"the port behind it, {port}, where the nodes meet, cannot be had ({error.strerror})"
+        raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")]) from None
+
+
+def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
+    """Return the run that these settings ask for, kept open by node 0 itself in `opened`. Raises SettingsError."""
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    decision = decide(settings, in_container=True)
+    make_folders(settings)
+    for line in decision.lines:
+        say(line)
+    return opened.enter_context(open_run(decision, say))
+
+
+def told_run(settings: Settings, link: Link, heard: Signals) -> Run | None:
+    """Return the run that node 0 works on, or None if this node is stopped before that. Raises RunFailed."""
+    assert isinstance(link, WorkerLink)
+    deadline = time.monotonic() + settings.rendezvous_timeout_s
+    while (name := link.run_name()) is None:
+        if heard.end_now or (heard.who() and not link.peers):
+            return None
+        if reason := link.refusal():
+            raise UserError(f"node 0: {reason}")
+        if reason := link.lost() or no_meeting(settings, [0], deadline):
+            raise RunFailed(f"node {link.rank}: {reason}", "lost_node")
+        link.poll()
+        time.sleep(POLL_S)
+    return Run(settings.runs_path.resolve() / name)
+
+
+def no_meeting(settings: Settings, missing: list[int], deadline: float) -> str:
+    """Return why the nodes have not met once the time is over; before that, ""."""
+    if time.monotonic() < deadline:
+        return ""
+    nodes = f"node{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+    at = f"{master_address()}:{hostfile.link_port(settings.master_port)}"
+    return f"{nodes} did not come to {at} within RENDEZVOUS_TIMEOUT_S={settings.rendezvous_timeout_s} seconds"
+
+
+def missing_nodes(link: Link, run: Run) -> list[int]:
+    """Return the nodes that this one has yet to meet. Raises UserError if node 0 works on another run."""
+    if isinstance(link, MasterLink):
+        return link.missing()
+    if isinstance(link, WorkerLink):
+        if (name := link.run_name()) not in (None, run.name):
+            raise UserError(f"--run={run.path}: node 0 works on {name}; start every node with the same run")
+        return [0] if name is None else []
+    return []

@@ -1,0 +1,110 @@
+"""What a node does while its programs work: it passes on requests to stop, and finds out what broke."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from sft.errors import RunFailed
+from sft.host.launch.heartbeat import Heartbeat
+from sft.host.launch.link import Link
+from sft.host.launch.log import Log
+from sft.host.launch.processes import Processes, kill
+from sft.host.launch.ranks import REASON_WAIT_S, Ranks
+from sft.host.launch.signals import Signals
+from sft.run.directory import Run
+from sft.run.records import Failure
+
+POLL_S = 0.2
+FAILURE_GRACE_S = 10.0  # after a failure the other ranks get this long to write their stacks and end by themselves
+
+
+class Supervisor:
+    """Watches the programs, the ranks, the other nodes and the clock for one node."""
+
+    def __init__(self, run: Run, rank: int, ranks: range, link: Link, heard: Signals) -> None:
+        """`rank`: the node's. `ranks`: those on it."""
+        self.run, self.rank, self.link, self.heard = run, rank, link, heard
+        self.log = Log(run.logs / f"node-{rank}.log")
+        self.ranks = Ranks(run, ranks)
+        self.processes = Processes(run, ranks, self.log, self.ranks.read_line)
+        self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
+        self.lost_at: float | None = None  # when another node was first missed
+        self.max_hours = run.settings().max_hours
+        # The wall clock is read once: if somebody sets it later, that ends no run.
+        now = time.time()
+        hours_passed = max(0.0, now - (run.state().hours_from or now)) / 3600
+        self.ends_at = time.monotonic() + 3600 * (self.max_hours - hours_passed)
+
+    def look(self) -> None:
+        """Pass on what asks for a stop, notice a lost node, show that this program is alive, and wait a moment."""
+        if self.alive_file:
+            with contextlib.suppress(OSError):  # better a failed health check than the end of the run
+                Path(self.alive_file).touch()
+        who = self.heard.who()
+        if (reason := f"{who} {self.rank}" if who else self.time_is_over()) and self.run.stop_reason() is None:
+            self.run.request_stop(reason)
+        self.link.poll()
+        if (lost := self.link.lost()) and self.run.failure() is None:
+            # Whoever knows why it was lost says so first: that node itself, or what started it.
+            self.lost_at = self.lost_at or time.monotonic()
+            if time.monotonic() - self.lost_at > REASON_WAIT_S:
+                self.fail(Failure(kind="lost_node", reason=lost), "logs/ and `make test-env` may tell why")
+        time.sleep(POLL_S)
+
+    def time_is_over(self) -> str | None:
+        """Return in words that MAX_HOURS are over, or None. Node 0 alone decides that."""
+        if not self.max_hours or self.rank or time.monotonic() < self.ends_at:
+            return None
+        return f"MAX_HOURS={self.max_hours:g} are over"
+
+    @property
+    def end_now(self) -> bool:
+        """Whether this node is to end without saving."""
+        return self.heard.end_now
+
+    def see_through(
+        self, process: subprocess.Popen[str], until_stop: bool = False, heartbeat: Heartbeat | None = None
+    ) -> None:
+        """Wait for a program's end. End it at once if that is asked for, and some time after a failure."""
+        failed_at = None
+        while process.poll() is None:
+            self.look()
+            self.judge_ranks()
+            if heartbeat and (silence := heartbeat.failure()):
+                self.fail(silence, "the stacks of all ranks are in logs/")
+            if failed_at is None and self.run.failure():
+                failed_at = time.monotonic()
+                self.processes.write_stacks()
+            stopped = self.end_now or (until_stop and self.run.stop_reason() is not None)
+            if stopped or (failed_at and time.monotonic() - failed_at > FAILURE_GRACE_S):
+                kill(process)
+
+    def judge_ranks(self) -> None:
+        """Fail the run if a rank of this node broke, and nobody has said a better reason in time."""
+        self.ranks.look()
+        if self.ranks.broke_at is None:
+            return
+        failure, wait_s = self.ranks.failure()
+        if time.monotonic() - self.ranks.broke_at >= wait_s:
+            self.fail(failure)
+
+    def wait_for_reason(self) -> None:
+        """Wait until somebody has said why the run broke: this node has at least a rank's exit code to say."""
+        while not self.run.failure() and not self.end_now:
+            self.judge_ranks()
+            self.look()
+
+    def fail(self, failure: Failure, hint: str = "") -> None:
+        """Note a failure that this node has found, with a hint where to read more: by default in this node's log."""
+        hint = hint or f"logs/node-{self.rank}.log says more"
+        self.run.fail(replace(failure, reason=f"node {self.rank}: {failure.reason}; {hint}"))
+
+    def raise_failure(self) -> None:
+        """Raise RunFailed if the run is broken."""
+        if failure := self.run.failure():
+            raise RunFailed(failure.reason, failure.kind)
