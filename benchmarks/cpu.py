@@ -1,7 +1,7 @@
 """Packed against padded on the CPU: `make bench`. Ratios of one run, which any machine can repeat.
 
-The rows are made here, about as long as GSM8K's, or are those of a file or folder: `python -m benchmarks.cpu DATASET`.
-The variants take turns, so that what else the machine does falls on both.
+The rows are random words, about as long as GSM8K's, or those of a file or folder: `python -m benchmarks.cpu DATASET`.
+The variants take turns, so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VARIANTS = {"packed": {"packing": 1}, "padded": {"packing": 0}}
 
 
 def main() -> None:
-    """Print each variant's median and the ratio."""
+    """Print the median of each variant, and their ratio."""
     steps.be_quiet()
     speeds: dict[str, list[float]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as scratch:
@@ -35,14 +35,16 @@ def main() -> None:
                 found = steps.measured(steps.settings_of("cpu", paths | WORK | given), WARMUP, STEPS)
                 speeds[name].append(found["tokens_per_second"])
     medians = {name: statistics.median(values) for name, values in speeds.items()}
-    print(f"rows of {found['mean_tokens']} tokens in the mean, the longest {found['longest']}; {WORK}")
+    print(f"rows of {found['mean_tokens']} tokens on average, the longest {found['longest']}; {WORK}")
     for name, values in speeds.items():
-        print(f"{name}: {medians[name]:,.0f} real tokens/s ({', '.join(f'{value:,.0f}' for value in values)})")
+        print(
+            f"{name}: {medians[name]:,.0f} tokens/s without padding ({', '.join(f'{value:,.0f}' for value in values)})"
+        )
     print(f"packed over padded: {medians['packed'] / medians['padded']:.1f}x")
 
 
 def write_rows(path: Path) -> Path:
-    """Write rows of random words whose lengths are spread as GSM8K's. Return the file."""
+    """Write rows of random words whose lengths vary like GSM8K's; return the file."""
     rng = random.Random(0)
     words = [f"{first}{second}" for first in ("ba", "co", "du", "fi", "lo", "me") for second in ("n", "rt", "st", "x")]
     with path.open("w") as file:

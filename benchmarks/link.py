@@ -1,4 +1,4 @@
-"""What a step moves between GPUs, as torch's profiler saw NCCL's kernels: their messages' sizes, and their time."""
+"""What a step moves between GPUs: the sizes and times of NCCL's kernels, from torch's profiler."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RING = {"allgather": 1, "reducescatter": 1, "allreduce": 2}  # passes of (ranks 
 
 
 def profiled(function: Callable[[], Any]) -> list[dict[str, Any]]:
-    """Run a function and return the trace's events of NCCL kernels: their arguments and their duration in us."""
+    """Run a function; return the events of NCCL's kernels in its trace, with arguments and durations in us."""
     with torch.profiler.profile() as profile:
         function()
         torch.cuda.synchronize()
@@ -31,9 +31,9 @@ def profiled(function: Callable[[], Any]) -> list[dict[str, Any]]:
 def moved(kernels: Iterable[dict[str, Any]]) -> tuple[float, float]:
     """Return the bytes that this rank sent, and the seconds that sending took (all ranks).
 
-    In a ring each rank sends (ranks - 1) / ranks of what is gathered or scattered, twice that of what is reduced to all
-    (the nccl-tests' notes on bus bandwidth). A kernel begins to wait when its rank comes to it and sends when the last
-    one does, so the shortest of the ranks' kernels is the one that only sent.
+    In a ring each rank sends (ranks - 1) / ranks of the bytes that are gathered or scattered, and twice that in an
+    all-reduce (the nccl-tests' notes on bus bandwidth). A kernel waits until the last rank has started its own, so the
+    shortest kernel of all ranks is the one that only sent.
     """
     sent = 0.0
     durations = []
@@ -45,5 +45,5 @@ def moved(kernels: Iterable[dict[str, Any]]) -> tuple[float, float]:
         elements = max(about.get("In msg nelems", 0), about.get("Out msg nelems", 0))
         sent += passes * elements * ELEMENT_BYTES.get(about.get("dtype", ""), 4) * (ranks - 1) / ranks
         durations.append(kernel["dur"] / 1e6)
-    of_all_ranks = distributed.gather(durations)
-    return sent, sum(map(min, zip(*of_all_ranks, strict=True)))
+    by_rank = distributed.gather(durations)
+    return sent, sum(map(min, zip(*by_rank, strict=True)))

@@ -1,9 +1,9 @@
-"""TRL beside this project, on the same GPU, model and rows: `python -m benchmarks.peer --help`.
+"""Compare the speed of TRL with this project's on the same GPU, model and rows: `python -m benchmarks.peer --help`.
 
-A JSON line for each variant, one after another, and a table of ratios at the end. TRL (`SFTTrainer`, its public
-interface) gets the rows as this project tokenised them, with the same targets, and fp32 weights under bf16, as this
-project's optimizer has. It trains them in batches as TRL draws them. Real tokens are counted, never padding, over the
-same number of steps after the same warm-up, and every variant runs in a process of its own, forked from this one.
+Prints a JSON line for each variant, and a table of ratios at the end. TRL (`SFTTrainer`, its public interface) gets the
+rows as this project tokenised them, with the same targets, and fp32 weights under bf16 like this project's optimizer.
+It draws its batches itself. Tokens are counted without padding, over the same number of steps after the same warm-up.
+Every variant runs in a process of its own that is forked from this one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# CUDA asked through the driver's library of measurements: asked directly, it could not be used in forked processes.
+# torch asks NVML whether CUDA is available: if it asked CUDA itself, forked processes could not use it.
 os.environ |= {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # TRL would import it, and it asks CUDA at once
+sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # TRL would import it, and it initialises CUDA
 
 try:
     import trl
@@ -43,7 +43,7 @@ ZERO3 = {
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
 }
-# What each variant changes of SFTConfig's defaults, among which is recomputing activations.
+# What each variant changes of SFTConfig's defaults; by default activations are recomputed.
 PACKED = {"per_device_train_batch_size": 1, "packing": True, "max_length": 8192, "use_liger_kernel": True}
 THEIRS: dict[str, dict[str, Any]] = {
     "TRL, batch 4, ZeRO-3": {"per_device_train_batch_size": 4, "deepspeed": ZERO3},
@@ -51,7 +51,7 @@ THEIRS: dict[str, dict[str, Any]] = {
     "TRL, packed 8,192, Liger": PACKED,
     "TRL, packed 8,192, Liger, activations kept": PACKED | {"gradient_checkpointing": False},
 }
-# GSM8K's rows have 181 tokens in the mean: enough of them for four full micro-steps.
+# GSM8K's rows have 181 tokens on average: enough rows for four full micro-steps.
 OURS = {
     "ours, batch 4": "GLOBAL_BATCH_SIZE=4",
     "ours, 4 x 16,384": "GLOBAL_BATCH_SIZE=358 MAX_TOKENS_PER_MICRO_STEP=16384",
@@ -60,7 +60,7 @@ OURS = {
 
 
 def main() -> None:
-    """Measure TRL's variants and ours, and set them side by side. Exit code 1 where one broke."""
+    """Measure the variants of TRL and of this project, and compare them. Exit code 1 if one fails."""
     arguments = steps.options(__doc__).parse_args()
     steps.be_quiet()
     datasets.disable_progress_bars()
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def table(speeds: dict[str, float]) -> list[str]:
-    """Return the lines of a Markdown table: each variant's real tokens/s, and ours over each of TRL's."""
+    """Return the lines of a Markdown table: the tokens/s of each variant, and the ratio of ours to each of TRL's."""
     lines = ["", "| | real tokens/s | " + " | ".join(f"over {name}" for name in THEIRS) + " |"]
     lines.append("|---" * (len(THEIRS) + 2) + "|")
     for name, speed in speeds.items():
@@ -103,10 +103,9 @@ def table(speeds: dict[str, float]) -> list[str]:
 
 
 class Counting(SFTTrainer):
-    """TRL's trainer, with a count of the real tokens that each step trains on."""
+    """TRL's trainer, which counts the tokens of each step without padding."""
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> torch.Tensor:
-        """Count, and train."""
         if "attention_mask" in inputs:
             self.tokens.append(inputs["attention_mask"].sum())
         else:  # packed: one line of sequences, all of it real but for padding at its end
@@ -116,32 +115,32 @@ class Counting(SFTTrainer):
 
     @property
     def tokens(self) -> list[torch.Tensor]:
-        """The tokens of each step, left on the device so that counting waits for nothing."""
+        """Count the tokens of each step on the device, so that counting does not wait for it."""
         counts: list[torch.Tensor] = self.__dict__.setdefault("_tokens", [])
         return counts
 
 
 class Timing(transformers.TrainerCallback):
-    """Takes the time from the end of the warm-up on."""
+    """Measures the time from the end of the warm-up."""
 
     def __init__(self, warmup: int) -> None:
         self.warmup, self.started = warmup, 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin where the warm-up is over."""
+        """Start the clock after the warm-up."""
         if state.global_step == self.warmup:
             settle()
             self.started = time.perf_counter()
 
 
 def settle() -> None:
-    """Wait until the GPU has done its work."""
+    """Wait until the GPU is idle."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def measure(settings: Settings, given: dict[str, Any], warmup: int, number: int) -> dict[str, Any]:
-    """Train some steps with TRL and return what they took."""
+    """Train some steps with TRL and return their time and memory."""
     cuda = settings.device == "cuda"
     if "deepspeed" not in given:  # as a user starts it: without a launcher, which would wrap the model once more
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):

@@ -1,10 +1,10 @@
-"""The whole pipeline as a user runs it, and how long a start takes: `python -m benchmarks.pipeline --help`.
+"""The whole pipeline as a user runs it, and the time that a start takes: `python -m benchmarks.pipeline --help`.
 
-`inv train` three times on one GPU, with a model of random weights, which never end an answer: every held-out row is
-answered with MAX_NEW_TOKENS tokens, before training and after it. First the whole of it, with nothing prepared; then a
-start and a second one, which finds what the first has prepared, without evaluations and up to some steps. One JSON
-line each: the wall time, the parts that the report names, and the time from the command to the first step's begin and
-end. What `.env` says beside the settings here counts, as in every run.
+It runs `inv train` three times on one GPU, with a model of random weights. Such a model never ends an answer, so every
+held-out row is answered with MAX_NEW_TOKENS tokens, before and after training. The first run is complete, and nothing
+is prepared before it. The other two are starts of a few steps without evaluation; the second one finds what the first
+has prepared. Each prints one JSON line: the wall time, the parts that the report names, and the time from the command
+to the beginning and end of the first step. Settings in `.env` count, as in every run, unless they are set here.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ START = {"MAX_STEPS": FEW_STEPS, "EVALUATE": 0}
 
 
 def main() -> None:
-    """Measure the three of them."""
+    """Measure the three runs."""
     parser = work.options(__doc__)
-    parser.add_argument("settings", nargs="*", help="NAME=value: other settings than the benchmark's")
+    parser.add_argument("settings", nargs="*", help="NAME=value: settings that differ from the benchmark's")
     arguments = parser.parse_args()
     scratch = arguments.scratch.resolve()
     model = steps.its_work(arguments)["model_name"].resolve()
     given = dict(word.split("=", 1) for word in arguments.settings)
-    place = {"MODEL_NAME": model, "DATASET": arguments.data.resolve(), "DEVICE": arguments.device}
+    inputs = {"MODEL_NAME": model, "DATASET": arguments.data.resolve(), "DEVICE": arguments.device}
     for folder in ("whole", "starts"):
         shutil.rmtree(scratch / folder, ignore_errors=True)
     for name, folder, other in (
@@ -46,12 +46,12 @@ def main() -> None:
         ("second start", "starts", START),
     ):
         paths = {"DATA_PATH": scratch / folder / "data", "RUNS_PATH": scratch / folder / "runs"}
-        found = measure(SETTINGS | place | paths | other | given)
+        found = measure(SETTINGS | inputs | paths | other | given)
         print(json.dumps({"what": name} | found), flush=True)
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
-    """Run `inv train` to its end and return what it took, in seconds. Raises SystemExit where it breaks."""
+    """Run `inv train` to its end and return its times in seconds. Raises SystemExit if it fails."""
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "invoke", "train"]
     began = time.time()
@@ -69,7 +69,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         "command_to_first_step_s": round(first_end - parts["first step"], 1),
         "command_to_first_steps_end_s": round(first_end, 1),
         "parts_s": parts,
-        # Before the ranks count, and after them: the command's own start, and its end.
+        # The start of the command before the ranks measure, and its end after them.
         "outside_parts_s": round(wall - sum(parts.values()), 1),
         "steps": state.total_steps,
         "tokens_per_second": round(metrics[-1]["perf/tokens_per_second"]),

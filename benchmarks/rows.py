@@ -1,7 +1,7 @@
-"""Preparing many rows: `python -m benchmarks.rows --data FOLDER --rows 1000000`. One JSON line for each number of rows.
+"""Preparing many rows: `python -m benchmarks.rows --data FOLDER --rows 1000000`. One JSON line per number of rows.
 
-The rows of a folder's train.jsonl are repeated, each with its number in the prompt so that none is like another. Time,
-the largest resident memory of any process, and the time of a second start, which finds the cache.
+The rows of a folder's train.jsonl are repeated, each with its number in the prompt, so that no two are equal. Measured
+are the time, the largest resident memory of any process, and the time of a second start, which finds the cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PREPARE = "from sft.settings.load import load; from sft.trainer.data import prep
 
 
 def main() -> None:
-    """Measure every number of rows on the command line."""
+    """Measure every number of rows that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl and test.jsonl")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
@@ -50,7 +50,7 @@ def write_rows(source: Path, folder: Path, number: int) -> None:
 
 
 def prepare(data: Path, scratch: Path) -> tuple[float, float]:
-    """Prepare the rows in a process of its own; return its seconds and the largest GiB of it or one of its workers."""
+    """Prepare the rows in a new process; return its seconds, and the largest GiB of it or one of its workers."""
     environment = os.environ | {
         "MODEL_NAME": "tiny", "DATASET": str(data), "DATA_PATH": str(scratch / "data"), "DEVICE": "cpu",
         "MODEL_PATH": str(scratch / "models"), "TOKENIZERS_PARALLELISM": "false", "DS_ACCELERATOR": "cpu",
@@ -66,7 +66,7 @@ def prepare(data: Path, scratch: Path) -> tuple[float, float]:
                 continue
             time.sleep(POLL_S)
     if process.returncode:
-        raise SystemExit(f"preparing ended with {process.returncode}")
+        raise SystemExit(f"preparing failed with exit code {process.returncode}")
     return round(time.monotonic() - started, 1), round(peak / 2**30, 2)
 
 

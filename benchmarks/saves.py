@@ -1,7 +1,7 @@
-"""Steps with a save every ten steps against steps without, on this CPU: `python -m benchmarks.saves`. Prints the ratio.
+"""Steps with a save every ten steps against steps without, on this CPU: `python -m benchmarks.saves` prints the ratio.
 
-Both take turns on the same engine of two ranks, so that what else the machine does falls on both. What a save still
-writes at the end of its turn is waited for and counted.
+Both take turns on the same engine of two ranks, so that other load on the machine affects both. At the end of a turn,
+the wait for a save that is still being written is counted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RANKS = {"nodes": 1, "gpus_per_node": 2}
 
 
 def main() -> None:
-    """Print the mean step of both, and their ratio."""
+    """Print the mean time of a step with and without saves, and their ratio."""
     steps.be_quiet()
     with tempfile.TemporaryDirectory() as scratch:
         data = cpu.write_rows(Path(scratch) / "train.jsonl")
@@ -45,14 +45,14 @@ def main() -> None:
     for name in ("without", "with"):
         each = ", ".join(f"{1000 * value:.0f}" for value in found[name])
         print(f"{name} saves: {1000 * statistics.mean(found[name]):.1f} ms a step ({each})")
-    print(f"a save of {found['mib']:.1f} MiB lets training stand still for {1000 * found['still']:.1f} ms")
+    print(f"a save of {found['mib']:.1f} MiB stops training for {1000 * found['still']:.1f} ms")
     ratio = statistics.mean(found["with"]) / statistics.mean(found["without"])
     median = statistics.median(a / b for a, b in zip(found["with"], found["without"], strict=True))
-    print(f"with a save every {EVERY} steps over without: {ratio:.3f} in the mean, {median:.3f} in the median of turns")
+    print(f"with a save every {EVERY} steps over without: {ratio:.3f} on average, {median:.3f} in the median of turns")
 
 
 def measure(settings: Held) -> dict[str, Any]:
-    """Return the seconds a step of every turn (all ranks)."""
+    """Return the seconds per step of every turn (all ranks)."""
     world = distributed.start("cpu", steps.TIMEOUT_S)
     run = runs.Run(settings.runs_path / settings.run_name)
     path, rows = work.prepared(settings)
@@ -63,7 +63,7 @@ def measure(settings: Held) -> dict[str, Any]:
     still: list[float] = []
     step = 0
     for turn in range(-1, 2 * ROUNDS):
-        # The order within a pair changes too.
+        # The order within a pair alternates.
         saves = turn >= 0 and (turn % 4 in (0, 3))
         distributed.barrier()
         started = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Optimizer steps per variant of settings: `python -m benchmarks.steps --help`. One JSON line a variant.
+"""The speed and memory of optimizer steps: `python -m benchmarks.steps --help`. One JSON line per variant of settings.
 
-The imports, which take longest, are done once: every variant runs in processes forked from this one, one per rank,
-with a CUDA context and a process group of their own. Real tokens are counted, never padding.
+Imports take longest, so they are done once: every variant runs in processes that are forked from this one, one per
+rank, with their own CUDA context and process group. Tokens are counted without padding.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TIMEOUT_S = 300
 
 
 def main() -> None:
-    """Measure every variant on the command line."""
+    """Measure every variant that the command line names."""
     parser = options(__doc__)
     parser.add_argument("variants", nargs="+", help='"name: SETTING=value ...", settings as in .env')
     parser.add_argument("--cap-gib", type=float, default=0.0, help="GPU memory that the allocator and the plan may use")
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser of what says which work is measured, where and for how many steps."""
+    """Return a parser of the options that say what is measured, where, and for how many steps."""
     parser = work.options(description)
     parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
@@ -62,7 +62,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def its_work(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of the work that the command line names, after making its model where it is not there."""
+    """Return the settings for the model and the data that the command line names; make the model if it is missing."""
     model = arguments.scratch / f"{arguments.shape.stem}-{hashes.file_hash(arguments.shape)[:8]}"
     if not (model / "tokenizer_config.json").exists():  # written last
         forked(1, lambda: work.make_model(arguments.shape, arguments.tokenizer, model, arguments.device))
@@ -75,13 +75,13 @@ def given(text: str) -> dict[str, Any]:
 
 
 def be_quiet() -> None:
-    """Leave out the warnings of libraries: the output is one JSON line a variant."""
+    """Silence the warnings of libraries: the output is one JSON line per variant."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
 
 
 def settings_of(device: OnDevice, chosen: dict[str, Any]) -> Resolved:
-    """Return the settings of a variant: one rank where it does not say otherwise."""
+    """Return the settings of a variant: one rank, unless it says otherwise."""
     precision = "bf16" if device == "cuda" else "fp32"
     fixed: dict[str, Any] = {"device": device, "launcher": "local", "nodes": 1, "gpus_per_node": 1}
     given = fixed | {"precision": precision} | {name: str(value) for name, value in chosen.items()}
@@ -89,7 +89,7 @@ def settings_of(device: OnDevice, chosen: dict[str, Any]) -> Resolved:
 
 
 def measured(settings: Resolved, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, Any]:
-    """Return what a variant's steps took, on GPUs beside what the plan said of it."""
+    """Return the measurements of a variant, and on GPUs what the plan had estimated."""
     forked(1, lambda: work.prepared(settings))
     if settings.device == "cpu":
         held = Held.of(without_plan(settings))
@@ -109,15 +109,15 @@ def measured(settings: Resolved, warmup: int, steps: int, cap_gib: float = 0.0) 
 
 
 def planned(settings: Resolved, cap_gib: float) -> Plan:
-    """Return the plan of a variant, with its rows as they were counted; auto settings are numbers in it."""
+    """Return the plan of a variant for its prepared rows."""
     found = conditions(settings, gpus.visible())
     return Plan.of(settings, replace(found, free_gib=cap_gib) if cap_gib else found)
 
 
 def forked(ranks: int, function: Callable[[], Any], slots: int = 1) -> Any:
-    """Return what a function returns on rank 0 of `ranks` processes of this one's image. Raises SystemExit.
+    """Run a function in `ranks` forked processes; return what it returns on rank 0. Raises SystemExit if one fails.
 
-    Nodes of `slots` ranks have cards of their own, as those of LAUNCHER=local.
+    Nodes of `slots` ranks get different cards, as with LAUNCHER=local.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -147,14 +147,14 @@ def forked(ranks: int, function: Callable[[], Any], slots: int = 1) -> Any:
     os.close(write)
     with os.fdopen(read) as pipe:
         found = pipe.read()
-    codes = [os.waitpid(child, 0)[1] for child in children]  # every one of them, before the first is judged
+    codes = [os.waitpid(child, 0)[1] for child in children]  # wait for all of them before judging any
     if any(codes):
-        raise SystemExit("a variant broke; see its traceback above")
+        raise SystemExit("a variant failed; see its traceback above")
     return json.loads(found)
 
 
 def measure(settings: Held, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, Any]:
-    """Train some steps and return what they took (all ranks)."""
+    """Train some steps and return their time and memory (all ranks)."""
     cuda = settings.device == "cuda"
     world = distributed.start(settings.device, TIMEOUT_S)
     if cap_gib:
@@ -217,14 +217,14 @@ def measure(settings: Held, warmup: int, steps: int, cap_gib: float = 0.0) -> di
 
 
 def wait(world: World) -> None:
-    """Wait until every rank's device has done its work (all ranks)."""
+    """Wait until the devices of all ranks are idle (all ranks)."""
     if world.device.type == "cuda":
         torch.cuda.synchronize()
     distributed.barrier()
 
 
 def matrix_rate() -> float:
-    """Return the bf16 matrix rate of this GPU in FLOP/s: 8192 x 8192 x 8192 on random data."""
+    """Return the FLOP/s that this GPU reaches in bf16 matrix products: 8192 x 8192 x 8192 on random data."""
     size, repeats = 8192, 20
     left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The work that is measured: a model of random weights in a given shape, and real rows prepared for it."""
+"""What the benchmarks train: a model with random weights in a given shape, and real rows that are prepared for it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sft.settings.fields import Settings
 from sft.trainer.data import prepare
 from sft.trainer.data.rows import Rows
 
-SHARD_BYTES = 4 * 2**30  # of a file of weights
-# Marks of the yardstick's tokenizer around prompt and response.
+SHARD_BYTES = 4 * 2**30  # per file of weights
+# With the special tokens that the tokenizer of the benchmarks has.
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}{{ message['content'] }}"
     "{{ eos_token }}{% else %}<|user|>{{ message['content'] }}<|assistant|>{% endif %}{% endfor %}"
@@ -21,10 +21,15 @@ TEMPLATE = (
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser of what says which work is measured, and where."""
+    """Return a parser of the options that say what is measured, and where."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--shape", type=Path, required=True, help="config.json of the model")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json with the yardstick's marks")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        required=True,
+        help="tokenizer.json with the special tokens <|bos|>, <|eos|>, <|pad|>, <|user|> and <|assistant|>",
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl")
     parser.add_argument("--scratch", type=Path, default=Path("benchmarks-scratch"), help="model and prepared rows")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -32,9 +37,9 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def make_model(shape: Path, tokenizer: Path, folder: Path, device: str) -> None:
-    """Write a Llama of random bf16 weights in the shape of a config.json, with a tokenizer, to `folder`.
+    """Write a Llama with random bf16 weights in the shape of a config.json, and a tokenizer, to `folder`.
 
-    Tensor by tensor on `device`: a model of 8 billion weights is neither there nor in main memory as a whole.
+    The weights are drawn on `device` tensor by tensor, so that neither it nor main memory ever holds the whole model.
     """
     import torch
     import transformers
@@ -59,14 +64,14 @@ def make_model(shape: Path, tokenizer: Path, folder: Path, device: str) -> None:
 
 
 def shards(config: Any, device: str) -> Iterator[dict[str, Any]]:
-    """Yield the random weights of a Llama by name, as many as belong into one file."""
+    """Yield the random weights of a Llama by name, one dict per file."""
     import torch
     import transformers
 
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(config)
     shard: dict[str, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():  # a head that is the embedding comes once
+    for name, parameter in model.named_parameters():  # a tied head comes once
         tensor = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device)
         tensor = tensor.normal_(0, config.initializer_range) if tensor.ndim > 1 else tensor.fill_(1)
         shard[name] = tensor.cpu()
@@ -77,6 +82,6 @@ def shards(config: Any, device: str) -> Iterator[dict[str, Any]]:
 
 
 def prepared(settings: Settings) -> tuple[Path, Rows]:
-    """Return the folder of the model and the training rows."""
+    """Prepare model and data; return the folder of the model, and the training rows."""
     found = prepare.prepare(settings)
     return Path(found.model), Rows(Path(found.data) / "train")
