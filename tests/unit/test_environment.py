@@ -1,13 +1,9 @@
 """What the first `make` shows while it installs."""
 
 import io
-import sys
-from pathlib import Path
-
-import pytest
 
 from sft.host import bootstrap
-from tests.unit.screen import lines_shown, run_in_terminal
+from tests.unit.screen import lines_shown
 
 OUTPUT = """\
 Obtaining file:///home/me/sft
@@ -54,36 +50,3 @@ def test_a_terminal_has_one_line_that_changes():
     text = shown(Terminal())
     assert "downloading click-8.1 (98 kB)" in text and "using cached transformers-5.23.0 (10.5 MB)" in text
     assert lines_shown(text, 80) == ["    4 packages, 202 MB, in 0:00", ""]
-
-
-@pytest.fixture
-def package(tmp_path):
-    folder = tmp_path / "package"
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(
-        '[project]\nname = "small"\nversion = "1.0"\n[tool.setuptools]\npackages = []\n'
-    )
-    return folder
-
-
-INSTALL = """
-import sys
-from pathlib import Path
-from sft.host import bootstrap
-words = ["--no-build-isolation", "--no-deps", "--target", sys.argv[1], sys.argv[2]]
-print(bootstrap.pip_install(Path(sys.executable), *words))
-"""
-
-
-def test_pip_itself_is_shown_in_a_terminal_and_elsewhere(package, tmp_path, capfd):
-    lines = run_in_terminal(80, "-c", INSTALL, str(tmp_path / "a"), str(package))
-    assert [line.split(",")[0] for line in lines] == ["    1 package", "True", ""]
-    words = ("--no-build-isolation", "--no-deps", "--target", str(tmp_path / "b"), str(package))
-    assert bootstrap.pip_install(Path(sys.executable), *words)
-    said, errors = capfd.readouterr()
-    assert [line.split(",")[0] for line in said.splitlines()] == [
-        "    building small", "    installing 1 package", "    1 package",
-    ]  # fmt: skip
-    assert not bootstrap.pip_install(Path(sys.executable), "--no-index", "no-such-package")
-    said, errors = capfd.readouterr()
-    assert said == "" and "no-such-package" in errors

@@ -7,9 +7,10 @@ import pytest
 
 from sft import hostfile
 from sft.run import lifecycle
-from tests.e2e.project import Project
 from tests.settings import decided
-from tests.unit.screen import run_in_terminal
+
+from ..unit.screen import run_in_terminal
+from .project import Project
 
 
 @pytest.fixture(scope="module")
