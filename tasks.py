@@ -298,9 +298,15 @@ def check(c: Context) -> None:
 def test(c: Context, options: str = "") -> None:
     """Run every test that this machine can run, two at a time; list what cannot run, with the reason."""
     refuse_unknown_words("OPTIONS")
-    how = "-n 2 --dist loadfile --no-loadscope-reorder"  # in their order: files of few but long tests are not the last
+    how = "-n 2 --dist loadfile --no-loadscope-reorder"  # in the order of tests/conftest.py: the longest first
+    # Unit tests in processes of their own: seconds, and proof that they import no training package.
+    parts = [options] if options else ["tests/unit", "tests --ignore tests/unit"]
     with c.cd(ROOT):
-        c.run(f"{sys.executable} -m pytest {how} {options}", pty=sys.stdout.isatty())
+        ended = [
+            c.run(f"{sys.executable} -m pytest {how} {part}", pty=sys.stdout.isatty(), warn=True) for part in parts
+        ]
+    if not all(ended):
+        raise Exit(code=1)
 
 
 @task(help={"options": "--seed N --kills N --stops N --full-disks N"})

@@ -18,6 +18,12 @@ from hypothesis import HealthCheck, settings
 HERE = Path(__file__).parent
 # The most seconds that a test may take with the fixtures that it is the first to use, beside other work on the machine.
 TIMEOUTS_S = {"unit": 120, "torch": 300, "e2e": 600, "compose": 900, "default": 2400}
+# Files that take minutes come first, so that neither of two processes is left alone with one of them at the end.
+LONGEST = (
+    "default/test_default_environment.py", "e2e/test_harm.py", "e2e/test_failure.py", "e2e/test_other_ranks.py",
+    "e2e/test_stop_and_resume.py", "e2e/test_same_result.py", "e2e/test_models.py", "e2e/test_lora.py",
+    "e2e/test_demo.py",
+)  # fmt: skip
 MARK = "SFT_TEST_PROCESS"  # in the environment of every process that the tests start
 
 # The same examples every time, so that a test fails for what was changed and not by chance; "thorough" draws new ones.
@@ -31,6 +37,9 @@ settings.load_profile("usual")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    files = [str(item.path.relative_to(HERE)) for item in items]
+    ranks = {file: LONGEST.index(file) if file in LONGEST else len(LONGEST) for file in files}
+    items.sort(key=lambda item: ranks[str(item.path.relative_to(HERE))])
     for item in items:
         tier = item.path.relative_to(HERE).parts[0]
         item.add_marker(tier)
