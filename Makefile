@@ -23,7 +23,7 @@ test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
 plan: $(INV) ## does it fit, how long will it take (GPU=4090 GPUS=4 JSON=1)
 	@$(INV) plan
 
-train: $(INV) ## fine-tune with .env, or resume a stopped run (FROM=run repeats one)
+train: $(INV) ## fine-tune with .env, or resume a stopped run (FROM=run)
 	@$(INV) train
 
 resume: $(INV) ## continue an unfinished run with its own settings (NAME=run)
@@ -53,14 +53,14 @@ check: .venv/.dev ## ruff, mypy, import-linter
 test: .venv/.dev ## every test this machine can run (OPTIONS="-k words")
 	@$(INV) test
 
-soak: .venv/.dev ## kill and stop runs and fill disks, many times (OPTIONS="--seed N")
+soak: .venv/.dev ## kill and stop runs, fill disks, often (OPTIONS="--seed N")
 	@$(INV) soak
 
 docs: $(INV) ## write the generated parts of docs/ and .env.example
 	@$(INV) docs
 
 # Only a missing environment is made: one that is out of date cannot always be renewed before the constraints are.
-constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## write the newest version of every package into constraints.txt
+constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## write the newest versions of all packages to constraints.txt
 	@$(INV) constraints
 
 clean: ## remove .venv and caches; runs/, data/ and models/ stay

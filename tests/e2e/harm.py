@@ -6,6 +6,7 @@ A source of harm is drawn from `rng`, so that the same seed does the same harm; 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -31,7 +32,7 @@ VICTIMS = {
     "launcher": "sft.host.launch.deepspeed_launcher",
     "node": "sft.host.launch.node",
 }
-MOMENTS = ("step", "step", "save", "save", "start")
+MOMENTS = ("step", "save", "start")
 POLL_S = 0.001
 PAGE_BYTES = 4096
 
@@ -57,6 +58,7 @@ class Harmed:
     ) -> None:
         self.project, self.rng, self.say = project, rng, say
         self.settings = small(RUN_NAME=name, **SETTINGS, **more)
+        self.kills: list[tuple[str, str]] = []  # to come, so that each kind comes once before any comes again
         self.run = Run(Path(str(more.get("RUNS_PATH", project.path / "runs"))) / name)
 
     def start(self) -> subprocess.Popen[str]:
@@ -102,7 +104,10 @@ class Harmed:
 
     def kill(self, left: int) -> None:
         """Kill a process of the run, and see that the run ends as failed and leaves nothing behind."""
-        moment, victim = self.rng.choice(MOMENTS), self.rng.choice(list(VICTIMS))
+        if not self.kills:
+            self.kills = list(itertools.product(MOMENTS, VICTIMS))
+            self.rng.shuffle(self.kills)
+        moment, victim = self.kills.pop()
         process = self.start()
         self.wait_for(moment, process, left)
         killed = None
