@@ -62,8 +62,8 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     run = Run(Path(settings["RUNS_PATH"]) / "latest")
     state, metrics = run.state(), list(run.read_metrics())
     parts = state.seconds
-    first_end = metrics[0]["time"] - began  # written at the end of the first step: LOGGING_STEPS=1
-    results = json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else {}
+    first, last = metrics[0], metrics[-1]
+    first_end = (first.time or began) - began  # written at the end of the first step: LOGGING_STEPS=1
     return {
         "wall_s": round(wall, 1),
         "command_to_first_step_s": round(first_end - parts["first step"], 1),
@@ -72,11 +72,9 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         # The start of the command before the ranks measure, and its end after them.
         "outside_parts_s": round(wall - sum(parts.values()), 1),
         "steps": state.total_steps,
-        "tokens_per_second": round(metrics[-1]["perf/tokens_per_second"]),
-        "loss": [metrics[0]["train/loss"], metrics[-1]["train/loss"]],
-        "evaluation": {
-            name: {key: value for key, value in part.items() if key != "samples"} for name, part in results.items()
-        },
+        "tokens_per_second": round(last.values["perf/tokens_per_second"]),
+        "loss": [first.values["train/loss"], last.values["train/loss"]],
+        "evaluation": {moment: results.numbers() for moment, results in run.results().parts().items()},
         "budget": run.settings().max_tokens_per_micro_step,
     }
 

@@ -23,7 +23,7 @@ from sft.failures import is_disk_full
 from sft.redaction import redact
 from sft.run import checkpoints, files, records, typed_json
 from sft.run.files import write_whole
-from sft.run.metrics import metrics_line
+from sft.run.metrics import Line
 from sft.run.records import ENDED, Evaluation, Failure, NodeInfo, RankEnd, RankExit, State, StateChanges, Status
 from sft.run.typed_json import R, Record
 from sft.settings import variables
@@ -296,7 +296,7 @@ class Run:
     def has_trained(self) -> bool:
         """Whether a step of it was ever trained, saved or not."""
         # The evaluation before training is logged too, for step 0.
-        logged = any(line is None or line["step"] > 0 for line in self.metrics_lines())
+        logged = any(line is None or line.step > 0 for line in self.metrics_lines())
         return self.is_saved or logged or bool(self.state().step) or bool(checkpoints.steps(self.checkpoints))
 
     def command(self, task: str) -> str:
@@ -430,17 +430,17 @@ class Run:
 
     # Metrics
 
-    def read_metrics(self) -> Iterator[dict[str, float]]:
+    def read_metrics(self) -> Iterator[Line]:
         """Yield the logged steps; lines that cannot be read, or are still being written, are left out."""
         return (line for line in self.metrics_lines() if line is not None)
 
-    def metrics_lines(self) -> Iterator[dict[str, float] | None]:
+    def metrics_lines(self) -> Iterator[Line | None]:
         """Yield the lines of the metrics, None for one that cannot be read; one still being written is left out."""
         try:
             with self.metrics.open("rb") as file:
                 for line in file:
                     if line.endswith(b"\n"):
-                        yield metrics_line(line)
+                        yield Line.parse(line)
         except FileNotFoundError:
             return
 

@@ -69,7 +69,7 @@ def test_a_stopped_run_is_resumed_and_evaluated_again(fresh):
     output, _ = process.communicate(timeout=120)
     assert run.state().status == "stopped" and run.state().step < 150, output
     run = fresh.train(run.name, MAX_STEPS=150)
-    assert [line["step"] for line in run.read_metrics() if "train/loss" in line] == list(range(1, 151))
+    assert [line.step for line in run.read_metrics() if "train/loss" in line.values] == list(range(1, 151))
     done = fresh.inv("evaluate", "--name", run.name, EVAL_LIMIT=4, MAX_NEW_TOKENS=8)
     assert done.returncode == 0, done.stdout
     assert json.loads(run.evaluation.read_text())["after"]["answers"] == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -133,7 +132,7 @@ def small(**settings: object) -> dict[str, object]:
 
 def metrics(run: Run, *names: str) -> list[list[float | None]]:
     """Return the named metrics of every step."""
-    return [[line.get(name) for name in names] for line in run.read_metrics()]
+    return [[line.numbers().get(name) for name in names] for line in run.read_metrics()]
 
 
 def stopped(run: Run, name: str, step: int) -> Run:
@@ -145,7 +144,7 @@ def stopped(run: Run, name: str, step: int) -> Run:
         shutil.rmtree(copy.checkpoints / checkpoints.name_of(later))
     (copy.checkpoints / "latest").write_text(checkpoints.name_of(step) + "\n")
     copy.update_state("stopped", step=step)
-    copy.metrics.write_text("".join(json.dumps(line) + "\n" for line in run.read_metrics() if line["step"] <= step))
+    copy.metrics.write_text("".join(line.as_text() for line in run.read_metrics() if line.step <= step))
     return copy
 
 

@@ -26,8 +26,8 @@ def test_it_finishes_and_has_learnt(demo):
     assert found["before"]["exact_match"] < 0.05
     assert found["after"]["exact_match"] >= 0.9
     assert found["after"]["loss"] < found["before"]["loss"]
-    logged = [line for line in run.read_metrics() if "eval/exact_match" in line]
-    assert [(line["step"], line["val/loss"]) for line in logged] == [
+    logged = [line for line in run.read_metrics() if "eval/exact_match" in line.values]
+    assert [(line.step, line.values["val/loss"]) for line in logged] == [
         (0, found["before"]["loss"]),
         (250, found["after"]["loss"]),
     ]

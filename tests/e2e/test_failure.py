@@ -58,7 +58,7 @@ def test_a_killed_service_of_wandb_is_said_and_ends_nothing(project):
     service.kill()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and run.state().status == "finished", output
-    assert [line["step"] for line in run.read_metrics()] == list(range(1, 501))
+    assert [line.step for line in run.read_metrics()] == list(range(1, 501))
     told = run.state().wandb
     assert told.startswith("not logging there (")
     assert f"W&B: {told}" in output
@@ -178,7 +178,7 @@ def test_a_row_that_makes_the_loss_infinite_is_named(project, tokenizer, tmp_pat
     assert error.count(f"{rows}:") == 4 and f"{rows}:41" in error
     assert "starting again" not in done.stdout  # the same rows would break it again
     assert max(run.checkpoints.glob("step-*")).name == f"step-{step:06d}"
-    assert [line["step"] for line in run.read_metrics()] == list(range(1, step + 1))
+    assert [line.step for line in run.read_metrics()] == list(range(1, step + 1))
     project.wait_for_no_process()
 
 

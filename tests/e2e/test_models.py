@@ -43,7 +43,7 @@ def test_it_trains_saves_and_answers(project, tokenizer, tmp_path, shape, settin
     tokenizer.save_pretrained(tmp_path)
     limits = {"NODES": 1, "MAX_STEPS": 4, "EVALUATE": 1, "EVAL_LIMIT": 4, "MAX_NEW_TOKENS": 4, "WARMUP_RATIO": 0}
     run = project.train(f"shape-{shape}", MODEL_NAME=tmp_path, **limits, **settings)
-    losses = [line["train/loss"] for line in run.read_metrics() if "train/loss" in line]
+    losses = [line.values["train/loss"] for line in run.read_metrics() if "train/loss" in line.values]
     assert len(losses) == 4 and losses[-1] < losses[0]
     evaluation = json.loads(run.evaluation.read_text())
     assert evaluation["after"]["loss"] < evaluation["before"]["loss"]

@@ -49,7 +49,7 @@ def logged(run):
 
 
 def steps(run):
-    return [line["step"] for line in run.read_metrics()]
+    return [line.step for line in run.read_metrics()]
 
 
 def test_what_is_logged_reaches_wandb_too_and_no_process_is_left(tmp_path):
@@ -148,6 +148,6 @@ def test_the_evaluation_is_logged_once_and_again_if_it_found_something_else(tmp_
         metrics = Trackers(run, run.settings())
         metrics.log_once(8, {"val/loss": 2.5, "eval/exact_match": exact_match})
         metrics.close()
-    found = [(line["step"], line["val/loss"], line["eval/exact_match"]) for line in run.read_metrics()]
+    found = [(line.step, line.values["val/loss"], line.values["eval/exact_match"]) for line in run.read_metrics()]
     assert found == [(8, 2.5, 0.25), (8, 2.5, 0.5)]
     assert b"eval/exact_match" in logged(run)

@@ -120,11 +120,11 @@ def test_metrics_are_read_as_they_grow_and_anew_after_a_resume(run):
     with run.metrics.open("w") as file:
         file.write('{"step": 1}\n{"step"')
         file.flush()
-        assert [line["step"] for line in reader.read()] == [1]
+        assert [line.step for line in reader.read()] == [1]
         file.write(": 2}\n")
-    assert [line["step"] for line in reader.read()] == [1, 2]
+    assert [line.step for line in reader.read()] == [1, 2]
     files.write_whole(run.metrics, '{"step": 1}\n')
-    assert [line["step"] for line in reader.read()] == [1]
+    assert [line.step for line in reader.read()] == [1]
 
 
 def test_a_long_curve_is_drawn_in_its_means():

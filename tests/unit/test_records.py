@@ -15,6 +15,7 @@ from hypothesis import strategies as some
 
 from sft.run import records, typed_json
 from sft.run.files import Unreadable
+from sft.run.metrics import Line
 from sft.run.typed_json import Part, Record
 
 NUMBERS = some.integers(-(2**63) + 1, 2**63 - 1), some.floats(allow_nan=False, allow_infinity=False)
@@ -155,6 +156,19 @@ def test_a_number_that_is_not_finite_is_written_as_none(tmp_path):
     path = tmp_path / "record.json"
     typed_json.write(path, Outer(count=1, share=math.nan))
     assert typed_json.read(path, Outer) == Outer(count=1, share=None)
+
+
+@given(NUMBERS[0], some.dictionaries(TEXT.filter(lambda name: name not in ("step", "time")), some.one_of(*NUMBERS)))
+def test_a_line_of_the_metrics_is_read_as_it_was_written(step, values):
+    for time in (None, 1795676287.604):
+        line = Line(step, values, time)
+        assert Line.parse(line.as_text().encode()) == line
+
+
+@pytest.mark.parametrize("number", ["1e999", "1" + "0" * 400, '"x"', "true", "[]"])
+def test_a_line_of_the_metrics_with_something_else_than_a_number_is_none(number):
+    assert Line.parse(f'{{"step": 1, "train/loss": {number}}}'.encode()) is None
+    assert Line.parse(f'{{"step": {number}}}'.encode()) is None
 
 
 # As the project wrote them before its records had versions.

@@ -13,6 +13,7 @@ from sft import hostfile
 from sft.errors import UserError
 from sft.host.commands import progress, snapshot
 from sft.run import budget, files, find, lifecycle, unfinished
+from sft.run.metrics import Line
 from sft.run.records import Evaluation
 from sft.settings.load import load
 from tests.settings import decided
@@ -103,7 +104,7 @@ def test_an_evaluation_before_the_first_step_is_no_training(run):
 
 def test_half_a_line_is_no_metric(run):
     run.metrics.write_text('{"step": 1}\n{"st')
-    assert list(run.read_metrics()) == [{"step": 1}]
+    assert list(run.read_metrics()) == [Line(1, {})]
 
 
 def test_stop_request(run):
@@ -165,7 +166,7 @@ WRONG = {"step": "x", "before": 1, "model": 1, "cuts": 1, "name": 1, "opened_at"
 def test_unreadable_lines_of_the_metrics_are_left_out_and_counted(run):
     lines = [b'{"step": 1, "train/loss": 2.5}', ZEROS, b'{"step": 2, "train/loss": "x"}', b"[]", b'{"train/loss": 1.0}']
     run.metrics.write_bytes(b"\n".join([*lines, b'{"step": 3, "train/loss": NaN}', b'{"step": 4}', b'{"st']))
-    assert list(run.read_metrics()) == [{"step": 1, "train/loss": 2.5}, {"step": 3}, {"step": 4}]
+    assert list(run.read_metrics()) == [Line(1, {"train/loss": 2.5}), Line(3, {}), Line(4, {})]
     (line,) = run.unreadable()
     what = "4 of 7 lines cannot be read (the first is line 2); they are left out"
     assert line == f"{run.metrics}: {what}"

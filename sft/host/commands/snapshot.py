@@ -14,7 +14,7 @@ from sft.host.commands.logs import ends
 from sft.host.gpus import Gpu
 from sft.run.directory import Run
 from sft.run.find import at_work
-from sft.run.metrics import metrics_line
+from sft.run.metrics import Line
 from sft.run.records import ENDED, Evaluation, NodeInfo, State
 
 CURVE_POINTS = 60
@@ -26,10 +26,10 @@ class MetricsReader:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.lines: list[dict[str, float]] = []
+        self.lines: list[Line] = []
         self.inode = self.offset = self.bad = 0
 
-    def read(self) -> list[dict[str, float]]:
+    def read(self) -> list[Line]:
         """Return all complete lines so far. Lines that cannot be read are left out and counted."""
         try:
             with self.run.metrics.open("rb") as file:
@@ -40,7 +40,7 @@ class MetricsReader:
         except FileNotFoundError:
             return []
         if whole:
-            found = [metrics_line(line) for line in whole.split(b"\n")]
+            found = [Line.parse(line) for line in whole.split(b"\n")]
             self.lines += [line for line in found if line is not None]
             self.bad += found.count(None)
             self.offset += len(whole) + 1
@@ -72,14 +72,14 @@ class Snapshot:
     others: list[str]  # commands that show other runs, which are running
 
     @classmethod
-    def of(cls, run: Run, metrics: list[dict[str, float]], problems: Sequence[str] = ()) -> Snapshot:
+    def of(cls, run: Run, metrics: list[Line], problems: Sequence[str] = ()) -> Snapshot:
         """Return the present state of a run; `metrics` are the lines of its metrics so far."""
         state, now = run.state(), time.time()
         updated_at = state.updated_at or now
         ended, running = state.status in ENDED, run.is_running()
         latest: dict[str, float] = {}
         for line in metrics[-NEWEST:]:
-            latest |= line
+            latest |= line.numbers()
         return cls(
             run=run,
             running=running,
@@ -88,7 +88,7 @@ class Snapshot:
             state=state,
             problems=list(problems),
             metrics=latest,
-            losses=curve([line["train/loss"] for line in metrics if "train/loss" in line]),
+            losses=curve([line.values["train/loss"] for line in metrics if "train/loss" in line.values]),
             results=run.results(),
             nodes=run.nodes(),
             gpus=gpus.visible(),

@@ -186,7 +186,7 @@ def seconds(value: float) -> str:
 
 def beside_measured(run: Run) -> list[str]:
     """Return the line that compares a run's plan with what was measured; none if one of them is missing (on a CPU)."""
-    lines = [line for line in run.read_metrics() if line.get("mem/peak_gib")]
+    lines = [line.values for line in run.read_metrics() if line.values.get("mem/peak_gib")]
     planned = run.record(run.plan, PlanSummary)
     if not lines or planned is None:
         return []

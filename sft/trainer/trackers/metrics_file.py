@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 
 from sft.run import files
 from sft.run.directory import Run
-from sft.trainer.trackers.tracker import Line
+from sft.run.metrics import Line
 
 
 class MetricsFile:
@@ -21,13 +20,13 @@ class MetricsFile:
 
     def open_with(self, lines: Iterable[Line]) -> None:
         """Replace the file by these lines, and open it for more."""
-        files.write_whole(self.run.metrics, "".join(json.dumps(line) + "\n" for line in lines))
+        files.write_whole(self.run.metrics, "".join(line.as_text() for line in lines))
         self.file = self.run.metrics.open("a", buffering=1)
 
     def resume(self, first_step: int) -> list[Line]:
         """Drop the lines after `first_step`, of an attempt whose steps are lost. Return the lines that stay."""
         lines: list[Line] = list(self.run.read_metrics())
-        kept = [line for line in lines if line["step"] <= first_step]
+        kept = [line for line in lines if line.step <= first_step]
         if len(kept) < len(lines):
             self.file.close()
             self.open_with(kept)
@@ -35,7 +34,7 @@ class MetricsFile:
 
     def log(self, line: Line) -> None:
         """Append a line. The file is line buffered: a reader sees it at once."""
-        self.file.write(json.dumps(line) + "\n")
+        self.file.write(line.as_text())
 
     def close(self) -> None:
         """Flush to disk, so that a finished run has the lines of all its steps even after a power cut."""

@@ -6,15 +6,12 @@ trackers.py. If the tracker has settings, they go into sft/settings/fields.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 from sft.run.directory import Run
+from sft.run.metrics import Line
 from sft.settings.fields import Settings
-
-# One line of metrics: metric names, such as `train/loss`, to finite numbers. Every line has `step`, the number of
-# finished optimizer steps, and `time`, in seconds since 1970.
-Line = Mapping[str, float]
 
 
 class Tracker(Protocol):

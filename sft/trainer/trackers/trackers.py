@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from sft.run.directory import Run
+from sft.run.metrics import Line
 from sft.settings.fields import Settings
 from sft.trainer.distributed import Pending
 from sft.trainer.trackers import wandb_tracker
 from sft.trainer.trackers.metrics_file import MetricsFile
-from sft.trainer.trackers.tracker import Line, Starter, Tracker
+from sft.trainer.trackers.tracker import Starter, Tracker
 
 STARTERS: tuple[Starter, ...] = (wandb_tracker.start,)
 Values = Mapping[str, float | Pending | None]  # None, and numbers that are not finite, are left out
+
+
+class Waiting(NamedTuple):
+    """A line some of whose numbers the GPU may still be computing."""
+
+    step: int
+    time: float
+    values: Values
 
 
 class Trackers:
@@ -26,7 +36,7 @@ class Trackers:
         self.others: list[Tracker] = []
         self.are_started = False
         self.new: list[Line] = []  # of this attempt, before the others are started
-        self.waiting: Values = {}
+        self.waiting: Waiting | None = None
 
     def resume(self, first_step: int) -> bool:
         """Go on after `first_step` steps, and start the other trackers. Return whether this step has been validated.
@@ -34,8 +44,8 @@ class Trackers:
         A run that was killed may have logged steps after its last checkpoint: their lines are dropped.
         """
         kept = self.file.resume(first_step)
-        self.start_others(sum(line["step"] <= first_step for line in self.file.earlier))
-        return any(line["step"] == first_step and "val/loss" in line for line in kept)
+        self.start_others(sum(line.step <= first_step for line in self.file.earlier))
+        return any(line.step == first_step and "val/loss" in line.values for line in kept)
 
     def start_others(self, logged: int) -> None:
         """Start the other trackers, which have had the first `logged` lines in earlier attempts."""
@@ -53,21 +63,22 @@ class Trackers:
         the host wait for the GPU, and the GPU then for the next step's kernels.
         """
         self.flush()
-        self.waiting = {"step": step, "time": round(time.time(), 3), **values}
+        self.waiting = Waiting(step, round(time.time(), 3), values)
         if all(value.ready for value in values.values() if isinstance(value, Pending)):
             self.flush()
 
     def log_once(self, step: int, values: Values) -> None:
         """Log one line, unless an earlier attempt has logged the same numbers for the same step."""
         numbers = {name: value for name, value in values.items() if value is not None}.items()
-        if not any(line["step"] == step and numbers <= line.items() for line in self.file.earlier):
+        if not any(line.step == step and numbers <= line.values.items() for line in self.file.earlier):
             self.log(step, values)
 
     def flush(self) -> None:
         """Log the line that waits."""
-        line, self.waiting = finite(self.waiting), {}
-        if not line:
+        if self.waiting is None:
             return
+        line = Line(self.waiting.step, finite(self.waiting.values), self.waiting.time)
+        self.waiting = None
         if not self.are_started:
             self.new.append(line)
         for tracker in (self.file, *self.others):
@@ -83,7 +94,7 @@ class Trackers:
             tracker.close()
 
 
-def finite(values: Values) -> Line:
+def finite(values: Values) -> dict[str, float]:
     """Return the numbers that JSON can write. The gradient norm of a step that fp16's scaler skips is infinite."""
     numbers = {name: value.read()[0] if isinstance(value, Pending) else value for name, value in values.items()}
     return {name: value for name, value in numbers.items() if value is not None and math.isfinite(value)}

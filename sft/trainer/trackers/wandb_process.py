@@ -24,7 +24,7 @@ from typing import Any
 from sft.redaction import guard_tracebacks, redact
 from sft.run.directory import Run
 from sft.run.files import write_whole
-from sft.run.metrics import metrics_line
+from sft.run.metrics import Line
 from sft.settings.fields import Settings
 
 POLL_S = 0.5
@@ -130,30 +130,28 @@ def follow(run: Run, logged: Any, skipped: int, orders: int) -> bool:
     return order == END
 
 
-def log(logged: Any, line: dict[str, float]) -> None:
+def log(logged: Any, line: Line) -> None:
     """Log one line of the metrics. W&B does not take steps before those that it has."""
-    step = line.pop("step")
-    line.pop("time", None)
-    if step >= logged.starting_step:
-        logged.log(line, step=step)
-    elif any(name.startswith("eval/") for name in line):  # evaluated again, long after the last step
-        logged.summary.update(line)
+    if line.step >= logged.starting_step:
+        logged.log(line.values, step=line.step)
+    elif any(name.startswith("eval/") for name in line.values):  # evaluated again, long after the last step
+        logged.summary.update(line.values)
 
 
-def new_lines(path: Path) -> Iterator[dict[str, float] | None]:
+def new_lines(path: Path) -> Iterator[Line | None]:
     """Yield the lines of `metrics.jsonl` as they are written, and None if there is no new one. Skip unreadable ones."""
     with path.open("rb") as file:
-        line = b""  # as far as it is written
+        begun = b""  # the next line as far as it is written
         while True:
             part = file.readline()
             if not part:
                 yield None
                 continue
-            line += part
-            if line.endswith(b"\n"):
-                if values := metrics_line(line):
-                    yield values
-                line = b""
+            begun += part
+            if begun.endswith(b"\n"):
+                if line := Line.parse(begun):
+                    yield line
+                begun = b""
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import sys
 import psutil
 
 from sft.run.directory import Run
+from sft.run.metrics import Line
 from sft.settings.fields import Settings
 from sft.trainer.trackers import wandb_process
-from sft.trainer.trackers.tracker import Line
 
 FINISH_S = 60  # for W&B to send what is left; the rest stays in the run directory
 
