@@ -40,12 +40,29 @@ def test_a_killed_process_ends_the_run(project, victim, reason):
     assert process.returncode == 1, output
     assert run.state().status == "failed"
     assert reason in run.state().error
+    assert run.failure().kind == "killed" and run.failure().reason == run.state().error
     assert output.strip().splitlines()[-1].startswith(f"runs/{run.name}: failed: ")
     project.wait_for_no_process()
     assert (run.checkpoints / (run.checkpoints / "latest").read_text().strip() / "manifest.json").is_file()
     assert not run.final.exists()
     shown = project.inv("monitor", "--once", "--name", run.name).stdout
     assert "failed" in shown and f"the whole logs: `make logs NAME={run.name} LINES=0`" in shown
+
+
+def test_a_killed_rank_is_started_again_where_restarts_are_asked_for(project):
+    run = Run(project.path / "runs" / "restarted")
+    process = project.start("train", **small(RUN_NAME=run.name, MAX_STEPS=40, SAVE_STEPS=3, RESTARTS=1))
+    wait_until(lambda: run.state().step >= 5, process, run)
+    os.kill(child(project, "sft.trainer.main", "--local_rank=0").pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    state = run.state()
+    assert (state.status, state.step, state.attempt) == ("finished", 40, 2) and run.failure() is None
+    assert len(state.earlier_errors) == 1 and "was killed by signal 9" in state.earlier_errors[0]
+    assert "starting again from checkpoint step-" in output and "(1 of RESTARTS=1)" in output
+    assert [run.rank_end(rank).status for rank in (0, 1)] == ["finished", "finished"]
+    assert [run.rank_exit(rank).code for rank in (0, 1)] == [0, 0]  # of this attempt alone
+    project.wait_for_no_process()
 
 
 def test_a_killed_service_of_wandb_is_said_and_ends_nothing(project):
@@ -82,6 +99,7 @@ def test_a_full_disk_is_the_reason_given(project, tmp_path):
         assert done.returncode == 1, done.stdout
         assert run.state().status == "failed"
         assert "No space left on device" in run.state().error
+        assert run.failure().kind == "disk_full"
         project.wait_for_no_process()
         whole = [path for path in run.checkpoints.iterdir() if path.name.startswith("step-")]
         assert whole and all((path / "manifest.json").is_file() for path in whole)
@@ -100,6 +118,7 @@ def test_a_run_without_a_sign_fails_with_the_stacks_in_the_logs(project):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     assert "no sign of the ranks within STEP_TIMEOUT_S=20 seconds, after step " in run.state().error
+    assert run.failure().kind == "hang"
     stacks = (run.logs / "stacks-rank-1.txt").read_text()  # a suspended rank writes none
     assert "most recent call first" in stacks and "in optimizer_step" in stacks
     project.wait_for_no_process()
@@ -111,6 +130,7 @@ def test_a_rank_that_breaks_is_the_reason_and_the_stacks_tell_where_the_others_h
     done = project.inv("train", **small(RUN_NAME="hanging", NODES=1, GPUS_PER_NODE=2, **delays))
     assert done.returncode == 1, done.stdout
     assert run.state().error == "rank 1: ArithmeticError: one rank's own error"
+    assert run.failure() == run.rank_end(1).failure and run.rank_exit(1).code == 1 and run.rank_end(0) is None
     stacks = (run.logs / "stacks-rank-0.txt").read_text()
     assert "most recent call first" in stacks and "in hanging_step" in stacks
     project.wait_for_no_process()
@@ -176,6 +196,7 @@ def test_a_row_that_makes_the_loss_infinite_is_named(project, tokenizer, tmp_pat
     step = next(i for i in range(16) if 40 in batching.rows_of_step(i, 64, 4, run.settings().seed))
     assert error.startswith(f"step {step + 1}: the loss is not finite; its rows: ")
     assert error.count(f"{rows}:") == 4 and f"{rows}:41" in error
+    assert run.failure().kind == "not_finite"
     assert "starting again" not in done.stdout  # the same rows would break it again
     assert max(run.checkpoints.glob("step-*")).name == f"step-{step:06d}"
     assert [line.step for line in run.read_metrics()] == list(range(1, step + 1))
