@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NoReturn
 
 DEEPEST = 20  # levels of nesting
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return a JSON object. Raises ValueError for a key that occurs twice: one of its values would be lost."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in pairs:
         if key in found:
             raise ValueError(f"has the key {key!r} twice")
@@ -17,12 +17,12 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def no_number(name: str) -> Any:
+def no_number(name: str) -> NoReturn:
     """Raise ValueError: JSON has no NaN and no Infinity, though Python reads them."""
     raise ValueError(f"holds {name}")
 
 
-def depth(value: Any) -> int:
+def depth(value: object) -> int:
     """Return how deep a JSON value is nested, as far as it matters."""
     level, values = 0, [value]
     while values and level <= DEEPEST:
@@ -31,6 +31,6 @@ def depth(value: Any) -> int:
     return level
 
 
-def children(value: Any) -> list[Any]:
+def children(value: object) -> list[object]:
     """Return the values inside a JSON value."""
     return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar, Unpack
+from typing import TYPE_CHECKING, TextIO, Unpack
 
 from sft.errors import UserError
 from sft.failures import is_disk_full
@@ -31,7 +31,6 @@ from sft.settings import variables
 if TYPE_CHECKING:
     from sft.settings.stages import Decided  # takes a quarter of a second, which a look at a run does not need
 
-Content = TypeVar("Content", dict[str, Any], list[Any])
 OLD_FAILURE = "failed"  # the reason as a text, of an earlier version
 EVALUATION = "evaluation"  # in a run's directory: that in which it is evaluated again
 RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
@@ -157,13 +156,6 @@ class Run:
         return thaw(self.settings_file)
 
     # What is read with care
-
-    def read(self, path: Path, missing: Content) -> Content:
-        """Return the content of one of the run's JSON files; `missing` if it is not there or cannot be read."""
-        try:
-            return files.read_json(path, type(missing))
-        except (FileNotFoundError, files.Unreadable):
-            return missing
 
     def record(self, path: Path, kind: type[R]) -> R | None:
         """Return one of the run's records; None if it is not there or cannot be read, which `unreadable` names."""

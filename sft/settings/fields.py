@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -239,7 +239,7 @@ class Settings(BaseModel):
         """Tell whether a setting comes from `.env`, the environment or `make`: not from a default or another run."""
         return name in self.model_fields_set
 
-    def freeze(self) -> dict[str, Any]:
+    def freeze(self) -> dict[str, object]:
         """Return the settings as JSON data, without the secrets."""
         return self.model_dump(mode="json", exclude=set(secret_names()))
 
@@ -248,7 +248,7 @@ class Settings(BaseModel):
         found = {name.upper(): getattr(self, name).get_secret_value() for name in secret_names()}
         return {name: value for name, value in found.items() if value}
 
-    def of_data(self) -> dict[str, Any]:
+    def of_data(self) -> dict[str, object]:
         """Return the settings that prepared data is made for; its manifest holds them, for those who look for it."""
         return self.model_dump(mode="json", include=marked(OF_DATA))
 

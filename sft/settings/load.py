@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sft.settings.fields import DEMO, FOLDERS, TINY, Settings, secret_names
 from sft.settings.stages import Decided, Resolved, without_plan
 
 # `make demo`: what a tiny model learns in a minute on a CPU, over two nodes.
-DEMO_SETTINGS: dict[str, Any] = {
+DEMO_SETTINGS: dict[str, object] = {
     "model_name": TINY, "dataset": DEMO, "device": "cpu", "launcher": "local", "nodes": 2, "gpus_per_node": 1,
     "batch_size": 16, "learning_rate": 3e-3, "warmup_ratio": 0.05, "max_epochs": 2, "max_length": 128,
     "max_new_tokens": 24, "eval_batch_size": 100,
@@ -48,7 +49,9 @@ IN_PLAIN_WORDS = {
 }
 
 
-def load(env_file: Path | None = variables.ENV_FILE, defaults: dict[str, Any] | None = None, **given: Any) -> Settings:
+def load(
+    env_file: Path | None = variables.ENV_FILE, defaults: Mapping[str, object] | None = None, **given: object
+) -> Settings:
     """Return the settings from `defaults`, `env_file`, the environment and `given`.
 
     Raises SettingsError with a line for everything that is wrong.
@@ -61,7 +64,7 @@ def load(env_file: Path | None = variables.ENV_FILE, defaults: dict[str, Any] | 
         problems.append(str(error))
     problems += unknown_names(list(written), str(env_file)) + unknown_names(variables.behind_make(), "make")
     names = Settings.model_fields
-    values: dict[str, Any] = dict(defaults or {})
+    values: dict[str, object] = dict(defaults or {})
     values |= {name.lower(): value for name, value in written.items() if name.lower() in names}
     values |= {name: os.environ[name.upper()] for name in names if os.environ.get(name.upper())}
     values |= given
@@ -83,7 +86,7 @@ def load(env_file: Path | None = variables.ENV_FILE, defaults: dict[str, Any] | 
     return settings
 
 
-def repeat(frozen: dict[str, Any], env_file: Path | None = variables.ENV_FILE, **given: Any) -> Settings:
+def repeat(frozen: Mapping[str, object], env_file: Path | None = variables.ENV_FILE, **given: object) -> Settings:
     """Return the settings of a frozen run for a new one; the environment and `given` win, and so do `make`'s words.
 
     Only the keys, which are never frozen, are taken from `env_file`: the rest of it is about other runs. Raises
@@ -93,7 +96,7 @@ def repeat(frozen: dict[str, Any], env_file: Path | None = variables.ENV_FILE, *
     return load(None, defaults=kept | keys_of(env_file), **(given | {"fresh": True}))
 
 
-def resume(before: Decided, env_file: Path | None = variables.ENV_FILE, **given: Any) -> Settings:
+def resume(before: Decided, env_file: Path | None = variables.ENV_FILE, **given: object) -> Settings:
     """Return the settings with which a run goes on: its own ones; the environment and `given` win.
 
     Only the keys are taken from `env_file`. On another number of ranks the global batch size stays, unless it is set.

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sft.run import files
+from sft.run import files, typed_json
+from sft.run.typed_json import Part, Record
 
 LARGE_BYTES = 2**26  # smaller files are hashed every time
 SETTLED_S = 10.0  # longer than a tick of a file system's clock, or its difference to ours
@@ -25,20 +27,40 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeptHash(Part):
+    """A file's hash, and what the file was like when it was read."""
+
+    stamp: list[int]
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hashes(Record):
+    """`DATA_PATH/hashes.json`."""
+
+    files: dict[str, KeptHash] = field(default_factory=dict)  # by path
+
+    @classmethod
+    def upgraded(cls, content: object, version: int) -> object:
+        """Return the content of a file that had the paths at its top."""
+        return {"files": content}
+
+
 def kept_hash(path: Path, data_path: Path, large: int = LARGE_BYTES) -> str:
     """Return a data file's SHA-256. If a large file has not changed, it is the one in DATA_PATH."""
     if path.stat().st_size < large:
         return file_hash(path)
     place, key = data_path / NAME, str(path.resolve())
     before, read_at = stamp(path), time.time()
-    kept = read(place).get(key)
-    if isinstance(kept, dict) and kept.get("stamp") == before:
-        return str(kept["sha256"])
+    kept = read(place).files.get(key)
+    if kept and kept.stamp == before:
+        return kept.sha256
     digest = file_hash(path)
     status = path.stat()
     if stamp(path) == before and read_at - max(status.st_ctime, status.st_mtime) > SETTLED_S:
-        others = {name: entry for name, entry in read(place).items() if name != key and Path(name).exists()}
-        files.write_json(place, others | {key: {"stamp": before, "sha256": digest}})
+        others = {name: entry for name, entry in read(place).files.items() if name != key and Path(name).exists()}
+        typed_json.write(place, Hashes(files=others | {key: KeptHash(stamp=before, sha256=digest)}))
     return digest
 
 
@@ -48,13 +70,12 @@ def stamp(path: Path) -> list[int]:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def read(place: Path) -> dict[str, object]:
-    """Return the stored hashes by path, or none if they cannot be read."""
+def read(place: Path) -> Hashes:
+    """Return the stored hashes; none if they cannot be read."""
     try:
-        found: dict[str, object] = files.read_json(place)
+        return typed_json.read(place, Hashes)
     except (OSError, files.Unreadable):
-        return {}
-    return found
+        return Hashes()
 
 
 def short_hash(*parts: object) -> str:
