@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 import urllib.parse
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -65,9 +66,9 @@ def forms(secrets: frozenset[str]) -> list[str]:
     return sorted((form for form in found if len(form) >= LEAST), key=len, reverse=True)
 
 
-def inner_base64(secret: bytes, before: int, encode: Any) -> str:
+def inner_base64(secret: bytes, before: int, encode: Callable[[bytes], bytes]) -> str:
     """Return the base64 digits that depend on the secret alone, if `before` bytes (modulo 3) precede it."""
-    digits: str = encode(b"\0" * before + secret).decode().rstrip("=")
+    digits = encode(b"\0" * before + secret).decode().rstrip("=")
     first = (before * 8 + 5) // 6
     whole = (before + len(secret)) * 8 // 6
     return digits[first:whole]

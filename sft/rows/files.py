@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO, TypeVar
 
 from sft.errors import DataError, SettingsError, shown, wrong
 from sft.settings.fields import DATA_SUFFIXES
@@ -19,7 +19,9 @@ from sft.settings.kinds import is_unicode
 from sft.strict_json import once
 
 Row = dict[str, object]
-Placed = tuple[str, Row | DataError]  # the row's place, as in "train.jsonl:7", and the row or what is wrong with it
+ReadRow = tuple[str, Row | DataError]  # where the row is, as in "train.jsonl:7"; the row, or what is wrong with it
+
+Content = TypeVar("Content")
 
 HELD_OUT_NAMES = ("validation", "valid", "val", "dev", "test", "eval")
 PARQUET_ROWS = 1000  # in memory at a time
@@ -50,7 +52,7 @@ def local_files(path: Path) -> dict[str, list[Path]]:
     return {"train": train, "validation": validation}
 
 
-def read_file(path: Path) -> Iterator[Placed]:
+def read_file(path: Path) -> Iterator[ReadRow]:
     """Yield the rows of a local file, with errors in place of those that cannot be read.
 
     Raises SettingsError for an unknown file type.
@@ -64,7 +66,7 @@ def read_file(path: Path) -> Iterator[Placed]:
         yield str(path), error
 
 
-def read_jsonl(path: Path) -> Iterator[Placed]:
+def read_jsonl(path: Path) -> Iterator[ReadRow]:
     """Yield one object per line; empty lines are skipped."""
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
@@ -72,7 +74,7 @@ def read_jsonl(path: Path) -> Iterator[Placed]:
                 yield row_or_error(row_of_line, f"{path}:{number}", line)
 
 
-def read_json(path: Path) -> Iterator[Placed]:
+def read_json(path: Path) -> Iterator[ReadRow]:
     """Yield the objects of a JSON list, or of JSON lines in a file that ends in .json."""
     with open_text(path) as file:
         text = file.read()
@@ -82,11 +84,13 @@ def read_json(path: Path) -> Iterator[Placed]:
     if not is_unicode(text):
         for number, line in enumerate(text.split("\n"), 1):
             check_utf8(line, f"{path}:{number}")
-    for number, item in enumerate(parse(text, str(path), whole=True), 1):
+    items = parse(text, str(path), whole=True)
+    assert isinstance(items, list)  # the text begins with [
+    for number, item in enumerate(items, 1):
         yield row_or_error(as_row, f"{path}:item {number}", item)
 
 
-def read_csv(path: Path) -> Iterator[Placed]:
+def read_csv(path: Path) -> Iterator[ReadRow]:
     """Yield the rows below the header line; empty lines are skipped."""
     with open_text(path) as file:
         reader = csv.DictReader(file, strict=True)
@@ -101,7 +105,7 @@ def read_csv(path: Path) -> Iterator[Placed]:
             raise DataError(f"{path}:{reader.line_num}: {error}; fix the line") from None
 
 
-def read_parquet(path: Path) -> Iterator[Placed]:
+def read_parquet(path: Path) -> Iterator[ReadRow]:
     """Yield the rows of a Parquet file, PARQUET_ROWS in memory at a time."""
     import pyarrow
     import pyarrow.parquet
@@ -152,10 +156,10 @@ def check_once(names: list[str], where: str) -> None:
             raise DataError(f"{where}: has the column {shown(repr(name))} twice; rename one")
 
 
-def row_or_error(read: Callable[..., Row], where: str, *arguments: Any) -> Placed:
-    """Return the place of a row, and what `read` makes of it or the DataError that it raises."""
+def row_or_error(read: Callable[[str, Content], Row], where: str, content: Content) -> ReadRow:
+    """Return where a row is, and what `read` makes of its content, or the DataError that it raises."""
     try:
-        return where, read(where, *arguments)
+        return where, read(where, content)
     except DataError as error:
         return where, error
 
@@ -178,7 +182,7 @@ def row_of_csv(where: str, row: dict[str | None, str | list[str] | None]) -> Row
     return {str(name): value for name, value in row.items()}
 
 
-def parse(text: str, where: str, whole: bool = False) -> Any:
+def parse(text: str, where: str, whole: bool = False) -> object:
     """Return the JSON in a line, or in a `whole` file. Raises DataError."""
     try:
         return json.loads(text, object_pairs_hook=once)

@@ -97,7 +97,7 @@ def test_local_files_that_containers_do_not_see_are_named(stack, monkeypatch, tm
     rows = tmp_path / "rows.jsonl"
     rows.write_text("")
     (line,) = problems(stack, monkeypatch, dataset=str(rows))
-    assert line.startswith(f"DATASET={rows}: lies where containers do not see it; move it into data/ or models/")
+    assert line.startswith(f"DATASET={rows}: is outside the folders that containers see; move it into data/ or models/")
 
 
 def test_a_hostfile_of_other_settings_is_named(stack):

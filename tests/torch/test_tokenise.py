@@ -88,18 +88,16 @@ def test_long_rows_are_cut_and_counted(tokenizer):
 def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, tiny, monkeypatch):
     monkeypatch.setattr(tokenise, "CHUNK_ROWS", 7)
     monkeypatch.setattr(tokenise.resources, "cores", lambda: 3)
-    placed = [(f"a.jsonl:{i}", {"question": f"{i}?", "answer": str(i + 1)}) for i in range(100)]
+    read = [(f"a.jsonl:{i}", {"question": f"{i}?", "answer": str(i + 1)}) for i in range(100)]
     settings = load(None)
-    found = list(tokenise.tokenised(placed, tiny, settings, BadRows()))
-    whole = Tokeniser(tokenizer, settings).rows(placed)
+    found = list(tokenise.tokenised(read, tiny, settings, BadRows()))
+    whole = Tokeniser(tokenizer, settings).rows(read)
     assert found == whole
     wrong = range(5, 100, 8)
     for i in wrong:
-        placed[i][1]["answer"] = ""
+        read[i][1]["answer"] = ""
     bad = BadRows()
-    assert list(tokenise.tokenised(placed, tiny, settings, bad)) == [
-        row for i, row in enumerate(whole) if i not in wrong
-    ]
+    assert list(tokenise.tokenised(read, tiny, settings, bad)) == [row for i, row in enumerate(whole) if i not in wrong]
     with pytest.raises(DataError) as caught:
         bad.check()
     *named, more = str(caught.value).splitlines()

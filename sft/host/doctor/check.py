@@ -14,7 +14,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
 
 
 class Check(NamedTuple):
-    """What one check found. The remedy is empty where all is well."""
+    """What one check found. The remedy is empty if all is well."""
 
     name: str
     level: Literal["ok", "warning", "failure"]
@@ -23,7 +23,7 @@ class Check(NamedTuple):
 
 
 def report(checks: Iterable[Check], console: Console) -> None:
-    """Print checks as they end. Raises RunFailed where one failed."""
+    """Print checks as they end. Raises RunFailed if one failed."""
     failures = 0
     for check in checks:
         failures += check.level == "failure"

@@ -101,7 +101,7 @@ def all_reduce(rank: int, slots: int, port: int, device: str) -> Iterator[Check]
     ranks = range(rank * slots, (rank + 1) * slots)
     found = probe(device, ranks, world_size, MASTER_PORT=str(port), OMP_NUM_THREADS="1")
     if found is None:
-        yield Check("all-reduce", "failure", f"hung for {PROBE_TIMEOUT_S} s", "NCCL_DEBUG=INFO tells where")
+        yield Check("all-reduce", "failure", f"hung for {PROBE_TIMEOUT_S} s", "NCCL_DEBUG=INFO shows where")
         return
     if not found.succeeded or (rank == 0 and not found.speed):
         yield Check("all-reduce", "failure", found.last_line, "see the other node's checks")

@@ -59,7 +59,7 @@ def unseen_files(settings: Settings) -> list[str]:
             path.parts[:1] == (folder,) and folders[folder].absolute() == Path(folder).absolute() for folder in folders
         )
         if not seen:
-            what = "lies where containers do not see it"
+            what = "is outside the folders that containers see"
             remedy = f"move it into data/ or models/ and set {name.upper()}=data/NAME, or set LAUNCHER=local"
             found.append(wrong(name.upper(), value, what, remedy))
     return found

@@ -22,7 +22,7 @@ from sft.host.plan.workload import Rows
 from sft.settings.fields import Settings
 
 MARGIN = 0.04  # of a card's memory that no plan uses: the plan's own error, and what the allocator cannot fill
-STAND_IN = "RTX 4090"  # planned for if there is no GPU here, and whose speed a card gets that is not in the table
+STAND_IN = "RTX 4090"  # planned for if there is no GPU here; its speed is taken for a card that is not in the table
 DRIVER_GIB = 0.35  # that nvidia-smi counts and CUDA does not offer: 24.0 and 23.65 on an RTX 4090
 
 Number = TypeVar("Number", int, float)
@@ -30,7 +30,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class Options:
-    """What `make plan` may be told of another machine. Empty or 0: as it is here."""
+    """What `make plan` assumes instead of this machine, model and data. Empty or 0: nothing."""
 
     gpu: str = ""
     gpus: int = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import SettingsError, wrong
-from sft.rows.files import HELD_OUT_NAMES, Placed, local_files, read_file
+from sft.rows.files import HELD_OUT_NAMES, ReadRow, local_files, read_file
 from sft.rows.look import check_columns
 from sft.run import files
 from sft.settings.fields import DEMO, Settings
@@ -22,7 +22,7 @@ VALIDATION_SHARE = 0.05  # of the rows of a data set without validation rows
 MOST_VALIDATION_ROWS = 500
 
 
-def splits(settings: Settings) -> tuple[Iterator[Placed], Iterator[Placed]]:
+def splits(settings: Settings) -> tuple[Iterator[ReadRow], Iterator[ReadRow]]:
     """Return readers of the training and the validation rows.
 
     If a data set has no validation rows, one row in twenty becomes one, drawn by SEED, MOST_VALIDATION_ROWS at most. To
@@ -40,7 +40,7 @@ def splits(settings: Settings) -> tuple[Iterator[Placed], Iterator[Placed]]:
     return training, validation
 
 
-def readers(settings: Settings) -> dict[str, Iterator[Placed]]:
+def readers(settings: Settings) -> dict[str, Iterator[ReadRow]]:
     """Return readers of the rows that the data set itself has, by split: `train`, and `validation`, maybe empty."""
     local = dataset_folder(settings)
     return read_local(local) if local else read_hub(settings)
@@ -61,11 +61,9 @@ def dataset_folder(settings: Settings) -> Path | None:
     return path if path.exists() else None
 
 
-def read_local(path: Path) -> dict[str, Iterator[Placed]]:
+def read_local(path: Path) -> dict[str, Iterator[ReadRow]]:
     """Return readers of a local data set's training and validation rows (the latter may be empty)."""
-    return {
-        split: (placed for file in files for placed in read_file(file)) for split, files in local_files(path).items()
-    }
+    return {split: (row for file in files for row in read_file(file)) for split, files in local_files(path).items()}
 
 
 def load_hub(settings: Settings) -> Any:
@@ -97,7 +95,7 @@ def hub_commit(settings: Settings) -> str | None:
     return next((part for parts in folders for part in parts if re.fullmatch("[0-9a-f]{40}", part)), None)
 
 
-def read_hub(settings: Settings) -> dict[str, Iterator[Placed]]:
+def read_hub(settings: Settings) -> dict[str, Iterator[ReadRow]]:
     """Return readers of a hub data set's training and validation rows. Raises SettingsError without training rows."""
     splits = load_hub(settings)
     if "train" not in splits:
@@ -105,7 +103,7 @@ def read_hub(settings: Settings) -> dict[str, Iterator[Placed]]:
         raise SettingsError([wrong("DATASET", settings.dataset, f"has no train split but {has}", "use another one")])
     held_out = next((name for name in HELD_OUT_NAMES if name in splits), None)
 
-    def rows(split: str) -> Iterator[Placed]:
+    def rows(split: str) -> Iterator[ReadRow]:
         for number, row in enumerate(splits[split]):
             yield f"{settings.dataset}[{split}]:row {number}", row
 

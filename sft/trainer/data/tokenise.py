@@ -15,7 +15,7 @@ from sft import resources
 from sft.errors import DataError, shown
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
-from sft.rows.files import Placed
+from sft.rows.files import ReadRow
 from sft.settings.fields import Settings
 from sft.trainer.data.rows import TokenisedRow
 
@@ -27,21 +27,21 @@ TEMPLATE_DATE = "26 Jul 2024"
 worker: Tokeniser  # one in each process, made by start_worker
 
 
-def tokenised(placed: Iterable[Placed], model: Path, settings: Settings, bad: BadRows) -> Iterator[TokenisedRow]:
+def tokenised(read: Iterable[ReadRow], model: Path, settings: Settings, bad: BadRows) -> Iterator[TokenisedRow]:
     """Yield tokenised rows, in order. Rows that cannot be used are added to `bad` instead.
 
     `model` is the folder of the tokenizer. Only a few chunks of rows are in memory at a time.
     """
-    for row in rows_and_errors(placed, model, settings):
+    for row in rows_and_errors(read, model, settings):
         if isinstance(row, DataError):
             bad.add(row)
         else:
             yield row
 
 
-def rows_and_errors(placed: Iterable[Placed], model: Path, settings: Settings) -> Iterator[TokenisedRow | DataError]:
+def rows_and_errors(read: Iterable[ReadRow], model: Path, settings: Settings) -> Iterator[TokenisedRow | DataError]:
     """Yield each row tokenised, or its error, in order. Many rows are spread over all cores."""
-    rows = iter(placed)
+    rows = iter(read)
     chunks = iter(lambda: list(itertools.islice(rows, CHUNK_ROWS)), [])
     first = next(chunks, [])
     workers = resources.cores()
@@ -74,7 +74,7 @@ def start_worker(model: Path, settings: Settings) -> None:
     worker = Tokeniser(tokenizer, settings)
 
 
-def work(chunk: list[Placed]) -> list[TokenisedRow | DataError]:
+def work(chunk: list[ReadRow]) -> list[TokenisedRow | DataError]:
     """Tokenise a chunk of rows in this process."""
     return worker.rows(chunk)
 
@@ -86,11 +86,11 @@ class Tokeniser:
     tokenizer: Any
     settings: Settings
 
-    def rows(self, placed: Iterable[Placed]) -> list[TokenisedRow | DataError]:
+    def rows(self, read: Iterable[ReadRow]) -> list[TokenisedRow | DataError]:
         """Return each row tokenised, or the error that names its place, in order."""
         found: dict[int, TokenisedRow | DataError] = {}  # by the row's number
         split: list[tuple[int, str, list[dict[str, str]], list[tuple[str, bool]]]] = []
-        for number, (where, row) in enumerate(placed):
+        for number, (where, row) in enumerate(read):
             try:
                 messages = forms.convert(row, where, self.settings).as_dicts()
                 chat = self.tokenizer.chat_template
