@@ -1,4 +1,4 @@
-"""What ended a rank, as a Failure: its exception gets its kind here, once, and nobody looks at its text after that."""
+"""What ended a rank, as a Failure: the exception gets its kind here, and nobody looks at its text after that."""
 
 from __future__ import annotations
 

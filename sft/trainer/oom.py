@@ -77,7 +77,7 @@ def less(settings: Decided) -> str:
 
 
 def reason(error: BaseException, run: Run) -> str:
-    """Return what is said of memory that was not enough outside of a step, or "" for another error."""
+    """Return the error for memory that ran out outside of the steps, with what to do; "" for another error."""
     if of_gpu(error):
         remedy = f"use {less(run.settings())}"
         if run.state().status == "evaluating":

@@ -55,11 +55,12 @@ def whole_run(reporter):
 def test_rank_0_tells_the_metrics_the_state_and_the_console(run, capsys):
     whole_run(reporter_of(run, 0))
     lines = list(run.read_metrics())
-    assert [line["step"] for line in lines] == [0, 3, 4, 6, 8]  # every LOGGING_STEPS, and the last
-    assert (lines[0]["val/loss"], lines[0]["eval/exact_match"]) == (3.0, 0.5)
-    assert (lines[1]["train/loss"], lines[1]["train/grad_norm"], lines[1]["epoch"]) == (2 / 3, 0.5, 0.75)
-    assert "train/skipped_steps" not in lines[1] and "mem/peak_gib" not in lines[1]
-    assert lines[2]["val/loss"] == 1.5
+    assert [line.step for line in lines] == [0, 3, 4, 6, 8]  # every LOGGING_STEPS, and the last
+    assert lines[0].values == {"val/loss": 3.0, "eval/exact_match": 0.5}
+    logged = lines[1].values
+    assert (logged["train/loss"], logged["train/grad_norm"], logged["epoch"]) == (2 / 3, 0.5, 0.75)
+    assert "train/skipped_steps" not in logged and "mem/peak_gib" not in logged
+    assert lines[2].values == {"val/loss": 1.5}
     state = run.state()
     assert (state.status, state.step, state.loss, state.time_left_s, state.answers) == ("training", 8, 0.25, 0.0, 0)
     assert state.seconds["starting"] == 2.0 and state.total_steps == 8
@@ -109,4 +110,4 @@ def test_a_tracker_of_ones_own_gets_every_line_of_this_attempt_once(run, monkeyp
     assert again.begin_steps(4) is True  # step 4 was validated
     again.close()
     assert mine[1].logged == 3 and mine[1].lines == []  # steps 6 and 8 are lost
-    assert [line["step"] for line in run.read_metrics()] == [0, 3, 4]
+    assert [line.step for line in run.read_metrics()] == [0, 3, 4]

@@ -20,7 +20,7 @@ Values = Mapping[str, float | Pending | None]  # None, and numbers that are not 
 
 
 class Waiting(NamedTuple):
-    """A line some of whose numbers the GPU may still be computing."""
+    """A line with numbers that the GPU may still be computing."""
 
     step: int
     time: float
