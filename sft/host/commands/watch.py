@@ -48,46 +48,66 @@ class Watched:
 def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Asked) -> Watched:
     """Start a run's nodes and show it until they have ended.
 
-    A signal asks it to save and stop, a second Ctrl-C ends it at once. One that came before there are nodes stops the
-    run there. Raises UserError where they cannot be started.
+    A signal asks the run to save and stop, a second Ctrl-C ends it at once. If one came before there are nodes, the run
+    stops there. Raises UserError if they cannot be started.
     """
     if heard.stop:
         run.request_stop(heard.stop)
         run.update_state("stopped")
         return Watched(run, interrupted=True)
-    described = told = ended = False
     with display(console) as shown:
-        try:
-            started = start(run)
-        except SftError as error:
-            run.end_as_failed(Failure(kind=error.kind, reason=str(error)))
-            raise
-        warned = 0
-        while True:
-            codes = started.codes()
-            for rank, code in enumerate(codes):
-                if code and run.failure() is None:
-                    reason = f"node {rank}: its program {exit_in_words(code)}"
-                    run.fail(Failure(kind=kind_of_exit(code), reason=reason))
-            if None not in codes:
-                break
-            if heard.stop and not told:
-                told = True
-                run.request_stop(heard.stop)
-                console.print("stopping: finishing the step and saving; Ctrl-C again ends at once")
-            if heard.at_once and not ended:
-                ended = True
-                started.end_now()
+        nodes = start_nodes(run, start)
+        requests = Requests(run, nodes, heard)
+        described, warned = False, 0
+        while not have_ended(run, nodes):
+            requests.pass_on(console)
             if not described and run.prepared.is_file():
                 describe(run, console)
                 described = True
-            for line in run.state().set_aside[warned:]:
+            state = run.state()
+            for line in state.set_aside[warned:]:
                 console.print(f"warning: {line}")
-                warned += 1
-            shown.show(run.state())
+            warned = max(warned, len(state.set_aside))
+            shown.show(state)
             time.sleep(POLL_S)
         if not run.ended:
             run.end_as_failed(Failure(kind="killed", reason="the node programs were killed"))
         shown.show(run.state())
     failure = run.failure() if run.state().status == "failed" else None
     return Watched(run, heard.stop is not None, failure)
+
+
+def start_nodes(run: Run, start: Callable[[Run], Nodes]) -> Nodes:
+    """Return the nodes, started. If they cannot be, the run has failed, and SftError is raised."""
+    try:
+        return start(run)
+    except SftError as error:
+        run.end_as_failed(Failure(kind=error.kind, reason=str(error)))
+        raise
+
+
+def have_ended(run: Run, nodes: Nodes) -> bool:
+    """Tell whether all node programs have ended. One that broke is the run's failure, unless it has said why."""
+    codes = nodes.codes()
+    for rank, code in enumerate(codes):
+        if code and run.failure() is None:
+            run.fail(Failure(kind=kind_of_exit(code), reason=f"node {rank}: its program {exit_in_words(code)}"))
+    return None not in codes
+
+
+class Requests:
+    """Passes on, once, what signals have asked this task for."""
+
+    def __init__(self, run: Run, nodes: Nodes, heard: Asked) -> None:
+        self.run, self.nodes, self.heard = run, nodes, heard
+        self.has_stopped = self.has_ended = False
+
+    def pass_on(self, console: Console) -> None:
+        """Ask the run and its nodes for what was asked for since the last look."""
+        if self.heard.stop and not self.has_stopped:
+            self.has_stopped = True
+            self.run.request_stop(self.heard.stop)
+            console.print("stopping: finishing the step and saving; Ctrl-C again ends at once")
+        if self.heard.at_once and not self.has_ended:
+            self.has_ended = True
+            self.nodes.end_now()
