@@ -47,6 +47,9 @@ POLICIES: dict[Kind, Policy] = {
     "crash": Policy(restart_may_help=True, exit_code=1),
 }
 
+# Perhaps only what another rank's failure looks like from here.
+MAY_FOLLOW: tuple[Kind, ...] = ("between_ranks", "lost_rank")
+
 
 def kind_of_exit(code: int) -> Kind:
     """Return the kind of failure that a process's exit code tells of; -N stands for signal N."""
@@ -79,13 +82,12 @@ OWN = (
 
 
 def kind_of_library_error(text: str) -> Kind:
-    """Return the kind of failure that the text of an error of torch, gloo or NCCL tells of.
-
-    "between_ranks" and "lost_rank" may only be the consequence of another rank's failure.
-    """
+    """Return the kind of failure that the text of an error of torch, gloo or NCCL tells of."""
     text = text.lower()
     if NO_SPACE in text:
         return "disk_full"
+    if "out of memory" in text:
+        return "out_of_memory"
     if any(word in text for word in OWN):
         return "crash"
     if any(word in text for word in LOST):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import textwrap
 
 from sft.errors import SftError, kind_of
-from sft.failures import Kind, kind_of_library_error
+from sft.failures import MAY_FOLLOW, Kind, kind_of_library_error
 from sft.run.directory import Run
 from sft.run.records import Failure
 from sft.trainer import oom
 
 MESSAGE = 500  # characters of an error; all of it is in the log
-OUT_OF_MEMORY = "out of memory"
 
 
 def failure_of(error: BaseException, run: Run, rank: int) -> Failure:
@@ -25,10 +24,8 @@ def failure_of(error: BaseException, run: Run, rank: int) -> Failure:
 
 
 def kind_of_unexpected(error: BaseException) -> Kind:
-    """Return the kind of an exception of a library."""
+    """Return the kind of an exception of a library. Errors between ranks are RuntimeErrors, in torch and in gloo."""
     kind = kind_of(error)
-    if kind == "crash" and isinstance(error, RuntimeError):
+    if kind == "crash":
         kind = kind_of_library_error(str(error))
-    if kind == "crash" and OUT_OF_MEMORY in str(error).lower():
-        kind = "out_of_memory"
-    return kind
+    return "crash" if kind in MAY_FOLLOW and not isinstance(error, RuntimeError) else kind

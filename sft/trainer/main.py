@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from sft.errors import SftError
+from sft.failures import MAY_FOLLOW
 from sft.run import budget, typed_json
 from sft.run.directory import Run
 from sft.run.records import Failure, Moment, Prepared, RankEnd
@@ -56,12 +57,11 @@ def main() -> None:
 
 
 def note_failure(run: Run, rank: int, failure: Failure) -> None:
-    """Write what ended this rank to the run directory, and as the run's failure too, unless another rank's comes first.
+    """Write what ended this rank to the run directory, and as what broke the run too, if nothing did before.
 
-    An error between ranks is perhaps only what another rank's failure looks like from here: the node program waits for
-    a better reason.
+    For a failure that may follow from another rank's, the node program first waits for a better reason.
     """
-    if failure.kind not in ("between_ranks", "lost_rank"):
+    if failure.kind not in MAY_FOLLOW:
         run.fail(failure)
     with contextlib.suppress(OSError):  # the node program sees that the process has ended, and its exit code
         run.note_end(rank, RankEnd(status="failed", failure=failure))

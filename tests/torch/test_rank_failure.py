@@ -40,6 +40,7 @@ def run(tmp_path):
         (ValueError("I/O error: No space left on device (os error 28)"), "disk_full", "rank 1: ValueError: I/O error"),
         (RuntimeError(GLOO), "lost_rank", f"rank 1: RuntimeError: {GLOO}"),
         (torch.distributed.DistBackendError(NCCL), "between_ranks", f"rank 1: DistBackendError: {NCCL}"),
+        (ValueError("Triton: out of memory"), "out_of_memory", "rank 1: ValueError: Triton: out of memory"),
         (TimeoutError("the hub timed out"), "crash", "rank 1: TimeoutError: the hub timed out"),
         (ArithmeticError("own"), "crash", "rank 1: ArithmeticError: own"),
         (KeyboardInterrupt(), "crash", "rank 1: KeyboardInterrupt: no message"),

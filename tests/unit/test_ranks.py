@@ -36,6 +36,7 @@ WATCHDOG = (
             "NCCL: Error while creating shared memory segment /dev/shm/nccl-x, error: No space left on device (28)",
             "disk_full",
         ),
+        ("NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'", "out_of_memory"),
         ("mat1 and mat2 shapes cannot be multiplied", "crash"),
     ],
 )
