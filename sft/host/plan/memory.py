@@ -1,7 +1,7 @@
 """How much memory a run needs: of each GPU at three moments of a step, and of the machine.
 
 Every formula follows from what the trainer and DeepSpeed 0.19.8 do. What was fitted to measurements is a constant with
-its source. tests/unit/test_plan.py compares both with the measured figures in benchmarks/README.md.
+its source. tests/unit/plan/test_memory_and_time.py compares both with the measured figures in benchmarks/README.md.
 """
 
 from __future__ import annotations

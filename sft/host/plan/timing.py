@@ -1,7 +1,7 @@
 """How long a step takes: computing, moving data over the link, and the optimizer.
 
 The constants were fitted to one and two H100s (benchmarks/README.md): 15.0 us a token of the 1B model, and 72 ms a step
-beside that. tests/unit/test_plan.py compares the result with the measured speeds.
+beside that. tests/unit/plan/test_memory_and_time.py compares the result with the measured speeds.
 """
 
 from __future__ import annotations
