@@ -46,9 +46,9 @@ def create(settings: Decided, hostfile: str) -> Run:
         run.logs.mkdir()
         run.checkpoints.mkdir()
         run.ranks.mkdir()
-        frozen = settings.model_copy(update={"run_name": run.name})
-        write_json(run.settings_file, frozen.freeze())
-        write_json(run.ds_config, deepspeed.configuration(frozen))
+        named = settings.model_copy(update={"run_name": run.name})
+        write_json(run.settings_file, named.freeze())  # first: a directory without it, and with other files, is no run
+        write_json(run.ds_config, deepspeed.configuration(named))
         write_whole(run.hostfile, hostfile)
         run.keep_reserve()
         run.update_state("launching")
@@ -105,18 +105,8 @@ def reopen(
     unless it is the same start `again`.
     """
     before, said = run.settings(), []
-    failures = (run.failure_file, run.path / OLD_FAILURE)
-    for path in (run.path / "stop", *failures, run.prepared, *run.path.glob("node-*.json")):
-        path.unlink(missing_ok=True)
-    shutil.rmtree(run.ranks, ignore_errors=True)
-    for folder in (run.logs, run.checkpoints, run.ranks):
-        folder.mkdir(exist_ok=True)  # somebody made room
-    for path in run.unreadable_paths():
-        path.replace(path.with_name(f"{path.name}.unreadable"))  # it was named, and is not named at every start
-    for folder in (run.path, run.checkpoints):
-        files.sweep(folder, files=True)  # left by processes that were killed while they wrote
-    frozen = settings.model_copy(update={"run_name": run.name})
-    new_hostfile = (frozen.nodes, frozen.gpus_per_node) != (before.nodes, before.gpus_per_node)
+    clear(run)
+    new_hostfile = (settings.nodes, settings.gpus_per_node) != (before.nodes, before.gpus_per_node)
     new_config = new_config or new_hostfile
     try:
         cluster.read_hostfile(run.hostfile)
@@ -129,14 +119,29 @@ def reopen(
         new_config = True
         said.append(f"warning: {run.ds_config}: cannot be read; it is written anew from the settings")
     if new_hostfile:
-        write_whole(run.hostfile, cluster.hostfile(frozen.nodes, frozen.gpus_per_node))
+        write_whole(run.hostfile, cluster.hostfile(settings.nodes, settings.gpus_per_node))
     if new_config:
-        write_json(run.ds_config, config or deepspeed.configuration(frozen))
-    write_json(run.settings_file, frozen.freeze())
+        write_json(run.ds_config, config or deepspeed.configuration(settings))
+    # Last: if this is interrupted, the next start still sees from the old settings that the others must be written.
+    write_json(run.settings_file, settings.model_copy(update={"run_name": run.name}).freeze())
     run.keep_reserve()
     restate(run, again)
     point_latest(run)
     return said
+
+
+def clear(run: Run) -> None:
+    """Remove what the last attempt left: requests, failures, what its nodes wrote, unreadable and temporary files."""
+    failures = (run.failure_file, run.path / OLD_FAILURE)
+    for path in (run.path / "stop", *failures, run.prepared, *run.path.glob("node-*.json")):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(run.ranks, ignore_errors=True)
+    for folder in (run.logs, run.checkpoints, run.ranks):
+        folder.mkdir(exist_ok=True)  # somebody made room
+    for path in run.unreadable_paths():
+        path.replace(path.with_name(f"{path.name}.unreadable"))  # it was named, and is not named at every start
+    for folder in (run.path, run.checkpoints):
+        files.sweep(folder, files=True)  # left by processes that were killed while they wrote
 
 
 def evaluate_again(run: Run, settings: Decided) -> Run:

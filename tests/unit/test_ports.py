@@ -23,8 +23,8 @@ import sys
 from rich.console import Console
 from sft.host.launch import ports
 from tests.settings import decided
-settings, claimed = ports.claim(decided(defaults={"master_port": int(sys.argv[1])}), Console(stderr=True))
-print(settings.master_port, flush=True)
+claimed = ports.claim(decided(defaults={"master_port": int(sys.argv[1])}), Console(stderr=True))
+print(claimed.port, flush=True)
 sys.stdin.read()
 """
 
@@ -36,9 +36,9 @@ def base():
 
 def claimed(settings):
     said = io.StringIO()
-    settings, claim = ports.claim(settings, Console(file=said, width=200))
+    claim = ports.claim(settings, Console(file=said, width=200))
     claim.close()
-    return settings.master_port, said.getvalue().strip()
+    return claim.port, said.getvalue().strip()
 
 
 def listening(port):

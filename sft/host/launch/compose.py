@@ -54,7 +54,7 @@ class Compose:
     def check(self, settings: Settings) -> None:
         """Nothing: the image has every package, or `make test-env` says what it lacks."""
 
-    def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> Decided:
+    def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> int:
         """Check the compose files, make the folders and build the image. Raises UserError."""
         self.stack = Stack(settings)
         self.stack.check()
@@ -62,7 +62,7 @@ class Compose:
         ownership.say(console)
         ownership.hand_over(settings, make_folders(settings))
         self.stack.build(console)
-        return settings
+        return settings.master_port  # a container has all ports to itself
 
     def start(self, run: Run) -> Containers:
         return self.stack.up(run)

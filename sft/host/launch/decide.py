@@ -34,8 +34,9 @@ class Decision:
     lines: tuple[str, ...] = ()  # what a user is told about it
 
     def prepared(self, console: Console) -> Decision:
-        """Have the launcher make ready what its nodes need; the ports may be others then. Raises SftError."""
-        return replace(self, settings=self.launcher.prepare(self.settings, self.cards, console))
+        """Have the launcher make ready what its nodes need; the run gets the port that is free. Raises SftError."""
+        port = self.launcher.prepare(self.settings, self.cards, console)
+        return replace(self, settings=self.settings.model_copy(update={"master_port": port}))
 
 
 def decide(written: Settings, in_container: bool = False, opened: bool = False) -> Decision:

@@ -50,11 +50,8 @@ class Launcher(Protocol):
     def check(self, settings: Settings) -> None:
         """Raise SettingsError for settings that its nodes could not run with."""
 
-    def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> Decided:
-        """Make ready what the nodes need (ports, folders, an image); return the settings, which may have other ports.
-
-        Raises SftError.
-        """
+    def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> int:
+        """Make ready what the nodes need: ports, folders, an image. Return the run's MASTER_PORT. Raises SftError."""
 
     def start(self, run: Run) -> Nodes:
         """Start the nodes of the run it was prepared for. It can be started again. Raises UserError."""

@@ -41,13 +41,13 @@ class Local:
         """Raise SettingsError if a package that the settings need is not installed."""
         model_files.check_bitsandbytes(settings)
 
-    def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> Decided:
-        """Claim the ports and make the folders. Raises SettingsError."""
-        # The claim is held as long as nodes may be started: the ranks listen only after some seconds.
-        settings, self.claim = ports.claim(settings, console)
-        make_folders(settings)
+    def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> int:
+        """Claim the ports and make the folders. Raises SettingsError if they cannot be had."""
         self.settings, self.given = settings, cards
-        return settings
+        # The claim is held as long as nodes may be started: the ranks listen only after some seconds.
+        self.claim = ports.claim(settings, console)
+        make_folders(settings)
+        return self.claim.port
 
     def start(self, run: Run) -> LocalNodes:
         """Start the node program for every node, each with its own cards."""

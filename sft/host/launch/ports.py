@@ -18,7 +18,6 @@ from sft.errors import SettingsError, SftError, wrong
 from sft.run import find
 from sft.run.directory import Run
 from sft.settings.fields import Settings
-from sft.settings.stages import Decided
 
 PAIRS = 200  # that are looked at before giving up
 LAST = 65534  # MASTER_PORT at most
@@ -37,11 +36,11 @@ class Claim:
             name.close()
 
 
-def claim(settings: Decided, console: Console) -> tuple[Decided, Claim]:
-    """Return the settings with the ports that the run gets, and the claim to them.
+def claim(settings: Settings, console: Console) -> Claim:
+    """Claim the two ports of a run.
 
-    A MASTER_PORT that was asked for is taken or refused; otherwise it is the first free one from there on, which is
-    said. Raises SettingsError.
+    A MASTER_PORT that was asked for is taken or refused; otherwise it is the first free one from there on, and a line
+    says so. Raises SettingsError.
     """
     for port in candidates(settings):
         if claimed := claim_pair(port):
@@ -49,7 +48,7 @@ def claim(settings: Decided, console: Console) -> tuple[Decided, Claim]:
                 console.print(
                     f"port {settings.master_port} is in use{by_whom(settings)}: this run takes MASTER_PORT={port}"
                 )
-            return settings.model_copy(update={"master_port": port}), claimed
+            return claimed
     if settings.is_asked("master_port"):
         busy = [port for port in pair(settings.master_port) if not hostfile.port_is_free(port)]
         behind = f" (the nodes meet on {busy[0]})" if busy and settings.master_port not in busy else ""
