@@ -42,34 +42,34 @@ class OutOfMemory(Exception):
         self.where = where
 
 
-def of_gpu(error: BaseException) -> bool:
+def is_of_gpu(error: BaseException) -> bool:
     """Tell whether an error, or one that caused it, means that the GPU's memory was not enough."""
-    for found in chain(error):
+    for found in with_causes(error):
         text = str(found).lower()
-        said = any(all(word in text for word in words) for words in GPU_WORDS)
-        if said or isinstance(found, torch.OutOfMemoryError):
+        is_named = any(all(word in text for word in words) for words in GPU_WORDS)
+        if is_named or isinstance(found, torch.OutOfMemoryError):
             return True
     return False
 
 
-def of_host(error: BaseException) -> bool:
+def is_of_host(error: BaseException) -> bool:
     """Tell whether an error, or one that caused it, means that the machine's main memory was not enough."""
-    for found in chain(error):
+    for found in with_causes(error):
         no_memory = isinstance(found, MemoryError) or (isinstance(found, OSError) and found.errno == errno.ENOMEM)
         if no_memory or any(words in str(found).lower() for words in HOST_WORDS):
             return True
     return False
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
+def with_causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error, and the errors that it was raised from or during."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def less(settings: Decided) -> str:
-    """Return, for an error, the settings that need less GPU memory than these: those that change least come first."""
+def remedies(settings: Decided) -> str:
+    """Return the settings that need less GPU memory than these, for an error; those that change least come first."""
     ways = [] if settings.gradient_checkpointing else ["GRADIENT_CHECKPOINTING=1"]
     ways += [] if settings.ds_config == "zero3_offload" else ["DS_CONFIG=zero3_offload"]
     ways += [] if settings.lora_rank else ["LORA_RANK=16"]
@@ -78,12 +78,12 @@ def less(settings: Decided) -> str:
 
 def reason(error: BaseException, run: Run) -> str:
     """Return the error for memory that ran out outside of the steps, with what to do; "" for another error."""
-    if of_gpu(error):
-        remedy = f"use {less(run.settings())}"
+    if is_of_gpu(error):
+        remedy = f"use {remedies(run.settings())}"
         if run.state().status == "evaluating":
             remedy = "use EVAL_BATCH_SIZE=1, a smaller MAX_NEW_TOKENS, or EVALUATE=0 and EVAL_STEPS=0"
         return f"out of memory of a GPU; {remedy}; `make plan` takes it into account"
-    if of_host(error):
+    if is_of_host(error):
         remedy = "end other programs, use DS_CONFIG=zero3 instead of offload, or fewer GPUS_PER_NODE"
         return f"out of memory of the machine; {remedy}"
     return ""
@@ -95,7 +95,7 @@ def part(where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if of_gpu(error):
+        if is_of_gpu(error):
             raise OutOfMemory(where) from error
         raise
 
@@ -119,7 +119,7 @@ class Guard:
         try:
             yield
         except Exception as error:
-            if not of_gpu(error):
+            if not is_of_gpu(error):
                 raise
             where = error.where if isinstance(error, OutOfMemory) else "between passes"
             self.saver.finish()  # the ranks resume from this checkpoint, which may still be on its way to the disk
@@ -136,10 +136,10 @@ class Guard:
         if where == OPTIMIZER and [(cut.place, cut.where) for cut in self.cuts[-1:]] == [(place, where)]:
             # The optimizer's own memory does not depend on the micro-steps, only how fragmented the rest is. Once is
             # worth a try.
-            return f"{what}, and smaller ones have not helped; use {less(self.settings)}"
+            return f"{what}, and smaller ones have not helped; use {remedies(self.settings)}"
         if now is None:
             (row,) = nonfinite.places(self.settings, np.asarray([self.longest]))
-            remedy = f"use a smaller MAX_LENGTH, {less(self.settings)}"
+            remedy = f"use a smaller MAX_LENGTH, {remedies(self.settings)}"
             return f"{what}, and the longest row, {row} with {longest:,} tokens, has to fit alone; {remedy}"
         if self.run.failure() is None:  # otherwise another rank has lowered it already, in the same way
             frozen = self.run.settings()

@@ -117,7 +117,7 @@ def words(text):
 )
 def test_errors_that_mean_the_memory_of_a_gpu(error):
     for found in (error, wrapped(error)):
-        assert oom.of_gpu(found) and not oom.of_host(found)
+        assert oom.is_of_gpu(found) and not oom.is_of_host(found)
         with pytest.raises(oom.OutOfMemory), oom.part("backward"):
             raise found
 
@@ -132,7 +132,7 @@ def test_errors_that_mean_the_memory_of_a_gpu(error):
     ids=["torch", "python", "system"],
 )
 def test_errors_that_mean_the_memory_of_the_machine_have_a_line_of_their_own(error, tmp_path):
-    assert oom.of_host(error) and not oom.of_gpu(error)
+    assert oom.is_of_host(error) and not oom.is_of_gpu(error)
     assert oom.reason(error, run_of(tmp_path)).startswith("out of memory of the machine; ")
 
 
