@@ -203,7 +203,7 @@ def measure(settings: Held, warmup: int, steps: int, cap_gib: float = 0.0) -> di
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
         "first_loss": round(losses[0], 5),
         "last_loss": round(losses[-1], 5),
-        "zero": {key: value for key, value in received["zero_optimization"].items() if "threshold" in key},
+        "zero": {key: value for key, value in received.zero.items() if "threshold" in key},
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "matrix_tflops": round(flops / 1e12),
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "

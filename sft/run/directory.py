@@ -29,6 +29,7 @@ from sft.run.typed_json import R, Record
 from sft.settings import variables
 
 if TYPE_CHECKING:
+    from sft.settings.deepspeed import DsConfig
     from sft.settings.stages import Decided  # takes a quarter of a second, which a look at a run does not need
 
 OLD_FAILURE = "failed"  # the reason as a text, of an earlier version
@@ -154,6 +155,16 @@ class Run:
         from sft.settings.load import thaw
 
         return thaw(self.settings_file)
+
+    def deepspeed_config(self) -> DsConfig:
+        """Return the configuration that DeepSpeed receives. Raises files.Unreadable, and OSError."""
+        from sft.settings.deepspeed import DsConfig
+
+        advice = "start a new run with FRESH=1"
+        config = DsConfig(files.read_json(self.ds_config, advice=advice))
+        if config.stage not in (1, 2, 3):
+            raise files.Unreadable(f"{self.ds_config}: has no zero_optimization.stage; {advice}")
+        return config
 
     # What is read with care
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from sft import hostfile as cluster
 from sft.errors import SettingsError, UserError, wrong
@@ -19,6 +18,7 @@ from sft.run.files import write_json, write_whole
 from sft.run.find import latest
 from sft.run.records import StateChanges
 from sft.settings import deepspeed
+from sft.settings.deepspeed import DsConfig
 from sft.settings.fields import Settings
 from sft.settings.stages import Decided
 
@@ -48,7 +48,7 @@ def create(settings: Decided, hostfile: str) -> Run:
         run.ranks.mkdir()
         named = settings.model_copy(update={"run_name": run.name})
         write_json(run.settings_file, named.freeze())  # first: a directory without it, and with other files, is no run
-        write_json(run.ds_config, deepspeed.configuration(named))
+        write_json(run.ds_config, deepspeed.configuration(named).content)
         write_whole(run.hostfile, hostfile)
         run.keep_reserve()
         run.update_state("launching")
@@ -95,7 +95,7 @@ def default_name(settings: Settings) -> str:
 
 
 def reopen(
-    run: Run, settings: Decided, config: dict[str, Any] | None = None, new_config: bool = False, again: bool = False
+    run: Run, settings: Decided, config: DsConfig | None = None, new_config: bool = False, again: bool = False
 ) -> list[str]:
     """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
 
@@ -114,14 +114,14 @@ def reopen(
         new_hostfile = True
         said.append(f"warning: {error}; it is written anew from the settings")
     try:
-        files.read_json(run.ds_config)
+        run.deepspeed_config()
     except (OSError, files.Unreadable):
         new_config = True
         said.append(f"warning: {run.ds_config}: cannot be read; it is written anew from the settings")
     if new_hostfile:
         write_whole(run.hostfile, cluster.hostfile(settings.nodes, settings.gpus_per_node))
     if new_config:
-        write_json(run.ds_config, config or deepspeed.configuration(settings))
+        write_json(run.ds_config, (config or deepspeed.configuration(settings)).content)
     # Last: if this is interrupted, the next start still sees from the old settings that the others must be written.
     write_json(run.settings_file, settings.model_copy(update={"run_name": run.name}).freeze())
     run.keep_reserve()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sft import ROOT
 from sft.errors import SettingsError, wrong
@@ -13,7 +13,40 @@ from sft.settings.fields import DS_CONFIGS, Settings
 from sft.strict_json import DEEPEST, depth, no_number, once
 
 
-def configuration(settings: Settings, file: dict[str, Any] | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DsConfig:
+    """A configuration as DeepSpeed receives it. The form of its JSON is DeepSpeed's own."""
+
+    content: dict[str, object]
+
+    @property
+    def zero(self) -> dict[str, object]:
+        """The section `zero_optimization`."""
+        section = self.content.get("zero_optimization")
+        return section if isinstance(section, dict) else {}
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage: 1, 2 or 3."""
+        stage = self.zero.get("stage")
+        return stage if isinstance(stage, int) else 0
+
+    def size(self, name: str, default: int) -> int:
+        """Return a size in `zero_optimization`, or the default if the configuration leaves it open."""
+        value = self.zero.get(name)
+        return int(value) if isinstance(value, int | float) else default
+
+    def offloads(self, what: str) -> bool:
+        """Whether `offload_optimizer` or `offload_param` moves something out of the GPU's memory."""
+        section = self.zero.get(what)
+        return isinstance(section, dict) and section.get("device", "none") != "none"
+
+    def with_zero_defaults(self, values: dict[str, int]) -> DsConfig:
+        """Return the configuration with values for what its section `zero_optimization` leaves open."""
+        return DsConfig({**self.content, "zero_optimization": {**values, **self.zero}})
+
+
+def configuration(settings: Settings, file: dict[str, object] | None = None) -> DsConfig:
     """Return the configuration that DeepSpeed receives: the file, with the settings filled in as numbers.
 
     `file` is what the file held when the run began, if that is not what it holds now. Raises SettingsError where
@@ -21,7 +54,7 @@ def configuration(settings: Settings, file: dict[str, Any] | None = None) -> dic
     """
     config = read(settings) if file is None else dict(file)
     problems = []
-    ours: dict[str, tuple[str, Any]] = {
+    ours: dict[str, tuple[str, object]] = {
         "train_micro_batch_size_per_gpu": ("BATCH_SIZE", settings.batch_size),
         "gradient_clipping": ("GRAD_CLIP", settings.grad_clip),
     }
@@ -54,7 +87,7 @@ def configuration(settings: Settings, file: dict[str, Any] | None = None) -> dic
         if key in config:
             remedy = f"remove {key} from the file; LEARNING_RATE, WEIGHT_DECAY and LR_SCHEDULER set it"
             problems.append(wrong("DS_CONFIG", settings.ds_config, f"has its own {key}", remedy))
-    stage = config.get("zero_optimization", {}).get("stage")
+    stage = DsConfig(config).zero.get("stage")
     if isinstance(stage, bool) or stage not in (1, 2, 3):
         problems.append(
             wrong("DS_CONFIG", settings.ds_config, f"zero_optimization.stage is {stage}", "write 1, 2 or 3")
@@ -65,7 +98,7 @@ def configuration(settings: Settings, file: dict[str, Any] | None = None) -> dic
         problems.append(wrong("LORA_BASE_BITS", 4, what, "use DS_CONFIG=zero2"))
     if problems:
         raise SettingsError(problems)
-    return without_auto(config)
+    return DsConfig(without_auto(config))
 
 
 def path(settings: Settings) -> Path:
@@ -75,7 +108,7 @@ def path(settings: Settings) -> Path:
     return variables.expanded(settings.ds_config)
 
 
-def read(settings: Settings) -> dict[str, Any]:
+def read(settings: Settings) -> dict[str, object]:
     """Return the content of the file that DS_CONFIG names. Raises SettingsError."""
     what, remedy = "does not hold a JSON object", "fix the file"
     try:
@@ -97,6 +130,6 @@ def read(settings: Settings) -> dict[str, Any]:
     raise SettingsError([wrong("DS_CONFIG", settings.ds_config, what, remedy)])
 
 
-def without_auto(config: dict[str, Any]) -> dict[str, Any]:
+def without_auto(config: dict[str, object]) -> dict[str, object]:
     """Return a DeepSpeed configuration without its "auto" values, so that DeepSpeed's own defaults hold."""
     return {k: without_auto(v) if isinstance(v, dict) else v for k, v in config.items() if v != "auto"}

@@ -19,6 +19,7 @@ from deepspeed.runtime.zero import parameter_offload
 from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
 from deepspeed.utils import nvtx, set_z3_leaf_modules, z3_leaf_module
 
+from sft.settings.deepspeed import DsConfig
 from sft.settings.fields import Settings
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
 from sft.trainer import distributed, oom
@@ -34,8 +35,8 @@ LIGER = {"rope": True, "swiglu": True, "rms_norm": True, "cross_entropy": False,
 
 
 def start_engine(
-    path: Path, settings: Settings, config: dict[str, Any], world: World, whole_layers: bool = True
-) -> tuple[DeepSpeedEngine, dict[str, Any]]:
+    path: Path, settings: Settings, config: DsConfig, world: World, whole_layers: bool = True
+) -> tuple[DeepSpeedEngine, DsConfig]:
     """Return DeepSpeed's engine around the TargetLoss of the model in `path`, and the configuration that it got.
 
     (All ranks.) The configuration is `config` with the sizes that depend on the model. ZeRO-3 gathers `whole_layers`,
@@ -50,7 +51,7 @@ def start_engine(
     if settings.lora_rank:
         adapter.save_only_the_adapter(loss)
     filled = fill_in(config, loss, layers, world)
-    if config["zero_optimization"]["stage"] == 3 and layers and whole_layers:
+    if config.stage == 3 and layers and whole_layers:
         # A layer's weights are gathered at once: hooks on each of its linear layers and norms take longer than short
         # sequences take to compute. Nothing larger is gathered at once: DeepSpeed takes the gradients of a unit for
         # complete when that of its input is, and a whole model's input, token ids, has none.
@@ -58,10 +59,10 @@ def start_engine(
     optimizer = torch.optim.AdamW(
         parameter_groups(loss, settings.weight_decay),
         lr=settings.peak_learning_rate,
-        fused=world.device.type == "cuda" or "offload_optimizer" in config["zero_optimization"],
+        fused=world.device.type == "cuda" or "offload_optimizer" in config.zero,
     )
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=filled, dist_init_required=False)
+    engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=filled.content, dist_init_required=False)
     distributed.wait_without_limit()  # in the process groups that DeepSpeed has just made
     for name, buffer in buffers.items():
         # Without ZeRO-3, DeepSpeed rounds buffers to the weights' type too: rotary frequencies in bf16 put the 500th
@@ -71,9 +72,7 @@ def start_engine(
     return engine, filled
 
 
-def model_to_train(
-    path: Path, settings: Settings, config: dict[str, Any], world: World
-) -> transformers.PreTrainedModel:
+def model_to_train(path: Path, settings: Settings, config: DsConfig, world: World) -> transformers.PreTrainedModel:
     """Load a model with everything that training changes in it, such as an adapter (all ranks)."""
     model = load_model(path, settings, world.device, config)
     model.config.use_cache = False
@@ -154,22 +153,20 @@ def count_weights(module: torch.nn.Module, only_trained: bool = False) -> int:
     return sum(true_shape(parameter).numel() for parameter in parameters)
 
 
-def fill_in(
-    config: dict[str, Any], module: torch.nn.Module, layers: list[torch.nn.Module], world: World
-) -> dict[str, Any]:
+def fill_in(config: DsConfig, module: torch.nn.Module, layers: list[torch.nn.Module], world: World) -> DsConfig:
     """Return DeepSpeed's configuration with the sizes that depend on the model. What the file says takes precedence."""
     total = count_weights(module)
     sizes = {"reduce_bucket_size": reduce_bucket(count_weights(module, only_trained=True))}
-    if config["zero_optimization"]["stage"] == 3:
+    if config.stage == 3:
         sizes["sub_group_size"] = SUB_GROUP
         # One layer ahead: its weights travel while the layer before it computes.
         sizes["stage3_prefetch_bucket_size"] = max(map(count_weights, layers), default=total)
-        if world.device.type == "cuda" and "offload_param" not in config["zero_optimization"]:
+        if world.device.type == "cuda" and "offload_param" not in config.zero:
             # A small model's weights stay gathered: sharding them would save little memory and cost every pass.
             size_bytes = sum(true_shape(p).numel() * p.element_size() for p in module.parameters())
             if size_bytes <= PERSISTENT_SHARE * torch.cuda.get_device_properties(world.device).total_memory:
                 sizes["stage3_param_persistence_threshold"] = total
-    return {**config, "zero_optimization": sizes | config["zero_optimization"]}
+    return config.with_zero_defaults(sizes)
 
 
 def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

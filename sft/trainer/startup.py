@@ -60,7 +60,7 @@ def try_engine(
     whole_layers: bool,
 ) -> Ready | None:
     """Start an engine and run its largest micro-step (all ranks). Return None if whole layers lose gradients."""
-    config = files.read_json(run.ds_config, advice="start a new run with FRESH=1")
+    config = run.deepspeed_config()
     with reporter.phase("loading"):
         engine, received = start_engine(base, settings, config, world, whole_layers)
         with gradients.Misfits(engine) as misfits:
@@ -71,7 +71,7 @@ def try_engine(
         first_step = resume.resume(engine, run, world)
         saver = Saver(engine, run, settings.keep_checkpoints, world)
     if world.is_main:
-        files.write_json(run.ds_config, received)
+        files.write_json(run.ds_config, received.content)
     reporter.begin_training(first_step, steps)
     memory = oom.Guard(run, settings, rows, steps, packing, saver, world)
     ready = Ready(engine, packing, first_step, saver, memory)

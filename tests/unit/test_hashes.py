@@ -30,7 +30,7 @@ def poison(path):
     """Write another hash where the file's is kept: whoever gives that one back has not read the file."""
     place = path.parent / hashes.NAME
     content = json.loads(place.read_text())
-    content[str(path)]["sha256"] = "kept"
+    content["files"][str(path)]["sha256"] = "kept"
     place.write_text(json.dumps(content))
 
 
@@ -81,3 +81,11 @@ def test_small_files_are_always_read(path):
 def test_spoilt_records_are_made_anew(path, content):
     (path.parent / hashes.NAME).write_text(content)
     assert kept(path) == sha256(path) == kept(path)
+
+
+def test_hashes_from_before_the_file_had_a_version_count(path):
+    kept(path)
+    poison(path)
+    place = path.parent / hashes.NAME
+    place.write_text(json.dumps(json.loads(place.read_text())["files"]))
+    assert kept(path) == "kept"

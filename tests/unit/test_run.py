@@ -191,6 +191,18 @@ def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, n
     assert run.unreadable() == []  # said once
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"zero_optimization": 3}', '{"zero_optimization": {"stage": "x"}}']
+)
+def test_a_configuration_that_deepspeed_cannot_have_got_is_written_anew(run, content):
+    run.ds_config.write_text(content)
+    with pytest.raises(files.Unreadable, match=r"ds_config.json: .*; start a new run with FRESH=1"):
+        run.deepspeed_config()
+    (line,) = lifecycle.reopen(run, run.settings())
+    assert line == f"warning: {run.ds_config}: cannot be read; it is written anew from the settings"
+    assert run.deepspeed_config().stage == 3
+
+
 def test_a_loss_that_is_not_finite_leaves_the_state_json(run):
     run.update_state("training", loss=float("nan"), tokens_per_second=10.0, time_left_s=60.0, step=1, total_steps=2)
     json.loads((run.path / "state.json").read_text(), parse_constant=lambda name: pytest.fail(name))

@@ -101,7 +101,7 @@ def test_deepspeed_receives_numbers_only(tmp_path):
             {"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto"}, "train_micro_batch_size_per_gpu": "auto"}
         )
     )
-    config = deepspeed.configuration(load(None, ds_config=str(path)))
+    config = deepspeed.configuration(load(None, ds_config=str(path))).content
     assert "auto" not in json.dumps(config)
     assert config["train_micro_batch_size_per_gpu"] == 4
     assert "bf16" not in config
@@ -109,9 +109,11 @@ def test_deepspeed_receives_numbers_only(tmp_path):
 
 def test_precision_follows_the_device():
     settings = load(None)
-    assert deepspeed.configuration(resolve(settings, "cuda", "local"))["bf16"] == {"enabled": True}
+    assert deepspeed.configuration(resolve(settings, "cuda", "local")).content["bf16"] == {"enabled": True}
     assert without_plan(resolve(settings, "cpu", "local")).precision == "fp32"
-    assert deepspeed.configuration(resolve(load(None, precision="fp16"), "cuda", "local"))["fp16"] == {"enabled": True}
+    assert deepspeed.configuration(resolve(load(None, precision="fp16"), "cuda", "local")).content["fp16"] == {
+        "enabled": True
+    }
 
 
 def test_secrets_are_not_frozen(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sft.host.plan.cards import Card
 from sft.host.plan.shapes import Shape
@@ -42,35 +41,30 @@ class Job:
     @classmethod
     def of(cls, settings: Resolved, shape: Shape, card: Card, fused: bool = True) -> Job:
         """Return the job of settings, with the values that sft/trainer/engine.py fills in."""
-        zero: dict[str, Any] = deepspeed.configuration(settings)["zero_optimization"]
+        config = deepspeed.configuration(settings)
         weight_bytes = ELEMENT_BYTES[settings.precision] * shape.weights
-        small = weight_bytes <= PERSISTENT_SHARE * card.memory_gib * GIB and "offload_param" not in zero
-        threshold = zero.get("stage3_param_persistence_threshold", shape.weights if small else 0)
-
-        def offloads(what: str) -> bool:
-            device = zero.get(what, {}).get("device", "none")
-            return bool(device != "none")
-
+        small = weight_bytes <= PERSISTENT_SHARE * card.memory_gib * GIB and "offload_param" not in config.zero
+        threshold = config.size("stage3_param_persistence_threshold", shape.weights if small else 0)
         ranks, rank = settings.world_size, settings.lora_rank
         trained = shape.lora_weights(rank) if rank else shape.weights
         return cls(
             shape=shape,
             card=card,
             ranks=ranks,
-            stage=zero["stage"],
+            stage=config.stage,
             precision=settings.precision,
             recompute=bool(settings.gradient_checkpointing),
             fused=fused or settings.compile,
             compile=settings.compile,
-            offload_optimizer=offloads("offload_optimizer"),
-            offload_weights=offloads("offload_param"),
+            offload_optimizer=config.offloads("offload_optimizer"),
+            offload_weights=config.offloads("offload_param"),
             lora_rank=rank,
             lora_dropout=settings.lora_dropout > 0,
             base_bits=settings.lora_base_bits,
-            bucket=zero.get("reduce_bucket_size", reduce_bucket(trained)),
-            contiguous=zero.get("contiguous_gradients", True),
-            sub_group=zero.get("sub_group_size", SUB_GROUP),
-            persistent=zero["stage"] == 3 and ranks > 1 and threshold >= shape.head_weights,
+            bucket=config.size("reduce_bucket_size", reduce_bucket(trained)),
+            contiguous=bool(config.zero.get("contiguous_gradients", True)),
+            sub_group=config.size("sub_group_size", SUB_GROUP),
+            persistent=config.stage == 3 and ranks > 1 and threshold >= shape.head_weights,
         )
 
     @property

@@ -12,7 +12,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from sft import model_files
 from sft.errors import SettingsError, SftError, UserError, kind_of, wrong
@@ -20,6 +19,7 @@ from sft.run import files, typed_json
 from sft.run.directory import Run
 from sft.run.records import Failure, Prepared
 from sft.settings import deepspeed
+from sft.settings.deepspeed import DsConfig
 from sft.settings.fields import DS_CONFIGS, Settings
 from sft.settings.load import load
 from sft.trainer import process
@@ -72,7 +72,8 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
         files.sweep(folder)  # what killed processes have left
     started = time.monotonic()
     # The run's own copy of the DS_CONFIG: a container does not see the user's file, which may have changed by now too.
-    check_deepspeed(settings, files.read_json(run.ds_config) if run else deepspeed.configuration(settings))
+    frozen = run.deepspeed_config() if run else deepspeed.configuration(settings)
+    check_deepspeed(settings, frozen)
     model_files.check_bitsandbytes(settings)
     settings, commit = identity.pinned(run, settings) if run else (settings, None)
     model = base_model(settings)
@@ -107,14 +108,14 @@ def check_lora_targets(settings: Settings, folder: Path) -> None:
     adapter.check_targets(model, settings)
 
 
-def check_deepspeed(settings: Settings, config: dict[str, Any]) -> None:
+def check_deepspeed(settings: Settings, config: DsConfig) -> None:
     """Have DeepSpeed itself read a DS_CONFIG of the user's own. Raises SettingsError if it refuses it."""
     if settings.ds_config in DS_CONFIGS:
         return
     from deepspeed.runtime.config import DeepSpeedConfig
 
     try:
-        DeepSpeedConfig(config)
+        DeepSpeedConfig(config.content)
     except Exception as error:  # of any kind: DeepSpeed finds wrong values by using them
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         what = f"DeepSpeed refuses it ({type(error).__name__}: {' '.join(lines[:3]) or 'no message'})"

@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+from sft.settings.deepspeed import DsConfig
 from sft.settings.fields import Settings
 from sft.trainer.model import quantised
 
@@ -17,7 +18,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def load_model(
-    path: Path, settings: Settings, device: torch.device, ds_config: dict[str, Any] | None = None
+    path: Path, settings: Settings, device: torch.device, ds_config: DsConfig | None = None
 ) -> transformers.PreTrainedModel:
     """Return the model in `path` on a device, in PRECISION.
 
@@ -25,7 +26,7 @@ def load_model(
     (all ranks): rank 0 reads each tensor, and every rank keeps its shard.
     """
     # transformers takes no argument for ZeRO-3: it looks for such an object, for as long as one is alive.
-    zero3 = HfDeepSpeedConfig(ds_config) if ds_config and ds_config["zero_optimization"]["stage"] == 3 else None
+    zero3 = HfDeepSpeedConfig(ds_config.content) if ds_config and ds_config.stage == 3 else None
     dtype = DTYPES[settings.precision]
     options: dict[str, Any] = {} if zero3 else {"device_map": {"": device}}
     if ds_config and settings.lora_base_bits == 4:
