@@ -1,9 +1,9 @@
 """DeepSpeed's launcher without torch: this module runs in place of `deepspeed.launcher.launch`.
 
-The launcher sets a few variables and starts the ranks. But before Python runs it, it imports all of DeepSpeed and with
-it torch: seconds in which no rank can begin to import anything (benchmarks/README.md). So the launcher's own file runs
+The launcher sets a few variables and starts the ranks. But Python imports all of DeepSpeed before it, and with it
+torch: seconds in which no rank can begin with its own imports (benchmarks/README.md). So the launcher's own file runs
 here with stand-ins for the packages that it takes a few names from. DeepSpeed's version is pinned, and
-tests/torch/test_deepspeed_launcher.py compares what the ranks get from either.
+tests/torch/test_deepspeed_launcher.py compares what the ranks get from this launcher and from DeepSpeed's own.
 
 It also leaves the ranks' end to the node program. DeepSpeed's launcher answers a signal, or the end of one rank, by
 giving the other ranks 30 s and killing them: a checkpoint that takes longer to write would be lost, and nobody would
@@ -39,16 +39,15 @@ class Accelerator:
     """What the launcher asks of an accelerator: how a rank is told which cards are its node's."""
 
     def visible_devices_envs(self) -> list[str]:
-        """Return the variables that say it."""
+        """Return the names of the variables that say so."""
         return [VISIBLE_DEVICES]
 
     def set_visible_devices_envs(self, environment: MutableMapping[str, str], devices: Iterable[int]) -> None:
-        """Set them."""
         environment[VISIBLE_DEVICES] = ",".join(map(str, devices))
 
 
 def stand_in(name: str, **content: object) -> None:
-    """Let imports find a package of DeepSpeed's name and place that holds only this content."""
+    """Let imports find a package with a name and a place of DeepSpeed's that holds only this content."""
     deepspeed = importlib.util.find_spec("deepspeed")
     assert deepspeed is not None and deepspeed.origin is not None
     package = ModuleType(name)

@@ -1,8 +1,8 @@
 """The TCP connections between node programs: node 0 listens, every other node connects and stays connected.
 
-Ranks notice a dead peer late, over NCCL only after minutes. A node program that dies closes its connection at once, and
-a network that was cut is found out by the kernel's keepalive within half a minute. A node that ends well says so first.
-Lines of text: `node R` from a newcomer, `run NAME` or `failed REASON` to it, `goodbye` from either side.
+Ranks notice a dead peer late, over NCCL only after minutes. If a node program dies, its connection closes at once; if
+the network is cut, the kernel's keepalive notices within half a minute. A node that ends well says goodbye first.
+The messages are lines of text: `node R` from a newcomer, `run NAME` or `failed REASON` to it, `goodbye` from both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import time
 from dataclasses import dataclass, field
 
-# A silent peer is asked after 5 s, and given up after 20 s without an answer.
+# The kernel asks a silent peer after 5 s, and gives it up after 20 s without an answer.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 CONNECT_TIMEOUT_S = 2.0
 REFUSE_S = 10.0
@@ -34,14 +34,13 @@ class Peer:
     lost: str = ""
 
     def __post_init__(self) -> None:
-        """Never wait for it, and have the kernel ask whether it is still there."""
         self.connection.setblocking(False)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in KEEPALIVE.items():
             self.connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def read(self) -> None:
-        """Take in what has come; an end without a goodbye is a loss."""
+        """Take in what has arrived, and note if the connection has ended."""
         if self.lost:
             return
         try:
@@ -54,7 +53,7 @@ class Peer:
             self.lost = f"the network between: {error.strerror or error}"
 
     def say(self, line: str) -> None:
-        """Send a line. A peer that cannot be reached is found out by `read`."""
+        """Send a line. If the peer cannot be reached, `read` notices."""
         with contextlib.suppress(OSError):
             self.connection.send(f"{line}\n".encode())
 
@@ -79,14 +78,14 @@ class Link:
             peer.read()
 
     def lost(self) -> str | None:
-        """Return which node was lost and how, or None."""
+        """Return which node was lost and how, or None. A node that said goodbye is not lost."""
         for rank, peer in self.peers.items():
             if peer.lost and peer.said("(goodbye)") is None:
                 return f"lost node {rank} ({peer.lost})"
         return None
 
     def close(self, well: bool) -> None:
-        """End the connections, with a goodbye where this node has done its part."""
+        """Close the connections, with a goodbye if this node has done its part."""
         for peer in self.peers.values():
             if well:
                 peer.say("goodbye")
@@ -98,7 +97,7 @@ class MasterLink(Link):
     """Node 0's side."""
 
     def __init__(self, nodes: int, port: int) -> None:
-        """Listen on `port` for the other nodes. Raises OSError where that cannot be."""
+        """Listen on `port` for the other nodes. Raises OSError if that is not possible."""
         super().__init__()
         self.nodes, self.answer = nodes, ""
         self.newcomers: list[Peer] = []
@@ -108,7 +107,7 @@ class MasterLink(Link):
         self.listener.setblocking(False)
 
     def poll(self) -> None:
-        """Let newcomers in, answer them as soon as there is an answer, and take in what the others have sent."""
+        """Accept newcomers, answer them as soon as the answer is known, and take in what the others have sent."""
         with contextlib.suppress(BlockingIOError):
             self.newcomers.append(Peer(self.listener.accept()[0]))
         for newcomer in list(self.newcomers if self.answer else []):
@@ -118,18 +117,18 @@ class MasterLink(Link):
                 continue
             self.newcomers.remove(newcomer)
             if rank is None or not 0 < int(rank) < self.nodes or int(rank) in self.peers:
-                newcomer.connection.close()  # no node of this run
+                newcomer.connection.close()  # not a node of this run
                 continue
             self.peers[int(rank)] = newcomer
             newcomer.say(self.answer)
         super().poll()
 
     def name_run(self, name: str) -> None:
-        """Tell every node that comes which run it is."""
+        """Answer every node that comes with the name of the run."""
         self.answer = f"run {name}"
 
     def refuse(self, reason: str) -> None:
-        """Tell the others that there is no run, as far as they come soon."""
+        """Tell the other nodes that there is no run. Those that do not come within REFUSE_S are not waited for."""
         self.answer = f"failed {' / '.join(reason.splitlines())}"
         deadline = time.monotonic() + REFUSE_S
         while self.missing() and time.monotonic() < deadline:
@@ -142,7 +141,7 @@ class MasterLink(Link):
         return [rank for rank in range(1, self.nodes) if rank not in self.peers]
 
     def close(self, well: bool) -> None:
-        """End the connections and stop to listen."""
+        """Close the connections, and stop listening."""
         super().close(well)
         for newcomer in self.newcomers:
             newcomer.connection.close()
@@ -153,18 +152,20 @@ class WorkerLink(Link):
     """Another node's side."""
 
     def __init__(self, rank: int, port: int) -> None:
-        """Be node `rank`, and look for node 0 at `port`."""
+        """`rank` is this node's; node 0 listens on `port`."""
         super().__init__()
         self.rank, self.port = rank, port
 
     def poll(self) -> None:
-        """Connect to node 0 where that is still to be done, and take in what it has sent."""
+        """Connect to node 0 if that has not been done yet, and take in what it has sent."""
         if not self.peers:
             try:
                 connection = socket.create_connection((master_address(), self.port), CONNECT_TIMEOUT_S)
             except OSError:
                 return  # not there yet
-            if connection.getsockname() == connection.getpeername():  # a port of ours, drawn by chance
+            if (
+                connection.getsockname() == connection.getpeername()
+            ):  # the kernel has chosen this very port for our end, and connected us to ourselves
                 connection.close()
                 return
             self.peers[0] = Peer(connection)
@@ -172,7 +173,7 @@ class WorkerLink(Link):
         super().poll()
 
     def run_name(self) -> str | None:
-        """Return the name of the run that node 0 works on, or None as long as it has not said it."""
+        """Return the name of the run that node 0 works on, or None until it has said it."""
         return self.peers[0].said("run (.+)") if self.peers else None
 
     def refusal(self) -> str | None:

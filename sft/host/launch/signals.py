@@ -1,8 +1,8 @@
 """What signals mean to the tasks and to the node program: save and stop, or end at once.
 
-They come several at a time, so they are not counted. `timeout` signals make, which passes the signal on, and then their
-whole process group; the end of a login session is SIGTERM and SIGHUP; systemd and `scancel` signal every process of a
-run. All of that means: save and stop. Only a person's second Ctrl-C, AGAIN_S or more after the first, means: at once.
+Signals come several at a time, so they are not counted. `timeout` signals make, which passes the signal on, and then
+their whole process group; a login session ends with SIGTERM and SIGHUP; systemd and `scancel` signal every process of a
+run. All of these mean: save and stop. Only a person's second Ctrl-C, AGAIN_S or more after the first, means: at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HELD = {*STOP, signal.SIGQUIT, signal.SIGUSR1}
-AGAIN_S = 1.0  # nearer together, two SIGINTs are one Ctrl-C that arrived on two ways
+AGAIN_S = 1.0  # two SIGINTs closer together are one Ctrl-C that arrived in two ways
 
 
 class Interrupted(KeyboardInterrupt):
@@ -29,16 +29,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Asked:
-    """What signals have asked for until now."""
+    """What signals have asked for so far."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
         self.stop: str | None = None  # the first signal's name
         self.at_once = False
         self.interrupted_at: float | None = None
 
     def note(self, number: int, _frame: FrameType | None = None) -> None:
-        """Note a signal."""
         self.stop = self.stop or signal.Signals(number).name
         if number == signal.SIGINT:
             now = time.monotonic()
@@ -50,7 +48,7 @@ class Asked:
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Give signals to a handler for a while. `nohup` has SIGHUP ignored, and it stays so."""
+    """Give signals to a handler for a while. If `nohup` has SIGHUP ignored, it stays ignored."""
     nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     mine = [number for number in STOP if number != signal.SIGHUP or not nohup]
     before = [(number, signal.signal(number, handler)) for number in mine]
@@ -63,9 +61,9 @@ def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """Raise Interrupted at a signal, so that what a task has begun is cleaned up.
+    """Raise Interrupted at the first signal, so that a task cleans up what it has begun.
 
-    Once: `timeout` sends two, and the second would end the cleaning up. A person's second Ctrl-C does.
+    `timeout` sends two signals, and the second must not interrupt the cleaning up. A person's second Ctrl-C does.
     """
     asked = Asked()
 
@@ -81,7 +79,7 @@ def raising() -> Iterator[None]:
 
 @contextmanager
 def noted() -> Iterator[Asked]:
-    """Note signals instead of being ended by them, as long as there is a run that must not be left alone."""
+    """Note signals instead of ending, as long as there is a run that must not be left alone."""
     asked = Asked()
     with handled(asked.note):
         yield asked
@@ -89,10 +87,10 @@ def noted() -> Iterator[Asked]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Hold signals back from programs that are started meanwhile, until they can tell what a signal asks for.
+    """Hold signals back from programs that are started meanwhile, until they are ready to handle them.
 
-    A new process would be ended by one. The node program calls `release` for itself, ranks are released by
-    sft/trainer/process.py, and DeepSpeed's launcher and docker's never are.
+    A signal would end a new process. The node program calls `release` itself, sft/trainer/process.py does so for a
+    rank, and DeepSpeed's launcher and docker never get signals.
     """
     before = hold()
     try:
@@ -102,12 +100,12 @@ def held() -> Iterator[None]:
 
 
 def hold() -> set[Any]:
-    """Hold signals back from this process, and from what it starts. Return those that were so before."""
+    """Hold signals back from this process and from what it starts. Return those that were held back before."""
     return signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
 
 
 def release() -> None:
-    """Let this process have the signals that were held back from it."""
+    """Let this process receive the signals that were held back from it."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
@@ -115,7 +113,7 @@ class Signals:
     """What asked this node to end: a signal, or the end of what started this program."""
 
     def __init__(self) -> None:
-        """Take the signals over, those too that came before this program could, and remember who started it."""
+        """Handle the signals, also those that came before this program was ready, and note who started it."""
         self.parent = os.getppid()
         self.asked = Asked()
         for number in (*STOP, signal.SIGQUIT):
@@ -124,11 +122,11 @@ class Signals:
 
     @property
     def end_now(self) -> bool:
-        """Whether it is to end without saving."""
+        """Whether the node is to end without saving."""
         return self.asked.at_once
 
     def who(self) -> str | None:
-        """Return what asks for a stop, a signal or the end of whoever started this program, or None."""
+        """Return what asks for a stop, a signal or the end of the program that started this one, or None."""
         if self.asked.stop:
             return "a signal to node"
         return "the end of what started node" if os.getppid() != self.parent else None
