@@ -59,15 +59,11 @@ def download(settings: Settings, patterns: list[str]) -> Path:
             )
         )
     except errors.GatedRepoError:
-        what, remedy = (
-            "is gated",
-            f"ask for access on its page, and set HUGGINGFACE_API_KEY{' of that account' * bool(token)}",
-        )
+        what = "is gated"
+        remedy = f"ask for access on its page, and set HUGGINGFACE_API_KEY{' of that account' * bool(token)}"
     except errors.RepositoryNotFoundError:
-        what, remedy = (
-            "no such folder here and no such model on the hub",
-            "check the name (a private one: HUGGINGFACE_API_KEY)",
-        )
+        what = "no such folder here and no such model on the hub"
+        remedy = "check the name (for a private model, set HUGGINGFACE_API_KEY)"
     except errors.RevisionNotFoundError:
         what, remedy = f"has no revision MODEL_REVISION={settings.model_revision}", "check it on the model's page"
     except errors.HFValidationError:
