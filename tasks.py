@@ -83,7 +83,7 @@ def refuse_names_among(words: list[str], tasks: Collection) -> None:
             raise Exit(for_terminal(f"{word}: is not a task; write `make {task_name} NAME={word}`"), code=2)
 
 
-def options_behind_make(function: Callable[..., Any]) -> dict[str, Any]:
+def options_behind_make(function: Callable[..., Any]) -> dict[str, object]:
     """Return a task's options behind `make`: `make monitor NAME=x ONCE=1` is `inv monitor --name x --once`.
 
     FRESH is a setting too and stays one. Raises UserError.

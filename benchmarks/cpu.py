@@ -33,7 +33,7 @@ def main() -> None:
         for _ in range(ROUNDS):
             for name, given in VARIANTS.items():
                 found = steps.measured(steps.settings_of("cpu", paths | WORK | given), WARMUP, STEPS)
-                speeds[name].append(found["tokens_per_second"])
+                speeds[name].append(steps.speed_of(found))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     print(f"rows of {found['mean_tokens']} tokens on average, the longest {found['longest']}; {WORK}")
     for name, values in speeds.items():

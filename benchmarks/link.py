@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,8 +16,32 @@ ELEMENT_BYTES = {"BFloat16": 2, "Half": 2, "Float": 4, "Double": 8, "Long": 8, "
 RING = {"allgather": 1, "reducescatter": 1, "allreduce": 2}  # passes of (ranks - 1) / ranks of the larger side
 
 
-def profiled(function: Callable[[], Any]) -> list[dict[str, Any]]:
-    """Run a function; return the events of NCCL's kernels in its trace, with arguments and durations in us."""
+@dataclass(frozen=True)
+class Kernel:
+    """One of NCCL's kernels in a trace. Times in seconds."""
+
+    started: float
+    duration: float
+    passes: int  # of (ranks - 1) / ranks of the bytes; 0 for a collective that is not in RING
+    ranks: int
+    bytes: int  # of the larger side
+
+    @classmethod
+    def of(cls, started_us: float, duration_us: float, about: Mapping[str, str | int]) -> Kernel:
+        """Return the kernel of an event with these arguments."""
+        collective = str(about.get("Collective name", "")).replace("_", "")
+        elements = max(int(about.get("In msg nelems", 0)), int(about.get("Out msg nelems", 0)))
+        return cls(
+            started_us / 1e6,
+            duration_us / 1e6,
+            passes=next((number for name, number in RING.items() if name in collective), 0),
+            ranks=int(about.get("Group size", 1)),
+            bytes=elements * ELEMENT_BYTES.get(str(about.get("dtype", "")), 4),
+        )
+
+
+def profiled(function: Callable[[], object]) -> list[Kernel]:
+    """Run a function; return NCCL's kernels in its trace."""
     with torch.profiler.profile() as profile:
         function()
         torch.cuda.synchronize()
@@ -25,25 +49,18 @@ def profiled(function: Callable[[], Any]) -> list[dict[str, Any]]:
         path = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
-    return [event for event in events if event.get("cat") == "kernel" and "nccl" in event["name"].lower()]
+    found = [event for event in events if event.get("cat") == "kernel" and "nccl" in event["name"].lower()]
+    return [Kernel.of(float(event["ts"]), event["dur"], event["args"]) for event in found]
 
 
-def moved(kernels: Iterable[dict[str, Any]]) -> tuple[float, float]:
+def moved(kernels: Iterable[Kernel]) -> tuple[float, float]:
     """Return the bytes that this rank sent, and the seconds that sending took (all ranks).
 
     In a ring each rank sends (ranks - 1) / ranks of the bytes that are gathered or scattered, and twice that in an
     all-reduce (the nccl-tests' notes on bus bandwidth). A kernel waits until the last rank has started its own, so the
     shortest kernel of all ranks is the one that only sent.
     """
-    sent = 0.0
-    durations = []
-    for kernel in sorted(kernels, key=lambda kernel: float(kernel["ts"])):
-        about = kernel["args"]
-        collective = about.get("Collective name", "").replace("_", "")
-        passes = next((number for name, number in RING.items() if name in collective), 0)
-        ranks = about.get("Group size", 1)
-        elements = max(about.get("In msg nelems", 0), about.get("Out msg nelems", 0))
-        sent += passes * elements * ELEMENT_BYTES.get(about.get("dtype", ""), 4) * (ranks - 1) / ranks
-        durations.append(kernel["dur"] / 1e6)
-    by_rank = distributed.gather(durations)
+    in_order = sorted(kernels, key=lambda kernel: kernel.started)
+    sent = sum(kernel.passes * kernel.bytes * (kernel.ranks - 1) / kernel.ranks for kernel in in_order)
+    by_rank = distributed.gather([kernel.duration for kernel in in_order])
     return sent, sum(map(min, zip(*by_rank, strict=True)))

@@ -44,8 +44,13 @@ ZERO3 = {
     "gradient_clipping": "auto",
 }
 # What each variant changes of SFTConfig's defaults; by default activations are recomputed.
-PACKED = {"per_device_train_batch_size": 1, "packing": True, "max_length": 8192, "use_liger_kernel": True}
-THEIRS: dict[str, dict[str, Any]] = {
+PACKED: dict[str, object] = {
+    "per_device_train_batch_size": 1,
+    "packing": True,
+    "max_length": 8192,
+    "use_liger_kernel": True,
+}
+THEIRS: dict[str, dict[str, object]] = {
     "TRL, batch 4, ZeRO-3": {"per_device_train_batch_size": 4, "deepspeed": ZERO3},
     "TRL, batch 4, defaults": {"per_device_train_batch_size": 4},
     "TRL, packed 8,192, Liger": PACKED,
@@ -68,7 +73,7 @@ def main() -> None:
     fixed = steps.its_work(arguments)
     chosen = steps.settings_of(arguments.device, fixed)
     steps.forked(1, lambda: work.prepared(chosen))
-    variants: dict[str, Callable[[], dict[str, Any]]] = {}
+    variants: dict[str, Callable[[], dict[str, object]]] = {}
     for name, given in THEIRS.items():
         variants[name] = functools.partial(
             steps.forked, 1, functools.partial(measure, chosen, given, arguments.warmup, arguments.steps)
@@ -85,7 +90,7 @@ def main() -> None:
             found = variant()
         except SystemExit as error:  # of this variant alone: the others are measured all the same
             found = {"error": str(error)}
-        speeds[name] = found.get("tokens_per_second", math.nan)
+        speeds[name] = steps.speed_of(found)
         print(json.dumps({"variant": name} | found), flush=True)
     print("\n".join(table(speeds)), flush=True)
     if any(map(math.isnan, speeds.values())):
@@ -105,7 +110,7 @@ def table(speeds: dict[str, float]) -> list[str]:
 class Counting(SFTTrainer):
     """TRL's trainer, which counts the tokens of each step without padding."""
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> torch.Tensor:
+    def training_step(self, model: Any, inputs: dict[str, torch.Tensor], *rest: Any, **named: Any) -> torch.Tensor:
         if "attention_mask" in inputs:
             self.tokens.append(inputs["attention_mask"].sum())
         else:  # packed: one line of sequences, all of it real but for padding at its end
@@ -139,7 +144,7 @@ def settle() -> None:
         torch.cuda.synchronize()
 
 
-def measure(settings: Settings, given: dict[str, Any], warmup: int, number: int) -> dict[str, Any]:
+def measure(settings: Settings, given: dict[str, object], warmup: int, number: int) -> dict[str, object]:
     """Train some steps with TRL and return their time and memory."""
     cuda = settings.device == "cuda"
     if "deepspeed" not in given:  # as a user starts it: without a launcher, which would wrap the model once more

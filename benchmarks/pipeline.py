@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from benchmarks import steps, work
 from sft.run.directory import Run
@@ -35,7 +34,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="NAME=value: settings that differ from the benchmark's")
     arguments = parser.parse_args()
     scratch = arguments.scratch.resolve()
-    model = steps.its_work(arguments)["model_name"].resolve()
+    model = Path(str(steps.its_work(arguments)["model_name"])).resolve()
     given = dict(word.split("=", 1) for word in arguments.settings)
     inputs = {"MODEL_NAME": model, "DATASET": arguments.data.resolve(), "DEVICE": arguments.device}
     for folder in ("whole", "starts"):
@@ -50,7 +49,7 @@ def main() -> None:
         print(json.dumps({"what": name} | found), flush=True)
 
 
-def measure(settings: dict[str, Any]) -> dict[str, Any]:
+def measure(settings: dict[str, object]) -> dict[str, object]:
     """Run `inv train` to its end and return its times in seconds. Raises SystemExit if it fails."""
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "invoke", "train"]
@@ -59,7 +58,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     wall = time.time() - began
     if done.returncode:
         raise SystemExit(f"inv train ended with {done.returncode}; see above")
-    run = Run(Path(settings["RUNS_PATH"]) / "latest")
+    run = Run(Path(str(settings["RUNS_PATH"])) / "latest")
     state, metrics = run.state(), list(run.read_metrics())
     parts = state.seconds
     first, last = metrics[0], metrics[-1]

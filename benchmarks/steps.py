@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import socket
 import sys
@@ -61,7 +62,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def its_work(arguments: argparse.Namespace) -> dict[str, Any]:
+def its_work(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the settings for the model and the data that the command line names; make the model if it is missing."""
     model = arguments.scratch / f"{arguments.shape.stem}-{hashes.file_hash(arguments.shape)[:8]}"
     if not (model / "tokenizer_config.json").exists():  # written last
@@ -69,7 +70,7 @@ def its_work(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"model_name": model, "dataset": arguments.data, "data_path": arguments.scratch / "data"}
 
 
-def given(text: str) -> dict[str, Any]:
+def given(text: str) -> dict[str, object]:
     """Return the settings in a text of NAME=value words."""
     return {key.lower(): value for key, value in (word.split("=", 1) for word in text.split())}
 
@@ -80,15 +81,15 @@ def be_quiet() -> None:
     warnings.simplefilter("ignore")
 
 
-def settings_of(device: OnDevice, chosen: dict[str, Any]) -> Resolved:
+def settings_of(device: OnDevice, chosen: dict[str, object]) -> Resolved:
     """Return the settings of a variant: one rank, unless it says otherwise."""
     precision = "bf16" if device == "cuda" else "fp32"
-    fixed: dict[str, Any] = {"device": device, "launcher": "local", "nodes": 1, "gpus_per_node": 1}
+    fixed: dict[str, object] = {"device": device, "launcher": "local", "nodes": 1, "gpus_per_node": 1}
     given = fixed | {"precision": precision} | {name: str(value) for name, value in chosen.items()}
-    return resolve(load(None, **given), device, "local")
+    return resolve(load(None, None, **given), device, "local")
 
 
-def measured(settings: Resolved, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, Any]:
+def measured(settings: Resolved, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, object]:
     """Return the measurements of a variant, and on GPUs what the plan had estimated."""
     forked(1, lambda: work.prepared(settings))
     if settings.device == "cpu":
@@ -153,7 +154,13 @@ def forked(ranks: int, function: Callable[[], Any], slots: int = 1) -> Any:
     return json.loads(found)
 
 
-def measure(settings: Held, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, Any]:
+def speed_of(found: dict[str, object]) -> float:
+    """Return the tokens per second among measurements; NaN if there are none."""
+    speed = found.get("tokens_per_second")
+    return speed if isinstance(speed, int | float) else math.nan
+
+
+def measure(settings: Held, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, object]:
     """Train some steps and return their time and memory (all ranks)."""
     cuda = settings.device == "cuda"
     world = distributed.start(settings.device, TIMEOUT_S)
@@ -189,7 +196,7 @@ def measure(settings: Held, warmup: int, steps: int, cap_gib: float = 0.0) -> di
     wait(world)
     seconds = time.perf_counter() - started
     weights = count_weights(engine.module)
-    found = {
+    found: dict[str, object] = {
         "ranks": world.world_size,
         "mean_tokens": round(float(rows.lengths.mean())),
         "longest": int(rows.lengths.max()),

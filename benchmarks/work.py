@@ -6,11 +6,14 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sft.settings.fields import Settings
 from sft.trainer.data import prepare
 from sft.trainer.data.rows import Rows
+
+if TYPE_CHECKING:
+    import torch
 
 SHARD_BYTES = 4 * 2**30  # per file of weights
 # With the special tokens that the tokenizer of the benchmarks has.
@@ -63,7 +66,7 @@ def make_model(shape: Path, tokenizer: Path, folder: Path, device: str) -> None:
     fast.save_pretrained(folder)
 
 
-def shards(config: Any, device: str) -> Iterator[dict[str, Any]]:
+def shards(config: Any, device: str) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the random weights of a Llama by name, one dict per file."""
     import torch
     import transformers

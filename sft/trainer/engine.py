@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import deepspeed
 import torch
@@ -169,7 +168,7 @@ def fill_in(config: DsConfig, module: torch.nn.Module, layers: list[torch.nn.Mod
     return config.with_zero_defaults(sizes)
 
 
-def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Return AdamW's groups: matrices and embeddings decay, biases and norms (one dimension) do not."""
     decay: list[torch.nn.Parameter] = []
     keep: list[torch.nn.Parameter] = []

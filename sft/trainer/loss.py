@@ -48,7 +48,7 @@ class TargetLoss(torch.nn.Module):
         targets: torch.Tensor,
     ) -> torch.Tensor:
         """Return the summed cross entropy in fp32, a scalar. The arguments are the fields of a MicroBatch."""
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        inputs: dict[str, object] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         if packed is not None:
             inputs |= {"position_ids": position_ids, "packed": packed}
         if self.head_loss is None:

@@ -84,7 +84,7 @@ def save_only_the_adapter(module: torch.nn.Module) -> None:
     They are the base model's, which every start reads anyway.
     """
 
-    def drop(module: torch.nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    def drop(module: torch.nn.Module, state: dict[str, object], prefix: str, metadata: Any) -> None:
         for name in [name for name in state if "lora_" not in name]:
             del state[name]
 
@@ -126,7 +126,7 @@ def base_name(base: Path, settings: Settings) -> tuple[str, str | None]:
     return settings.model_name, base.name if base.parent.name == "snapshots" else settings.model_revision
 
 
-def merged(model: Any, base: Path, adapter: Path, permissions: dict[str, Any]) -> Any:
+def merged(model: Any, base: Path, adapter: Path, permissions: dict[str, object]) -> Any:
     """Return the base model with the adapter's product added to its weights: a plain model without peft.
 
     For a quantised base, merge into the dequantised weights, not the original ones: the adapter was trained on them,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -28,7 +27,7 @@ def load_model(
     # transformers takes no argument for ZeRO-3: it looks for such an object, for as long as one is alive.
     zero3 = HfDeepSpeedConfig(ds_config.content) if ds_config and ds_config.stage == 3 else None
     dtype = DTYPES[settings.precision]
-    options: dict[str, Any] = {} if zero3 else {"device_map": {"": device}}
+    options: dict[str, object] = {} if zero3 else {"device_map": {"": device}}
     if ds_config and settings.lora_base_bits == 4:
         options["quantization_config"] = quantised.config(dtype)
     model_config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
@@ -45,7 +44,7 @@ def load_model(
     return model
 
 
-def permissions(settings: Settings) -> dict[str, Any]:
+def permissions(settings: Settings) -> dict[str, object]:
     """Return transformers' options for what loading may do: run a model's own code, or unpickle its weights."""
     return {"trust_remote_code": settings.trust_remote_code, "use_safetensors": None if settings.allow_pickle else True}
 
