@@ -14,7 +14,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, Unpack
 
@@ -24,6 +24,7 @@ from sft.redaction import redact
 from sft.run import checkpoints, files, records, typed_json
 from sft.run.files import write_whole
 from sft.run.metrics import Line
+from sft.run.paths import RunPaths
 from sft.run.records import ENDED, Evaluation, Failure, NodeInfo, RankEnd, RankExit, State, StateChanges, Status
 from sft.run.typed_json import R, Record
 from sft.settings import variables
@@ -37,11 +38,8 @@ EVALUATION = "evaluation"  # in a run's directory: that in which it is evaluated
 RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(RunPaths):
     """One run's directory."""
-
-    path: Path
 
     @property
     def name(self) -> str:
@@ -54,101 +52,14 @@ class Run:
         outer = Run(self.path.parent)
         return outer if self.path.name == EVALUATION and outer.settings_file.is_file() else None
 
-    @property
-    def metrics(self) -> Path:
-        """`metrics.jsonl`: one JSON object per logged step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of `node-R.log`."""
-        return self.path / "logs"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of `step-NNNNNN/` and `latest`."""
-        return self.path / "checkpoints"
-
-    @property
-    def final(self) -> Path:
-        """The tuned model in Hugging Face layout."""
-        return self.path / "final"
-
-    @property
-    def adapter(self) -> Path:
-        """The LoRA adapter in peft's layout; `final` holds it merged."""
-        return self.path / "adapter"
-
-    @property
-    def settings_file(self) -> Path:
-        """The resolved settings, without secrets."""
-        return self.path / "settings.json"
-
-    @property
-    def ds_config(self) -> Path:
-        """What DeepSpeed receives."""
-        return self.path / "ds_config.json"
-
-    @property
-    def plan(self) -> Path:
-        """`plan.json`: memory and time as estimated before the start; absent on a CPU."""
-        return self.path / "plan.json"
-
-    @property
-    def hostfile(self) -> Path:
-        """What the launcher reads."""
-        return self.path / "hostfile"
-
-    def node_file(self, rank: int) -> Path:
-        """`node-R.json`: what a node is, written by itself."""
-        return self.path / f"node-{rank}.json"
-
     def nodes(self) -> list[NodeInfo]:
         """Return what the nodes say of themselves, in rank order."""
         paths = in_node_order(self.path.glob("node-*.json"))
         return [node for path in paths if (node := self.record(path, NodeInfo))]
 
-    @property
-    def prepared(self) -> Path:
-        """`prepared.json`: where the prepared data and the base model lie; written when both are whole."""
-        return self.path / "prepared.json"
-
-    @property
-    def evaluation(self) -> Path:
-        """`evaluation.json`: loss and exact match before and after training."""
-        return self.path / "evaluation.json"
-
-    @property
-    def budget(self) -> Path:
-        """`budget.json`: how far the budget of a micro-step had to be cut; absent if everything fitted."""
-        return self.path / "budget.json"
-
     def results(self) -> Evaluation:
         """Return what the evaluations have found so far."""
         return self.record(self.evaluation, Evaluation) or Evaluation()
-
-    @property
-    def environment(self) -> Path:
-        """`environment.json`: the project's commit, versions, machine and inputs of the run."""
-        return self.path / "environment.json"
-
-    @property
-    def failure_file(self) -> Path:
-        """`failure.json`: what broke the run, first."""
-        return self.path / "failure.json"
-
-    @property
-    def ranks(self) -> Path:
-        """Folder of `rank-N.json` and `exit-N.json`: how each rank of this attempt ended."""
-        return self.path / "ranks"
-
-    def rank_file(self, rank: int) -> Path:
-        """`ranks/rank-N.json`: how a rank ended, written by itself."""
-        return self.ranks / f"rank-{rank}.json"
-
-    def exit_file(self, rank: int) -> Path:
-        """`ranks/exit-N.json`: how a rank's process ended, written by DeepSpeed's launcher."""
-        return self.ranks / f"exit-{rank}.json"
 
     def settings(self) -> Decided:
         """Return the frozen settings."""
@@ -216,11 +127,6 @@ class Run:
         return problems
 
     # State
-
-    @property
-    def state_file(self) -> Path:
-        """`state.json`: what the run is doing."""
-        return self.path / "state.json"
 
     def state(self) -> State:
         """Return what the run is doing; an empty state if `state.json` is not there or cannot be read."""
