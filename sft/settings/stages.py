@@ -74,16 +74,8 @@ def resolve(
     return found
 
 
-def with_budget(settings: Resolved, tokens: int, recompute: bool) -> Decided:
-    """Put a plan's numbers where the settings say auto."""
-    own_tokens, own_recompute = settings.max_tokens_per_micro_step, settings.gradient_checkpointing
-    return Decided.of(
-        settings,
-        max_tokens_per_micro_step=tokens if own_tokens is None else own_tokens,
-        gradient_checkpointing=recompute if own_recompute is None else own_recompute,
-    )
-
-
 def without_plan(settings: Resolved) -> Decided:
     """Decide the memory budget where no plan can be made: on a CPU, or for a model of unknown shape."""
-    return with_budget(settings, max(UNPLANNED_TOKENS, settings.max_length), recompute=False)
+    budget = settings.max_tokens_per_micro_step or max(UNPLANNED_TOKENS, settings.max_length)
+    recompute = bool(settings.gradient_checkpointing)
+    return Decided.of(settings, max_tokens_per_micro_step=budget, gradient_checkpointing=recompute)

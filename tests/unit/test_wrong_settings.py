@@ -62,7 +62,8 @@ def everything(folder):
 def begin(**given):
     """Do what `make train` does before its nodes start, and return the run."""
     console = Console(file=io.StringIO())
-    with open_run(decide(load(**given)).prepared(console), console.print) as run:
+    decision = decide(load(**given))
+    with open_run(decision, console.print, decision.prepare(console)) as run:
         return run
 
 

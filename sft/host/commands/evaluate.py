@@ -13,24 +13,25 @@ from sft.run import find, lifecycle, typed_json
 from sft.settings.fields import Settings
 
 
-def evaluate(settings: Settings, name: str, console: Console) -> None:
+def evaluate(written: Settings, name: str, console: Console) -> None:
     """Evaluate a run's base and final model anew, with the evaluation settings of now. Raises SftError.
 
     Whatever becomes of it, the run stays as it is, and so do its earlier results until the new ones are whole.
     """
-    run = find.find(settings.runs_path, name)
+    run = find.find(written.runs_path, name)
     with run.claim():
         if not run.final.is_dir():
             raise UserError(f"{run.path}: has no final model yet; `{run.command('resume')}` finishes the run")
         names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
-        chosen = {name: getattr(settings, name) for name in names}
+        chosen = {name: getattr(written, name) for name in names}
         asked = Settings.model_validate(dict(run.settings()) | chosen | {"evaluate": True})
         decision = decide(asked, opened=True)
         for line in decision.lines:
             console.print(line)
-        decision = decision.prepared(console)
+        port = decision.prepare(console)
+        settings = decision.settings.model_copy(update={"master_port": port})
         with signals.noted() as heard:
-            watched = watch(lifecycle.evaluate_again(run, decision.settings), decision.launcher.start, console, heard)
+            watched = watch(lifecycle.evaluate_again(run, settings), decision.launcher.start, console, heard)
             results = watched.run.results()
             if watched.run.state().status == "finished":
                 typed_json.write(run.evaluation, results)

@@ -9,10 +9,11 @@ from rich.console import Console
 from sft.errors import UserError
 from sft.host import provenance
 from sft.host.commands.report import conclude
-from sft.host.commands.watch import watch
+from sft.host.commands.watch import Watched, watch
 from sft.host.launch import signals
-from sft.host.launch.decide import decide
+from sft.host.launch.decide import Decision, decide
 from sft.host.launch.open import open_run
+from sft.host.launch.signals import Asked
 from sft.run import budget, find, lifecycle, unfinished
 from sft.run.directory import Run
 from sft.run.records import Environment, Start
@@ -26,27 +27,11 @@ def train(written: Settings, console: Console) -> Run:
     decision = decide(written)
     for line in decision.lines:
         console.print(line)
-    decision = decision.prepared(console)
-    latest = find.latest(decision.settings.runs_path)
+    port = decision.prepare(console)
+    latest = find.latest(written.runs_path)
     with signals.noted() as heard:
-        with open_run(decision, console.print) as run:
-            restarts = 0
-            while True:
-                before = budget.cuts(run)
-                watched = watch(run, decision.launcher.start, console, heard)
-                cuts = budget.cuts(run)
-                if watched.broke and len(cuts) > len(before):  # every cut is smaller than the one before: no end
-                    what, now = budget.in_words(cuts[-1]), cuts[-1].now
-                    said = f"warning: {what}: goes on from {run.last_checkpoint()} with {now:,}"
-                elif restarts < decision.settings.restarts and watched.restart_may_help:
-                    restarts += 1
-                    number = f"{restarts} of RESTARTS={decision.settings.restarts}"
-                    said = f"failed: {run.state().error}; starting again from {run.last_checkpoint()} ({number})"
-                else:
-                    break
-                console.print(said)
-                for line in lifecycle.reopen(run, decision.settings, again=True):
-                    console.print(line)
+        with open_run(decision, console.print, port) as run:
+            watched = watch_all_attempts(run, decision, console, heard)
             if watched.found_wrong:
                 reason = run.state().error
                 lifecycle.discard(run, latest)
@@ -54,6 +39,27 @@ def train(written: Settings, console: Console) -> Run:
                 raise UserError(reason)
         conclude(watched, console)
     return run
+
+
+def watch_all_attempts(run: Run, decision: Decision, console: Console, heard: Asked) -> Watched:
+    """Watch a run, and start it again where that may help. Return how its last attempt ended. Raises UserError."""
+    restarts = 0
+    while True:
+        before = budget.cuts(run)
+        watched = watch(run, decision.launcher.start, console, heard)
+        cuts = budget.cuts(run)
+        if watched.broke and len(cuts) > len(before):  # every cut is smaller than the one before: it comes to an end
+            what, now = budget.in_words(cuts[-1]), cuts[-1].now
+            said = f"warning: {what}: goes on from {run.last_checkpoint()} with {now:,}"
+        elif restarts < decision.settings.restarts and watched.restart_may_help:
+            restarts += 1
+            number = f"{restarts} of RESTARTS={decision.settings.restarts}"
+            said = f"failed: {run.state().error}; starting again from {run.last_checkpoint()} ({number})"
+        else:
+            return watched
+        console.print(said)
+        for line in lifecycle.reopen(run, run.settings(), again=True):
+            console.print(line)
 
 
 def resume(name: str, console: Console) -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rich.console import Console
 
@@ -33,10 +33,9 @@ class Decision:
     plan: Plan | None = None  # None on a CPU, and for a model of unknown shape
     lines: tuple[str, ...] = ()  # what a user is told about it
 
-    def prepared(self, console: Console) -> Decision:
-        """Have the launcher make ready what its nodes need; the run gets the port that is free. Raises SftError."""
-        port = self.launcher.prepare(self.settings, self.cards, console)
-        return replace(self, settings=self.settings.model_copy(update={"master_port": port}))
+    def prepare(self, console: Console) -> int:
+        """Have the launcher make ready what its nodes need. Return the port that the run gets. Raises SftError."""
+        return self.launcher.prepare(self.settings, self.cards, console)
 
 
 def decide(written: Settings, in_container: bool = False, opened: bool = False) -> Decision:

@@ -86,7 +86,7 @@ class Node:
             raise UserError(f"--node-rank={rank}: the hostfile has {nodes} nodes; use 0 to {nodes - 1}")
         self.name, slots = list(self.hosts.items())[rank]
         self.ranks = range(rank * slots, (rank + 1) * slots)
-        self.supervisor = Supervisor(run, rank, self.ranks, link, heard)
+        self.supervisor = Supervisor(run, self.settings, rank, self.ranks, link, heard)
         self.processes = self.supervisor.processes
 
     def work(self) -> None:

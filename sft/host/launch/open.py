@@ -17,12 +17,12 @@ from sft.settings.stages import Decided
 
 
 @contextmanager
-def open_run(decision: Decision, say: Callable[[str], None]) -> Iterator[Run]:
+def open_run(decision: Decision, say: Callable[[str], None], port: int | None = None) -> Iterator[Run]:
     """Yield the run to resume, or a new one, ready for its nodes; no other program starts it meanwhile.
 
-    Raises SftError.
+    `port`: the one that its launcher has claimed, instead of MASTER_PORT. Raises SftError.
     """
-    settings = decision.settings
+    settings = decision.settings.model_copy(update={"master_port": port or decision.settings.master_port})
     try:
         with lifecycle.alone(settings.runs_path):
             run, said = unfinished.resumable(settings)

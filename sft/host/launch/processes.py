@@ -21,6 +21,7 @@ from sft.host.launch import log, signals
 from sft.host.launch.deepspeed_launcher import RUN
 from sft.host.launch.log import Log
 from sft.run.directory import Run
+from sft.settings.stages import OnDevice
 
 LAUNCHER = "sft.host.launch.deepspeed_launcher"
 
@@ -28,10 +29,10 @@ LAUNCHER = "sft.host.launch.deepspeed_launcher"
 class Processes:
     """What a node has started, and how it is ended. Every process is known by SFT_NODE_PID in its environment."""
 
-    def __init__(self, run: Run, ranks: range, output: Log, note: Callable[[str], None]) -> None:
+    def __init__(self, run: Run, device: OnDevice, ranks: range, output: Log, note: Callable[[str], None]) -> None:
         """`ranks`: the node's. `note` is given every line that they print."""
         self.run, self.ranks, self.log, self.note = run, ranks, output, note
-        self.device = run.settings().device
+        self.device = device
         self.pumps: list[threading.Thread] = []  # they copy the processes' output to the log
 
     def cards(self) -> list[Gpu]:

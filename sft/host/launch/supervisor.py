@@ -18,6 +18,7 @@ from sft.host.launch.ranks import REASON_WAIT_S, Ranks
 from sft.host.launch.signals import Signals
 from sft.run.directory import Run
 from sft.run.records import Failure
+from sft.settings.stages import Decided
 
 POLL_S = 0.2
 FAILURE_GRACE_S = 10.0  # after a failure the other ranks get this long to write their stacks and end by themselves
@@ -26,15 +27,15 @@ FAILURE_GRACE_S = 10.0  # after a failure the other ranks get this long to write
 class Supervisor:
     """Watches the programs, the ranks, the other nodes and the clock for one node."""
 
-    def __init__(self, run: Run, rank: int, ranks: range, link: Link, heard: Signals) -> None:
+    def __init__(self, run: Run, settings: Decided, rank: int, ranks: range, link: Link, heard: Signals) -> None:
         """`rank`: the node's. `ranks`: those on it."""
         self.run, self.rank, self.link, self.heard = run, rank, link, heard
         self.log = Log(run.logs / f"node-{rank}.log")
         self.ranks = Ranks(run, ranks)
-        self.processes = Processes(run, ranks, self.log, self.ranks.read_line)
+        self.processes = Processes(run, settings.device, ranks, self.log, self.ranks.read_line)
         self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
         self.lost_at: float | None = None  # when another node was first missed
-        self.max_hours = run.settings().max_hours
+        self.max_hours = settings.max_hours
         # The wall clock is read once: if somebody sets it later, that ends no run.
         now = time.time()
         hours_passed = max(0.0, now - (run.state().hours_from or now)) / 3600

@@ -11,7 +11,7 @@ from sft.host.plan.memory import GpuMemory, HostMemory, gpu_memory, host_memory,
 from sft.host.plan.timing import Timing, step_timing
 from sft.host.plan.workload import Work
 from sft.run.records import PlanSummary
-from sft.settings.stages import Decided, Resolved, with_budget
+from sft.settings.stages import Decided, Resolved
 
 LARGEST_BUDGET = 32768  # tokens; larger micro-steps are hardly faster
 
@@ -114,7 +114,8 @@ def without_auto(settings: Resolved, conditions: Conditions) -> Decided:
         tried = Resolved.of(settings, gradient_checkpointing=recompute)
         job = Job.of(tried, conditions.shape, conditions.card, conditions.fused)
         fitting = tokens_that_fit(job, conditions.limit_bytes, rows.target_share, cap)
-        decided = with_budget(tried, max(settings.max_length, fitting), recompute)
+        budget = settings.max_tokens_per_micro_step or max(settings.max_length, fitting)
+        decided = Decided.of(tried, max_tokens_per_micro_step=budget)
         work = workload.work(decided, rows, decided.max_tokens_per_micro_step)
         peak = gpu_memory(job, work.largest, rows.target_share, work.micro_steps).peak
         fits = peak <= conditions.limit_bytes
