@@ -69,47 +69,76 @@ class GpuMemory:
 
 def gpu_memory(job: Job, tokens: float, target_share: float, micro_steps: int) -> GpuMemory:
     """Return what a GPU holds in a step of `micro_steps`, the largest of which has `tokens` tokens."""
-    element, shape = job.element, job.shape
-    shard = job.trained / job.ranks
     always = Parts(
         weights=resident_weight_bytes(job),
         gradients=0,
-        optimizer=0 if job.offload_optimizer else ADAM_BYTES * shard,
+        optimizer=0 if job.offload_optimizer else ADAM_BYTES * job.trained / job.ranks,
         buckets=0,
         activations=0,
         loss=0,
         context=context_bytes(job),
     )
-    # ZeRO-3 always has room for the gradients of its shard, ZeRO-2 from the first reduction on. ZeRO-1 shards none.
-    gradients = element * (job.trained if job.stage == 1 else shard) * (not job.offload_optimizer)
-    gradients_before = gradients if job.stage == 3 or micro_steps > 1 else 0
-    head_gradient = 0 if job.lora_rank else element * shape.head_weights
+    return GpuMemory(
+        {
+            "forward": in_forward(job, always, tokens, target_share, micro_steps),
+            "backward": in_backward(job, always, tokens, target_share),
+            "optimizer": in_optimizer(job, always),
+        }
+    )
+
+
+def in_forward(job: Job, always: Parts, tokens: float, target_share: float, micro_steps: int) -> Parts:
+    """Return what is in memory while the loss is computed."""
+    # ZeRO-3 always has room for the gradients of its shard, ZeRO-1 and 2 from the first micro-step on.
+    has_gradients = job.stage == 3 or micro_steps > 1
+    return replace(
+        always,
+        gradients=gradient_bytes(job) if has_gradients else 0,
+        buckets=gathered_bytes(job),
+        activations=kept_bytes(job, tokens, target_share),
+        loss=loss_bytes(job, tokens, target_share) + head_gradient_bytes(job),
+    )
+
+
+def in_backward(job: Job, always: Parts, tokens: float, target_share: float) -> Parts:
+    """Return the peak of backward: its beginning, with all activations, or its end, with a bucket full of gradients."""
+    gradients, gathered = gradient_bytes(job), gathered_bytes(job)
     kept = kept_bytes(job, tokens, target_share)
     at_work = tokens * (job.backward_bytes + (job.layer_bytes if job.recompute else 0))
-    gathered = gathered_bytes(job)
-    bucket = element * min(job.trained, job.bucket)
+    bucket = job.element * min(job.trained, job.bucket)
     buffers = bucket * (2 if job.stage < 3 else 1) if job.contiguous else 0  # ZeRO-1 and 2 fill one while sending one
-
-    forward = replace(
-        always,
-        gradients=gradients_before,
-        buckets=gathered,
-        activations=kept,
-        loss=loss_bytes(job, tokens, target_share) + head_gradient,
-    )
-    # Backward is largest at its beginning, with all activations, or at its end, with a bucket full of gradients.
     begins = replace(
-        always, gradients=gradients, buckets=gathered + buffers, activations=kept + at_work, loss=head_gradient
+        always,
+        gradients=gradients,
+        buckets=gathered + buffers,
+        activations=kept + at_work,
+        loss=head_gradient_bytes(job),
     )
     full = buffers or (2 * bucket if job.stage == 3 else bucket)  # ZeRO-3 joins them in a copy
-    last_layer = kept / shape.layers + at_work if job.bucket < job.trained else 0  # else it is full after all layers
+    last_layer = (
+        kept / job.shape.layers + at_work if job.bucket < job.trained else 0
+    )  # else it is full after all layers
     ends = replace(always, gradients=gradients, buckets=gathered + full, activations=last_layer)
-    step = replace(
-        always, gradients=gradients if job.stage == 3 else element * shard, buckets=flattened_bytes(job, shard)
-    )
-    return GpuMemory(
-        {"forward": forward, "backward": max(begins, ends, key=lambda parts: parts.total), "optimizer": step}
-    )
+    return max(begins, ends, key=lambda parts: parts.total)
+
+
+def in_optimizer(job: Job, always: Parts) -> Parts:
+    """Return what is in memory while the optimizer updates the weights."""
+    shard = job.trained / job.ranks
+    gradients = gradient_bytes(job) if job.stage == 3 else job.element * shard
+    return replace(always, gradients=gradients, buckets=flattened_bytes(job, shard))
+
+
+def gradient_bytes(job: Job) -> float:
+    """Return the bytes of the gradients that a rank accumulates: those of its shard; ZeRO-1 shards none."""
+    if job.offload_optimizer:
+        return 0
+    return job.element * (job.trained if job.stage == 1 else job.trained / job.ranks)
+
+
+def head_gradient_bytes(job: Job) -> float:
+    """Return the bytes of the head's gradient, which the loss computes with its own (sft/trainer/loss.py)."""
+    return 0 if job.lora_rank else job.element * job.shape.head_weights
 
 
 def resident_weight_bytes(job: Job) -> float:
