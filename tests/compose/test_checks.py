@@ -34,8 +34,8 @@ def test_setup_builds_and_test_env_checks_both_nodes(stack):
 @pytest.mark.parametrize("files", [("docker-compose.yml",), ("docker-compose.yml", "docker/gpu.yml")])
 def test_the_compose_files_are_valid(stack, files):
     named = [word for file in files for word in ("-f", file)]
-    config = json.loads(stack.docker("compose", *named, "config", "--format", "json"))
-    services = config["services"]
+    config = stack.docker("compose", *named, "config", "--format", "json")
+    services = json.loads(config)["services"]
     assert list(services) == list(NODES)
     given = [["0", "1"], ["2", "3"]] if "docker/gpu.yml" in files else [[], []]
     assert compose_files.device_ids(config) == dict(zip(NODES, given, strict=True))

@@ -6,7 +6,6 @@ environment. Everything else is in the compose files.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Sequence
@@ -108,7 +107,7 @@ class Stack:
         asked = self.call("config", "--format", "json")
         if asked.returncode:
             raise UserError(f"docker compose config: {last_line(asked.stderr)}; fix {BASE} or .env")
-        return compose_files.device_ids(json.loads(asked.stdout))
+        return compose_files.device_ids(asked.stdout)
 
     def cards(self) -> list[gpus.Gpu]:
         """Return the GPUs that the compose files give to the nodes, in rank order; none if they are not all here.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
 
 from sft import hostfile
 from sft.errors import wrong
@@ -12,10 +12,10 @@ from sft.settings.fields import DEMO, TINY, Settings
 BASE, GPU, CHECK = "docker-compose.yml", "docker/gpu.yml", "docker/check.yml"
 
 
-def device_ids(config: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the GPUs that each service is given, from the JSON of `docker compose config`."""
+def device_ids(config: str) -> dict[str, list[str]]:
+    """Return the GPUs that each service is given, from the JSON that `docker compose config --format json` prints."""
     found = {}
-    for name, service in config["services"].items():
+    for name, service in json.loads(config)["services"].items():
         devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
         found[name] = [str(device) for entry in devices for device in entry.get("device_ids", [])]
     return found
