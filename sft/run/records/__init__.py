@@ -1,0 +1,44 @@
+"""The types of the JSON files in a run directory, and of the manifests of checkpoints and of prepared data.
+
+Each class is a file, or an object in one. Their JSON is read and written through typed_json.py only, so that each key
+has its name in one place. A field that is added later gets a default, which older files then have. A field that changes
+its meaning raises the record's `version`, and `upgraded` translates older files.
+"""
+
+from sft.run.records.checkpoint import CheckpointFile, Manifest, Share
+from sft.run.records.ends import Failure, RankEnd, RankExit
+from sft.run.records.environment import Environment, Machine, NodeInfo, Start
+from sft.run.records.evaluation import Evaluation, Results, Sample
+from sft.run.records.inputs import Inputs, Prepared, PreparedData, Split
+from sft.run.records.plan import Budget, BudgetSetting, Cut, PlanSummary
+from sft.run.records.state import ENDED, Evaluating, Moment, State, StateChanges, Status
+
+__all__ = [
+    "ENDED",
+    "Budget",
+    "BudgetSetting",
+    "CheckpointFile",
+    "Cut",
+    "Environment",
+    "Evaluating",
+    "Evaluation",
+    "Failure",
+    "Inputs",
+    "Machine",
+    "Manifest",
+    "Moment",
+    "NodeInfo",
+    "PlanSummary",
+    "Prepared",
+    "PreparedData",
+    "RankEnd",
+    "RankExit",
+    "Results",
+    "Sample",
+    "Share",
+    "Split",
+    "Start",
+    "State",
+    "StateChanges",
+    "Status",
+]

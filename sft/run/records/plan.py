@@ -1,0 +1,63 @@
+"""`plan.json` and `budget.json`: the estimate before the start, and what fits in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sft.run.typed_json import Part, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSummary(Record):
+    """`plan.json`: memory and time as estimated before the start."""
+
+    model: str
+    weights: int
+    shape: str  # where it is from
+    rows: dict[str, str | int | float]
+    gpu: str
+    gpus: int
+    gpu_gib: float
+    usable_gib: float
+    settings: dict[str, object]  # that the plan depends on
+    fits: bool
+    memory_gib: dict[str, dict[str, float]]  # by moment of a step, by part
+    peak_moment: str
+    peak_gib: float
+    allocated_gib: float  # to compare with mem/peak_gib
+    host_gib: float
+    host_memory_gib: dict[str, float]
+    saves_beside_training: bool
+    work: dict[str, int | float]
+    timing: dict[str, float]
+    tokens_per_second: int
+    notes: list[str]
+
+
+BudgetSetting = Literal["max_tokens_per_micro_step", "batch_size"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut(Part):
+    """One micro-step that did not fit, and the budget from then on."""
+
+    setting: BudgetSetting
+    asked: int  # its value in settings.json
+    tried: int  # tokens or rows of the largest micro-step of the step that did not fit
+    now: int  # the budget since
+    place: str  # as in "step 17"
+    where: str  # forward, backward or optimizer
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(Record):
+    """`budget.json`: the budgets of a micro-step that memory allows, the oldest first."""
+
+    cuts: list[Cut] = field(default_factory=list)
+
+    @classmethod
+    def upgraded(cls, content: object, version: int) -> object:
+        """Return the content of a file that was a bare list of cuts."""
+        return {"cuts": content} if isinstance(content, list) else content
