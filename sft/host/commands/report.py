@@ -50,7 +50,7 @@ def report(run: Run, console: Console) -> None:
     console.print(
         "          " + ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items() if seconds >= 0.5)
     )
-    for line in view.beside_measured(run):
+    for line in view.against_measured(run):
         console.print(line)
     for cut in budget.cuts(run):
         console.print(f"{'memory':>10}: {budget.in_words(cut)}; went on with {cut.now:,}")

@@ -62,7 +62,7 @@ def decide(written: Settings, in_container: bool = False, opened: bool = False) 
     if opened:
         return Decision(written, Decided.of(resolved), chosen, tuple(cards), None, tuple(lines))
     settings, plan = planner.plan_run(resolved, cards)
-    lines += [*view.before(plan), *learning_rate.lines(written, shapes.weights_of(settings))]
+    lines += [*view.short_lines(plan), *learning_rate.lines(written, shapes.weights_of(settings))]
     return Decision(written, settings, chosen, tuple(cards), plan, tuple(lines))
 
 

@@ -33,7 +33,7 @@ def show(settings: Settings, options: Options, console: Console, as_json: bool) 
         variants_json = [{"name": name} | variant.summary().to_json() for name, variant in variants(found)]
         console.print(json.dumps(found.summary().to_json() | {"problem": problem, "variants": variants_json}, indent=2))
     else:
-        for line in whole(found):
+        for line in full_lines(found):
             console.print(line)
     if problem and settings.plan == "refuse":
         raise SettingsError([problem])
@@ -41,7 +41,7 @@ def show(settings: Settings, options: Options, console: Console, as_json: bool) 
         console.print(problem)
 
 
-def before(plan: Plan | None) -> list[str]:
+def short_lines(plan: Plan | None) -> list[str]:
     """Return the few lines of a plan that are printed before a run; none without a plan."""
     if plan is None:
         return []
@@ -52,7 +52,7 @@ def before(plan: Plan | None) -> list[str]:
     timing = plan.timing
     lines = [
         f"{plan.memory.peak / GIB:.1f} of {plan.conditions.limit_bytes / GIB:.1f} GiB on each GPU: {memory}",
-        f"{at_once(plan)}, activations {recompute}",
+        f"{micro_step_size(plan)}, activations {recompute}",
         f"{plan.work.steps:,} steps of {seconds(timing.step_s)}, {timing.tokens_per_second:,.0f} tokens/s: "
         f"{duration(timing.total_s)} of training; `make plan` says more",
     ]
@@ -60,14 +60,14 @@ def before(plan: Plan | None) -> list[str]:
     return [f"{'plan' if not i else '':>10}{':' if not i else ' '} {line}" for i, line in enumerate(lines)]
 
 
-def at_once(plan: Plan) -> str:
+def micro_step_size(plan: Plan) -> str:
     """Return the size of the micro-steps, in words."""
     if not plan.settings.packing:
         return f"up to {plan.work.largest:,} tokens a micro-step, padded"
     return f"micro-steps of up to {plan.settings.max_tokens_per_micro_step:,} tokens"
 
 
-def whole(plan: Plan) -> Iterator[str]:
+def full_lines(plan: Plan) -> Iterator[str]:
     """Yield the lines of `inv plan`."""
     conditions, settings = plan.conditions, plan.settings
     quantised = f", {plan.job.quantised / 1e9:.2f} of them in 4 bits" if plan.job.quantised else ""
@@ -127,7 +127,7 @@ def step_lines(plan: Plan) -> Iterator[str]:
     times = f"{work.micro_steps} micro-step{'s' * (work.micro_steps > 1)} of {work.micro_tokens:,.0f}"
     yield f"{'step':<7}{settings.sequences_per_step} sequences, {tokens:,.0f} tokens: {times} on each GPU"
     recompute = "recomputed" if plan.job.recompute else "kept"
-    yield f"{'':<7}{at_once(plan)}; activations {recompute}"
+    yield f"{'':<7}{micro_step_size(plan)}; activations {recompute}"
     if plan.job.ranks > 1 or plan.job.offload_optimizer:
         link = f"{plan.conditions.card.link}, {plan.conditions.card.link_gb_s:.0f} GB/s"
         yield f"{'link':<7}{timing.link_bytes / 1e9:.2f} GB a step: {seconds(timing.link_s)}"
@@ -184,7 +184,7 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
 
 
-def beside_measured(run: Run) -> list[str]:
+def against_measured(run: Run) -> list[str]:
     """Return the line that compares a run's plan with what was measured; none if one of them is missing (on a CPU)."""
     lines = [line.values for line in run.read_metrics() if line.values.get("mem/peak_gib")]
     planned = run.record(run.plan, PlanSummary)

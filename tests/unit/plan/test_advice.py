@@ -79,7 +79,7 @@ def test_what_cannot_fit_is_said_with_the_nearest_that_does(settings, line):
 def test_an_adapter_that_gathers_frozen_weights_for_nothing_is_told():
     settings = {"model_name": "meta-llama/Llama-3.1-8B", "lora_rank": 16}
     assert re.match(r"DS_CONFIG=zero2 is \d+\.\d times as fast: ", advice.faster(planned(**settings)))
-    assert advice.faster(planned(**settings)) in [line.strip() for line in view.before(planned(**settings))]
+    assert advice.faster(planned(**settings)) in [line.strip() for line in view.short_lines(planned(**settings))]
     assert not advice.faster(planned(number=1, **settings))  # nothing to gather
     assert not advice.faster(planned("4080", **settings))  # no room
     assert not advice.faster(planned(ds_config="zero2", **settings)) and not advice.faster(planned())
@@ -99,7 +99,7 @@ def test_a_deepspeed_file_that_sets_the_batch_gets_no_advice_against_it(tmp_path
     path.write_text(json.dumps({"zero_optimization": {"stage": 3}, "train_batch_size": 16}))
     found = planned(ds_config=str(path))
     assert found.fits and advice.larger_batch(found) is None and advice.larger_batch(planned())
-    assert any(line.startswith("> own.json") for line in view.whole(found))
+    assert any(line.startswith("> own.json") for line in view.full_lines(found))
 
 
 def test_small_steps_are_told_what_a_larger_batch_would_give():
@@ -110,8 +110,8 @@ def test_small_steps_are_told_what_a_larger_batch_would_give():
     size = (
         f"GLOBAL_BATCH_SIZE={larger.settings.global_batch_size} gives {larger.timing.tokens_per_second:,.0f} tokens/s"
     )
-    assert line.startswith(f"small steps: {size}: ") and line in [line.strip() for line in view.whole(found)]
-    assert line in [line.strip() for line in view.before(found)]
+    assert line.startswith(f"small steps: {size}: ") and line in [line.strip() for line in view.full_lines(found)]
+    assert line in [line.strip() for line in view.short_lines(found)]
     as_said = planned(number=1, global_batch_size=larger.settings.global_batch_size)
     assert as_said.timing == larger.timing
     assert advice.larger_batch(planned(number=1, global_batch_size=512)) is None
@@ -140,7 +140,7 @@ def test_a_model_that_trains_in_four_bits_may_be_too_large_to_be_evaluated():
         r"use EVALUATE=0 ",
         advice.problem(found),
     )
-    assert advice.problem(found) in [line.strip() for line in view.before(found)]
+    assert advice.problem(found) in [line.strip() for line in view.short_lines(found)]
     assert not advice.problem(planned(number=1, evaluate=0, **settings))
 
 
@@ -148,8 +148,8 @@ def test_without_room_for_the_copy_training_waits_and_without_room_for_the_expor
     settings = {"model_name": "meta-llama/Llama-3.1-8B", "gpu": "H100", "tokens_per_row": 180}
     roomy, tight, small = (planned(host_gib=gib, **settings) for gib in (100, 50, 12))
     waits = "no room for the copy: training waits while a checkpoint is written"
-    assert roomy.fits and roomy.saves_beside_training and waits not in "\n".join(view.whole(roomy))
-    assert tight.fits and not tight.saves_beside_training and waits in "\n".join(view.whole(tight))
+    assert roomy.fits and roomy.saves_beside_training and waits not in "\n".join(view.full_lines(roomy))
+    assert tight.fits and not tight.saves_beside_training and waits in "\n".join(view.full_lines(tight))
     assert not advice.problem(tight) and not tight.summary().saves_beside_training
     assert not small.fits
     assert advice.problem(small) == (

@@ -110,7 +110,7 @@ def test_a_model_of_a_shape_has_its_own_name():
     names = {"llama31-8b.json": "llama31-8b", "mine/Mistral-7B/config.json": "Mistral-7B"}
     for path, name in (names | {f"{cached}/config.json": "Qwen/Qwen2.5-7B"}).items():
         found = planned(shape=path)
-        assert next(view.whole(found)) == f"{name}: 8.03 billion weights, bf16"
+        assert next(view.full_lines(found)) == f"{name}: 8.03 billion weights, bf16"
         assert found.summary().model == name
 
 

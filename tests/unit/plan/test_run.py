@@ -25,7 +25,7 @@ def test_a_run_gets_the_plans_numbers():
     settings, found = planner.plan_run(resolve(load(None), "cuda", "local"), card_here())
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing) == (2304, False)
     assert found.conditions.card.name == "GeForce RTX 4090" and found.conditions.free_gib == 23.5
-    lines = view.before(found)
+    lines = view.short_lines(found)
     assert lines[0].startswith("      plan: ") and {line[:11] for line in lines[1:]} == {" " * 11}
 
 
@@ -36,7 +36,7 @@ def test_a_run_that_cannot_fit_is_refused_or_warned_of():
         planner.plan_run(resolve(load(None), "cuda", "local"), here)
     settings, found = planner.plan_run(resolve(load(None, plan="warn"), "cuda", "local"), here)
     assert settings.max_tokens_per_micro_step == 1024
-    assert any("does not fit" in line for line in view.before(found))
+    assert any("does not fit" in line for line in view.short_lines(found))
 
 
 def test_no_plan_on_a_cpu_or_of_an_unknown_model():
@@ -44,7 +44,7 @@ def test_no_plan_on_a_cpu_or_of_an_unknown_model():
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
     settings, found = planner.plan_run(resolve(load(None, model_name="a/b"), "cuda", "local"), card_here())
     assert (settings.max_tokens_per_micro_step, settings.gradient_checkpointing, found) == (8192, False, None)
-    assert view.before(None) == []
+    assert view.short_lines(None) == []
 
 
 def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
@@ -79,11 +79,11 @@ def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
 
 def test_the_plan_beside_what_was_measured(tmp_path):
     run = Run(tmp_path)
-    assert view.beside_measured(run) == []
+    assert view.against_measured(run) == []
     planner.freeze(planned("H100", 1), run)
-    assert view.beside_measured(run) == []
+    assert view.against_measured(run) == []
     frozen = json.loads(run.plan.read_text())
     measured = {"step": 9, "mem/peak_gib": frozen["allocated_gib"] / 1.1, "perf/tokens_per_second": 1000.0}
     run.metrics.write_text(json.dumps(measured) + "\n")
-    (line,) = view.beside_measured(run)
+    (line,) = view.against_measured(run)
     assert line.startswith("   planned: ") and "(+10%)" in line

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_a_plan_for_gpus_of_a_run_on_the_cpu_says_so():
-    lines = list(view.whole(planned("", device="cpu", model_name="tiny", dataset="demo")))
+    lines = list(view.full_lines(planned("", device="cpu", model_name="tiny", dataset="demo")))
     assert lines[0] == "tiny: 427 thousand weights, bf16"
     said = " ".join(line.strip() for line in lines[:6])
     assert "DEVICE=cpu: a run trains on the CPU, which needs no plan; this is what RTX 4090 would do" in said
@@ -24,7 +24,7 @@ def test_a_plan_for_gpus_of_a_run_on_the_cpu_says_so():
 
 def test_the_plan_is_readable_on_80_columns():
     for found in (planned(), planned(ds_config="zero3_offload"), planned(model_name="meta-llama/Llama-3.1-8B")):
-        lines = list(view.whole(found))
+        lines = list(view.full_lines(found))
         assert max(map(len, lines)) <= 80, max(lines, key=len)
         assert sum(line.startswith("> ") for line in lines) == 1
 
@@ -55,6 +55,6 @@ def test_a_deepspeed_file_of_the_users_own_is_planned_and_marked(tmp_path):
     parts = found.memory.moments["backward"]
     assert parts.optimizer == parts.weights == 0 < parts.buckets and found.fits
     assert found.host.offloaded / GIB == pytest.approx(20 * EIGHT_B.weights / GIB)
-    lines = list(view.whole(found))
+    lines = list(view.full_lines(found))
     assert [line[:18] for line in lines if line.startswith("> ")] == ["> a-long-name-of-a"]
     assert max(map(len, lines)) <= 80
