@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -75,7 +74,8 @@ def load(
         except ValidationError as error:
             # Go on with the defaults of what is wrong, to find the contradictions of the rest.
             for item in error.errors():
-                problems.append(explain(item))
+                context = item.get("ctx", {})
+                problems.append(explain(item["loc"], item["type"], item["input"], item["msg"], context))
                 values.pop(str(item["loc"][0]))
     problems += rules.contradictions(settings)
     if problems:
@@ -155,12 +155,10 @@ def unknown_names(names: list[str], where: str, options: tuple[str, ...] = ()) -
     return problems
 
 
-def explain(error: Any) -> str:
-    """Return the user's line for one of pydantic's errors."""
-    name = str(error["loc"][0]).upper() if error["loc"] else "settings"
-    value = "***" if name.lower() in secret_names() else error["input"]
-    context = error.get("ctx", {})
-    kind = error["type"]
+def explain(place: tuple[int | str, ...], kind: str, value: object, message: str, context: Mapping[str, object]) -> str:
+    """Return the user's line for one of pydantic's errors: its `loc`, `type`, `input`, `msg` and `ctx`."""
+    name = str(place[0]).upper() if place else "settings"
+    value = "***" if name.lower() in secret_names() else value
     limits = {
         "greater_than": "more than",
         "greater_than_equal": "at least",
@@ -176,5 +174,5 @@ def explain(error: Any) -> str:
         what, remedy = IN_PLAIN_WORDS[kind]
         may_be_auto = name.lower() in Settings.model_fields and Settings.model_fields[name.lower()].default is None
         return wrong(name, value, what, remedy + " or auto" * may_be_auto)
-    what = str(error["msg"]).removeprefix("Value error, ")
+    what = message.removeprefix("Value error, ")
     return wrong(name, value, what[0].lower() + what[1:], "correct it")

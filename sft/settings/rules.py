@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from sft.errors import SettingsError, wrong
 from sft.settings import deepspeed, variables
@@ -89,23 +89,34 @@ def name_problems(name: str, value: str) -> list[str]:
 # For a run to go on
 
 
-def changed(settings: Settings, before: Settings) -> list[tuple[str, Any, Any]]:
-    """Return name, value now and value `before` of every setting that decides what is trained and differs.
+class Change(NamedTuple):
+    """A setting whose value is not what it was for an earlier start of the same run."""
 
-    The global batch size is compared as it comes out, however it was set.
+    name: str  # as users type it
+    now: object
+    then: object
+
+
+def changed(settings: Settings, before: Settings) -> list[Change]:
+    """Return the changes to settings that decide what is trained.
+
+    The global batch size is compared by its outcome, however it was set.
     """
-    names = [name for name in Settings.model_fields if name not in marked(MAY_CHANGE)]
-    pairs = [(name.upper(), getattr(settings, name), getattr(before, name)) for name in names]
-    pairs.append(("GLOBAL_BATCH_SIZE", settings.sequences_per_step, before.sequences_per_step))
-    return [(name, now, then) for name, now, then in pairs if now != then]
+    fixed = [name for name in Settings.model_fields if name not in marked(MAY_CHANGE)]
+    sizes = Change("GLOBAL_BATCH_SIZE", settings.sequences_per_step, before.sequences_per_step)
+    return [*compared(settings, before, fixed), *([sizes] if sizes.now != sizes.then else [])]
 
 
-def adjusted(settings: Settings, before: Settings) -> list[tuple[str, Any, Any]]:
-    """Return the same of every setting that a resumed run may change, if it says something about the run."""
-    unsaid = {*marked(NOT_OF_RUN), "global_batch_size"}  # `changed` compares that one as it comes out
-    names = [name for name in Settings.model_fields if name in marked(MAY_CHANGE) - unsaid]
-    pairs = [(name.upper(), getattr(settings, name), getattr(before, name)) for name in names]
-    return [(name, now, then) for name, now, then in pairs if now != then]
+def adjusted(settings: Settings, before: Settings) -> list[Change]:
+    """Return the changes to settings that a resumed run may change, if they say anything about the run."""
+    unsaid = {*marked(NOT_OF_RUN), "global_batch_size"}  # `changed` compares that one by its outcome
+    return compared(settings, before, [name for name in Settings.model_fields if name in marked(MAY_CHANGE) - unsaid])
+
+
+def compared(settings: Settings, before: Settings, names: list[str]) -> list[Change]:
+    """Return the changes to some settings."""
+    pairs = [Change(name.upper(), getattr(settings, name), getattr(before, name)) for name in names]
+    return [pair for pair in pairs if pair.now != pair.then]
 
 
 def differences(settings: Settings, before: Settings) -> list[str]:

@@ -6,7 +6,7 @@ budget too: what `settings.json` holds) -> `Held` (what a rank trains with, afte
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -31,7 +31,7 @@ class Resolved(Settings):
     learning_rate: Annotated[float, Field(gt=0, lt=10)]
 
     @classmethod
-    def of(cls, settings: Settings, **decided: Any) -> Self:
+    def of(cls, settings: Settings, **decided: object) -> Self:
         """Return settings at this stage, with what is decided. Raises ValidationError if something is still open."""
         made = cls.model_validate(dict(settings) | decided)
         made.model_fields_set.intersection_update(settings.model_fields_set)  # `is_asked` stays what it was
