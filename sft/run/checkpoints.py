@@ -20,7 +20,7 @@ def name_of(step: int) -> str:
 
 
 def steps(folder: Path) -> list[int]:
-    """Return the steps of the checkpoints in `folder`, oldest first. `step-NNNNNN.damaged` is none."""
+    """Return the steps of the checkpoints in `folder`, oldest first. `step-NNNNNN.damaged` does not count."""
     try:
         names = [path.name for path in folder.iterdir()]
     except FileNotFoundError:
@@ -35,7 +35,7 @@ def newest_whole(folder: Path) -> int | None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Tell whether the manifest is as it was written and every file has the size that the manifest says."""
+    """Tell whether the manifest is as it was written, and every file in it has its size."""
     found = manifest(checkpoint)
     try:
         return found is not None and all(
@@ -46,7 +46,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def manifest(checkpoint: Path) -> Manifest | None:
-    """Return the manifest of a checkpoint; None if it is not there, or not as it was written."""
+    """Return the manifest of a checkpoint, or None if it is missing or not as it was written."""
     try:
         content = files.read_json(checkpoint / MANIFEST)
         if content.pop("blake2b", None) != seal(content):
@@ -57,12 +57,12 @@ def manifest(checkpoint: Path) -> Manifest | None:
 
 
 def write_manifest(checkpoint: Path, manifest: Manifest) -> None:
-    """Write the manifest of a checkpoint, with a hash of itself."""
+    """Write the manifest of a checkpoint, with the hash of its own content."""
     content = typed_json.content_of(manifest)
     del content["blake2b"]
     typed_json.write(checkpoint / MANIFEST, replace(manifest, blake2b=seal(content)))
 
 
 def seal(content: dict[str, object]) -> str:
-    """Return the hash of a manifest's content."""
+    """Return the hash of a manifest's content, by which a damaged manifest is recognised."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,13 +1,13 @@
-"""Files and folders that several processes use: written whole or not at all, read with care, locked.
+"""Files and folders that several processes use: atomic writes, JSON, locks, owners.
 
-Something whole is made under a temporary name beside its own, `.NAME.TOKEN.tmp`, flushed to disk, renamed, and then the
-name itself is flushed: after a power cut too a name stands for all of its content. What a killed process leaves is
-known by that form of name, and `sweep` removes it.
+A file or folder is made under a temporary name beside its own, `.NAME.TOKEN.tmp`, flushed to disk and renamed; then the
+folder that holds the name is flushed. So even after a power cut, whatever has the name is complete. `sweep` recognises
+what a killed process has left by the form of its name, and removes it.
 
-Locks are Linux's open file description locks. Their rules are the same on a local disk as on NFS: a lock needs a file
-(never a folder) that is open for writing, and belongs to what `open` returned, not to the process. To look whether a
-lock is held takes no lock and needs the file open for reading only. (flock is turned into these locks on NFS, so that
-code which breaks its rules works everywhere but there.)
+Locks are Linux's open file description locks, whose rules are the same on a local disk and on NFS. A lock is on a file
+(never a folder) that is open for writing, and it belongs to the open file, not to the process. Asking whether a lock is
+held takes no lock, and the file need only be open for reading. (NFS implements flock by these locks: code that breaks
+their rules would work everywhere except there.)
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from typing import Any, TextIO
 from sft.errors import UserError, shown
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF)
+NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF)  # what network file systems without flushes of folders say
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # file systems without hard links
-OWNER = "owner"  # of a temporary folder: its maker holds a lock on this file in it
+OWNER = "owner"  # in a temporary folder: a file on which its maker holds a lock
 
 
 class Unreadable(UserError):
-    """A file of a run that does not hold what it should."""
+    """A file of a run whose content is not what it should be."""
 
 
-# Whole or absent
+# Complete or absent
 
 
 def flush(path: Path) -> None:
@@ -49,7 +49,7 @@ def flush(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in NO_FLUSH or not path.is_dir():  # file systems of networks that flush no folders
+        if error.errno not in NO_FLUSH or not path.is_dir():
             raise
     finally:
         os.close(descriptor)
@@ -65,15 +65,15 @@ def flush_tree(folder: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a new name beside `path`. Not made from the process id: containers have the same ones."""
+    """Return an unused name beside `path`. It does not use the process id, which is the same in several containers."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def write_whole(path: Path, text: str, flushed: bool = True) -> None:
-    """Write a file so that it is either the old one or the new one; if it is `flushed`, also after a power cut."""
+    """Replace a file atomically: readers see the old or the new content. With `flushed`, even after a power cut."""
     temporary = temporary_name(path)
     try:
-        # Half a character (a lone surrogate) is written as JSON escapes it.
+        # A lone surrogate, half a character, is written as the escape that JSON has for it.
         with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
@@ -106,12 +106,10 @@ def write_first(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(folder: Path, is_whole: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
-    """Yield a path to make a folder at; on success it is flushed to disk and renamed to `folder`.
+    """Yield a temporary path; flush it to disk and rename it to `folder` on success, delete it on an error.
 
-    Its files get the mode that umask gives.
-
-    On an error nothing of it stays. If there is a `folder` by then, made by another process, it stays if `is_whole`
-    says so, and is replaced otherwise.
+    The files in it get the mode that umask gives. If another process has made `folder` meanwhile, that one stays if
+    `is_whole` says that it is complete; otherwise it is replaced.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(folder) as temporary:
@@ -130,18 +128,18 @@ def whole_folder(folder: Path, is_whole: Callable[[Path], bool] = lambda folder:
 
 
 def give_usual_modes(folder: Path) -> None:
-    """Give the files in a folder the mode that new ones have by umask: safetensors makes its own ones 0600."""
+    """Give the files in a folder the mode that umask gives new files: safetensors writes its files with mode 0600."""
     new = folder / ".mode"
     new.touch()
     mode = new.stat().st_mode & 0o777
     new.unlink()
     for path in (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
-        with contextlib.suppress(PermissionError):  # a mount that has no modes
+        with contextlib.suppress(PermissionError):  # a mount without modes
             path.chmod(mode)
 
 
 def renamed(made: Path, folder: Path) -> bool:
-    """Rename a folder; False if there is one of that name."""
+    """Rename a folder. Return False if a folder or file has the new name already."""
     try:
         made.rename(folder)
     except OSError as error:
@@ -153,13 +151,13 @@ def renamed(made: Path, folder: Path) -> bool:
 
 @contextmanager
 def temporary_folder(beside: Path) -> Iterator[Path]:
-    """Yield a new empty folder beside a path, removed at the end. It is locked until then: no sweep takes it."""
+    """Yield a new empty folder beside a path, and remove it at the end. Its lock keeps sweeps away meanwhile."""
     while True:
         temporary = temporary_name(beside)
         temporary.mkdir()
         try:
             owner = lock(temporary / OWNER)
-        except FileNotFoundError:  # a sweep came between
+        except FileNotFoundError:  # a sweep has just removed it
             continue
         if owner is None:
             continue
@@ -173,7 +171,7 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
 
 
 def remove_owned(temporary: Path, owner: TextIO) -> None:
-    """Remove a temporary folder whose lock is held; NFS keeps a file that is open, so there it goes in two steps."""
+    """Remove a temporary folder whose lock is held. NFS keeps an open file until it is closed: hence the second try."""
     shutil.rmtree(temporary, ignore_errors=True)
     owner.close()
     shutil.rmtree(temporary, ignore_errors=True)
@@ -182,7 +180,7 @@ def remove_owned(temporary: Path, owner: TextIO) -> None:
 def sweep(folder: Path, files: bool = False) -> None:
     """Remove the temporary folders in `folder` whose makers are gone.
 
-    With `files` the temporary files too. They bear no lock: only for a folder that nobody else is writing to.
+    With `files`, remove temporary files too. They have no lock, so nobody else may be writing to the folder.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
         if not TEMPORARY.fullmatch(path.name):
@@ -198,7 +196,7 @@ def sweep(folder: Path, files: bool = False) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that no half of it keeps its name."""
+    """Remove a folder under a temporary name, so that its own name never stands for half of it."""
     temporary = temporary_name(folder)
     folder.rename(temporary)
     shutil.rmtree(temporary)
@@ -208,17 +206,17 @@ def remove_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any, flushed: bool = True) -> None:
-    """Write a value as JSON, whole; a number that JSON does not have (NaN, infinite) becomes null."""
+    """Replace a file atomically by a value as JSON. NaN and infinite numbers, which JSON lacks, become null."""
     write_whole(path, as_json(value), flushed)
 
 
 def as_json(value: Any) -> str:
-    """Return a value as JSON text; a number that JSON does not have (NaN, infinite) becomes null."""
+    """Return a value as JSON text. NaN and infinite numbers, which JSON lacks, become null."""
     return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def finite(value: Any) -> Any:
-    """Return a value with None in place of numbers that are not finite."""
+    """Return JSON data with None in place of numbers that are not finite."""
     if isinstance(value, dict):
         return {name: finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -250,13 +248,13 @@ def read_json(path: Path, kind: type = dict, advice: str = "remove it") -> Any:
 
 
 def lock(path: Path, wait: bool = False) -> TextIO | None:
-    """Return the file in `path`, made if need be, locked until it is closed or this process ends.
+    """Lock the file in `path`, which is created if it is missing, and return it. Closing it releases the lock.
 
-    None if another process, or another open file of this one, holds the lock. With `wait` it is waited for. Raises
-    OSError if the file cannot be written, and UserError if the file system has no locks.
+    Returns None if the lock is held already, by another process or by another open file of this one. With `wait`, wait
+    for it instead. Raises OSError if the file cannot be written, and UserError if the file system has no locks.
     """
     try:
-        file = path.open("r+")  # "a" alone, which may make it, is refused for another user's file in a shared folder
+        file = path.open("r+")  # mode "a", which creates files, is refused for another user's file in a sticky folder
     except FileNotFoundError:
         file = path.open("a+")
     command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
@@ -273,7 +271,7 @@ def lock(path: Path, wait: bool = False) -> TextIO | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether a lock is held on a file, by whomever; one that is not there is not locked."""
+    """Tell whether anybody holds a lock on a file. A missing file is not locked."""
     try:
         with path.open() as file:
             return call(file, fcntl.F_OFD_GETLK, fcntl.F_WRLCK) != fcntl.F_UNLCK
@@ -282,18 +280,18 @@ def is_locked(path: Path) -> bool:
 
 
 def call(file: TextIO, command: int, kind: int) -> int:
-    """Call fcntl for a lock of a whole file; return the kind of lock in its answer."""
+    """Call fcntl for a lock on a whole file. Return the kind of lock in its answer."""
     form = "hhqqi4x"  # struct flock: type, whence, start, length (0: to the end), process
     answer = fcntl.fcntl(file, command, struct.pack(form, kind, os.SEEK_SET, 0, 0, 0))
     found: int = struct.unpack(form, answer)[0]
     return found
 
 
-# Whose
+# Owners
 
 
 def not_yours(path: Path, part: Path | None = None) -> str:
-    """Return the line for a path that this user may not use, in whole or in a `part`: whose it is and what to do."""
+    """Return a line that says who owns a path, or a `part` of it, that this user may not use, and what to do."""
     path = seen(path)
     owner, me = whose(part or path), user(os.geteuid())
     if owner == me:
@@ -303,7 +301,7 @@ def not_yours(path: Path, part: Path | None = None) -> str:
 
 
 def remedy(folder: Path, error: OSError) -> str:
-    """Return what to do about a folder that cannot be written; with whose it is, if that is why."""
+    """Return what to do about a folder that cannot be written, with its owner if that is the reason."""
     choose = "choose a folder that you may write to"
     owner, me = whose(folder), user(os.geteuid())
     if not isinstance(error, PermissionError) or owner == me or seen(folder) != folder:
@@ -312,12 +310,12 @@ def remedy(folder: Path, error: OSError) -> str:
 
 
 def whose(path: Path) -> str:
-    """Return the name of the owner of a path, or of the nearest folder above it that can be seen."""
+    """Return the name of the owner of a path, or of the nearest folder above it that exists and can be seen."""
     return user(seen(path).stat().st_uid)
 
 
 def seen(path: Path) -> Path:
-    """Return a path, or the nearest folder above it that is there and can be seen."""
+    """Return a path, or the nearest folder above it that exists and can be seen."""
     for place in (path, *path.parents):
         with contextlib.suppress(OSError):
             place.stat()
@@ -326,7 +324,7 @@ def seen(path: Path) -> Path:
 
 
 def user(uid: int) -> str:
-    """Return a user's name, or the number if it has none here."""
+    """Return a user's name, or the number if the user has no name on this machine."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -1,10 +1,10 @@
 """JSON files as dataclasses, read strictly.
 
-A value of another type than its field is refused, in words that name the field. A key that no field has is kept, and
-written back with the rest: a newer version of the project may have put it there. Each file says the version of its
-form; one of an older form, or from before there were versions, is brought up to date while it is read.
+A value whose type is not that of its field is refused, and the error names the field. Unknown keys are kept and written
+back: a newer version of the project may have added them. Each file has the version of its form; files of an older form,
+or from before there were versions, are translated while they are read.
 
-Not pydantic: its import takes a quarter of a second, and `inv monitor` is there sooner than that without it.
+This is not pydantic because its import takes a quarter of a second, which a look at a run does not need.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sft.run import files
 
 EXTRA = "extra"
 VERSION = "version"
-types_by_class: dict[type, dict[str, object]] = {}  # worked out once: a run's state is read several times a second
+types_by_class: dict[type, dict[str, object]] = {}  # a cache: the state of a run is read several times a second
 NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", list: "a list"}
 
 
@@ -40,7 +40,7 @@ class Part:
     lists, string-keyed dicts and unions of these. A field without a default must be there.
     """
 
-    extra: dict[str, object] = field(default_factory=dict)  # what no field is for
+    extra: dict[str, object] = field(default_factory=dict)  # unknown keys
 
     @classmethod
     def from_json(cls, content: object, name: str = "") -> Self:
@@ -70,12 +70,12 @@ class Part:
 class Record(Part):
     """The content of a JSON file."""
 
-    version: ClassVar[int] = 1  # of the file's form; raised where an older reader would misunderstand a newer file
-    has_errors: ClassVar[bool] = False  # texts of programs, which may quote a secret: it is taken out as it is written
+    version: ClassVar[int] = 1  # raised if older readers would misunderstand the new form
+    has_errors: ClassVar[bool] = False  # it quotes other programs, and perhaps a secret: `write` masks secrets
 
     @classmethod
     def upgraded(cls, content: object, version: int) -> object:
-        """Return the content of a file of an older version in the form of this one; 0: from before versions."""
+        """Translate the content of a file of an older version; version 0: from before there were versions."""
         return content
 
 
