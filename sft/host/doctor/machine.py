@@ -31,7 +31,7 @@ def model_and_data(settings: Settings) -> Check:
         inputs.check(settings)
     except UserError as error:
         return Check("model and data", "failure", str(error), "`make train` would say the same")
-    return Check("model and data", "ok", "nothing wrong in what is here")
+    return Check("model and data", "ok", "no problem in the local files")
 
 
 def all_reduce(settings: Settings) -> Check:

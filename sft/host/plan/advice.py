@@ -37,13 +37,13 @@ def problem(plan: Plan) -> str:
         return evaluation_problem(plan)
     settings, conditions = plan.settings, plan.conditions
     if plan.fits_gpu and not plan.host.offloaded:
-        what, remedy = f"its export {host_need(plan)}", "use a smaller model, or end what fills the memory"
+        what, remedy = f"its export {host_need(plan)}", "use a smaller model, or end programs that fill the memory"
         return f"does not fit: {conditions.model}: {what}; {remedy}"
     gpu_need = f"{conditions.model} needs {plan.memory.peak / GIB:.1f} GiB of each GPU, {usable(plan)}"
     what = host_need(plan) if plan.fits_gpu else gpu_need
     taken_gib = conditions.card.memory_gib - conditions.free_gib
     if taken_gib > DISPLAY_GIB and Plan.of(plan.asked, replace(conditions, free_gib=conditions.card.memory_gib)).fits:
-        remedy = f"end what has {taken_gib:.1f} GiB of it (`nvidia-smi`; `make monitor` shows a run)"
+        remedy = f"end the program that has {taken_gib:.1f} GiB of it (`nvidia-smi`; `make monitor` shows a run)"
         return f"does not fit: {what}; {remedy}"
     culprit, remedy = culprit_and_remedy(plan)
     if culprit and getattr(settings, culprit) != type(settings).model_fields[culprit].default:

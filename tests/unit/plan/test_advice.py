@@ -154,5 +154,5 @@ def test_without_room_for_the_copy_training_waits_and_without_room_for_the_expor
     assert not small.fits
     assert advice.problem(small) == (
         "does not fit: meta-llama/Llama-3.1-8B: its export needs 15.0 GiB of the machine's memory, 12.0 GiB can be "
-        "used; use a smaller model, or end what fills the memory"
+        "used; use a smaller model, or end programs that fill the memory"
     )

@@ -30,7 +30,9 @@ def test_a_run_gets_the_plans_numbers():
 
 
 def test_a_run_that_cannot_fit_is_refused_or_warned_of():
-    line = "^does not fit: .* needs .* of each GPU, 3.8 GiB can be used on GeForce RTX 4090; end what has 20.0 GiB"
+    line = (
+        "^does not fit: .* needs .* of each GPU, 3.8 GiB can be used on GeForce RTX 4090; end the program that has 20.0"
+    )
     here = card_here(used_gib=20)
     with pytest.raises(SettingsError, match=line):
         planner.plan_run(resolve(load(None), "cuda", "local"), here)
