@@ -10,6 +10,7 @@ import pytest
 
 import tasks
 from sft.failures import POLICIES
+from sft.run.paths import RunPaths
 from sft.settings import variables
 from sft.settings.fields import Settings, secret_names
 from sft.settings.load import load
@@ -137,6 +138,14 @@ def test_every_message_in_the_troubleshooting_is_one_of_the_program():
     parts = [part.strip(" :;,") for message in messages for part in re.split(r"[…\";]|\(.*?\)|\d+|NAME|: |=", message)]
     parts = [part for part in parts if " " in part]
     assert [part for part in parts if part not in program] == [] and len(parts) > 20
+
+
+def test_every_file_of_a_run_is_documented():
+    paths = RunPaths(Path("NAME"))
+    members = [getattr(paths, name) for name, member in vars(RunPaths).items() if isinstance(member, property)]
+    names = {path.relative_to(paths.path).parts[0] for path in members}
+    documented = text_of("docs/run-directory.md")
+    assert [name for name in sorted(names) if f"`{name}" not in documented] == [] and len(names) > 10
 
 
 @pytest.mark.parametrize("page", [*READMES, "docs/commands.md"])
