@@ -29,8 +29,9 @@ from sft.host import gpus
 from sft.host.plan.conditions import conditions
 from sft.host.plan.plan import Plan
 from sft.settings.deepspeed import configuration
+from sft.settings.kinds import OnDevice
 from sft.settings.load import load
-from sft.settings.stages import Held, OnDevice, Resolved, resolve, without_plan
+from sft.settings.stages import Held, Resolved, resolve, without_plan
 from sft.trainer import batching, distributed, loop, loss
 from sft.trainer.data import hashes
 from sft.trainer.distributed import World

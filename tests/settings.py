@@ -7,8 +7,9 @@ from typing import Any
 from sft.host.launch.decide import Decision
 from sft.host.launch.local import Local
 from sft.settings.fields import Settings
+from sft.settings.kinds import OnDevice
 from sft.settings.load import load
-from sft.settings.stages import Decided, Held, OnDevice, Resolved, resolve, without_plan
+from sft.settings.stages import Decided, Held, Resolved, resolve, without_plan
 
 
 def decided(on: OnDevice = "cpu", /, **given: Any) -> Decided:

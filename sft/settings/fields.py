@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -215,6 +215,16 @@ class Settings(BaseModel):
     huggingface_api_key: NotOfRun[Secret] = Field(
         SecretStr(""), description="hub token, for gated models such as Llama"
     )
+
+    @classmethod
+    def of(cls, settings: Settings, **changes: object) -> Self:
+        """Return settings at this stage, with what is decided or otherwise changed. What is asked stays what it was.
+
+        Raises ValidationError if something is still open that this stage needs.
+        """
+        made = cls.model_validate(dict(settings) | changes)
+        made.model_fields_set.intersection_update(settings.model_fields_set)
+        return made
 
     @property
     def world_size(self) -> int:

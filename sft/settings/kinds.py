@@ -10,16 +10,17 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from sft import redaction
 from sft.settings import variables
 
-Precision = Literal["auto", "bf16", "fp16", "fp32"]
+# What is decided, and the same with `auto`: what a user may write.
+OnDevice = Literal["cuda", "cpu"]
+Launched = Literal["local", "compose"]
+InPrecision = Literal["bf16", "fp16", "fp32"]
+Device = Literal["auto", OnDevice]
+Launcher = Literal["auto", Launched]
+Precision = Literal["auto", InPrecision]
 Schedule = Literal["cosine", "linear", "constant"]
-Launcher = Literal["auto", "local", "compose"]
-Device = Literal["auto", "cuda", "cpu"]
 Planning = Literal["refuse", "warn"]
 Wandb = Literal["auto", "online", "offline", "disabled"]
 BaseBits = Literal[16, 4]
-OnDevice = Literal["cuda", "cpu"]  # DEVICE, decided
-Under = Literal["local", "compose"]  # LAUNCHER, decided
-In = Literal["bf16", "fp16", "fp32"]  # PRECISION, decided
 
 LARGEST = 2**31 - 1  # the largest whole number of any setting: more is a typing error, and no array or timer takes it
 
@@ -35,7 +36,7 @@ class Mark:
 
 
 MAY_CHANGE = Mark()  # a resumed run may change it: every field without this mark decides what a run trains
-NOT_OF_RUN = Mark(MAY_CHANGE)  # it says where a run happens and who sees it, nothing about what the run does
+NOT_OF_RUN = Mark(MAY_CHANGE)  # where a run happens and who sees it, nothing about what it does
 OF_DATA = Mark()  # prepared data is made for this value
 
 T = TypeVar("T")

@@ -6,18 +6,14 @@ budget too: what `settings.json` holds) -> `Held` (what a rank trains with, afte
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated
 
 from pydantic import Field
 
 from sft.errors import SettingsError, wrong
 from sft.settings import rules
 from sft.settings.fields import Settings
-from sft.settings.kinds import LARGEST
-
-OnDevice = Literal["cuda", "cpu"]
-Launched = Literal["local", "compose"]
-InPrecision = Literal["bf16", "fp16", "fp32"]
+from sft.settings.kinds import LARGEST, InPrecision, Launched, OnDevice
 
 UNPLANNED_TOKENS = 8192  # MAX_TOKENS_PER_MICRO_STEP=auto where no plan can be made: on a CPU, of an unknown model
 
@@ -29,13 +25,6 @@ class Resolved(Settings):
     launcher: Launched
     precision: InPrecision
     learning_rate: Annotated[float, Field(gt=0, lt=10)]
-
-    @classmethod
-    def of(cls, settings: Settings, **decided: object) -> Self:
-        """Return settings at this stage, with what is decided. Raises ValidationError if something is still open."""
-        made = cls.model_validate(dict(settings) | decided)
-        made.model_fields_set.intersection_update(settings.model_fields_set)  # `is_asked` stays what it was
-        return made
 
 
 class Decided(Resolved):

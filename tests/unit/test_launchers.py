@@ -15,8 +15,8 @@ from sft.host.launch import docker_engine, image
 from sft.host.launch.decide import choose_device
 from sft.host.launch.launcher import LAUNCHERS, choose
 from sft.settings import kinds, variables
+from sft.settings.kinds import Launched
 from sft.settings.load import load
-from sft.settings.stages import Launched
 
 CARD = Gpu(0, "NVIDIA GeForce RTX 4090", 0, 0.0, 24.0, 40, 50.0, "580.1")
 ENGINE, COMPOSE = "echo 24.0.5", "echo v2.20.1"

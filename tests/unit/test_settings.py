@@ -3,12 +3,13 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from sft.errors import SettingsError
 from sft.settings import deepspeed
 from sft.settings.fields import Settings
 from sft.settings.load import ELSEWHERE, load, thaw
-from sft.settings.stages import resolve, without_plan
+from sft.settings.stages import Decided, Held, resolve, without_plan
 from tests.settings import decided
 
 
@@ -154,3 +155,28 @@ def test_four_bits_are_for_an_adapters_base_that_is_whole_on_every_gpu(given, pr
         load(None, **given)
     assert caught.value.problems == [problem]
     assert load(None, lora_base_bits="4", lora_rank=8, ds_config="zero1").lora_base_bits == 4
+
+
+def test_settings_of_another_stage_ask_for_nothing_more_than_before(tmp_path):
+    (tmp_path / "settings.json").write_text(json.dumps(decided(master_port=40000).freeze()))
+    frozen = thaw(tmp_path / "settings.json")
+    assert type(frozen) is Decided and not frozen.is_asked("master_port")
+    again = Settings.of(frozen, launcher="auto", eval_limit=3)
+    assert (type(again), again.launcher, again.eval_limit) == (Settings, "auto", 3)
+    assert not again.is_asked("master_port") and again.master_port == 40000
+    assert Held.of(decided(master_port=40000)).is_asked("master_port")
+
+
+@pytest.mark.parametrize("name", ["device", "launcher", "precision", "learning_rate", "gradient_checkpointing"])
+def test_nothing_is_open_in_decided_settings(name):
+    with pytest.raises(ValidationError):
+        Decided.of(decided(), **{name: Settings.model_fields[name].default})
+
+
+def test_an_older_run_s_settings_lack_what_had_no_auto_then(tmp_path):
+    old = decided(model_name="tiny").freeze()
+    for name in ("learning_rate", "max_tokens_per_micro_step", "gradient_checkpointing"):
+        del old[name]
+    (tmp_path / "settings.json").write_text(json.dumps(old))
+    found = thaw(tmp_path / "settings.json")
+    assert (found.learning_rate, found.max_tokens_per_micro_step, found.gradient_checkpointing) == (3e-3, 8192, False)

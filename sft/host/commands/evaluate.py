@@ -12,6 +12,9 @@ from sft.host.launch.decide import decide
 from sft.run import find, lifecycle, typed_json
 from sft.settings.fields import Settings
 
+# The settings that an evaluation takes from now; the others are the run's own.
+OF_NOW = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
+
 
 def evaluate(written: Settings, name: str, console: Console) -> None:
     """Evaluate a run's base and final model anew, with the evaluation settings of now. Raises SftError.
@@ -22,10 +25,8 @@ def evaluate(written: Settings, name: str, console: Console) -> None:
     with run.claim():
         if not run.final.is_dir():
             raise UserError(f"{run.path}: has no final model yet; `{run.command('resume')}` finishes the run")
-        names = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
-        chosen = {name: getattr(written, name) for name in names}
-        asked = Settings.model_validate(dict(run.settings()) | chosen | {"evaluate": True})
-        decision = decide(asked, opened=True)
+        taken = {name: getattr(written, name) for name in OF_NOW}
+        decision = decide(Settings.of(run.settings(), **taken, evaluate=True), opened=True)
         for line in decision.lines:
             console.print(line)
         port = decision.prepare(console)

@@ -24,7 +24,8 @@ from sft.host.launch.docker_engine import NO_GPU, last_line
 from sft.run.directory import Run
 from sft.settings import variables
 from sft.settings.fields import FOLDERS, Settings
-from sft.settings.stages import Decided, Launched
+from sft.settings.kinds import Launched
+from sft.settings.stages import Decided
 
 
 class Compose:

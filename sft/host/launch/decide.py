@@ -15,7 +15,8 @@ from sft.host.launch.launcher import LAUNCHERS, Launcher
 from sft.host.plan import planner, shapes, view
 from sft.host.plan.plan import Plan
 from sft.settings.fields import TINY, Settings
-from sft.settings.stages import Decided, OnDevice, Resolved, resolve
+from sft.settings.kinds import OnDevice
+from sft.settings.stages import Decided, Resolved, resolve
 
 CPU_RANKS_PER_CORE = 16  # more would only starve the machine
 HERE, INSIDE = "here", "in this container"

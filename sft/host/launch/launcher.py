@@ -1,7 +1,6 @@
 """The seam for launchers: what every way to start a run's nodes can do, and the table of all of them.
 
-A new launcher is one file beside `local.py`, one line in LAUNCHERS, and its name among the values of LAUNCHER
-(`sft.settings.kinds`, `sft.settings.stages`).
+A new launcher is one file beside `local.py` and one line in LAUNCHERS; `Launched` in `sft.settings.kinds` has its name.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from sft.host.launch.compose import Compose
 from sft.host.launch.local import Local
 from sft.run.directory import Run
 from sft.settings.fields import Settings
-from sft.settings.stages import Decided, Launched
+from sft.settings.kinds import Launched
+from sft.settings.stages import Decided
 
 
 class Nodes(Protocol):

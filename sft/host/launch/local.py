@@ -18,7 +18,8 @@ from sft.host.gpus import Gpu
 from sft.host.launch import ports, signals
 from sft.run.directory import Run
 from sft.settings.fields import Settings
-from sft.settings.stages import Decided, Launched
+from sft.settings.kinds import Launched
+from sft.settings.stages import Decided
 
 
 class Local:

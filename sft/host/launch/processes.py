@@ -21,7 +21,7 @@ from sft.host.launch import log, signals
 from sft.host.launch.deepspeed_launcher import RUN
 from sft.host.launch.log import Log
 from sft.run.directory import Run
-from sft.settings.stages import OnDevice
+from sft.settings.kinds import OnDevice
 
 LAUNCHER = "sft.host.launch.deepspeed_launcher"
 
