@@ -32,7 +32,6 @@ from sft.errors import UserError, shown
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF)  # what network file systems without flushes of folders say
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # file systems without hard links
 OWNER = "owner"  # in a temporary folder: a file on which its maker holds a lock
 
 
@@ -94,9 +93,9 @@ def write_first(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         try:
             os.link(temporary, path)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
             if path.exists():
                 raise FileExistsError(path) from None
             temporary.rename(path)
