@@ -71,14 +71,14 @@ def packed_micro_steps(chosen: Indices, lengths: Indices, world_size: int, max_t
     longest_first = chosen[np.argsort(-lengths[chosen], kind="stable")]
     sizes = lengths[longest_first].tolist()
     limit = max(max_tokens, sizes[0])
-    number = math.ceil(fewest_shares(lengths[chosen], limit) / world_size)
+    number = math.ceil(fewest_shares(lengths[chosen], limit) / world_size)  # of micro-steps
     shares = even_shares(sizes, number * world_size, limit)
     if shares is None:
         shares = full_shares(sizes, limit)
         least, number = number, math.ceil(len(shares) / world_size)
         while number > least and (even := even_shares(sizes, number * world_size, limit)):
             shares, number = even, number - 1
-        shares += [[]] * (-len(shares) % world_size)
+        shares += [[]] * (-len(shares) % world_size)  # a rank without rows joins with a dummy batch: see collate
     # The heaviest shares go into one micro-step, and so on: no rank waits long for another.
     shares.sort(key=lambda share: -sum(sizes[place] for place in share))
     arrays = [longest_first[share] if share else np.empty(0, dtype=np.int64) for share in shares]
@@ -164,14 +164,14 @@ def collate(sequences: Sequence[Row], packing: bool, device: torch.device) -> Mi
     """Collate rows. Without rows, return a dummy batch without targets: the rank still has to join the collectives."""
     sequences = sequences or [(np.full(2, PADDING, dtype=np.int32), np.zeros(2, dtype=np.bool_))]
     lengths = np.asarray([len(ids) for ids, _ in sequences])
-    starts = np.concatenate(([0], np.cumsum(lengths)))
+    starts = np.concatenate(([0], np.cumsum(lengths)))  # of each sequence in the flattened batch
     if not packing:
         starts = np.arange(len(sequences) + 1) * int(lengths.max())
     flat = np.full(int(starts[-1]), PADDING, dtype=np.int64)
     next_is_target = np.zeros(len(flat), dtype=np.bool_)
     for start, (ids, is_target) in zip(starts, sequences, strict=False):
         flat[start : start + len(ids)] = ids
-        next_is_target[start : start + len(ids) - 1] = is_target[1:]
+        next_is_target[start : start + len(ids) - 1] = is_target[1:]  # never across the border of two sequences
     predicting = np.flatnonzero(next_is_target)
 
     # From pinned memory, a copy to the GPU does not block the host.

@@ -91,11 +91,11 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden) if hidden.requires_grad else None
         grad_weight = torch.zeros_like(weight) if train_weight else None
         grad_bias = torch.zeros_like(bias) if train_weight and bias is not None else None
-        rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+        rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))  # in a chunk: its fp32 logits take CHUNK_BYTES
         for start in range(0, len(hidden), rows):
             chunk, labels = hidden[start : start + rows], targets[start : start + rows, None]
             logits = F.linear(chunk, weight, bias).float()
-            normaliser = torch.logsumexp(logits, dim=1, keepdim=True)
+            normaliser = torch.logsumexp(logits, dim=1, keepdim=True)  # log of the softmax's denominator
             loss += (normaliser - logits.gather(1, labels)).sum()
             if grad_hidden is None:
                 continue
@@ -150,9 +150,10 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World) -> boo
         return module(*collate(sequences, packed, world.device)).item()
 
     with evaluating(module):
+        # Every forward pass in here is collective under ZeRO-3, and every decision is one of all ranks (`same`).
         head_loss, target_loss.head_loss = target_loss.head_loss, None
         model.set_attn_implementation(target_loss.own_attention)
-        own = loss(packed=False)
+        own = loss(packed=False)  # by the model's own logits and attention
         tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2
         target_loss.head_loss = head_loss
         if head_loss is not None and not same(own, loss(packed=False), tolerance, world):

@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from deepspeed import DeepSpeedEngine
@@ -38,6 +38,15 @@ MARGIN = 1.01
 MARGIN_BYTES = 256 * 1024
 COPY_SHARE = 0.9  # of the free main memory that copies may take
 WRITTEN = object()  # in place of a state that is already in its file
+
+
+class Needs(NamedTuple):
+    """What one rank needs for a save, and what is free, in bytes."""
+
+    disk: float
+    memory: int  # for the copies
+    free_memory: dict[str, int]  # of its machine and its containers, by name
+    free_disk: int
 
 
 class Saver:
@@ -64,7 +73,7 @@ class Saver:
         Waits for the save before to finish. Raises RunFailed, on all ranks, if the disk has no room for the checkpoint
         and `more_bytes`.
         """
-        self.finish()
+        self.finish()  # only one is in flight: two would need two copies of the state in main memory
         folder, temporary = self.run.checkpoints / checkpoints.name_of(step), self.temporary(step)
         if folder.exists():  # a resumed run is stopped again before its next step
             return
@@ -72,7 +81,8 @@ class Saver:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
         distributed.barrier()
-        # DeepSpeed would write `latest` before all ranks are done.
+        # The collector gets the state: nothing is written yet. DeepSpeed's own `latest` would be there before all ranks
+        # are done.
         self.engine.save_checkpoint(
             str(self.run.checkpoints), tag=temporary.name, save_latest=False, exclude_frozen_parameters=True
         )
@@ -80,12 +90,15 @@ class Saver:
         sizes = [tensor_bytes(state) for state in shards.values()]
         needed = MARGIN * sum(sizes) + MARGIN_BYTES * len(sizes)
         free = shutil.disk_usage(self.run.checkpoints).free
-        ranks = distributed.gather((needed, sum(sizes), resources.memory_limits(self.root), free))
-        check_room(folder, int(sum(rank[0] for rank in ranks)) + more_bytes, min(rank[3] for rank in ranks))
-        if lacking := no_room_for_copies([(size, limits) for _, size, limits, _ in ranks]):
+        # Every rank sees the numbers of all, so that all come to the same decision: a rank that raises or waits alone
+        # would leave the others in the next collective.
+        ranks = distributed.gather(Needs(needed, sum(sizes), resources.memory_limits(self.root), free))
+        check_room(folder, int(sum(rank.disk for rank in ranks)) + more_bytes, min(rank.free_disk for rank in ranks))
+        if lacking := no_room_for_copies([(rank.memory, rank.free_memory) for rank in ranks]):
             self.write_now(shards, lacking)
         else:
             shards = {path: copied(state) for path, state in shards.items()}
+        # The thread has nothing that the next step changes: training goes on at once.
         self.thread = threading.Thread(target=self.write, args=(step, shards), daemon=True)
         self.thread.start()
 
@@ -179,7 +192,7 @@ class Saver:
         paths = list(states)
         try:
             for path in paths:
-                state = states.pop(path)
+                state = states.pop(path)  # its memory is free again as soon as it is written
                 if isinstance(state, Exception):
                     raise state
                 if state is not WRITTEN:
@@ -188,7 +201,7 @@ class Saver:
             typed_json.write(part(temporary, self.world.rank), share)
             if self.world.is_main:
                 self.complete(step, folder, temporary)
-            while not folder.is_dir():
+            while not folder.is_dir():  # the save is over on all ranks at once, for `check` and `finish`
                 self.wait()
         except BaseException as error:
             self.error = disk.full(folder, "while it was written") if disk.is_full(error) else error
@@ -205,6 +218,8 @@ class Saver:
         checkpoints.write_manifest(temporary, manifest)
         for path in parts:
             path.unlink()
+        # In this order, flushed to disk each time: whatever has the name of a checkpoint is complete, and whatever
+        # `latest` says is there, even if the power fails in between.
         if self.run.metrics.is_file():
             files.flush(self.run.metrics)  # a run that resumes here needs the lines of all steps before
         files.flush(temporary)

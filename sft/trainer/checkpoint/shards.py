@@ -78,9 +78,12 @@ def write_in_pieces(value: Any, path: Path) -> None:
         with form:
             return torch.empty(tensor.shape, dtype=tensor.dtype)
 
+    # Tensors of torch's fake mode have a shape and a type, and no memory.
     skeleton = replaced(value, without_content, seen)
     with torch.serialization.skip_data(materialize_fake_tensors=True):
         torch.save(skeleton, path)
+    # torch numbers the tensors in the order in which pickle comes to them, which is that of `seen`. To be sure, compare
+    # their sizes with those of the gaps.
     tensors = [tensor for tensor, _ in seen.values()]
     with zipfile.ZipFile(path) as archive:
         gaps = {item.filename.partition("/data/")[2]: item.file_size for item in archive.infolist()}
