@@ -8,7 +8,7 @@ DEEPEST = 20  # levels of nesting
 
 
 def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return a JSON object. Raises ValueError for a key that occurs twice: one of its values would be lost."""
+    """Build a JSON object. Raises ValueError for a key that occurs twice: one of its values would be lost."""
     found: dict[str, object] = {}
     for key, value in pairs:
         if key in found:
@@ -23,7 +23,7 @@ def no_number(name: str) -> NoReturn:
 
 
 def depth(value: object) -> int:
-    """Return how deep a JSON value is nested, as far as it matters."""
+    """Return how deep a JSON value is nested, but no more than one level beyond DEEPEST."""
     level, values = 0, [value]
     while values and level <= DEEPEST:
         values = [inner for outer in values for inner in children(outer)]
@@ -32,5 +32,5 @@ def depth(value: object) -> int:
 
 
 def children(value: object) -> list[object]:
-    """Return the values inside a JSON value."""
+    """Return the values directly inside a JSON value."""
     return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []

@@ -49,8 +49,8 @@ class DsConfig:
 def configuration(settings: Settings, file: dict[str, object] | None = None) -> DsConfig:
     """Return the configuration that DeepSpeed receives: the file, with the settings filled in as numbers.
 
-    `file` is what the file held when the run began, if that is not what it holds now. Raises SettingsError where
-    the file is unusable or says something else than a setting.
+    `file`: the content of the file when the run began, if it has changed since. Raises SettingsError if the file is
+    unusable, or contradicts a setting.
     """
     config = read(settings) if file is None else dict(file)
     problems = []
@@ -93,7 +93,7 @@ def configuration(settings: Settings, file: dict[str, object] | None = None) -> 
             wrong("DS_CONFIG", settings.ds_config, f"zero_optimization.stage is {stage}", "write 1, 2 or 3")
         )
     elif settings.lora_base_bits == 4 and stage == 3:
-        # ZeRO-3 cuts a parameter and forgets the scales that belong to its 4-bit values.
+        # ZeRO-3 splits a parameter, but loses the scales that belong to its 4-bit values.
         what = f"DS_CONFIG={settings.ds_config} is ZeRO-3, which cannot shard 4-bit weights"
         problems.append(wrong("LORA_BASE_BITS", 4, what, "use DS_CONFIG=zero2"))
     if problems:
@@ -131,5 +131,5 @@ def read(settings: Settings) -> dict[str, object]:
 
 
 def without_auto(config: dict[str, object]) -> dict[str, object]:
-    """Return a DeepSpeed configuration without its "auto" values, so that DeepSpeed's own defaults hold."""
+    """Leave out all "auto" values, so that DeepSpeed's own defaults apply."""
     return {k: without_auto(v) if isinstance(v, dict) else v for k, v in config.items() if v != "auto"}

@@ -218,7 +218,7 @@ class Settings(BaseModel):
 
     @classmethod
     def of(cls, settings: Settings, **changes: object) -> Self:
-        """Return settings at this stage, with what is decided or otherwise changed. What is asked stays what it was.
+        """Return settings as this class (a stage), with some changes. `is_asked` stays what it was.
 
         Raises ValidationError if something is still open that this stage needs.
         """
@@ -238,7 +238,7 @@ class Settings(BaseModel):
 
     @property
     def peak_learning_rate(self) -> float:
-        """LEARNING_RATE, or the default for what is trained."""
+        """LEARNING_RATE, or what `auto` means for the model and the way of training."""
         if self.learning_rate is not None:
             return self.learning_rate
         if self.model_name == TINY:
@@ -246,7 +246,7 @@ class Settings(BaseModel):
         return LORA_RATE if self.lora_rank else ALL_WEIGHTS_RATE
 
     def is_asked(self, name: str) -> bool:
-        """Tell whether a setting comes from `.env`, the environment or `make`: not from a default or another run."""
+        """Whether a setting comes from `.env`, the environment or `make`, not from a default or another run."""
         return name in self.model_fields_set
 
     def freeze(self) -> dict[str, object]:
@@ -259,7 +259,7 @@ class Settings(BaseModel):
         return {name: value for name, value in found.items() if value}
 
     def of_data(self) -> dict[str, object]:
-        """Return the settings that prepared data is made for; its manifest holds them, for those who look for it."""
+        """Return the settings that prepared data depends on; its manifest holds them, so that it is found again."""
         return self.model_dump(mode="json", include=marked(OF_DATA))
 
 

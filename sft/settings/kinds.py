@@ -48,27 +48,27 @@ OfData = Annotated[T, OF_DATA]
 
 
 def readable(text: str) -> str:
-    """Return a text that files and terminals can hold. Raises ValueError."""
+    """Check a text: files and terminals must be able to show it. Raises ValueError."""
     if any(ord(c) < 32 and c not in "\n\t" for c in text) or not is_unicode(text):
         raise ValueError("holds characters that no terminal shows")
     return text
 
 
 def plain(text: str) -> str:
-    """Return a text of one line. Raises ValueError."""
+    """Check a text of one line. Raises ValueError."""
     if not text.isprintable():
         raise ValueError("holds characters that a name cannot have")
     return text
 
 
 def folder(path: Path) -> Path:
-    """Return a folder's path with `~` as the home folder. Raises ValueError."""
+    """Return a path with `~` replaced by the home folder. Raises ValueError."""
     plain(str(path))
     return variables.expanded(path)
 
 
 def secret(value: SecretStr) -> SecretStr:
-    """Return a key. Raises ValueError for what cannot be one."""
+    """Check a key of an account. Raises ValueError, which never repeats the key."""
     text = value.get_secret_value()
     if text and (len(text) < redaction.LEAST or not text.isascii() or not text.isprintable() or " " in text):
         raise ValueError("is not a key: it is too short, or has spaces or odd characters")
@@ -76,7 +76,7 @@ def secret(value: SecretStr) -> SecretStr:
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text can be written in UTF-8: lone surrogates cannot."""
+    """Whether a text can be written in UTF-8: lone surrogates cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -87,9 +87,9 @@ def load(
 
 
 def repeat(frozen: Mapping[str, object], env_file: Path | None = variables.ENV_FILE, **given: object) -> Settings:
-    """Return the settings of a frozen run for a new one; the environment and `given` win, and so do `make`'s words.
+    """Return settings for a new run from those of a frozen one. The environment, `make`'s words and `given` win.
 
-    Only the keys, which are never frozen, are taken from `env_file`: the rest of it is about other runs. Raises
+    Only the keys are taken from `env_file`, as they are never frozen; the rest of it is about other runs. Raises
     SettingsError.
     """
     kept = {name: value for name, value in frozen.items() if name != "run_name"}
@@ -97,9 +97,10 @@ def repeat(frozen: Mapping[str, object], env_file: Path | None = variables.ENV_F
 
 
 def resume(before: Decided, env_file: Path | None = variables.ENV_FILE, **given: object) -> Settings:
-    """Return the settings with which a run goes on: its own ones; the environment and `given` win.
+    """Return settings to resume a run with: its own, unless the environment, `make`'s words or `given` say otherwise.
 
-    Only the keys are taken from `env_file`. On another number of ranks the global batch size stays, unless it is set.
+    Only the keys are taken from `env_file`. If the number of ranks has changed, the global batch size stays the same,
+    unless it is set.
     Raises SettingsError.
     """
     defaults = before.freeze() | {"fresh": False} | keys_of(env_file)
@@ -110,15 +111,15 @@ def resume(before: Decided, env_file: Path | None = variables.ENV_FILE, **given:
     sizes = {"global_batch_size", "gradient_accumulation_steps", "batch_size"}
     if settings.world_size != before.world_size and not any(os.environ.get(name.upper()) for name in sizes):
         defaults |= {"global_batch_size": before.sequences_per_step, "gradient_accumulation_steps": 1}
-        defaults |= {"max_tokens_per_micro_step": None}  # planned for the ranks of now
+        defaults |= {"max_tokens_per_micro_step": None}  # it is planned for the ranks that there are now
         settings = load(None, defaults=defaults, **given)
     return settings
 
 
 def thaw(path: Path) -> Decided:
-    """Return the settings frozen in a run directory; secrets and folders come from the environment.
+    """Read the settings frozen in a run directory. Secrets and folders come from the environment.
 
-    A container has the same folders in other places. Raises UserError for a file that holds no settings.
+    In a container, the same folders are in other places. Raises UserError for a file that holds no settings.
     """
     here = {name: os.environ.get(name.upper(), "") for name in secret_names()}
     here |= {name: os.environ[name.upper()] for name in FOLDERS if os.environ.get(name.upper())}
@@ -132,12 +133,12 @@ def thaw(path: Path) -> Decided:
 
 
 def settled(frozen: Settings) -> Decided:
-    """Return frozen settings as decided ones; runs of older versions lack those that had no `auto` then."""
+    """Return frozen settings as decided ones. Older runs lack the settings that had no `auto` in their time."""
     return without_plan(Resolved.of(frozen, learning_rate=frozen.peak_learning_rate))
 
 
 def keys_of(env_file: Path | None) -> dict[str, str]:
-    """Return the secrets in an env file: they are never frozen."""
+    """Return the secrets in an env file, by the names of their settings."""
     written = variables.from_file(env_file) if env_file else {}
     return {name: written[name.upper()] for name in secret_names() if name.upper() in written}
 

@@ -13,18 +13,18 @@ from sft.settings.fields import DATA_SUFFIXES, DEMO, TINY, Settings, marked
 from sft.settings.kinds import MAY_CHANGE, NOT_OF_RUN
 from sft.settings.variables import is_there
 
-# As the hub has it: a name, or an owner and a name, without `--` and `..`.
+# The hub's own rule: a name, or an owner and a name, without `--` and `..`.
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))(?=.{1,96}$)\w[\w.-]*(/[\w.-]+)?(?<![.-])", re.ASCII)
 MODEL_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json")
 NEAR = 0.75  # how alike `tinny` and `tiny` are: a typing error
 LONGEST_NAME = 100  # characters of a run's name, which W&B and the file system must take
 RUN_NAME = re.compile(rf"(?!latest$)\w[\w.-]{{,{LONGEST_NAME - 1}}}", re.ASCII)
 
-# Together
+# Contradictions
 
 
 def contradictions(settings: Settings, with_file: bool = True) -> list[str]:
-    """Return a line for every pair of settings that cannot both hold, and (`with_file`) for DS_CONFIG's file."""
+    """Return a line for every pair of settings that contradict each other, and for DS_CONFIG's file (`with_file`)."""
     problems = []
     if 0 < settings.global_batch_size < settings.world_size:
         what = f"is less than NODES x GPUS_PER_NODE = {settings.world_size}, so some would have nothing to do"
@@ -60,9 +60,9 @@ def contradictions(settings: Settings, with_file: bool = True) -> list[str]:
 
 
 def name_problems(name: str, value: str) -> list[str]:
-    """Return the line for a MODEL_NAME or DATASET that is no file or folder here and can be no name on the hub.
+    """Return the line for a MODEL_NAME or DATASET that is neither a path here nor a possible name on the hub.
 
-    A name that begins as a path does, has the suffix of a file, or whose first part is a folder here, is a path.
+    It is meant as a path if it begins like one, ends like a file, or if its first part is a folder here.
     """
     made, example, suffixes = {
         "model_name": (TINY, "Qwen/Qwen3-0.6B", MODEL_SUFFIXES),
@@ -86,7 +86,7 @@ def name_problems(name: str, value: str) -> list[str]:
     return [wrong(name.upper(), value, what, remedy)]
 
 
-# For a run to go on
+# Resuming
 
 
 class Change(NamedTuple):
@@ -120,7 +120,7 @@ def compared(settings: Settings, before: Settings, names: list[str]) -> list[Cha
 
 
 def differences(settings: Settings, before: Settings) -> list[str]:
-    """Return a line for every setting that decides what is trained and is not what it was `before`."""
+    """Return a line for every change that keeps a run from being resumed."""
     problems = []
     for name, now, then in changed(settings, before):
         to_resume = f"set GLOBAL_BATCH_SIZE={then} to resume" if name == "GLOBAL_BATCH_SIZE" else ""

@@ -1,8 +1,8 @@
 """The two ports of a run without containers: MASTER_PORT for the ranks, the next one for the node programs.
 
-Between the look at a port and the moment when a rank listens on it lie many seconds, in which another run could choose
-the same one. So a run claims its ports by name in Linux's abstract socket namespace, which has the reach of the ports
-themselves: all users of a machine, or a container's network. The kernel gives a claim back when its process ends.
+Many seconds pass between finding a free port and the moment when a rank listens on it, and another run could choose the
+same port. So a run claims its ports by name in Linux's abstract socket namespace, which has the scope of the ports
+themselves: all users of a machine, or a container's network. The kernel drops a claim when its process ends.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from sft.run import find
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 
-PAIRS = 200  # that are looked at before giving up
-LAST = 65534  # MASTER_PORT at most
+PAIRS = 200  # pairs of ports that are tried before giving up
+LAST = 65534  # the largest MASTER_PORT
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Claim:
     names: list[socket.socket]
 
     def close(self) -> None:
-        """Give the ports back."""
+        """Release the ports."""
         for name in self.names:
             name.close()
 
@@ -39,8 +39,8 @@ class Claim:
 def claim(settings: Settings, console: Console) -> Claim:
     """Claim the two ports of a run.
 
-    A MASTER_PORT that was asked for is taken or refused; otherwise it is the first free one from there on, and a line
-    says so. Raises SettingsError.
+    A MASTER_PORT that was asked for is taken or refused. Otherwise the first free port from there on is taken,
+    and a line says so. Raises SettingsError.
     """
     for port in candidates(settings):
         if claimed := claim_pair(port):
@@ -71,7 +71,7 @@ def free_port(settings: Settings) -> int | None:
 
 
 def candidates(settings: Settings) -> Iterator[int]:
-    """Yield the ports that may be taken: the one of the settings, and the following ones unless it was asked for."""
+    """Yield the ports to try: MASTER_PORT, and the following ones unless it was asked for."""
     if settings.is_asked("master_port"):
         yield settings.master_port
     else:
