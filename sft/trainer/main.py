@@ -80,9 +80,9 @@ def wait_for_inputs(run: Run) -> None:
 
 
 def evaluate_and_train(run: Run, settings: Held, world: World) -> Literal["finished", "stopped"]:
-    """Evaluate the base model, train, export and evaluate again: whatever of it an earlier attempt left (all ranks).
+    """Evaluate the base model, train, export, and evaluate again (all ranks). Return the status that the run ends with.
 
-    Return the status that the run ends with.
+    What an earlier attempt has done already is left out.
     """
     reporter = Reporter(run, settings, world)
     prepared = typed_json.read(run.prepared, Prepared)
@@ -110,7 +110,7 @@ def evaluate_and_train(run: Run, settings: Held, world: World) -> Literal["finis
 def evaluate(
     run: Run, settings: Held, model: Path, rows: Rows, moment: Moment, step: int, reporter: Reporter, world: World
 ) -> None:
-    """Evaluate the model `before` or `after` training, which is that of `step` steps (all ranks)."""
+    """Evaluate the model before or after training, the one after `step` steps (all ranks)."""
     with reporter.phase(f"evaluation {moment}"):
         reporter.begin_evaluation(moment)
         found = evaluate_model(run, settings, model, rows, reporter, world)

@@ -40,7 +40,7 @@ class StepResult:
 
 
 class Reporter:
-    """Rank 0's way to everybody who watches the run. On the other ranks it does nothing."""
+    """Tells everybody who watches the run how it is going. Does nothing on other ranks than 0."""
 
     def __init__(self, run: Run, settings: Settings, world: World) -> None:
         self.run, self.settings, self.world = run, settings, world
@@ -55,7 +55,7 @@ class Reporter:
             self.run.update_state("evaluating", evaluating=moment, answers=0, total_answers=0)
 
     def results(self, moment: Moment, step: int, results: Results) -> None:
-        """Write what the evaluation before or after training found, which is of the model after `step` steps."""
+        """Write the results of the evaluation before or after training, of the model after `step` steps."""
         if self.world.is_main:
             found = self.run.results()
             found = replace(found, before=results) if moment == "before" else replace(found, after=results)
@@ -75,7 +75,7 @@ class Reporter:
         self.print(f"step {first_step} of {steps.total}: {'resumed' if first_step else 'started'}")
 
     def begin_steps(self, first_step: int) -> bool:
-        """Go on with the metrics of an earlier attempt. Return whether `first_step` was validated in it (rank 0)."""
+        """Continue the metrics of an earlier attempt. Return whether it validated `first_step` (on rank 0)."""
         is_validated = self.trackers is not None and self.trackers.resume(first_step)
         self.clock = Clock()
         return is_validated
@@ -88,7 +88,7 @@ class Reporter:
     # One step
 
     def is_logged(self, done: int, steps: Steps) -> bool:
-        """Tell whether the trackers get the step that makes `done` steps: every LOGGING_STEPS, and the last one."""
+        """Tell whether step number `done` is logged: every LOGGING_STEPS, and the last one."""
         return done % self.settings.logging_steps == 0 or done == steps.total
 
     def step(self, result: StepResult, steps: Steps) -> None:
@@ -134,7 +134,7 @@ class Reporter:
 
     @contextmanager
     def validation(self) -> Iterator[None]:
-        """Say that a validation is at work inside, and leave its time out of the step's."""
+        """Say that a validation runs inside, and do not count its time as a step's."""
         with self.pause("validation"):
             self.tell("evaluating", evaluating="during", answers=0, total_answers=0)
             yield
@@ -142,7 +142,7 @@ class Reporter:
 
     @contextmanager
     def pause(self, phase: str) -> Iterator[None]:
-        """Count the time inside as that of a phase, and not as a step's."""
+        """Count the time inside as a phase's, and not as a step's."""
         with self.clock.paused(), self.phase(phase):
             yield
 

@@ -1,1 +1,1 @@
-"""Evaluation on the held-out rows: loss, generated answers, and how they are scored."""
+"""Evaluation on the validation rows: loss, generated answers, and how they are scored."""

@@ -1,4 +1,4 @@
-"""Evaluate a model on the held-out rows: validation loss, and exact match of generated answers.
+"""Evaluate a model on the validation rows: validation loss, and exact match of generated answers.
 
 It runs on a plain model per rank (the base model, or the exported one), not on the engine: generating under ZeRO-3
 would gather every weight for every token.

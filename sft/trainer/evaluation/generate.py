@@ -1,4 +1,4 @@
-"""Answers to the held-out prompts, generated greedily and as many at once as fit."""
+"""Answers to the validation rows, generated greedily and as many at once as fit."""
 
 from __future__ import annotations
 
