@@ -3,9 +3,9 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
+from tests.conftest import HERE, LONGEST
+
 MODULE = """
 import os, pathlib, subprocess, sys, time
 import pytest
@@ -43,7 +43,7 @@ WAYS = {
 def test_processes_of_a_failed_test_are_ended_before_the_next_test(tmp_path):
     tier = tmp_path / "tests" / "e2e"
     tier.mkdir(parents=True)
-    shutil.copy(CONFTEST, tier.parent)
+    shutil.copy(HERE / "conftest.py", tier.parent)
     for name, (decorator, in_fixture, in_test) in WAYS.items():
         program = MODULE.format(decorator=decorator, in_fixture=in_fixture, in_test=in_test)
         (tier / f"test_{name}.py").write_text(program)
@@ -51,3 +51,7 @@ def test_processes_of_a_failed_test_are_ended_before_the_next_test(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert "2 failed, 3 passed, " in done.stdout and ", 1 error in" in done.stdout, done.stdout
     assert "Timeout (>2.0s)" in done.stdout
+
+
+def test_the_files_that_run_first_are_there():
+    assert [file for file in LONGEST if not (HERE / file).is_file()] == []
