@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sft.settings.fields import Settings
+from sft.settings.stages import Resolved
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,19 @@ class Steps:
             total = min(total, settings.max_steps)
         return cls(rows, batch, per_epoch, total, math.ceil(settings.warmup_ratio * total))
 
-    def learning_rate(self, settings: Settings, step: int) -> float:
+    def learning_rate(self, settings: Resolved, step: int) -> float:
         """Return the learning rate of step `step` (from 0): warm-up to the peak, then the schedule.
 
         It is never 0: the first warm-up step has 1/warmup of the peak, and the schedule would reach 0 only after the
         last step.
         """
         if step < self.warmup:
-            return settings.peak_learning_rate * (step + 1) / self.warmup
+            return settings.learning_rate * (step + 1) / self.warmup
         if settings.lr_scheduler == "constant":
-            return settings.peak_learning_rate
+            return settings.learning_rate
         done = (step - self.warmup) / max(1, self.total - self.warmup)
         factor = 1 - done if settings.lr_scheduler == "linear" else (1 + math.cos(math.pi * done)) / 2
-        return settings.peak_learning_rate * factor
+        return settings.learning_rate * factor
 
     def describe(self, settings: Settings) -> list[str]:
         """Return the arithmetic of a step and of the run as lines for the user."""

@@ -19,7 +19,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
 from deepspeed.utils import nvtx, set_z3_leaf_modules, z3_leaf_module
 
 from sft.settings.deepspeed import DsConfig
-from sft.settings.fields import Settings
+from sft.settings.stages import Decided
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
 from sft.trainer import distributed, oom
 from sft.trainer.attention import has_kernels
@@ -34,7 +34,7 @@ LIGER = {"rope": True, "swiglu": True, "rms_norm": True, "cross_entropy": False,
 
 
 def start_engine(
-    path: Path, settings: Settings, config: DsConfig, world: World, whole_layers: bool = True
+    path: Path, settings: Decided, config: DsConfig, world: World, whole_layers: bool = True
 ) -> tuple[DeepSpeedEngine, DsConfig]:
     """Return DeepSpeed's engine around the TargetLoss of the model in `path`, and the configuration that it got.
 
@@ -57,7 +57,7 @@ def start_engine(
         set_z3_leaf_modules(model, list({type(layer) for layer in layers}))
     optimizer = torch.optim.AdamW(
         parameter_groups(loss, settings.weight_decay),
-        lr=settings.peak_learning_rate,
+        lr=settings.learning_rate,
         fused=world.device.type == "cuda" or "offload_optimizer" in config.zero,
     )
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -71,7 +71,7 @@ def start_engine(
     return engine, filled
 
 
-def model_to_train(path: Path, settings: Settings, config: DsConfig, world: World) -> transformers.PreTrainedModel:
+def model_to_train(path: Path, settings: Decided, config: DsConfig, world: World) -> transformers.PreTrainedModel:
     """Load a model with everything that training changes in it, such as an adapter (all ranks)."""
     model = load_model(path, settings, world.device, config)
     model.config.use_cache = False
@@ -83,9 +83,7 @@ def model_to_train(path: Path, settings: Settings, config: DsConfig, world: Worl
     return model
 
 
-def take_faster_kernels(
-    model: torch.nn.Module, layers: list[torch.nn.Module], settings: Settings, world: World
-) -> None:
+def take_faster_kernels(model: torch.nn.Module, layers: list[torch.nn.Module], settings: Decided, world: World) -> None:
     """Compile the layers with COMPILE=1; otherwise use Liger's kernels, where they are installed."""
     if settings.compile:
         torch._dynamo.config.recompile_limit = len(layers) + 8  # each layer is compiled once

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from sft.settings import deepspeed
-from sft.settings.fields import Settings
+from sft.settings.stages import Decided
 from sft.trainer import distributed, dry_run, loop, loss
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
@@ -34,7 +34,7 @@ KINDS: list[tuple[int, dict[str, object], str]] = [
 ]
 
 
-def bits(path: Path, settings: Settings, rows: data.Rows, world: World, with_dry_run: bool) -> tuple[list[float], str]:
+def bits(path: Path, settings: Decided, rows: data.Rows, world: World, with_dry_run: bool) -> tuple[list[float], str]:
     """Return losses and a hash of the weights after three steps of two micro-steps."""
     engine, _ = start_engine(path, settings, deepspeed.configuration(settings), world)
     packing = loss.take_fast_paths(engine, True, world)
