@@ -21,7 +21,7 @@ from sft.run import directory as runs
 from sft.run import lifecycle
 from sft.settings import deepspeed
 from sft.settings.stages import Held, without_plan
-from sft.trainer import batching, distributed, loop, loss
+from sft.trainer import batching, distributed, fast_paths, loop
 from sft.trainer.checkpoint import save
 from sft.trainer.engine import start_engine
 from sft.trainer.report import Reporter
@@ -56,7 +56,7 @@ def measure(settings: Held) -> dict[str, object]:
     run = runs.Run(settings.runs_path / settings.run_name)
     path, rows = work.prepared(settings)
     engine, _ = start_engine(path, settings, deepspeed.configuration(settings), world)
-    packing = loss.take_fast_paths(engine, settings.packing, world)
+    packing = fast_paths.take_fast_paths(engine, settings.packing, world)
     saver, reporter = save.Saver(engine, run, settings.keep_checkpoints, world), Reporter(run, settings, world)
     found: dict[str, list[float]] = {"with": [], "without": []}
     still: list[float] = []

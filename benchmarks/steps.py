@@ -32,7 +32,7 @@ from sft.settings.deepspeed import configuration
 from sft.settings.kinds import OnDevice
 from sft.settings.load import load
 from sft.settings.stages import Held, Resolved, resolve, without_plan
-from sft.trainer import batching, distributed, loop, loss
+from sft.trainer import batching, distributed, fast_paths, loop
 from sft.trainer.data import hashes
 from sft.trainer.distributed import World
 from sft.trainer.engine import count_weights, grad_norm, start_engine
@@ -171,7 +171,7 @@ def measure(settings: Held, warmup: int, steps: int, cap_gib: float = 0.0) -> di
     path, rows = work.prepared(settings)
     flops = matrix_rate() if cuda else 0.0
     engine, received = start_engine(path, settings, configuration(settings), world)
-    packing = loss.take_fast_paths(engine, settings.packing, world)
+    packing = fast_paths.take_fast_paths(engine, settings.packing, world)
     states_gib = torch.cuda.memory_allocated() / 2**30 if cuda else 0.0
     loading_gib = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
     if cuda:

@@ -12,7 +12,7 @@ from sft.run import files
 from sft.run.directory import Run
 from sft.settings.stages import Held
 from sft.steps import Steps
-from sft.trainer import dry_run, gradients, loss, oom
+from sft.trainer import dry_run, fast_paths, gradients, oom
 from sft.trainer.checkpoint import resume
 from sft.trainer.checkpoint.save import Saver
 from sft.trainer.data.rows import Rows
@@ -64,7 +64,7 @@ def try_engine(
     with reporter.phase("loading"):
         engine, received = start_engine(base, settings, config, world, whole_layers)
         with gradients.Misfits(engine) as misfits:
-            packing = loss.take_fast_paths(engine, settings.packing, world)
+            packing = fast_paths.take_fast_paths(engine, settings.packing, world)
         if misfits.reasons:
             give_up(engine, ", ".join(misfits.reasons), reporter)
             return None

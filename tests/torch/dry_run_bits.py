@@ -17,7 +17,7 @@ import numpy as np
 
 from sft.settings import deepspeed
 from sft.settings.stages import Decided
-from sft.trainer import distributed, dry_run, loop, loss
+from sft.trainer import distributed, dry_run, fast_paths, loop
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
 from sft.trainer.engine import grad_norm, start_engine
@@ -37,7 +37,7 @@ KINDS: list[tuple[int, dict[str, object], str]] = [
 def bits(path: Path, settings: Decided, rows: data.Rows, world: World, with_dry_run: bool) -> tuple[list[float], str]:
     """Return losses and a hash of the weights after three steps of two micro-steps."""
     engine, _ = start_engine(path, settings, deepspeed.configuration(settings), world)
-    packing = loss.take_fast_paths(engine, True, world)
+    packing = fast_paths.take_fast_paths(engine, True, world)
     losses: list[float] = []
     for step in range(3):
         share = np.arange(len(rows))

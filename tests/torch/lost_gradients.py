@@ -20,7 +20,7 @@ from deepspeed import DeepSpeedEngine as Engine
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sft.settings import deepspeed
-from sft.trainer import distributed, dry_run, gradients, loop, loss
+from sft.trainer import distributed, dry_run, fast_paths, gradients, loop
 from sft.trainer.data import rows
 from sft.trainer.distributed import World
 from sft.trainer.engine import end_engine, grad_norm, start_engine
@@ -98,7 +98,7 @@ class Cases:
             self.folder / "model", settings, deepspeed.configuration(settings), self.world, whole_layers=whole_layers
         )
         with gradients.Misfits(engine) as misfits:
-            packing = loss.take_fast_paths(engine, True, self.world)
+            packing = fast_paths.take_fast_paths(engine, True, self.world)
         return engine, packing, list(misfits.reasons)
 
     def tried(self, engine: Engine, packing: bool) -> Values:

@@ -20,7 +20,7 @@ from sft import hostfile
 from sft.run import checkpoints, lifecycle
 from sft.settings import deepspeed
 from sft.settings.stages import Decided
-from sft.trainer import distributed, loop, loss
+from sft.trainer import distributed, fast_paths, loop
 from sft.trainer.checkpoint import resume, save, shards
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
@@ -62,7 +62,7 @@ def saved(model: Path, settings: Decided, rows: data.Rows, world: World, folder:
     """Return how two checkpoints of one state differ, and whether training waited for each of them."""
     run = lifecycle.create(settings, hostfile.hostfile(1, 1))
     engine, _ = start_engine(model, settings, deepspeed.configuration(settings), world)
-    packing = loss.take_fast_paths(engine, True, world)
+    packing = fast_paths.take_fast_paths(engine, True, world)
     everything = np.arange(len(rows))
     loop.optimizer_step(engine, rows, [[everything]], rows.target_tokens(everything), packing, False, world)
     found = []

@@ -12,7 +12,8 @@ from sft.trainer import loss as losses
 from sft.trainer.attention import IMPLEMENTATION
 from sft.trainer.batching import collate
 from sft.trainer.distributed import World
-from sft.trainer.loss import TargetLoss, take_fast_paths
+from sft.trainer.fast_paths import take_fast_paths
+from sft.trainer.loss import TargetLoss
 
 from .small_models import HEADS, SIZES, model_of
 

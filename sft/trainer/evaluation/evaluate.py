@@ -23,7 +23,8 @@ from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 from sft.trainer.evaluation.generate import generate
 from sft.trainer.evaluation.score import score
-from sft.trainer.loss import TargetLoss, evaluating, take_fast_paths
+from sft.trainer.fast_paths import take_fast_paths
+from sft.trainer.loss import TargetLoss, evaluating
 from sft.trainer.model.load import free_unused_memory, load_model
 from sft.trainer.report import Reporter
 

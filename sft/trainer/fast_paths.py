@@ -1,0 +1,66 @@
+"""What this model can do: the loss in chunks and packed sequences are tried on it before they are used."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sft.trainer import attention, distributed
+from sft.trainer.batching import collate
+from sft.trainer.data.rows import Row
+from sft.trainer.distributed import World
+from sft.trainer.loss import TargetLoss, evaluating
+
+
+def take_fast_paths(module: torch.nn.Module, packing: bool, world: World) -> bool:
+    """Try the chunked loss and packing on this model, and keep what is right (all ranks). Return whether to pack.
+
+    A model family may do more to its logits than its head does (scale them, cap them), or mix sequences in other places
+    than in the attention (convolutions, states). No list of names is complete, so the model itself is tried: a short
+    sequence must have the loss that the model's own logits give, both alone and packed behind another sequence, and
+    this loss must not change if that other sequence does. `module` is a TargetLoss or an engine around one.
+    """
+    target_loss = getattr(module, "module", module)
+    assert isinstance(target_loss, TargetLoss)
+    model = target_loss.model
+    first, other, tested = (np.arange(*span, dtype=np.int32) for span in ((2, 9), (11, 18), (3, 13)))
+
+    def loss(*before: npt.NDArray[np.int32], packed: bool) -> float:
+        sequences: list[Row] = [(ids, np.zeros(len(ids), dtype=np.bool_)) for ids in before]  # without targets
+        sequences.append((tested, np.ones(len(tested), dtype=np.bool_)))
+        return module(*collate(sequences, packed, world.device)).item()
+
+    with evaluating(module):
+        # Every forward pass in here is collective under ZeRO-3, and every decision is one of all ranks (`same`).
+        head_loss, target_loss.head_loss = target_loss.head_loss, None
+        model.set_attn_implementation(target_loss.own_attention)
+        own = loss(packed=False)  # by the model's own logits and attention
+        tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2
+        target_loss.head_loss = head_loss
+        if head_loss is not None and not same(own, loss(packed=False), tolerance, world):
+            warn(model, "does more to its logits than its head: no chunked loss", world)
+            target_loss.head_loss = None
+        if not packing:
+            return False
+        try:
+            model.set_attn_implementation(attention.IMPLEMENTATION)
+            behind, behind_other = loss(first, packed=True), loss(other, packed=True)
+            if same(own, behind, tolerance, world) and same(behind, behind_other, 1e-6, world):
+                return True
+        except (NotImplementedError, TypeError, ValueError):
+            pass  # every rank has the same model, so all of them get here
+        warn(model, "cannot keep packed sequences apart: training on padded ones", world)
+        model.set_attn_implementation(target_loss.own_attention)
+        return False
+
+
+def same(left: float, right: float, tolerance: float, world: World) -> bool:
+    """Tell whether two numbers are equal up to a relative tolerance on every rank (all ranks)."""
+    return distributed.total([abs(left - right) > tolerance * abs(left)], world) == [0.0]
+
+
+def warn(model: torch.nn.Module, what: str, world: World) -> None:
+    """Print what this model must do without (rank 0)."""
+    if world.is_main:
+        print(f"{type(model).__name__} {what}", flush=True)
