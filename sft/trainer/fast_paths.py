@@ -1,4 +1,4 @@
-"""What this model can do: the loss in chunks and packed sequences are tried on it before they are used."""
+"""Try the chunked loss and packed sequences on this model, and use them only if they are right."""
 
 from __future__ import annotations
 
