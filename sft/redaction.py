@@ -16,7 +16,6 @@ import traceback
 import urllib.parse
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 MASK = "***"
 LEAST = 8  # characters of a secret; the settings refuse a shorter one, which might be an ordinary word
@@ -38,7 +37,7 @@ def redact(text: str) -> str:
     return text
 
 
-def redact_all(value: Any) -> Any:
+def redact_all(value: object) -> object:
     """Return JSON data with the secrets removed from its texts."""
     if isinstance(value, str):
         return redact(value)

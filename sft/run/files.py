@@ -26,7 +26,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from sft.errors import UserError, shown
 
@@ -204,17 +204,17 @@ def remove_folder(folder: Path) -> None:
 # JSON
 
 
-def write_json(path: Path, value: Any, flushed: bool = True) -> None:
+def write_json(path: Path, value: object, flushed: bool = True) -> None:
     """Replace a file atomically by a value as JSON. NaN and infinite numbers, which JSON lacks, become null."""
     write_whole(path, as_json(value), flushed)
 
 
-def as_json(value: Any) -> str:
+def as_json(value: object) -> str:
     """Return a value as JSON text. NaN and infinite numbers, which JSON lacks, become null."""
     return json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """Return JSON data with None in place of numbers that are not finite."""
     if isinstance(value, dict):
         return {name: finite(inner) for name, inner in value.items()}
@@ -223,24 +223,29 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def parse(text: bytes) -> Any:
+def parse(text: bytes) -> object:
     """Return the value of a JSON text. Raises ValueError for anything else."""
     try:
-        return json.loads(text.decode("utf-8"), parse_constant=lambda name: None)
+        found: object = json.loads(text.decode("utf-8"), parse_constant=lambda name: None)
+        return found
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
-def read_json(path: Path, kind: type = dict, advice: str = "remove it") -> Any:
-    """Return the value in a JSON file. Raises Unreadable if it is not JSON or not of this kind, and OSError."""
+def read_json(path: Path, advice: str = "remove it") -> dict[str, object]:
+    """Return the object in a JSON file. Raises Unreadable if there is something else in it, and OSError."""
+    found = read_any_json(path, advice)
+    if not isinstance(found, dict):
+        raise Unreadable(f"{path}: does not hold a JSON object; {advice}")
+    return found
+
+
+def read_any_json(path: Path, advice: str = "remove it") -> object:
+    """Return the value in a JSON file. Raises Unreadable if it is not JSON, and OSError."""
     try:
-        found = parse(path.read_bytes())
+        return parse(path.read_bytes())
     except ValueError as error:
         raise Unreadable(f"{path}: is not valid JSON ({shown(error)}); {advice}") from None
-    if not isinstance(found, kind):
-        what = "object" if kind is dict else "list"
-        raise Unreadable(f"{path}: does not hold a JSON {what}; {advice}")
-    return found
 
 
 # Locks

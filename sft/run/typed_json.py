@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self, TypeVar, Union
 
 from sft.errors import shown
-from sft.redaction import redact_all
+from sft.redaction import redact, redact_all
 from sft.run import files
 
 EXTRA = "extra"
@@ -84,7 +84,7 @@ R = TypeVar("R", bound=Record)
 
 def read(path: Path, kind: type[R], advice: str = "remove it") -> R:
     """Return the record in a file. Raises OSError, and files.Unreadable for one that does not hold such a record."""
-    found = files.read_json(path, object, advice)
+    found = files.read_any_json(path, advice)
     version = found.pop(VERSION, 0) if isinstance(found, dict) else 0
     try:
         if type(version) is not int:
@@ -109,8 +109,9 @@ def write_first(path: Path, record: Record) -> None:
 def content_of(record: Record) -> dict[str, object]:
     """Return the content of a record's file, without secrets."""
     content = {VERSION: record.version} | record.to_json()
-    redacted: dict[str, object] = redact_all(content) if record.has_errors else content
-    return redacted
+    if not record.has_errors:
+        return content
+    return {redact(name): redact_all(value) for name, value in content.items()}
 
 
 # Values
