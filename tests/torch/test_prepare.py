@@ -7,7 +7,7 @@ import pytest
 from sft.errors import DataError, SettingsError
 from sft.run import lifecycle
 from sft.settings.load import load
-from sft.settings.stages import resolve, without_plan
+from sft.settings.stages import resolve
 from sft.trainer.data import prepare, prepared_data
 from tests.settings import decided
 
@@ -60,7 +60,7 @@ def test_a_run_needs_the_file_of_its_ds_config_no_more(settings, tiny, tmp_path,
     run = lifecycle.create(decided(**settings.model_dump() | own), "")
     config.unlink()
     assert prepare.prepare(run.settings(), run).train.rows == 19
-    assert without_plan(resolve(run.settings(), "cpu", "local")).ds_config == "mine.json"
+    assert resolve(run.settings(), "cpu", "local", with_file=False).ds_config == "mine.json"
     broken = json.loads(run.ds_config.read_text())
     broken["zero_optimization"]["reduce_bucket_size"] = "many"
     run.ds_config.write_text(json.dumps(broken))
