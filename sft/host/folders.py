@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from sft.errors import SettingsError, wrong
-from sft.run import files
+from sft.run import owners
 from sft.settings.fields import FOLDERS, Settings
 from sft.settings.variables import is_there
 
@@ -31,7 +31,7 @@ def make_folders(settings: Settings) -> list[Path]:
                 raise PermissionError(13, "Permission denied")
         except OSError as error:
             what = f"cannot be written ({error.strerror})"
-            problems.append(wrong(name.upper(), path, what, files.remedy(path, error)))
+            problems.append(wrong(name.upper(), path, what, owners.remedy(path, error)))
     if problems:
         for folder in reversed(made):
             with contextlib.suppress(OSError):  # another program has put something into it

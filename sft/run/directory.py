@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TextIO, Unpack
 from sft.errors import UserError
 from sft.failures import is_disk_full
 from sft.redaction import redact
-from sft.run import checkpoints, files, records, typed_json
+from sft.run import checkpoints, files, owners, records, typed_json
 from sft.run.files import write_whole
 from sft.run.metrics import Line
 from sft.run.paths import RunPaths
@@ -318,7 +318,7 @@ class Run(RunPaths):
         try:
             return self.settings_file.is_file()
         except PermissionError:
-            raise UserError(files.not_yours(self.path)) from None
+            raise UserError(owners.not_yours(self.path)) from None
 
     def is_left_by_another(self) -> bool:
         """Tell whether this is an unfinished run that is another user's."""
@@ -335,7 +335,7 @@ class Run(RunPaths):
             closed = [path for path in (*folders, *kept_open, *self.log_files()) if not os.access(path, os.W_OK)]
         except PermissionError:
             closed = [self.path]
-        return files.not_yours(self.path, closed[0]) if closed else ""
+        return owners.not_yours(self.path, closed[0]) if closed else ""
 
     # Metrics
 

@@ -1,4 +1,4 @@
-"""Files and folders that several processes use: atomic writes, JSON, locks, owners.
+"""Files and folders that several processes use: atomic writes, JSON, locks.
 
 A file or folder is made under a temporary name beside its own, `.NAME.TOKEN.tmp`, flushed to disk and renamed; then the
 folder that holds the name is flushed. So even after a power cut, whatever has the name is complete. `sweep` recognises
@@ -18,7 +18,6 @@ import fcntl
 import json
 import math
 import os
-import pwd
 import re
 import secrets
 import shutil
@@ -289,47 +288,3 @@ def call(file: TextIO, command: int, kind: int) -> int:
     answer = fcntl.fcntl(file, command, struct.pack(form, kind, os.SEEK_SET, 0, 0, 0))
     found: int = struct.unpack(form, answer)[0]
     return found
-
-
-# Owners
-
-
-def not_yours(path: Path, part: Path | None = None) -> str:
-    """Return a line that says who owns a path, or a `part` of it, that this user may not use, and what to do."""
-    path = seen(path)
-    owner, me = whose(part or path), user(os.geteuid())
-    if owner == me:
-        return f"{path}: is {me}'s own, closed for writing or reading; `chmod -R u+rwX {path}` opens it"
-    named = f" ({part})" if part and part != path else ""
-    return f"{path}: belongs to {owner}{named}, and {me} may not use it; `sudo chown -R {me} {path}` makes it yours"
-
-
-def remedy(folder: Path, error: OSError) -> str:
-    """Return what to do about a folder that cannot be written, with its owner if that is the reason."""
-    choose = "choose a folder that you may write to"
-    owner, me = whose(folder), user(os.geteuid())
-    if not isinstance(error, PermissionError) or owner == me or seen(folder) != folder:
-        return choose
-    return f"it belongs to {owner}: `sudo chown -R {me} {folder}` makes it yours; or {choose}"
-
-
-def whose(path: Path) -> str:
-    """Return the name of the owner of a path, or of the nearest folder above it that exists and can be seen."""
-    return user(seen(path).stat().st_uid)
-
-
-def seen(path: Path) -> Path:
-    """Return a path, or the nearest folder above it that exists and can be seen."""
-    for place in (path, *path.parents):
-        with contextlib.suppress(OSError):
-            place.stat()
-            return place
-    return Path(path.anchor or ".")
-
-
-def user(uid: int) -> str:
-    """Return a user's name, or the number if the user has no name on this machine."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

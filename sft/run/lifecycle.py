@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sft import hostfile as cluster
 from sft.errors import SettingsError, UserError, wrong
-from sft.run import files
+from sft.run import files, owners
 from sft.run.directory import EVALUATION, OLD_FAILURE, Run
 from sft.run.files import write_json, write_whole
 from sft.run.find import latest
@@ -83,7 +83,7 @@ def make_directory(settings: Settings) -> Run:
 def not_writable(settings: Settings, error: OSError) -> SettingsError:
     """Return what is said where a run directory cannot be made."""
     what = f"no run directory can be made there ({error.strerror})"
-    return SettingsError([wrong("RUNS_PATH", settings.runs_path, what, files.remedy(settings.runs_path, error))])
+    return SettingsError([wrong("RUNS_PATH", settings.runs_path, what, owners.remedy(settings.runs_path, error))])
 
 
 def default_name(settings: Settings) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.run import files
+from sft.run import files, owners
 
 NFS = os.environ.get("SFT_TEST_NFS", "")
 
@@ -258,8 +258,8 @@ for _ in range(50):
 
 
 def test_a_path_that_is_not_there_is_told_by_the_folder_that_is(tmp_path):
-    line = files.not_yours(tmp_path / "none" / ".stop.0123abcd.tmp")
-    me = files.user(os.geteuid())
+    line = owners.not_yours(tmp_path / "none" / ".stop.0123abcd.tmp")
+    me = owners.user(os.geteuid())
     assert line == f"{tmp_path}: is {me}'s own, closed for writing or reading; `chmod -R u+rwX {tmp_path}` opens it"
-    owner = files.whose(Path("/proc/1"))
-    assert files.whose(Path("/proc/1/none/none")) == owner
+    owner = owners.whose(Path("/proc/1"))
+    assert owners.whose(Path("/proc/1/none/none")) == owner

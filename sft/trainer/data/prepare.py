@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sft import model_files
 from sft.errors import SettingsError, SftError, UserError, kind_of, wrong
-from sft.run import files, typed_json
+from sft.run import files, owners, typed_json
 from sft.run.directory import Run
 from sft.run.records import Failure, Prepared
 from sft.settings import deepspeed
@@ -58,7 +58,7 @@ def prepare_as_owner(settings: Settings, run: Run | None) -> Prepared:
         return prepare(settings, run)
     except PermissionError as error:
         path = Path(error.filename or settings.data_path)
-        raise UserError(files.not_yours(path)) from None
+        raise UserError(owners.not_yours(path)) from None
 
 
 def prepare(settings: Settings, run: Run | None = None) -> Prepared:
