@@ -37,14 +37,17 @@ settings.load_profile("usual")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    files = [str(item.path.relative_to(HERE)) for item in items]
-    ranks = {file: LONGEST.index(file) if file in LONGEST else len(LONGEST) for file in files}
-    items.sort(key=lambda item: ranks[str(item.path.relative_to(HERE))])
+    items.sort(key=lambda item: place_of(str(item.path.relative_to(HERE))))
     for item in items:
         tier = item.path.relative_to(HERE).parts[0]
         item.add_marker(tier)
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(TIMEOUTS_S[tier]))
+
+
+def place_of(file: str) -> int:
+    """Return when a file's turn comes; of files with the same number, first come, first served."""
+    return LONGEST.index(file) if file in LONGEST else len(LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
