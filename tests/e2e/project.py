@@ -27,6 +27,7 @@ PARTS = (
     "Makefile", "tasks.py", "pyproject.toml", "constraints.txt", ".env.example", "sft", "ds_configs",
     "docker-compose.yml", "docker", ".dockerignore",
 )  # fmt: skip
+RENEWING = ("pyproject.toml", "constraints.txt", "sft/host/bootstrap.py")  # what make compares an environment with
 TIMEOUT_S = 300
 CURVE = ("step", "train/loss", "train/grad_norm", "train/lr", "train/target_tokens")  # what makes two runs the same
 
@@ -55,6 +56,8 @@ class Project:
             copy(ROOT / part, path / part)
         if environment:
             (path / ".venv").symlink_to(environment)
+            for file in RENEWING:  # as if older than the environment: make would install this copy into it
+                os.utime(path / file, (0, 0))
 
     def environment(self, **settings: object) -> dict[str, str]:
         """Return this process's environment without settings, and with those given."""

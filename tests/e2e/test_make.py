@@ -1,6 +1,7 @@
 """What stands behind `make` reaches the task: settings as settings, the task's options as its options."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -10,7 +11,7 @@ from sft.run import lifecycle
 from tests.settings import decided
 
 from ..unit.screen import run_in_terminal
-from .project import Project
+from .project import RENEWING, Project
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def project(tmp_path_factory):
 
 def make(project, *words, **environment):
     return subprocess.run(
-        ["make", "-o", ".venv/bin/inv", *words],  # the environment is not this test's to renew
+        ["make", *words],
         cwd=project.path,
         env=project.environment(**environment),
         stdout=subprocess.PIPE,
@@ -61,9 +62,15 @@ def test_a_setting_beside_the_options_counts(project):
     assert json.loads(done.stdout)["path"] == "else where/older"
 
 
+def test_a_copy_of_the_project_never_renews_the_environment_that_it_shares(project):
+    environment, *_ = re.findall(r"^\$\(INV\): (.+)$", (project.path / "Makefile").read_text(), re.MULTILINE)
+    assert set(environment.split()) == set(RENEWING)
+    assert "bootstrap" not in make(project, "-n", "check", "plan").stdout
+
+
 def test_from_another_folder(project, tmp_path):
     done = subprocess.run(
-        ["make", "-o", ".venv/bin/inv", "-s", "-C", project.path, "monitor", "JSON=1"],
+        ["make", "-s", "-C", project.path, "monitor", "JSON=1"],
         cwd=tmp_path, env=project.environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert json.loads(done.stdout)["run"] == "newer", done.stderr
