@@ -23,7 +23,7 @@ from sft.errors import SftError, UserError, wrong
 from sft.failures import POLICIES
 from sft.host.launch import signals
 from sft.redaction import NAMES, guard_tracebacks, redact
-from sft.run import files
+from sft.run import owners
 from sft.settings import variables
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             raise Exit(f"ended by {interrupted.name}", code=interrupted.exit_code) from None
         except PermissionError as error:
             path = Path(error.filename or ".")
-            raise Exit(for_terminal(redact(files.not_yours(path))), code=POLICIES["user"].exit_code) from None
+            raise Exit(for_terminal(redact(owners.not_yours(path))), code=POLICIES["user"].exit_code) from None
 
     return wrapped
 
