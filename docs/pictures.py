@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import termios
-import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -30,12 +30,17 @@ ROOT = Path(__file__).resolve().parents[1]
 COLUMNS, ROWS = 80, 24
 SHARE = 0.6  # of the steps that are done when the monitor is looked at
 TIMEOUT_S = 600
-ELSEWHERE = shutil.ignore_patterns(".*", "runs", "data", "models", "__pycache__")
 # What rich writes to a terminal to draw a bar again: up a line, erase a line. Apart from colours, other codes have no
 # effect on the picture.
 CODES = re.compile(r"\r|\n|\x1b\[1?A|\x1b\[2K|\x1b\[\?\d+[hl]")
 # rich's pictures load a font from elsewhere. They give every text its length, so any monospaced font will do.
 FONTS = re.compile(r"@font-face \{.*?\}\s*|<!--.*?-->\s*", re.DOTALL)
+
+
+def left_out(folder: str, names: list[str]) -> list[str]:
+    """Return what is not copied of a folder: what runs have made, and what is hidden."""
+    made = {"__pycache__"} | ({"runs", "data", "models"} if Path(folder) == ROOT else set())
+    return [name for name in names if name in made or name.startswith(".")]
 
 
 def in_terminal(folder: Path, *task: str) -> str:
@@ -55,7 +60,7 @@ def in_terminal(folder: Path, *task: str) -> str:
         pass
     os.close(ours)
     if process.wait():
-        raise SystemExit(f"make {task[0]} failed:\n{written.decode()}")
+        raise RuntimeError(f"make {task[0]} failed:\n{written.decode()}")
     return written.decode()
 
 
@@ -86,10 +91,10 @@ def draw(name: str, written: str) -> None:
     (ROOT / "docs" / f"{name}.svg").write_text(re.sub(r"[ \t]+$", "", picture, flags=re.MULTILINE), encoding="utf-8")
 
 
-def wait_for_training(run: Path) -> None:
+def wait_for_training(run: Path, demo: Future[str]) -> None:
     """Return once the run has done its share of steps."""
     deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not demo.done():
         try:
             state = json.loads((run / "state.json").read_text())
         except FileNotFoundError:
@@ -97,20 +102,17 @@ def wait_for_training(run: Path) -> None:
         if state.get("total_steps") and state["step"] >= SHARE * state["total_steps"]:
             return
         time.sleep(0.2)
-    raise SystemExit("the demo has not come to its steps in time")
+    raise SystemExit("the demo has not come to its steps in time" if not demo.done() else demo.exception())
 
 
 def main() -> None:
     """Run the demo and draw both pictures."""
-    written: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
         project = Path(folder) / "sft"
-        shutil.copytree(ROOT, project, ignore=ELSEWHERE)
-        demo = threading.Thread(target=lambda: written.update(demo=in_terminal(project, "demo")))
-        demo.start()
-        wait_for_training(project / "runs" / "latest")
-        written["monitor"] = in_terminal(project, "monitor", "--once")
-        demo.join()
+        shutil.copytree(ROOT, project, ignore=left_out)
+        demo = pool.submit(in_terminal, project, "demo")
+        wait_for_training(project / "runs" / "latest", demo)
+        written = {"monitor": in_terminal(project, "monitor", "--once"), "demo": demo.result()}
     for name, text in written.items():
         draw(name, text)
 
