@@ -68,12 +68,18 @@ class Rank(subprocess.Popen[bytes]):
 
     def poll(self) -> int | None:
         """Return its exit code, None as long as it lives, and after an error as long as any rank lives."""
+        code = self.look()
+        # All of them are looked at: after the last one DeepSpeed's launcher ends without asking the others again.
+        others = [rank.look() for rank in self.started] if code else []
+        return None if None in others else code
+
+    def look(self) -> int | None:
+        """Return its exit code, None as long as it lives. The first time that there is one it is noted."""
         code = super().poll()
         if code is not None and not self.is_noted:
             self.is_noted = True
             self.note_exit(code)
-        others = [super(Rank, rank).poll() for rank in self.started] if code else []
-        return None if None in others else code
+        return code
 
     def note_exit(self, code: int) -> None:
         """Write the exit code to the run directory, and one that tells of an error to the log."""
