@@ -28,8 +28,13 @@ def recorded(project, tmp_path_factory):
 
 
 def is_final(path, folder):
-    """Tell whether a path is in the run's folders and no part of it is a temporary name."""
+    """Tell whether a path is in the run's folders and no part of it is a temporary name.
+
+    What is in ranks/ tells the node programs how the ranks ended, and nobody after a power cut.
+    """
     path = Path(path)
+    if path.parent.name == "ranks":
+        return False
     return path.is_relative_to(folder) and not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 

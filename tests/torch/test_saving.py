@@ -69,6 +69,24 @@ def test_a_checkpoint_gets_its_name_with_all_its_files_and_the_oldest_goes(tmp_p
     assert torch.load(newest / "zero_pp_rank_0_optim.pt")["step"] == 3
 
 
+def test_a_checkpoint_may_get_its_name_at_the_moment_when_the_last_rank_is_done(tmp_path, monkeypatch):
+    saver = saver_in(tmp_path)
+    saver.world = World(1, 0, 2, torch.device("cpu"))
+    temporary = saver.temporary(1)
+    temporary.mkdir()
+    replace = Path.replace
+
+    def named_at_once(path, target):
+        replaced = replace(path, target)
+        if target == saving.part(temporary, 1):  # what rank 0 waits for
+            temporary.rename(saver.run.checkpoints / "step-000001")
+        return replaced
+
+    monkeypatch.setattr(Path, "replace", named_at_once)
+    saver.write(1, states(temporary, 1))
+    saver.check()
+
+
 def test_a_resumed_run_that_keeps_fewer_checkpoints_has_their_room_before_it_saves(tmp_path):
     saver = saver_in(tmp_path, keep=3)
     for step in (1, 2, 3):

@@ -198,7 +198,8 @@ class Saver:
                 if state is not WRITTEN:
                     torch.save(state, path)
             share = Share(files={path.name: resume.describe(path) for path in paths})
-            typed_json.write(part(temporary, self.world.rank), share)
+            # Not flushed: with this file rank 0 has all it waits for, and the folder has its own name at once.
+            typed_json.write(part(temporary, self.world.rank), share, flushed=False)
             if self.world.is_main:
                 self.complete(step, folder, temporary)
             while not folder.is_dir():  # the save is over on all ranks at once, for `check` and `finish`
