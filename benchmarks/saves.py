@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks import cpu, steps, work
 from sft import hostfile
-from sft.run import directory as runs
 from sft.run import lifecycle
+from sft.run.directory import Run
 from sft.settings import deepspeed
 from sft.settings.stages import Held, without_plan
 from sft.trainer import batching, distributed, fast_paths, loop
@@ -53,7 +53,7 @@ def main() -> None:
 def measure(settings: Held) -> dict[str, object]:
     """Return the seconds per step of every turn (all ranks)."""
     world = distributed.start("cpu", steps.TIMEOUT_S)
-    run = runs.Run(settings.runs_path / settings.run_name)
+    run = Run(settings.runs_path / settings.run_name)
     path, rows = work.prepared(settings)
     engine, _ = start_engine(path, settings, deepspeed.configuration(settings), world)
     packing = fast_paths.take_fast_paths(engine, settings.packing, world)

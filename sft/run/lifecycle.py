@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sft import hostfile as cluster
+from sft import hostfile
 from sft.errors import SettingsError, UserError, wrong
 from sft.run import files, owners
 from sft.run.directory import EVALUATION, OLD_FAILURE, Run
@@ -36,10 +36,10 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def create(settings: Decided, hostfile: str) -> Run:
-    """Make the run directory with its frozen inputs, and point `runs/latest` to it.
+def create(settings: Decided, hosts: str) -> Run:
+    """Make the run directory with its frozen inputs, and point `runs/latest` to it. `hosts` is the hostfile's text.
 
-    Raises SettingsError where RUN_NAME is taken or nothing can be written, and leaves no directory behind.
+    Raises SettingsError if RUN_NAME is taken or nothing can be written, and leaves no directory behind.
     """
     run = make_directory(settings)
     try:
@@ -49,7 +49,7 @@ def create(settings: Decided, hostfile: str) -> Run:
         named = settings.model_copy(update={"run_name": run.name})
         write_json(run.settings_file, named.freeze())  # first: a directory without it, and with other files, is no run
         write_json(run.ds_config, deepspeed.configuration(named).content)
-        write_whole(run.hostfile, hostfile)
+        write_whole(run.hostfile, hosts)
         run.keep_reserve()
         run.update_state("launching")
         point_latest(run)
@@ -109,7 +109,7 @@ def reopen(
     new_hostfile = (settings.nodes, settings.gpus_per_node) != (before.nodes, before.gpus_per_node)
     new_config = new_config or new_hostfile
     try:
-        cluster.read_hostfile(run.hostfile)
+        hostfile.read_hostfile(run.hostfile)
     except UserError as error:
         new_hostfile = True
         said.append(f"warning: {error}; it is written anew from the settings")
@@ -119,7 +119,7 @@ def reopen(
         new_config = True
         said.append(f"warning: {run.ds_config}: cannot be read; it is written anew from the settings")
     if new_hostfile:
-        write_whole(run.hostfile, cluster.hostfile(settings.nodes, settings.gpus_per_node))
+        write_whole(run.hostfile, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
     if new_config:
         write_json(run.ds_config, (config or deepspeed.configuration(settings)).content)
     # Last: if this is interrupted, the next start still sees from the old settings that the others must be written.
