@@ -7,6 +7,7 @@ CUDA_DEVICE_ORDER=PCI_BUS_ID, the order of `nvidia-smi`. The processes of a run 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Iterator
@@ -95,6 +96,8 @@ def environment(cards: list[Gpu]) -> dict[str, str]:
 
 def facts() -> list[Gpu]:
     """Return every GPU of this machine or container in PCI order, those in MIG mode with their instances."""
+    if not has_driver():
+        return []
     import pynvml
 
     try:
@@ -113,6 +116,15 @@ def facts() -> list[Gpu]:
         return [card_of(handle, index) for index, (_, handle) in enumerate(found)]
     finally:
         pynvml.nvmlShutdown()
+
+
+def has_driver() -> bool:
+    """Tell whether the library is here that pynvml would load: importing pynvml takes longer than a look at a run."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def card_of(handle: object, index: int) -> Gpu:

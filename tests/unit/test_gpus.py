@@ -142,6 +142,7 @@ class Driver:
 
 
 def test_what_the_driver_tells_is_read_in_the_order_of_the_bus(monkeypatch):
+    monkeypatch.setattr(gpus, "has_driver", lambda: True)
     monkeypatch.setitem(sys.modules, "pynvml", Driver())
     cut, old, shared = gpus.facts()
     assert [(gpu.index, gpu.uuid) for gpu in (cut, old, shared)] == [(0, "GPU-1"), (1, "GPU-0"), (2, "GPU-2")]
