@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from sft.errors import DataError, shown
 from sft.settings.kinds import is_unicode
 
-Role = Literal["system", "user", "assistant", "tool"]
+Role = Literal["system", "developer", "user", "assistant", "tool", "function", "ipython"]
 ROLES: tuple[Role, ...] = get_args(Role)
+REASONING = ("reasoning_content", "reasoning", "thinking")  # the keys in which data sets keep it, as text
 
 
 @dataclass(frozen=True)
@@ -17,37 +19,66 @@ class Message:
     """One turn of a conversation."""
 
     role: Role
-    content: str
+    content: str | None  # None only in an assistant message with tool calls or reasoning
+    is_target: bool = True  # of an assistant message: whether it is trained, or context only
+    # Every other filled key of the message, in the row's order: tool_calls, tool_call_id, name, reasoning_content, …
+    keys: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the assistant says anything in it: words, tool calls or reasoning."""
+        says = bool(self.content and self.content.strip()) or bool(self.keys.get("tool_calls")) or self.has_reasoning
+        return self.role == "assistant" and says
+
+    @property
+    def has_reasoning(self) -> bool:
+        """Whether one of the keys for reasoning holds text."""
+        return any(isinstance(text := self.keys.get(key), str) and bool(text.strip()) for key in REASONING)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the message as chat templates take it."""
+        return {"role": self.role, "content": self.content, **self.keys}
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """The messages of a row. The last one is the assistant's, and something precedes the first answer."""
+    """The messages of a row. The last one is an answer that is a target, and something precedes it."""
 
     messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, object], ...] = ()  # JSON schemas of the functions that the assistant may call
 
     @classmethod
-    def of(cls, messages: list[Message], where: str, system_prompt: str = "") -> Conversation:
+    def of(
+        cls,
+        messages: list[Message],
+        where: str,
+        system_prompt: str = "",
+        tools: tuple[Mapping[str, object], ...] = (),
+    ) -> Conversation:
         """Return the conversation that a form found in a row, below `system_prompt` unless it has its own.
 
-        What follows the last answer is left out: a question without an answer teaches nothing. Raises DataError for
-        messages with nothing to learn from.
+        What follows the last target is left out: a question without an answer teaches nothing. An answer that nothing
+        precedes, a greeting, is context. Raises DataError for messages with nothing to learn from.
         """
-        answers = [i for i, message in enumerate(messages) if message.role == "assistant" and message.content]
+        messages = list(messages)
+        if system_prompt and not any(message.role in ("system", "developer") for message in messages):
+            messages.insert(0, Message("system", system_prompt))
+        answers = [i for i, message in enumerate(messages) if message.is_answer]
         if not answers:
             raise DataError(f"{where}: has no assistant message, so no target token; add one or remove the row")
         if answers == [0]:
             raise DataError(f"{where}: nothing comes before the assistant's answer; put a user message first")
-        messages = list(messages)
-        while messages[-1].role != "assistant":
-            messages.pop()
-        if system_prompt and messages[0].role != "system":
-            messages.insert(0, Message("system", system_prompt))
-        return cls(tuple(messages))
+        targets = [i for i in answers if i > 0 and messages[i].is_target]
+        if not targets:
+            what = "no answer is a target: `weight`, `train` or `loss` makes each of them context"
+            raise DataError(f"{where}: {what}; make one a target or remove the row")
+        if answers[0] == 0:
+            messages[0] = replace(messages[0], is_target=False)
+        return cls(tuple(messages[: targets[-1] + 1]), tools)
 
-    def as_dicts(self) -> list[dict[str, str]]:
+    def as_dicts(self) -> list[dict[str, object]]:
         """Return the messages as chat templates take them."""
-        return [asdict(message) for message in self.messages]
+        return [message.as_dict() for message in self.messages]
 
 
 def checked_role(value: object, where: str) -> Role:

@@ -89,7 +89,7 @@ class Tokeniser:
     def rows(self, read: Iterable[ReadRow]) -> list[TokenisedRow | DataError]:
         """Return each row tokenised, or the error that names its place, in order."""
         found: dict[int, TokenisedRow | DataError] = {}  # by the row's number
-        split: list[tuple[int, str, list[dict[str, str]], list[tuple[str, bool]]]] = []
+        split: list[tuple[int, str, list[dict[str, object]], list[tuple[str, bool]]]] = []
         for number, (where, row) in enumerate(read):
             try:
                 messages = forms.convert(row, where, self.settings).as_dicts()
@@ -111,7 +111,7 @@ class Tokeniser:
                 found[number] = error
         return [found[number] for number in sorted(found)]
 
-    def join(self, parts: list[tuple[list[int], bool]], messages: list[dict[str, str]], where: str) -> TokenisedRow:
+    def join(self, parts: list[tuple[list[int], bool]], messages: list[dict[str, object]], where: str) -> TokenisedRow:
         """Join tokenised pieces, each with whether it is a target, to one row of at most MAX_LENGTH tokens."""
         ids: list[int] = []
         is_target: list[bool] = []
@@ -131,10 +131,10 @@ class Tokeniser:
             raise DataError(
                 f"{where}: no target token is left within MAX_LENGTH={limit}; raise MAX_LENGTH or remove the row"
             )
-        questions = [message["content"] for message in messages if message["role"] != "assistant"]
-        return TokenisedRow(ids, is_target, questions[-1] if questions else "", messages[-1]["content"], is_cut)
+        questions = [text_of(message) for message in messages if message["role"] != "assistant"]
+        return TokenisedRow(ids, is_target, questions[-1] if questions else "", text_of(messages[-1]), is_cut)
 
-    def chat_pieces(self, messages: list[dict[str, str]], where: str) -> list[tuple[str, bool]]:
+    def chat_pieces(self, messages: list[dict[str, object]], where: str) -> list[tuple[str, bool]]:
         """Split the template's text into pieces (text, is target): the assistant's messages are the targets.
 
         Some templates rewrite earlier turns once a conversation goes on, for example drop their reasoning. Then only
@@ -161,7 +161,7 @@ class Tokeniser:
         eos = self.tokenizer.eos_token
         return text[: text.rindex(eos) + len(eos)] if eos and eos in text else text
 
-    def template(self, messages: list[dict[str, str]], where: str, add_generation_prompt: bool = False) -> str:
+    def template(self, messages: list[dict[str, object]], where: str, add_generation_prompt: bool = False) -> str:
         """Return the conversation as the model's chat template writes it. Raises DataError if it refuses."""
         import jinja2
 
@@ -173,12 +173,12 @@ class Tokeniser:
             what = f"the model's chat template refuses it ({shown(error)})"
             raise DataError(f"{where}: {what}; check the order of its roles") from None
 
-    def plain_pieces(self, messages: list[dict[str, str]]) -> list[tuple[str, bool]]:
+    def plain_pieces(self, messages: list[dict[str, object]]) -> list[tuple[str, bool]]:
         """Return the pieces (text, is target) for a model without a chat template: each message on its own line."""
         pieces: list[tuple[str, bool]] = []
         for message in messages[:-1]:
-            pieces.append((message["content"] + "\n", False))
-        pieces.append((messages[-1]["content"], True))
+            pieces.append((text_of(message) + "\n", False))
+        pieces.append((text_of(messages[-1]), True))
         return pieces
 
     def plain_marks(self) -> tuple[list[int], list[int]]:
@@ -186,3 +186,8 @@ class Tokeniser:
         start = [self.tokenizer.bos_token_id]
         has_start = start != [None] and self.tokenizer("").input_ids[:1] == start
         return start if has_start else [], [self.tokenizer.eos_token_id]
+
+
+def text_of(message: dict[str, object]) -> str:
+    """Return the words of a message."""
+    return str(message["content"] or "")
