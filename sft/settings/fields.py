@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from sft.settings.kinds import (
     LARGEST,
     OF_DATA,
+    Arguments,
     BaseBits,
     Bits,
     Count,
@@ -21,6 +22,7 @@ from sft.settings.kinds import (
     Launcher,
     Lower,
     Mark,
+    MarksInText,
     MayChange,
     Name,
     NotOfRun,
@@ -31,6 +33,7 @@ from sft.settings.kinds import (
     Schedule,
     Secret,
     Text,
+    TrainedAnswers,
     Wandb,
 )
 
@@ -76,6 +79,22 @@ class Settings(BaseModel):
     system_prompt: OfData[Text] = Field("", description="system message put before every prompt")
     max_length: OfData[Count] = Field(
         1024, ge=8, description="longest row in tokens; longer rows are cut at the end, counted and reported"
+    )
+    chat_template: OfData[Name] = Field(
+        "",
+        description="chat template instead of the model's own: a file, `plain` or `chatml` (this project's), or the "
+        "name of one of the model's; empty = the model's own, or `plain` if it has none",
+    )
+    chat_template_arguments: OfData[Arguments] = Field(
+        "{}", description='variables for the chat template as JSON, such as {"enable_thinking": false}'
+    )
+    train_on: OfData[Annotated[TrainedAnswers, Lower]] = Field(
+        "all", description="answers of a row that are targets: all of them, or the last"
+    )
+    special_tokens_in_text: OfData[Annotated[MarksInText, Lower]] = Field(
+        "parse",
+        description="a control mark of the model in the text of a row, such as <|im_end|>, is: parse = that token, as "
+        "in other tools; split = ordinary characters",
     )
     # Batch
     batch_size: MayChange[Count] = Field(

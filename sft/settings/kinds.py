@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -9,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from sft import redaction
 from sft.settings import variables
+from sft.strict_json import once
 
 # What is decided, and the same with `auto`: what a user may write.
 OnDevice = Literal["cuda", "cpu"]
@@ -21,6 +23,8 @@ Schedule = Literal["cosine", "linear", "constant"]
 Planning = Literal["refuse", "warn"]
 Wandb = Literal["auto", "online", "offline", "disabled"]
 BaseBits = Literal[16, 4]
+TrainedAnswers = Literal["all", "last"]
+MarksInText = Literal["parse", "split"]
 
 LARGEST = 2**31 - 1  # the largest whole number of any setting: more is a typing error, and no array or timer takes it
 
@@ -75,6 +79,17 @@ def secret(value: SecretStr) -> SecretStr:
     return value
 
 
+def json_object(text: str) -> str:
+    """Check the text of a JSON object. Raises ValueError."""
+    try:
+        found = json.loads(text or "{}", object_pairs_hook=once)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError('is not a JSON object such as {"enable_thinking": false}')
+    return text or "{}"
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be written in UTF-8: lone surrogates cannot."""
     try:
@@ -92,5 +107,6 @@ Bits = BeforeValidator(lambda value: {"16": 16, "4": 4}.get(value.strip(), value
 Count = Annotated[int, Field(le=LARGEST)]  # this limit wins over one of the field: fields with their own use plain int
 Text = Annotated[str, AfterValidator(readable)]
 Name = Annotated[str, AfterValidator(plain)]
+Arguments = Annotated[str, AfterValidator(plain), AfterValidator(json_object)]
 Folder = Annotated[Path, AfterValidator(folder)]
 Secret = Annotated[SecretStr, AfterValidator(secret)]

@@ -68,7 +68,7 @@ def test_every_name_of_other_trainers_is_another_than_ours():
 def test_no_wrong_value_is_explained_in_the_words_of_a_library(value):
     with pytest.raises(SettingsError) as caught:
         load(None, **dict.fromkeys(Settings.model_fields, value))
-    assert [line for line in caught.value.problems if "nput" in line or "pars" in line or "a valid n" in line] == []
+    assert [line for line in caught.value.problems if "nput" in line or "parsing" in line or "a valid n" in line] == []
     if value == "1e-4x":
         wanted = "LEARNING_RATE=1e-4x: is not a number; use a number such as 0.001 or 1e-3 or auto"
         assert wanted in caught.value.problems and "BATCH_SIZE=1e-4x: is not a whole number; use a whole number" in (

@@ -11,11 +11,31 @@ from sft.run.typed_json import Part, Record
 class Split(Part):
     """Counts of the training or the held-out rows."""
 
-    rows: int
+    rows: int  # sequences: a conversation whose answers need sequences of their own counts once for each of them
     tokens: int
     target_tokens: int
     longest: int  # tokens
     cut_rows: int  # at MAX_LENGTH
+    conversations: int = 0  # rows of the data set
+    answers: int = 0  # in those rows
+    target_answers: int = 0  # that are trained
+    rows_with_marks: int = 0  # whose text holds control marks of the model
+    rows_with_template: int = 0  # whose text holds a whole turn of the chat template: almost always a mistake
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateFacts(Part):
+    """What was found out about a model's chat template before any row was prepared."""
+
+    source: str  # whose it is, in words
+    templates: dict[str, str]  # as rows were rendered with them, and as `final/` has them, by name: "default"
+    end_mark: str  # text of the token that ends an answer
+    end_is_appended: bool  # the template itself writes no end mark
+    stops: list[int]  # tokens at which generation ends: the model's own and the end marks
+    added_stops: list[str]  # those that the model did not stop at
+    reasoning_end: list[str] = field(default_factory=list)  # texts between an answer's reasoning and its words
+    arguments: dict[str, object] = field(default_factory=dict)  # CHAT_TEMPLATE_ARGUMENTS
+    said: list[str] = field(default_factory=list)  # a line for everything that is unusual about it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +48,7 @@ class PreparedData(Record):
     commit: str | None  # of a data set on the hub
     settings: dict[str, object]  # that the rows depend on
     files: dict[str, str] | None = None  # SHA-256 of each file of a local data set
+    template: TemplateFacts | None = None  # None: prepared before this was noted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,3 +75,4 @@ class Prepared(Record):
     inputs: Inputs
     seconds: dict[str, float] = field(default_factory=dict)  # spent on each
     said: list[str] = field(default_factory=list)  # a line for everything that is not as the run began
+    template: TemplateFacts | None = None  # None: prepared before this was noted
