@@ -20,7 +20,7 @@ from sft import hostfile
 from sft.run import lifecycle
 from sft.run.directory import Run
 from sft.settings import deepspeed
-from sft.settings.stages import Held, without_plan
+from sft.settings.stages import Effective, without_plan
 from sft.trainer import batching, distributed, fast_paths, loop
 from sft.trainer.checkpoint import save
 from sft.trainer.engine import start_engine
@@ -37,7 +37,7 @@ def main() -> None:
         data = cpu.write_rows(Path(scratch) / "train.jsonl")
         paths = {"data_path": Path(scratch) / "data", "model_path": Path(scratch) / "models", "runs_path": scratch}
         chosen = {"dataset": data, "run_name": "saves"} | paths | cpu.WORK | RANKS
-        settings = Held.of(without_plan(steps.settings_of("cpu", chosen)))
+        settings = Effective.of(without_plan(steps.settings_of("cpu", chosen)))
         lifecycle.create(settings, hostfile.hostfile(1, 2))
         steps.forked(1, lambda: work.prepared(settings))
         found = steps.forked(settings.world_size, lambda: measure(settings))
@@ -50,7 +50,7 @@ def main() -> None:
     print(f"with a save every {EVERY} steps over without: {ratio:.3f} on average, {median:.3f} in the median of turns")
 
 
-def measure(settings: Held) -> dict[str, object]:
+def measure(settings: Effective) -> dict[str, object]:
     """Return the seconds per step of every turn (all ranks)."""
     world = distributed.start("cpu", steps.TIMEOUT_S)
     run = Run(settings.runs_path / settings.run_name)

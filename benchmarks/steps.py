@@ -31,7 +31,7 @@ from sft.host.plan.plan import Plan
 from sft.settings.deepspeed import configuration
 from sft.settings.kinds import OnDevice
 from sft.settings.load import load
-from sft.settings.stages import Held, Resolved, resolve, without_plan
+from sft.settings.stages import Effective, Resolved, resolve, without_plan
 from sft.trainer import batching, distributed, fast_paths, loop
 from sft.trainer.data import hashes
 from sft.trainer.distributed import World
@@ -94,11 +94,11 @@ def measured(settings: Resolved, warmup: int, steps: int, cap_gib: float = 0.0) 
     """Return the measurements of a variant, and on GPUs what the plan had estimated."""
     forked(1, lambda: work.prepared(settings))
     if settings.device == "cpu":
-        held = Held.of(without_plan(settings))
-        return forked(settings.world_size, lambda: measure(held, warmup, steps), settings.gpus_per_node)
+        effective = Effective.of(without_plan(settings))
+        return forked(settings.world_size, lambda: measure(effective, warmup, steps), settings.gpus_per_node)
     plan = planned(settings, cap_gib)
-    held = Held.of(plan.settings)
-    found = forked(settings.world_size, lambda: measure(held, warmup, steps, cap_gib), settings.gpus_per_node)
+    effective = Effective.of(plan.settings)
+    found = forked(settings.world_size, lambda: measure(effective, warmup, steps, cap_gib), settings.gpus_per_node)
     return found | {
         "budget": plan.settings.max_tokens_per_micro_step,
         "recompute": plan.settings.gradient_checkpointing,
@@ -161,7 +161,7 @@ def speed_of(found: dict[str, object]) -> float:
     return speed if isinstance(speed, int | float) else math.nan
 
 
-def measure(settings: Held, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, object]:
+def measure(settings: Effective, warmup: int, steps: int, cap_gib: float = 0.0) -> dict[str, object]:
     """Train some steps and return their time and memory (all ranks)."""
     cuda = settings.device == "cuda"
     world = distributed.start(settings.device, TIMEOUT_S)

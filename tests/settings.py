@@ -9,7 +9,7 @@ from sft.host.launch.local import Local
 from sft.settings.fields import Settings
 from sft.settings.kinds import OnDevice
 from sft.settings.load import load
-from sft.settings.stages import Decided, Held, Resolved, resolve, without_plan
+from sft.settings.stages import Decided, Effective, Resolved, resolve, without_plan
 
 
 def decided(on: OnDevice = "cpu", /, **given: Any) -> Decided:
@@ -26,5 +26,5 @@ def refused(written: Settings, resolved: Resolved, decided: Decided) -> None:
     """Nothing calls this: `make check` fails if mypy no longer refuses settings of too early a stage."""
     without_plan(written)  # type: ignore[arg-type]
     Decision(written, resolved, Local())  # type: ignore[arg-type]
-    held: Held = decided  # type: ignore[assignment]
-    del held
+    effective: Effective = decided  # type: ignore[assignment]
+    del effective

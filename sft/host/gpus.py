@@ -36,7 +36,7 @@ class Gpu:
     capability: tuple[int, int] = (0, 0)  # (0, 0): unknown
     share: float = 1.0  # of the card's processors that an instance has
     older_name: str = ""  # of an instance, before driver 470
-    cut: bool = False  # MIG is on: only the instances can be used
+    in_mig_mode: bool = False  # only the instances can be used
     instances: tuple[Gpu, ...] = ()
 
     @property
@@ -50,23 +50,23 @@ def visible() -> list[Gpu]:
     return chosen(facts(), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def chosen(everything: list[Gpu], asked: str | None) -> list[Gpu]:
-    """Return the GPUs that CUDA shows to a process whose CUDA_VISIBLE_DEVICES is `asked` (None: not set).
+def chosen(everything: list[Gpu], visible_devices: str | None) -> list[Gpu]:
+    """Return the GPUs that CUDA shows to a process whose CUDA_VISIBLE_DEVICES is `visible_devices` (None: not set).
 
     The list ends at the first name that matches no GPU or several, at an index out of range and at -1. A GPU that is
     named twice makes the whole list empty. A process sees at most one MIG instance, and then no other GPU.
     """
     found: list[Gpu] = []
-    for name in [str(gpu.index) for gpu in everything] if asked is None else asked.split(","):
+    for name in [str(gpu.index) for gpu in everything] if visible_devices is None else visible_devices.split(","):
         gpu = named(everything, name.strip())
         if gpu is None:
             break
         if gpu in found:
             return []
         found.append(gpu)
-    with_mig = [gpu for gpu in found if gpu.cut or gpu.older_name]
-    instances = [one for gpu in with_mig for one in (gpu.instances if gpu.cut else (gpu,))]
-    return instances[:1] if instances else [gpu for gpu in found if not gpu.cut]
+    with_mig = [gpu for gpu in found if gpu.in_mig_mode or gpu.older_name]
+    instances = [one for gpu in with_mig for one in (gpu.instances if gpu.in_mig_mode else (gpu,))]
+    return instances[:1] if instances else [gpu for gpu in found if not gpu.in_mig_mode]
 
 
 def named(everything: list[Gpu], name: str) -> Gpu | None:
@@ -81,9 +81,9 @@ def named(everything: list[Gpu], name: str) -> Gpu | None:
 
 def unused() -> str:
     """Return the hint that CUDA_VISIBLE_DEVICES hides GPUs or names missing ones; "" if it is not set."""
-    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    there = len(facts()) if asked is not None else 0
-    return f" (CUDA_VISIBLE_DEVICES={asked}; `nvidia-smi -L` lists {there})" if there else ""
+    visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = len(facts()) if visible_devices is not None else 0
+    return f" (CUDA_VISIBLE_DEVICES={visible_devices}; `nvidia-smi -L` lists {there})" if there else ""
 
 
 def environment(cards: list[Gpu]) -> dict[str, str]:
@@ -148,7 +148,7 @@ def card_of(handle: object, index: int) -> Gpu:
     )
     if not any(ask("nvmlDeviceGetMigMode", handle, default=(0, 0))[:1]):
         return card
-    return replace(card, cut=True, instances=tuple(instances_of(card, handle)))
+    return replace(card, in_mig_mode=True, instances=tuple(instances_of(card, handle)))
 
 
 def instances_of(card: Gpu, handle: object) -> Iterator[Gpu]:

@@ -139,5 +139,5 @@ def give(paths: Iterable[Path], uid: int, gid: int) -> None:
 
 def may_write(folder: Path, uid: int, gid: int) -> bool:
     """Tell whether a user may write to a folder itself: a container has it mounted, so parents do not matter."""
-    asked = ["test", "-w", "."]
-    return subprocess.run(asked, cwd=folder, user=uid, group=gid, extra_groups=[], check=False).returncode == 0
+    command = ["test", "-w", "."]
+    return subprocess.run(command, cwd=folder, user=uid, group=gid, extra_groups=[], check=False).returncode == 0

@@ -13,7 +13,7 @@ from sft.run import typed_json
 from sft.run.directory import Run
 from sft.run.records import Budget, BudgetSetting, Cut
 from sft.settings.fields import Settings
-from sft.settings.stages import Decided, Held
+from sft.settings.stages import Decided, Effective
 
 # What is cut: of packed micro-steps, of padded ones.
 TOKENS: BudgetSetting = "max_tokens_per_micro_step"
@@ -23,23 +23,23 @@ MULTIPLE = 256  # tokens that a cut budget is rounded down to
 
 def in_words(cut: Cut) -> str:
     """Return in words what did not fit."""
-    return what(cut.setting, cut.tried, cut.place, cut.where, cut.rank)
+    return what(cut.setting, cut.failed_size, cut.step, cut.phase, cut.rank)
 
 
-def what(setting: str, tried: int, place: str, where: str, rank: int) -> str:
+def what(setting: str, size: int, step: str, phase: str, rank: int) -> str:
     """Return in words where a rank ran out of memory, and at what."""
-    unit = "tokens" if setting == TOKENS else f"row{'s' * (tried > 1)}"
-    return f"out of memory in {place} ({where}, rank {rank}) at {tried:,} {unit} a micro-step"
+    unit = "tokens" if setting == TOKENS else f"row{'s' * (size > 1)}"
+    return f"out of memory in {step} ({phase}, rank {rank}) at {size:,} {unit} a micro-step"
 
 
-def smaller(setting: str, tried: int, longest: int) -> int | None:
+def smaller(setting: str, size: int, longest: int) -> int | None:
     """Return the budget after one that did not fit: three quarters of it; None where it cannot be smaller.
 
     `longest` are the tokens of the run's longest row, which has to fit.
     """
-    share = tried * 3 // 4
-    now = max(longest, share // MULTIPLE * MULTIPLE) if setting == TOKENS else max(1, share)
-    return now if now < tried else None
+    share = size * 3 // 4
+    limit = max(longest, share // MULTIPLE * MULTIPLE) if setting == TOKENS else max(1, share)
+    return limit if limit < size else None
 
 
 def cuts(run: Run) -> list[Cut]:
@@ -54,27 +54,27 @@ def write(run: Run, found: list[Cut]) -> None:
     typed_json.write(run.budget, replace(known, cuts=found))
 
 
-def held(run: Run, settings: Decided) -> Held:
+def effective(run: Run, settings: Decided) -> Effective:
     """Return the settings that a run's ranks train with: its own ones, with the budget that memory allows."""
-    limits: dict[str, int] = {cut.setting: cut.now for cut in cuts(run)}
+    limits: dict[str, int] = {cut.setting: cut.limit for cut in cuts(run)}
     changes: dict[str, int] = {}
     if TOKENS in limits:
         changes[TOKENS] = min(limits[TOKENS], settings.max_tokens_per_micro_step)
     if ROWS in limits:
         whole = {"global_batch_size": settings.sequences_per_step, "gradient_accumulation_steps": 1}
         changes |= whole | {ROWS: min(limits[ROWS], settings.batch_size)}
-    return Held.of(settings, **changes)
+    return Effective.of(settings, **changes)
 
 
-def revise(run: Run, asked: Settings) -> list[str]:
+def revise(run: Run, written: Settings) -> list[str]:
     """Forget the cuts of a run that is opened with another budget than did not fit; `auto` is no other one.
 
     Return a line for the last one that holds.
     """
     found = cuts(run)
-    kept = [cut for cut in found if getattr(asked, cut.setting) in (None, cut.asked)]
+    kept = [cut for cut in found if getattr(written, cut.setting) in (None, cut.configured)]
     if kept != found:
         write(run, kept)
     return [
-        f"{in_words(cut)} before: goes on with {cut.now:,}; {cut.setting.upper()} sets another" for cut in kept[-1:]
+        f"{in_words(cut)} before: continues with {cut.limit:,}; {cut.setting.upper()} sets another" for cut in kept[-1:]
     ]

@@ -14,7 +14,7 @@ from sft.settings.fields import Settings
 OTHERS = 5  # unfinished runs that are named beside the one that is taken
 
 
-def asked_for(settings: Settings) -> Run | None:
+def requested(settings: Settings) -> Run | None:
     """Return RUN_NAME's run or the latest, or None if there is none. Raises UserError if it is at work."""
     run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
     if run is None or (not settings.run_name and run.not_yours()) or not run.is_there():
@@ -33,7 +33,7 @@ def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
     newest run of these very settings goes on, unless it is finished. Raises UserError if it is still at work, and
     SettingsError if RUN_NAME's run is finished or has other settings.
     """
-    asked_for(settings)
+    requested(settings)
     if settings.run_name:
         return named(Run(settings.runs_path / settings.run_name), settings)
     if settings.fresh:

@@ -237,7 +237,7 @@ class Settings(BaseModel):
 
     @classmethod
     def of(cls, settings: Settings, **changes: object) -> Self:
-        """Return settings as this class (a stage), with some changes. `is_asked` stays what it was.
+        """Return settings as this class (a stage), with some changes. `is_explicit` stays what it was.
 
         Raises ValidationError if something is still open that this stage needs.
         """
@@ -264,7 +264,7 @@ class Settings(BaseModel):
             return TINY_RATE
         return LORA_RATE if self.lora_rank else ALL_WEIGHTS_RATE
 
-    def is_asked(self, name: str) -> bool:
+    def is_explicit(self, name: str) -> bool:
         """Whether a setting comes from `.env`, the environment or `make`, not from a default or another run."""
         return name in self.model_fields_set
 

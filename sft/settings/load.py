@@ -80,8 +80,8 @@ def load(
     problems += rules.contradictions(settings)
     if problems:
         raise SettingsError(problems)
-    asked = {name for name in names if name.upper() in written or os.environ.get(name.upper())}
-    settings.model_fields_set.intersection_update(asked | set(given))
+    explicit = {name for name in names if name.upper() in written or os.environ.get(name.upper())}
+    settings.model_fields_set.intersection_update(explicit | set(given))
     redaction.know(list(settings.secrets().values()))
     return settings
 

@@ -1,7 +1,7 @@
 """The stages of a run's settings, each a type of its own, so that no function is given an earlier one than it needs.
 
 `Settings` (written, `auto` is open) -> `Resolved` (device, launcher, precision, learning rate) -> `Decided` (memory
-budget too: what `settings.json` holds) -> `Held` (what a rank trains with, after the cuts of its memory budget).
+budget too: what `settings.json` holds) -> `Effective` (what a rank trains with, after the cuts of its memory budget).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Decided(Resolved):
     gradient_checkpointing: bool
 
 
-class Held(Decided):
+class Effective(Decided):
     """What the ranks of a run train with: its decided settings, within the memory budget that was found since."""
 
 

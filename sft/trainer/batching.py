@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sft.settings.stages import Held
+from sft.settings.stages import Effective
 from sft.trainer.attention import Packed
 from sft.trainer.data.rows import Row
 
@@ -54,7 +54,7 @@ def rows_of_step(step: int, rows: int, global_batch_size: int, seed: int) -> Ind
     return order(rows, seed, epoch)[i * global_batch_size : (i + 1) * global_batch_size]
 
 
-def micro_steps(chosen: Indices, lengths: Indices, settings: Held, packing: bool) -> MicroSteps:
+def micro_steps(chosen: Indices, lengths: Indices, settings: Effective, packing: bool) -> MicroSteps:
     """Split a step's rows into micro-steps over the ranks, packed or padded."""
     if packing:
         return packed_micro_steps(chosen, lengths, settings.world_size, settings.max_tokens_per_micro_step)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from deepspeed import DeepSpeedEngine
 
-from sft.settings.stages import Held
+from sft.settings.stages import Effective
 from sft.steps import Steps
 from sft.trainer import batching, gradients
 from sft.trainer.batching import Indices, MicroSteps
@@ -25,7 +25,7 @@ STEPS_SPLIT = 200
 FP16_SCALE = 128.0
 
 
-def largest_micro_steps(rows: Rows, steps: Steps, first: int, settings: Held, packing: bool) -> MicroSteps:
+def largest_micro_steps(rows: Rows, steps: Steps, first: int, settings: Effective, packing: bool) -> MicroSteps:
     """Return the largest micro-step of the steps from `first` on, with the same rows on every rank.
 
     Twice, if its step has several: from the second on, the gradients of those before take memory too.
@@ -41,7 +41,7 @@ def largest_micro_steps(rows: Rows, steps: Steps, first: int, settings: Held, pa
     return [[found] * settings.world_size] * min(2, number)
 
 
-def expected_tokens(lengths: Indices, steps: Steps, first: int, settings: Held, packing: bool) -> Indices:
+def expected_tokens(lengths: Indices, steps: Steps, first: int, settings: Effective, packing: bool) -> Indices:
     """Estimate the tokens of the largest micro-step of each step from `first` on, without splitting the steps."""
     epoch, parts = first // steps.per_epoch, []
     last = min(steps.total, first + ROWS_LOOKED_AT // steps.global_batch_size + 1)

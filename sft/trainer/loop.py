@@ -8,7 +8,7 @@ import torch
 from deepspeed import DeepSpeedEngine
 
 from sft.run.directory import Run
-from sft.settings.stages import Held
+from sft.settings.stages import Effective
 from sft.steps import Steps
 from sft.trainer import batching, distributed, nonfinite, oom, process, startup
 from sft.trainer.batching import MicroSteps
@@ -22,7 +22,7 @@ from sft.trainer.report import Reporter, StepResult
 
 
 def train(
-    run: Run, settings: Held, base: Path, rows: Rows, validation_rows: Rows, reporter: Reporter, world: World
+    run: Run, settings: Effective, base: Path, rows: Rows, validation_rows: Rows, reporter: Reporter, world: World
 ) -> None:
     """Train the model in `base` to the last step and export it to `final/` (all ranks).
 
@@ -106,12 +106,12 @@ def stop_is_requested(run: Run, world: World) -> bool:
     return process.stop_requested.is_set() or (world.is_main and run.stop_reason() is not None)
 
 
-def validation_is_due(step: int, settings: Held) -> bool:
+def validation_is_due(step: int, settings: Effective) -> bool:
     """Tell whether to validate after `step` steps. Before the first and after the last, evaluation does."""
     return bool(settings.eval_steps) and step > 0 and step % settings.eval_steps == 0
 
 
-def save_is_due(done: int, steps: Steps, settings: Held) -> bool:
+def save_is_due(done: int, steps: Steps, settings: Effective) -> bool:
     """Tell whether to save after `done` steps. After the last, `finish` does."""
     return bool(settings.save_steps) and done % settings.save_steps == 0 and done < steps.total
 
@@ -136,7 +136,7 @@ def finish(
     steps: Steps,
     base: Path,
     run: Run,
-    settings: Held,
+    settings: Effective,
     reporter: Reporter,
     world: World,
 ) -> None:

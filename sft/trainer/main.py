@@ -20,7 +20,7 @@ from sft.failures import MAY_FOLLOW
 from sft.run import budget, typed_json
 from sft.run.directory import Run
 from sft.run.records import Failure, Moment, Prepared, RankEnd
-from sft.settings.stages import Held
+from sft.settings.stages import Effective
 from sft.steps import Steps
 from sft.trainer import distributed
 from sft.trainer.data.rows import Rows
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--local_rank", type=int, help="given by the launcher, which sets LOCAL_RANK too")
     run, rank = Run(parser.parse_args().run), int(os.environ["RANK"])
     try:
-        settings = budget.held(run, run.settings())
+        settings = budget.effective(run, run.settings())
         wait_for_inputs(run)
         world = distributed.start(settings.device, settings.rendezvous_timeout_s)
         status = evaluate_and_train(run, settings, world)
@@ -79,7 +79,7 @@ def wait_for_inputs(run: Run) -> None:
         time.sleep(POLL_S)
 
 
-def evaluate_and_train(run: Run, settings: Held, world: World) -> Literal["finished", "stopped"]:
+def evaluate_and_train(run: Run, settings: Effective, world: World) -> Literal["finished", "stopped"]:
     """Evaluate the base model, train, export, and evaluate again (all ranks). Return the status that the run ends with.
 
     What an earlier attempt has done already is left out.
@@ -108,7 +108,7 @@ def evaluate_and_train(run: Run, settings: Held, world: World) -> Literal["finis
 
 
 def evaluate(
-    run: Run, settings: Held, model: Path, rows: Rows, moment: Moment, step: int, reporter: Reporter, world: World
+    run: Run, settings: Effective, model: Path, rows: Rows, moment: Moment, step: int, reporter: Reporter, world: World
 ) -> None:
     """Evaluate the model before or after training, the one after `step` steps (all ranks)."""
     with reporter.phase(f"evaluation {moment}"):

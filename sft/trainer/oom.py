@@ -19,7 +19,7 @@ from sft.run import budget
 from sft.run.budget import ROWS, TOKENS
 from sft.run.directory import Run
 from sft.run.records import Cut
-from sft.settings.stages import Decided, Held
+from sft.settings.stages import Decided, Effective
 from sft.steps import Steps
 from sft.trainer import batching, nonfinite
 from sft.trainer.batching import MicroSteps
@@ -35,11 +35,11 @@ HOST_WORDS = ("defaultcpuallocator: can't allocate", "defaultcpuallocator: not e
 
 
 class OutOfMemory(Exception):
-    """The GPU's memory was not enough. `where` is the part of the step: forward, backward or optimizer."""
+    """The GPU's memory was not enough. `phase` is the part of the step: forward, backward or optimizer."""
 
-    def __init__(self, where: str) -> None:
-        super().__init__(where)
-        self.where = where
+    def __init__(self, phase: str) -> None:
+        super().__init__(phase)
+        self.phase = phase
 
 
 def is_of_gpu(error: BaseException) -> bool:
@@ -90,13 +90,13 @@ def reason(error: BaseException, run: Run) -> str:
 
 
 @contextmanager
-def part(where: str) -> Iterator[None]:
+def part(phase: str) -> Iterator[None]:
     """Raise OutOfMemory if the GPU's memory runs out inside, in this part of a step."""
     try:
         yield
     except Exception as error:
         if is_of_gpu(error):
-            raise OutOfMemory(where) from error
+            raise OutOfMemory(phase) from error
         raise
 
 
@@ -104,7 +104,7 @@ class Guard:
     """Lowers the budget if a micro-step of this rank does not fit into memory."""
 
     def __init__(
-        self, run: Run, settings: Held, rows: Rows, steps: Steps, packing: bool, saver: Saver, world: World
+        self, run: Run, settings: Effective, rows: Rows, steps: Steps, packing: bool, saver: Saver, world: World
     ) -> None:
         self.run, self.settings, self.rows, self.packing, self.world = run, settings, rows, packing, world
         self.saver, self.cuts = saver, budget.cuts(run)
@@ -114,38 +114,44 @@ class Guard:
         self.longest = int(trained[np.argmax(rows.lengths[trained])])  # a row: it must fit by itself
 
     @contextmanager
-    def guard(self, place: str, micro_steps: MicroSteps) -> Iterator[None]:
+    def guard(self, step: str, micro_steps: MicroSteps) -> Iterator[None]:
         """Lower the run's budget if these micro-steps do not fit. Raises RunFailed: the ranks must start again."""
         try:
             yield
         except Exception as error:
             if not is_of_gpu(error):
                 raise
-            where = error.where if isinstance(error, OutOfMemory) else "between passes"
+            phase = error.phase if isinstance(error, OutOfMemory) else "between passes"
             self.saver.finish()  # the ranks resume from this checkpoint, which may still be on its way to the disk
-            raise RunFailed(self.lower_budget(place, where, micro_steps), "out_of_memory") from error
+            raise RunFailed(self.lower_budget(step, phase, micro_steps), "out_of_memory") from error
 
-    def lower_budget(self, place: str, where: str, micro_steps: MicroSteps) -> str:
+    def lower_budget(self, step: str, phase: str, micro_steps: MicroSteps) -> str:
         """Lower the run's budget below these micro-steps, if possible. Return what happened, as the run's error."""
         setting = TOKENS if self.packing else ROWS
         shares = [share for per_rank in micro_steps for share in per_rank]
-        tried = max(int(self.rows.lengths[share].sum()) if self.packing else len(share) for share in shares)
+        size = max(int(self.rows.lengths[share].sum()) if self.packing else len(share) for share in shares)
         longest = int(self.rows.lengths[self.longest])
-        now = budget.smaller(setting, tried, longest)
-        what = budget.what(setting, tried, place, where, self.world.rank)
-        if where == OPTIMIZER and [(cut.place, cut.where) for cut in self.cuts[-1:]] == [(place, where)]:
+        limit = budget.smaller(setting, size, longest)
+        what = budget.what(setting, size, step, phase, self.world.rank)
+        if phase == OPTIMIZER and [(cut.step, cut.phase) for cut in self.cuts[-1:]] == [(step, phase)]:
             # The optimizer's own memory does not depend on the micro-steps, only how fragmented the rest is. Once is
             # worth a try.
             return f"{what}, and smaller ones have not helped; use {remedies(self.settings)}"
-        if now is None:
+        if limit is None:
             (row,) = nonfinite.places(self.settings, np.asarray([self.longest]))
             remedy = f"use a smaller MAX_LENGTH, {remedies(self.settings)}"
             return f"{what}, and the longest row, {row} with {longest:,} tokens, has to fit alone; {remedy}"
         if self.run.failure() is None:  # otherwise another rank has lowered it already, in the same way
             frozen = self.run.settings()
-            asked = frozen.max_tokens_per_micro_step if self.packing else frozen.batch_size
+            configured = frozen.max_tokens_per_micro_step if self.packing else frozen.batch_size
             cut = Cut(
-                setting=setting, asked=asked, tried=tried, now=now, place=place, where=where, rank=self.world.rank
+                setting=setting,
+                configured=configured,
+                failed_size=size,
+                limit=limit,
+                step=step,
+                phase=phase,
+                rank=self.world.rank,
             )
             budget.write(self.run, [*self.cuts, cut])
-        return f"{what}; resumed, it goes on with {now:,}"
+        return f"{what}; the next attempt uses {limit:,}"

@@ -10,7 +10,7 @@ from deepspeed import DeepSpeedEngine
 
 from sft.run import files
 from sft.run.directory import Run
-from sft.settings.stages import Held
+from sft.settings.stages import Effective
 from sft.steps import Steps
 from sft.trainer import dry_run, fast_paths, gradients, oom
 from sft.trainer.checkpoint import resume
@@ -33,7 +33,9 @@ class Ready(NamedTuple):
     memory: oom.Guard
 
 
-def start(run: Run, settings: Held, base: Path, rows: Rows, steps: Steps, reporter: Reporter, world: World) -> Ready:
+def start(
+    run: Run, settings: Effective, base: Path, rows: Rows, steps: Steps, reporter: Reporter, world: World
+) -> Ready:
     """Start DeepSpeed's engine from the newest checkpoint, or from the model in `base` (all ranks).
 
     ZeRO-3 gathers whole layers, which is fast, or each module in them, if layers would lose gradients otherwise. Raises
@@ -51,7 +53,7 @@ def start(run: Run, settings: Held, base: Path, rows: Rows, steps: Steps, report
 
 def try_engine(
     run: Run,
-    settings: Held,
+    settings: Effective,
     base: Path,
     rows: Rows,
     steps: Steps,

@@ -88,46 +88,48 @@ def test_stopped_and_resumed_on_as_many_gpus_or_more(project, undisturbed, gpus)
         assert ours == pytest.approx(theirs, rel=5e-2)  # bf16, and kernels that add up in any order
 
 
-def shown_by_cuda(asked):
+def shown_by_cuda(visible_devices):
     """Return the UUIDs of the devices that CUDA shows for this CUDA_VISIBLE_DEVICES; None: it is not set."""
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | ({} if asked is None else {"CUDA_VISIBLE_DEVICES": asked})
+    environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | (
+        {} if visible_devices is None else {"CUDA_VISIBLE_DEVICES": visible_devices}
+    )
     done = subprocess.run([sys.executable, "-c", SHOWN], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.split()
 
 
 def test_the_gpus_of_cuda_visible_devices_are_those_that_cuda_shows():
     everything = gpus.facts()
-    if any(gpu.cut for gpu in everything):
+    if any(gpu.in_mig_mode for gpu in everything):
         pytest.skip("a GPU is cut into instances here, which are shown under their own names")
     first, last = everything[0].uuid, everything[-1].uuid
     beyond, end = len(everything), everything[-1].index
     short = next(
         last[:n] for n in range(5, len(last) + 1) if sum(gpu.uuid.startswith(last[:n]) for gpu in everything) == 1
     )
-    for asked in (
+    for visible_devices in (
         None, "", "0", f"{end}", f"{end},-1,0", f"0,{beyond},{end}", f"{beyond}", "0,0", first, last, short,
         f"{last},{first}", f"{last},GPU-00000000", f"{first},{first}", "nonsense", "MIG-nonsense",
     ):  # fmt: skip
-        chosen = [gpu.uuid for gpu in gpus.chosen(everything, asked)]
-        assert chosen == shown_by_cuda(asked), f"CUDA_VISIBLE_DEVICES={asked}"
+        chosen = [gpu.uuid for gpu in gpus.chosen(everything, visible_devices)]
+        assert chosen == shown_by_cuda(visible_devices), f"CUDA_VISIBLE_DEVICES={visible_devices}"
 
 
 @pytest.mark.parametrize("ds_config", ["zero3", "zero2"])  # DeepSpeed reads CUDA_VISIBLE_DEVICES in its stages 1 and 2
 def test_a_run_trains_on_the_card_that_it_is_told_by_uuid(project, ds_config):
     everything = gpus.facts()
-    asked = gpus.visible()[-1]
+    last = gpus.visible()[-1]
     run = Run(project.path / "runs" / f"gpu-by-uuid-{ds_config}")
-    one = ON_ONE | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000, "CUDA_VISIBLE_DEVICES": asked.uuid, "DS_CONFIG": ds_config}
+    one = ON_ONE | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000, "CUDA_VISIBLE_DEVICES": last.uuid, "DS_CONFIG": ds_config}
     process = project.start("train", **small(RUN_NAME=run.name, **one))
     wait_until(lambda: run.state().step >= 4, process, run)
     used = {gpu.uuid: gpu.used_gib for gpu in gpus.facts()}
     run.request_stop("the test has seen enough")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert run.nodes()[0].gpus == [asked.uuid]
+    assert run.nodes()[0].gpus == [last.uuid]
     grown = [gpu.uuid for gpu in everything if used[gpu.uuid] - gpu.used_gib > 0.25]  # a context takes more
-    assert grown == [asked.uuid]
+    assert grown == [last.uuid]
 
 
 TWO = {"DEVICE": "cuda", "NODES": 2, "GPUS_PER_NODE": 1, "GLOBAL_BATCH_SIZE": 8}

@@ -31,10 +31,10 @@ def test_out_of_memory_anywhere_in_a_step_the_run_goes_on_with_the_same_curve(pr
     done = project.inv("train", **settings)
     assert done.returncode == 0, done.stdout + "".join(path.read_text() for path in run.log_files())
     said = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
-    tokens = [cut.tried for cut in budget.cuts(run)]
+    tokens = [cut.failed_size for cut in budget.cuts(run)]
     wanted = [
         f"warning: out of memory in step {step} ({where}, rank {rank}) at {tried:,} tokens a micro-step: "
-        f"goes on from checkpoint step-{saved:06} with {now}"
+        f"resuming from checkpoint step-{saved:06} with {now}"
         for step, where, rank, tried, saved, now in (
             (3, "forward", 1, tokens[0], 2, 768),
             (6, "backward", 0, tokens[1], 4, 256),
@@ -42,7 +42,7 @@ def test_out_of_memory_anywhere_in_a_step_the_run_goes_on_with_the_same_curve(pr
         )
     ]
     assert said == wanted and tokens[0] > 1000 and 768 >= tokens[1] > 500 and 256 >= tokens[2] > 200
-    assert f"memory: {budget.in_words(budget.cuts(run)[-1])}; went on with 36" in done.stdout  # the report at the end
+    assert f"memory: {budget.in_words(budget.cuts(run)[-1])}; continued with 36" in done.stdout  # the report at the end
     names = ("step", "train/loss", "train/grad_norm", "train/target_tokens")
     found = metrics(run, *names)
     assert [line[0] for line in found] == list(range(1, STEPS["MAX_STEPS"] + 1))

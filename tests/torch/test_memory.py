@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("setting", "tried", "longest", "now"),
+    ("setting", "size", "longest", "now"),
     [
         (TOKENS, 8192, 561, 6144),
         (TOKENS, 6144, 561, 4608),
@@ -41,16 +41,16 @@ ROOT = Path(__file__).resolve().parents[2]
         (ROWS, 1, 561, None),
     ],
 )
-def test_a_budget_gets_three_quarters_and_never_less_than_the_longest_row(setting, tried, longest, now):
-    assert budget.smaller(setting, tried, longest) == now
+def test_a_budget_gets_three_quarters_and_never_less_than_the_longest_row(setting, size, longest, now):
+    assert budget.smaller(setting, size, longest) == now
 
 
 @given(st.sampled_from((TOKENS, ROWS)), st.integers(1, 10**6), st.integers(1, 10**5))
-def test_cuts_come_to_an_end(setting, tried, longest):
+def test_cuts_come_to_an_end(setting, size, longest):
     cuts = 0
-    while (now := budget.smaller(setting, tried, longest)) is not None:
-        assert now < tried and (setting == ROWS or now >= longest)
-        tried, cuts = now, cuts + 1
+    while (now := budget.smaller(setting, size, longest)) is not None:
+        assert now < size and (setting == ROWS or now >= longest)
+        size, cuts = now, cuts + 1
     assert cuts < 60
 
 
@@ -61,31 +61,33 @@ def run_of(folder, **settings):
 def test_a_cut_holds_for_the_ranks_until_the_user_asks_for_another_budget(tmp_path):
     run = run_of(tmp_path)
     settings = run.settings()
-    assert dict(budget.held(run, settings)) == dict(settings)
+    assert dict(budget.effective(run, settings)) == dict(settings)
     for now in (6144, 4608):
-        found = Cut(setting=TOKENS, asked=8192, tried=8192, now=now, place="step 17", where="backward", rank=2)
+        found = Cut(
+            setting=TOKENS, configured=8192, failed_size=8192, limit=now, step="step 17", phase="backward", rank=2
+        )
         budget.write(run, [*budget.cuts(run), found])
     (first, _) = map(budget.in_words, budget.cuts(run))
     assert first == "out of memory in step 17 (backward, rank 2) at 8,192 tokens a micro-step"
-    assert budget.held(run, settings).max_tokens_per_micro_step == 4608
-    assert budget.held(run, settings.model_copy(update={TOKENS: 2048})).max_tokens_per_micro_step == 2048
+    assert budget.effective(run, settings).max_tokens_per_micro_step == 4608
+    assert budget.effective(run, settings.model_copy(update={TOKENS: 2048})).max_tokens_per_micro_step == 2048
     for same in (None, 8192):  # auto, and what did not fit
         (line,) = budget.revise(run, settings.model_copy(update={TOKENS: same}))
-        assert line.endswith("before: goes on with 4,608; MAX_TOKENS_PER_MICRO_STEP sets another")
-        assert budget.held(run, settings).max_tokens_per_micro_step == 4608
+        assert line.endswith("before: continues with 4,608; MAX_TOKENS_PER_MICRO_STEP sets another")
+        assert budget.effective(run, settings).max_tokens_per_micro_step == 4608
     assert budget.revise(run, settings.model_copy(update={TOKENS: 7000})) == []
-    assert dict(budget.held(run, settings)) == dict(settings) and budget.cuts(run) == []
+    assert dict(budget.effective(run, settings)) == dict(settings) and budget.cuts(run) == []
 
 
 def test_padded_micro_steps_get_fewer_rows_and_the_global_batch_stays(tmp_path):
     run = run_of(tmp_path, packing=False, gradient_accumulation_steps=2)
     settings = run.settings()
-    budget.write(run, [Cut(setting=ROWS, asked=4, tried=4, now=3, place="step 1", where="forward", rank=0)])
-    held = budget.held(run, settings)
-    assert held.batch_size == 3 and held.sequences_per_step == settings.sequences_per_step == 32
-    assert not rules.contradictions(held) and not rules.differences(held, settings)
+    budget.write(run, [Cut(setting=ROWS, configured=4, failed_size=4, limit=3, step="step 1", phase="forward", rank=0)])
+    effective = budget.effective(run, settings)
+    assert effective.batch_size == 3 and effective.sequences_per_step == settings.sequences_per_step == 32
+    assert not rules.contradictions(effective) and not rules.differences(effective, settings)
     chosen, lengths = np.arange(32), np.full(32, 10)
-    assert max(len(share) for step in batching.micro_steps(chosen, lengths, held, False) for share in step) <= 3
+    assert max(len(share) for step in batching.micro_steps(chosen, lengths, effective, False) for share in step) <= 3
 
 
 def wrapped(error):
@@ -168,32 +170,31 @@ class Saves:
 
 
 def limit_of(run, rows, packing=True):
-    settings = budget.held(run, run.settings())
+    settings = budget.effective(run, run.settings())
     alone = World(0, 0, 1, torch.device("cpu"))
     return oom.Guard(run, settings, rows, Steps.of(settings, len(rows)), packing, Saves(), alone)
 
 
-def run_out(limit, place, where, shares):
+def run_out(limit, step, phase, shares):
     micro_steps = [[np.asarray(share)] for share in shares]
-    with pytest.raises(RunFailed) as caught, limit.guard(place, micro_steps), oom.part(where):
+    with pytest.raises(RunFailed) as caught, limit.guard(step, micro_steps), oom.part(phase):
         raise torch.OutOfMemoryError("CUDA out of memory.")
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("packing", "tried", "now"), [(True, 900, 512), (False, 3, 2)])
-def test_a_step_that_does_not_fit_cuts_the_budget_below_its_largest_micro_step(tmp_path, packing, tried, now):
+@pytest.mark.parametrize(("packing", "size", "now"), [(True, 900, 512), (False, 3, 2)])
+def test_a_step_that_does_not_fit_cuts_the_budget_below_its_largest_micro_step(tmp_path, packing, size, now):
     run, rows = run_of(tmp_path, packing=packing), rows_of(tmp_path / "rows", [300] * 8)
     limit = limit_of(run, rows, packing)
     said = run_out(limit, "step 3", "forward", [[0, 1], [2, 3, 4]])
     unit = "tokens" if packing else "rows"
     assert (
-        said
-        == f"out of memory in step 3 (forward, rank 0) at {tried} {unit} a micro-step; resumed, it goes on with {now}"
+        said == f"out of memory in step 3 (forward, rank 0) at {size} {unit} a micro-step; the next attempt uses {now}"
     )
-    assert [(cut.tried, cut.now, cut.where) for cut in budget.cuts(run)] == [(tried, now, "forward")]
+    assert [(cut.failed_size, cut.limit, cut.phase) for cut in budget.cuts(run)] == [(size, now, "forward")]
     assert limit.saver.finished == 1
     run_out(limit_of(run, rows, packing), "step 5", "backward", [[0, 1]])
-    assert [cut.place for cut in budget.cuts(run)] == ["step 3", "step 5"]
+    assert [cut.step for cut in budget.cuts(run)] == ["step 3", "step 5"]
 
 
 def test_an_optimizer_without_room_is_not_cut_twice_in_the_same_step(tmp_path):

@@ -22,7 +22,7 @@ def run(tmp_path):
 
 
 def reporter_of(run, rank):
-    return Reporter(run, budget.held(run, run.settings()), World(rank, rank, 2, torch.device("cpu")))
+    return Reporter(run, budget.effective(run, run.settings()), World(rank, rank, 2, torch.device("cpu")))
 
 
 def result(done, stop=False):

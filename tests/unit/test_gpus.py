@@ -45,7 +45,7 @@ def in_mig_mode(index, *uuids):
         for uuid in uuids
     ]
     parts = [replace(part, older_name=f"MIG-{whole.uuid}/{7 + i}/0") for i, part in enumerate(parts)]
-    return replace(whole, cut=True, instances=tuple(parts))
+    return replace(whole, in_mig_mode=True, instances=tuple(parts))
 
 
 FOUR = [card(index) for index in range(4)]
@@ -146,7 +146,7 @@ def test_what_the_driver_tells_is_read_in_the_order_of_the_bus(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", Driver())
     cut, old, shared = gpus.facts()
     assert [(gpu.index, gpu.uuid) for gpu in (cut, old, shared)] == [(0, "GPU-1"), (1, "GPU-0"), (2, "GPU-2")]
-    assert cut.cut and [one.uuid for one in cut.instances] == ["MIG-a", "MIG-b"]
+    assert cut.in_mig_mode and [one.uuid for one in cut.instances] == ["MIG-a", "MIG-b"]
     assert [one.total_gib for one in cut.instances] == [4.75, 9.5]
     assert [one.share for one in cut.instances] == [pytest.approx(1 / 7), pytest.approx(2 / 7)]
     assert cut.instances[1].older_name == "MIG-GPU-1/8/0" and cut.instances[1].name == "NVIDIA A100-SXM4-40GB MIG"
@@ -155,7 +155,7 @@ def test_what_the_driver_tells_is_read_in_the_order_of_the_bus(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "indices"),
+    ("visible_devices", "indices"),
     [
         (None, [0, 1, 2, 3]),
         ("", []),
@@ -178,12 +178,12 @@ def test_what_the_driver_tells_is_read_in_the_order_of_the_bus(monkeypatch):
         ("all", []),
     ],
 )
-def test_the_names_of_cuda_visible_devices_are_those_of_cuda(asked, indices):
-    assert [gpu.index for gpu in gpus.chosen(FOUR, asked)] == indices
+def test_the_names_of_cuda_visible_devices_are_those_of_cuda(visible_devices, indices):
+    assert [gpu.index for gpu in gpus.chosen(FOUR, visible_devices)] == indices
 
 
 @pytest.mark.parametrize(
-    ("asked", "uuids"),
+    ("visible_devices", "uuids"),
     [
         (None, ["MIG-a"]),  # one instance at most, and no other GPU beside it
         ("1", ["MIG-a"]),
@@ -197,9 +197,9 @@ def test_the_names_of_cuda_visible_devices_are_those_of_cuda(asked, indices):
         ("MIG-c", []),
     ],
 )
-def test_of_cards_that_are_cut_an_instance_is_used(asked, uuids):
+def test_of_cards_that_are_cut_an_instance_is_used(visible_devices, uuids):
     everything = [card(0), in_mig_mode(1, "MIG-a", "MIG-b"), in_mig_mode(2)]
-    assert [gpu.uuid for gpu in gpus.chosen(everything, asked)] == uuids
+    assert [gpu.uuid for gpu in gpus.chosen(everything, visible_devices)] == uuids
 
 
 def test_the_plan_counts_the_instance_and_not_the_whole_card(here):

@@ -206,10 +206,20 @@ def test_a_file_from_before_versions_is_read_and_rewritten_with_all_that_it_said
     found = typed_json.read(path, FILES[name])
     typed_json.write(tmp_path / "new.json", found)
     older, newer = json.loads(path.read_text()), json.loads((tmp_path / "new.json").read_text())
-    if name == "budget":
-        older = {"cuts": older}
-    assert newer["version"] == 1 and covers(newer, older)
+    if name == "budget":  # a bare list, whose cuts had other names
+        cut = {"failed_size": 8190, "limit": 6144, "step": "step 17", "phase": "backward", "rank": 2}
+        assert newer["cuts"][0] == {"setting": "max_tokens_per_micro_step", "configured": 8192} | cut
+        older = {"cuts": [{}, {}]}
+    assert newer["version"] == FILES[name].version and covers(newer, older)
     assert typed_json.read(tmp_path / "new.json", FILES[name]) == found and not found.extra
+
+
+def test_a_budget_of_version_1_is_read_with_the_names_of_now_and_keeps_what_nobody_knows(tmp_path):
+    bare = json.loads((OLDER / "budget.json").read_text())
+    path = tmp_path / "budget.json"
+    path.write_text(json.dumps({"version": 1, "cuts": [bare[0] | {"later": 1}], "note": "x"}))
+    found = typed_json.read(path, records.Budget)
+    assert [(cut.limit, cut.extra) for cut in found.cuts] == [(6144, {"later": 1})] and found.extra == {"note": "x"}
 
 
 def test_what_a_writer_may_change_of_the_state_are_its_fields():

@@ -9,7 +9,7 @@ from sft.errors import SettingsError
 from sft.settings import deepspeed
 from sft.settings.fields import Settings
 from sft.settings.load import ELSEWHERE, load, thaw
-from sft.settings.stages import Decided, Held, resolve, without_plan
+from sft.settings.stages import Decided, Effective, resolve, without_plan
 from tests.settings import decided
 
 
@@ -160,11 +160,11 @@ def test_four_bits_are_for_an_adapters_base_that_is_whole_on_every_gpu(given, pr
 def test_settings_of_another_stage_ask_for_nothing_more_than_before(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps(decided(master_port=40000).freeze()))
     frozen = thaw(tmp_path / "settings.json")
-    assert type(frozen) is Decided and not frozen.is_asked("master_port")
+    assert type(frozen) is Decided and not frozen.is_explicit("master_port")
     again = Settings.of(frozen, launcher="auto", eval_limit=3)
     assert (type(again), again.launcher, again.eval_limit) == (Settings, "auto", 3)
-    assert not again.is_asked("master_port") and again.master_port == 40000
-    assert Held.of(decided(master_port=40000)).is_asked("master_port")
+    assert not again.is_explicit("master_port") and again.master_port == 40000
+    assert Effective.of(decided(master_port=40000)).is_explicit("master_port")
 
 
 @pytest.mark.parametrize("name", ["device", "launcher", "precision", "learning_rate", "gradient_checkpointing"])

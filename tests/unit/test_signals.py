@@ -10,7 +10,7 @@ from rich.console import Console
 from sft import hostfile
 from sft.host.commands import watch
 from sft.host.launch import signals
-from sft.host.launch.signals import Asked
+from sft.host.launch.signals import StopRequest
 from sft.run import lifecycle
 from tests.settings import decided
 
@@ -21,7 +21,7 @@ print("up", flush=True)
 sys.stdin.readline()
 from sft.host.launch.node import Signals
 heard = Signals()
-print(heard.asked.stop, heard.end_now)
+print(heard.request.stop, heard.end_now)
 """
 
 
@@ -39,16 +39,16 @@ print(heard.asked.stop, heard.end_now)
     ],
 )
 def test_only_a_persons_second_ctrl_c_and_sigquit_mean_at_once(monkeypatch, sent, stop, at_once):
-    asked = Asked()
+    request = StopRequest()
     for seconds, name in sent:
         monkeypatch.setattr(signals.time, "monotonic", lambda seconds=seconds: 1000.0 + seconds)
-        asked.note(signal.Signals[name])
-    assert (asked.stop, asked.at_once) == (stop, at_once)
+        request.note(signal.Signals[name])
+    assert (request.stop, request.at_once) == (stop, at_once)
 
 
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "SIGTERM False"), (signal.SIGQUIT, "SIGQUIT True")])
 def test_a_signal_that_comes_before_a_node_can_understand_it_is_not_lost(number, said):
-    with signals.held():
+    with signals.blocked():
         node = subprocess.Popen(
             [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -74,11 +74,11 @@ def test_a_task_without_a_run_is_ended_and_cleans_up():
 def test_with_nohup_the_end_of_a_terminal_means_nothing():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with signals.noted() as asked:
+        with signals.noted() as request:
             signal.raise_signal(signal.SIGHUP)
-            assert asked.stop is None
+            assert request.stop is None
             signal.raise_signal(signal.SIGTERM)
-            assert asked.stop == "SIGTERM"
+            assert request.stop == "SIGTERM"
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -89,7 +89,7 @@ def run(tmp_path):
 
 
 def test_a_signal_that_comes_before_there_are_nodes_stops_the_run_there(run):
-    heard = Asked()
+    heard = StopRequest()
     heard.note(signal.SIGTERM)
 
     def start(_run):
@@ -118,6 +118,6 @@ class StoppingNodes:
 
 
 def test_several_signals_between_two_looks_are_a_stop(run):
-    heard = Asked()
+    heard = StopRequest()
     watch.watch(run, lambda run: StoppingNodes(run, heard), Console(), heard)
     assert run.state().status == "stopped" and run.stop_reason() == "SIGTERM"

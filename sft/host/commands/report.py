@@ -53,7 +53,7 @@ def report(run: Run, console: Console) -> None:
     for line in view.against_measured(run):
         console.print(line)
     for cut in budget.cuts(run):
-        console.print(f"{'memory':>10}: {budget.in_words(cut)}; went on with {cut.now:,}")
+        console.print(f"{'memory':>10}: {budget.in_words(cut)}; continued with {cut.limit:,}")
     for line in run.unreadable():
         console.print(f"warning: {line}")
     for line in evaluation_lines(run.results()):

@@ -81,7 +81,7 @@ def output(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
     process = None
     environment = environment | {"SFT_NODE_PID": str(os.getpid())}  # it ends when this process does
     try:
-        with signals.held():
+        with signals.blocked():
             process = subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
             )

@@ -13,7 +13,7 @@ from sft.host.commands.watch import Watched, watch
 from sft.host.launch import signals
 from sft.host.launch.decide import Decision, decide
 from sft.host.launch.open import open_run
-from sft.host.launch.signals import Asked
+from sft.host.launch.signals import StopRequest
 from sft.run import budget, find, lifecycle, unfinished
 from sft.run.directory import Run
 from sft.run.records import Environment, Start
@@ -23,7 +23,7 @@ from sft.settings.fields import Settings
 
 def train(written: Settings, console: Console) -> Run:
     """Run the whole pipeline, or resume it, and print the result. Raises SftError."""
-    unfinished.asked_for(written)  # one at work is said before its port or its containers are found to be in use
+    unfinished.requested(written)  # one at work is said before its port or its containers are found to be in use
     decision = decide(written)
     for line in decision.lines:
         console.print(line)
@@ -41,7 +41,7 @@ def train(written: Settings, console: Console) -> Run:
     return run
 
 
-def watch_all_attempts(run: Run, decision: Decision, console: Console, heard: Asked) -> Watched:
+def watch_all_attempts(run: Run, decision: Decision, console: Console, heard: StopRequest) -> Watched:
     """Watch a run, and start it again where that may help. Return how its last attempt ended. Raises UserError."""
     restarts = 0
     while True:
@@ -49,8 +49,8 @@ def watch_all_attempts(run: Run, decision: Decision, console: Console, heard: As
         watched = watch(run, decision.launcher.start, console, heard)
         cuts = budget.cuts(run)
         if watched.broke and len(cuts) > len(before):  # every cut is smaller than the one before: it comes to an end
-            what, now = budget.in_words(cuts[-1]), cuts[-1].now
-            said = f"warning: {what}: goes on from {run.last_checkpoint()} with {now:,}"
+            what, limit = budget.in_words(cuts[-1]), cuts[-1].limit
+            said = f"warning: {what}: resuming from {run.last_checkpoint()} with {limit:,}"
         elif restarts < decision.settings.restarts and watched.restart_may_help:
             restarts += 1
             number = f"{restarts} of RESTARTS={decision.settings.restarts}"

@@ -13,7 +13,7 @@ from sft.failures import exit_in_words, kind_of_exit
 from sft.host.commands.describe import describe
 from sft.host.commands.progress import display
 from sft.host.launch.launcher import Nodes
-from sft.host.launch.signals import Asked
+from sft.host.launch.signals import StopRequest
 from sft.run.directory import Run
 from sft.run.records import Failure
 
@@ -45,7 +45,7 @@ class Watched:
         return self.broke and self.failure is not None and self.failure.restart_may_help
 
 
-def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Asked) -> Watched:
+def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: StopRequest) -> Watched:
     """Start a run's nodes and show it until they have ended.
 
     A signal asks the run to save and stop, a second Ctrl-C ends it at once. If one came before there are nodes, the run
@@ -98,7 +98,7 @@ def have_ended(run: Run, nodes: Nodes) -> bool:
 class Requests:
     """Passes on, once, what signals have asked this task for."""
 
-    def __init__(self, run: Run, nodes: Nodes, heard: Asked) -> None:
+    def __init__(self, run: Run, nodes: Nodes, heard: StopRequest) -> None:
         self.run, self.nodes, self.heard = run, nodes, heard
         self.has_stopped = self.has_ended = False
 

@@ -16,10 +16,10 @@ from sft.settings.fields import Settings
 
 def port(settings: Settings) -> Check:
     """Check the ports on which ranks and nodes meet."""
-    asked, found = settings.master_port, ports.free_port(settings)
-    if found == asked:
-        return Check("port", "ok", f"{asked} is free")
-    in_use = f"{asked} is in use{ports.by_whom(settings)}"
+    port, found = settings.master_port, ports.free_port(settings)
+    if found == port:
+        return Check("port", "ok", f"{port} is free")
+    in_use = f"{port} is in use{ports.by_whom(settings)}"
     if found:
         return Check("port", "ok", f"{in_use}; a run without containers takes {found}")
     return Check("port", "failure", f"MASTER_PORT={in_use}", "choose another MASTER_PORT, or leave it out")

@@ -105,10 +105,10 @@ class Stack:
 
     def device_ids(self) -> dict[str, list[str]]:
         """Return the GPUs that each service is given. Raises UserError if compose cannot read its files."""
-        asked = self.call("config", "--format", "json")
-        if asked.returncode:
-            raise UserError(f"docker compose config: {last_line(asked.stderr)}; fix {BASE} or .env")
-        return compose_files.device_ids(asked.stdout)
+        found = self.call("config", "--format", "json")
+        if found.returncode:
+            raise UserError(f"docker compose config: {last_line(found.stderr)}; fix {BASE} or .env")
+        return compose_files.device_ids(found.stdout)
 
     def cards(self) -> list[gpus.Gpu]:
         """Return the GPUs that the compose files give to the nodes, in rank order; none if they are not all here.
@@ -121,11 +121,11 @@ class Stack:
         found = [card for device in given if (card := gpus.named(everything, device))]
         if len(found) < len(given):
             return []  # docker will say what is wrong with them
-        asked = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if asked is not None and {card.uuid for card in gpus.visible()} != {card.uuid for card in found}:
+        visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible_devices is not None and {card.uuid for card in gpus.visible()} != {card.uuid for card in found}:
             what = f"the nodes' containers get the GPUs {', '.join(given)}, as {GPU} says"
             remedy = "change device_ids there, unset CUDA_VISIBLE_DEVICES, or set LAUNCHER=local"
-            raise SettingsError([wrong("CUDA_VISIBLE_DEVICES", asked, what, remedy)])
+            raise SettingsError([wrong("CUDA_VISIBLE_DEVICES", visible_devices, what, remedy)])
         return found
 
     def check(self) -> None:
@@ -180,7 +180,7 @@ class Stack:
     def wait(self, service: str) -> subprocess.Popen[str]:
         """Start a process that waits for the end of a service's container and prints its exit code."""
         container = self.call("ps", "--all", "-q", service).stdout.strip()
-        with signals.held():  # a signal to every process is for the run; this one must live to see its end
+        with signals.blocked():  # a signal to every process is for the run; this one must live to see its end
             return subprocess.Popen(
                 ["docker", "wait", container],
                 stdin=subprocess.DEVNULL,

@@ -93,7 +93,7 @@ class Rank(subprocess.Popen[bytes]):
 
 def main() -> None:
     """Run the launcher with this program's arguments."""
-    signals.hold()
+    signals.block()
     logger = logging.getLogger("DeepSpeed")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter(LINE))

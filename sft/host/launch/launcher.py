@@ -64,10 +64,10 @@ LAUNCHERS: dict[Launched, type[Launcher]] = {"compose": Compose, "local": Local}
 def choose(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
     """Return the launcher of a run, and why it is that one. Raises SettingsError if the one asked for does not work."""
     if settings.launcher != "auto":
-        asked = LAUNCHERS[settings.launcher]()
-        if problem := asked.problem():
-            raise SettingsError([wrong("LAUNCHER", asked.name, *problem)])
-        return asked, f"LAUNCHER={asked.name}"
+        launcher = LAUNCHERS[settings.launcher]()
+        if problem := launcher.problem():
+            raise SettingsError([wrong("LAUNCHER", launcher.name, *problem)])
+        return launcher, f"LAUNCHER={launcher.name}"
     objections: list[str] = []
     for launcher in (kind() for kind in LAUNCHERS.values()):
         objection = launcher.objection(settings, has_gpu)

@@ -83,7 +83,7 @@ def start_node(run: Run, rank: int, settings: Decided, cards: Sequence[Gpu]) -> 
     if cards:
         slots = settings.gpus_per_node
         environment |= gpus.environment(list(cards[rank * slots : (rank + 1) * slots]))
-    with (run.logs / f"node-{rank}.log").open("ab") as log, signals.held():
+    with (run.logs / f"node-{rank}.log").open("ab") as log, signals.blocked():
         return subprocess.Popen(
             [sys.executable, "-m", "sft.host.launch.node", "--run", str(run.path), "--node-rank", str(rank)],
             env=environment,

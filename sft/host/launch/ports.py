@@ -49,7 +49,7 @@ def claim(settings: Settings, console: Console) -> Claim:
                     f"port {settings.master_port} is in use{by_whom(settings)}: this run takes MASTER_PORT={port}"
                 )
             return claimed
-    if settings.is_asked("master_port"):
+    if settings.is_explicit("master_port"):
         busy = [port for port in pair(settings.master_port) if not hostfile.port_is_free(port)]
         behind = f" (the nodes meet on {busy[0]})" if busy and settings.master_port not in busy else ""
         what, remedy = (
@@ -72,7 +72,7 @@ def free_port(settings: Settings) -> int | None:
 
 def candidates(settings: Settings) -> Iterator[int]:
     """Yield the ports to try: MASTER_PORT, and the following ones unless it was asked for."""
-    if settings.is_asked("master_port"):
+    if settings.is_explicit("master_port"):
         yield settings.master_port
     else:
         yield from range(settings.master_port, min(LAST, settings.master_port + 2 * PAIRS) + 1, 2)

@@ -41,7 +41,7 @@ class Processes:
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a program in a session of its own, its output going to the log."""
-        with signals.held():
+        with signals.blocked():
             process = subprocess.Popen(
                 [sys.executable, "-u", "-m", module, *arguments],
                 env=self.environment(module),

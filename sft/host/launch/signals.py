@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-HELD = {*STOP, signal.SIGQUIT, signal.SIGUSR1}
+BLOCKED = {*STOP, signal.SIGQUIT, signal.SIGUSR1}
 AGAIN_S = 1.0  # two SIGINTs closer together are one Ctrl-C that arrived in two ways
 
 
@@ -28,8 +28,8 @@ class Interrupted(KeyboardInterrupt):
         self.name, self.exit_code = signal.Signals(number).name, 128 + number
 
 
-class Asked:
-    """What signals have asked for so far."""
+class StopRequest:
+    """What signals have requested so far."""
 
     def __init__(self) -> None:
         self.stop: str | None = None  # the first signal's name
@@ -65,12 +65,12 @@ def raising() -> Iterator[None]:
 
     `timeout` sends two signals, and the second must not interrupt the cleaning up. A person's second Ctrl-C does.
     """
-    asked = Asked()
+    request = StopRequest()
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        is_first = asked.stop is None
-        asked.note(number)
-        if is_first or asked.at_once:
+        is_first = request.stop is None
+        request.note(number)
+        if is_first or request.at_once:
             raise Interrupted(number)
 
     with handled(interrupt):
@@ -78,35 +78,35 @@ def raising() -> Iterator[None]:
 
 
 @contextmanager
-def noted() -> Iterator[Asked]:
+def noted() -> Iterator[StopRequest]:
     """Note signals instead of ending, as long as there is a run that must not be left alone."""
-    asked = Asked()
-    with handled(asked.note):
-        yield asked
+    request = StopRequest()
+    with handled(request.note):
+        yield request
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def blocked() -> Iterator[None]:
     """Hold signals back from programs that are started meanwhile, until they are ready to handle them.
 
-    A signal would end a new process. The node program calls `release` itself, sft/trainer/process.py does so for a
+    A signal would end a new process. The node program calls `unblock` itself, sft/trainer/process.py does so for a
     rank, and DeepSpeed's launcher and docker never get signals.
     """
-    before = hold()
+    before = block()
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def hold() -> set[Any]:
+def block() -> set[Any]:
     """Hold signals back from this process and from what it starts. Return those that were held back before."""
-    return signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    return signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
 
 
-def release() -> None:
+def unblock() -> None:
     """Let this process receive the signals that were held back from it."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
 
 
 class Signals:
@@ -115,18 +115,18 @@ class Signals:
     def __init__(self) -> None:
         """Handle the signals, also those that came before this program was ready, and note who started it."""
         self.parent = os.getppid()
-        self.asked = Asked()
+        self.request = StopRequest()
         for number in (*STOP, signal.SIGQUIT):
-            signal.signal(number, self.asked.note)
-        release()
+            signal.signal(number, self.request.note)
+        unblock()
 
     @property
     def end_now(self) -> bool:
         """Whether the node is to end without saving."""
-        return self.asked.at_once
+        return self.request.at_once
 
     def who(self) -> str | None:
         """Return what asks for a stop, a signal or the end of the program that started this one, or None."""
-        if self.asked.stop:
+        if self.request.stop:
             return "a signal to node"
         return "the end of what started node" if os.getppid() != self.parent else None

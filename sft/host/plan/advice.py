@@ -42,7 +42,10 @@ def problem(plan: Plan) -> str:
     gpu_need = f"{conditions.model} needs {plan.memory.peak / GIB:.1f} GiB of each GPU, {usable(plan)}"
     what = host_need(plan) if plan.fits_gpu else gpu_need
     taken_gib = conditions.card.memory_gib - conditions.free_gib
-    if taken_gib > DISPLAY_GIB and Plan.of(plan.asked, replace(conditions, free_gib=conditions.card.memory_gib)).fits:
+    if (
+        taken_gib > DISPLAY_GIB
+        and Plan.of(plan.resolved, replace(conditions, free_gib=conditions.card.memory_gib)).fits
+    ):
         remedy = f"end the program that has {taken_gib:.1f} GiB of it (`nvidia-smi`; `make monitor` shows a run)"
         return f"does not fit: {what}; {remedy}"
     culprit, remedy = culprit_and_remedy(plan)
@@ -96,7 +99,7 @@ def faster(plan: Plan) -> str:
     if not plan.fits:
         return ""
     settings = plan.settings
-    set_by_user = [name for name in AUTO if getattr(plan.asked, name) is not None]
+    set_by_user = [name for name in AUTO if getattr(plan.resolved, name) is not None]
     same = Plan.of(Resolved.of(settings, **{**AUTO}), plan.conditions)
     # None: quantised weights under ZeRO-3.
     others = [changed(plan, {"ds_config": name, **AUTO}) for name in DS_CONFIGS]
@@ -107,7 +110,9 @@ def faster(plan: Plan) -> str:
     if times < WORTH_SAYING:
         return ""
     new = [f"DS_CONFIG={best.settings.ds_config}"] * (best.settings.ds_config != settings.ds_config)
-    new += [f"{name.upper()}=auto" for name in set_by_user if getattr(best.settings, name) != getattr(plan.asked, name)]
+    new += [
+        f"{name.upper()}=auto" for name in set_by_user if getattr(best.settings, name) != getattr(plan.resolved, name)
+    ]
     why = ""
     if settings.lora_rank and plan.job.stage == 3 and best.job.stage < 3:
         why = ": it gathers no frozen weights, which fit each GPU whole"

@@ -55,14 +55,14 @@ class Alternative:
 def changed(plan: Plan, changes: Changes) -> Plan | None:
     """Return the plan of what was asked with some changes; None if DeepSpeed, or a file for it, forbids them."""
     try:
-        return Plan.of(plan.asked.model_copy(update={**changes}), plan.conditions)
+        return Plan.of(plan.resolved.model_copy(update={**changes}), plan.conditions)
     except SettingsError:
         return None
 
 
-def first_that_fits(plan: Plan, tried: Iterator[Changes]) -> Alternative | None:
+def first_that_fits(plan: Plan, candidates: Iterator[Changes]) -> Alternative | None:
     """Return the first changes with which a plan fits. A budget or recomputation that was set is kept if possible."""
-    for changes in tried:
+    for changes in candidates:
         found = changed(plan, changes)
         if found and found.fits:
             culprit = next(iter(changes))

@@ -26,7 +26,7 @@ PLANNED_BY = (
 class Plan:
     """What settings need under some conditions."""
 
-    asked: Resolved  # with auto where the user left it
+    resolved: Resolved  # with auto where the user left it
     settings: Decided  # with numbers instead of auto
     conditions: Conditions
     job: Job
@@ -35,12 +35,12 @@ class Plan:
     timing: Timing
 
     @classmethod
-    def of(cls, asked: Resolved, conditions: Conditions) -> Plan:
-        settings = without_auto(asked, conditions)
+    def of(cls, resolved: Resolved, conditions: Conditions) -> Plan:
+        settings = without_auto(resolved, conditions)
         job = Job.of(settings, conditions.shape, conditions.card, conditions.fused)
         work = workload.work(settings, conditions.rows, settings.max_tokens_per_micro_step)
         memory = gpu_memory(job, work.largest, conditions.rows.target_share, work.micro_steps)
-        return cls(asked, settings, conditions, job, memory, work, step_timing(job, work, conditions.rows))
+        return cls(resolved, settings, conditions, job, memory, work, step_timing(job, work, conditions.rows))
 
     @property
     def host(self) -> HostMemory:
@@ -108,14 +108,14 @@ def without_auto(settings: Resolved, conditions: Conditions) -> Decided:
     rows = conditions.rows
     needed = workload.needed(settings, rows)
     cap = max(settings.max_length, min(LARGEST_BUDGET, -(-needed // 256) * 256)) if settings.packing else needed
-    wanted = settings.gradient_checkpointing
+    chosen = settings.gradient_checkpointing
     found = []
-    for recompute in (False, True) if wanted is None else (wanted,):
-        tried = Resolved.of(settings, gradient_checkpointing=recompute)
-        job = Job.of(tried, conditions.shape, conditions.card, conditions.fused)
+    for recompute in (False, True) if chosen is None else (chosen,):
+        candidate = Resolved.of(settings, gradient_checkpointing=recompute)
+        job = Job.of(candidate, conditions.shape, conditions.card, conditions.fused)
         fitting = tokens_that_fit(job, conditions.limit_bytes, rows.target_share, cap)
         budget = settings.max_tokens_per_micro_step or max(settings.max_length, fitting)
-        decided = Decided.of(tried, max_tokens_per_micro_step=budget)
+        decided = Decided.of(candidate, max_tokens_per_micro_step=budget)
         work = workload.work(decided, rows, decided.max_tokens_per_micro_step)
         peak = gpu_memory(job, work.largest, rows.target_share, work.micro_steps).peak
         fits = peak <= conditions.limit_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from sft.run.typed_json import Part, Record
 
@@ -35,6 +35,14 @@ class PlanSummary(Record):
     notes: list[str]
 
 
+# What the fields of a cut were called until version 1 of budget.json.
+CUT_UNTIL_1 = {
+    "asked": "configured",
+    "tried": "failed_size",
+    "now": "limit",
+    "place": "step",
+    "where": "phase",
+}
 BudgetSetting = Literal["max_tokens_per_micro_step", "batch_size"]
 
 
@@ -43,11 +51,11 @@ class Cut(Part):
     """One micro-step that did not fit, and the budget from then on."""
 
     setting: BudgetSetting
-    asked: int  # its value in settings.json
-    tried: int  # tokens or rows of the largest micro-step of the step that did not fit
-    now: int  # the budget since
-    place: str  # as in "step 17"
-    where: str  # forward, backward or optimizer
+    configured: int  # its value in settings.json
+    failed_size: int  # tokens or rows of the largest micro-step in the step that ran out of memory
+    limit: int  # the budget since then
+    step: str  # as in "step 17" or "the dry run before step 1"
+    phase: str  # forward, backward or optimizer
     rank: int
 
 
@@ -55,9 +63,18 @@ class Cut(Part):
 class Budget(Record):
     """`budget.json`: the budgets of a micro-step that memory allows, the oldest first."""
 
+    version: ClassVar[int] = 2
+
     cuts: list[Cut] = field(default_factory=list)
 
     @classmethod
     def upgraded(cls, content: object, version: int) -> object:
-        """Return the content of a file that was a bare list of cuts."""
-        return {"cuts": content} if isinstance(content, list) else content
+        """Translate version 0, a bare list of cuts, and the names that a cut's fields had until version 1."""
+        found = {"cuts": content} if isinstance(content, list) else content
+        if not isinstance(found, dict) or not isinstance(found.get("cuts"), list):
+            return found
+        cuts = [
+            {CUT_UNTIL_1.get(name, name): value for name, value in cut.items()} if isinstance(cut, dict) else cut
+            for cut in found["cuts"]
+        ]
+        return found | {"cuts": cuts}

@@ -17,7 +17,7 @@ import transformers
 
 from sft.run.directory import Run
 from sft.run.records import Results
-from sft.settings.stages import Held
+from sft.settings.stages import Effective
 from sft.trainer import batching, distributed
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
@@ -29,7 +29,7 @@ from sft.trainer.model.load import free_unused_memory, load_model
 from sft.trainer.report import Reporter
 
 
-def evaluate_model(run: Run, settings: Held, path: Path, rows: Rows, reporter: Reporter, world: World) -> Results:
+def evaluate_model(run: Run, settings: Effective, path: Path, rows: Rows, reporter: Reporter, world: World) -> Results:
     """Evaluate the model in `path` (all ranks). Raises process.Stopped if the run was asked to stop."""
     started = time.monotonic()
     free_unused_memory(world.device)
@@ -56,7 +56,7 @@ def evaluate_model(run: Run, settings: Held, path: Path, rows: Rows, reporter: R
     )
 
 
-def mean_loss(module: torch.nn.Module, rows: Rows, settings: Held, packing: bool, world: World) -> float | None:
+def mean_loss(module: torch.nn.Module, rows: Rows, settings: Effective, packing: bool, world: World) -> float | None:
     """Return the mean loss over the target tokens of all rows, or None without rows (all ranks).
 
     `module` is a TargetLoss or an engine around one. Every rank runs the same number of micro-steps, even if it has no
