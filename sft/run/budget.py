@@ -1,8 +1,8 @@
 """`budget.json`: the tokens or rows per micro-step that fit, written when a rank runs out of memory.
 
-`settings.json` stays what the user or the plan decided; the ranks train with what is held here where that is less. It
-holds for the rest of the run and whenever it is resumed, until the user asks for another budget. The global batch stays
-the same, and so does the result up to rounding.
+`settings.json` keeps what the user or the plan decided; the ranks train with the limit in this file if it is lower.
+The limit applies to the rest of the run, also when it is resumed, until the user sets another budget. The global batch
+stays the same, and so does the result up to rounding.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from sft.run.records import Budget, BudgetSetting, Cut
 from sft.settings.fields import Settings
 from sft.settings.stages import Decided, Effective
 
-# What is cut: of packed micro-steps, of padded ones.
+# The setting that is lowered: for packed micro-steps, and for padded ones.
 TOKENS: BudgetSetting = "max_tokens_per_micro_step"
 ROWS: BudgetSetting = "batch_size"
 MULTIPLE = 256  # tokens that a cut budget is rounded down to
 
 
 def in_words(cut: Cut) -> str:
-    """Return in words what did not fit."""
+    """Return where a rank ran out of memory, and at what size, as users read it."""
     return what(cut.setting, cut.failed_size, cut.step, cut.phase, cut.rank)
 
 
 def what(setting: str, size: int, step: str, phase: str, rank: int) -> str:
-    """Return in words where a rank ran out of memory, and at what."""
+    """Return where a rank ran out of memory, and at what size, as users read it."""
     unit = "tokens" if setting == TOKENS else f"row{'s' * (size > 1)}"
     return f"out of memory in {step} ({phase}, rank {rank}) at {size:,} {unit} a micro-step"
 
 
 def smaller(setting: str, size: int, longest: int) -> int | None:
-    """Return the budget after one that did not fit: three quarters of it; None where it cannot be smaller.
+    """Return three quarters of a budget that did not fit, or None if it cannot be smaller.
 
-    `longest` are the tokens of the run's longest row, which has to fit.
+    `longest` is the number of tokens in the run's longest row, which has to fit.
     """
     share = size * 3 // 4
     limit = max(longest, share // MULTIPLE * MULTIPLE) if setting == TOKENS else max(1, share)
@@ -55,7 +55,7 @@ def write(run: Run, found: list[Cut]) -> None:
 
 
 def effective(run: Run, settings: Decided) -> Effective:
-    """Return the settings that a run's ranks train with: its own ones, with the budget that memory allows."""
+    """Return the settings that a run's ranks train with: its own, with the budget that memory allows."""
     limits: dict[str, int] = {cut.setting: cut.limit for cut in cuts(run)}
     changes: dict[str, int] = {}
     if TOKENS in limits:
@@ -67,14 +67,15 @@ def effective(run: Run, settings: Decided) -> Effective:
 
 
 def revise(run: Run, written: Settings) -> list[str]:
-    """Forget the cuts of a run that is opened with another budget than did not fit; `auto` is no other one.
+    """Drop the cuts of a budget that the user has since changed; `auto` does not count as a change.
 
-    Return a line for the last one that holds.
+    Return a line for the newest cut that still applies.
     """
     found = cuts(run)
     kept = [cut for cut in found if getattr(written, cut.setting) in (None, cut.configured)]
     if kept != found:
         write(run, kept)
     return [
-        f"{in_words(cut)} before: continues with {cut.limit:,}; {cut.setting.upper()} sets another" for cut in kept[-1:]
+        f"{in_words(cut)} before: continuing with {cut.limit:,}; set {cut.setting.upper()} to change it"
+        for cut in kept[-1:]
     ]

@@ -25,14 +25,14 @@ from sft.settings.stages import Decided
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other program opens a run in `folder`, and keep others waiting. Raises OSError."""
+    """Let no other program open a run in `folder` meanwhile; wait for one that does now. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     file = files.lock(path, wait=True)
     assert file is not None
     with file:
-        with contextlib.suppress(PermissionError):  # not the one who made it
-            path.chmod(0o666)  # in a folder that several users share, all of them lock it
+        with contextlib.suppress(PermissionError):  # another user has created it
+            path.chmod(0o666)  # where several users share the folder, all of them need the lock
         yield
 
 
@@ -47,7 +47,7 @@ def create(settings: Decided, hosts: str) -> Run:
         run.checkpoints.mkdir()
         run.ranks.mkdir()
         named = settings.model_copy(update={"run_name": run.name})
-        write_json(run.settings_file, named.freeze())  # first: a directory without it, and with other files, is no run
+        write_json(run.settings_file, named.freeze())  # first: without this file, a directory does not count as a run
         write_json(run.ds_config, deepspeed.configuration(named).content)
         write_whole(run.hostfile, hosts)
         run.keep_reserve()
@@ -74,20 +74,20 @@ def make_directory(settings: Settings) -> Run:
         except FileExistsError:
             number += 1
             if settings.run_name:
-                what, remedy = f"{run.path} is there already", "use another name, or FRESH=1, which sets that one aside"
+                what, remedy = f"{run.path} already exists", "use another name, or FRESH=1, which sets that one aside"
                 raise SettingsError([wrong("RUN_NAME", name, what, remedy)]) from None
         except OSError as error:
             raise not_writable(settings, error) from None
 
 
 def not_writable(settings: Settings, error: OSError) -> SettingsError:
-    """Return what is said where a run directory cannot be made."""
+    """Return the error for a run directory that cannot be made."""
     what = f"no run directory can be made there ({error.strerror})"
     return SettingsError([wrong("RUNS_PATH", settings.runs_path, what, owners.remedy(settings.runs_path, error))])
 
 
 def default_name(settings: Settings) -> str:
-    """Return a new run's name: date, time and model; the final model of a run has that run's name."""
+    """Return a new run's name: date, time and model. For a model in a run's final/, the model's name is that run's."""
     path = Path(settings.model_name)
     name = path.resolve().parent.name if path.name == "final" else path.name
     model = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:60]
@@ -97,12 +97,12 @@ def default_name(settings: Settings) -> str:
 def reopen(
     run: Run, settings: Decided, config: DsConfig | None = None, new_config: bool = False, again: bool = False
 ) -> list[str]:
-    """Make a stopped or failed run ready to go on: what asked it to stop is forgotten, new settings are frozen.
+    """Make a stopped or failed run ready for its next attempt: remove its stop requests, and freeze its new settings.
 
-    `state.json` counts the attempts, keeps why the earlier ones broke, and says the step that the run goes on from. The
-    hostfile and DeepSpeed's configuration stay as they are, unless the ranks are others now, they cannot be read (each
-    is a line that is returned), or there is a `new_config`; `config` is what it would be. MAX_HOURS counts from now,
-    unless it is the same start `again`.
+    `state.json` counts the attempts, keeps the errors of the earlier ones, and has the step at which the run resumes.
+    The hostfile and DeepSpeed's configuration are kept unless the number of ranks has changed or they cannot be read
+    (then the returned lines say so). `config` replaces DeepSpeed's configuration if `new_config`. MAX_HOURS counts from
+    now, unless this attempt belongs to the same start (`again`).
     """
     before, said = run.settings(), []
     clear(run)
@@ -112,17 +112,17 @@ def reopen(
         hostfile.read_hostfile(run.hostfile)
     except UserError as error:
         new_hostfile = True
-        said.append(f"warning: {error}; it is written anew from the settings")
+        said.append(f"warning: {error}; writing a new one from the settings")
     try:
         run.deepspeed_config()
     except (OSError, files.Unreadable):
         new_config = True
-        said.append(f"warning: {run.ds_config}: cannot be read; it is written anew from the settings")
+        said.append(f"warning: {run.ds_config}: cannot be read; writing a new one from the settings")
     if new_hostfile:
         write_whole(run.hostfile, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
     if new_config:
         write_json(run.ds_config, (config or deepspeed.configuration(settings)).content)
-    # Last: if this is interrupted, the next start still sees from the old settings that the others must be written.
+    # Last: if this is interrupted, the old settings still tell the next start that the other files are out of date.
     write_json(run.settings_file, settings.model_copy(update={"run_name": run.name}).freeze())
     run.keep_reserve()
     restate(run, again)
@@ -137,17 +137,17 @@ def clear(run: Run) -> None:
         path.unlink(missing_ok=True)
     shutil.rmtree(run.ranks, ignore_errors=True)
     for folder in (run.logs, run.checkpoints, run.ranks):
-        folder.mkdir(exist_ok=True)  # somebody made room
+        folder.mkdir(exist_ok=True)  # it may have been deleted to make room
     for path in run.unreadable_paths():
-        path.replace(path.with_name(f"{path.name}.unreadable"))  # it was named, and is not named at every start
+        path.replace(path.with_name(f"{path.name}.unreadable"))  # it has been reported, and is not at every start
     for folder in (run.path, run.checkpoints):
         files.sweep(folder, files=True)  # left by processes that were killed while they wrote
 
 
 def evaluate_again(run: Run, settings: Decided) -> Run:
-    """Make the directory in which a run is evaluated again, in its own one: what that holds stays as it is.
+    """Make a directory inside the run's own in which it is evaluated again; the run itself stays unchanged.
 
-    It has the run's inputs and its final model, by a link.
+    It holds copies of the run's inputs and a link to its final model.
     """
     again = Run(run.path / EVALUATION)
     shutil.rmtree(again.path, ignore_errors=True)  # the logs of an earlier evaluation
@@ -164,12 +164,12 @@ def evaluate_again(run: Run, settings: Decided) -> Run:
 
 
 def restate(run: Run, again: bool) -> None:
-    """Write the `state.json` of a run's next attempt."""
+    """Write `state.json` for a run's next attempt."""
     state, now = run.state(), time.time()
     changes: StateChanges = {"attempt": state.attempt + 1, "attempt_started_at": now, "error": None}
     changes["earlier_errors"] = [*state.earlier_errors, *([state.error] if state.error else [])]
     changes["hours_from"] = (state.hours_from if again else None) or now
-    if not run.final.is_dir():  # what was trained after the checkpoint is lost
+    if not run.final.is_dir():  # steps after the checkpoint are lost
         step = run.saved_step() or 0
         changes |= {"step": step, "epoch": state.epoch * step / state.step if state.step else 0.0}
     changes |= {"loss": None, "tokens_per_second": None, "time_left_s": None, "set_aside": []}
@@ -177,7 +177,7 @@ def restate(run: Run, again: bool) -> None:
 
 
 def discard(run: Run, before: Run | None) -> None:
-    """Remove a run that came to nothing; `runs/latest` is the run `before` it again."""
+    """Remove a run that trained nothing, and make `runs/latest` point to the run `before` it again."""
     if latest(run.path.parent) == run:
         if before and before.path.is_dir():
             point_latest(before)

@@ -1,4 +1,4 @@
-"""Which run the settings mean: one to resume, or a new one; and what happens to a run that already has the name."""
+"""Choose the run that a command resumes, or make room for a new one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sft.run.find import at_work, find, latest, newest_first
 from sft.settings import rules
 from sft.settings.fields import Settings
 
-OTHERS = 5  # unfinished runs that are named beside the one that is taken
+OTHERS = 5  # other unfinished runs that are listed beside the one that is resumed
 
 
 def requested(settings: Settings) -> Run | None:
-    """Return RUN_NAME's run or the latest, or None if there is none. Raises UserError if it is at work."""
+    """Return RUN_NAME's run, or without a name the latest; None if there is none. Raises UserError if it is at work."""
     run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
     if run is None or (not settings.run_name and run.not_yours()) or not run.is_there():
         return None
@@ -27,11 +27,11 @@ def requested(settings: Settings) -> Run | None:
 
 
 def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
-    """Return the run to go on with, and lines about others; None if a new one is to be made.
+    """Return the run to resume, or None if a new one is needed; and lines for the user.
 
-    RUN_NAME's run makes room for a new one if FRESH=1 sets it aside, or if it never trained a step. Without a name the
-    newest run of these very settings goes on, unless it is finished. Raises UserError if it is still at work, and
-    SettingsError if RUN_NAME's run is finished or has other settings.
+    With RUN_NAME: the run of that name. It makes room for a new one if FRESH=1 sets it aside, or if it never trained a
+    step. Without RUN_NAME: the newest run with exactly these settings, unless it is finished. Raises UserError if the
+    run is still at work, and SettingsError if the named run is finished or has other settings.
     """
     requested(settings)
     if settings.run_name:
@@ -46,7 +46,7 @@ def resumable(settings: Settings) -> tuple[Run | None, list[str]]:
 
 
 def named(run: Run, settings: Settings) -> tuple[Run | None, list[str]]:
-    """Return RUN_NAME's run if it is to go on, or None with the line that says what became of it."""
+    """Return the run named RUN_NAME if it can be resumed, or None and a line that says what happened to it."""
     if not run.path.exists():
         return None, []
     if settings.fresh:
@@ -55,7 +55,7 @@ def named(run: Run, settings: Settings) -> tuple[Run | None, list[str]]:
         if all(path.is_dir() or path.name.startswith(".") for path in run.path.rglob("*")):  # killed while it was made
             files.remove_folder(run.path)
             return None, []
-        what = f"{run.path} is there already and holds no run"
+        what = f"{run.path} already exists and holds no run"
         remedy = "use another name, or FRESH=1, which sets it aside"
         raise SettingsError([wrong("RUN_NAME", run.name, what, remedy)])
     before = run.settings()
@@ -68,12 +68,12 @@ def named(run: Run, settings: Settings) -> tuple[Run | None, list[str]]:
         changed = ", ".join(f"{name}={now}, not {then}" for name, now, then in rules.changed(settings, before))
         return None, [f"{run.path} had not trained a step and is replaced ({changed})"]
     if differences:
-        raise SettingsError([*differences, f"{run.path}: `{run.command('resume')}` goes on with its own settings"])
+        raise SettingsError([*differences, f"{run.path}: `{run.command('resume')}` resumes it with its own settings"])
     return run, run.unreadable()
 
 
 def set_aside(run: Run) -> str:
-    """Give a run's directory another name, and return the line that says so."""
+    """Rename a run's directory, and return the line that says so."""
     number = 1
     while (aside := run.path.with_name(f"{run.name}.old-{number}")).exists():
         number += 1
@@ -82,10 +82,10 @@ def set_aside(run: Run) -> str:
 
 
 def newest_of(settings: Settings) -> tuple[Run | None, list[str]]:
-    """Return the newest run of these very settings if it is unfinished and worth going on with, otherwise None.
+    """Return the newest run with exactly these settings if it is worth resuming, otherwise None; and lines to print.
 
-    A line names the newest run of all if that is unfinished and has other settings. Raises UserError if the one to go
-    on with is at work.
+    If the newest run of all is unfinished and has other settings, a line names it. Raises UserError if the run to
+    resume is at work.
     """
     said: list[str] = []
     for number, run in enumerate(newest_first(settings.runs_path)):
@@ -99,20 +99,20 @@ def newest_of(settings: Settings) -> tuple[Run | None, list[str]]:
             continue
         changed = rules.changed(settings, before)
         if changed:
-            if number == 0 and is_worth_going_on(run):
+            if number == 0 and is_worth_resuming(run):
                 what = ", ".join(f"{name}={then}, here {now}" for name, now, then in changed)
                 said.append(f"{run.path} is unfinished and has other settings ({what})")
-                said.append(f"  a new run begins; `{run.command('resume')}` goes on with that one")
+                said.append(f"  a new run begins; `{run.command('resume')}` resumes that one")
         elif run.state().status == "finished":
             return None, said
-        elif is_worth_going_on(run):
+        elif is_worth_resuming(run):
             run.claim().close()
             return run, run.unreadable()
     return None, said
 
 
-def is_worth_going_on(run: Run) -> bool:
-    """Tell whether a run is unfinished, and did not fail before its first step."""
+def is_worth_resuming(run: Run) -> bool:
+    """Tell whether a run is unfinished and did not fail before its first step."""
     status = run.state().status
     return status != "finished" and (run.has_trained or status != "failed")
 
@@ -121,9 +121,9 @@ def is_worth_going_on(run: Run) -> bool:
 
 
 def to_resume(runs: Path, name: str) -> tuple[Run, list[str]]:
-    """Return the named run, or the newest unfinished one that is not at work, and a line about the other ones.
+    """Return the named run, or the newest unfinished one that is not at work; and lines about the others.
 
-    Raises UserError if there is none, or if the named one is finished or at work.
+    Raises UserError if there is no such run, or if the named one is finished or at work.
     """
     if name:
         run = find(runs, name)
@@ -132,28 +132,28 @@ def to_resume(runs: Path, name: str) -> tuple[Run, list[str]]:
             again = f"`make train FROM={run.name}` repeats it, `{run.command('evaluate')}` evaluates it again"
             raise UserError(f"{run.path}: is finished; {again}")
         return run, []
-    unfinished = [run for run in newest_first(runs) if is_worth_going_on(run) and not run.is_running()]
-    hindered = {run.path: why for run in unfinished if (why := hindrance(run))}
-    waiting = [run for run in unfinished if run.path not in hindered]
+    unfinished = [run for run in newest_first(runs) if is_worth_resuming(run) and not run.is_running()]
+    blocked = {run.path: why for run in unfinished if (why := obstacle(run))}
+    waiting = [run for run in unfinished if run.path not in blocked]
     last = latest(runs)
     newer = unfinished[: unfinished.index(waiting[0])] if waiting else unfinished
-    passed_over = [hindered[run.path] for run in newer]
-    if last and last.is_left_by_another() and last.path not in hindered:  # one that this user may not even look at
+    passed_over = [blocked[run.path] for run in newer]
+    if last and last.is_left_by_another() and last.path not in blocked:  # a run that this user cannot even read
         passed_over.append(last.not_yours())
     if not waiting:
         working = "".join(f"; {run.name} is at work: `{run.command('monitor')}`" for run in at_work(runs)[:OTHERS])
-        nothing = f"{runs}: no unfinished run to go on with{working}; `make train` starts one"
+        nothing = f"{runs}: no unfinished run to resume{working}; `make train` starts one"
         raise UserError("\n".join([nothing, *passed_over[:OTHERS]]))
     said = [f"not resuming {line}" for line in passed_over[:OTHERS]]
     names = [f"{run.name} (step {run.saved_step() or 0})" for run in waiting[1:]]
     if names:
         more = f" and {len(names) - OTHERS} more" if len(names) > OTHERS else ""
-        said.append(f"others are unfinished too, NAME=… takes one of them: {', '.join(names[:OTHERS])}{more}")
+        said.append(f"other runs are unfinished too (NAME=… resumes one of them): {', '.join(names[:OTHERS])}{more}")
     return waiting[0], said
 
 
-def hindrance(run: Run) -> str:
-    """Return why this user, or this version, cannot go on with a run; "" if nothing is in the way."""
+def obstacle(run: Run) -> str:
+    """Return why this user or this version cannot resume a run; "" if nothing prevents it."""
     try:
         run.settings()
     except UserError as error:

@@ -72,7 +72,7 @@ def load(
             settings = Settings.model_validate(values)
             break
         except ValidationError as error:
-            # Go on with the defaults of what is wrong, to find the contradictions of the rest.
+            # Replace what is wrong with defaults, to find the contradictions among the rest.
             for item in error.errors():
                 context = item.get("ctx", {})
                 problems.append(explain(item["loc"], item["type"], item["input"], item["msg"], context))
@@ -107,7 +107,7 @@ def resume(before: Decided, env_file: Path | None = variables.ENV_FILE, **given:
     settings = load(None, defaults=defaults, **given)
     if settings.fresh:
         remedy = "leave it out, or start over with `make train FRESH=1` and the same settings"
-        raise SettingsError([wrong("FRESH", 1, "`resume` goes on with a run", remedy)])
+        raise SettingsError([wrong("FRESH", 1, "`resume` continues a run", remedy)])
     sizes = {"global_batch_size", "gradient_accumulation_steps", "batch_size"}
     if settings.world_size != before.world_size and not any(os.environ.get(name.upper()) for name in sizes):
         defaults |= {"global_batch_size": before.sequences_per_step, "gradient_accumulation_steps": 1}

@@ -27,15 +27,15 @@ from sft.trainer.checkpoint.save import Saver
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 
-# Words of errors that mean the same as torch.OutOfMemoryError: of CUDA, its driver and NCCL; of cuBLAS and cuDNN. All
-# words of a group are in the text.
+# Errors of CUDA, its driver, NCCL, cuBLAS and cuDNN that mean the same as torch.OutOfMemoryError. An error belongs to a
+# group if its text has all words of that group.
 GPU_WORDS = (("cuda", "out of memory"), ("nccl", "out of memory"), ("status_alloc_failed",))
 OPTIMIZER = "optimizer"  # the part of a step that changes the weights
 HOST_WORDS = ("defaultcpuallocator: can't allocate", "defaultcpuallocator: not enough memory")
 
 
 class OutOfMemory(Exception):
-    """The GPU's memory was not enough. `phase` is the part of the step: forward, backward or optimizer."""
+    """The GPU ran out of memory. `phase` is the part of the step: forward, backward or optimizer."""
 
     def __init__(self, phase: str) -> None:
         super().__init__(phase)
@@ -43,7 +43,7 @@ class OutOfMemory(Exception):
 
 
 def is_of_gpu(error: BaseException) -> bool:
-    """Tell whether an error, or one that caused it, means that the GPU's memory was not enough."""
+    """Tell whether an error, or one of its causes, means that the GPU ran out of memory."""
     for found in with_causes(error):
         text = str(found).lower()
         is_named = any(all(word in text for word in words) for words in GPU_WORDS)
@@ -53,7 +53,7 @@ def is_of_gpu(error: BaseException) -> bool:
 
 
 def is_of_host(error: BaseException) -> bool:
-    """Tell whether an error, or one that caused it, means that the machine's main memory was not enough."""
+    """Tell whether an error, or one of its causes, means that the machine ran out of main memory."""
     for found in with_causes(error):
         no_memory = isinstance(found, MemoryError) or (isinstance(found, OSError) and found.errno == errno.ENOMEM)
         if no_memory or any(words in str(found).lower() for words in HOST_WORDS):
@@ -62,14 +62,14 @@ def is_of_host(error: BaseException) -> bool:
 
 
 def with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, and the errors that it was raised from or during."""
+    """Yield an error and its causes: those that it was raised from, or while they were handled."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def remedies(settings: Decided) -> str:
-    """Return the settings that need less GPU memory than these, for an error; those that change least come first."""
+    """Return settings that need less GPU memory than these, as an error names them; the least drastic come first."""
     ways = [] if settings.gradient_checkpointing else ["GRADIENT_CHECKPOINTING=1"]
     ways += [] if settings.ds_config == "zero3_offload" else ["DS_CONFIG=zero3_offload"]
     ways += [] if settings.lora_rank else ["LORA_RANK=16"]
@@ -77,7 +77,7 @@ def remedies(settings: Decided) -> str:
 
 
 def reason(error: BaseException, run: Run) -> str:
-    """Return the error for memory that ran out outside of the steps, with what to do; "" for another error."""
+    """Return the message for memory that ran out outside the steps, with what to do; "" if the error is another one."""
     if is_of_gpu(error):
         remedy = f"use {remedies(run.settings())}"
         if run.state().status == "evaluating":
@@ -91,7 +91,7 @@ def reason(error: BaseException, run: Run) -> str:
 
 @contextmanager
 def part(phase: str) -> Iterator[None]:
-    """Raise OutOfMemory if the GPU's memory runs out inside, in this part of a step."""
+    """Raise OutOfMemory if the GPU runs out of memory in this part of a step."""
     try:
         yield
     except Exception as error:
@@ -101,7 +101,7 @@ def part(phase: str) -> Iterator[None]:
 
 
 class Guard:
-    """Lowers the budget if a micro-step of this rank does not fit into memory."""
+    """Lowers the run's budget if a micro-step of this rank does not fit into memory."""
 
     def __init__(
         self, run: Run, settings: Effective, rows: Rows, steps: Steps, packing: bool, saver: Saver, world: World
@@ -134,8 +134,8 @@ class Guard:
         limit = budget.smaller(setting, size, longest)
         what = budget.what(setting, size, step, phase, self.world.rank)
         if phase == OPTIMIZER and [(cut.step, cut.phase) for cut in self.cuts[-1:]] == [(step, phase)]:
-            # The optimizer's own memory does not depend on the micro-steps, only how fragmented the rest is. Once is
-            # worth a try.
+            # Smaller micro-steps do not make the optimizer's memory smaller, they only fragment the rest less. That is
+            # worth one try.
             return f"{what}, and smaller ones have not helped; use {remedies(self.settings)}"
         if limit is None:
             (row,) = nonfinite.places(self.settings, np.asarray([self.longest]))

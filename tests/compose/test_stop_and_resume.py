@@ -1,4 +1,4 @@
-"""Stopped in whatever way, both containers save and end well, and the next `make train` goes on from there."""
+"""Stopped in whatever way, both containers save and end well, and the next `make train` resumes from there."""
 
 from sft.run.directory import Run
 from tests.e2e.project import Project, metrics, small, wait_until

@@ -68,7 +68,7 @@ def test_the_run_of_another_user_is_named_with_its_owner_and_keeps_nobody_from_a
     said = looked.stdout.splitlines()
     line = f"{of_nobody.path}: belongs to nobody, and root may not use it; `sudo chown -R root {of_nobody.path}` makes"
     assert said[0].startswith(f"None not resuming {line}") and said[1].startswith(f"refused: {line}"), looked
-    assert said[2].endswith("no unfinished run to go on with; `make train` starts one") and said[3].startswith(line)
+    assert said[2].endswith("no unfinished run to resume; `make train` starts one") and said[3].startswith(line)
 
 
 def test_whoever_may_only_read_a_run_sees_that_it_is_at_work(of_nobody):

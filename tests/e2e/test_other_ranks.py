@@ -1,4 +1,4 @@
-"""A run goes on with other ranks than it was stopped with, and its loss curve stays the same up to rounding."""
+"""A run resumes on other ranks than it was stopped on, and its loss curve stays the same up to rounding."""
 
 import functools
 

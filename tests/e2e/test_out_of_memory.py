@@ -1,4 +1,4 @@
-"""A rank that runs out of memory: the run goes on with smaller micro-steps and the same result, or names the row."""
+"""A rank that runs out of memory: the run continues with smaller micro-steps and the same result, or names the row."""
 
 import json
 from pathlib import Path

@@ -12,7 +12,7 @@ NAMES = ("step", "epoch", "train/loss", "train/grad_norm", "train/lr", "train/to
 def test_a_repeated_run_has_the_same_bits(project, base):
     done = project.inv("train", "--from", f"runs/{base.name}", RUN_NAME="again")
     assert done.returncode == 0, done.stdout
-    assert f"repeating runs/{base.name}" in done.stdout and "not as then" not in done.stdout
+    assert f"repeating runs/{base.name}" in done.stdout and "differs" not in done.stdout
     again = Run(project.path / "runs" / "again")
     assert again.settings() == base.settings().model_copy(
         update={"run_name": "again", "fresh": True, "master_port": again.settings().master_port}
@@ -42,9 +42,9 @@ def test_a_repeated_run_takes_overrides_and_says_what_differs(project, base):
     assert done.returncode == 0, done.stdout
     other = Run(project.path / "runs" / "other-seed")
     assert (other.settings().seed, other.settings().max_steps, other.settings().weight_decay) == (43, 2, 0.1)
-    assert "not as then: SEED was 42, is 43" in done.stdout and "not as then: MAX_STEPS was 12, is 2" in done.stdout
-    assert "not as then: packages.torch was 2.0.0, is " in done.stdout
-    assert "not as then: inputs.data_hash was another, is " in done.stdout
+    assert "differs: SEED was 42, is 43" in done.stdout and "differs: MAX_STEPS was 12, is 2" in done.stdout
+    assert "differs: packages.torch was 2.0.0, is " in done.stdout
+    assert "differs: inputs.data_hash was another, is " in done.stdout
     assert metrics(other, "train/loss")[0] != metrics(base, "train/loss")[0]
 
 

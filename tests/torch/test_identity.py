@@ -1,4 +1,4 @@
-"""A run goes on with the data, model and DeepSpeed file that it began with, or says by name what is another one."""
+"""A resumed run uses the data, model and DeepSpeed file that it began with, or names what has changed."""
 
 import json
 import shutil

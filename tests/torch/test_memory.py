@@ -73,7 +73,7 @@ def test_a_cut_holds_for_the_ranks_until_the_user_asks_for_another_budget(tmp_pa
     assert budget.effective(run, settings.model_copy(update={TOKENS: 2048})).max_tokens_per_micro_step == 2048
     for same in (None, 8192):  # auto, and what did not fit
         (line,) = budget.revise(run, settings.model_copy(update={TOKENS: same}))
-        assert line.endswith("before: continues with 4,608; MAX_TOKENS_PER_MICRO_STEP sets another")
+        assert line.endswith("before: continuing with 4,608; set MAX_TOKENS_PER_MICRO_STEP to change it")
         assert budget.effective(run, settings).max_tokens_per_micro_step == 4608
     assert budget.revise(run, settings.model_copy(update={TOKENS: 7000})) == []
     assert dict(budget.effective(run, settings)) == dict(settings) and budget.cuts(run) == []

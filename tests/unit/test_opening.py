@@ -73,7 +73,7 @@ def test_a_run_is_free_again_when_its_program_has_ended(tmp_path):
     said = []
     with open_run(decision(settings), said.append) as again:
         assert again.path == run.path
-    assert said == [f"run {run.path}: starting again, it had not trained a step"]
+    assert said == [f"run {run.path}: starting again; it had not trained a step"]
 
 
 def test_a_node_at_work_keeps_others_out(tmp_path):

@@ -199,7 +199,7 @@ def test_a_configuration_that_deepspeed_cannot_have_got_is_written_anew(run, con
     with pytest.raises(files.Unreadable, match=r"ds_config.json: .*; start a new run with FRESH=1"):
         run.deepspeed_config()
     (line,) = lifecycle.reopen(run, run.settings())
-    assert line == f"warning: {run.ds_config}: cannot be read; it is written anew from the settings"
+    assert line == f"warning: {run.ds_config}: cannot be read; writing a new one from the settings"
     assert run.deepspeed_config().stage == 3
 
 

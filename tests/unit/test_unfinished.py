@@ -1,4 +1,4 @@
-"""Which run goes on, from where, and which command says so."""
+"""Which run is resumed, from where, and which command says so."""
 
 import io
 import json
@@ -122,7 +122,7 @@ def test_a_spoilt_hostfile_is_written_anew_and_said(content):
         run.hostfile.write_bytes(content)
     said, _ = opened(settings_of(run_name="a"))
     assert said[0] == "resuming runs/a after step 10 (FRESH=1 starts over)"
-    assert said[1].startswith("warning: runs/a/hostfile") and said[1].endswith("; it is written anew from the settings")
+    assert said[1].startswith("warning: runs/a/hostfile") and said[1].endswith("; writing a new one from the settings")
     assert hostfile.read_hostfile(run.hostfile) == {"llm-master": 1, "llm-worker": 1}
 
 
@@ -134,7 +134,7 @@ def test_a_spoilt_deepspeed_configuration_is_written_anew_and_said(content):
     if content is not None:
         run.ds_config.write_text(content)
     said, _ = opened(settings_of(run_name="a"))
-    assert said[1] == "warning: runs/a/ds_config.json: cannot be read; it is written anew from the settings"
+    assert said[1] == "warning: runs/a/ds_config.json: cannot be read; writing a new one from the settings"
     assert json.loads(run.ds_config.read_text()) == before
 
 
@@ -187,7 +187,7 @@ def test_a_run_that_does_not_fit_is_named_with_the_command_that_goes_on_with_it(
     said, run = opened(settings_of(max_steps=400))
     assert said == [
         "runs/s2 is unfinished and has other settings (MAX_STEPS=500, here 400)",
-        "  a new run begins; `make resume NAME=s2` goes on with that one",
+        "  a new run begins; `make resume NAME=s2` resumes that one",
         f"run {run.path}",
     ]
 
@@ -208,7 +208,7 @@ def test_a_run_that_failed_before_its_first_step_hides_no_older_one():
 def test_settings_that_may_change_are_said():
     made("a", step=7, saved=(7,), save_steps=50)
     said, _ = opened(settings_of(run_name="a", save_steps=10))
-    assert said == ["resuming runs/a after step 7 (FRESH=1 starts over)", "  SAVE_STEPS=10, it was 50"]
+    assert said == ["resuming runs/a after step 7 (FRESH=1 starts over)", "  SAVE_STEPS=10, which was 50"]
 
 
 def test_a_run_that_never_trained_a_step_makes_room_for_other_settings():
@@ -226,7 +226,7 @@ def test_a_directory_that_was_killed_while_it_was_made_is_made_again(tmp_path):
 def test_a_folder_that_is_no_run_stays_until_fresh_sets_it_aside(tmp_path):
     (tmp_path / "runs" / "gsm").mkdir(parents=True)
     (tmp_path / "runs" / "gsm" / "notes.txt").write_text("mine")
-    with pytest.raises(SettingsError, match="RUN_NAME=gsm: runs/gsm is there already and holds no run; use another"):
+    with pytest.raises(SettingsError, match="RUN_NAME=gsm: runs/gsm already exists and holds no run; use another"):
         opened(settings_of(run_name="gsm"))
     opened(settings_of(run_name="gsm", fresh=True))
     assert (tmp_path / "runs" / "gsm.old-1" / "notes.txt").read_text() == "mine"
@@ -238,7 +238,7 @@ def test_a_run_that_trained_makes_no_room_without_fresh():
         opened(settings_of(run_name="gsm", max_length=128))
     assert caught.value.problems == [
         "MAX_LENGTH=128: the unfinished run gsm has 64; set it to 64 to resume, or FRESH=1 to start a new run",
-        "runs/gsm: `make resume NAME=gsm` goes on with its own settings",
+        "runs/gsm: `make resume NAME=gsm` resumes it with its own settings",
     ]
 
 
@@ -323,7 +323,7 @@ def test_without_a_name_the_newest_unfinished_run_goes_on_and_others_are_named(t
     made("typo", "failed")
     run, said = unfinished.to_resume(tmp_path / "runs", "")
     assert run.name == "middle"
-    assert said == ["others are unfinished too, NAME=… takes one of them: older (step 7), oldest (step 5)"]
+    assert said == ["other runs are unfinished too (NAME=… resumes one of them): older (step 7), oldest (step 5)"]
 
 
 def test_a_run_at_work_is_not_the_one_to_resume(tmp_path):
@@ -393,7 +393,7 @@ def test_on_other_ranks_the_global_batch_stays(monkeypatch):
 def test_resume_and_fresh_contradict_each_other(monkeypatch):
     before = made("a").settings()
     monkeypatch.setenv("FRESH", "1")
-    with pytest.raises(SettingsError, match="FRESH=1: `resume` goes on with a run; leave it out"):
+    with pytest.raises(SettingsError, match="FRESH=1: `resume` continues a run; leave it out"):
         resume(before, None)
 
 

@@ -26,10 +26,10 @@ def stopped(run: Run, command: str) -> str:
     if saved == step:
         name = checkpoints.name_of(step)
         return f"stopped after step {step} of {total}, saved as {name}; `{command}` continues from there"
-    return f"stopped after step {step} of {total}; {goes_on(run, command)}"
+    return f"stopped after step {step} of {total}; {how_to_continue(run, command)}"
 
 
-def goes_on(run: Run, command: str) -> str:
+def how_to_continue(run: Run, command: str) -> str:
     """Return from where a run continues, and with which command."""
     saved = run.saved_step()
     if run.final.is_dir():

@@ -100,8 +100,8 @@ def what_to_do(seen: Snapshot) -> Iterator[Text]:
     if seen.state.status not in ENDED and not seen.running:
         yield Text()
         yield Text("it is not running", "red")
-    if seen.goes_on:
-        yield Text(seen.goes_on)
+    if seen.how_to_continue:
+        yield Text(seen.how_to_continue)
     if seen.others:
         yield Text(f"another run is at work: {', '.join(f'`{command}`' for command in seen.others)}")
     if seen.logs or seen.state.status == "failed":

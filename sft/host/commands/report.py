@@ -1,4 +1,4 @@
-"""The report at the end of a run: what came of it, and where everything is."""
+"""The report at the end of a run: its results, and where its files are."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sft.run.records import Evaluation
 
 
 def conclude(watched: Watched, console: Console, command: str = "") -> None:
-    """Print how the run ended; `command` goes on with it, `make resume` unless it is another one.
+    """Print how the run ended. `command` is what continues it: `make resume` by default.
 
-    Raises RunFailed where it broke, UserError if the user can fix the cause.
+    Raises RunFailed if the run failed, or UserError if the user can fix the cause.
     """
     run = watched.run
     command = command or run.command("resume")
@@ -26,14 +26,14 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
         failed = f"{run.path}: failed: {failure.reason}"
         if failure.is_fixable:
             if run.is_saved:
-                console.print(f"once that is fixed, {ending.goes_on(run, command)}:")
+                console.print(f"once that is fixed, {ending.how_to_continue(run, command)}:")
             raise UserError(failed)
         for name, lines in logs.ends(run).items():
             console.print(f"the end of {run.logs / name}.log:")
             for line in lines:
                 console.print(f"  {line}", no_wrap=True, overflow="ellipsis" if console.is_terminal else None)
         console.print(f"the whole logs: `{run.command('logs')} LINES=0`")
-        console.print(ending.goes_on(run, command))
+        console.print(ending.how_to_continue(run, command))
         raise RunFailed(failed, failure.kind)
     if state.status == "stopped":
         console.print(ending.stopped(run, command))
@@ -43,7 +43,7 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
 
 
 def report(run: Run, console: Console) -> None:
-    """Print what a finished run achieved and where everything lies."""
+    """Print the results of a finished run, and where its files are."""
     state = run.state()
     spent = state.seconds
     console.print(f"\nfinished: {state.total_steps:,} steps in {duration(sum(spent.values()))}")
@@ -65,7 +65,7 @@ def report(run: Run, console: Console) -> None:
 
 
 def evaluation_lines(results: Evaluation) -> list[str]:
-    """Return the lines that set the tuned model beside the base model, with sample answers of the tuned one."""
+    """Return a table of the model before and after training, and sample answers of the tuned model."""
     before, after = results.before, results.after
     if not (before and after):
         return []
@@ -80,12 +80,12 @@ def evaluation_lines(results: Evaluation) -> list[str]:
     for sample in after.samples:
         mark = "right" if sample.correct else "wrong"
         lines += ["", f"  asked:    {one_line(sample.prompt)}"]
-        lines += [f"  answered: {one_line(sample.answer)} ({mark}; wanted {one_line(sample.reference)})"]
+        lines += [f"  answered: {one_line(sample.answer)} ({mark}; expected {one_line(sample.reference)})"]
     return [*lines, ""]
 
 
 def shown(value: float | None, form: str = ".1%") -> str:
-    """Return a number in a column of ten characters; None: it could not be measured."""
+    """Return a number in a column of ten characters, `-` if it could not be measured."""
     return f"{'-' if value is None else format(value, form):>10}"
 
 

@@ -67,7 +67,7 @@ class Snapshot:
     results: Evaluation
     nodes: list[NodeInfo]
     gpus: list[Gpu]
-    goes_on: str  # how to continue a run that is not running
+    how_to_continue: str  # how to continue a run that is not running
     logs: dict[str, list[str]]  # the end of each node's log, if the run failed
     others: list[str]  # commands that show other runs, which are running
 
@@ -92,7 +92,9 @@ class Snapshot:
             results=run.results(),
             nodes=run.nodes(),
             gpus=gpus.visible(),
-            goes_on="" if running or state.status == "finished" else ending.goes_on(run, run.command("resume")),
+            how_to_continue=""
+            if running or state.status == "finished"
+            else ending.how_to_continue(run, run.command("resume")),
             logs=ends(run) if state.status == "failed" or not (ended or running) else {},
             others=[] if running else [other.command("monitor") for other in at_work(run.path.parent)],
         )
@@ -116,7 +118,7 @@ class Snapshot:
             "evaluation": {moment: results.numbers() for moment, results in self.results.parts().items()},
             "nodes": [node.to_json() for node in self.nodes],
             "gpus": [asdict(gpu) | {"node": self.node_of(gpu)} for gpu in self.gpus],
-            "goes_on": self.goes_on,
+            "goes_on": self.how_to_continue,
             "logs": self.logs,
             "others": self.others,
         }

@@ -54,7 +54,7 @@ def stop(run: Run, console: Console) -> None:
     else:
         console.print(f"it {state.status} before it could stop" + (f": {state.error}" if state.error else ""))
         if state.status == "failed":
-            console.print(ending.goes_on(run, run.command("resume")))
+            console.print(ending.how_to_continue(run, run.command("resume")))
     for other in at_work(run.path.parent):
         console.print(f"{other.name} is still at work: `{other.command('stop')}`")
 

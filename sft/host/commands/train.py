@@ -1,4 +1,4 @@
-"""`make train` and `make demo`: from settings to a finished run."""
+"""`make train`, `make demo` and `make resume`: from settings to a finished run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sft.settings.fields import Settings
 
 def train(written: Settings, console: Console) -> Run:
     """Run the whole pipeline, or resume it, and print the result. Raises SftError."""
-    unfinished.requested(written)  # one at work is said before its port or its containers are found to be in use
+    unfinished.requested(written)  # if it is at work, say that first, not that its port is in use
     decision = decide(written)
     for line in decision.lines:
         console.print(line)
@@ -42,13 +42,13 @@ def train(written: Settings, console: Console) -> Run:
 
 
 def watch_all_attempts(run: Run, decision: Decision, console: Console, heard: StopRequest) -> Watched:
-    """Watch a run, and start it again where that may help. Return how its last attempt ended. Raises UserError."""
+    """Watch a run, and start it again if that may help. Return how its last attempt ended. Raises UserError."""
     restarts = 0
     while True:
         before = budget.cuts(run)
         watched = watch(run, decision.launcher.start, console, heard)
         cuts = budget.cuts(run)
-        if watched.broke and len(cuts) > len(before):  # every cut is smaller than the one before: it comes to an end
+        if watched.broke and len(cuts) > len(before):  # each cut is smaller than the last, so this ends
             what, limit = budget.in_words(cuts[-1]), cuts[-1].limit
             said = f"warning: {what}: resuming from {run.last_checkpoint()} with {limit:,}"
         elif restarts < decision.settings.restarts and watched.restart_may_help:
@@ -63,7 +63,7 @@ def watch_all_attempts(run: Run, decision: Decision, console: Console, heard: St
 
 
 def resume(name: str, console: Console) -> Run:
-    """Go on with the named run, or the newest unfinished one, with its own settings. Raises SftError."""
+    """Resume the named run, or the newest unfinished one, with its own settings. Raises SftError."""
     run, said = unfinished.to_resume(variables.runs_path(), name or os.environ.get("RUN_NAME", ""))
     for line in said:
         console.print(line)
@@ -71,7 +71,7 @@ def resume(name: str, console: Console) -> Run:
 
 
 def repeat(before: Run, console: Console) -> None:
-    """Train a new run with the settings of an earlier one, and say what is not as it was then. Raises SftError."""
+    """Train a new run with the settings of an earlier one, and print what differs from then. Raises SftError."""
     noted = before.record(before.environment, Environment)
     inputs = noted.began.inputs if noted else None
     frozen = before.settings().freeze()
@@ -83,9 +83,9 @@ def repeat(before: Run, console: Console) -> None:
     then = before.settings().model_copy(update={"model_revision": commit} if commit else {})
     changed = [*rules.changed(settings, then), *rules.adjusted(settings, then)]
     lines = [f"{name} was {was}, is {value}" for name, value, was in changed]
-    lines += provenance.differences(noted.began, now) if noted else [f"{before.environment.name} is not there"]
+    lines += provenance.differences(noted.began, now) if noted else [f"{before.environment.name} is missing"]
     for line in lines:
-        console.print(f"  not as then: {line}")
+        console.print(f"  differs: {line}")
     run = train(settings, console)
     for line in provenance.differences(Start(inputs=inputs), provenance.read(run).began):
-        console.print(f"  not as then: {line}")
+        console.print(f"  differs: {line}")

@@ -1,4 +1,4 @@
-"""Open a run: the one place that writes every record that a run's directory holds before its nodes start."""
+"""Open a run: write every record that its directory holds before its nodes start. Nothing else writes them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sft.settings.stages import Decided
 
 @contextmanager
 def open_run(decision: Decision, say: Callable[[str], None], port: int | None = None) -> Iterator[Run]:
-    """Yield the run to resume, or a new one, ready for its nodes; no other program starts it meanwhile.
+    """Yield the run to resume, or a new one, ready for its nodes. Until this ends, no other program can start it.
 
-    `port`: the one that its launcher has claimed, instead of MASTER_PORT. Raises SftError.
+    `port` is the one that its launcher has claimed, which replaces MASTER_PORT. Raises SftError.
     """
     settings = decision.settings.model_copy(update={"master_port": port or decision.settings.master_port})
     try:
@@ -30,7 +30,7 @@ def open_run(decision: Decision, say: Callable[[str], None], port: int | None = 
                 file, changed = provenance.deepspeed_file(run, settings)
                 config = deepspeed.configuration(settings, file)
                 claim = run.claim()
-                said += [going_on(run), *adjusted(settings, run.settings()), *changed]
+                said += [how_it_starts(run), *adjusted(settings, run.settings()), *changed]
                 said += lifecycle.reopen(run, settings, config, new_config=bool(changed) and not run.is_saved)
             else:
                 file = deepspeed.read(settings)
@@ -48,18 +48,18 @@ def open_run(decision: Decision, say: Callable[[str], None], port: int | None = 
         yield run
 
 
-def going_on(run: Run) -> str:
-    """Return the line that says from where an unfinished run goes on."""
+def how_it_starts(run: Run) -> str:
+    """Return the line that says where an unfinished run resumes."""
     step = run.saved_step()
     if run.final.is_dir():
-        return f"resuming {run.path}: its final model is there, and what is left is done"
+        return f"resuming {run.path}: its final model is written; what is left will be done"
     if step is not None:
         return f"resuming {run.path} after step {step} (FRESH=1 starts over)"
     if run.has_trained:
         return f"resuming {run.path}: no checkpoint is left: starting over"
-    return f"run {run.path}: starting again, it had not trained a step"
+    return f"run {run.path}: starting again; it had not trained a step"
 
 
 def adjusted(settings: Decided, before: Decided) -> list[str]:
-    """Return a line for every setting that a resumed run may change and does change."""
-    return [f"  {name}={shown(now)}, it was {shown(then)}" for name, now, then in rules.adjusted(settings, before)]
+    """Return a line for every setting that this resume changes, of those that may change."""
+    return [f"  {name}={shown(now)}, which was {shown(then)}" for name, now, then in rules.adjusted(settings, before)]

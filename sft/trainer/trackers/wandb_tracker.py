@@ -27,7 +27,7 @@ def start(run: Run, settings: Settings, logged: int) -> WandbTracker | None:
 
 
 class WandbTracker:
-    """The process that logs the run in W&B. Whatever happens to it, the training goes on and one line says so."""
+    """The process that logs the run in W&B. If it fails, training continues and one line says so."""
 
     def __init__(self, run: Run, logged: int) -> None:
         self.run = run
@@ -84,7 +84,7 @@ class WandbTracker:
         self.check()
 
     def switch_off(self, reason: str) -> None:
-        """Kill the process and W&B's service, and say once that the run goes on without them."""
+        """Kill the process and W&B's service, and say once that the run continues without them."""
         process, self.process = self.process, None
         if process:
             with contextlib.suppress(psutil.Error):
