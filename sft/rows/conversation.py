@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from sft.errors import DataError, shown
-from sft.settings.kinds import is_unicode
+from sft.errors import DataError
+from sft.rows.values import quoted
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function", "ipython"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -86,17 +86,6 @@ def checked_role(value: object, where: str) -> Role:
     for role in ROLES:
         if value == role:
             return role
-    raise DataError(f"{where}: role {shown(repr(value))} is unknown; use {', '.join(ROLES)}")
-
-
-def checked_text(value: object, where: str, what: str) -> str:
-    """Return a text of a row; `what` names it in the error.
-
-    Raises DataError for anything but a string, and for lone surrogates: JSON can escape half a character, and no file
-    can hold it.
-    """
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {what} is not text but {type(value).__name__}; write a string")
-    if not is_unicode(value):
-        raise DataError(f"{where}: {what} holds half a character (a lone surrogate); fix the text")
-    return value
+    if value is None:
+        raise DataError(f"{where}: has no `role`; write one of {', '.join(ROLES)}")
+    raise DataError(f"{where}: role {quoted(value)} is unknown; use {', '.join(ROLES)}")

@@ -7,16 +7,15 @@ imported only for a Parquet file, so that a host of containers can do without it
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO, TypeVar
 
 from sft.errors import DataError, SettingsError, shown, wrong
+from sft.rows.json_text import parse
 from sft.settings.fields import DATA_SUFFIXES
 from sft.settings.kinds import is_unicode
-from sft.strict_json import once
 
 Row = dict[str, object]
 ReadRow = tuple[str, Row | DataError]  # where the row is, as in "train.jsonl:7"; the row, or what is wrong with it
@@ -110,6 +109,8 @@ def read_parquet(path: Path) -> Iterator[ReadRow]:
     import pyarrow
     import pyarrow.parquet
 
+    from sft.rows import arrow
+
     def unreadable(error: Exception) -> DataError:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return DataError(f"{path}: is not a readable Parquet file ({shown(reason)}); write it again")
@@ -120,6 +121,7 @@ def read_parquet(path: Path) -> Iterator[ReadRow]:
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise unreadable(error) from None
     check_once(file.schema_arrow.names, str(path))
+    as_written = arrow.as_written(file.schema_arrow)
     number = 0
     while True:
         try:
@@ -129,7 +131,7 @@ def read_parquet(path: Path) -> Iterator[ReadRow]:
             raise unreadable(error) from None
         for row in rows:
             number += 1
-            yield f"{path}:row {number}", row
+            yield row_or_error(as_written, f"{path}:row {number}", row)
         if batch is None:
             break
     if number != file.metadata.num_rows:
@@ -180,20 +182,6 @@ def row_of_csv(where: str, row: dict[str | None, str | list[str] | None]) -> Row
         raise DataError(f"{where}: does not have the header's number of fields; fix the line")
     check_utf8("".join(values), where)
     return {str(name): value for name, value in row.items()}
-
-
-def parse(text: str, where: str, whole: bool = False) -> object:
-    """Return the JSON in a line, or in a `whole` file. Raises DataError."""
-    try:
-        return json.loads(text, object_pairs_hook=once)
-    except json.JSONDecodeError as error:
-        where = f"{where}:{error.lineno}" if whole else where
-        raise DataError(f"{where}: is not valid JSON ({error.msg} at column {error.colno}); fix the line") from None
-    except RecursionError:
-        raise DataError(f"{where}: is nested too deeply; fix the line") from None
-    except ValueError as error:
-        what = "holds a number with too many digits" if "integer string" in str(error) else shown(error, 200)
-        raise DataError(f"{where}: {what}; fix the line") from None
 
 
 def as_row(where: str, value: object) -> Row:

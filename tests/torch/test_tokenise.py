@@ -112,10 +112,10 @@ def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, tiny, monkeypa
         ({"question": "a"}, {}, "a.jsonl:7: has no column 'answer' but question; set RESPONSE_COLUMN"),
         ({"question": "a", "answer": " "}, {}, "a.jsonl:7: column 'answer' is empty, so no target token"),
         ({"question": 1, "answer": "b"}, {}, "a.jsonl:7: column 'question' is not text but int"),
-        ({"messages": "x"}, {}, "a.jsonl:7: `messages` is not a list of objects"),
-        ({"messages": [{"role": "bot", "content": "x"}]}, {}, "a.jsonl:7: role 'bot' is unknown"),
+        ({"messages": 3}, {}, "a.jsonl:7: `messages` is not a list of objects"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, {}, "a.jsonl:7: message 1: role 'bot' is unknown"),
         ({"messages": [{"role": "user", "content": "x"}]}, {}, "a.jsonl:7: has no assistant message"),
-        ({"messages": [{"role": "user", "content": None}]}, {}, "the content of a user message is not text"),
+        ({"messages": [{"role": "user", "content": None}]}, {}, "message 1: `content` is null or missing"),
     ],
 )
 def test_an_unusable_row_is_named(tokenizer, row, settings, message):

@@ -7,12 +7,13 @@ import pytest
 
 from sft.errors import DataError
 from sft.rows import forms, look
-from sft.rows.conversation import Message, checked_text
+from sft.rows.conversation import Message
 from sft.rows.forms import messages, prompt_response
+from sft.rows.values import checked_text
 from sft.settings.load import load
 
 ROW = {"question": "1 + 1?", "answer": "2"}
-CHAT = {"messages": [{"role": "user", "content": "hi", "name": "Ana"}, {"role": "assistant", "content": "hello"}]}
+CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from sft.errors import DataError
 from sft.rows.conversation import Conversation, Message
 from sft.rows.files import Row
 from sft.rows.forms import messages, prompt_response
+from sft.rows.tools import tools_of
 from sft.settings.fields import Settings
 
 
@@ -45,4 +46,4 @@ def convert(row: Row | DataError, where: str, settings: Settings) -> Conversatio
     if isinstance(row, DataError):
         raise row
     found = form_of(row, settings).convert(row, where, settings)
-    return Conversation.of(found, where, settings.system_prompt)
+    return Conversation.of(found, where, settings.system_prompt, tools_of(row, where))

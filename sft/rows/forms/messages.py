@@ -6,10 +6,17 @@ https://huggingface.co/docs/transformers/chat_templating
 
 from __future__ import annotations
 
-from sft.errors import DataError
-from sft.rows.conversation import Message, checked_role, checked_text
+from sft.errors import DataError, shown
+from sft.rows.content import text_of
+from sft.rows.conversation import REASONING, Message, Role, checked_role
 from sft.rows.files import Row
+from sft.rows.tools import calls_of
+from sft.rows.values import checked_json, checked_list, is_filled, quoted
 from sft.settings.fields import Settings
+
+MARKS = ("weight", "train", "loss")  # OpenAI's, axolotl's and ms-swift's key for an answer that is context only
+OWN = ("role", "content", *MARKS)  # the keys that Message has fields for
+EXAMPLE = '[{"role": …, "content": …}, …]'
 
 
 def columns(settings: Settings) -> tuple[str, ...]:
@@ -18,12 +25,56 @@ def columns(settings: Settings) -> tuple[str, ...]:
 
 
 def convert(row: Row, where: str, settings: Settings) -> list[Message]:
-    """Return the messages; other keys of a message are left out."""
-    entries = row["messages"]
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise DataError(f'{where}: `messages` is not a list of objects; write [{{"role": …, "content": …}}, …]')
-    found = []
-    for entry in entries:
-        role = checked_role(entry.get("role"), where)
-        found.append(Message(role, checked_text(entry.get("content"), where, f"the content of a {role} message")))
-    return found
+    """Return the messages. The list may be text that holds JSON, as in a csv file."""
+    entries = checked_list(row["messages"], where, "`messages`", EXAMPLE)
+    return [message_of(entry, f"{where}: message {number}") for number, entry in enumerate(entries, 1)]
+
+
+def message_of(entry: dict[str, object], where: str) -> Message:
+    """Return a message with all its filled keys. Raises DataError."""
+    role = checked_role(entry.get("role"), where)
+    keys = {}
+    for key, value in entry.items():
+        if key not in OWN and is_filled(value):
+            keys.update(key_of(key, value, role, where))
+    if is_filled(entry.get("tool_calls")) and is_filled(entry.get("function_call")):
+        raise DataError(f"{where}: has both `tool_calls` and `function_call`; leave one of them")
+    message = Message(role, text_of(entry.get("content"), where), is_target(entry, role, where), keys)
+    if message.content is None and not message.is_answer:
+        what = "`content` is null or missing, which only an answer with tool calls or reasoning can do without"
+        raise DataError(f"{where}: {what}; write a string")
+    return message
+
+
+def key_of(key: str, value: object, role: Role, where: str) -> dict[str, object]:
+    """Return a filled key as templates take it. Raises DataError for one that only the assistant can have."""
+    checked_json(key, where, "a key")
+    what = f"`{shown(key)}`"
+    if role != "assistant" and (key in ("tool_calls", "function_call") or (key in REASONING and value is not True)):
+        raise DataError(f"{where}: has {what} though its role is {role}; only the assistant's can have it")
+    if key == "tool_calls":
+        return {key: calls_of(value, where)}
+    if key == "function_call":  # OpenAI's older form, of one call
+        return {"tool_calls": calls_of([value], where)}
+    return {key: checked_json(value, where, what)}
+
+
+def is_target(entry: dict[str, object], role: Role, where: str) -> bool:
+    """Return whether a message, if it is an answer, is trained. Raises DataError."""
+    marks = {key: mark_of(entry[key], where, key) for key in MARKS if entry.get(key) is not None}
+    if len(set(marks.values())) > 1:
+        raise DataError(
+            f"{where}: {' and '.join(f'`{key}`' for key in marks)} contradict each other; leave one of them"
+        )
+    if role != "assistant" and True in marks.values():
+        remedy = "remove the key or set it to 0"
+        raise DataError(f"{where}: `{next(iter(marks))}` is to train the role {role}; only answers are; {remedy}")
+    return False not in marks.values()
+
+
+def mark_of(value: object, where: str, key: str) -> bool:
+    """Return what a mark says. Raises DataError for a weight between 0 and 1, or beyond."""
+    if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+        what = f"`{key}` is {quoted(value)}, and an answer is trained or not, nothing between"
+        raise DataError(f"{where}: {what}; write 1, or 0 for an answer that is context only")
+    return bool(value)

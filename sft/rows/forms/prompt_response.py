@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 
 from sft.errors import DataError, SettingsError, shown, wrong
-from sft.rows.conversation import Message, checked_text
+from sft.rows.conversation import Message
 from sft.rows.files import Row
+from sft.rows.values import checked_text
 from sft.settings.fields import Settings
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import SettingsError, wrong
-from sft.rows.files import HELD_OUT_NAMES, ReadRow, local_files, read_file
+from sft.rows import arrow
+from sft.rows.files import HELD_OUT_NAMES, PARQUET_ROWS, ReadRow, local_files, read_file, row_or_error
 from sft.rows.look import check_columns
 from sft.run import files
 from sft.settings.fields import DEMO, Settings
@@ -104,8 +105,10 @@ def read_hub(settings: Settings) -> dict[str, Iterator[ReadRow]]:
     held_out = next((name for name in HELD_OUT_NAMES if name in splits), None)
 
     def rows(split: str) -> Iterator[ReadRow]:
-        for number, row in enumerate(splits[split]):
-            yield f"{settings.dataset}[{split}]:row {number}", row
+        as_written = arrow.as_written(splits[split].features.arrow_schema)
+        tables = splits[split].with_format("arrow").iter(PARQUET_ROWS)
+        for number, row in enumerate(row for table in tables for row in table.to_pylist()):
+            yield row_or_error(as_written, f"{settings.dataset}[{split}]:row {number}", row)
 
     return {"train": rows("train"), "validation": rows(held_out) if held_out else iter(())}
 
