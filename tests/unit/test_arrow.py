@@ -98,3 +98,23 @@ def test_what_json_does_not_have_is_named(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"messages": [message]}]), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="message 1: `picture` holds bytes, which JSON does not have"):
         converted(read(tmp_path / "a.parquet"))
+
+
+def test_every_file_of_messages_gives_the_same(tmp_path):
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]
+    pairs = [list(message.items()) for message in chat]
+    kinds = {
+        "struct": pyarrow.array([chat]),
+        "map": pyarrow.array([pairs], type=pyarrow.list_(pyarrow.map_(pyarrow.string(), pyarrow.string()))),
+        "fixed": pyarrow.array([chat], type=pyarrow.list_(pyarrow.array(chat).type, 2)),
+    }
+    for name, array in kinds.items():
+        pyarrow.parquet.write_table(pyarrow.table({"messages": array}), tmp_path / f"{name}.parquet")
+        assert read(tmp_path / f"{name}.parquet") == [{"messages": chat}], name
+
+
+def test_null_messages_leave_the_row_to_its_other_columns(tmp_path):
+    kind = pyarrow.list_(pyarrow.struct({"role": pyarrow.string(), "content": pyarrow.string()}))
+    table = pyarrow.table({"messages": pyarrow.array([None], type=kind), "question": ["a?"], "answer": ["b"]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert [message.content for message in converted(read(tmp_path / "a.parquet"))[0].messages] == ["a?", "b"]

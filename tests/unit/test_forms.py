@@ -8,6 +8,7 @@ import pytest
 from sft.errors import DataError
 from sft.rows import forms, look
 from sft.rows.conversation import Message
+from sft.rows.files import read_file
 from sft.rows.forms import messages, prompt_response
 from sft.rows.values import checked_text
 from sft.settings.load import load
@@ -68,3 +69,65 @@ def test_a_form_is_added_by_one_line(settings, tmp_path, monkeypatch):
     path.write_text(json.dumps({"instruction": "add 1 and 1", "output": 2}) + "\n")
     with pytest.raises(DataError, match=r"train.jsonl:1: column 'output' is not text but int; write a string"):
         look.check_first_rows(path, settings)
+
+
+CALL = {"id": "c00000001", "type": "function", "function": {"name": "get_weather", "arguments": {"town": "Oslo"}}}
+AS_TEXT = {"id": "c00000001", "type": "function", "function": {"name": "get_weather", "arguments": '{"town": "Oslo"}'}}
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+def of(role, content, **keys):
+    return {"role": role, "content": content, **keys}
+
+
+HI, HELLO = of("user", "Hi"), of("assistant", "Hello")
+
+
+# Rows that people have, and what of them is a conversation: None stands for the whole row as it is.
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ([of("assistant", "Welcome!"), HI, HELLO], None),
+        ([HI, of("assistant", "One."), of("assistant", "Two.")], None),
+        ([of("system", "You tell jokes."), of("assistant", "Knock knock.")], None),
+        ([HI, of("user", "there?"), HELLO], None),
+        ([of("developer", "Be brief."), HI, HELLO], None),
+        ([HI, of("function", "4", name="add"), HELLO], None),
+        ([HI, of("assistant", "add(2,2)"), of("ipython", "4"), HELLO], None),
+        ([HI | {"name": "Lea"}, HELLO], None),
+        ([HI, HELLO | {"reasoning_content": "two and two are four"}], None),
+        ([of("user", [{"type": "text", "text": "H"}, {"text": "i"}]), HELLO], [HI, HELLO]),
+        ([HI, HELLO, HI, of("assistant", "")], [HI, HELLO]),
+        ([HI, of("assistant", ""), HI, HELLO], None),
+        ([HI, HELLO | {"train": False}, HI, HELLO | {"train": True}], [HI, HELLO, HI, HELLO]),
+        *(
+            (
+                [HI, of("assistant", content, tool_calls=[AS_TEXT]), of("tool", "4 C", tool_call_id="c0"), HELLO],
+                [HI, of("assistant", content, tool_calls=[CALL]), of("tool", "4 C", tool_call_id="c0"), HELLO],
+            )
+            for content in (None, "", "I look it up.")
+        ),
+        ([HI, of("assistant", None, tool_calls=[AS_TEXT])], [HI, of("assistant", None, tool_calls=[CALL])]),
+    ],
+)  # fmt: skip
+def test_a_chat_that_people_have_is_read(written, expected, settings, tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"messages": written, "tools": [TOOL]}) + "\n")
+    look.check_first_rows(path, settings)
+    ((where, row),) = read_file(path)
+    found = forms.convert(row, where, settings)
+    assert (found.as_dicts(), found.tools) == (expected or written, (TOOL,))
+
+
+def test_the_first_look_names_every_row_that_the_run_would_refuse(settings, tmp_path):
+    path = tmp_path / "train.jsonl"
+    wrong = [HI, HELLO | {"tool_calls": [AS_TEXT | {"function": {"name": "f", "arguments": "{"}}]}]
+    lines = [json.dumps({"messages": messages}) for messages in ([HI, HELLO], wrong, [HI, HELLO | {"weight": 0.5}])]
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        look.check_first_rows(path, settings)
+    assert [line.split("; ")[0] for line in str(caught.value).splitlines()] == [
+        f"{path}:2: message 2: `tool_calls`: call 1: `arguments`: is not valid JSON "
+        "(Expecting property name enclosed in double quotes at column 2)",
+        f"{path}:3: message 2: `weight` is 0.5, and an answer is trained or not, nothing between",
+    ]
