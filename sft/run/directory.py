@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, Unpack
 
-from sft.errors import UserError
+from sft.errors import UserError, shown
 from sft.failures import is_disk_full
 from sft.redaction import redact
 from sft.run import checkpoints, files, owners, records, typed_json
@@ -62,10 +62,19 @@ class Run(RunPaths):
         return self.record(self.evaluation, Evaluation) or Evaluation()
 
     def settings(self) -> Decided:
-        """Return the frozen settings."""
+        """Return the frozen settings. Raises UserError if they cannot be read."""
         from sft.settings.load import thaw
 
-        return thaw(self.settings_file)
+        advice = "start a new run, with FRESH=1 if it has the same RUN_NAME"
+        try:
+            return thaw(typed_json.read(self.settings_file, records.FrozenSettings, advice).values)
+        except (OSError, ValueError) as error:
+            what = f"holds no settings that this version reads ({shown(error)})"
+            raise UserError(f"{self.settings_file}: {what}; {advice}") from None
+
+    def freeze(self, settings: Decided) -> None:
+        """Write `settings.json`. Raises OSError."""
+        typed_json.write(self.settings_file, records.FrozenSettings.of(settings.freeze()))
 
     def deepspeed_config(self) -> DsConfig:
         """Return the configuration that DeepSpeed receives. Raises files.Unreadable, and OSError."""

@@ -46,8 +46,8 @@ def create(settings: Decided, hosts: str) -> Run:
         run.logs.mkdir()
         run.checkpoints.mkdir()
         run.ranks.mkdir()
-        named = settings.model_copy(update={"run_name": run.name})
-        write_json(run.settings_file, named.freeze())  # first: without this file, a directory does not count as a run
+        named = Decided.of(settings, run_name=run.name)
+        run.freeze(named)  # first: without this file, a directory does not count as a run
         write_json(run.ds_config, deepspeed.configuration(named).content)
         write_whole(run.hostfile, hosts)
         run.keep_reserve()
@@ -123,7 +123,7 @@ def reopen(
     if new_config:
         write_json(run.ds_config, (config or deepspeed.configuration(settings)).content)
     # Last: if this is interrupted, the old settings still tell the next start that the other files are out of date.
-    write_json(run.settings_file, settings.model_copy(update={"run_name": run.name}).freeze())
+    run.freeze(Decided.of(settings, run_name=run.name))
     run.keep_reserve()
     restate(run, again)
     point_latest(run)
@@ -157,7 +157,7 @@ def evaluate_again(run: Run, settings: Decided) -> Run:
     for path in (run.hostfile, run.ds_config, run.environment, run.budget):
         if path.is_file():
             shutil.copy(path, again.path)
-    write_json(again.settings_file, settings.freeze())
+    again.freeze(settings)
     again.keep_reserve()
     again.update_state("launching")
     return again

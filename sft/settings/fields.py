@@ -38,6 +38,7 @@ from sft.settings.kinds import (
 )
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+GPUS_OF_A_NODE = 64  # at most
 DS_CONFIGS = ("zero3", "zero2", "zero1", "zero3_offload", "zero3_offload_all")
 TINY = "tiny"  # MODEL_NAME: a model of a few hundred thousand weights that the project makes itself
 DEMO = "demo"  # DATASET: a small task that the project generates itself
@@ -183,7 +184,7 @@ class Settings(BaseModel):
     )
     # Machines
     nodes: MayChange[int] = Field(2, ge=1, le=1024, description="number of nodes")
-    gpus_per_node: MayChange[int] = Field(2, ge=1, le=64, description="GPUs (on CPU: processes) per node")
+    gpus_per_node: MayChange[int] = Field(2, ge=1, le=GPUS_OF_A_NODE, description="GPUs (on CPU: processes) per node")
     launcher: MayChange[Annotated[Launcher, Lower]] = Field(
         "auto",
         description="local: nodes are processes on this machine; compose: containers; auto chooses and says why",

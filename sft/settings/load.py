@@ -6,7 +6,6 @@ Everything that is wrong is reported at once, a line each.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,20 +115,21 @@ def resume(before: Decided, env_file: Path | None = variables.ENV_FILE, **given:
     return settings
 
 
-def thaw(path: Path) -> Decided:
-    """Read the settings frozen in a run directory. Secrets and folders come from the environment.
+def thaw(frozen: Mapping[str, object]) -> Decided:
+    """Return settings from the content of a run's `settings.json`. Secrets and folders come from the environment.
 
-    In a container, the same folders are in other places. Raises UserError for a file that holds no settings.
+    In a container, the same folders are in other places. A name that is not a setting is an error, unlike an unknown
+    key of another record: it may be a setting of a newer version, which decides what is trained. Raises ValueError.
     """
     here = {name: os.environ.get(name.upper(), "") for name in secret_names()}
     here |= {name: os.environ[name.upper()] for name in FOLDERS if os.environ.get(name.upper())}
     try:
-        frozen = Settings.model_validate(json.loads(path.read_text(encoding="utf-8")) | here)
-        frozen.model_fields_set.clear()  # none of them was asked for now
-        return settled(frozen)
-    except (OSError, ValueError, TypeError) as error:
-        what = f"holds no settings that this version reads ({shown(str(error).splitlines()[0])})"
-        raise UserError(f"{path}: {what}; start a new run, with FRESH=1 if it has the same RUN_NAME") from None
+        settings = Settings.model_validate({**frozen, **here})
+        settings.model_fields_set.clear()  # nobody has set them for this start
+        return settled(settings)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise ValueError(", ".join(problems[:3])) from None
 
 
 def settled(frozen: Settings) -> Decided:

@@ -134,11 +134,13 @@ def test_missing_hostfile_is_an_error(tmp_path):
         hostfile.read_hostfile(tmp_path / "none")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"batch_size": "x"}', '{"unheard_of": 1}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"version": 2}', '{"batch_size": "x"}', '{"unheard_of": 1}', "\x00"]
+)
 def test_settings_of_a_run_that_cannot_be_read_are_one_line(run, content):
     run.update_state("stopped")
     run.settings_file.write_text(content)
-    with pytest.raises(UserError, match=r"a/settings.json: holds no settings that this version reads \(.*\); start a"):
+    with pytest.raises(UserError, match=r"a/settings.json: .*; start a new run, with FRESH=1"):
         unfinished.resumable(decided(runs_path=run.path.parent, run_name="a"))
 
 
@@ -245,3 +247,12 @@ def test_a_stop_is_asked_for_on_a_full_disk(tmp_path):
 def test_a_new_run_is_named_after_its_model(model, name):
     settings = load(None).model_copy(update={"model_name": model})
     assert lifecycle.default_name(settings).split("-", 2)[2] == name
+
+
+def test_settings_from_before_they_had_a_version_are_read_and_written_with_one(run):
+    older = Path(__file__).parent / "older_run" / "settings.json"
+    run.settings_file.write_text(older.read_text())
+    found = run.settings()
+    assert (found.max_epochs, found.learning_rate, found.gradient_checkpointing) == (2, 3e-3, False)
+    lifecycle.reopen(run, found)
+    assert json.loads(run.settings_file.read_text())["version"] == 1 and run.settings().max_epochs == 2

@@ -149,7 +149,7 @@ def node_program(run, rank):
     ("name", "content", "reason"),
     [
         ("hostfile", "x", "'x' is not a hostfile line"),
-        ("settings.json", "{", "holds no settings that this version reads"),
+        ("settings.json", "{", "is not valid JSON"),
         ("settings.json", None, "holds no settings that this version reads"),
     ],
 )
@@ -340,10 +340,12 @@ def test_a_run_whose_settings_cannot_be_read_is_passed_over_and_named(tmp_path):
     spoilt = made("newer", step=9, saved=(7,))
     spoilt.settings_file.write_text("{")
     run, said = unfinished.to_resume(tmp_path / "runs", "")
-    assert run.name == "older" and said[0].startswith(f"not resuming {tmp_path}/runs/newer/settings.json: holds")
+    assert run.name == "older" and said[0].startswith(
+        f"not resuming {tmp_path}/runs/newer/settings.json: is not valid JSON"
+    )
     said, run = opened(settings_of())
     assert run.name == "older"
-    with pytest.raises(UserError, match="runs/newer/settings.json: holds no settings that this version reads"):
+    with pytest.raises(UserError, match="runs/newer/settings.json: is not valid JSON"):
         opened(settings_of(run_name="newer"))
     assert "FRESH=1: runs/newer is set aside" in opened(settings_of(run_name="newer", fresh=True))[0][0]
     assert said[-1] == "resuming runs/older after step 7 (FRESH=1 starts over)"

@@ -45,7 +45,8 @@ def changed(value, path, new):
     return value
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in OLDER.glob("*.json")))
+# The monitor does not read settings.json.
+@pytest.mark.parametrize("name", sorted({path.name for path in OLDER.glob("*.json")} - {"settings.json"}))
 def test_no_wrong_value_in_a_file_ends_the_monitor_or_the_report_with_a_traceback(run, name):
     content = json.loads((OLDER / name).read_text())
     named = 0

@@ -11,6 +11,7 @@ from sft.host.launch import signals
 from sft.host.launch.decide import decide
 from sft.run import find, lifecycle, typed_json
 from sft.settings.fields import Settings
+from sft.settings.stages import Decided
 
 # The settings that an evaluation takes from now; the others are the run's own.
 OF_NOW = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
@@ -30,7 +31,7 @@ def evaluate(written: Settings, name: str, console: Console) -> None:
         for line in decision.lines:
             console.print(line)
         port = decision.prepare(console)
-        settings = decision.settings.model_copy(update={"master_port": port})
+        settings = Decided.of(decision.settings, master_port=port)
         with signals.noted() as heard:
             watched = watch(lifecycle.evaluate_again(run, settings), decision.launcher.start, console, heard)
             results = watched.run.results()

@@ -55,7 +55,7 @@ def set_up_docker(settings: Settings, made: list[Path], console: Console) -> boo
         return False
     ownership.say(console)
     ownership.hand_over(settings, made)
-    settings = settings.model_copy(update={"device": "cuda" if cards else "cpu"})
+    settings = Settings.of(settings, device="cuda" if cards else "cpu")
     machine = [hardware.memory(settings), hardware.disk(settings), hardware.gpu(settings)]
     check.report([*docker.before_build(settings), *machine], console)
     stack = compose.Stack(settings)

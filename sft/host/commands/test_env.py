@@ -35,7 +35,7 @@ def run_checks() -> Iterator[Check]:
         yield check(settings)
     if launcher.is_compose(settings):
         cards = gpus.visible() if settings.device != "cpu" else []
-        yield from in_containers(settings.model_copy(update={"device": "cuda" if cards else "cpu"}))
+        yield from in_containers(Settings.of(settings, device="cuda" if cards else "cpu"))
 
 
 def in_containers(settings: Settings) -> Iterator[Check]:

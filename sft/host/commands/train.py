@@ -19,6 +19,7 @@ from sft.run.directory import Run
 from sft.run.records import Environment, Start
 from sft.settings import load, rules, variables
 from sft.settings.fields import Settings
+from sft.settings.stages import Decided
 
 
 def train(written: Settings, console: Console) -> Run:
@@ -80,7 +81,7 @@ def repeat(before: Run, console: Console) -> None:
     settings = load.repeat(frozen)
     console.print(f"repeating {before.path}")
     now = provenance.current()
-    then = before.settings().model_copy(update={"model_revision": commit} if commit else {})
+    then = Decided.of(before.settings(), **({"model_revision": commit} if commit else {}))
     changed = [*rules.changed(settings, then), *rules.adjusted(settings, then)]
     lines = [f"{name} was {was}, is {value}" for name, value, was in changed]
     lines += provenance.differences(noted.began, now) if noted else [f"{before.environment.name} is missing"]

@@ -49,7 +49,7 @@ class Compose:
 
     def cards(self, settings: Settings, here: list[Gpu]) -> list[Gpu]:
         """Return the GPUs that the compose files give to the nodes; `here` if docker has to say what is wrong."""
-        return Stack(settings.model_copy(update={"device": "cuda"})).cards() or here
+        return Stack(Settings.of(settings, device="cuda")).cards() or here
 
     def check(self, settings: Settings) -> None:
         """Nothing: the image has every package, or `make test-env` says what it lacks."""

@@ -22,7 +22,7 @@ def open_run(decision: Decision, say: Callable[[str], None], port: int | None = 
 
     `port` is the one that its launcher has claimed, which replaces MASTER_PORT. Raises SftError.
     """
-    settings = decision.settings.model_copy(update={"master_port": port or decision.settings.master_port})
+    settings = Decided.of(decision.settings, master_port=port or decision.settings.master_port)
     try:
         with lifecycle.alone(settings.runs_path):
             run, said = unfinished.resumable(settings)

@@ -55,7 +55,7 @@ class Alternative:
 def changed(plan: Plan, changes: Changes) -> Plan | None:
     """Return the plan of what was asked with some changes; None if DeepSpeed, or a file for it, forbids them."""
     try:
-        return Plan.of(plan.resolved.model_copy(update={**changes}), plan.conditions)
+        return Plan.of(Resolved.of(plan.resolved, **{**changes}), plan.conditions)
     except SettingsError:
         return None
 

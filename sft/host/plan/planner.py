@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sft.errors import SettingsError
+from sft.errors import SettingsError, UserError, wrong
 from sft.host import gpus
 from sft.host.plan import advice, shapes
 from sft.host.plan.conditions import Options, conditions
 from sft.host.plan.plan import Plan
 from sft.run import typed_json
 from sft.run.directory import Run
-from sft.settings.fields import Settings
+from sft.settings.fields import GPUS_OF_A_NODE, Settings
 from sft.settings.stages import Decided, Resolved, resolve, without_plan
 
 
 def plan_with(settings: Settings, options: Options) -> Plan:
     """Return the plan of settings on the GPUs of this machine, or as the options say. Raises UserError."""
+    if options.gpus > GPUS_OF_A_NODE:
+        raise UserError(wrong("GPUS", options.gpus, "is out of range", f"use at most {GPUS_OF_A_NODE}"))
     if options.gpus:
-        settings = settings.model_copy(update={"nodes": 1, "gpus_per_node": options.gpus})
+        settings = Settings.of(settings, nodes=1, gpus_per_node=options.gpus)
     found = conditions(settings, gpus.visible()[: settings.world_size], options)
     if settings.device == "cpu" and not (options.gpu or options.gpu_gib):
         unplanned = f"DEVICE=cpu: a run trains on the CPU, which needs no plan; this is what {found.card.name} would do"

@@ -9,6 +9,7 @@ from sft.run.records.checkpoint import CheckpointFile, Manifest, Share
 from sft.run.records.ends import Failure, RankEnd, RankExit
 from sft.run.records.environment import Environment, Machine, NodeInfo, Start
 from sft.run.records.evaluation import Evaluation, Results, Sample
+from sft.run.records.frozen import FrozenSettings
 from sft.run.records.inputs import Inputs, Prepared, PreparedData, Split, TemplateFacts
 from sft.run.records.plan import Budget, BudgetSetting, Cut, PlanSummary
 from sft.run.records.state import ENDED, Evaluating, Moment, State, StateChanges, Status
@@ -23,6 +24,7 @@ __all__ = [
     "Evaluating",
     "Evaluation",
     "Failure",
+    "FrozenSettings",
     "Inputs",
     "Machine",
     "Manifest",

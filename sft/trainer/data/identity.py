@@ -78,7 +78,7 @@ def pinned(run: Run, settings: Settings) -> tuple[Settings, str | None]:
     if first is None:
         return settings, None
     if first.model_commit:
-        settings = settings.model_copy(update={"model_revision": first.model_commit})
+        settings = Settings.of(settings, model_revision=first.model_commit)
     return settings, first.dataset_commit
 
 

@@ -34,7 +34,7 @@ def prepared_data(settings: Settings, model: Path, commit: str | None = None) ->
     folder = prepared_path(settings) / cache_key(settings, model)
     found = manifest(folder)
     if commit and (found is None or found.commit != commit):
-        settings = settings.model_copy(update={"dataset_revision": commit})
+        settings = Settings.of(settings, dataset_revision=commit)
         folder = prepared_path(settings) / cache_key(settings, model)
         found = manifest(folder)
     if found is None:

@@ -125,6 +125,8 @@ def test_errors_are_one_line():
         "GPUS=-1: is not a number above 0; use one such as 4",
         "ROWS=many: is not a number above 0; use one such as 4",
     ]
+    with pytest.raises(UserError, match="GPUS=65: is out of range; use at most 64"):
+        planned(number=65)
     with pytest.raises(UserError, match="nowhere.json: No such file"):
         planned(shape="nowhere.json")
     Path("empty").mkdir()
