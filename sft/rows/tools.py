@@ -30,11 +30,15 @@ def tools_of(row: Row, where: str) -> tuple[Mapping[str, object], ...]:
 
 
 def schema_of(found: dict[str, object], where: str, what: str) -> dict[str, object]:
-    """Return the schema of a function, which may be written without the object around it. Raises DataError."""
+    """Return the schema of a function, its keys in the row's order, since templates write it as it is.
+
+    It may be without the object around it. Raises DataError.
+    """
     checked_json(found, where, what)
     check_type(found, where, what)
     if "function" in found:
-        outer, function = found, checked_object(found["function"], where, f"{what}: `function`")
+        outer = {key: value for key, value in found.items() if key != "type" or is_filled(value)}
+        function = checked_object(found["function"], where, f"{what}: `function`")
     else:
         outer, function = {}, {key: value for key, value in found.items() if key != "type"}
     check_name(function, where, what)
@@ -43,7 +47,7 @@ def schema_of(found: dict[str, object], where: str, what: str) -> dict[str, obje
     if function.get("parameters") is not None:
         parameters = checked_object(function["parameters"], where, f"{what}: `parameters`")
         function = function | {"parameters": checked_json(parameters, where, f"{what}: `parameters`")}
-    return {"type": "function"} | outer | {"function": function}
+    return (outer if "type" in outer else {"type": "function"} | outer) | {"function": function}
 
 
 def calls_of(value: object, where: str) -> list[dict[str, object]]:

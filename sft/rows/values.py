@@ -76,11 +76,13 @@ def children(value: object) -> list[object]:
 
 
 def from_text(value: object, where: str, what: str) -> object:
-    """Return the JSON in a text, or a value that is not text as it is: csv and Parquet files hold lists as text.
+    """Return the JSON in a text that begins like it, and any other value as it is. Raises DataError.
 
-    Raises DataError.
+    Csv and Parquet files hold lists and objects as text.
     """
-    return parse(checked_text(value, where, what), f"{where}: {what}") if isinstance(value, str) else value
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{", '"')):
+        return value
+    return parse(checked_text(value, where, what), f"{where}: {what}")
 
 
 def checked_list(value: object, where: str, what: str, example: str) -> list[dict[str, object]]:

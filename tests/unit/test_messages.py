@@ -85,6 +85,7 @@ def test_the_older_form_of_a_call_is_taken():
     "columns",
     [
         {"tools": [TOOL]},
+        {"tools": [{"function": TOOL["function"], "type": None}]},
         {"tools": json.dumps([TOOL])},
         {"tools": [json.dumps(TOOL)], "functions": None},
         {"functions": [TOOL["function"]], "tools": []},
@@ -96,6 +97,11 @@ def test_the_older_form_of_a_call_is_taken():
 def test_tools_are_read_whatever_the_form_of_the_row(columns):
     assert convert({"messages": [ASK, ANSWER], **columns}).tools == (TOOL,)
     assert convert({"question": "2+2?", "answer": "4", **columns}).tools == (TOOL,)
+
+
+def test_a_schema_keeps_the_order_of_its_keys():
+    schema = {"function": {"parameters": {"b": {}, "a": {}}, "strict": False, "name": "f"}, "type": "function"}
+    assert json.dumps(convert({"messages": [ASK, ANSWER], "tools": [schema]}).tools) == json.dumps([schema])
 
 
 def test_messages_may_be_text_that_holds_json():
@@ -167,7 +173,8 @@ def called(**function):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": "x"}, "`messages`: is not valid JSON (Expecting value at column 1); fix"),
+        ({"messages": "x"}, "`messages` is not a list of objects (it is text); write [{"),
+        ({"messages": "[x"}, "`messages`: is not valid JSON (Expecting value at column 2); fix"),
         ({"messages": {}}, "`messages` is not a list of objects (it is an object); write [{"),
         ({"messages": [ASK, None]}, "`messages` is not a list of objects (it holds null); write [{"),
         ({"messages": [{"role": "bot"}]}, "message 1: role 'bot' is unknown; use system, developer, user"),
@@ -191,6 +198,7 @@ def called(**function):
         ({"messages": [ASK, ANSWER | {"tool_calls": [CALL | {"extra": 1}]}]}, "call 1 has the key 'extra', which is"),
         (called(name=" "), "message 2: `tool_calls`: call 1: `name` is empty; write the function's name"),
         (called(name="f", arguments="{"), "message 2: `tool_calls`: call 1: `arguments`: is not valid JSON (Expecting"),
+        (called(name="f", arguments="x = 1"), "call 1: `arguments` is text, not an object; write {…}"),
         (called(name="f", arguments="[1]"), "call 1: `arguments` is a list, not an object; write {…}"),
         (called(name="f", arguments='"{}"'), "call 1: `arguments` is text, not an object; write {…}"),
         (called(name="f", arguments='{"a": 1, "a": 2}'), "call 1: `arguments`: has the key 'a' twice"),
@@ -208,13 +216,14 @@ def called(**function):
         ({"messages": []}, "has no assistant message, so no target token; add one or remove the row"),
         ({"messages": [ASK, {"role": "assistant", "content": ""}]}, "has no assistant message, so no target token"),
         ({"messages": [ASK, ANSWER], "tools": {"name": "f"}}, "`tools` is not a list of objects (it is an object)"),
-        ({"messages": [ASK, ANSWER], "tools": "hammer"}, "`tools`: is not valid JSON"),
+        ({"messages": [ASK, ANSWER], "tools": "hammer"}, "`tools` is not a list of objects (it is text)"),
         ({"messages": [ASK, ANSWER], "tools": [{}]}, "`tools`: function 1: `name` is not text but null"),
         ({"messages": [ASK, ANSWER], "tools": [{"type": "web_search"}]}, "function 1 is of type 'web_search'"),
         ({"messages": [ASK, ANSWER], "tools": [TOOL, {"name": "f", "parameters": 3}]}, "2: `parameters` is int, not"),
         ({"messages": [ASK, ANSWER], "tools": [{"name": "f", "input_schema": {"a": 1}}]}, "has `input_schema`; call"),
         ({"messages": [ASK, ANSWER], "tools": [TOOL], "functions": [TOOL]}, "has both `tools` and `functions`; leave"),
-        ({"question": "a", "answer": "b", "tools": "hammer"}, "`tools`: is not valid JSON"),
+        ({"messages": [ASK, ANSWER], "tools": ["hammer"]}, "`tools` is not a list of objects (it holds text); write"),
+        ({"question": "a", "answer": "b", "tools": "hammer"}, "`tools` is not a list of objects (it is text)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named(row, message):
