@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psutil
-
 MIG_SLICES = 7  # compute slices of a whole card that can be divided into instances (an A30 has 4)
 BF16_SINCE = (8, 0)  # compute capability: Ampere. Older cards emulate bf16, slowly and not in every kernel.
 
@@ -178,6 +176,8 @@ def memory_gib(handle: object) -> tuple[float, float]:
     """Return used and total memory; for a GPU that shares the machine's memory, the machine's."""
     memory = ask("nvmlDeviceGetMemoryInfo", handle, default=None)
     if memory is None:
+        import psutil  # 10 ms that a look at a run does not need
+
         machine = psutil.virtual_memory()
         return (machine.total - machine.available) / 2**30, machine.total / 2**30
     return int(memory.used) / 2**30, int(memory.total) / 2**30

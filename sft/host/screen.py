@@ -46,7 +46,7 @@ class Screen:
 
 def terminal() -> Console:
     """Return the console that tasks print on. Lines are wrapped at spaces in a terminal, and never in a file."""
-    console = Console(file=cast(TextIO, Screen(sys.stdout)), highlight=False, markup=False)
+    console = Console(file=cast(TextIO, Screen(sys.stdout)), highlight=False, markup=False, emoji=False)
     console.soft_wrap = not console.is_terminal
     return console
 

@@ -19,7 +19,6 @@ import json
 import math
 import os
 import re
-import secrets
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -64,7 +63,7 @@ def flush_tree(folder: Path) -> None:
 
 def temporary_name(path: Path) -> Path:
     """Return an unused name beside `path`. It does not use the process id, which is the same in several containers."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
 
 
 def write_whole(path: Path, text: str, flushed: bool = True) -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import psutil
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -125,6 +124,8 @@ def facts(seen: Snapshot) -> list[tuple[str, str]]:
     found += [(label, form.format(metrics[key])) for key, (label, form) in FORMATS.items() if key in metrics]
     found += scores(seen.results)
     if not seen.gpus and seen.running:
+        import psutil  # 10 ms that a run which has ended does not need
+
         memory = psutil.virtual_memory()
         used, all_of_it = (memory.total - memory.available) / 2**30, memory.total / 2**30
         load = f"load {os.getloadavg()[0]:.1f} on {resources.cores()} cores"

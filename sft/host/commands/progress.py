@@ -6,14 +6,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from sft.host.screen import duration
 from sft.run.records import ENDED, State
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 PLAIN_EVERY_S = 10.0  # seconds between lines without a terminal
 WIDE = 76  # columns from which phases have their long names
@@ -132,6 +135,8 @@ class Display:
         if not self.has_bar:
             self.say(phase)
         elif phase.bar not in ENDED:
+            from rich.live import Live  # 4 ms that a look at a run does not need
+
             self.live = Live(get_renderable=self.line, console=self.console, refresh_per_second=5)
             self.live.start()
 
