@@ -14,13 +14,14 @@ import math
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import ClassVar, Literal, Self, TypeVar, Union
 
 from sft.errors import shown
 from sft.redaction import redact, redact_all
-from sft.run import files
+from sft.run import files, light
+from sft.run.light import dataclass
 
 EXTRA = "extra"
 VERSION = "version"
@@ -33,7 +34,7 @@ class WrongType(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(light.Shared):
     """A JSON object with typed fields: a record, or one inside of a record.
 
     Fields may have the types int, float (finite), str, bool, None, Literal, `object` (any JSON), another Part, and
@@ -56,7 +57,7 @@ class Part:
             for key, value in content.items()
             if key in hints
         }
-        if missing := required(cls) - values.keys():
+        if missing := light.required(cls) - values.keys():
             raise WrongType(f"{name} has no {' and no '.join(sorted(missing))}".lstrip())
         make: Callable[..., Self] = cls
         return make(**values, extra={key: value for key, value in content.items() if key not in hints})
@@ -123,13 +124,6 @@ def field_types(kind: type[Part]) -> dict[str, object]:
         hints = typing.get_type_hints(kind)
         types_by_class[kind] = {part.name: hints[part.name] for part in dataclasses.fields(kind) if part.name != EXTRA}
     return types_by_class[kind]
-
-
-def required(kind: type[Part]) -> set[str]:
-    """Return the names of the fields that have no default."""
-    missing = dataclasses.MISSING
-    parts = dataclasses.fields(kind)
-    return {part.name for part in parts if part.default is missing and part.default_factory is missing}
 
 
 def decoded(value: object, kind: object, name: str) -> object:

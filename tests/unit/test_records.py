@@ -5,7 +5,7 @@ import json
 import math
 import types
 import typing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as some
 
 from sft.run import records, typed_json
 from sft.run.files import Unreadable
+from sft.run.light import dataclass
 from sft.run.metrics import Line
 from sft.run.typed_json import Part, Record
 
@@ -228,3 +229,15 @@ def test_what_a_writer_may_change_of_the_state_are_its_fields():
     assert changes.keys() == fields.keys() - {"status", "updated_at"}
     for name, kind in changes.items():
         assert fields[name] in (kind, kind | None), name
+
+
+def test_a_record_is_made_of_named_values_and_stays_as_it_is():
+    made = Inner(size=1.0)
+    assert made == Inner(size=1.0, names={}, extra={}) and made != Inner(size=2.0)
+    assert made.names is not Inner(size=1.0).names and repr(made).startswith("Inner(size=1.0, ")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.size = 2.0
+    with pytest.raises(TypeError, match="Inner needs size"):
+        Inner()
+    with pytest.raises(TypeError, match="Inner has no colour"):
+        Inner(size=1.0, colour="red")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from sft.run.light import dataclass
 from sft.run.typed_json import Part, Record
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from sft.failures import POLICIES, Kind
+from sft.run.light import dataclass
 from sft.run.typed_json import Record
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Self
 
+from sft.run.light import dataclass
 from sft.run.records.inputs import Inputs
 from sft.run.typed_json import Part, Record
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from sft.run.light import dataclass
 from sft.run.records.state import Moment
 from sft.run.typed_json import Part, Record
 

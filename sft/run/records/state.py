@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, TypedDict
 
+from sft.run.light import dataclass
 from sft.run.typed_json import Record
 
 Status = Literal["launching", "preparing", "training", "saving", "evaluating", "finished", "stopped", "failed"]

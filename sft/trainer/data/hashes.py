@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from sft.run import files, typed_json
+from sft.run.light import dataclass
 from sft.run.typed_json import Part, Record
 
 LARGE_BYTES = 2**26  # smaller files are hashed every time
