@@ -4,7 +4,7 @@ PYTHON ?= python3
 INV := .venv/bin/inv
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
 .DEFAULT_GOAL := help
-TARGETS := help setup test-env plan train resume demo monitor stop logs evaluate bench check test soak docs constraints \
+TARGETS := help setup test-env rows plan train resume demo monitor stop logs evaluate bench check test soak docs constraints \
   clean
 .PHONY: $(TARGETS)
 # Otherwise `make stop older` would stop the latest run first, and say then that there is no `older`.
@@ -19,6 +19,9 @@ setup: $(INV) ## environment, .env, folders, downloads
 
 test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
 	@$(INV) test-env
+
+rows: $(INV) ## rows as they will be trained (INDEX=n LONGEST=1 CUT=1 HTML=file)
+	@$(INV) rows
 
 plan: $(INV) ## does it fit, how long will it take (GPU=4090 GPUS=4 JSON=1)
 	@$(INV) plan

@@ -219,6 +219,37 @@ def plan(
     view.show(load(), options, screen.terminal(), json)
 
 
+@task(
+    help={
+        "index": "show the row of this number, counted from 0, whole",
+        "longest": "show the longest row (with NUMBER=n: the n longest)",
+        "cut": "show rows that are cut at MAX_LENGTH",
+        "split": "train (the default) or validation",
+        "ids": "list the id and the text of every token",
+        "html": "write the rows, whole, to this file too, as a page for a browser",
+        "number": "rows to show; default: 3, from all over the split",
+    }
+)
+@one_line_errors
+def rows(
+    c: Context,
+    index: str = "",
+    longest: bool = False,
+    cut: bool = False,
+    split: str = "",
+    ids: bool = False,
+    html: str = "",
+    number: str = "",
+) -> None:
+    """Show rows as they will be trained: text with its targets, lengths, what is cut."""
+    from sft.host import screen
+    from sft.host.commands import rows
+    from sft.settings.load import load
+
+    choice = rows.Choice.of(index, longest, cut, split, ids, number)
+    rows.rows(load(), choice, html, screen.terminal())
+
+
 @task(help={"fresh": "start a new run instead of resuming (FRESH=1)"})
 @one_line_errors
 def demo(c: Context, fresh: bool = False) -> None:
@@ -337,7 +368,7 @@ def constraints(c: Context) -> None:
 
 
 namespace = Collection(
-    setup, test_env, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak, docs,
+    setup, test_env, rows, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak, docs,
     constraints,
 )  # fmt: skip
 if "inv" in Path(sys.argv[0]).name or Path(sys.argv[0]).parent.name == "invoke":

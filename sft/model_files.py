@@ -40,18 +40,8 @@ def check_folder(folder: Path, settings: Settings) -> None:
 
     Loading a pickled file can run any program that its author put into it.
     """
+    check_without_weights(folder, settings)
     name = settings.model_name
-    if not (folder / "config.json").is_file():
-        raise SettingsError([wrong("MODEL_NAME", name, *not_a_model(folder))])
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise SettingsError(
-            [wrong("MODEL_NAME", name, "its config.json is not a JSON object", "fix or fetch it again")]
-        )
-    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
-        remedy = "copy its tokenizer's files into the folder (tokenizer.json and tokenizer_config.json)"
-        raise SettingsError([wrong("MODEL_NAME", name, "holds no tokenizer", remedy)])
-    check_length(positions(config), settings)
     if any(folder.glob("*.safetensors")):
         if problem := broken_weights(folder):
             raise SettingsError([wrong("MODEL_NAME", name, problem, "fetch the model again")])
@@ -64,6 +54,22 @@ def check_folder(folder: Path, settings: Settings) -> None:
         what = f"its weights are pickled ({pickled[0]}), which can run any program when they are loaded"
         remedy = "take a model with safetensors, or set ALLOW_PICKLE=1 if you trust its source"
         raise SettingsError([wrong("MODEL_NAME", name, what, remedy)])
+
+
+def check_without_weights(folder: Path, settings: Settings) -> None:
+    """Raise SettingsError for a folder without what tokenising needs: a valid configuration and a tokenizer."""
+    name = settings.model_name
+    if not (folder / "config.json").is_file():
+        raise SettingsError([wrong("MODEL_NAME", name, *not_a_model(folder))])
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise SettingsError(
+            [wrong("MODEL_NAME", name, "its config.json is not a JSON object", "fix or fetch it again")]
+        )
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        remedy = "copy its tokenizer's files into the folder (tokenizer.json and tokenizer_config.json)"
+        raise SettingsError([wrong("MODEL_NAME", name, "holds no tokenizer", remedy)])
+    check_length(positions(config), settings)
 
 
 def not_a_model(folder: Path) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The folder of the base model: made, found or downloaded."""
+"""The folder of the base model, whole or without its weights: made, found or downloaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sft.settings.fields import TINY, Settings
 from sft.trainer.data import sources
 from sft.trainer.data.hashes import file_hash, short_hash
 from sft.trainer.data.prepared_data import data_key
-from sft.trainer.model.hub import FILES, check_code, download, is_cached
+from sft.trainer.model.hub import FILES, WITHOUT_WEIGHTS, check_code, download, is_cached
 
 
 def base_model(settings: Settings) -> Path:
@@ -38,6 +38,20 @@ def base_model(settings: Settings) -> Path:
     if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
         folder = download(settings, [*FILES, *(f"*{suffix}" for suffix in model_files.PICKLED)])
     model_files.check_folder(folder, settings)
+    if model_files.has_code(folder):
+        check_code(folder, settings)
+    return folder
+
+
+def tokenizer_folder(settings: Settings) -> Path:
+    """Return the folder of MODEL_NAME's configuration and tokenizer. Weights are not downloaded, nor looked for.
+
+    Raises SettingsError as `base_model` does.
+    """
+    if settings.model_name == TINY:
+        return base_model(settings)
+    folder = model_files.local_model(settings) or download(settings, WITHOUT_WEIGHTS)
+    model_files.check_without_weights(folder, settings)
     if model_files.has_code(folder):
         check_code(folder, settings)
     return folder

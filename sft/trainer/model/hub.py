@@ -7,7 +7,9 @@ from pathlib import Path
 from sft.errors import SettingsError, wrong
 from sft.settings.fields import Settings
 
-FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]  # that are downloaded of a model
+# Of a model, these files are downloaded.
+WITHOUT_WEIGHTS = ["*.json", "*.model", "*.txt", "*.jinja", "*.py"]
+FILES = [*WITHOUT_WEIGHTS, "*.safetensors"]
 
 
 def check_code(folder: Path, settings: Settings) -> None:

@@ -1,0 +1,143 @@
+"""`make rows`: show rows as they will be trained, before anything is trained."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from sft import hostfile
+from sft.errors import DataError, RunFailed, UserError, shown, wrong
+from sft.host.commands.setup import error_in, output
+from sft.host.folders import make_folders
+from sft.host.launch import inputs, launcher
+from sft.host.launch.compose import Stack
+from sft.host.rows.page import page
+from sft.host.rows.summary import summary
+from sft.host.rows.text import Writer
+from sft.host.rows.visible import visible
+from sft.run import files
+from sft.run.shown_rows import ShownRows
+from sft.run.typed_json import WrongType
+from sft.settings.fields import Settings
+
+PROGRAM = "sft.trainer.data.show_rows"
+ROWS = 3  # that are shown if their number is not given
+MOST_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which rows to show, as the options of `make rows` say."""
+
+    split: str = "train"
+    number: int = ROWS
+    index: int | None = None  # one row, from 0
+    longest: bool = False
+    cut: bool = False
+    ids: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        index: str = "",
+        longest: bool = False,
+        cut: bool = False,
+        split: str = "",
+        ids: bool = False,
+        number: str = "",
+    ) -> Choice:
+        """Return the options as they were typed. Raises UserError with a line for each that is wrong."""
+        problems = []
+        split = split or "train"
+        if split not in ("train", "validation"):
+            problems.append(wrong("SPLIT", split, "is not a split", "use train or validation"))
+        if not is_number(index or "0"):
+            problems.append(wrong("INDEX", index, "is not the number of a row", "use 0 for the first one, 1, 2, …"))
+        if not (is_number(number or "1") and 1 <= int(number or "1") <= MOST_ROWS):
+            problems.append(wrong("NUMBER", number, "is not a number of rows", f"use 1 to {MOST_ROWS}"))
+        asked = [name for name, given in (("INDEX", index), ("LONGEST", longest), ("CUT", cut)) if given]
+        if len(asked) > 1:
+            problems.append(f"{', '.join(asked)}: each chooses rows by itself; give one of them")
+        if index and number:
+            problems.append(wrong("NUMBER", number, "INDEX chooses one row", "leave one of them out"))
+        if problems:
+            raise UserError("\n".join(problems))
+        return cls(split, int(number or (1 if longest else ROWS)), int(index) if index else None, longest, cut, ids)
+
+    def words(self) -> list[str]:
+        """Return the options of the program that reads the rows."""
+        words = [f"--split={self.split}", f"--number={self.number}"]
+        words += [f"--index={self.index}"] if self.index is not None else []
+        return words + [f"--{name}" for name in ("longest", "cut", "ids") if getattr(self, name)]
+
+
+def is_number(text: str) -> bool:
+    """Tell whether a text is a whole number of at most 18 digits, 0 or more."""
+    return text.isascii() and text.isdecimal() and len(text) <= 18
+
+
+def rows(settings: Settings, choice: Choice, html: str, console: Console) -> None:
+    """Show rows, and write them to the file `html` if it is given. Raises DataError for rows that cannot be used."""
+    inputs.model(settings)
+    make_folders(settings)
+    found = read(settings, choice)
+    writer = Writer(console, found, settings.max_length, whole=choice.index is not None)
+    if found.rows:
+        console.print(writer.legend())
+    elif choice.cut and found.counts:
+        console.print(f"no row is cut at MAX_LENGTH={settings.max_length}")
+    for row in found.rows:
+        console.print()
+        for line in writer.row(row):
+            console.print(line)
+    console.print()
+    for text in summary(found, settings):
+        console.print(Text(text))
+    if html:
+        write(Path(html), page(found, settings))
+        console.print(Text(f"written: {visible(html, '')}"))
+    if found.problems:
+        raise DataError("\n".join(found.problems))
+
+
+def read(settings: Settings, choice: Choice) -> ShownRows:
+    """Have the rows tokenised, and return what there is to show. Raises UserError."""
+    command, environment = program(settings, choice)
+    code, said = output(command, environment)
+    if code:
+        raise UserError(error_in(said)) if error_in(said) else RunFailed(f"{PROGRAM} ended with exit code {code}")
+    try:
+        return ShownRows.from_json(json.loads(said.strip().splitlines()[-1]))
+    except (ValueError, IndexError, WrongType) as error:
+        raise RunFailed(f"{PROGRAM} printed something else than rows ({shown(error)})") from None
+
+
+def program(settings: Settings, choice: Choice) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment of the program that tokenises rows: here, or in a container.
+
+    A machine whose runs are in containers may lack the training packages.
+    """
+    words = ["-m", PROGRAM, *choice.words()]
+    environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
+    if importlib.util.find_spec("transformers") or not launcher.is_compose(settings):
+        return [sys.executable, *words], environment
+    stack = Stack(settings.model_copy(update={"device": "cpu"}))
+    given = [f"{name.upper()}={os.environ[name.upper()]}" for name in settings.of_data() if name.upper() in os.environ]
+    options = [word for pair in given for word in ("--env", pair)]
+    run = stack.command("run", "--rm", "--no-deps", "-T", *options, hostfile.MASTER, "python3", *words)
+    return run, stack.environment()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file. Raises UserError if that is not possible."""
+    try:
+        files.write_whole(path, text, flushed=False)
+    except OSError as error:
+        raise UserError(wrong("HTML", path, f"cannot be written ({error.strerror})", "choose another file")) from None
