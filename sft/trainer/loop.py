@@ -8,6 +8,7 @@ import torch
 from deepspeed import DeepSpeedEngine
 
 from sft.run.directory import Run
+from sft.run.records import Prepared
 from sft.settings.stages import Effective
 from sft.steps import Steps
 from sft.trainer import batching, distributed, nonfinite, oom, process, startup
@@ -22,13 +23,19 @@ from sft.trainer.report import Reporter, StepResult
 
 
 def train(
-    run: Run, settings: Effective, base: Path, rows: Rows, validation_rows: Rows, reporter: Reporter, world: World
+    run: Run,
+    settings: Effective,
+    prepared: Prepared,
+    rows: Rows,
+    validation_rows: Rows,
+    reporter: Reporter,
+    world: World,
 ) -> None:
-    """Train the model in `base` to the last step and export it to `final/` (all ranks).
+    """Train the base model to the last step and export it to `final/` (all ranks).
 
     Raises process.Stopped, after saving a checkpoint, if the run was asked to stop.
     """
-    steps = Steps.of(settings, len(rows))
+    base, steps = Path(prepared.model), Steps.of(settings, len(rows))
     engine, packing, first_step, saver, memory = startup.start(run, settings, base, rows, steps, reporter, world)
     # A run that was killed right after a validation resumes before it. Rank 0 knows from the metrics it has written.
     (is_validated,) = distributed.total([reporter.begin_steps(first_step)], world)
@@ -73,7 +80,7 @@ def train(
         if stop:
             raise process.Stopped
 
-    finish(engine, saver, steps, base, run, settings, reporter, world)
+    finish(engine, saver, steps, prepared, run, settings, reporter, world)
 
 
 def optimizer_step(
@@ -134,7 +141,7 @@ def finish(
     engine: DeepSpeedEngine,
     saver: Saver,
     steps: Steps,
-    base: Path,
+    prepared: Prepared,
     run: Run,
     settings: Effective,
     reporter: Reporter,
@@ -146,7 +153,7 @@ def finish(
         reporter.flush()
         model = engine.module.model
         saver.save_before_export(steps.total, count_weights(model) * model.dtype.itemsize)
-        export(engine, base, run, settings, world)
+        export(engine, prepared, run, settings, world)
         if not settings.save_steps:
             saver.forget(steps.total)  # it was for the case that the export fails
     end_engine(engine)

@@ -90,17 +90,16 @@ def evaluate_and_train(run: Run, settings: Effective, world: World) -> Literal["
     since_start = now - (run.state().attempt_started_at or now)
     before_ranks = max(0.0, since_start - sum(prepared.seconds.values()))
     reporter.add_seconds({"starting": before_ranks} | prepared.seconds)
-    base = Path(prepared.model)
     rows, validation_rows = (Rows(Path(prepared.data) / split) for split in ("train", "validation"))
     status: Literal["finished", "stopped"] = "finished"
     try:
         if settings.evaluate and run.results().before is None:
-            evaluate(run, settings, base, validation_rows, "before", 0, reporter, world)
+            evaluate(run, settings, prepared, Path(prepared.model), validation_rows, "before", 0, reporter, world)
         if not run.final.exists():
-            train(run, settings, base, rows, validation_rows, reporter, world)
+            train(run, settings, prepared, rows, validation_rows, reporter, world)
         if settings.evaluate and run.results().after is None:
             last_step = Steps.of(settings, len(rows)).total
-            evaluate(run, settings, run.final, validation_rows, "after", last_step, reporter, world)
+            evaluate(run, settings, prepared, run.final, validation_rows, "after", last_step, reporter, world)
     except process.Stopped:
         status = "stopped"
     reporter.close()
@@ -108,12 +107,20 @@ def evaluate_and_train(run: Run, settings: Effective, world: World) -> Literal["
 
 
 def evaluate(
-    run: Run, settings: Effective, model: Path, rows: Rows, moment: Moment, step: int, reporter: Reporter, world: World
+    run: Run,
+    settings: Effective,
+    prepared: Prepared,
+    model: Path,
+    rows: Rows,
+    moment: Moment,
+    step: int,
+    reporter: Reporter,
+    world: World,
 ) -> None:
     """Evaluate the model before or after training, the one after `step` steps (all ranks)."""
     with reporter.phase(f"evaluation {moment}"):
         reporter.begin_evaluation(moment)
-        found = evaluate_model(run, settings, model, rows, reporter, world)
+        found = evaluate_model(run, settings, model, prepared.template, rows, reporter, world)
         reporter.results(moment, step, found)
 
 

@@ -70,15 +70,6 @@ class Unwatched(transformers.StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
-class Ids:
-    """A tokenizer that leaves ids as they are."""
-
-    pad_token_id, eos_token_id = 0, 1
-
-    def batch_decode(self, ids, **_):
-        return ids.tolist()
-
-
 USE_CACHE = {"config.json": ["llama", "gemma 3, sliding and full layers"], "generation_config.json": ["llama"]}
 
 
@@ -93,7 +84,7 @@ def test_a_model_that_says_it_uses_no_cache_is_evaluated_as_any_other(tmp_path, 
         model = load_model(tmp_path, settings, torch.device("cpu"))
         prompts = [[5, 6], [9, 8, 7, 6, 5], [3, 1, 4, 1]]
         world = World(0, 0, 1, torch.device("cpu"))
-        found.append(generate.answer_batch(model, Ids(), prompts, [1], settings, Unwatched(), world))
+        found.append(generate.answer_batch(model, prompts, [1], 0, settings, Unwatched(), world))
     assert found[0] == found[1] and len(found[0][0]) > 1
 
 
@@ -102,6 +93,6 @@ def test_mpt_which_uses_no_cache_by_itself_is_evaluated(tmp_path):
     settings = decided(model_name="tiny", max_new_tokens=NEW)
     model = load_model(tmp_path, settings, torch.device("cpu"))
     world = World(0, 0, 1, torch.device("cpu"))
-    (answer,) = generate.answer_batch(model, Ids(), [[5, 6, 7]], [1], settings, Unwatched(), world)
+    (answer,) = generate.answer_batch(model, [[5, 6, 7]], [1], 0, settings, Unwatched(), world)
     assert answer == model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=NEW, do_sample=False, eos_token_id=1,
                                     use_cache=False)[0, 3:].tolist()  # fmt: skip

@@ -9,9 +9,11 @@ import torch
 import transformers
 
 from sft.run import files
-from sft.trainer.model import adapter, export
+from sft.run.records import TemplateFacts
+from sft.trainer.model import adapter, export, generation
 from sft.trainer.model.load import load_model
 from tests.settings import decided
+from tests.torch.small_models import HEADS, SIZES, model_of
 
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -28,7 +30,7 @@ def written(base, folder, settings):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    adapter.write(model, model.state_dict(), base, folder, settings)
+    adapter.write(model, model.state_dict(), base, None, folder, settings)
     with torch.no_grad():
         return model.eval()(torch.arange(5, 25)[None]).logits
 
@@ -80,7 +82,95 @@ def test_the_final_model_is_configured_as_its_base_also_in_what_transformers_wou
     (base / "generation_config.json").write_text(json.dumps(odd))
     loaded = load_model(base, lora(model_name="tiny"), CPU)
     loaded.config.use_cache = False  # as training has it
-    export.write_model(loaded, loaded.state_dict(), base, tmp_path / "final", False)
+    export.write_model(loaded, loaded.state_dict(), base, None, tmp_path / "final", False)
     generation = json.loads((tmp_path / "final" / "generation_config.json").read_text())
     assert {name: generation[name] for name in odd} == odd
     assert json.loads((tmp_path / "final" / "config.json").read_text())["use_cache"] is True
+
+
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+def facts(*stops, templates=None):
+    return TemplateFacts(
+        source="the model's", templates=templates or {"default": CHAT}, end_mark="<|im_end|>", end_is_appended=False,
+        stops=list(stops), added_stops=["<|im_end|>"],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def base(tiny, tmp_path):
+    """A base model as they are published: marks of a chat that are no special tokens, no pad token, EOS the only end."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.pad_token = tokenizer.chat_template = None
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.generation_config.pad_token_id = model.config.pad_token_id = None
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    generation = json.loads((tmp_path / "base" / "generation_config.json").read_text())
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps(generation | {"temperature": 0.6}))
+    return tmp_path / "base"
+
+
+def exported(base, folder, template):
+    """Export the model in `base`; return its tokenizer and its generation configuration."""
+    model = load_model(base, lora(model_name="tiny"), CPU)
+    export.write_model(model, model.state_dict(), base, template, folder, False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return tokenizer, json.loads((folder / "generation_config.json").read_text())
+
+
+def test_the_final_model_stops_where_answers_end_and_is_asked_as_it_was_trained(base, tmp_path):
+    published = transformers.AutoTokenizer.from_pretrained(base)
+    end = published.convert_tokens_to_ids("<|im_end|>")
+    tokenizer, configured = exported(base, tmp_path / "final", facts(published.eos_token_id, end))
+    assert configured["eos_token_id"] == [published.eos_token_id, end]
+    assert configured["pad_token_id"] == published.eos_token_id and configured["temperature"] == 0.6
+    assert json.loads((tmp_path / "final" / "config.json").read_text())["eos_token_id"] == published.eos_token_id
+    assert tokenizer.chat_template == CHAT and tokenizer.eos_token == published.eos_token
+    # The mark is left out of a decoded answer, and everything is tokenised as before.
+    ids = published("5 <|im_end|> 6").input_ids
+    assert tokenizer("5 <|im_end|> 6").input_ids == ids and end in ids
+    assert published.decode(ids, skip_special_tokens=True) == "5 <|im_end|> 6"
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "5  6"
+
+
+def test_the_final_model_of_a_run_without_facts_about_the_template_is_as_published(base, tmp_path):
+    tokenizer, configured = exported(base, tmp_path / "final", None)
+    assert configured["eos_token_id"] == tokenizer.eos_token_id and "pad_token_id" not in configured
+    assert tokenizer.chat_template is None and "<|im_end|>" not in tokenizer.all_special_tokens
+
+
+def test_all_named_templates_are_exported_and_the_default_is_the_usual_one(base, tmp_path):
+    named = {"default": CHAT, "tool_use": CHAT + " "}
+    tokenizer, _ = exported(base, tmp_path / "final", facts(1, templates=named))
+    assert tokenizer.chat_template == named
+    assert (tmp_path / "final" / "chat_template.jinja").read_text() == CHAT
+
+
+def test_an_adapter_has_the_template_that_it_was_trained_with(base, tmp_path):
+    model = load_model(base, lora(model_name=str(base)), CPU)
+    adapter.add(model, lora(model_name=str(base)))
+    adapter.write(model, model.state_dict(), base, facts(1), tmp_path / "adapter", lora(model_name=str(base)))
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "adapter").chat_template == CHAT
+
+
+def test_a_batch_of_prompts_is_answered_without_a_word_about_padding(base, tmp_path, caplog):
+    tokenizer, _ = exported(base, tmp_path / "final", facts(1, 2))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "final")
+    transformers.utils.logging.enable_propagation()
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+    transformers.utils.logging.disable_propagation()
+    assert "pad_token_id" not in caplog.text
+
+
+@pytest.mark.parametrize(("pad", "eos", "expected"), [(0, 1, 0), (None, 1, 1), (64, 1, 1), (-1, 1, 1), (None, None, 7)])
+def test_padding_is_a_token_that_the_model_has(pad, eos, expected):
+    class Marks:
+        pad_token_id, eos_token_id = pad, eos
+
+    model = model_of(transformers.LlamaConfig(**SIZES, **HEADS))
+    assert generation.pad_token(model, Marks(), [7]) == expected

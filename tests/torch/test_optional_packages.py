@@ -28,9 +28,9 @@ ADAPTER_FROM_START_TO_END = """
     model = load_model(base, settings, torch.device("cpu"))
     adapter.add(model, settings)
     model(torch.arange(5, 25)[None]).logits.sum().backward()
-    adapter.write(model, model.state_dict(), base, folder / "adapter", settings)
+    adapter.write(model, model.state_dict(), base, None, folder / "adapter", settings)
     whole = adapter.merged(model, base, folder / "adapter", permissions(settings))
-    export.write_model(whole, whole.state_dict(), base, folder / "final", False)
+    export.write_model(whole, whole.state_dict(), base, None, folder / "final", False)
 """
 
 KERNELS = """

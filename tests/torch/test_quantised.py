@@ -72,7 +72,7 @@ def test_the_layers_matrices_are_quantised_and_nothing_else(adapted):
 
 def test_the_merged_model_is_what_was_trained(base, adapted, settings, tmp_path):
     trained = logits(adapted)
-    adapter.write(adapted, adapted.state_dict(), base, tmp_path / "adapter", settings)
+    adapter.write(adapted, adapted.state_dict(), base, None, tmp_path / "adapter", settings)
     merged = adapter.merged(adapted, base, tmp_path / "adapter", permissions(settings)).eval()
     torch.testing.assert_close(logits(merged), trained, atol=1e-4, rtol=1e-4)
     assert "quantization_config" not in json.loads(merged.config.to_json_string())

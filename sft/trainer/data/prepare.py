@@ -90,6 +90,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
         said=identity.check(run, settings, inputs) if run else [],
         train=found.train,
         validation=found.validation,
+        template=found.template,
     )
 
 

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from sft.run.directory import Run
-from sft.run.records import Results
+from sft.run.records import Results, TemplateFacts
 from sft.settings.stages import Effective
 from sft.trainer import batching, distributed
 from sft.trainer.data.rows import Rows
@@ -29,8 +29,19 @@ from sft.trainer.model.load import free_unused_memory, load_model
 from sft.trainer.report import Reporter
 
 
-def evaluate_model(run: Run, settings: Effective, path: Path, rows: Rows, reporter: Reporter, world: World) -> Results:
-    """Evaluate the model in `path` (all ranks). Raises process.Stopped if the run was asked to stop."""
+def evaluate_model(
+    run: Run,
+    settings: Effective,
+    path: Path,
+    template: TemplateFacts | None,
+    rows: Rows,
+    reporter: Reporter,
+    world: World,
+) -> Results:
+    """Evaluate the model in `path` (all ranks). Raises process.Stopped if the run was asked to stop.
+
+    `template` is the one that the rows were rendered with: it says where an answer ends.
+    """
     started = time.monotonic()
     free_unused_memory(world.device)
     tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -43,7 +54,7 @@ def evaluate_model(run: Run, settings: Effective, path: Path, rows: Rows, report
     model.set_attn_implementation(target_loss.own_attention)
     free_unused_memory(world.device)  # its free memory decides how many answers fit at once
     generating = time.monotonic()
-    answers = generate(run, settings, model, tokenizer, rows, reporter, world)
+    answers = generate(run, settings, model, tokenizer, template, rows, reporter, world)
     ended = time.monotonic()
     del model, target_loss
     free_unused_memory(world.device)

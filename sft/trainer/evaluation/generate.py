@@ -11,12 +11,14 @@ import torch
 import transformers
 
 from sft.run.directory import Run
+from sft.run.records import TemplateFacts
 from sft.settings.fields import Settings
 from sft.trainer import distributed, process
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
-from sft.trainer.evaluation import kv_cache
+from sft.trainer.evaluation import answer_text, kv_cache
 from sft.trainer.evaluation.score import Answer
+from sft.trainer.model import generation
 from sft.trainer.report import Reporter
 
 CPU_ANSWERS_AT_ONCE = 64
@@ -26,7 +28,14 @@ TELL_EVERY_S = 0.5
 
 
 def generate(
-    run: Run, settings: Settings, model: Any, tokenizer: Any, rows: Rows, reporter: Reporter, world: World
+    run: Run,
+    settings: Settings,
+    model: Any,
+    tokenizer: Any,
+    template: TemplateFacts | None,
+    rows: Rows,
+    reporter: Reporter,
+    world: World,
 ) -> list[Answer]:
     """Answer the first EVAL_LIMIT rows, or all (all ranks). Return all answers on every rank, in the order of the rows.
 
@@ -41,16 +50,21 @@ def generate(
     most = settings.eval_batch_size or as_many_as_fit(model, max(map(len, prompts.values()), default=1), settings)
     batches = max(1, math.ceil(len(mine) / most))
     at_once = max(1, math.ceil(len(mine) / batches))  # batches of equal size: each takes as many decoding steps
-    ends = end_tokens(model, tokenizer)
+    ends = generation.stops(model, tokenizer, template)
+    padding = generation.pad_token(model, tokenizer, ends)
+    reasoning_end = template.reasoning_end if template else []
     progress = Progress(run, len(mine), reporter, world)
     found: list[Answer] = []
     for start in range(0, len(mine), at_once):
         chosen = mine[start : start + at_once]
         since = time.monotonic()
-        answers = answer_batch(model, tokenizer, [prompts[index] for index in chosen], ends, settings, progress, world)
+        batch = answer_batch(model, [prompts[index] for index in chosen], ends, padding, settings, progress, world)
         if progress.stopped:
             break
-        found += [Answer(index, *texts[index], answer) for index, answer in zip(chosen, answers, strict=True)]
+        for index, ids in zip(chosen, batch, strict=True):
+            ended = bool(ids) and ids[-1] in ends
+            generated, answer = answer_text.texts(ids[:-1] if ended else ids, tokenizer, reasoning_end)
+            found.append(Answer(index, *texts[index], answer, generated, len(ids), ended))
         progress.done += len(chosen)
         reporter.print(f"{len(chosen)} answers at once: {time.monotonic() - since:.1f} s")
     # Ranks do not stop in the same step. Whoever has stopped early leaves fewer answers than rows, which all ranks see.
@@ -104,25 +118,27 @@ class Progress(transformers.StoppingCriteria):
 
 def answer_batch(
     model: Any,
-    tokenizer: Any,
     prompts: list[list[int]],
     ends: list[int],
+    padding: int,
     settings: Settings,
     progress: Progress,
     world: World,
-) -> list[str]:
-    """Answer a batch of prompts, token ids, by greedy decoding. An answer ends at a token of `ends`."""
-    pad_id = pad_token(tokenizer)
+) -> list[list[int]]:
+    """Answer a batch of prompts, token ids, by greedy decoding. Return the new tokens of each.
+
+    An answer ends with a token of `ends`, or without one after MAX_NEW_TOKENS tokens.
+    """
     width = max(map(len, prompts))
-    input_ids = torch.tensor([[pad_id] * (width - len(ids)) + ids for ids in prompts], device=world.device)
+    input_ids = torch.tensor([[padding] * (width - len(ids)) + ids for ids in prompts], device=world.device)
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=world.device)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     new_tokens = min(settings.max_new_tokens, limit - width) if limit else settings.max_new_tokens
     if new_tokens < 1:
-        return [""] * len(prompts)
+        return [[] for _ in prompts]
     progress.batch = (width, new_tokens)
     config = transformers.GenerationConfig(
-        max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=pad_id,
+        max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=padding,
         use_cache=True,
     )  # fmt: skip
     model.generation_config = config  # transformers fills in what is None here, such as beams, from the model's own
@@ -131,16 +147,10 @@ def answer_batch(
             input_ids, attention_mask=mask, generation_config=config, stopping_criteria=[progress],
             past_key_values=kv_cache.preallocated(model, width + new_tokens),
         )  # fmt: skip
-    return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    return [up_to_end(ids, ends) for ids in output[:, width:].tolist()]
 
 
-def pad_token(tokenizer: Any) -> int:
-    """Return the id to pad with, EOS if the tokenizer has no pad token. Padding is masked and never a target."""
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Return the tokens that end an answer: the tokenizer's EOS, and those of the model's generation configuration."""
-    configured = model.generation_config.eos_token_id
-    configured = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in [tokenizer.eos_token_id, *configured] if token is not None})
+def up_to_end(ids: list[int], ends: list[int]) -> list[int]:
+    """Return generated tokens up to and with the first that ends an answer: padding follows it."""
+    at = next((at for at, token in enumerate(ids) if token in ends), len(ids))
+    return ids[: at + 1]

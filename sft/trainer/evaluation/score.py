@@ -18,7 +18,10 @@ class Answer:
     index: int  # of the row
     prompt: str
     reference: str
-    answer: str
+    answer: str  # its words, without reasoning
+    generated: str = ""  # everything, control marks included
+    tokens: int = 0  # that were generated
+    ended: bool = True  # with an end mark, not at MAX_NEW_TOKENS
 
 
 def score(answers: list[Answer]) -> Results:

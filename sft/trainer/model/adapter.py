@@ -16,8 +16,9 @@ from transformers.pytorch_utils import Conv1D
 
 from sft import model_files
 from sft.errors import SettingsError, wrong
+from sft.run.records import TemplateFacts
 from sft.settings.fields import TINY, Settings
-from sft.trainer.model import quantised
+from sft.trainer.model import generation, quantised
 
 NAME = "default"  # peft's name for the only adapter of a model
 
@@ -96,7 +97,14 @@ def is_adapted(model: torch.nn.Module) -> bool:
     return bool(getattr(model, "peft_config", None))
 
 
-def write(model: Any, weights: dict[str, torch.Tensor], base: Path, folder: Path, settings: Settings) -> None:
+def write(
+    model: Any,
+    weights: dict[str, torch.Tensor],
+    base: Path,
+    template: TemplateFacts | None,
+    folder: Path,
+    settings: Settings,
+) -> None:
     """Write the adapter to `folder` in peft's layout, with the tokenizer. `weights` are the whole model's, by name.
 
     It names the base model so that peft's AutoPeftModelForCausalLM.from_pretrained(folder) finds it, on other machines
@@ -113,8 +121,7 @@ def write(model: Any, weights: dict[str, torch.Tensor], base: Path, folder: Path
         if "lora_" in name
     }
     save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base, trust_remote_code=settings.trust_remote_code)
-    tokenizer.save_pretrained(folder)
+    generation.exported_tokenizer(base, template, settings.trust_remote_code).save_pretrained(folder)
 
 
 def base_name(base: Path, settings: Settings) -> tuple[str, str | None]:

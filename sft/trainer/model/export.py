@@ -10,14 +10,15 @@ from deepspeed import DeepSpeedEngine
 
 from sft.run import files
 from sft.run.directory import Run
+from sft.run.records import Prepared, TemplateFacts
 from sft.settings.fields import Settings
 from sft.trainer import distributed
 from sft.trainer.distributed import World
-from sft.trainer.model import adapter
+from sft.trainer.model import adapter, generation
 from sft.trainer.model.load import permissions
 
 
-def export(engine: DeepSpeedEngine, base: Path, run: Run, settings: Settings, world: World) -> None:
+def export(engine: DeepSpeedEngine, prepared: Prepared, run: Run, settings: Settings, world: World) -> None:
     """Write the trained model to `final/` in Hugging Face layout, complete or not at all (all ranks).
 
     It is loaded again and compared bit by bit before the folder gets its name: here, not at its user, it must show if a
@@ -29,6 +30,7 @@ def export(engine: DeepSpeedEngine, base: Path, run: Run, settings: Settings, wo
     else:
         weights = engine.module.state_dict()
     if world.is_main:
+        base, template = Path(prepared.model), prepared.template
         named = {
             name.removeprefix("model."): value.detach().cpu()
             for name, value in weights.items()
@@ -37,21 +39,26 @@ def export(engine: DeepSpeedEngine, base: Path, run: Run, settings: Settings, wo
         model = engine.module.model
         if adapter.is_adapted(model):
             with files.whole_folder(run.adapter) as folder:
-                adapter.write(model, named, base, folder, settings)
+                adapter.write(model, named, base, template, folder, settings)
             model = adapter.merged(model, base, run.adapter, permissions(settings))
             named = model.state_dict()
         with files.whole_folder(run.final) as folder:
-            write_model(model, named, base, folder, settings.trust_remote_code)
+            write_model(model, named, base, template, folder, settings.trust_remote_code)
     distributed.barrier()
 
 
 def write_model(
-    model: transformers.PreTrainedModel, weights: dict[str, torch.Tensor], base: Path, folder: Path, trusted: bool
+    model: transformers.PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    base: Path,
+    template: TemplateFacts | None,
+    folder: Path,
+    trusted: bool,
 ) -> None:
     """Write weights, configuration and tokenizer to `folder`, load them again, and compare.
 
-    The configuration is that of the model's class, with what the `base` model's publisher set. `trusted`: run the
-    model's own code. Raises RuntimeError if the loaded weights differ.
+    The configuration is that of the model's class, with what the `base` model's publisher set. Generation is configured
+    to stop where answers end according to `template`, which the tokenizer gets too. `trusted`: run the model's own code. Raises RuntimeError if the loaded weights differ.
     """
     with torch.device("meta"):
         whole = type(model)(model.config)
@@ -64,9 +71,11 @@ def write_model(
     # sampling: save without it, and write its file separately.
     whole.generation_config = transformers.GenerationConfig()
     whole.save_pretrained(folder)
+    tokenizer = generation.exported_tokenizer(base, template, trusted)
+    tokenizer.save_pretrained(folder)
     if model.generation_config is not None:
-        model.generation_config.to_json_file(folder / transformers.utils.GENERATION_CONFIG_NAME)
-    transformers.AutoTokenizer.from_pretrained(base, trust_remote_code=trusted).save_pretrained(folder)
+        configuration = generation.configuration(model, tokenizer, template)
+        configuration.to_json_file(folder / transformers.utils.GENERATION_CONFIG_NAME)
     dtype = next(iter(weights.values())).dtype
     reloaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trusted)
     loaded = reloaded.state_dict()
