@@ -42,5 +42,7 @@ def test_a_character_of_several_tokens_beside_the_end_of_reasoning_stays_whole(t
 
 
 def test_the_last_of_several_ends_counts():
-    assert after_reasoning("a</think>\n\nb<|final|>c", ["\n</think>\n\n", "<|final|>"]) == len("a</think>\n\nb<|final|>")
+    assert after_reasoning("a</think>\n\nb<|final|>c", ["\n</think>\n\n", "<|final|>"]) == len(
+        "a</think>\n\nb<|final|>"
+    )
     assert after_reasoning("abc", ["\n\n", ""]) == 0

@@ -100,7 +100,7 @@ def facts(*stops, templates=None):
 
 @pytest.fixture
 def base(tiny, tmp_path):
-    """A base model as they are published: marks of a chat that are no special tokens, no pad token, EOS the only end."""
+    """A base model as many are published: the chat's marks are no special tokens, no pad token, EOS the only end."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
     tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"])
     tokenizer.pad_token = tokenizer.chat_template = None
@@ -158,7 +158,7 @@ def test_an_adapter_has_the_template_that_it_was_trained_with(base, tmp_path):
 
 
 def test_a_batch_of_prompts_is_answered_without_a_word_about_padding(base, tmp_path, caplog):
-    tokenizer, _ = exported(base, tmp_path / "final", facts(1, 2))
+    exported(base, tmp_path / "final", facts(1, 2))
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "final")
     transformers.utils.logging.enable_propagation()
     ids = torch.tensor([[5, 6, 7], [8, 9, 10]])

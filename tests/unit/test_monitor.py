@@ -3,15 +3,17 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from sft import hostfile
-from sft.host.commands import monitor, snapshot
+from sft.host.commands import describe, monitor, snapshot
 from sft.host.gpus import Gpu
-from sft.run import files, lifecycle
+from sft.run import files, lifecycle, typed_json
+from sft.run.records import Inputs, Prepared, Split, TemplateFacts
 from tests.settings import decided
 
 
@@ -165,10 +167,27 @@ def test_the_json_of_the_monitor_keeps_its_keys(run, capsys):
     shutil.copy(OLDER / "metrics.jsonl", run.metrics)
     monitor.monitor(run, Console(), once=True, as_json=True)
     seen = json.loads(capsys.readouterr().out)
-    keys = "run path running age_s elapsed_s state problems metrics losses evaluation nodes gpus goes_on logs others"
-    assert list(seen) == keys.split()
+    keys = "run path running age_s elapsed_s state problems metrics losses evaluation template nodes gpus goes_on logs"
+    assert list(seen) == [*keys.split(), "others"]
     assert seen["problems"] == [] and seen["state"].items() >= json.loads((OLDER / "state.json").read_text()).items()
     assert seen["nodes"] == [{"name": "llm-master", "host": "machine", "ranks": [0], "gpus": []}]
     before = json.loads((OLDER / "evaluation.json").read_text())["before"]
     assert seen["evaluation"]["before"] == {key: value for key, value in before.items() if key != "samples"}
     assert seen["metrics"]["step"] == 250 and seen["metrics"]["eval/exact_match"] == 0.99
+
+
+def test_what_is_unusual_about_the_chat_template_is_shown_by_the_monitor_and_at_the_start(run):
+    said = ["<|im_end|> ends its answers: added to the tokens at which final/ stops", "[bold] is no markup"]
+    template = TemplateFacts(
+        source="the model's", templates={}, end_mark="<|im_end|>", end_is_appended=False, stops=[2, 3],
+        added_stops=["<|im_end|>"], said=said,
+    )  # fmt: skip
+    split = Split(rows=16, tokens=160, target_tokens=80, longest=12, cut_rows=0)
+    prepared = Prepared(model="m", data="d", train=split, validation=split, inputs=Inputs(), template=template)
+    typed_json.write(run.prepared, prepared)
+    started = io.StringIO()
+    describe.describe(run, Console(file=started, width=200))
+    for text in (shown(run, 200), started.getvalue()):
+        assert all(text.count(line) == 1 for line in said), text
+    typed_json.write(run.prepared, replace(prepared, template=None))  # of an older version
+    assert "template" not in shown(run)

@@ -21,5 +21,7 @@ def describe(run: Run, console: Console) -> None:
         cut = f", {split.cut_rows:,} cut at MAX_LENGTH={settings.max_length}" if split.cut_rows else ""
         tokens = f"{split.tokens:,} tokens, {split.target_tokens:,} of them targets"
         console.print(f"{name:>10}: {split.rows:,} rows, {tokens}, longest row {split.longest}{cut}", highlight=False)
+    for line in prepared.template.said if prepared.template else []:
+        console.print(f"{'template':>10}: {line}", highlight=False, markup=False)
     for line in Steps.of(settings, prepared.train.rows).describe(settings):
         console.print(f"{'':>10}  {line}")

@@ -75,7 +75,7 @@ def render(seen: Snapshot) -> RenderableType:
         parts.append(Line(lambda width: bar_line(phase, width, elapsed)))
     table = Table.grid(padding=(0, 2))
     for label, value in facts(seen):
-        table.add_row(Text(label, "dim"), value)
+        table.add_row(Text(label, "dim"), Text(value))
     parts.append(table)
     if len(losses) > 1:
         parts += [Text(), Line(lambda width: loss_line(losses, seen.metrics.get("train/loss", losses[-1]), width))]
@@ -123,6 +123,7 @@ def facts(seen: Snapshot) -> list[tuple[str, str]]:
         found.append((node.name, f"rank{'s' * (len(node.ranks) > 1)} {ranks} on {node.host}"))
     found += [(label, form.format(metrics[key])) for key, (label, form) in FORMATS.items() if key in metrics]
     found += scores(seen.results)
+    found += [("template" * (number == 0), line) for number, line in enumerate(seen.template)]
     if not seen.gpus and seen.running:
         import psutil  # 10 ms that a run which has ended does not need
 

@@ -15,7 +15,7 @@ from sft.host.gpus import Gpu
 from sft.run.directory import Run
 from sft.run.find import at_work
 from sft.run.metrics import Line
-from sft.run.records import ENDED, Evaluation, NodeInfo, State
+from sft.run.records import ENDED, Evaluation, NodeInfo, Prepared, State
 
 CURVE_POINTS = 60
 NEWEST = 50  # lines of metrics that are searched for the newest value of each
@@ -65,6 +65,7 @@ class Snapshot:
     metrics: dict[str, float]  # the newest value of each
     losses: list[float]  # of the whole run, as a curve
     results: Evaluation
+    template: list[str]  # a line for everything that is unusual about the chat template
     nodes: list[NodeInfo]
     gpus: list[Gpu]
     how_to_continue: str  # how to continue a run that is not running
@@ -75,6 +76,7 @@ class Snapshot:
     def of(cls, run: Run, metrics: list[Line], problems: Sequence[str] = ()) -> Snapshot:
         """Return the present state of a run; `metrics` are the lines of its metrics so far."""
         state, now = run.state(), time.time()
+        prepared = run.record(run.prepared, Prepared)
         updated_at = state.updated_at or now
         ended, running = state.status in ENDED, run.is_running()
         latest: dict[str, float] = {}
@@ -90,6 +92,7 @@ class Snapshot:
             metrics=latest,
             losses=curve([line.values["train/loss"] for line in metrics if "train/loss" in line.values]),
             results=run.results(),
+            template=prepared.template.said if prepared and prepared.template else [],
             nodes=run.nodes(),
             gpus=gpus.visible(),
             how_to_continue=""
@@ -116,6 +119,7 @@ class Snapshot:
             "metrics": self.metrics,
             "losses": self.losses,
             "evaluation": {moment: results.numbers() for moment, results in self.results.parts().items()},
+            "template": self.template,
             "nodes": [node.to_json() for node in self.nodes],
             "gpus": [asdict(gpu) | {"node": self.node_of(gpu)} for gpu in self.gpus],
             "goes_on": self.how_to_continue,

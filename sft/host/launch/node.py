@@ -180,7 +180,10 @@ class Node:
         self.supervisor.see_through(process, until_stop=True)
         if self.run.prepared.is_file():
             provenance.note_inputs(self.run)
-            for line in [*typed_json.read(self.run.prepared, Prepared).said, *provenance.since_it_began(self.run)]:
+            prepared = typed_json.read(self.run.prepared, Prepared)
+            for line in prepared.template.said if prepared.template else []:
+                self.supervisor.log.write(f"chat template: {line}")
+            for line in [*prepared.said, *provenance.since_it_began(self.run)]:
                 self.supervisor.log.write(f"not as the run began: {line}")
             return True
         if not self.supervisor.end_now and self.run.stop_reason() is None:

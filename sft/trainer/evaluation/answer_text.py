@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-import os
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,5 +38,6 @@ def after_reasoning(text: str, reasoning_end: Sequence[str]) -> int:
         if mark and mark in text:
             at = text.rindex(mark) + len(mark)
             space = end[end.index(mark) + len(mark) :]
-            found = max(found, at + len(os.path.commonprefix([text[at:], space])))
+            same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(text[at:], space, strict=False))
+            found = max(found, at + len(list(same)))
     return found

@@ -57,8 +57,9 @@ def write_model(
 ) -> None:
     """Write weights, configuration and tokenizer to `folder`, load them again, and compare.
 
-    The configuration is that of the model's class, with what the `base` model's publisher set. Generation is configured
-    to stop where answers end according to `template`, which the tokenizer gets too. `trusted`: run the model's own code. Raises RuntimeError if the loaded weights differ.
+    The configuration is that of the model's class, with what the `base` model's publisher set; generation stops where
+    answers end according to `template`, which the tokenizer gets too. `trusted`: run the model's own code. Raises
+    RuntimeError if the loaded weights differ.
     """
     with torch.device("meta"):
         whole = type(model)(model.config)
