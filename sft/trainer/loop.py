@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom: from the newest checkpoint or the base model to `final/`."""
+"""The training loop, from the newest checkpoint or the base model to the last step. Read it from top to bottom."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sft.trainer.batching import MicroSteps
 from sft.trainer.checkpoint.save import Saver
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
-from sft.trainer.engine import backward, count_weights, end_engine, grad_norm
+from sft.trainer.engine import backward, grad_norm
 from sft.trainer.evaluation.evaluate import mean_loss
-from sft.trainer.model.export import export
+from sft.trainer.finish import finish
 from sft.trainer.report import Reporter, StepResult
 
 
@@ -41,14 +41,14 @@ def train(
     (is_validated,) = distributed.total([reporter.begin_steps(first_step)], world)
 
     for step in range(first_step, steps.total):
-        # Once in a while: the loss on the validation rows (all ranks).
+        # Every EVAL_STEPS steps: the loss on the validation rows (all ranks).
         if validation_is_due(step, settings) and not (step == first_step and is_validated):
             with reporter.validation():
                 val_loss = mean_loss(engine, validation_rows, settings, packing, world)
             reporter.log(step, {"val/loss": val_loss})
 
-        # Which rows this step trains on follows from (seed, epoch) alone, and how they are split into micro-steps over
-        # the ranks from their lengths. So every rank computes the same for itself, and a resumed run goes on as before.
+        # (seed, epoch) alone decides which rows this step trains on, and the lengths of the rows decide how they are
+        # split into micro-steps over the ranks. So every rank computes the same by itself, also after a resume.
         chosen = batching.rows_of_step(step, len(rows), settings.sequences_per_step, settings.seed)
         micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
         target_tokens = rows.target_tokens(chosen)
@@ -58,14 +58,14 @@ def train(
             group["lr"] = learning_rate
 
         # Forward, backward, optimizer step, and the one all-reduce of a step (all ranks). A rank that runs out of
-        # memory in here lowers the budget of a micro-step, and the ranks start again from the last checkpoint.
+        # memory here lowers the budget of a micro-step, and the ranks start again from the last checkpoint.
         stop = stop_is_requested(run, world)
         with memory.guard(f"step {step + 1}", micro_steps):
             loss_sum, stops = optimizer_step(engine, rows, micro_steps, target_tokens, packing, stop, world)
-        loss, stop = loss_sum / target_tokens, stops > 0  # one rank that was asked to stop is enough
-        saver.check()  # raises what went wrong with a save in the background
+        loss, stop = loss_sum / target_tokens, stops > 0  # one rank with a stop request is enough
+        saver.check()  # raises the error of a save in the background
         if problem := nonfinite.problem(engine, loss, settings):
-            saver.finish()  # of a step before this one, which was finite
+            saver.finish()  # the checkpoint of an earlier step, which was finite
             nonfinite.fail(run, settings, step + 1, problem, chosen, world)
 
         skipped_steps = engine.skipped_steps if settings.precision == "fp16" else None
@@ -74,7 +74,7 @@ def train(
         result = StepResult(step + 1, loss, learning_rate, norm, tokens, target_tokens, skipped_steps, stop)
         reporter.step(result, steps)
 
-        # Once in a while, and before a stop: a checkpoint, written while training goes on (all ranks).
+        # Every SAVE_STEPS steps, and before a stop: a checkpoint, written while training continues (all ranks).
         if stop or save_is_due(step + 1, steps, settings):
             save(saver, step + 1, stop, reporter)
         if stop:
@@ -135,25 +135,3 @@ def save(saver: Saver, done: int, stop: bool, reporter: Reporter) -> None:
         if stop:
             reporter.tell("saving")
             saver.finish()
-
-
-def finish(
-    engine: DeepSpeedEngine,
-    saver: Saver,
-    steps: Steps,
-    prepared: Prepared,
-    run: Run,
-    settings: Effective,
-    reporter: Reporter,
-    world: World,
-) -> None:
-    """Save the last step, export the model, and give up the engine (all ranks)."""
-    with reporter.phase("saving"):
-        reporter.tell("saving")
-        reporter.flush()
-        model = engine.module.model
-        saver.save_before_export(steps.total, count_weights(model) * model.dtype.itemsize)
-        export(engine, prepared, run, settings, world)
-        if not settings.save_steps:
-            saver.forget(steps.total)  # it was for the case that the export fails
-    end_engine(engine)

@@ -12,6 +12,7 @@ from sft.host import folders, ownership
 from sft.run import lifecycle
 from sft.settings import variables
 from sft.settings.load import load
+from tests.settings import decided
 
 UID, OTHER = 4321, 2000
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changing owners needs root: run the tests as root")
@@ -60,7 +61,7 @@ def test_what_the_user_has_put_there_stays():
     }
 
 
-def test_the_caches_of_local_runs_can_be_gone_on_with():
+def test_containers_can_use_the_caches_of_local_runs():
     made = [
         "data/prepared/abc/manifest.json",
         "data/demo-12/train.jsonl",
@@ -74,9 +75,9 @@ def test_the_caches_of_local_runs_can_be_gone_on_with():
 
 
 def test_a_run_is_handed_over_alone():
-    chosen = hand_over(model_name="tiny", dataset="demo", run_name="now")
-    run = lifecycle.create(chosen, "")
-    lifecycle.create(chosen.model_copy(update={"run_name": "earlier"}), "")
+    hand_over(model_name="tiny", dataset="demo")
+    run = lifecycle.create(decided(run_name="now"), "")
+    lifecycle.create(decided(run_name="earlier"), "")
     ownership.hand_over_run(run)
     found = owners("runs")
     assert {owner for path, owner in found.items() if path.startswith("runs/now")} == {UID}
