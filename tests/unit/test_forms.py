@@ -1,6 +1,8 @@
 """A form of rows is one module: what it recognises is checked before a run and converted in it."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -131,3 +133,9 @@ def test_the_first_look_names_every_row_that_the_run_would_refuse(settings, tmp_
         "(Expecting property name enclosed in double quotes at column 2)",
         f"{path}:3: message 2: `weight` is 0.5, and an answer is trained or not, nothing between",
     ]
+
+
+def test_every_row_in_the_documentation_is_one(settings):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    rows = [json.loads(block) for block in re.findall("```json\n(.*?)```", text, re.DOTALL)]
+    assert len([forms.convert(row, "data.md", settings) for row in rows]) == 4

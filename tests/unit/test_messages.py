@@ -3,13 +3,9 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sft.errors import DataError
 from sft.rows import forms
-from sft.rows.conversation import ROLES, Conversation
-from sft.rows.values import is_filled
 from sft.settings.load import load
 
 ASK = {"role": "user", "content": "2+2?"}
@@ -241,48 +237,3 @@ def test_a_value_nested_too_deeply_is_refused(key):
         assert "`extra` is nested more than 64 levels deep; remove some" in refused(
             {"messages": [ASK, {"role": "assistant", key: deep}]}
         )
-
-
-WORDS = st.sampled_from(
-    ["role", "content", "tool_calls", "function_call", "function", "name", "arguments", "type", "text", "id", "weight",
-     "train", "loss", "thinking", "reasoning_content", "tool_call_id", "parameters", "tools", "messages", *ROLES]
-)  # fmt: skip
-TEXTS = st.one_of(WORDS, st.text(max_size=4), st.sampled_from(['{"a": 1}', "[]", '[{"name": "f"}]', "\ud800", "[1"]))
-LEAVES = st.one_of(st.none(), st.booleans(), st.integers(0, 2), st.floats(), TEXTS, st.just(b"x"))
-ANYTHING = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=8
-)
-FUNCTION = st.fixed_dictionaries(
-    {"name": TEXTS}, optional={"arguments": ANYTHING, "parameters": ANYTHING, "extra": ANYTHING}
-)
-CALLS = st.lists(FUNCTION | st.fixed_dictionaries({"function": FUNCTION | ANYTHING}), max_size=2) | ANYTHING
-PARTS = st.lists(st.fixed_dictionaries({"text": TEXTS}, optional={"type": TEXTS}) | TEXTS, max_size=3) | ANYTHING
-MARK = st.sampled_from([0, 1, True, False, None, 0.0, 0.5, "1"])
-MESSAGES = st.fixed_dictionaries(
-    {"role": st.sampled_from(ROLES) | ANYTHING},
-    optional={"content": st.text(max_size=3) | PARTS, "tool_calls": CALLS, "function_call": FUNCTION | ANYTHING,
-              "weight": MARK, "train": MARK, "loss": MARK, "reasoning_content": TEXTS, "name": ANYTHING},
-)  # fmt: skip
-LIKELY = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant"]), "content": st.text(max_size=3)},
-    optional={"name": st.text(max_size=3), "weight": st.sampled_from([0, 1])},
-)
-ROWS = st.fixed_dictionaries(
-    {"messages": st.lists(MESSAGES | LIKELY, max_size=4) | st.lists(LIKELY, max_size=5) | ANYTHING},
-    optional={"tools": CALLS, "functions": CALLS, "question": ANYTHING, "answer": ANYTHING},
-)
-
-
-@given(row=ROWS)
-def test_any_row_is_a_conversation_or_an_error_that_names_it(row):
-    try:
-        found = convert(row)
-    except DataError as error:
-        assert str(error).startswith("a.jsonl:7: ") and "\n" not in str(error) and str(error).isprintable()
-        return
-    assert isinstance(found, Conversation)
-    assert found.messages[-1].is_answer and found.messages[-1].is_target and len(found.messages) > 1
-    json.dumps([found.as_dicts(), found.tools], ensure_ascii=False, allow_nan=False).encode()
-    for message in found.messages:
-        assert message.content is not None or message.is_answer
-        assert all(is_filled(value) for value in message.keys.values())

@@ -1,0 +1,145 @@
+"""Any row is a conversation that has all of it, or an error: properties of random rows."""
+
+import csv
+import json
+
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from sft.errors import DataError
+from sft.rows import forms
+from sft.rows.conversation import ROLES, Conversation
+from sft.rows.files import read_file
+from sft.rows.values import is_filled
+from sft.settings.load import load
+
+SETTINGS = load(None)
+
+
+def convert(row):
+    return forms.convert(row, "a.jsonl:7", SETTINGS)
+
+
+WORDS = st.sampled_from(
+    ["role", "content", "tool_calls", "function_call", "function", "name", "arguments", "type", "text", "id", "weight",
+     "train", "loss", "thinking", "reasoning_content", "tool_call_id", "parameters", "tools", "messages", *ROLES]
+)  # fmt: skip
+TEXTS = st.one_of(WORDS, st.text(max_size=4), st.sampled_from(['{"a": 1}', "[]", '[{"name": "f"}]', "\ud800", "[1"]))
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(0, 2), st.floats(), TEXTS, st.just(b"x"))
+ANYTHING = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=8
+)
+FUNCTION = st.fixed_dictionaries(
+    {"name": TEXTS}, optional={"arguments": ANYTHING, "parameters": ANYTHING, "extra": ANYTHING}
+)
+CALLS = st.lists(FUNCTION | st.fixed_dictionaries({"function": FUNCTION | ANYTHING}), max_size=2) | ANYTHING
+PARTS = st.lists(st.fixed_dictionaries({"text": TEXTS}, optional={"type": TEXTS}) | TEXTS, max_size=3) | ANYTHING
+MARK = st.sampled_from([0, 1, True, False, None, 0.0, 0.5, "1"])
+MESSAGES = st.fixed_dictionaries(
+    {"role": st.sampled_from(ROLES) | ANYTHING},
+    optional={"content": st.text(max_size=3) | PARTS, "tool_calls": CALLS, "function_call": FUNCTION | ANYTHING,
+              "weight": MARK, "train": MARK, "loss": MARK, "reasoning_content": TEXTS, "name": ANYTHING},
+)  # fmt: skip
+LIKELY = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant"]), "content": st.text(max_size=3)},
+    optional={"name": st.text(max_size=3), "weight": st.sampled_from([0, 1])},
+)
+ROWS = st.fixed_dictionaries(
+    {"messages": st.lists(MESSAGES | LIKELY, max_size=4) | st.lists(LIKELY, max_size=5) | ANYTHING},
+    optional={"tools": CALLS, "functions": CALLS, "question": ANYTHING, "answer": ANYTHING},
+)
+
+
+@given(row=ROWS)
+def test_any_row_is_a_conversation_or_an_error_that_names_it(row):
+    try:
+        found = convert(row)
+    except DataError as error:
+        event("refused")
+        assert str(error).startswith("a.jsonl:7: ") and "\n" not in str(error) and str(error).isprintable()
+        return
+    assert isinstance(found, Conversation)
+    assert found.messages[-1].is_answer and found.messages[-1].is_target and len(found.messages) > 1
+    json.dumps([found.as_dicts(), found.tools], ensure_ascii=False, allow_nan=False).encode()
+    for message in found.messages:
+        assert message.content is not None or message.is_answer
+        assert all(is_filled(value) for value in message.keys.values())
+
+
+SAFE = st.characters(exclude_categories=["Cs", "Cc"])
+NAMES = st.text(SAFE, min_size=1, max_size=3).filter(str.strip)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9) | st.text(SAFE, max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=5,
+)
+OBJECTS = st.dictionaries(NAMES, JSON, max_size=3)
+CALL = st.fixed_dictionaries(
+    {"type": st.just("function"), "function": st.fixed_dictionaries({"name": NAMES, "arguments": OBJECTS})}
+)
+TOOL = st.fixed_dictionaries(
+    {"type": st.just("function"), "function": st.fixed_dictionaries({"name": NAMES}, optional={"parameters": OBJECTS})}
+)
+
+
+@st.composite
+def turns(draw):
+    """Draw the messages of a conversation as a template takes them."""
+    messages = [{"role": "user", "content": draw(NAMES)}]
+    for _ in range(draw(st.integers(0, 3))):
+        role = draw(st.sampled_from(ROLES))
+        keys = draw(st.fixed_dictionaries({}, optional={"name": NAMES, "extra": JSON.filter(is_filled)}))
+        if role == "assistant" and draw(st.booleans()):
+            content = draw(st.none() | st.text(SAFE, max_size=3))
+            messages.append(
+                {"role": role, "content": content, "tool_calls": draw(st.lists(CALL, min_size=1, max_size=2))}
+            )
+        else:
+            messages.append({"role": role, "content": draw(st.text(SAFE, max_size=3))})
+        messages[-1] |= keys
+    return [*messages, {"role": "assistant", "content": draw(NAMES)}]
+
+
+@st.composite
+def rewritten(draw, message):
+    """Draw another way to write a message."""
+    found = dict(message)
+    if isinstance(found["content"], str) and draw(st.booleans()):
+        at = draw(st.integers(0, len(found["content"])))
+        texts = found["content"][:at], found["content"][at:]
+        found["content"] = [
+            draw(st.sampled_from([text, {"text": text}, {"type": "text", "text": text}])) for text in texts
+        ]
+    if found["content"] is None and draw(st.booleans()):
+        del found["content"]
+    if "tool_calls" in found:
+        found["tool_calls"] = [draw(rewritten_call(call)) for call in found["tool_calls"]]
+        found["tool_calls"] = draw(st.sampled_from([found["tool_calls"], json.dumps(found["tool_calls"])]))
+    unfilled = {key: draw(st.sampled_from([None, "", [], {}, False])) for key in draw(st.sets(st.sampled_from("abc")))}
+    return found | unfilled | draw(st.sampled_from([{}, {"weight": None}, {"train": None, "audio": None}]))
+
+
+@st.composite
+def rewritten_call(draw, call):
+    """Draw another way to write a call."""
+    name, arguments = call["function"]["name"], call["function"]["arguments"]
+    function = {"name": name, "arguments": draw(st.sampled_from([arguments, json.dumps(arguments)]))}
+    return draw(
+        st.sampled_from([function, {"function": function}, {"type": "function", **function}, call | {"id": None}])
+    )
+
+
+@given(data=st.data(), messages=turns(), tools=st.lists(TOOL, max_size=2))
+def test_nothing_of_a_chat_is_lost_however_it_is_written(data, messages, tools, tmp_path_factory):
+    written = [data.draw(rewritten(message)) for message in messages]
+    flat = [tool["function"] for tool in tools]
+    columns = data.draw(st.sampled_from([{"tools": tools}, {"tools": flat}, {"functions": flat}]))
+    row = {"messages": written, **columns}
+    assert convert(row).as_dicts() == messages and list(convert(row).tools) == tools
+    path = tmp_path_factory.mktemp("rows")
+    (path / "a.jsonl").write_text(json.dumps(row, ensure_ascii=data.draw(st.booleans())) + "\n", encoding="utf-8")
+    with (path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([row, [json.dumps(value) for value in row.values()]])
+    for name in ("a.jsonl", "a.csv"):
+        ((where, read),) = read_file(path / name)
+        assert forms.convert(read, where, SETTINGS) == convert(row)
