@@ -14,6 +14,7 @@ from sft.settings.kinds import (
     LARGEST,
     OF_DATA,
     Arguments,
+    AskedForm,
     BaseBits,
     Bits,
     Count,
@@ -179,6 +180,11 @@ class Settings(BaseModel):
     )
     eval_limit: MayChange[Count] = Field(0, ge=0, description="held-out rows to answer; 0 = all")
     max_new_tokens: MayChange[Count] = Field(256, ge=1, description="longest answer in tokens")
+    eval_answer: MayChange[Annotated[AskedForm, Lower]] = Field(
+        "auto",
+        description=r"what answers are compared as: number (after #### if there is one), boxed (\boxed{}), choice (a "
+        "letter, yes, no), text (all of it), or auto: the form that the references have",
+    )
     eval_batch_size: MayChange[Count] = Field(
         0, ge=0, description="answers generated at once on each GPU; 0 = as many as fit (on CPU: 64)"
     )

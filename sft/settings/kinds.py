@@ -25,6 +25,7 @@ Wandb = Literal["auto", "online", "offline", "disabled"]
 BaseBits = Literal[16, 4]
 TrainedAnswers = Literal["all", "last"]
 MarksInText = Literal["parse", "split"]
+AskedForm = Literal["auto", "number", "boxed", "choice", "text"]
 
 LARGEST = 2**31 - 1  # the largest whole number of any setting: more is a typing error, and no array or timer takes it
 

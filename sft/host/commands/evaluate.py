@@ -14,7 +14,7 @@ from sft.settings.fields import Settings
 from sft.settings.stages import Decided
 
 # The settings that an evaluation takes from now; the others are the run's own.
-OF_NOW = ("eval_limit", "eval_batch_size", "max_new_tokens", "launcher")
+OF_NOW = ("eval_limit", "eval_answer", "eval_batch_size", "max_new_tokens", "launcher")
 
 
 def evaluate(written: Settings, name: str, console: Console) -> None:

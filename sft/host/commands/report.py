@@ -73,7 +73,7 @@ def evaluation_lines(results: Evaluation) -> list[str]:
         "",
         f"{'':<28}{'before':>10}{'after':>10}",
         f"{'validation loss':<28}{shown(before.loss, '.4f')}{shown(after.loss, '.4f')}",
-        f"{'exact match':<28}{shown(before.exact_match)}{shown(after.exact_match)}",
+        f"{results.exact_match_name:<28}{shown(before.exact_match)}{shown(after.exact_match)}",
         f"{'last number right':<28}{shown(before.exact_match_flexible)}{shown(after.exact_match_flexible)}"
         f"   of {after.answers:,} held-out rows",
     ]

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Literal
 
 from sft.run.light import dataclass
 from sft.run.records.state import Moment
 from sft.run.typed_json import Part, Record
+
+AnswerForm = Literal["number", "boxed", "choice", "text", "mixed"]  # what answers are compared as; mixed: row by row
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredAnswer(Part):
+    """A held-out row, answered, with what was compared."""
+
+    index: int  # of the row among the held-out ones
+    prompt: str
+    reference: str
+    answer: str
+    expected: str  # the reference's answer
+    found: str | None  # the answer's, in the same place; None if nothing is there
+    found_flexible: str | None  # the last one that the answer names
+    correct: bool
+    correct_flexible: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +45,7 @@ class Results(Part):
     loss: float | None = None
     rows: int = 0
     answers: int = 0
+    answer_form: AnswerForm | None = None  # None: no answers, or from before it was noted
     exact_match: float | None = None
     exact_match_flexible: float | None = None
     samples: list[Sample] = field(default_factory=list)
@@ -51,3 +70,9 @@ class Evaluation(Record):
         """Return the results that there are."""
         found: dict[Moment, Results | None] = {"before": self.before, "after": self.after}
         return {moment: results for moment, results in found.items() if results}
+
+    @property
+    def exact_match_name(self) -> str:
+        """What exact match is called: with the form in which the answers were compared, if that is known."""
+        form = next((found.answer_form for found in reversed(self.parts().values()) if found.answer_form), None)
+        return f"exact match ({form})" if form else "exact match"

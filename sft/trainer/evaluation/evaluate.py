@@ -21,8 +21,9 @@ from sft.settings.stages import Effective
 from sft.trainer import batching, distributed
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
+from sft.trainer.evaluation import answer_forms
 from sft.trainer.evaluation.generate import generate
-from sft.trainer.evaluation.score import score
+from sft.trainer.evaluation.score import results, scored
 from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss, evaluating
 from sft.trainer.model.load import free_unused_memory, load_model
@@ -58,8 +59,10 @@ def evaluate_model(
     ended = time.monotonic()
     del model, target_loss
     free_unused_memory(world.device)
+    decided = answer_forms.decide([item.reference for item in answers], settings.eval_answer)
+    reporter.print(decided.line)
     return replace(
-        score(answers),
+        results(scored(answers, decided.form), decided.form),
         loss=loss,
         rows=len(rows),
         seconds=round(ended - started, 1),

@@ -1,14 +1,25 @@
-"""Score a generated answer, strictly and leniently."""
+"""Score generated answers: `exact_match`, where the answer must be in its place, and the lenient last number.
+
+Values are compared, not spellings: `#### 5.0` is `#### $5`, and `#### 1/2` is not `#### 1/3`. docs/evaluation.md says
+in full what counts as the same.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sft.run.records import Results, Sample
+from sft.run.records import AnswerForm, Results, Sample, ScoredAnswer
+from sft.settings.kinds import AskedForm
+from sft.trainer.evaluation import answer_forms
+from sft.trainer.evaluation.answer_forms import Part, boxed, marked, reference_mark
+from sft.trainer.evaluation.choices import last_choice, read_choice, said_choice
+from sft.trainer.evaluation.spelling import key, plain
+from sft.trainer.evaluation.values import named, read_value, same, same_number, same_text, term
 
 SAMPLES = 3  # answers that the report shows
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+WORD = re.compile(r"(?!(?:sin|cos|tan|log|ln|pi|sqrt|mod)\b)[^\W\d_]{2,}")  # a term has none
 
 
 @dataclass(frozen=True)
@@ -24,50 +35,169 @@ class Answer:
     ended: bool = True  # with an end mark, not at MAX_NEW_TOKENS
 
 
-def score(answers: list[Answer]) -> Results:
+@dataclass(frozen=True)
+class Verdict:
+    """What was compared, and whether it is the same."""
+
+    expected: str  # in the reference
+    found: str | None  # in the answer, in the place where the reference has it
+    last: str | None  # in the answer, wherever it is
+    is_exact: bool
+    is_last: bool
+
+
+def score(answers: Sequence[Answer], asked: AskedForm = "auto") -> Results:
     """Return the shares of right answers, with the first ones as samples. The fields of the loss are left empty."""
-    scored = [
-        Sample(
-            prompt=item.prompt,
-            reference=item.reference,
-            answer=item.answer,
-            correct=is_exact_match(item.answer, item.reference),
-            correct_flexible=is_flexible_match(item.answer, item.reference),
-        )
-        for item in answers
-    ]
+    decided = answer_forms.decide([item.reference for item in answers], asked)
+    return results(scored(answers, decided.form), decided.form)
+
+
+def scored(answers: Sequence[Answer], form: AnswerForm) -> list[ScoredAnswer]:
+    """Return all answers with their verdicts."""
+    found = []
+    for item in answers:
+        verdict = compare(item.answer, item.reference, form)
+        found.append(
+            ScoredAnswer(
+                index=item.index, prompt=item.prompt, reference=item.reference, answer=item.answer,
+                expected=verdict.expected, found=verdict.found, found_flexible=verdict.last,
+                correct=verdict.is_exact, correct_flexible=verdict.is_last,
+            )
+        )  # fmt: skip
+    return found
+
+
+def results(scored: Sequence[ScoredAnswer], form: AnswerForm) -> Results:
+    """Return the shares of right answers, with the first ones as samples."""
     number = len(scored)
+    samples = [
+        Sample(
+            prompt=item.prompt, reference=item.reference, answer=item.answer,
+            correct=item.correct, correct_flexible=item.correct_flexible,
+        )
+        for item in scored[:SAMPLES]
+    ]  # fmt: skip
     return Results(
         answers=number,
+        answer_form=form if number else None,
         exact_match=sum(item.correct for item in scored) / number if number else None,
         exact_match_flexible=sum(item.correct_flexible for item in scored) / number if number else None,
-        samples=scored[:SAMPLES],
+        samples=samples,
     )
 
 
-def is_exact_match(answer: str, reference: str) -> bool:
-    """Tell whether an answer is right in the strict sense.
+def is_exact_match(answer: str, reference: str, form: AnswerForm = "mixed") -> bool:
+    """Tell whether an answer is right in the strict sense: in its place, and nothing beside it."""
+    return compare(answer, reference, form).is_exact
 
-    If the reference has a number after `####`, as in GSM8K, the answer must have the same number after `####`: this is
-    the data set's own evaluation. Otherwise the whole texts are compared, apart from case and white space.
+
+def is_flexible_match(answer: str, reference: str, form: AnswerForm = "mixed") -> bool:
+    """Tell whether the last number in the answer is that of the reference; the last choice, if that is one."""
+    return compare(answer, reference, form).is_last
+
+
+def compare(answer: str, reference: str, form: AnswerForm) -> Verdict:
+    """Compare an answer with its reference. `mixed`: in the form that this reference has."""
+    if form == "mixed":
+        form = answer_forms.form_of(reference)
+    expected = wanted(reference, form)
+    if key(answer) == key(reference):
+        return Verdict(expected.text, expected.text, expected.text, True, True)
+    found = in_place(answer, expected, form)
+    agree = same_text if form == "text" else same
+    is_exact = found is not None and agree(found, expected.text)
+    if form == "text":
+        form = answer_forms.form_of(reference)  # the last number is that of the reference's answer, too
+    last, is_last = compare_last(answer, wanted(reference, form), form, is_exact)
+    return Verdict(expected.text, found, last, is_exact, is_last)
+
+
+# Strict
+
+
+def wanted(reference: str, form: AnswerForm) -> Part:
+    """Return the part of a reference that an answer is compared with."""
+    if form == "text":
+        return Part(reference)
+    mark, box = reference_mark(reference), boxed(reference)
+    part = (box or mark) if form == "boxed" else (mark or box)
+    if part or read_value(reference) or read_choice(reference):
+        return part or Part(reference)
+    return last_named(reference, form) or Part(reference)
+
+
+def last_named(text: str, form: AnswerForm) -> Part | None:
+    """Return the last number or choice that a sentence names; None if it names none."""
+    if form == "choice":
+        chosen = said_choice(text)
+        return Part(chosen, "last") if chosen else None
+    values = named(text) if form == "number" else []
+    return Part(values[-1].text, "last") if values else None
+
+
+def in_place(answer: str, expected: Part, form: AnswerForm) -> str | None:
+    """Return the part of an answer that is in the place where the reference has it; None if nothing is there.
+
+    The first `####` counts, as in GSM8K: an answer that runs on asks and answers more. Where a number is expected, a
+    mark before something else is passed over. The last box counts, as in MATH.
     """
-    if "####" in reference:
-        return "####" in answer and same_number(answer.split("####")[1], reference.split("####")[-1])
-    return " ".join(answer.split()).casefold() == " ".join(reference.split()).casefold()
+    if expected.place == "mark":
+        parts = [part.text for part in marked(answer)]
+        if read_value(expected.text):
+            parts = [part for part in parts if read_value(part)] or parts
+        return parts[0] if parts else None
+    if expected.place == "box" or form == "boxed":
+        box = boxed(answer)
+        return box.text if box else None
+    if expected.place == "last":
+        part = last_named(answer, form)
+        return part.text if part else None
+    return answer
 
 
-def is_flexible_match(answer: str, reference: str) -> bool:
-    """Tell whether the last number in the answer is that of the reference. Without numbers, as `is_exact_match`."""
-    expected, found = NUMBER.findall(reference.split("####")[-1]), NUMBER.findall(answer)
-    if not expected:
-        return is_exact_match(answer, reference)
-    return bool(found) and same_number(found[-1], expected[-1])
+# Lenient
 
 
-def same_number(left: str, right: str) -> bool:
-    """Tell whether two texts begin with the same number, apart from thousands separators and currency signs."""
-    numbers = [NUMBER.match(text.strip().lstrip("$€£ ")) for text in (left, right)]
-    if not all(numbers):
+def compare_last(answer: str, expected: Part, form: AnswerForm, is_exact: bool) -> tuple[str | None, bool]:
+    """Return what an answer says last, and whether that is right."""
+    value, choice = read_value(expected.text), read_choice(expected.text)
+    if form != "text" and choice and not value:
+        chosen = last_choice(answer, choice)
+        return chosen, is_exact or chosen == choice.chosen
+    stated = boxed(answer) or next((part for part in marked(answer)[-1:] if part.is_last), None)
+    if form != "text" and stated:
+        found = read_value(stated.text)
+        right = same_number(found, value) if value else same(stated.text, expected.text)
+        if right or stated.place == "box" or (value and found):
+            return stated.text, right
+    if value:
+        last = named(answer)[-1:]
+        return (last[0].text, same_number(last[0].value, value)) if last else (None, False)
+    return last_of_text(answer, expected, is_exact)
+
+
+def last_of_text(answer: str, expected: Part, is_exact: bool) -> tuple[str | None, bool]:
+    """Compare with a text that is neither a value nor a choice.
+
+    A sentence with numbers: its last one, and all of them if the reference marks it as the answer. Otherwise the answer
+    must end with the text if that is short or marked.
+    """
+    numbers = named(expected.text) if WORD.search(plain(expected.text)) else []
+    if numbers:
+        numbers = numbers[-1:] if expected.place == "whole" else numbers
+        last = named(answer)[-len(numbers) :]
+        pairs = zip(last, numbers, strict=False)
+        right = len(last) == len(numbers) and all(b.value and same_number(a.value, b.value) for a, b in pairs)
+        return ", ".join(item.text for item in last) or None, right
+    if is_exact or (expected.place == "whole" and WORD.search(plain(expected.text))):
+        return expected.text if is_exact else None, is_exact
+    right = ends_with(term(answer), term(expected.text))
+    return expected.text if right else None, right
+
+
+def ends_with(text: str, end: str) -> bool:
+    """Tell whether a text ends with a term or words, which do not begin inside of a longer one."""
+    before = text[: len(text) - len(end)]
+    if not end or not text.endswith(end) or re.search(r"[.,+\-*/^√(]\s*$", before):
         return False
-    values = [float(number[0].replace(",", "")) for number in numbers if number]
-    return values[0] == values[1]
+    return not (before[-1:].isalnum() and end[0].isalnum()) and not (before[-1:].isdigit() and end[0] in "([{")
