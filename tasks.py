@@ -329,7 +329,7 @@ def check(c: Context) -> None:
 def test(c: Context, options: str = "") -> None:
     """Run every test that this machine can run, two at a time; list what cannot run, with the reason."""
     refuse_unknown_words("OPTIONS")
-    how = "-n 2 --dist loadfile --no-loadscope-reorder"  # in the order of tests/conftest.py: the longest first
+    how = "-n 2 --dist loadfile"
     # Unit tests in processes of their own: seconds, and proof that they import no training package.
     parts = [options] if options else ["tests/unit", "tests --ignore tests/unit"]
     with c.cd(ROOT):

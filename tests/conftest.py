@@ -18,11 +18,14 @@ from hypothesis import HealthCheck, settings
 HERE = Path(__file__).parent
 # The most seconds that a test may take with the fixtures that it is the first to use, beside other work on the machine.
 TIMEOUTS_S = {"unit": 120, "torch": 300, "e2e": 600, "compose": 900, "default": 2400}
-# Files that take minutes come first, so that neither of two processes is left alone with one of them at the end.
+# The files that take longest in their tier come first, so that neither of two processes is left alone with one of them
+# at the end.
 LONGEST = (
     "default/test_default_environment.py", "e2e/test_harm.py", "e2e/test_failure.py", "e2e/test_other_ranks.py",
     "e2e/test_stop_and_resume.py", "e2e/test_same_result.py", "e2e/test_models.py", "e2e/test_lora.py",
     "e2e/test_demo.py",
+    "unit/test_unfinished.py", "unit/test_wrong_types.py", "unit/test_wrong_settings.py", "unit/test_records.py",
+    "unit/test_files.py",
 )  # fmt: skip
 MARK = "SFT_TEST_PROCESS"  # in the environment of every process that the tests start
 

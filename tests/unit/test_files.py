@@ -16,8 +16,8 @@ NFS = os.environ.get("SFT_TEST_NFS", "")
 
 
 def python(code, *arguments, **options):
-    """Start a Python process that has imported files and runs."""
-    head = "import os, sys, time; from pathlib import Path; from sft.run import files, lifecycle\n"
+    """Start a Python process that has imported `files`."""
+    head = "import os, sys, time; from pathlib import Path; from sft.run import files\n"
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, **options)
 
@@ -216,6 +216,7 @@ def test_a_lock_goes_with_the_process_that_is_killed(shared):
     assert not files.is_locked(shared / "lock")
 
 
+LOOK_S = 0.3  # thousands of looks; two that take each other for a lock meet in the first hundred
 LOOK = """
 path, until = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2])
 seen = 0
@@ -229,11 +230,11 @@ def test_those_who_look_never_see_each_other_nor_keep_anybody_from_a_lock(shared
     """Two monitors took each other's look for a run at work, and one of them could keep a node from its lock."""
     path = shared / "lock"
     path.touch()
-    looking = [python(LOOK, path, 0.7) for _ in range(3)]
+    looking = [python(LOOK, path, LOOK_S) for _ in range(3)]
     while any(process.poll() is None for process in looking):
         time.sleep(0.01)
     assert [process.stdout.read() for process in looking] == ["0\n"] * 3
-    looking = [python(LOOK, path, 0.7) for _ in range(3)]
+    looking = [python(LOOK, path, LOOK_S) for _ in range(3)]
     tries = refused = 0
     while any(process.poll() is None for process in looking):
         held = files.lock(path)
@@ -247,6 +248,7 @@ def test_programs_open_runs_one_after_another(shared):
     counter = shared / "counter"
     counter.write_text("0")
     count = """
+from sft.run import lifecycle
 for _ in range(50):
     with lifecycle.alone(Path(sys.argv[1])):
         number = int((Path(sys.argv[1]) / "counter").read_text())

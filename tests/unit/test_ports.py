@@ -1,10 +1,9 @@
 """A run whose nodes are processes of this machine gets ports that nobody else has or is about to have."""
 
-import concurrent.futures
 import io
+import multiprocessing
 import socket
-import subprocess
-import sys
+import time
 
 import pytest
 from rich.console import Console
@@ -18,15 +17,7 @@ from sft.settings.load import resume
 from tests.e2e.project import free_port
 from tests.settings import decided
 
-CLAIM = """
-import sys
-from rich.console import Console
-from sft.host.launch import ports
-from tests.settings import decided
-claimed = ports.claim(decided(defaults={"master_port": int(sys.argv[1])}), Console(stderr=True))
-print(claimed.port, flush=True)
-sys.stdin.read()
-"""
+MEANWHILE_S = 60
 
 
 @pytest.fixture
@@ -85,19 +76,22 @@ def test_a_run_that_goes_on_takes_another_port_than_its_own_if_that_is_busy(tmp_
 
 
 def test_of_many_that_start_at_once_each_has_ports_of_its_own(base):
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", CLAIM, str(base + i % 2)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-        for i in range(6)
-    ]  # fmt: skip
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        taken = list(threads.map(lambda process: int(process.stdout.readline()), processes))
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+
+    def program(first):
+        claim = ports.claim(decided(defaults={"master_port": first}), Console(file=io.StringIO()))
+        results.put(claim.port)
+        time.sleep(MEANWHILE_S)
+
+    processes = [context.Process(target=program, args=(base + i % 2,)) for i in range(6)]
+    for process in processes:
+        process.start()
+    taken = [results.get(timeout=MEANWHILE_S) for _ in processes]
     both = [port for first in taken for port in ports.pair(first)]
     assert len(set(both)) == 2 * len(processes), taken
     for process in processes:
         process.kill()  # the kernel gives its ports back
-        process.communicate()
+        process.join()
     settings = decided(defaults={"master_port": base})
     assert claimed(settings) == (base, "")

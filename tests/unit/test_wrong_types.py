@@ -55,7 +55,7 @@ def test_no_wrong_value_in_a_file_ends_the_monitor_or_the_report_with_a_tracebac
         reader = snapshot.MetricsReader(run)
         seen = snapshot.Snapshot.of(run, reader.read(), reader.problems())
         json.dumps(seen.to_json(), allow_nan=False)
-        screen = Console(file=io.StringIO(), width=80)
+        screen = Console(file=io.StringIO(), width=80, highlight=False, markup=False, emoji=False)
         screen.print(monitor.render(seen))
         report.report(run, screen)
         ending.stopped(run, "make resume")
