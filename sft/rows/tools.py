@@ -15,6 +15,8 @@ from sft.rows.values import check_keys, checked_json, checked_list, checked_obje
 COLUMNS = ("tools", "functions")  # `functions` is OpenAI's older name
 SCHEMA = '[{"type": "function", "function": {"name": …, "parameters": {…}}}, …]'
 CALL = '[{"type": "function", "function": {"name": …, "arguments": {…}}}, …]'
+VALUES = ("default", "const", "enum", "examples")  # words of JSON Schema that hold values, not schemas
+NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")  # that hold schemas by name
 
 
 def tools_of(row: Row, where: str) -> tuple[Mapping[str, object], ...]:
@@ -45,9 +47,30 @@ def schema_of(found: dict[str, object], where: str, what: str) -> dict[str, obje
     if is_filled(function.get("input_schema")):
         raise DataError(f"{where}: {what} has `input_schema`; call it `parameters`")
     if function.get("parameters") is not None:
-        parameters = checked_object(function["parameters"], where, f"{what}: `parameters`")
-        function = function | {"parameters": checked_json(parameters, where, f"{what}: `parameters`")}
-    return (outer if "type" in outer else {"type": "function"} | outer) | {"function": function}
+        function = function | {"parameters": checked_object(function["parameters"], where, f"{what}: `parameters`")}
+    whole = (outer if "type" in outer else {"type": "function"} | outer) | {"function": function}
+    return {key: without_nulls(value) for key, value in whole.items() if value is not None}
+
+
+def without_nulls(schema: object, has_names: bool = False) -> object:
+    """Return a JSON schema without the nulls that have no meaning in one.
+
+    Files that were written from Arrow tables give every object the keys of all others, with null: a function would
+    have the parameters of all functions. A schema is never null, but a default may be. `has_names`: the keys are names
+    of parameters, not words of JSON Schema (https://json-schema.org/draft/2020-12/json-schema-validation).
+    """
+    if isinstance(schema, list):
+        return [without_nulls(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {}
+    for key, value in schema.items():
+        if key in VALUES and not has_names:
+            if value is not None or key in ("default", "const"):
+                found[key] = value
+        elif value is not None:
+            found[key] = without_nulls(value, has_names=key in NAMED and not has_names)
+    return found
 
 
 def calls_of(value: object, where: str) -> list[dict[str, object]]:
@@ -81,8 +104,7 @@ def named_arguments(function: dict[str, object], where: str, what: str) -> dict[
     given = function.get("arguments")
     if given is None or (isinstance(given, str) and not given.strip()):
         given = {}
-    arguments = checked_object(given, where, f"{what}: `arguments`")
-    return {"name": function["name"], "arguments": checked_json(arguments, where, f"{what}: `arguments`")}
+    return {"name": function["name"], "arguments": checked_object(given, where, f"{what}: `arguments`")}
 
 
 def check_type(found: dict[str, object], where: str, what: str) -> None:

@@ -100,10 +100,11 @@ def checked_list(value: object, where: str, what: str, example: str) -> list[dic
 
 
 def checked_object(value: object, where: str, what: str) -> dict[str, object]:
-    """Return an object, which may be text that holds JSON. Raises DataError."""
+    """Return an object of JSON, which may be text that holds it. Raises DataError."""
     found = from_text(value, where, what)
     if not isinstance(found, dict):
         raise DataError(f"{where}: {what} is {type_name(found)}, not an object; write {{…}}")
+    checked_json(found, where, what)
     return found
 
 

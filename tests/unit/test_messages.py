@@ -100,6 +100,18 @@ def test_a_schema_keeps_the_order_of_its_keys():
     assert json.dumps(convert({"messages": [ASK, ANSWER], "tools": [schema]}).tools) == json.dumps([schema])
 
 
+def test_a_schema_has_no_nulls_but_those_that_mean_something():
+    """Such rows come from Arrow tables that were written as JSON: each function has the parameters of all."""
+    number = {"type": "number", "default": None, "enum": [1, None], "items": None, "examples": None}
+    named = {"default": number, "b": None, "const": None, "any": {"anyOf": [number, {"const": None, "type": None}]}}
+    schema = {"name": "f", "description": None, "parameters": {"properties": named, "required": None}}
+    number = {"type": "number", "default": None, "enum": [1, None]}
+    expected = {"default": number, "any": {"anyOf": [number, {"const": None}]}}
+    for tool in (schema, {"type": "function", "function": schema, "strict": None}):
+        (found,) = convert({"messages": [ASK, ANSWER], "tools": [tool]}).tools
+        assert found == {"type": "function", "function": {"name": "f", "parameters": {"properties": expected}}}
+
+
 def test_messages_may_be_text_that_holds_json():
     assert convert({"messages": json.dumps([ASK, ANSWER])}).as_dicts() == [ASK, ANSWER]
 
@@ -216,6 +228,7 @@ def called(**function):
         ({"messages": [ASK, ANSWER], "tools": [{}]}, "`tools`: function 1: `name` is not text but null"),
         ({"messages": [ASK, ANSWER], "tools": [{"type": "web_search"}]}, "function 1 is of type 'web_search'"),
         ({"messages": [ASK, ANSWER], "tools": [TOOL, {"name": "f", "parameters": 3}]}, "2: `parameters` is int, not"),
+        ({"messages": [ASK, ANSWER], "tools": [{"function": '{"name": "f", "a": "\\ud800"}'}]}, "half a character"),
         ({"messages": [ASK, ANSWER], "tools": [{"name": "f", "input_schema": {"a": 1}}]}, "has `input_schema`; call"),
         ({"messages": [ASK, ANSWER], "tools": [TOOL], "functions": [TOOL]}, "has both `tools` and `functions`; leave"),
         ({"messages": [ASK, ANSWER], "tools": ["hammer"]}, "`tools` is not a list of objects (it holds text); write"),

@@ -24,7 +24,15 @@ WORDS = st.sampled_from(
     ["role", "content", "tool_calls", "function_call", "function", "name", "arguments", "type", "text", "id", "weight",
      "train", "loss", "thinking", "reasoning_content", "tool_call_id", "parameters", "tools", "messages", *ROLES]
 )  # fmt: skip
-TEXTS = st.one_of(WORDS, st.text(max_size=4), st.sampled_from(['{"a": 1}', "[]", '[{"name": "f"}]', "\ud800", "[1"]))
+JSON_TEXTS = [
+    '{"a": 1}',
+    "[]",
+    "[1",
+    '[{"name": "f"}]',
+    '{"name": "\\ud800"}',
+    '{"name": "f", "parameters": {"a": NaN}}',
+]
+TEXTS = st.one_of(WORDS, st.text(max_size=4), st.sampled_from(JSON_TEXTS), st.just("\ud800"))
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(0, 2), st.floats(), TEXTS, st.just(b"x"))
 ANYTHING = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=8
@@ -73,12 +81,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=5,
 )
+SCHEMAS = st.recursive(
+    st.sampled_from([{"type": "string"}, {"default": None}, {"enum": [None, 1]}, {"items": {"type": "number"}}]),
+    lambda inner: st.fixed_dictionaries({"properties": st.dictionaries(NAMES, inner, max_size=3)}),
+    max_leaves=5,
+)
 OBJECTS = st.dictionaries(NAMES, JSON, max_size=3)
 CALL = st.fixed_dictionaries(
     {"type": st.just("function"), "function": st.fixed_dictionaries({"name": NAMES, "arguments": OBJECTS})}
 )
 TOOL = st.fixed_dictionaries(
-    {"type": st.just("function"), "function": st.fixed_dictionaries({"name": NAMES}, optional={"parameters": OBJECTS})}
+    {"type": st.just("function"), "function": st.fixed_dictionaries({"name": NAMES}, optional={"parameters": SCHEMAS})}
 )
 
 
