@@ -64,7 +64,7 @@ def for_terminal(text: str) -> str:
 
 
 def refuse_settings_among(words: list[str]) -> None:
-    """Raise Exit for a setting among the words behind `inv`, which would take it for a task."""
+    """Raise Exit for a setting behind `inv`, which would take it for a task."""
     pairs = zip(["", *words], words, strict=False)
     settings = [word for before, word in pairs if re.match(r"[A-Z_]+=", word) and not before.startswith("-")]
     if settings:
@@ -111,9 +111,9 @@ NAME = {"name": "the run's name; default: the latest run"}
 
 
 def chosen(name: str) -> Run:
-    """Return the run that a task is to look at. Raises UserError.
+    """Return the run that a task shows or stops. Raises UserError.
 
-    A misspelt NAME behind `make` must not end in a look at another run, or in its stop.
+    A misspelt NAME behind `make` must not show or stop another run.
     """
     from sft.run import find
 
@@ -122,7 +122,7 @@ def chosen(name: str) -> Run:
 
 
 def refuse_unknown_words(*options: str) -> None:
-    """Raise UserError for a word behind `make` that is no setting: for tasks that load no settings, which do that."""
+    """Raise UserError for a word behind `make` that is not a setting, in tasks that do not load the settings."""
     if unknown := variables.behind_make():
         from sft.settings.load import unknown_names  # takes a quarter of a second
 

@@ -13,7 +13,7 @@ from sft.failures import POLICIES, Kind, is_disk_full
 
 
 class SftError(Exception):
-    """Something that is told to the user in one line, without a traceback."""
+    """An error that the user sees as one line, without a traceback."""
 
     kind: Kind = "crash"
 
@@ -57,7 +57,7 @@ def kind_of(error: BaseException) -> Kind:
 
 
 def wrong(name: str, value: object, what: str, remedy: str) -> str:
-    """Return the one line that every wrong setting is reported with."""
+    """Return the line that reports a wrong setting."""
     return f"{name}={shown(value)}: {shown(what, 300)}; {shown(remedy, 300)}"
 
 

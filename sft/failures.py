@@ -12,13 +12,13 @@ from typing import Literal, NamedTuple
 
 Kind = Literal[
     "user",  # a setting, a row or a file that the user can fix
-    "out_of_memory",  # of a GPU or of the machine, as a rank could still tell
+    "out_of_memory",  # of a GPU or of the machine, if a rank could still report it
     "not_finite",  # a loss or a gradient
     "disk_full",
     "hang",  # no sign of the ranks within STEP_TIMEOUT_S
     "killed",  # a process was ended by a signal
     "between_ranks",  # an error of the connection between ranks
-    "lost_rank",  # such an error that says no more than that another rank is gone
+    "lost_rank",  # such an error that only says that another rank is gone
     "lost_node",  # a node did not come, or its connection broke
     "crash",  # any other error
 ]
@@ -47,19 +47,19 @@ POLICIES: dict[Kind, Policy] = {
     "crash": Policy(restart_may_help=True, exit_code=1),
 }
 
-# Perhaps only what another rank's failure looks like from here.
+# Whether this may only be a consequence of another rank's failure.
 MAY_FOLLOW: tuple[Kind, ...] = ("between_ranks", "lost_rank")
 
 
 def kind_of_exit(code: int) -> Kind:
-    """Return the kind of failure that a process's exit code tells of; -N stands for signal N."""
+    """Return the kind of failure that a process's exit code means; -N stands for signal N."""
     if code < 0:
         return "killed"
     return "user" if code == POLICIES["user"].exit_code else "crash"
 
 
 def exit_in_words(code: int) -> str:
-    """Return an exit code in words."""
+    """Return an exit code as a user reads it."""
     return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
@@ -82,7 +82,7 @@ OWN = (
 
 
 def kind_of_library_error(text: str) -> Kind:
-    """Return the kind of failure that the text of an error of torch, gloo or NCCL tells of."""
+    """Return the kind of failure that the text of an error of torch, gloo or NCCL means."""
     text = text.lower()
     if NO_SPACE in text:
         return "disk_full"

@@ -2,7 +2,7 @@
 
 `facts` asks the driver; `chosen` decides which of them a process may use, as CUDA itself would with
 CUDA_DEVICE_ORDER=PCI_BUS_ID, the order of `nvidia-smi`. The processes of a run are told their cards by UUID
-(`environment`), so that what is planned and what trains are the same cards whatever CUDA's own order is.
+(`environment`), so that a run trains on the cards that it was planned for, whatever CUDA's own order is.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def facts() -> list[Gpu]:
                 handle = pynvml.nvmlDeviceGetHandleByIndex(number)
                 found.append((text(pynvml.nvmlDeviceGetPciInfo(handle).busId), handle))
             except pynvml.NVMLError:
-                continue  # lost, or not for this user: CUDA does not count it either
+                continue  # lost, or not accessible to this user: CUDA does not count it either
         found.sort(key=lambda one: one[0])
         return [card_of(handle, index) for index, (_, handle) in enumerate(found)]
     finally:
@@ -126,7 +126,7 @@ def has_driver() -> bool:
 
 
 def card_of(handle: object, index: int) -> Gpu:
-    """Return the present state of a GPU; what the driver does not know is 0."""
+    """Return the present state of a GPU; values that the driver does not know are 0."""
     import pynvml
 
     load = ask("nvmlDeviceGetUtilizationRates", handle, default=None)

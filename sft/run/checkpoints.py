@@ -35,7 +35,7 @@ def newest_whole(folder: Path) -> int | None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Tell whether the manifest is as it was written, and every file in it has its size."""
+    """Tell whether the manifest is undamaged, and every file has the size that it says."""
     found = manifest(checkpoint)
     try:
         return found is not None and all(
@@ -46,7 +46,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def manifest(checkpoint: Path) -> Manifest | None:
-    """Return the manifest of a checkpoint, or None if it is missing or not as it was written."""
+    """Return the manifest of a checkpoint, or None if it is missing or damaged."""
     try:
         content = files.read_json(checkpoint / MANIFEST)
         if content.pop("blake2b", None) != seal(content):

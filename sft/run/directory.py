@@ -1,8 +1,8 @@
 """The run directory: the one interface between the tasks, the ranks and every tool that reads a run.
 
-Files that are read while they are written (`state.json`, `checkpoints/latest`, manifests) are written beside
-themselves and renamed (sft/run/files.py), so a reader sees the old or the new one, never half. What a broken disk or a
-person has made unreadable is read as if it were not there, and `Run.unreadable` names it.
+Files that are read while they are written (`state.json`, `checkpoints/latest`, manifests) are written beside themselves
+and renamed (sft/run/files.py), so a reader sees the old or the new one, never half. A file that a broken disk or a
+person has made unreadable is treated as missing, and `Run.unreadable` names it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from sft.settings.deepspeed import DsConfig
     from sft.settings.stages import Decided  # takes a quarter of a second, which a look at a run does not need
 
-OLD_FAILURE = "failed"  # the reason as a text, of an earlier version
-EVALUATION = "evaluation"  # in a run's directory: that in which it is evaluated again
+OLD_FAILURE = "failed"  # an earlier version wrote the reason here as text
+EVALUATION = "evaluation"  # the directory inside a run's in which it is evaluated again
 RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
 
 
@@ -48,7 +48,7 @@ class Run(RunPaths):
 
     @property
     def evaluated(self) -> Run | None:
-        """The run that is evaluated again in this directory, `runs/NAME/evaluation`; None if this is no such one."""
+        """The run that is evaluated again in this directory, if it is `runs/NAME/evaluation`; otherwise None."""
         outer = Run(self.path.parent)
         return outer if self.path.name == EVALUATION and outer.settings_file.is_file() else None
 
@@ -86,7 +86,7 @@ class Run(RunPaths):
             raise files.Unreadable(f"{self.ds_config}: has no zero_optimization.stage; {advice}")
         return config
 
-    # What is read with care
+    # Records that may be damaged
 
     def record(self, path: Path, kind: type[R]) -> R | None:
         """Return one of the run's records; None if it is not there or cannot be read, which `unreadable` names."""
@@ -168,7 +168,7 @@ class Run(RunPaths):
             write()
 
     def tell(self, status: Status | None = None, **changes: Unpack[StateChanges]) -> None:
-        """Change fields of `state.json` that only those who look on need: if that fails, a line says so, no more."""
+        """Change fields of `state.json` that only viewers need: if that fails, print a line and continue."""
         try:
             self.update_state(status, **changes)
         except OSError as error:
@@ -189,19 +189,19 @@ class Run(RunPaths):
         """Return why a stop was requested, or None."""
         try:
             return (self.path / "stop").read_text(encoding="utf-8", errors="replace").strip()
-        except PermissionError:  # another user asked for it
+        except PermissionError:  # another user made the file
             return "a request that this user may not read"
-        except OSError:  # none, or a disk that will be asked again after the next step
+        except OSError:  # no request, or a disk error: it is read again after the next step
             return None
 
-    # Where it goes on
+    # Where it resumes
 
     def saved_step(self) -> int | None:
         """Return the step of the newest whole checkpoint, or None if there is none."""
         return checkpoints.newest_whole(self.checkpoints)
 
     def last_checkpoint(self) -> str:
-        """Return the name of the newest whole checkpoint, or in words that there is none."""
+        """Return the name of the newest whole checkpoint, or "the start" if there is none."""
         step = self.saved_step()
         return "the start" if step is None else f"checkpoint {checkpoints.name_of(step)}"
 
@@ -212,7 +212,7 @@ class Run(RunPaths):
 
     @property
     def has_trained(self) -> bool:
-        """Whether a step of it was ever trained, saved or not."""
+        """Whether it ever trained a step, saved or not."""
         # The evaluation before training is logged too, for step 0.
         logged = any(line is None or line.step > 0 for line in self.metrics_lines())
         return self.is_saved or logged or bool(self.state().step) or bool(checkpoints.steps(self.checkpoints))
@@ -220,7 +220,7 @@ class Run(RunPaths):
     def command(self, task: str) -> str:
         """Return what a user types to call a task on this run, such as `make resume NAME=x`.
 
-        RUNS_PATH stands in it if it was given behind `make` or in the environment alone.
+        It includes RUNS_PATH if that was given behind `make` or in the environment only.
         """
         if self.evaluated:
             return self.evaluated.command(task)
@@ -234,7 +234,7 @@ class Run(RunPaths):
     # Failure
 
     def fail(self, failure: Failure) -> None:
-        """Note why the run broke. The first reason stays: what comes later follows from it."""
+        """Record why the run broke. The first reason is kept: later ones are its consequences."""
         with contextlib.suppress(FileExistsError):
             self.despite_full_disk(lambda: typed_json.write_first(self.failure_file, failure))
 
@@ -248,7 +248,7 @@ class Run(RunPaths):
             return Failure(kind="crash", reason=str(error))
 
     def failure_of_old(self) -> Failure | None:
-        """Return what an earlier version of the project has noted: a text, without a kind."""
+        """Return the failure that an earlier version of the project recorded: a text, without a kind."""
         try:
             text = (self.path / OLD_FAILURE).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -256,20 +256,20 @@ class Run(RunPaths):
         return Failure(kind="crash", reason=text.strip())
 
     def end_as_failed(self, failure: Failure) -> None:
-        """Note the end of a run that broke. `failure` is its reason only if there is no earlier one."""
+        """Record the end of a run that broke. `failure` is its reason unless there is an earlier one."""
         self.fail(failure)
         self.update_state("failed", error=(self.failure() or failure).reason)
 
     def note_end(self, rank: int, end: RankEnd) -> None:
-        """Note how a rank ended. Raises OSError."""
+        """Record how a rank ended. Raises OSError."""
         self.despite_full_disk(lambda: typed_json.write(self.rank_file(rank), end, flushed=False))
 
     def rank_end(self, rank: int) -> RankEnd | None:
-        """Return how a rank ended, or None as long as it has not said so."""
+        """Return how a rank ended, or None if it has not recorded that yet."""
         return self.record(self.rank_file(rank), RankEnd)
 
     def rank_exit(self, rank: int) -> RankExit | None:
-        """Return how a rank's process ended, or None as long as the launcher has not said so."""
+        """Return how a rank's process ended, or None if the launcher has not recorded that yet."""
         return self.record(self.exit_file(rank), RankExit)
 
     def despite_full_disk(self, write: Callable[[], None]) -> None:
@@ -308,8 +308,8 @@ class Run(RunPaths):
     def claim(self) -> TextIO:
         """Keep every other program from starting this run, until the file returned is closed or this process ends.
 
-        Beside the lock of the first node's program, which is taken later and may be in a container. Raises UserError
-        if another program has it, a node is at work, or the run is another user's.
+        This is not the lock of the first node's program, which is taken later and may be in a container. Raises
+        UserError if another program has it, a node is at work, or the run is another user's.
         """
         if problem := self.not_yours():
             raise UserError(problem)
@@ -330,7 +330,7 @@ class Run(RunPaths):
             raise UserError(owners.not_yours(self.path)) from None
 
     def is_left_by_another(self) -> bool:
-        """Tell whether this is an unfinished run that is another user's."""
+        """Tell whether this is an unfinished run of another user."""
         try:
             return bool(self.not_yours()) and self.state().status != "finished"
         except PermissionError:

@@ -29,7 +29,7 @@ from typing import TextIO
 from sft.errors import UserError, shown
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
-NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF)  # what network file systems without flushes of folders say
+NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF)  # errors of network file systems that cannot flush folders
 OWNER = "owner"  # in a temporary folder: a file on which its maker holds a lock
 
 
@@ -105,8 +105,8 @@ def write_first(path: Path, text: str) -> None:
 def whole_folder(folder: Path, is_whole: Callable[[Path], bool] = lambda folder: False) -> Iterator[Path]:
     """Yield a temporary path; flush it to disk and rename it to `folder` on success, delete it on an error.
 
-    The files in it get the mode that umask gives. If another process has made `folder` meanwhile, that one stays if
-    `is_whole` says that it is complete; otherwise it is replaced.
+    The files in it get the mode that umask gives. If another process has made `folder` meanwhile, it is kept if
+    `is_whole` says that it is complete, and replaced otherwise.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(folder) as temporary:
@@ -136,7 +136,7 @@ def give_usual_modes(folder: Path) -> None:
 
 
 def renamed(made: Path, folder: Path) -> bool:
-    """Rename a folder. Return False if a folder or file has the new name already."""
+    """Rename a folder. Return False if the new name is taken."""
     try:
         made.rename(folder)
     except OSError as error:
@@ -148,7 +148,7 @@ def renamed(made: Path, folder: Path) -> bool:
 
 @contextmanager
 def temporary_folder(beside: Path) -> Iterator[Path]:
-    """Yield a new empty folder beside a path, and remove it at the end. Its lock keeps sweeps away meanwhile."""
+    """Yield a new empty folder beside a path, and remove it at the end. Its lock keeps `sweep` from removing it."""
     while True:
         temporary = temporary_name(beside)
         temporary.mkdir()
@@ -193,7 +193,7 @@ def sweep(folder: Path, files: bool = False) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder under a temporary name, so that its own name never stands for half of it."""
+    """Remove a folder under a temporary name, so that nobody sees half of it under its own name."""
     temporary = temporary_name(folder)
     folder.rename(temporary)
     shutil.rmtree(temporary)
@@ -231,7 +231,7 @@ def parse(text: bytes) -> object:
 
 
 def read_json(path: Path, advice: str = "remove it") -> dict[str, object]:
-    """Return the object in a JSON file. Raises Unreadable if there is something else in it, and OSError."""
+    """Return the object in a JSON file. Raises Unreadable if it holds anything else, and OSError."""
     found = read_any_json(path, advice)
     if not isinstance(found, dict):
         raise Unreadable(f"{path}: does not hold a JSON object; {advice}")

@@ -19,7 +19,7 @@ def latest(runs: Path) -> Run | None:
 
 
 def newest_first(runs: Path, and_aside: bool = False) -> list[Run]:
-    """Return the runs of a folder, the one opened last first; those that were set aside only if they are asked for."""
+    """Return the runs of a folder, the one opened last first; those that were set aside only on request."""
     found = []
     for path in runs.iterdir() if runs.is_dir() else ():
         try:
@@ -39,7 +39,7 @@ def is_aside(run: Run) -> bool:
 
 
 def find(runs: Path, name: str = "") -> Run:
-    """Return the named run, or the latest. Raises UserError where there is none."""
+    """Return the named run, or the latest. Raises UserError if there is none."""
     name = Path(name).name  # runs/NAME too, as a shell completes it
     run = Run(runs / name) if name and name != "latest" else latest(runs)
     if run is None or not run.is_there():

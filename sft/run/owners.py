@@ -1,4 +1,4 @@
-"""Who owns a file, and what to say if it is another user's."""
+"""Who owns a file, and the error for a file of another user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def not_yours(path: Path, part: Path | None = None) -> str:
-    """Return a line that says who owns a path, or a `part` of it, that this user may not use, and what to do."""
+    """Return a line that says who owns a path, or a `part` of it, that this user may not use, and the remedy."""
     path = seen(path)
     owner, me = whose(part or path), user(os.geteuid())
     if owner == me:

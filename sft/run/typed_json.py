@@ -1,10 +1,10 @@
 """JSON files as dataclasses, read strictly.
 
 A value whose type is not that of its field is refused, and the error names the field. Unknown keys are kept and written
-back: a newer version of the project may have added them. Each file has the version of its form; files of an older form,
-or from before there were versions, are translated while they are read.
+back: a newer version of the project may have added them. Each file has the version of its format; files of an older
+format, or from before there were versions, are translated while they are read.
 
-This is not pydantic because its import takes a quarter of a second, which a look at a run does not need.
+This does not use pydantic, because importing it takes a quarter of a second, which a look at a run does not need.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Part(light.Shared):
         return make(**values, extra={key: value for key, value in content.items() if key not in hints})
 
     def to_json(self) -> dict[str, object]:
-        """Return the fields as JSON data, with what was found beside them."""
+        """Return the fields as JSON data, and the unknown keys."""
         return {name: encoded(getattr(self, name)) for name in field_types(type(self))} | self.extra
 
 
@@ -71,7 +71,7 @@ class Part(light.Shared):
 class Record(Part):
     """The content of a JSON file."""
 
-    version: ClassVar[int] = 1  # raised if older readers would misunderstand the new form
+    version: ClassVar[int] = 1  # raised if older readers would misunderstand the new format
     has_errors: ClassVar[bool] = False  # it quotes other programs, and perhaps a secret: `write` masks secrets
 
     @classmethod
@@ -183,14 +183,14 @@ def encoded(value: object) -> object:
 
 
 def quoted(value: object) -> str:
-    """Return a JSON value as a line can show it."""
+    """Return a JSON value as an error message shows it."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     return f'"{shown(value, 40)}"' if isinstance(value, str) else "null" if value is None else shown(value, 40)
 
 
 def in_words(kind: object) -> str:
-    """Return what values of a type are called."""
+    """Return what an error message calls the values of a type."""
     if typing.get_origin(kind) is Literal:
         return f"one of {', '.join(typing.get_args(kind))}"
     name = typing.get_origin(kind) or kind

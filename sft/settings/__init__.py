@@ -1,1 +1,1 @@
-"""The settings: where they come from, what they may be, what contradicts them. No torch."""
+"""The settings: where they come from, which values are valid, which contradict each other. No torch."""

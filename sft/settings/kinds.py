@@ -12,7 +12,7 @@ from sft import redaction
 from sft.settings import variables
 from sft.strict_json import once
 
-# What is decided, and the same with `auto`: what a user may write.
+# The values that can be decided, and the same with `auto`, which a user may also write.
 OnDevice = Literal["cuda", "cpu"]
 Launched = Literal["local", "compose"]
 InPrecision = Literal["bf16", "fp16", "fp32"]
@@ -27,7 +27,7 @@ TrainedAnswers = Literal["all", "last"]
 MarksInText = Literal["parse", "split"]
 AskedForm = Literal["auto", "number", "boxed", "choice", "text"]
 
-LARGEST = 2**31 - 1  # the largest whole number of any setting: more is a typing error, and no array or timer takes it
+LARGEST = 2**31 - 1  # of any whole number: more is a typing error, and too large for arrays and timers
 
 # Marks
 
@@ -41,7 +41,7 @@ class Mark:
 
 
 MAY_CHANGE = Mark()  # a resumed run may change it: every field without this mark decides what a run trains
-NOT_OF_RUN = Mark(MAY_CHANGE)  # where a run happens and who sees it, nothing about what it does
+NOT_OF_RUN = Mark(MAY_CHANGE)  # where a run happens and who sees it, not what it trains
 OF_DATA = Mark()  # prepared data is made for this value
 
 T = TypeVar("T")

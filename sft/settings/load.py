@@ -1,6 +1,6 @@
 """Where settings come from: default, `.env`, environment, `make train NAME=value`; the later wins.
 
-Everything that is wrong is reported at once, a line each.
+All errors are reported at once, one line each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEMO_SETTINGS: dict[str, object] = {
     "max_new_tokens": 24, "eval_batch_size": 100,
 }  # fmt: skip
 
-# What other trainers call a setting, if its name here is not near enough to be guessed.
+# Names of settings in other trainers that are not similar enough to the names here to be guessed.
 ELSEWHERE = {
     "LR": "LEARNING_RATE", "MODEL": "MODEL_NAME", "DATA": "DATASET", "EPOCHS": "MAX_EPOCHS", "STEPS": "MAX_STEPS",
     "NUM_EPOCHS": "MAX_EPOCHS", "NUM_TRAIN_EPOCHS": "MAX_EPOCHS", "MAX_SEQ_LENGTH": "MAX_LENGTH",
@@ -110,7 +110,7 @@ def resume(before: Decided, env_file: Path | None = variables.ENV_FILE, **given:
     sizes = {"global_batch_size", "gradient_accumulation_steps", "batch_size"}
     if settings.world_size != before.world_size and not any(os.environ.get(name.upper()) for name in sizes):
         defaults |= {"global_batch_size": before.sequences_per_step, "gradient_accumulation_steps": 1}
-        defaults |= {"max_tokens_per_micro_step": None}  # it is planned for the ranks that there are now
+        defaults |= {"max_tokens_per_micro_step": None}  # planned again for the present number of ranks
         settings = load(None, defaults=defaults, **given)
     return settings
 

@@ -16,7 +16,7 @@ from sft.settings.variables import is_there
 # The hub's own rule: a name, or an owner and a name, without `--` and `..`.
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))(?=.{1,96}$)\w[\w.-]*(/[\w.-]+)?(?<![.-])", re.ASCII)
 MODEL_SUFFIXES = (".safetensors", ".bin", ".gguf", ".json")
-NEAR = 0.75  # how alike `tinny` and `tiny` are: a typing error
+NEAR = 0.75  # similarity of names, such as `tinny` and `tiny`, that counts as a typing error
 LONGEST_NAME = 100  # characters of a run's name, which W&B and the file system must take
 RUN_NAME = re.compile(rf"(?!latest$)\w[\w.-]{{,{LONGEST_NAME - 1}}}", re.ASCII)
 
@@ -90,7 +90,7 @@ def name_problems(name: str, value: str) -> list[str]:
 
 
 class Change(NamedTuple):
-    """A setting whose value is not what it was for an earlier start of the same run."""
+    """A setting whose value differs from an earlier start of the same run."""
 
     name: str  # as users type it
     now: object
@@ -100,7 +100,7 @@ class Change(NamedTuple):
 def changed(settings: Settings, before: Settings) -> list[Change]:
     """Return the changes to settings that decide what is trained.
 
-    The global batch size is compared by its outcome, however it was set.
+    The global batch size is compared by its value, however it was set.
     """
     fixed = [name for name in Settings.model_fields if name not in marked(MAY_CHANGE)]
     sizes = Change("GLOBAL_BATCH_SIZE", settings.sequences_per_step, before.sequences_per_step)
@@ -109,7 +109,7 @@ def changed(settings: Settings, before: Settings) -> list[Change]:
 
 def adjusted(settings: Settings, before: Settings) -> list[Change]:
     """Return the changes to settings that a resumed run may change, if they say anything about the run."""
-    unsaid = {*marked(NOT_OF_RUN), "global_batch_size"}  # `changed` compares that one by its outcome
+    unsaid = {*marked(NOT_OF_RUN), "global_batch_size"}  # `changed` compares that one by its value
     return compared(settings, before, [name for name in Settings.model_fields if name in marked(MAY_CHANGE) - unsaid])
 
 

@@ -35,7 +35,7 @@ class Decided(Resolved):
 
 
 class Effective(Decided):
-    """What the ranks of a run train with: its decided settings, within the memory budget that was found since."""
+    """Settings that the ranks train with: the decided ones, with a lower budget if memory ran out."""
 
 
 def resolve(

@@ -23,7 +23,7 @@ OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN", "QL
 def from_file(path: Path = ENV_FILE) -> dict[str, str]:
     """Return the variables of an env file that are not empty; none where there is no file.
 
-    Raises UserError with a line for each one that cannot be read. What stands there may be a key and is not repeated.
+    Raises UserError with a line for each one that cannot be read. The line itself may hold a key and is not repeated.
     """
     try:
         text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
@@ -63,7 +63,7 @@ def behind_make() -> list[str]:
 def take_options(names: set[str]) -> dict[str, str]:
     """Return the values of the options given behind `make`, such as NAME=x of `make monitor NAME=x`.
 
-    Only what stands behind `make` is an option: a NAME of the shell's own environment is not. The words move from
+    Only words behind `make` are options: a NAME of the shell's own environment is not. The words move from
     MAKE_SETTINGS to MAKE_OPTIONS, so that neither this process nor its children take them for settings.
     """
     words = words_behind_make()
@@ -80,7 +80,7 @@ def runs_path() -> Path:
 
 
 def expanded(text: str | Path) -> Path:
-    """Return a path with `~` as the home folder; a `~` that nobody has stays."""
+    """Return a path with `~` as the home folder; the `~` of an unknown user stays."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -88,7 +88,7 @@ def expanded(text: str | Path) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether a file or folder is there; a path that cannot be one is not."""
+    """Tell whether a file or folder is there; an impossible path is not there."""
     try:
         return path.exists()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a step trains on: which rows, and how they are split into micro-steps over the ranks.
+"""Which rows a step trains on, and how they are split into micro-steps over the ranks.
 
 Every rank computes the whole split from the rows' lengths alone, so nothing is communicated. How a step is split
 changes its speed and memory, never its result: the loss is summed over the targets of the whole step.
@@ -64,9 +64,9 @@ def micro_steps(chosen: Indices, lengths: Indices, settings: Effective, packing:
 def packed_micro_steps(chosen: Indices, lengths: Indices, world_size: int, max_tokens: int) -> MicroSteps:
     """Split a step's rows into few micro-steps of at most `max_tokens` tokens on each rank, in O(n log n).
 
-    The ranks wait for each other in every micro-step, so shares should be few and of nearly equal tokens. Both is
-    tried first with the least number of shares that is possible. If the rows do not fit so evenly, shares are filled
-    one by one, and then evened out as far as their number allows. A row longer than `max_tokens` is a share by itself.
+    The ranks wait for each other in every micro-step, so shares should be few, and nearly equal in tokens. The smallest
+    possible number of shares is tried first. If the rows do not fit so evenly, shares are filled one by one, and then
+    evened out as far as their number allows. A row longer than `max_tokens` is a share by itself.
     """
     longest_first = chosen[np.argsort(-lengths[chosen], kind="stable")]
     sizes = lengths[longest_first].tolist()

@@ -95,7 +95,7 @@ def take_faster_kernels(model: torch.nn.Module, layers: list[torch.nn.Module], s
 
 
 def end_engine(engine: DeepSpeedEngine) -> None:
-    """Give up an engine, so that its memory can be freed (all ranks)."""
+    """End an engine, so that its memory can be freed (all ranks)."""
     engine.destroy()
     modules = parameter_offload.FWD_MODULE_STACK  # a list of DeepSpeed's own, which would keep every model alive
     modules[:] = [module for module in modules if module is not engine.module]
@@ -137,7 +137,7 @@ def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def true_shape(parameter: torch.nn.Parameter) -> torch.Size:
-    """Return the shape that a parameter stands for.
+    """Return the original shape of a parameter.
 
     ZeRO-3 leaves an empty tensor with its shape in `ds_shape`; a quantised parameter is packed.
     """
@@ -195,7 +195,7 @@ def backward(
 
 
 def forget_gradients(engine: DeepSpeedEngine) -> None:
-    """Forget the gradients since the last optimizer step, as if these micro-steps had not been.
+    """Forget the gradients since the last optimizer step, as if these micro-steps had not run.
 
     DeepSpeed has no function for it. It does the same inside a step that fp16's scaler skips.
     """

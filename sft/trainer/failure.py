@@ -1,4 +1,4 @@
-"""What ended a rank, as a Failure: the exception gets its kind here, and nobody looks at its text after that."""
+"""Turn the exception that ended a rank into a Failure. Its kind is decided here; its text is not examined later."""
 
 from __future__ import annotations
 

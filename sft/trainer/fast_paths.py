@@ -32,7 +32,7 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World) -> boo
         return module(*collate(sequences, packed, world.device)).item()
 
     with evaluating(module):
-        # Every forward pass in here is collective under ZeRO-3, and every decision is one of all ranks (`same`).
+        # Every forward pass here is collective under ZeRO-3, and all ranks decide together (`same`).
         head_loss, target_loss.head_loss = target_loss.head_loss, None
         model.set_attn_implementation(target_loss.own_attention)
         own = loss(packed=False)  # by the model's own logits and attention
@@ -61,6 +61,6 @@ def same(left: float, right: float, tolerance: float, world: World) -> bool:
 
 
 def warn(model: torch.nn.Module, what: str, world: World) -> None:
-    """Print what this model must do without (rank 0)."""
+    """Print which fast path this model cannot use (rank 0)."""
     if world.is_main:
         print(f"{type(model).__name__} {what}", flush=True)

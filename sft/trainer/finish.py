@@ -1,4 +1,4 @@
-"""After the last step: its checkpoint, and the model in `final/`."""
+"""After the last step: save its checkpoint and export the model to `final/`."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ def train(
     """
     base, steps = Path(prepared.model), Steps.of(settings, len(rows))
     engine, packing, first_step, saver, memory = startup.start(run, settings, base, rows, steps, reporter, world)
-    # A run that was killed right after a validation resumes before it. Rank 0 knows from the metrics it has written.
+    # A run that was killed right after a validation resumes before it. Rank 0 knows from its metrics that it need not
+    # validate again.
     (is_validated,) = distributed.total([reporter.begin_steps(first_step)], world)
 
     for step in range(first_step, steps.total):
@@ -114,12 +115,12 @@ def stop_is_requested(run: Run, world: World) -> bool:
 
 
 def validation_is_due(step: int, settings: Effective) -> bool:
-    """Tell whether to validate after `step` steps. Before the first and after the last, evaluation does."""
+    """Tell whether to validate after `step` steps. Evaluation does it before the first and after the last."""
     return bool(settings.eval_steps) and step > 0 and step % settings.eval_steps == 0
 
 
 def save_is_due(done: int, steps: Steps, settings: Effective) -> bool:
-    """Tell whether to save after `done` steps. After the last, `finish` does."""
+    """Tell whether to save after `done` steps. After the last step, `finish` does that."""
     return bool(settings.save_steps) and done % settings.save_steps == 0 and done < steps.total
 
 

@@ -57,9 +57,9 @@ def main() -> None:
 
 
 def note_failure(run: Run, rank: int, failure: Failure) -> None:
-    """Write what ended this rank to the run directory, and as what broke the run too, if nothing did before.
+    """Write what ended this rank to the run directory, also as the run's failure if it is the first.
 
-    For a failure that may follow from another rank's, the node program first waits for a better reason.
+    If it may only follow from another rank's failure, the node program first waits for a better reason.
     """
     if failure.kind not in MAY_FOLLOW:
         run.fail(failure)
@@ -82,7 +82,7 @@ def wait_for_inputs(run: Run) -> None:
 def evaluate_and_train(run: Run, settings: Effective, world: World) -> Literal["finished", "stopped"]:
     """Evaluate the base model, train, export, and evaluate again (all ranks). Return the status that the run ends with.
 
-    What an earlier attempt has done already is left out.
+    What an earlier attempt has completed is skipped.
     """
     reporter = Reporter(run, settings, world)
     prepared = typed_json.read(run.prepared, Prepared)

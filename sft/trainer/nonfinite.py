@@ -1,6 +1,6 @@
 """If a loss or gradient is not finite, end the run before anything is saved, and name the rows of that step.
 
-Except in fp16: there an infinite gradient only tells the loss scaler to scale less, and the step is skipped.
+In fp16 it does not: an infinite gradient only tells the loss scaler to scale less, and the step is skipped.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def fail(run: Run, settings: Settings, step: int, what: str, chosen: Indices, wo
         remedy = f"look at these rows, lower LEARNING_RATE or use PRECISION=fp32; {run.last_checkpoint()} stays"
         named = f"{reason}; its rows: {', '.join(rows[:SHOWN])}{more}; {remedy}"
         run.fail(Failure(kind="not_finite", reason=named, rank=world.rank))
-    distributed.barrier()  # until rank 0 has written the reason with the rows: the first reason stays
+    distributed.barrier()  # until rank 0 has written the reason with the rows: the first reason is kept
     raise RunFailed(reason, "not_finite")
 
 
 def places(settings: Settings, chosen: Indices) -> list[str]:
-    """Return where training rows are from: file and line, or their number in the data set. Reads the source again."""
+    """Return where training rows come from: file and line, or their number in the data set. Reads the source again."""
     numbers = {int(index) for index in chosen}
     try:
         training, _ = sources.splits(settings)

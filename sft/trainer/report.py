@@ -1,7 +1,7 @@
 """What a run tells people: the console, `state.json`, the trackers, and where its time goes.
 
 Every rank calls its reporter in the same way, and only rank 0's does anything. So the loop need not ask which rank it
-is, and nothing in here may be a collective operation.
+is, and nothing here may be a collective operation.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class StepResult:
 
 
 class Reporter:
-    """Tells everybody who watches the run how it is going. Does nothing on other ranks than 0."""
+    """Reports the progress of the run. Does nothing on ranks other than 0."""
 
     def __init__(self, run: Run, settings: Settings, world: World) -> None:
         self.run, self.settings, self.world = run, settings, world
@@ -81,7 +81,7 @@ class Reporter:
         return is_validated
 
     def close(self) -> None:
-        """Write everything that waits, and end the trackers."""
+        """Write all pending lines, and end the trackers."""
         if self.trackers:
             self.trackers.close()
 
@@ -134,7 +134,7 @@ class Reporter:
 
     @contextmanager
     def validation(self) -> Iterator[None]:
-        """Say that a validation runs inside, and do not count its time as a step's."""
+        """Report that a validation runs inside, and do not count its time as a step's."""
         with self.pause("validation"):
             self.tell("evaluating", evaluating="during", answers=0, total_answers=0)
             yield
@@ -161,7 +161,7 @@ class Reporter:
             print(text, flush=True)
 
     def tell(self, status: Status | None = None, **changes: Unpack[StateChanges]) -> None:
-        """Change `state.json`. If that fails, the run goes on, and one line says so."""
+        """Change `state.json`. If that fails, print one line, and continue."""
         if self.world.is_main:
             self.run.tell(status, **changes)
 
@@ -171,7 +171,7 @@ class Reporter:
             self.trackers.log(step, values)
 
     def flush(self) -> None:
-        """Write the metrics that wait for a number from the GPU."""
+        """Write the metrics that are waiting for a number from the GPU."""
         if self.trackers:
             self.trackers.flush()
 

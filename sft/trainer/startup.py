@@ -24,7 +24,7 @@ from sft.trainer.report import Reporter
 
 
 class Ready(NamedTuple):
-    """An engine, and what goes with it."""
+    """An engine that is ready, and its companions."""
 
     engine: DeepSpeedEngine
     packing: bool  # whether this model keeps packed sequences apart, and PACKING=1
@@ -93,6 +93,6 @@ def try_engine(
 
 
 def give_up(engine: DeepSpeedEngine, reason: str, reporter: Reporter) -> None:
-    """End an engine that must not gather whole layers, and say why the next one does not (all ranks)."""
+    """End an engine that must not gather whole layers, and print why the next one gathers less (all ranks)."""
     reporter.print(f"{reason}: ZeRO-3 gathers layers in parts, which is slower")
     end_engine(engine)

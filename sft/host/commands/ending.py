@@ -30,7 +30,7 @@ def stopped(run: Run, command: str) -> str:
 
 
 def how_to_continue(run: Run, command: str) -> str:
-    """Return from where a run continues, and with which command."""
+    """Return where a run continues, and with which command."""
     saved = run.saved_step()
     if run.final.is_dir():
         return f"`{command}` does the rest: the final model is written"

@@ -13,14 +13,14 @@ from sft.run import find, lifecycle, typed_json
 from sft.settings.fields import Settings
 from sft.settings.stages import Decided
 
-# The settings that an evaluation takes from now; the others are the run's own.
+# The settings that an evaluation takes from the user; the others are the run's own.
 OF_NOW = ("eval_limit", "eval_answer", "eval_batch_size", "max_new_tokens", "launcher")
 
 
 def evaluate(written: Settings, name: str, console: Console) -> None:
-    """Evaluate a run's base and final model anew, with the evaluation settings of now. Raises SftError.
+    """Evaluate a run's base and final model again, with the present evaluation settings. Raises SftError.
 
-    Whatever becomes of it, the run stays as it is, and so do its earlier results until the new ones are whole.
+    The run itself does not change. Its earlier results are replaced only once the new ones are complete.
     """
     run = find.find(written.runs_path, name)
     with run.claim():

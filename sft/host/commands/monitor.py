@@ -63,7 +63,7 @@ def loss_line(losses: list[float], last: float, width: int) -> Text:
 
 
 def render(seen: Snapshot) -> RenderableType:
-    """Return a snapshot for people. The name and the reason of a failed run come last, just above the prompt."""
+    """Return a snapshot for people. For a failed run, its name and the reason come last, just above the prompt."""
     state, losses = seen.state, seen.losses
     head = Text.assemble((seen.run.name, "bold"), "  ", (state.status, COLOURS.get(state.status, "cyan")))
     parts: list[RenderableType] = [*log_ends(seen)]

@@ -78,8 +78,8 @@ def rates(state: State) -> tuple[str, str, str]:
 def bar_line(phase: Phase, width: int, clock: str = "") -> RenderableType:
     """Draw a phase as a line with a progress bar, `width` columns in all.
 
-    If there is no room, parts are left out: first the clock, then the speed, the time left, the loss. Each part has the
-    room of its longest value, so that nothing moves while the numbers change.
+    If there is no room, parts are left out: first the clock, then the speed, the time left, the loss. Each part is as
+    wide as its longest value, so that nothing moves while the numbers change.
     """
     wide = width >= WIDE
     label = LABEL if wide else SHORT_LABEL
@@ -120,7 +120,7 @@ class Display:
         self.has_bar = console.is_terminal and not console.is_dumb_terminal
 
     def show(self, state: State) -> None:
-        """Show a state, if it is news."""
+        """Show a state if it has changed."""
         phase = phase_of(state)
         if self.phase is None or phase.bar != self.phase.bar:
             self.end(state)
@@ -141,12 +141,12 @@ class Display:
             self.live.start()
 
     def end(self, state: State) -> None:
-        """Leave the previous phase as it ended: full, with its last numbers, unless the run ended early in it."""
+        """Show the previous phase as it ended: complete, with its last numbers, unless the run ended early in it."""
         if self.phase is None:
             return
         before, broke_off = self.phase, state.status in ("stopped", "failed")
         if before.bar == "training":  # its last step is newer than the state that was shown last
-            # Without a total the state could not be read: the numbers that were shown last stay.
+            # If there is no total, the state could not be read: keep the last numbers.
             step, total = (state.step, state.total_steps) if state.total_steps else (before.done, before.total)
             loss, speed, _ = rates(state)
             before = replace(before, name="training", short="training", done=step, total=total, loss=loss, speed=speed)

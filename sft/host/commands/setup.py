@@ -95,7 +95,7 @@ def output(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
 
 
 def setup(console: Console) -> None:
-    """Make `.env` and the folders, and prepare data and model. Raises UserError if one cannot be had."""
+    """Make `.env` and the folders, and prepare data and model. Raises UserError if something is missing."""
     make_env_file(console)
     settings = load()
     inputs.check(settings)

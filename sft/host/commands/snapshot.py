@@ -1,4 +1,4 @@
-"""What `make monitor` knows of a run at one moment, for people and for scripts."""
+"""A snapshot of a run for `make monitor`, for people and for scripts."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from sft.settings.variables import ENV_FILE
 
 
 def test_env(console: Console) -> None:
-    """Print every check as it ends. Raises RunFailed where one failed."""
+    """Print every check as it ends. Raises RunFailed if one failed."""
     report(run_checks(), console)
     console.print("this machine is ready: `make train`, or `make demo` first")
 

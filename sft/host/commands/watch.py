@@ -30,26 +30,26 @@ class Watched:
 
     @property
     def broke(self) -> bool:
-        """Whether the run failed, and not while it was asked to end."""
+        """Whether the run failed without having been asked to stop."""
         return self.failure is not None and not self.interrupted and self.run.stop_reason() is None
 
     @property
     def found_wrong(self) -> bool:
-        """Whether a run without a step failed before it had its inputs, for what the user can fix: it is empty."""
+        """Whether the run trained nothing: before its inputs were ready, something was wrong that the user can fix."""
         is_fixable = self.failure is not None and self.failure.is_fixable
         return self.broke and is_fixable and not (self.run.has_trained or self.run.prepared.is_file())
 
     @property
     def restart_may_help(self) -> bool:
-        """Whether the run broke in a way that may not come back."""
+        """Whether the run broke in a way that a restart may avoid."""
         return self.broke and self.failure is not None and self.failure.restart_may_help
 
 
 def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: StopRequest) -> Watched:
     """Start a run's nodes and show it until they have ended.
 
-    A signal asks the run to save and stop, a second Ctrl-C ends it at once. If one came before there are nodes, the run
-    stops there. Raises UserError if they cannot be started.
+    A signal asks the run to save and stop, a second Ctrl-C ends it at once. If a signal came before the nodes were
+    started, the run stops there. Raises UserError if they cannot be started.
     """
     if heard.stop:
         run.request_stop(heard.stop)
@@ -78,7 +78,7 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Stop
 
 
 def start_nodes(run: Run, start: Callable[[Run], Nodes]) -> Nodes:
-    """Return the nodes, started. If they cannot be, the run has failed, and SftError is raised."""
+    """Start the nodes. If that fails, the run has failed, and SftError is raised."""
     try:
         return start(run)
     except SftError as error:
@@ -87,7 +87,7 @@ def start_nodes(run: Run, start: Callable[[Run], Nodes]) -> Nodes:
 
 
 def have_ended(run: Run, nodes: Nodes) -> bool:
-    """Tell whether all node programs have ended. One that broke is the run's failure, unless it has said why."""
+    """Tell whether all node programs have ended. Record a failure for one that broke without saying why."""
     codes = nodes.codes()
     for rank, code in enumerate(codes):
         if code and run.failure() is None:
@@ -96,14 +96,14 @@ def have_ended(run: Run, nodes: Nodes) -> bool:
 
 
 class Requests:
-    """Passes on, once, what signals have asked this task for."""
+    """Passes the requests of signals on to the run and its nodes, each once."""
 
     def __init__(self, run: Run, nodes: Nodes, heard: StopRequest) -> None:
         self.run, self.nodes, self.heard = run, nodes, heard
         self.has_stopped = self.has_ended = False
 
     def pass_on(self, console: Console) -> None:
-        """Ask the run and its nodes for what was asked for since the last look."""
+        """Pass on what has been requested since the last call."""
         if self.heard.stop and not self.has_stopped:
             self.has_stopped = True
             self.run.request_stop(self.heard.stop)

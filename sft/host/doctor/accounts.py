@@ -43,7 +43,7 @@ def hub_token(settings: Settings) -> Check:
 
 
 def hub_access(settings: Settings) -> Check:
-    """Check that the model may be downloaded: found out now, not ten minutes into a run.
+    """Check that the model may be downloaded, now rather than ten minutes into a run.
 
     The hub's own library asks for a file, so endpoint and proxies are those of a download.
     """

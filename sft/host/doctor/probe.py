@@ -15,7 +15,7 @@ PROBE_TIMEOUT_S = 180
 
 @dataclass(frozen=True)
 class Probe:
-    """What became of the ranks that were started here."""
+    """How the ranks that were started here ended."""
 
     outputs: list[str]  # of each rank
     succeeded: bool

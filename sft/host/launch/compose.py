@@ -92,7 +92,7 @@ class Stack:
         return ["docker", "compose", *(word for file in files for word in ("-f", file)), *arguments]
 
     def call(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run `docker compose` in a session of its own: a Ctrl-C in the terminal is for the run, not for this."""
+        """Run `docker compose` in a session of its own: a Ctrl-C in the terminal is meant for the run alone."""
         return subprocess.run(
             self.command(*arguments),
             env=self.environment(**more),
@@ -129,7 +129,7 @@ class Stack:
         return found
 
     def check(self) -> None:
-        """Raise SettingsError with a line for everything in which settings and compose files disagree."""
+        """Raise SettingsError with a line for each disagreement between settings and compose files."""
         if self.settings.nodes != 2:
             remedy = "set NODES=2, or LAUNCHER=local"
             raise SettingsError([wrong("NODES", self.settings.nodes, f"{BASE} has 2 nodes", remedy)])
@@ -152,7 +152,7 @@ class Stack:
             raise UserError(f"docker compose build: failed: {why}; fix that, or set LAUNCHER=local")
 
     def complete_env_file(self) -> list[str]:
-        """Add to `.env` what `docker compose` by hand needs to be the same stack; return the added lines."""
+        """Add to `.env` what makes `docker compose` by hand start the same stack; return the added lines."""
         uid, gid = ownership.owner()
         wanted = {"COMPOSE_FILE": f"{BASE}:{GPU}"} if self.settings.device == "cuda" else {}
         if (uid, gid) != (ownership.DEFAULT_UID, ownership.DEFAULT_UID):
@@ -180,7 +180,7 @@ class Stack:
     def wait(self, service: str) -> subprocess.Popen[str]:
         """Start a process that waits for the end of a service's container and prints its exit code."""
         container = self.call("ps", "--all", "-q", service).stdout.strip()
-        with signals.blocked():  # a signal to every process is for the run; this one must live to see its end
+        with signals.blocked():  # a signal to all processes is meant for the run; this one must outlive it
             return subprocess.Popen(
                 ["docker", "wait", container],
                 stdin=subprocess.DEVNULL,

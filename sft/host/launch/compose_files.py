@@ -22,7 +22,7 @@ def device_ids(config: str) -> dict[str, list[str]]:
 
 
 def problems(settings: Settings, given: dict[str, list[str]]) -> list[str]:
-    """Return a line for everything that does not fit together. `given` are the GPUs of each service."""
+    """Return a line for each mismatch. `given` are the GPUs of each service."""
     names = hostfile.node_names(2)
     found = []
     for name in names:

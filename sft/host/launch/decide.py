@@ -1,4 +1,4 @@
-"""What is decided before a run starts: device, GPUs, launcher, precision, plan and memory budget, in one function."""
+"""Decide before a run starts, in one function: device, GPUs, launcher, precision, plan and memory budget."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Decision:
     launcher: Launcher
     cards: tuple[Gpu, ...] = ()  # of the ranks, in their order; empty on a CPU
     plan: Plan | None = None  # None on a CPU, and for a model of unknown shape
-    lines: tuple[str, ...] = ()  # what a user is told about it
+    lines: tuple[str, ...] = ()  # what the user is told about it
 
     def prepare(self, console: Console) -> int:
         """Have the launcher make ready what its nodes need. Return the port that the run gets. Raises SftError."""
@@ -68,7 +68,7 @@ def decide(written: Settings, in_container: bool = False, opened: bool = False) 
 
 
 def where(settings: Resolved, chosen: Launcher, reason: str, why: str) -> str:
-    """Return the line that says where a run will be, on what, and why."""
+    """Return the line that says where a run will be, on which device, and why."""
     nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)} {chosen.place}"
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
     return f"launcher {chosen.name} ({reason}): {nodes}, {ranks}, on {settings.device} ({why})"

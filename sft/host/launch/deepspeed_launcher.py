@@ -36,10 +36,10 @@ VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"  # for ranks on a CPU too
 
 
 class Accelerator:
-    """What the launcher asks of an accelerator: how a rank is told which cards are its node's."""
+    """What the launcher needs from an accelerator: the variables that tell a rank its node's cards."""
 
     def visible_devices_envs(self) -> list[str]:
-        """Return the names of the variables that say so."""
+        """Return the names of these variables."""
         return [VISIBLE_DEVICES]
 
     def set_visible_devices_envs(self, environment: MutableMapping[str, str], devices: Iterable[int]) -> None:
@@ -47,7 +47,7 @@ class Accelerator:
 
 
 def stand_in(name: str, **content: object) -> None:
-    """Let imports find a package with a name and a place of DeepSpeed's that holds only this content."""
+    """Replace a package of DeepSpeed by one that holds only `content`, for the imports that follow."""
     deepspeed = importlib.util.find_spec("deepspeed")
     assert deepspeed is not None and deepspeed.origin is not None
     package = ModuleType(name)
@@ -69,12 +69,12 @@ class Rank(subprocess.Popen[bytes]):
     def poll(self) -> int | None:
         """Return its exit code, None as long as it lives, and after an error as long as any rank lives."""
         code = self.look()
-        # All of them are looked at: after the last one DeepSpeed's launcher ends without asking the others again.
+        # Look at all ranks: after the last one DeepSpeed's launcher ends without asking for the others again.
         others = [rank.look() for rank in self.started] if code else []
         return None if None in others else code
 
     def look(self) -> int | None:
-        """Return its exit code, None as long as it lives. The first time that there is one it is noted."""
+        """Return its exit code, None as long as it lives. Record it the first time."""
         code = super().poll()
         if code is not None and not self.is_noted:
             self.is_noted = True
@@ -82,7 +82,7 @@ class Rank(subprocess.Popen[bytes]):
         return code
 
     def note_exit(self, code: int) -> None:
-        """Write the exit code to the run directory, and one that tells of an error to the log."""
+        """Write the exit code to the run directory, and to the log if it means an error."""
         if code:
             sys.stdout.write(f"rank {self.rank}: exits with return code = {code}\n")
             sys.stdout.flush()

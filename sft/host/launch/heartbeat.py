@@ -20,7 +20,7 @@ class Heartbeat:
         self.since = time.monotonic()
 
     def failure(self) -> Failure | None:
-        """Return that the ranks have been silent for too long, or None."""
+        """Return a message if the ranks have been silent for too long, otherwise None."""
         state = self.run.state()
         if (sign := state.updated_at) != self.seen:  # compared with itself: clocks of machines differ
             self.seen, self.since = sign, time.monotonic()

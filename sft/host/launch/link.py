@@ -40,7 +40,7 @@ class Peer:
             self.connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def read(self) -> None:
-        """Take in what has arrived, and note if the connection has ended."""
+        """Receive what has arrived, and note if the connection has ended."""
         if self.lost:
             return
         try:
@@ -67,13 +67,13 @@ class Peer:
 class Link:
     """A node's connections: those of node 0 to every other node, or the one of another node to node 0.
 
-    Nothing here waits: `poll` does what can be done now, and the node program calls it often.
+    Nothing here blocks: `poll` does what can be done now, and the node program calls it often.
     """
 
     peers: dict[int, Peer] = field(default_factory=dict)
 
     def poll(self) -> None:
-        """Take in what the others have sent."""
+        """Receive what the others have sent."""
         for peer in self.peers.values():
             peer.read()
 
@@ -107,7 +107,7 @@ class MasterLink(Link):
         self.listener.setblocking(False)
 
     def poll(self) -> None:
-        """Accept newcomers, answer them as soon as the answer is known, and take in what the others have sent."""
+        """Accept newcomers, answer them as soon as the answer is known, and receive what the others have sent."""
         with contextlib.suppress(BlockingIOError):
             self.newcomers.append(Peer(self.listener.accept()[0]))
         for newcomer in list(self.newcomers if self.answer else []):
@@ -128,7 +128,7 @@ class MasterLink(Link):
         self.answer = f"run {name}"
 
     def refuse(self, reason: str) -> None:
-        """Tell the other nodes that there is no run. Those that do not come within REFUSE_S are not waited for."""
+        """Tell the other nodes that there is no run. Wait at most REFUSE_S for nodes that have not connected yet."""
         self.answer = f"failed {' / '.join(reason.splitlines())}"
         deadline = time.monotonic() + REFUSE_S
         while self.missing() and time.monotonic() < deadline:
@@ -157,7 +157,7 @@ class WorkerLink(Link):
         self.rank, self.port = rank, port
 
     def poll(self) -> None:
-        """Connect to node 0 if that has not been done yet, and take in what it has sent."""
+        """Connect to node 0 if that has not been done yet, and receive what it has sent."""
         if not self.peers:
             try:
                 connection = socket.create_connection((master_address(), self.port), CONNECT_TIMEOUT_S)
@@ -173,7 +173,7 @@ class WorkerLink(Link):
         super().poll()
 
     def run_name(self) -> str | None:
-        """Return the name of the run that node 0 works on, or None until it has said it."""
+        """Return the name of the run that node 0 works on, or None until node 0 has named it."""
         return self.peers[0].said("run (.+)") if self.peers else None
 
     def refusal(self) -> str | None:

@@ -43,9 +43,9 @@ class Local:
         model_files.check_bitsandbytes(settings)
 
     def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> int:
-        """Claim the ports and make the folders. Raises SettingsError if they cannot be had."""
+        """Claim the ports and make the folders. Raises SettingsError if that fails."""
         self.settings, self.given = settings, cards
-        # The claim is held as long as nodes may be started: the ranks listen only after some seconds.
+        # Keep the claim as long as nodes may be started: the ranks only begin to listen after some seconds.
         self.claim = ports.claim(settings, console)
         make_folders(settings)
         return self.claim.port
@@ -90,5 +90,5 @@ def start_node(run: Run, rank: int, settings: Decided, cards: Sequence[Gpu]) -> 
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # the node writes its log itself
             stderr=log,
-            start_new_session=True,  # a Ctrl-C in the terminal is for the pipeline alone
+            start_new_session=True,  # a Ctrl-C in the terminal is meant for the task, not for the nodes
         )

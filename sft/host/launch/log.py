@@ -18,10 +18,10 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
-        self.lost = 0  # lines that a stream did not take
+        self.lost = 0  # lines that could not be written to a stream
 
     def write(self, line: str) -> None:
-        """Write one line. A stream that does not take it loses the line, and never ends the run."""
+        """Write one line. If a stream fails, the line is lost, and the run continues."""
         line = redact(line).rstrip("\n") + "\n"
         for stream in (self.file, sys.stdout):
             try:
@@ -32,7 +32,7 @@ class Log:
 
 
 def encodable(line: str, stream: TextIO) -> str:
-    """Return a line as a stream's encoding can hold it: a locale's may be ASCII."""
+    """Return a line with what a stream's encoding lacks replaced: a locale's may be ASCII."""
     encoding = stream.encoding or "utf-8"
     return line.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -40,7 +40,7 @@ def encodable(line: str, stream: TextIO) -> str:
 def copy(stream: IO[str], log: Log, note: Callable[[str], None]) -> None:
     """Copy a program's output to the log, and give `note` every line.
 
-    It goes on to the end, whatever happens to a line: ranks whose output nobody reads block on a full pipe.
+    It reads to the end, even if a line cannot be written: ranks whose output nobody reads block on a full pipe.
     """
     while line := stream.readline(LINE_CHARACTERS):
         try:

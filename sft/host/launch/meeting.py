@@ -1,4 +1,4 @@
-"""How the nodes of a run find each other, and which run it is: node 0 names it to the others."""
+"""How the nodes of a run find each other, and how node 0 tells the others which run it is."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def told_run(settings: Settings, link: Link, heard: Signals) -> Run | None:
 
 
 def no_meeting(settings: Settings, missing: list[int], deadline: float) -> str:
-    """Return why the nodes have not met once the time is over; before that, ""."""
+    """Return why the nodes have not met, if the time is over; otherwise ""."""
     if time.monotonic() < deadline:
         return ""
     nodes = f"node{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"

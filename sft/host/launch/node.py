@@ -77,7 +77,7 @@ class Node:
     """One node's share of a run, from meeting the others to the end of its last process."""
 
     def __init__(self, run: Run, rank: int, link: Link, heard: Signals) -> None:
-        """Read the run directory. Raises UserError for a hostfile or a rank that cannot be right."""
+        """Read the run directory. Raises UserError if the hostfile or the rank is wrong."""
         self.run, self.rank, self.link = run, rank, link
         self.settings = run.settings()
         self.hosts = hostfile.read_hostfile(run.hostfile)
@@ -110,7 +110,7 @@ class Node:
             self.leave(well, lock)
 
     def leave(self, well: bool, lock: TextIO | None) -> None:
-        """End what is left of this node's processes, and say how the run ended if nobody else does."""
+        """End what is left of this node's processes, and record how the run ended if no other node does."""
         self.processes.end()
         log = self.supervisor.log
         if log.lost:
@@ -130,13 +130,14 @@ class Node:
         typed_json.write(self.run.node_file(self.rank), about)
 
     def nodes_are_here(self) -> bool:
-        """Wait for the other nodes; False if the run is stopped before they come."""
+        """Wait for the other nodes. Return False if the run is stopped before they connect."""
         deadline = time.monotonic() + self.settings.rendezvous_timeout_s
         if isinstance(self.link, MasterLink):
             self.link.name_run(self.run.name)
         while missing := meeting.missing_nodes(self.link, self.run):
             self.supervisor.look()
-            # Node 0 alone decides whether a stop comes before the ranks: no node may go on without another.
+            # Node 0 alone decides whether a stop comes before the ranks: otherwise one node could continue without
+            # another.
             if self.rank == 0 and self.run.stop_reason() is not None:
                 self.run.update_state("stopped")
             if self.supervisor.end_now or self.run.ended:
@@ -162,7 +163,7 @@ class Node:
         )  # fmt: skip
 
     def inputs_are_ready(self) -> bool:
-        """Make data and model ready on node 0, wait for them elsewhere; False if the run is stopped before."""
+        """Prepare data and model on node 0, or wait for them. Return False if the run is stopped meanwhile."""
         if self.rank == 0:
             return self.prepare()
         while not self.run.prepared.is_file():
@@ -173,7 +174,7 @@ class Node:
         return True
 
     def prepare(self) -> bool:
-        """Run the program that prepares the inputs; False if the run is stopped while it works."""
+        """Run the program that prepares the inputs. Return False if the run is stopped meanwhile."""
         self.run.update_state("preparing")
         provenance.note_machine(self.run)
         process = self.processes.start("sft.trainer.data.prepare", "--run", str(self.run.path))
@@ -194,7 +195,7 @@ class Node:
         return False
 
     def train(self, process: subprocess.Popen[str]) -> None:
-        """See DeepSpeed's launcher with this node's ranks through to the end. Raises RunFailed."""
+        """Wait until DeepSpeed's launcher and this node's ranks have ended. Raises RunFailed."""
         ranks = self.supervisor.ranks
         self.supervisor.see_through(process, heartbeat=Heartbeat(self.run, self.settings.step_timeout_s))
         self.processes.drain()

@@ -39,8 +39,8 @@ class Claim:
 def claim(settings: Settings, console: Console) -> Claim:
     """Claim the two ports of a run.
 
-    A MASTER_PORT that was asked for is taken or refused. Otherwise the first free port from there on is taken,
-    and a line says so. Raises SettingsError.
+    If MASTER_PORT was set, it is that port or an error. Otherwise it is the first free port from there on, and a line
+    says so. Raises SettingsError.
     """
     for port in candidates(settings):
         if claimed := claim_pair(port):
@@ -71,7 +71,7 @@ def free_port(settings: Settings) -> int | None:
 
 
 def candidates(settings: Settings) -> Iterator[int]:
-    """Yield the ports to try: MASTER_PORT, and the following ones unless it was asked for."""
+    """Yield the ports to try: MASTER_PORT, and the following ones unless the user has set it."""
     if settings.is_explicit("master_port"):
         yield settings.master_port
     else:

@@ -27,7 +27,7 @@ LAUNCHER = "sft.host.launch.deepspeed_launcher"
 
 
 class Processes:
-    """What a node has started, and how it is ended. Every process is known by SFT_NODE_PID in its environment."""
+    """The processes that a node has started. Each of them has SFT_NODE_PID in its environment."""
 
     def __init__(self, run: Run, device: OnDevice, ranks: range, output: Log, note: Callable[[str], None]) -> None:
         """`ranks`: the node's. `note` is given every line that they print."""
@@ -58,7 +58,7 @@ class Processes:
         return process
 
     def environment(self, module: str) -> dict[str, str]:
-        """Return the environment of a program of this node. What the user has set stays."""
+        """Return the environment of a program of this node. Variables that the user has set are kept."""
         ours = {
             "SFT_NODE_PID": str(os.getpid()),  # tells this node's processes, and ends them without it
             "TOKENIZERS_PARALLELISM": "false",
@@ -71,7 +71,7 @@ class Processes:
         }
         default = {
             "OMP_NUM_THREADS": str(max(1, resources.cores() // len(self.ranks))),
-            "TQDM_DISABLE": "1",  # bars are for terminals, this goes to a log
+            "TQDM_DISABLE": "1",  # no progress bars: this goes to a log
             "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",  # DeepSpeed's calls, one a rank
         }
         if module == LAUNCHER:
@@ -95,7 +95,7 @@ class Processes:
             pump.join(timeout=timeout_s)
 
     def write_stacks(self) -> None:
-        """Have every rank that lives write the stacks of its threads (sft/trainer/process.py)."""
+        """Have every living rank write the stacks of its threads (sft/trainer/process.py)."""
         for process in self.living():
             with contextlib.suppress(psutil.Error, OSError):
                 if any(word.startswith("--local_rank=") for word in process.cmdline()):
@@ -104,7 +104,7 @@ class Processes:
                     process.send_signal(signal.SIGUSR1)
 
     def end(self) -> None:
-        """End every process that is left, and remove the files of stacks that nothing was written to."""
+        """End every process that is left, and remove empty files of stacks."""
         for process in self.living():
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -114,7 +114,7 @@ class Processes:
                     path.unlink()
 
     def living(self) -> Iterator[psutil.Process]:
-        """Yield the processes that this node has started and that are there, whatever became of their parents."""
+        """Yield the living processes that this node has started, even if their parents have ended."""
         mine = str(os.getpid())
         for process in psutil.process_iter():
             try:

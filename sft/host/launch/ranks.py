@@ -1,4 +1,4 @@
-"""How the ranks of one node end: what each says of itself, and what the operating system says of its process."""
+"""How the ranks of one node ended: by their own records, and by the exit codes of their processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WATCHDOG = re.compile(r"\[rank(\d+)\].*watchdog thread terminated with exception
 
 
 class Ranks:
-    """What is known of the ranks of a node, from their records in the run directory."""
+    """What the records in the run directory say about the ranks of a node."""
 
     def __init__(self, run: Run, numbers: range) -> None:
         self.run, self.numbers = run, numbers
@@ -41,22 +41,22 @@ class Ranks:
 
     @property
     def are_done(self) -> bool:
-        """Whether all of them have ended well."""
+        """Whether all ranks have ended well."""
         return len(self.ends) == len(self.numbers) and not any(end.failure for end in self.ends.values())
 
     @property
     def broken(self) -> dict[int, int]:
-        """The exit codes of those whose processes broke. One that breaks after a good end has done its work."""
+        """The exit codes of the ranks that broke. A process that breaks after a good end does not count."""
         well = {rank for rank, end in self.ends.items() if not end.failure}
         return {rank: code for rank, code in self.exits.items() if code and rank not in well}
 
     def read_line(self, line: str) -> None:
-        """Note what a line of the ranks' output tells of the end of one, before that can be seen."""
+        """Note what a line of output says about the end of a rank, before its process has ended."""
         if found := aborted_by_nccl(line):
             self.failures.setdefault(*found)
 
     def failure(self) -> tuple[Failure, float]:
-        """Return why they broke, as far as it is known here, and how long another one may take to know better."""
+        """Return why the ranks broke, as far as this node knows, and how long to wait for a better reason."""
         for rank, code in self.broken.items():
             if code < 0 and code != -signal.SIGABRT:  # with that one NCCL ends a rank that has lost another one, too
                 hint = " (often because memory ran out: `dmesg` tells)" if code == -signal.SIGKILL else ""

@@ -48,7 +48,7 @@ class StopRequest:
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Give signals to a handler for a while. If `nohup` has SIGHUP ignored, it stays ignored."""
+    """Handle signals with `handler` meanwhile. If `nohup` has SIGHUP ignored, it stays ignored."""
     nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     mine = [number for number in STOP if number != signal.SIGHUP or not nohup]
     before = [(number, signal.signal(number, handler)) for number in mine]
@@ -79,7 +79,7 @@ def raising() -> Iterator[None]:
 
 @contextmanager
 def noted() -> Iterator[StopRequest]:
-    """Note signals instead of ending, as long as there is a run that must not be left alone."""
+    """Note signals instead of ending, while there is a run that this task has to see to its end."""
     request = StopRequest()
     with handled(request.note):
         yield request
@@ -110,7 +110,7 @@ def unblock() -> None:
 
 
 class Signals:
-    """What asked this node to end: a signal, or the end of what started this program."""
+    """What requests the end of this node: a signal, or the end of the program that started this one."""
 
     def __init__(self) -> None:
         """Handle the signals, also those that came before this program was ready, and note who started it."""
@@ -126,7 +126,7 @@ class Signals:
         return self.request.at_once
 
     def who(self) -> str | None:
-        """Return what asks for a stop, a signal or the end of the program that started this one, or None."""
+        """Return what requests a stop, or None."""
         if self.request.stop:
             return "a signal to node"
         return "the end of what started node" if os.getppid() != self.parent else None

@@ -1,4 +1,4 @@
-"""What a node does while its programs work: it passes on requests to stop, and finds out what broke."""
+"""Watch a node's programs while they work: pass on stop requests, and find out what broke."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ class Supervisor:
         self.ends_at = time.monotonic() + 3600 * (self.max_hours - hours_passed)
 
     def look(self) -> None:
-        """Pass on what asks for a stop, notice a lost node, show that this program is alive, and wait a moment."""
+        """Pass on stop requests, notice a lost node, show that this program is alive, and wait a moment."""
         if self.alive_file:
-            with contextlib.suppress(OSError):  # better a failed health check than the end of the run
+            with contextlib.suppress(OSError):  # a failed health check is better than a failed run
                 Path(self.alive_file).touch()
         who = self.heard.who()
         if (reason := f"{who} {self.rank}" if who else self.time_is_over()) and self.run.stop_reason() is None:
             self.run.request_stop(reason)
         self.link.poll()
         if (lost := self.link.lost()) and self.run.failure() is None:
-            # Whoever knows why it was lost says so first: that node itself, or what started it.
+            # Wait for a better reason: that node itself, or what started it, may say why it was lost.
             self.lost_at = self.lost_at or time.monotonic()
             if time.monotonic() - self.lost_at > REASON_WAIT_S:
                 self.fail(Failure(kind="lost_node", reason=lost), "logs/ and `make test-env` may tell why")
         time.sleep(POLL_S)
 
     def time_is_over(self) -> str | None:
-        """Return in words that MAX_HOURS are over, or None. Node 0 alone decides that."""
+        """Return a reason to stop if MAX_HOURS are over, otherwise None. Only node 0 decides that."""
         if not self.max_hours or self.rank or time.monotonic() < self.ends_at:
             return None
         return f"MAX_HOURS={self.max_hours:g} are over"
@@ -71,7 +71,7 @@ class Supervisor:
     def see_through(
         self, process: subprocess.Popen[str], until_stop: bool = False, heartbeat: Heartbeat | None = None
     ) -> None:
-        """Wait for a program's end. End it at once if that is asked for, and some time after a failure."""
+        """Wait for a program's end. End it at once on request, and some time after a failure."""
         failed_at = None
         while process.poll() is None:
             self.look()
@@ -86,7 +86,7 @@ class Supervisor:
                 kill(process)
 
     def judge_ranks(self) -> None:
-        """Fail the run if a rank of this node broke, and nobody has said a better reason in time."""
+        """Fail the run if a rank of this node broke, and no better reason has been recorded in time."""
         self.ranks.look()
         if self.ranks.broke_at is None:
             return
@@ -95,13 +95,13 @@ class Supervisor:
             self.fail(failure)
 
     def wait_for_reason(self) -> None:
-        """Wait until somebody has said why the run broke: this node has at least a rank's exit code to say."""
+        """Wait until a reason for the failure has been recorded; this node has only a rank's exit code."""
         while not self.run.failure() and not self.end_now:
             self.judge_ranks()
             self.look()
 
     def fail(self, failure: Failure, hint: str = "") -> None:
-        """Note a failure that this node has found, with a hint where to read more: by default in this node's log."""
+        """Record a failure that this node has found, with a hint where to read more: by default this node's log."""
         hint = hint or f"logs/node-{self.rank}.log says more"
         self.run.fail(replace(failure, reason=f"node {self.rank}: {failure.reason}; {hint}"))
 

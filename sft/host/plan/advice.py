@@ -23,13 +23,13 @@ from sft.host.plan.plan import Plan
 from sft.settings.fields import DS_CONFIGS
 from sft.settings.stages import Resolved
 
-WORTH_SAYING = 1.2  # times as fast as what was set
+WORTH_SAYING = 1.2  # times as fast as the present settings
 WORTH_GROWING, WORTH_DOUBLING = 1.5, 1.25  # times as fast with a larger batch, in all and with each doubling
 DISPLAY_GIB = 2.0  # of a GPU's memory that a desktop may use; more belongs to another program
 
 
 def problem(plan: Plan) -> str:
-    """Return the line that says what does not fit and what would, or nothing.
+    """Return the line that says what does not fit and what would; "" if all fits.
 
     It begins with the setting that has to change, if the user has set it.
     """

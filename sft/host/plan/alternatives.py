@@ -1,4 +1,4 @@
-"""Other settings that would train the same, and whether they fit: tried as plans of their own."""
+"""Other settings that would train the same, and whether they fit: each gets a plan of its own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Alternative:
 
 
 def changed(plan: Plan, changes: Changes) -> Plan | None:
-    """Return the plan of what was asked with some changes; None if DeepSpeed, or a file for it, forbids them."""
+    """Return the plan with some settings changed; None if DeepSpeed, or a file for it, forbids the changes."""
     try:
         return Plan.of(Resolved.of(plan.resolved, **{**changes}), plan.conditions)
     except SettingsError:
@@ -110,7 +110,7 @@ def shorter_rows(settings: Settings) -> Iterator[Changes]:
 
 
 def more_hardware(plan: Plan, offload: bool) -> list[str]:
-    """Return what would train all weights: a number of GPUs, and with `offload` more of the machine's memory."""
+    """Return hardware that could train all weights: a number of GPUs, or with `offload` more host memory."""
     settings, conditions = plan.settings, plan.conditions
     whole: Changes = {"lora_base_bits": 16, **AUTO}
     unpacked = " LORA_BASE_BITS=16" if settings.lora_base_bits == 4 else ""  # quantised weights cannot be sharded

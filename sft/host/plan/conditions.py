@@ -1,6 +1,6 @@
 """What a plan is made for, besides the settings: the model, the cards and their memory, the rows.
 
-As they are on this machine, or as the options of `make plan` say.
+They are those of this machine, or those that the options of `make plan` name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is trained on what, and how: all that memory and time follow from, besides the number of tokens."""
+"""The training job as numbers: together with the number of tokens it decides memory and time."""
 
 from __future__ import annotations
 

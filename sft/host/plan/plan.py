@@ -24,7 +24,7 @@ PLANNED_BY = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What settings need under some conditions."""
+    """Memory and time that settings need under given conditions."""
 
     resolved: Resolved  # with auto where the user left it
     settings: Decided  # with numbers instead of auto
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether both the GPUs' memory and the machine's are enough."""
+        """Whether the memory of both the GPUs and the machine is enough."""
         return self.fits_gpu and self.host_gib <= self.conditions.host_gib
 
     def summary(self) -> PlanSummary:

@@ -40,7 +40,7 @@ CHANGE_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder's sizes. `source` says where they are from."""
+    """A decoder's sizes. `source` says where they come from."""
 
     source: str
     layers: int

@@ -26,7 +26,7 @@ LABELS = {"buckets": "buckets, gathered weights"}
 
 
 def show(settings: Settings, options: Options, console: Console, as_json: bool) -> None:
-    """Print a plan. Then raises SettingsError for settings that cannot fit, unless PLAN=warn."""
+    """Print a plan, then raise SettingsError for settings that cannot fit, unless PLAN=warn."""
     found = plan_with(settings, options)
     problem = advice.problem(found)
     if as_json:

@@ -21,7 +21,7 @@ DEVIATIONS = 3  # standard deviations above the mean at which the largest step o
 
 @dataclass(frozen=True)
 class Rows:
-    """Figures of the training rows. `source` says where they are from."""
+    """Figures of the training rows. `source` says where they come from."""
 
     source: str
     rows: int

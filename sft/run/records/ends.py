@@ -11,7 +11,7 @@ from sft.run.typed_json import Record
 
 @dataclass(frozen=True, kw_only=True)
 class Failure(Record):
-    """`failure.json`: what broke a run. Programs go by its kind; the reason is for people."""
+    """`failure.json`: what broke a run. Programs act on the kind; the reason is for people."""
 
     has_errors = True
 
@@ -26,7 +26,7 @@ class Failure(Record):
 
     @property
     def restart_may_help(self) -> bool:
-        """Whether it may not come back if the run starts again."""
+        """Whether a restart may avoid it."""
         return POLICIES[self.kind].restart_may_help
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints that are whole or absent: written while training continues, resumed on any number of ranks."""
+"""Checkpoints that are complete or absent: written while training continues, resumed on any number of ranks."""

@@ -11,7 +11,7 @@ from sft.failures import is_disk_full
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether an error of a write means a full disk: torch's writer speaks of a position in the file instead."""
+    """Tell whether an error of a write means a full disk: torch's writer reports a position in the file instead."""
     return is_disk_full(error) or "inline_container.cc" in str(error)
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or absent: the manifest, the check of every byte, and the resumed state.
+"""Resume from a checkpoint: verify every byte against the manifest, then load it.
 
 `checkpoints/step-NNNNNN/` holds DeepSpeed's shards and `manifest.json` with every file's size and hash. It is written
-under another name (save.py), renamed when all ranks are done, and only then does `checkpoints/latest` name it.
+under another name (save.py), renamed when all ranks are done, and only after that `checkpoints/latest` names it.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ POLL_S = 0.02
 MARGIN = 1.01
 MARGIN_BYTES = 256 * 1024
 COPY_SHARE = 0.9  # of the free main memory that copies may take
-WRITTEN = object()  # in place of a state that is already in its file
+WRITTEN = object()  # replaces a state that has been written to its file
 
 
 class Needs(NamedTuple):
@@ -70,8 +70,8 @@ class Saver:
     def start(self, step: int, more_bytes: int = 0) -> None:
         """Copy the state after `step` steps, and start a thread that writes it (all ranks).
 
-        Waits for the save before to finish. Raises RunFailed, on all ranks, if the disk has no room for the checkpoint
-        and `more_bytes`.
+        Waits for the previous save to finish. Raises RunFailed, on all ranks, if the disk has no room for the
+        checkpoint and `more_bytes`.
         """
         self.finish()  # only one is in flight: two would need two copies of the state in main memory
         folder, temporary = self.run.checkpoints / checkpoints.name_of(step), self.temporary(step)
@@ -90,7 +90,7 @@ class Saver:
         sizes = [tensor_bytes(state) for state in shards.values()]
         needed = MARGIN * sum(sizes) + MARGIN_BYTES * len(sizes)
         free = shutil.disk_usage(self.run.checkpoints).free
-        # Every rank sees the numbers of all, so that all come to the same decision: a rank that raises or waits alone
+        # Every rank sees the numbers of all, so all make the same decision: a rank that raises or waits alone
         # would leave the others in the next collective.
         ranks = distributed.gather(Needs(needed, sum(sizes), resources.memory_limits(self.root), free))
         check_room(folder, int(sum(rank.disk for rank in ranks)) + more_bytes, min(rank.free_disk for rank in ranks))
@@ -98,7 +98,7 @@ class Saver:
             self.write_now(shards, lacking)
         else:
             shards = {path: copied(state) for path, state in shards.items()}
-        # The thread has nothing that the next step changes: training goes on at once.
+        # The thread uses nothing that the next step changes, so training continues at once.
         self.thread = threading.Thread(target=self.write, args=(step, shards), daemon=True)
         self.thread.start()
 
@@ -181,7 +181,7 @@ class Saver:
         else:
             (self.run.checkpoints / "latest").unlink(missing_ok=True)
 
-    # What the thread does
+    # In the thread
 
     def write(self, step: int, states: dict[Path, Any]) -> None:
         """Write this rank's files, and wait until rank 0 has made a checkpoint of the files of all ranks.
@@ -198,7 +198,7 @@ class Saver:
                 if state is not WRITTEN:
                     torch.save(state, path)
             share = Share(files={path.name: resume.describe(path) for path in paths})
-            # Not flushed: with this file rank 0 has all it waits for, and the folder has its own name at once.
+            # Not flushed: as soon as this file exists, rank 0 may rename the folder.
             typed_json.write(part(temporary, self.world.rank), share, flushed=False)
             if self.world.is_main:
                 self.complete(step, folder, temporary)
@@ -206,7 +206,7 @@ class Saver:
                 self.wait()
         except BaseException as error:
             self.error = disk.full(folder, "while it was written") if disk.is_full(error) else error
-            for path in paths:  # make room: the error has to be written too
+            for path in paths:  # make room, so that the error can be written
                 path.unlink(missing_ok=True)
 
     def complete(self, step: int, folder: Path, temporary: Path) -> None:
@@ -219,8 +219,8 @@ class Saver:
         checkpoints.write_manifest(temporary, manifest)
         for path in parts:
             path.unlink()
-        # In this order, flushed to disk each time: whatever has the name of a checkpoint is complete, and whatever
-        # `latest` says is there, even if the power fails in between.
+        # In this order, flushed to disk each time: a folder with the name of a checkpoint is complete, and the
+        # checkpoint that `latest` names exists, even after a power cut.
         if self.run.metrics.is_file():
             files.flush(self.run.metrics)  # a run that resumes here needs the lines of all steps before
         files.flush(temporary)

@@ -24,7 +24,7 @@ class Collector(TorchCheckpointEngine):
         self.shards: dict[Path, Any] = {}
 
     def save(self, state_dict: Any, path: str) -> None:
-        """Keep a state and the path it is for. Its tensors are those that the next step changes."""
+        """Keep a state and its path. The next step will change its tensors."""
         self.shards[Path(path)] = state_dict
 
     def preserves_storage_sharing(self) -> bool:
@@ -38,7 +38,7 @@ class Collector(TorchCheckpointEngine):
 
 
 def replaced(value: Any, by: Callable[[torch.Tensor], Any], seen: dict[Hashable, tuple[torch.Tensor, Any]]) -> Any:
-    """Return a copy of a nested value with every tensor replaced. A tensor that is in it twice is replaced once.
+    """Return a copy of a nested value with every tensor replaced. A tensor that occurs twice is replaced once.
 
     `seen` gets the tensors and their replacements, in the order in which pickle comes to them.
     """

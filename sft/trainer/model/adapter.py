@@ -26,7 +26,7 @@ NAME = "default"  # peft's name for the only adapter of a model
 def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
     """Freeze a model's weights and put an adapter beside its linear layers, the same on every rank.
 
-    Raises SettingsError if LORA_TARGETS names something that is not a layer of the model.
+    Raises SettingsError if LORA_TARGETS names something other than layers of the model.
     """
     import peft
 

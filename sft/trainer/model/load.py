@@ -50,7 +50,7 @@ def permissions(settings: Settings) -> dict[str, object]:
 
 
 def free_unused_memory(device: torch.device) -> None:
-    """Have the allocator return what nothing uses to the GPU: other allocations are sized by its free memory.
+    """Have the allocator return unused memory to the GPU: other allocations are sized by its free memory.
 
     An engine is full of references to itself. Only the garbage collector finds that nobody uses it any more.
     """

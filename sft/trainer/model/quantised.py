@@ -1,7 +1,7 @@
-"""QLoRA (Dettmers et al. 2023): the frozen weights under an adapter, held in 4 bits by bitsandbytes.
+"""QLoRA (Dettmers et al. 2023): the frozen weights under an adapter, kept in 4 bits by bitsandbytes.
 
 NF4 in blocks of 64, whose scales are quantised too. Each matrix is dequantised to the run's precision when it is used,
-and only for that time. Embeddings, norms and the head are not quantised.
+and only while it is used. Embeddings, norms and the head are not quantised.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def disable_cpu_packing(model: torch.nn.Module) -> None:
 
 
 def true_shape(parameter: torch.nn.Parameter) -> torch.Size:
-    """Return a parameter's shape. A quantised parameter is packed: its shape is that of the matrix it stands for."""
+    """Return a parameter's shape. A quantised parameter is packed: the matrix in it has another shape."""
     state: Any = getattr(parameter, "quant_state", None)
     return parameter.shape if state is None else state.shape
 

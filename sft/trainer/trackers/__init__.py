@@ -1,1 +1,2 @@
-"""Where a run's numbers go, one file per tracker. To add one: write its file (see tracker.py), name it in STARTERS."""
+"""What receives a run's numbers, one file per tracker. To add one: write its file (see tracker.py), name it in
+STARTERS."""

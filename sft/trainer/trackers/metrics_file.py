@@ -16,7 +16,7 @@ class MetricsFile:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.earlier: list[Line] = list(run.read_metrics())
-        self.open_with(self.earlier)  # without what a killed attempt has left half written
+        self.open_with(self.earlier)  # without a line that a killed attempt has left incomplete
 
     def open_with(self, lines: Iterable[Line]) -> None:
         """Replace the file by these lines, and open it for more."""

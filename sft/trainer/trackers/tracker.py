@@ -1,4 +1,5 @@
-"""What a tracker is: `metrics.jsonl` (metrics_file.py), Weights & Biases (wandb_tracker.py), or one of your own.
+"""The interface of a tracker: `metrics.jsonl` (metrics_file.py), Weights & Biases (wandb_tracker.py), or one of your
+own.
 
 A new tracker is a file with a class like `Tracker` and a function like `Starter`, which is added to STARTERS in
 trackers.py. If the tracker has settings, they go into sft/settings/fields.py.
@@ -15,7 +16,7 @@ from sft.settings.fields import Settings
 
 
 class Tracker(Protocol):
-    """A place that a run's numbers go to. Rank 0 alone has trackers.
+    """Receives a run's numbers. Only rank 0 has trackers.
 
     The training must not end because of a tracker: it catches the errors of its own service, and says so once.
     """
@@ -24,7 +25,7 @@ class Tracker(Protocol):
         """Take one line. Must not block: the other ranks wait for rank 0 in the next step."""
 
     def close(self) -> None:
-        """Write or send what is left: the run ends, and will not wait for longer than about a minute."""
+        """Write or send what is left. The run ends, and waits for at most about a minute."""
 
 
 # Called when training begins, as start(run, settings, logged): the first `logged` lines of `metrics.jsonl` are of

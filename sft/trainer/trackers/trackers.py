@@ -39,7 +39,7 @@ class Trackers:
         self.waiting: Waiting | None = None
 
     def resume(self, first_step: int) -> bool:
-        """Go on after `first_step` steps, and start the other trackers. Return whether this step has been validated.
+        """Continue after `first_step` steps, and start the other trackers. Return whether this step has been validated.
 
         A run that was killed may have logged steps after its last checkpoint: their lines are dropped.
         """
@@ -74,7 +74,7 @@ class Trackers:
             self.log(step, values)
 
     def flush(self) -> None:
-        """Log the line that waits."""
+        """Log the pending line."""
         if self.waiting is None:
             return
         line = Line(self.waiting.step, finite(self.waiting.values), self.waiting.time)
@@ -85,7 +85,7 @@ class Trackers:
             tracker.log(line)
 
     def close(self) -> None:
-        """Log what waits, and have every tracker end."""
+        """Log the pending line, and end every tracker."""
         self.flush()
         self.file.close()
         if not self.are_started and self.new:  # nothing was trained: an evaluation alone

@@ -131,7 +131,7 @@ def follow(run: Run, logged: Any, skipped: int, orders: int) -> bool:
 
 
 def log(logged: Any, line: Line) -> None:
-    """Log one line of the metrics. W&B does not take steps before those that it has."""
+    """Log one line of the metrics. W&B refuses steps before those that it has."""
     if line.step >= logged.starting_step:
         logged.log(line.values, step=line.step)
     elif any(name.startswith("eval/") for name in line.values):  # evaluated again, long after the last step

@@ -34,7 +34,7 @@ class WandbTracker:
         self.unread = b""  # of a report that has come in part
         self.process: subprocess.Popen[bytes] | None = None
         run.tell(wandb=None)
-        self.reports, theirs = os.pipe()  # not its output, which any library prints to
+        self.reports, theirs = os.pipe()  # not its standard output, where any library prints
         os.set_blocking(self.reports, False)
         command = [sys.executable, "-m", wandb_process.__name__, "--run", str(run.path), "--logged", str(logged)]
         try:
@@ -47,11 +47,11 @@ class WandbTracker:
             os.close(theirs)
 
     def log(self, line: Line) -> None:
-        """Look whether the process is still well. It reads the line itself, from `metrics.jsonl`."""
+        """Check that the process still works. It reads the line itself, from `metrics.jsonl`."""
         self.check()
 
     def check(self) -> None:
-        """Read what the process reports, and whether it is still there. Never waits."""
+        """Read what the process reports, and whether it still runs. Never waits."""
         if self.process is None:
             return
         code = self.process.poll()  # before its last report is read
