@@ -10,6 +10,7 @@ This does not use pydantic, because importing it takes a quarter of a second, wh
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -128,7 +129,7 @@ def field_types(kind: type[Part]) -> dict[str, object]:
 
 def decoded(value: object, kind: object, name: str) -> object:
     """Return a JSON value as the type `kind` has it. Raises WrongType."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin, arguments = taken_apart(kind)
     if kind is object:
         return value
     if isinstance(kind, type) and issubclass(kind, Part):
@@ -152,8 +153,9 @@ def decoded(value: object, kind: object, name: str) -> object:
 
 def decoded_union(value: object, kind: object, name: str) -> object:
     """Return a JSON value as the first of a union's types that it has. Raises WrongType."""
-    choices = [choice for choice in typing.get_args(kind) if choice is not types.NoneType]
-    if value is None and len(choices) < len(typing.get_args(kind)):
+    _, members = taken_apart(kind)
+    choices = [member for member in members if member is not types.NoneType]
+    if value is None and len(choices) < len(members):
         return None
     for choice in choices[:-1]:
         try:
@@ -161,6 +163,12 @@ def decoded_union(value: object, kind: object, name: str) -> object:
         except WrongType:
             continue
     return decoded(value, choices[-1], name)
+
+
+@functools.cache
+def taken_apart(kind: object) -> tuple[object, tuple[object, ...]]:
+    """Return what a type is made of, as in (list, (int,)) for list[int]; None instead of a plain type."""
+    return typing.get_origin(kind), typing.get_args(kind)
 
 
 def is_finite(value: object) -> bool:

@@ -1,6 +1,7 @@
 """What the documents say about settings, commands, files and messages is what the code does."""
 
 import ast
+import functools
 import inspect
 import re
 import runpy
@@ -33,13 +34,13 @@ def code_blocks(page):
     return [re.sub(r" +# .*", "", block) for block in blocks]
 
 
+@functools.cache
 def constants(path):
     """The texts of a program that are not docstrings, those of f-strings piece by piece."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     alone = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
-    for node in nodes:
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
-            yield node.value
+    found = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in alone]
+    return [node.value for node in found if isinstance(node.value, str)]
 
 
 def told():
