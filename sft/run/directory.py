@@ -172,7 +172,7 @@ class Run(RunPaths):
         try:
             self.update_state(status, **changes)
         except OSError as error:
-            say_once(f"{self.state_file}: could not be written ({error.strerror}); going on without")
+            say_once(f"{self.state_file}: could not be written ({error.strerror}); continuing without")
 
     @property
     def ended(self) -> bool:

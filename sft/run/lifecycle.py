@@ -95,16 +95,23 @@ def default_name(settings: Settings) -> str:
 
 
 def reopen(
-    run: Run, settings: Decided, config: DsConfig | None = None, new_config: bool = False, again: bool = False
+    run: Run,
+    before: Decided,
+    changed: Decided | None = None,
+    config: DsConfig | None = None,
+    new_config: bool = False,
+    again: bool = False,
 ) -> list[str]:
     """Make a stopped or failed run ready for its next attempt: remove its stop requests, and freeze its new settings.
 
-    `state.json` counts the attempts, keeps the errors of the earlier ones, and has the step at which the run resumes.
-    The hostfile and DeepSpeed's configuration are kept unless the number of ranks has changed or they cannot be read
-    (then the returned lines say so). `config` replaces DeepSpeed's configuration if `new_config`. MAX_HOURS counts from
-    now, unless this attempt belongs to the same start (`again`).
+    `before` are the settings of the last attempt; without `changed` ones they apply again. `state.json` counts the
+    attempts, keeps the errors of the earlier ones, and has the step at which the run resumes. The hostfile and
+    DeepSpeed's configuration are kept unless the number of ranks has changed or they cannot be read (then the returned
+    lines say so). `config` replaces DeepSpeed's configuration if `new_config`. MAX_HOURS counts from now, unless this
+    attempt belongs to the same start (`again`).
     """
-    before, said = run.settings(), []
+    settings = changed or before
+    said: list[str] = []
     clear(run)
     new_hostfile = (settings.nodes, settings.gpus_per_node) != (before.nodes, before.gpus_per_node)
     new_config = new_config or new_hostfile

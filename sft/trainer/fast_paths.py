@@ -39,7 +39,7 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World) -> boo
         tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2
         target_loss.head_loss = head_loss
         if head_loss is not None and not same(own, loss(packed=False), tolerance, world):
-            warn(model, "does more to its logits than its head: no chunked loss", world)
+            warn(model, "changes its logits after the head: no chunked loss", world)
             target_loss.head_loss = None
         if not packing:
             return False

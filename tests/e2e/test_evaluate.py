@@ -57,7 +57,7 @@ def test_a_stopped_evaluation_leaves_the_run_finished_with_its_results(kept, pro
         process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert f"stopped: the results of before stay; `make evaluate NAME={kept.name}` evaluates the run" in output
+    assert f"stopped: the earlier results are kept; `make evaluate NAME={kept.name}` evaluates the run" in output
 
 
 def test_a_killed_evaluation_leaves_the_run_finished_with_its_results(kept, project):

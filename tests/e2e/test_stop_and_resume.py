@@ -105,7 +105,7 @@ def test_the_time_limit_stops_a_run_and_says_so(project):
     done = project.inv("train", **small(RUN_NAME="hours", **UNENDING, MAX_HOURS=0.01))
     assert done.returncode == 0, done.stdout
     assert run.state().status == "stopped"
-    assert run.stop_reason() == "MAX_HOURS=0.01 are over" and "reason: MAX_HOURS=0.01 are over" in done.stdout
+    assert run.stop_reason() == "MAX_HOURS=0.01 have passed" and "reason: MAX_HOURS=0.01 have passed" in done.stdout
     project.wait_for_no_process()
 
 

@@ -85,7 +85,7 @@ def test_a_family_whose_attention_does_more_trains_on_padded_sequences(capsys):
     assert take_fast_paths(module, True, ALONE) is False
     assert module.head_loss is None and module.model.config._attn_implementation == module.own_attention
     said = capsys.readouterr().out
-    assert "Gemma2ForCausalLM does more to its logits than its head: no chunked loss" in said
+    assert "Gemma2ForCausalLM changes its logits after the head: no chunked loss" in said
     assert "Gemma2ForCausalLM cannot keep packed sequences apart: training on padded ones" in said
     batch = collate(sequences(7, 12), False, CPU)
     logits = module.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.flatten(0, 1)

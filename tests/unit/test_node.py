@@ -81,7 +81,7 @@ def test_a_clock_that_is_set_ends_no_run(tmp_path, monkeypatch):
     clocks["time"] += 86_400  # a machine that gets its time from the network only now
     assert node.supervisor.time_is_over() is None
     clocks["monotonic"] += 1801
-    assert node.supervisor.time_is_over() == "MAX_HOURS=1 are over"
+    assert node.supervisor.time_is_over() == "MAX_HOURS=1 have passed"
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_a_disk_that_does_not_take_the_status_ends_no_training_but_no_run_ends_u
         with pytest.raises(OSError, match="Input/output error"):
             run.update_state("finished")
     assert capsys.readouterr().out == (
-        f"{run.path}/state.json: could not be written (Input/output error); going on without\n"
+        f"{run.path}/state.json: could not be written (Input/output error); continuing without\n"
     )
     run.tell(step=3)
     assert run.state().step == 3 and run.state().status == "launching"
@@ -148,7 +148,8 @@ def test_a_reopened_run_has_the_hostfile_of_its_ranks_of_now(run):
     run.hostfile.write_text("mine slots=2\nyours slots=2\n")
     lifecycle.reopen(run, run.settings())
     assert hostfile.read_hostfile(run.hostfile) == {"mine": 2, "yours": 2}  # the same ranks: it stays
-    lifecycle.reopen(run, run.settings().model_copy(update={"nodes": 1, "gpus_per_node": 3, "batch_size": 7}))
+    before = run.settings()
+    lifecycle.reopen(run, before, before.model_copy(update={"nodes": 1, "gpus_per_node": 3, "batch_size": 7}))
     assert hostfile.read_hostfile(run.hostfile) == {"llm-master": 3}
     assert json.loads(run.ds_config.read_text())["train_micro_batch_size_per_gpu"] == 7
 

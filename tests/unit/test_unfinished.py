@@ -414,7 +414,7 @@ def test_a_hint_names_the_folder_of_runs_if_env_file_does_not(tmp_path):
         ("SIGHUP", "its terminal was closed"),
         ("a signal to node 1", "node 1 was asked to end, as `docker compose stop` does"),
         ("the end of what started node 0", "the program that had started node 0 has ended"),
-        ("MAX_HOURS=0.01 are over", "MAX_HOURS=0.01 are over"),
+        ("MAX_HOURS=0.01 have passed", "MAX_HOURS=0.01 have passed"),
     ],
 )
 def test_the_reason_of_a_stop_is_in_plain_words(said, words):

@@ -63,7 +63,7 @@ def begin(**given):
     """Do what `make train` does before its nodes start, and return the run."""
     console = Console(file=io.StringIO())
     decision = decide(load(**given))
-    with open_run(decision, console.print, decision.prepare(console)) as run:
+    with open_run(decision.prepared(console), console.print) as run:
         return run
 
 

@@ -11,7 +11,6 @@ from sft.host.launch import signals
 from sft.host.launch.decide import decide
 from sft.run import find, lifecycle, typed_json
 from sft.settings.fields import Settings
-from sft.settings.stages import Decided
 
 # The settings that an evaluation takes from the user; the others are the run's own.
 OF_NOW = ("eval_limit", "eval_answer", "eval_batch_size", "max_new_tokens", "launcher")
@@ -30,16 +29,15 @@ def evaluate(written: Settings, name: str, console: Console) -> None:
         decision = decide(Settings.of(run.settings(), **taken, evaluate=True), opened=True)
         for line in decision.lines:
             console.print(line)
-        port = decision.prepare(console)
-        settings = Decided.of(decision.settings, master_port=port)
+        decision = decision.prepared(console)
         with signals.noted() as heard:
-            watched = watch(lifecycle.evaluate_again(run, settings), decision.launcher.start, console, heard)
+            watched = watch(lifecycle.evaluate_again(run, decision.settings), decision.launcher.start, console, heard)
             results = watched.run.results()
             if watched.run.state().status == "finished":
                 typed_json.write(run.evaluation, results)
     again = run.command("evaluate")
     if watched.run.state().status == "stopped":
-        kept = "the results of before stay" if run.evaluation.is_file() else "there are no results"
+        kept = "the earlier results are kept" if run.evaluation.is_file() else "there are no results"
         console.print(f"stopped: {kept}; `{again}` evaluates the run from the beginning")
         return
     if watched.run.state().status == "failed":

@@ -28,10 +28,10 @@ def train(written: Settings, console: Console) -> Run:
     decision = decide(written)
     for line in decision.lines:
         console.print(line)
-    port = decision.prepare(console)
+    decision = decision.prepared(console)
     latest = find.latest(written.runs_path)
     with signals.noted() as heard:
-        with open_run(decision, console.print, port) as run:
+        with open_run(decision, console.print) as run:
             watched = watch_all_attempts(run, decision, console, heard)
             if watched.found_wrong:
                 reason = run.state().error

@@ -83,7 +83,7 @@ def gpu(settings: Settings) -> Check:
     names = ", ".join(f"{card.index}: {card.name} {card.total_gib:.0f} GiB" for card in cards)
     if len(cards) < settings.world_size:
         remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
-        wanted = f"NODES x GPUS_PER_NODE = {settings.world_size} wanted{gpus.unused()}"
+        wanted = f"NODES x GPUS_PER_NODE = {settings.world_size} needed{gpus.unused()}"
         return Check("GPUs", "failure", f"{names}; {wanted}", remedy)
     return Check("GPUs", "ok", names)
 

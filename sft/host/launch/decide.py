@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
@@ -34,9 +34,10 @@ class Decision:
     plan: Plan | None = None  # None on a CPU, and for a model of unknown shape
     lines: tuple[str, ...] = ()  # what the user is told about it
 
-    def prepare(self, console: Console) -> int:
-        """Have the launcher make ready what its nodes need. Return the port that the run gets. Raises SftError."""
-        return self.launcher.prepare(self.settings, self.cards, console)
+    def prepared(self, console: Console) -> Decision:
+        """Let the launcher prepare what its nodes need. Return the decision with the run's port. Raises SftError."""
+        port = self.launcher.prepare(self.settings, self.cards, console)
+        return replace(self, settings=Decided.of(self.settings, master_port=port))
 
 
 def decide(written: Settings, in_container: bool = False, opened: bool = False) -> Decision:
@@ -95,7 +96,7 @@ def choose_device(settings: Settings, cards: list[Gpu], wanted: int, where: str)
         what = f"{len(cards)} GPUs are {where}{unused()}"
         remedy = f"set GPUS_PER_NODE={len(cards)}, or give the node more device_ids"
         if not inside:
-            what = f"NODES={settings.nodes} nodes of it need {wanted} GPUs, {len(cards)} are here{unused()}"
+            what = f"NODES={settings.nodes} nodes need {wanted} GPUs, {len(cards)} are here{unused()}"
             remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
         raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)])
     return "cuda" if cards else "cpu"

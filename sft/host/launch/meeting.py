@@ -28,7 +28,7 @@ def start_link(settings: Settings, rank: int) -> Link:
     try:
         return MasterLink(settings.nodes, port)
     except OSError as error:
-        what = f"the port behind it, {port}, where the nodes meet, cannot be had ({error.strerror})"
+        what = f"the next port, {port}, on which the nodes meet, cannot be used ({error.strerror})"
         raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")]) from None
 
 

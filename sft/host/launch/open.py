@@ -17,21 +17,22 @@ from sft.settings.stages import Decided
 
 
 @contextmanager
-def open_run(decision: Decision, say: Callable[[str], None], port: int | None = None) -> Iterator[Run]:
+def open_run(decision: Decision, say: Callable[[str], None]) -> Iterator[Run]:
     """Yield the run to resume, or a new one, ready for its nodes. Until this ends, no other program can start it.
 
-    `port` is the one that its launcher has claimed, which replaces MASTER_PORT. Raises SftError.
+    Raises SftError.
     """
-    settings = Decided.of(decision.settings, master_port=port or decision.settings.master_port)
+    settings = decision.settings
     try:
         with lifecycle.alone(settings.runs_path):
             run, said = unfinished.resumable(settings)
             if run:
+                before = run.settings()
                 file, changed = provenance.deepspeed_file(run, settings)
                 config = deepspeed.configuration(settings, file)
                 claim = run.claim()
-                said += [how_it_starts(run), *adjusted(settings, run.settings()), *changed]
-                said += lifecycle.reopen(run, settings, config, new_config=bool(changed) and not run.is_saved)
+                said += [how_it_starts(run), *adjusted(settings, before), *changed]
+                said += lifecycle.reopen(run, before, settings, config, new_config=bool(changed) and not run.is_saved)
             else:
                 file = deepspeed.read(settings)
                 run = lifecycle.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node))

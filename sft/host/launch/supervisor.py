@@ -58,10 +58,10 @@ class Supervisor:
         time.sleep(POLL_S)
 
     def time_is_over(self) -> str | None:
-        """Return a reason to stop if MAX_HOURS are over, otherwise None. Only node 0 decides that."""
+        """Return a reason to stop if MAX_HOURS have passed, otherwise None. Only node 0 decides that."""
         if not self.max_hours or self.rank or time.monotonic() < self.ends_at:
             return None
-        return f"MAX_HOURS={self.max_hours:g} are over"
+        return f"MAX_HOURS={self.max_hours:g} have passed"
 
     @property
     def end_now(self) -> bool:

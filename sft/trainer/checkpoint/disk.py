@@ -17,7 +17,7 @@ def is_full(error: BaseException) -> bool:
 
 def full(folder: Path, what: str) -> RunFailed:
     """Return the error for a checkpoint that the disk has no room for. `what` says when, or how much is missing."""
-    remedy = "free some space at RUNS_PATH or lower KEEP_CHECKPOINTS; the checkpoint before it stays"
+    remedy = "free some space at RUNS_PATH or lower KEEP_CHECKPOINTS; the previous checkpoint is kept"
     return RunFailed(f"{folder}: could not be written ({os.strerror(errno.ENOSPC)}: {what}); {remedy}", "disk_full")
 
 

@@ -41,7 +41,7 @@ def damage(folder: Path, world: World) -> str:
     content = manifest(folder)
     found = distributed.gather(share(folder, world))
     if content is None:
-        return f"{MANIFEST} is missing, or not as it was written"
+        return f"{MANIFEST} is missing or damaged"
     present = {name: entry for part in found for name, entry in part.items()}
     for name, entry in content.files.items():
         if name not in present:
@@ -49,7 +49,7 @@ def damage(folder: Path, world: World) -> str:
         if present[name].bytes != entry.bytes:
             return f"{name} has {present[name].bytes} bytes instead of {entry.bytes}"
         if present[name] != entry:
-            return f"{name} has another content than was written"
+            return f"{name} does not have the content that was written"
     return ""
 
 
@@ -78,7 +78,7 @@ def resume(engine: DeepSpeedEngine, run: Run, world: World) -> int:
             return step
         distributed.barrier()  # until every rank has read it
         if world.is_main:
-            said = f"{folder}: damaged ({reason}); set aside, trying the one before"
+            said = f"{folder}: damaged ({reason}); set aside; trying the previous one"
             print(said, flush=True)
             run.update_state(set_aside=[*run.state().set_aside, said])
             aside = folder.with_name(folder.name + ".damaged")
