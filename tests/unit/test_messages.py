@@ -38,7 +38,13 @@ def targets(*messages):
 
 
 def test_every_filled_key_is_kept_as_written_and_in_order():
-    keys = {"name": "Lea", "reasoning_content": "two and two", "thinking": "hm", "index": 0, "documents": [{"a": None}]}
+    keys = {
+        "name": "Lea",
+        "reasoning_content": "two and two",
+        "thinking": "two and two",
+        "index": 0,
+        "documents": [{"a": None}],
+    }
     given = {"role": "assistant", "content": "4", **keys}
     assert assistant(**given) == given and list(assistant(**given)) == list(given)
     assert assistant(content="4", audio=None, refusal="", annotations=[], extra={}, partial=False) == ANSWER
@@ -198,7 +204,10 @@ def called(**function):
         ({"messages": [ASK | {"tool_calls": [CALL]}, ANSWER]}, "message 1: has `tool_calls` though its role is user"),
         ({"messages": [ASK | {"function_call": {"name": "f"}}, ANSWER]}, "has `function_call` though its role is user"),
         ({"messages": [ASK | {"thinking": "hm"}, ANSWER]}, "message 1: has `thinking` though its role is user"),
-        ({"messages": [ASK, ANSWER | {"tool_calls": [CALL], "function_call": {"name": "f"}}]}, "message 2: has both"),
+        ({"messages": [ASK, ANSWER | {"thinking": True}]}, "message 2: `thinking` is not text but true or"),
+        ({"messages": [ASK, ANSWER | {"reasoning": ["hm"]}]}, "message 2: `reasoning` is not text but a list; write"),
+        ({"messages": [ASK, ANSWER | {"reasoning": "hm", "thinking": "so"}]}, "`reasoning` and `thinking` say differ"),
+        ({"messages": [ASK, ANSWER | {"tool_calls": [CALL], "function_call": {"name": "f"}}]}, "`function_call` say"),
         ({"messages": [ASK, ANSWER | {"tool_calls": CALL}]}, "`tool_calls` is not a list of objects (it is an object)"),
         ({"messages": [ASK, ANSWER | {"tool_calls": [3]}]}, "`tool_calls` is not a list of objects (it holds int)"),
         ({"messages": [ASK, ANSWER | {"tool_calls": [{}]}]}, "`tool_calls`: call 1: `name` is not text but null"),

@@ -11,7 +11,7 @@ from sft.rows.content import text_of
 from sft.rows.conversation import REASONING, Message, Role, checked_role
 from sft.rows.files import Row
 from sft.rows.tools import calls_of
-from sft.rows.values import checked_json, checked_list, is_filled, quoted
+from sft.rows.values import checked_json, checked_list, checked_text, is_filled, quoted
 from sft.settings.fields import Settings
 
 MARKS = ("weight", "train", "loss")  # OpenAI's, axolotl's and ms-swift's key for an answer that is context only
@@ -37,8 +37,7 @@ def message_of(entry: dict[str, object], where: str) -> Message:
     for key, value in entry.items():
         if key not in OWN and is_filled(value):
             keys.update(key_of(key, value, role, where))
-    if is_filled(entry.get("tool_calls")) and is_filled(entry.get("function_call")):
-        raise DataError(f"{where}: has both `tool_calls` and `function_call`; leave one of them")
+    check_one_of_each(entry, where)
     message = Message(role, text_of(entry.get("content"), where), is_target(entry, role, where), keys)
     if message.content is None and not message.is_answer:
         what = "`content` is null or missing, which only an answer with tool calls or reasoning can do without"
@@ -46,16 +45,27 @@ def message_of(entry: dict[str, object], where: str) -> Message:
     return message
 
 
+def check_one_of_each(entry: dict[str, object], where: str) -> None:
+    """Raise DataError for calls or reasoning under two keys that do not say the same: one would be lost."""
+    for names in (("tool_calls", "function_call"), REASONING):
+        filled = [name for name in names if is_filled(entry.get(name))]
+        if any(entry[name] != entry[filled[0]] for name in filled):
+            both = " and ".join(f"`{name}`" for name in filled)
+            raise DataError(f"{where}: {both} say different things; leave one of them")
+
+
 def key_of(key: str, value: object, role: Role, where: str) -> dict[str, object]:
     """Return a filled key as templates take it. Raises DataError for one that only the assistant can have."""
     checked_json(key, where, "a key")
     what = f"`{shown(key)}`"
-    if role != "assistant" and (key in ("tool_calls", "function_call") or (key in REASONING and value is not True)):
-        raise DataError(f"{where}: has {what} though its role is {role}; only the assistant's can have it")
+    if role != "assistant" and (key in ("tool_calls", "function_call") or key in REASONING):
+        raise DataError(f"{where}: has {what} though its role is {role}; only an assistant message can have it")
     if key == "tool_calls":
         return {key: calls_of(value, where)}
     if key == "function_call":  # OpenAI's older form, of one call
         return {"tool_calls": calls_of([value], where)}
+    if key in REASONING:
+        return {key: checked_text(value, where, what)}
     return {key: checked_json(value, where, what)}
 
 
@@ -63,9 +73,8 @@ def is_target(entry: dict[str, object], role: Role, where: str) -> bool:
     """Return whether a message, if it is an answer, is trained. Raises DataError."""
     marks = {key: mark_of(entry[key], where, key) for key in MARKS if entry.get(key) is not None}
     if len(set(marks.values())) > 1:
-        raise DataError(
-            f"{where}: {' and '.join(f'`{key}`' for key in marks)} contradict each other; leave one of them"
-        )
+        names = " and ".join(f"`{key}`" for key in marks)
+        raise DataError(f"{where}: {names} contradict each other; leave one of them")
     if role != "assistant" and True in marks.values():
         remedy = "remove the key or set it to 0"
         raise DataError(f"{where}: `{next(iter(marks))}` is to train the role {role}; only answers are; {remedy}")
