@@ -17,10 +17,10 @@ def test_words_are_what_decoding_without_special_tokens_gives(tokenizer):
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("I add.\n</think>\n\n 3 + 2 = 5 \n#### 5", " 3 + 2 = 5 \n#### 5"),
-        ("I add.\n</think>\n 5", " 5"),  # other white space than the template's
+        ("I add.\n</think>\n\n3 + 2 = 5 \n#### 5 ", "3 + 2 = 5 \n#### 5 "),
+        ("I add.\n</think>\n 5", "5"),  # other white space than the template's
         ("I add.</think>5", "5"),
-        ("I add.\n</think>\n\n\n\n5", "\n\n5"),
+        ("I add.\n</think>\n\n\n\n5", "5"),
         ("it ends with </think>, says he\n</think>\n\n5", "5"),
         ("I add, and add", "I add, and add"),  # it never ends
         ("I add.\n</think>\n\n", ""),

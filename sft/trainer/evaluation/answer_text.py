@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ def texts(ids: Sequence[int], tokenizer: Any, reasoning_end: Sequence[str]) -> t
     """Return everything that was generated, control marks included, and the words of the answer.
 
     `ids` are the tokens up to the end mark, without it. The words are what a server sends, which leaves special tokens
-    out, from the end of the reasoning on. `reasoning_end` has the texts that may stand there.
+    out; if there is reasoning, what follows it. `reasoning_end` has the texts that may stand there.
     """
     whole = tokenizer.decode(ids)
     words = tokenizer.decode(ids, skip_special_tokens=True)
@@ -24,20 +23,14 @@ def texts(ids: Sequence[int], tokenizer: Any, reasoning_end: Sequence[str]) -> t
     tokens = bisect.bisect_left(range(len(ids)), start, key=lambda number: len(tokenizer.decode(ids[:number])))
     reasoning = ids[:tokens]
     same_token = tokenizer.decode(reasoning)[start:]  # words in the token in which the reasoning ends
-    return whole, same_token + words[len(tokenizer.decode(reasoning, skip_special_tokens=True)) :]
+    rest = words[len(tokenizer.decode(reasoning, skip_special_tokens=True)) :]
+    return whole, (same_token + rest).lstrip()
 
 
 def after_reasoning(text: str, reasoning_end: Sequence[str]) -> int:
     """Return the number of characters in a text up to where its reasoning ends for the last time; 0 if it has none.
 
-    White space around the mark may be another than the template's: a model that was not trained on it writes its own.
+    White space around a mark may be another than the template's: a model that was not trained on it writes its own.
     """
-    found = 0
-    for end in reasoning_end:
-        mark = end.strip()
-        if mark and mark in text:
-            at = text.rindex(mark) + len(mark)
-            space = end[end.index(mark) + len(mark) :]
-            same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(text[at:], space, strict=False))
-            found = max(found, at + len(list(same)))
-    return found
+    marks = [end.strip() for end in reasoning_end if end.strip()]
+    return max((text.rindex(mark) + len(mark) for mark in marks if mark in text), default=0)
