@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -17,11 +15,12 @@ import numpy as np
 
 from sft.settings import deepspeed
 from sft.settings.stages import Decided
-from sft.trainer import distributed, dry_run, fast_paths, loop
+from sft.trainer import dry_run, fast_paths, loop
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
 from sft.trainer.engine import grad_norm, start_engine
 from tests.settings import decided
+from tests.torch.one_rank import one_rank, random_rows
 
 OFFLOAD: dict[str, object] = {"offload_optimizer": {"device": "cpu"}}
 # The ways in which DeepSpeed keeps gradients between micro-steps.
@@ -57,17 +56,9 @@ def bits(path: Path, settings: Decided, rows: data.Rows, world: World, with_dry_
 
 def main() -> None:
     """Print for every kind whether a run with dry runs is the run without them, as JSON."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ |= {"MASTER_PORT": str(probe.getsockname()[1]), "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    world = distributed.start("cpu", 60)
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        draw = np.random.default_rng(0).integers
-        tokens = [draw(3, 300, size).tolist() for size in draw(8, 60, 8)]
-        data.write(Path(folder) / "rows", [data.TokenisedRow(ids, [True] * len(ids), "", "") for ids in tokens])
-        rows = data.Rows(Path(folder) / "rows")
+    with one_rank() as world, tempfile.TemporaryDirectory() as folder:
+        rows = random_rows(Path(folder) / "rows", 8, 60, 8)
         for stage, more, precision in KINDS:
             config = Path(folder) / "config.json"
             zero = {"stage": stage, **more}
@@ -75,7 +66,6 @@ def main() -> None:
             settings = decided(nodes=1, gpus_per_node=1, ds_config=str(config), precision=precision, learning_rate=1e-2)
             with_, without = (bits(Path(sys.argv[1]), settings, rows, world, on) for on in (True, False))
             found[f"ZeRO-{stage} {precision}{' offload' * bool(more)}"] = with_ == without
-    distributed.end()
     print("\n" + json.dumps(found))
 
 

@@ -6,8 +6,6 @@ A program of its own: DeepSpeed chooses its accelerator once a process.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,12 +18,13 @@ from sft import hostfile
 from sft.run import checkpoints, lifecycle
 from sft.settings import deepspeed
 from sft.settings.stages import Decided
-from sft.trainer import distributed, fast_paths, loop
+from sft.trainer import fast_paths, loop
 from sft.trainer.checkpoint import resume, save, shards
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
 from sft.trainer.engine import start_engine
 from tests.settings import decided
+from tests.torch.one_rank import one_rank, random_rows
 
 KINDS: dict[str, dict[str, object]] = {
     "zero1": {"ds_config": "zero1"},
@@ -91,24 +90,15 @@ def saved(model: Path, settings: Decided, rows: data.Rows, world: World, folder:
 
 def main() -> None:
     """Print what is found of every kind, as JSON."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ |= {"MASTER_PORT": str(probe.getsockname()[1]), "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    world = distributed.start("cpu", 60)
     found = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    with one_rank() as world, tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        draw = np.random.default_rng(0).integers
-        tokens = [draw(3, 300, 20).tolist() for _ in range(4)]
-        data.write(folder / "rows", [data.TokenisedRow(ids, [True] * len(ids), "", "") for ids in tokens])
-        rows = data.Rows(folder / "rows")
+        rows = random_rows(folder / "rows", 20, 21, 4)
         for name, more in KINDS.items():
             settings = decided(
                 nodes=1, gpus_per_node=1, precision="bf16", runs_path=folder / "runs", run_name=name, **more
             )
             found[name] = saved(Path(sys.argv[1]), settings, rows, world, folder)
-    distributed.end()
     print("\n" + json.dumps(found))
 
 
