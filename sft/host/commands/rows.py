@@ -16,7 +16,7 @@ from sft import hostfile
 from sft.errors import DataError, RunFailed, UserError, shown, wrong
 from sft.host.commands.setup import error_in, output
 from sft.host.folders import make_folders
-from sft.host.launch import inputs, launcher
+from sft.host.launch import launcher
 from sft.host.launch.compose import Stack
 from sft.host.rows.page import page
 from sft.host.rows.summary import summary
@@ -85,7 +85,6 @@ def is_number(text: str) -> bool:
 
 def rows(settings: Settings, choice: Choice, html: str, console: Console) -> None:
     """Show rows, and write them to the file `html` if it is given. Raises DataError for rows that cannot be used."""
-    inputs.model(settings)
     make_folders(settings)
     found = read(settings, choice)
     writer = Writer(console, found, settings.max_length, whole=choice.index is not None)

@@ -22,8 +22,8 @@ def summary(found: ShownRows, settings: Settings) -> Iterator[str]:
     if found.counts:
         yield from of_split(found, found.counts, settings)
     else:
-        yield from labelled(found.split, f"{counted(found.number, 'row')}; the figures of the whole split follow from")
-        yield from labelled("", "rows that can be used, so correct those named below first")
+        what = f"{counted(found.number, 'row')}, some of which cannot be used: they are named below"
+        yield from labelled(found.split, f"{what}. The figures of the split need every row")
     if found.template:
         yield from of_template(found.template)
 
