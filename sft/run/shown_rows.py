@@ -46,6 +46,8 @@ class ShownRow(Part):
     where: str  # as in "train.jsonl:7"
     answers: int
     target_answers: int  # that are trained
+    has_marks: bool = False  # its text holds control marks of the model
+    has_template: bool = False  # its text holds a whole turn of the chat template
     sequences: list[Sequence]
 
 

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -136,7 +137,19 @@ def test_nothing_of_the_project_itself_is_wider_than_80_columns():
 def test_a_cut_row_says_how_much_is_cut_and_several_sequences_which_one_it_is():
     text = printed(shown(row(sequence(*USUAL.pieces, cut=40), USUAL)))
     assert "sequence 1 of 2: 4 tokens" in text and "sequence 2 of 2: 4 tokens" in text
-    assert "cut at MAX_LENGTH=128: its last 40 tokens are not trained" in text
+    assert "cut at MAX_LENGTH=128: its last 40 tokens are not trained\n" in text
+
+
+def test_a_row_without_a_target_within_max_length_says_so():
+    nothing = Sequence(pieces=[piece("context", "long")], target_tokens=0, cut_tokens=1)
+    text = printed(shown(row(nothing)), width=200)
+    assert "its last token is not trained; no target is left, so none of it is trained" in text
+
+
+def test_a_row_whose_text_holds_marks_or_a_template_says_so():
+    for more, said in (({"has_marks": True}, "holds control marks"), ({"has_template": True}, "holds a whole turn")):
+        found = shown(replace(row(USUAL), **more))
+        assert said in printed(found) and said in page(found, SETTINGS)
 
 
 def test_tokens_are_listed_with_place_id_kind_and_text():

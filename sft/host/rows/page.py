@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sft.host.rows.summary import summary
 from sft.host.rows.visible import visible
-from sft.host.rows.words import answers, cut, size, title
+from sft.host.rows.words import answers, cut, size, title, warnings
 from sft.run.shown_rows import Piece, Sequence, ShownRow, ShownRows
 from sft.settings.fields import Settings
 
@@ -54,6 +54,7 @@ def row_lines(row: ShownRow, found: ShownRows, settings: Settings) -> Iterator[s
     """Yield the lines of a row, with all its sequences."""
     yield f"<h2>{escaped(title(row, found))}</h2>"
     yield f"<p>{answers(row.target_answers, row.answers)}</p>"
+    yield from (f'<p class="cut">{line}</p>' for line in warnings(row))
     for number, sequence in enumerate(row.sequences, 1):
         yield f"<p>{size(sequence, number, row)}</p>"
         if sequence.cut_tokens:

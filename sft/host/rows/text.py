@@ -10,7 +10,7 @@ from rich.text import Text
 from sft.errors import shown
 from sft.host.rows.shorten import LeftOut, shortened
 from sft.host.rows.visible import visible
-from sft.host.rows.words import answers, counted, cut, size, title
+from sft.host.rows.words import answers, counted, cut, size, title, warnings
 from sft.run.shown_rows import Kind, Piece, Sequence, ShownRow, ShownRows
 
 STYLES: dict[Kind, str] = {"context": "", "target": "bold green", "end": "bold white on red"}
@@ -45,6 +45,7 @@ class Writer:
         """Yield a row's lines."""
         yield Text(f"── {shown(title(row, self.found), 300)}", "bold")
         yield Text(answers(row.target_answers, row.answers))
+        yield from (Text(line, "yellow") for line in warnings(row))
         few = row.sequences if self.whole else row.sequences[:FEW_SEQUENCES]
         for number, sequence in enumerate(few, 1):
             yield Text(size(sequence, number, row))

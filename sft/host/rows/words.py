@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sft.run.shown_rows import Sequence, ShownRow, ShownRows
 
 
@@ -17,11 +19,21 @@ def size(sequence: Sequence, number: int, row: ShownRow) -> str:
 
 
 def cut(sequence: Sequence, max_length: int) -> str:
-    """Return what is cut off a sequence, or ""."""
+    """Return what MAX_LENGTH cuts off a sequence, or ""."""
     if not sequence.cut_tokens:
         return ""
-    what = f"its last {counted(sequence.cut_tokens, 'token')}" if sequence.cut_tokens > 1 else "its last token"
-    return f"cut at MAX_LENGTH={max_length}: {what} {'is' if sequence.cut_tokens == 1 else 'are'} not trained"
+    one = sequence.cut_tokens == 1
+    what = f"its last {'token is' if one else f'{sequence.cut_tokens:,} tokens are'} not trained"
+    left = "" if sequence.target_tokens else "; no target is left, so none of it is trained"
+    return f"cut at MAX_LENGTH={max_length}: {what}{left}"
+
+
+def warnings(row: ShownRow) -> Iterator[str]:
+    """Yield a line for everything that is unusual about a row's text."""
+    if row.has_template:
+        yield "its text holds a whole turn of the chat template: the template is applied twice"
+    elif row.has_marks:
+        yield "its text holds control marks of the model"
 
 
 def answers(targets: int, number: int) -> str:
