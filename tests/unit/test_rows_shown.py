@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from sft.errors import UserError
+from sft.errors import RunFailed, UserError
+from sft.host.commands import rows
 from sft.host.commands.rows import Choice
 from sft.host.rows.page import page
 from sft.host.rows.shorten import LONG_PIECE, LONG_TOKENS, MOST_PIECES, LeftOut, shortened
@@ -17,6 +18,7 @@ from sft.host.rows.visible import visible
 from sft.run.records import Split, TemplateFacts
 from sft.run.shown_rows import Bar, Piece, Sequence, ShownRow, ShownRows
 from sft.settings.fields import Settings
+from sft.settings.load import load
 
 SETTINGS = Settings(max_length=128)
 COLUMNS = 80
@@ -262,3 +264,30 @@ def test_options_become_those_of_the_program():
     assert Choice.of().words() == ["--split=train", "--number=3"]
     assert Choice.of(index="5", ids=True).words() == ["--split=train", "--number=3", "--index=5", "--ids"]
     assert Choice.of(longest=True, split="validation").words() == ["--split=validation", "--number=1", "--longest"]
+
+
+# The program
+
+
+def test_without_training_packages_the_program_runs_in_a_container_of_its_own(monkeypatch):
+    monkeypatch.setattr(rows.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(rows.image, "is_built", lambda: True)
+    monkeypatch.setenv("MAX_LENGTH", "64")
+    monkeypatch.setenv("HUGGINGFACE_API_KEY", "hf_" + "x" * 30)
+    settings = load(None, launcher="compose")
+    command, environment = rows.program(settings, Choice.of(index="5"), in_containers=True)
+    assert command[:2] == ["docker", "compose"] and command[-3:] == ["--split=train", "--number=3", "--index=5"]
+    assert "--rm" in command and "MAX_LENGTH=64" in command and "python3" in command
+    assert "hf_" not in " ".join(command) and environment["HUGGINGFACE_API_KEY"].startswith("hf_")
+    monkeypatch.setattr(rows.image, "is_built", lambda: False)
+    with pytest.raises(UserError, match="`make setup` builds it"):
+        rows.program(settings, Choice.of(), in_containers=True)
+
+
+def test_what_is_not_rows_is_a_failure_and_an_error_is_the_users(monkeypatch):
+    for said, code, kind in (
+        ('{"error": "INDEX=9: no"}', 2, UserError), ("Killed", -9, RunFailed), ("{}", 0, RunFailed), ("", 0, RunFailed),
+    ):  # fmt: skip
+        monkeypatch.setattr(rows, "output", lambda command, environment, ended=(code, said): ended)
+        with pytest.raises(kind):
+            rows.read(SETTINGS, Choice(), in_containers=False)

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from sft import hostfile
 from sft.errors import DataError, RunFailed, UserError, shown, wrong
+from sft.host import ownership
 from sft.host.commands.setup import error_in, output
 from sft.host.folders import make_folders
-from sft.host.launch import launcher
+from sft.host.launch import image, launcher
 from sft.host.launch.compose import Stack
 from sft.host.rows.page import page
 from sft.host.rows.summary import summary
@@ -85,8 +86,12 @@ def is_number(text: str) -> bool:
 
 def rows(settings: Settings, choice: Choice, html: str, console: Console) -> None:
     """Show rows, and write them to the file `html` if it is given. Raises DataError for rows that cannot be used."""
-    make_folders(settings)
-    found = read(settings, choice)
+    made = make_folders(settings)
+    if in_containers := launcher.is_compose(settings):
+        ownership.hand_over(settings, made)
+    found = read(settings, choice, in_containers)
+    if in_containers:
+        ownership.hand_over(settings)  # again, for what was prepared
     writer = Writer(console, found, settings.max_length, whole=choice.index is not None)
     if found.rows:
         console.print(writer.legend())
@@ -106,9 +111,9 @@ def rows(settings: Settings, choice: Choice, html: str, console: Console) -> Non
         raise DataError("\n".join(found.problems))
 
 
-def read(settings: Settings, choice: Choice) -> ShownRows:
+def read(settings: Settings, choice: Choice, in_containers: bool) -> ShownRows:
     """Have the rows tokenised, and return what there is to show. Raises UserError."""
-    command, environment = program(settings, choice)
+    command, environment = program(settings, choice, in_containers)
     code, said = output(command, environment)
     if code:
         raise UserError(error_in(said)) if error_in(said) else RunFailed(f"{PROGRAM} ended with exit code {code}")
@@ -118,16 +123,18 @@ def read(settings: Settings, choice: Choice) -> ShownRows:
         raise RunFailed(f"{PROGRAM} printed something else than rows ({shown(error)})") from None
 
 
-def program(settings: Settings, choice: Choice) -> tuple[list[str], dict[str, str]]:
+def program(settings: Settings, choice: Choice, in_containers: bool) -> tuple[list[str], dict[str, str]]:
     """Return the command and the environment of the program that tokenises rows: here, or in a container.
 
-    A machine whose runs are in containers may lack the training packages.
+    A machine whose runs are in containers may lack the training packages. Raises UserError without an image.
     """
     words = ["-m", PROGRAM, *choice.words()]
     environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
-    if importlib.util.find_spec("transformers") or not launcher.is_compose(settings):
+    if importlib.util.find_spec("transformers") or not in_containers:
         return [sys.executable, *words], environment
-    stack = Stack(settings.model_copy(update={"device": "cpu"}))
+    if not image.is_built():
+        raise UserError(f"{image.name()}: the image is missing, or was built from other code; `make setup` builds it")
+    stack = Stack(Settings.of(settings, device="cpu"))
     given = [f"{name.upper()}={os.environ[name.upper()]}" for name in settings.of_data() if name.upper() in os.environ]
     options = [word for pair in given for word in ("--env", pair)]
     run = stack.command("run", "--rm", "--no-deps", "-T", *options, hostfile.MASTER, "python3", *words)
