@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -68,11 +68,16 @@ def temporary_name(path: Path) -> Path:
 
 def write_whole(path: Path, text: str, flushed: bool = True) -> None:
     """Replace a file atomically: readers see the old or the new content. With `flushed`, even after a power cut."""
+    write_lines(path, [text], flushed)
+
+
+def write_lines(path: Path, lines: Iterable[str], flushed: bool = True) -> None:
+    """Replace a file as `write_whole` does, by lines that are made one after the other."""
     temporary = temporary_name(path)
     try:
         # A lone surrogate, half a character, is written as the escape that JSON has for it.
         with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+            file.writelines(lines)
             file.flush()
             if flushed:
                 os.fsync(file.fileno())

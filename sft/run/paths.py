@@ -77,6 +77,11 @@ class RunPaths:
         return self.path / "evaluation.json"
 
     @property
+    def answers(self) -> Path:
+        """`answers.jsonl`: every answer of the evaluations before and after training."""
+        return self.path / "answers.jsonl"
+
+    @property
     def budget(self) -> Path:
         """`budget.json`: how far the budget of a micro-step had to be cut; absent if everything fitted."""
         return self.path / "budget.json"

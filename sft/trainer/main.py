@@ -120,7 +120,7 @@ def evaluate(
     """Evaluate the model before or after training, the one after `step` steps (all ranks)."""
     with reporter.phase(f"evaluation {moment}"):
         reporter.begin_evaluation(moment)
-        found = evaluate_model(run, settings, model, prepared.template, rows, reporter, world)
+        found = evaluate_model(run, settings, model, moment, prepared.template, rows, reporter, world)
         reporter.results(moment, step, found)
 
 

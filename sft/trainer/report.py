@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Unpack
 
 import torch
 
-from sft.run import typed_json
+from sft.run import answers, typed_json
 from sft.run.directory import Run
-from sft.run.records import Moment, Results, StateChanges, Status
+from sft.run.records import AnswerLine, Moment, Results, StateChanges, Status
 from sft.settings.fields import Settings
 from sft.steps import Steps
 from sft.trainer.distributed import Pending, World
@@ -63,6 +63,14 @@ class Reporter:
         if self.trackers:
             self.trackers.log_once(step, {"val/loss": results.loss, "eval/exact_match": results.exact_match})
         self.print(f"evaluation {moment} training: {json.dumps(results.numbers())}")
+
+    def write_answers(self, moment: Moment, lines: Sequence[AnswerLine]) -> None:
+        """Write all answers of an evaluation. If that fails, its results still hold, and one line says so."""
+        if self.world.is_main:
+            try:
+                answers.write(self.run.answers, moment, lines)
+            except OSError as error:
+                self.print(f"{self.run.answers}: could not be written ({error.strerror}); going on without")
 
     def begin_training(self, first_step: int, steps: Steps) -> None:
         """Say that training begins, after `first_step` steps of an earlier attempt."""

@@ -24,7 +24,7 @@ def finished(project):
 @pytest.fixture
 def kept(finished):
     """Hold a run to what it was, however its evaluation ends."""
-    names = ("state.json", "settings.json", "environment.json", "evaluation.json", "logs/node-0.log")
+    names = ("state.json", "settings.json", "environment.json", "evaluation.json", "answers.jsonl", "logs/node-0.log")
     before = {name: (finished.path / name).read_bytes() for name in names}
     yield finished
     assert {name: (finished.path / name).read_bytes() for name in names} == before
@@ -42,6 +42,11 @@ def at_work(project, run):
 def test_new_results_take_the_place_of_the_old_ones(finished):
     results = json.loads(finished.evaluation.read_text())
     assert [results[name]["answers"] for name in ("before", "after")] == [4, 4]
+    answers = [json.loads(line) for line in finished.answers.read_text().splitlines()]
+    assert [(answer["moment"], answer["index"]) for answer in answers] == [
+        (moment, index) for moment in ("before", "after") for index in range(4)
+    ]
+    assert [answer["answer"] for answer in answers[4:7]] == [sample["answer"] for sample in results["after"]["samples"]]
     assert finished.state().status == "finished" and finished.state().step == 1
     assert not finished.settings().evaluate  # the run's inputs are those that it was trained with
 

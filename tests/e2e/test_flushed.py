@@ -53,6 +53,7 @@ def test_nothing_has_its_name_before_all_of_it_is_on_disk(recorded):
         "data/demo-KEY", "data/prepared/KEY", "model/tiny-KEY", "runs/latest", f"{run}/state.json",
         f"{run}/settings.json", f"{run}/ds_config.json", f"{run}/prepared.json", f"{run}/checkpoints/step-000006",
         f"{run}/checkpoints/latest", f"{run}/adapter", f"{run}/final", f"{run}/evaluation.json",
+        f"{run}/answers.jsonl",
     }  # fmt: skip
 
 

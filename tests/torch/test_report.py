@@ -1,11 +1,13 @@
 """What people are told of a run: by rank 0 alone, and the same numbers everywhere."""
 
+import json
+
 import pytest
 import torch
 
 from sft import hostfile
 from sft.run import budget, lifecycle
-from sft.run.records import Results
+from sft.run.records import AnswerLine, Results
 from sft.steps import Steps
 from sft.trainer.distributed import Pending, World
 from sft.trainer.report import Reporter, StepResult
@@ -50,6 +52,25 @@ def whole_run(reporter):
             with reporter.pause("saving"):
                 reporter.print("saved")
     reporter.close()
+
+
+def answer(moment):
+    return AnswerLine(
+        moment=moment, index=0, prompt="2 + 3?", reference="5", answer="6", expected="5", found="6",
+        found_flexible="6", correct=False, correct_flexible=False,
+    )  # fmt: skip
+
+
+def test_answers_that_cannot_be_written_do_not_end_the_run(run, capsys):
+    reporter_of(run, 1).write_answers("before", [answer("before")])
+    assert not run.answers.exists()
+    reporter_of(run, 0).write_answers("before", [answer("before")])
+    assert AnswerLine.from_json(json.loads(run.answers.read_text())) == answer("before")
+    run.answers.unlink()
+    run.answers.mkdir()
+    (run.answers / "in the way").touch()
+    reporter_of(run, 0).write_answers("after", [answer("after")])
+    assert f"{run.answers}: could not be written" in capsys.readouterr().out
 
 
 def test_rank_0_tells_the_metrics_the_state_and_the_console(run, capsys):

@@ -9,7 +9,8 @@ from sft.host.commands.report import conclude, evaluation_lines
 from sft.host.commands.watch import watch
 from sft.host.launch import signals
 from sft.host.launch.decide import decide
-from sft.run import find, lifecycle, typed_json
+from sft.run import files, find, lifecycle, typed_json
+from sft.run.directory import Run
 from sft.settings.fields import Settings
 
 # The settings that an evaluation takes from the user; the others are the run's own.
@@ -35,6 +36,7 @@ def evaluate(written: Settings, name: str, console: Console) -> None:
             results = watched.run.results()
             if watched.run.state().status == "finished":
                 typed_json.write(run.evaluation, results)
+                take_answers(run, watched.run)
     again = run.command("evaluate")
     if watched.run.state().status == "stopped":
         kept = "the earlier results are kept" if run.evaluation.is_file() else "there are no results"
@@ -44,5 +46,18 @@ def evaluate(written: Settings, name: str, console: Console) -> None:
         conclude(watched, console, again)
     for line in evaluation_lines(results):
         console.print(line)
-    for label, path in {"results": run.evaluation, "logs": watched.run.logs}.items():
-        console.print(f"{label:>10}: {path}")
+    for label, path in {"results": run.evaluation, "answers": run.answers, "logs": watched.run.logs}.items():
+        if path.exists():
+            console.print(f"{label:>10}: {path}")
+
+
+def take_answers(run: Run, again: Run) -> None:
+    """Put the answers of a new evaluation in place of the earlier ones, by a rename: that needs no space on the disk.
+
+    If they could not be written, which a line has said, the earlier ones go: they do not belong to the new results.
+    """
+    if again.answers.is_file():
+        again.answers.replace(run.answers)
+    else:
+        run.answers.unlink(missing_ok=True)
+    files.flush(run.path)

@@ -60,8 +60,10 @@ def report(run: Run, console: Console) -> None:
         console.print(line)
     if state.wandb:
         console.print(f"{'W&B':>10}: {state.wandb}", highlight=False, markup=False, soft_wrap=True)
-    for label, path in {"model": run.final, "metrics": run.metrics, "logs": run.logs, "all": run.path}.items():
-        console.print(f"{label:>10}: {path}")
+    outputs = {"model": run.final, "metrics": run.metrics, "answers": run.answers, "logs": run.logs, "all": run.path}
+    for label, path in outputs.items():
+        if path.exists():  # without an evaluation there are no answers
+            console.print(f"{label:>10}: {path}")
 
 
 def evaluation_lines(results: Evaluation) -> list[str]:

@@ -8,7 +8,7 @@ its meaning raises the record's `version`, and `upgraded` translates older files
 from sft.run.records.checkpoint import CheckpointFile, Manifest, Share
 from sft.run.records.ends import Failure, RankEnd, RankExit
 from sft.run.records.environment import Environment, Machine, NodeInfo, Start
-from sft.run.records.evaluation import AnswerForm, Evaluation, Results, Sample, ScoredAnswer
+from sft.run.records.evaluation import AnswerForm, AnswerLine, Evaluation, Results, Sample
 from sft.run.records.frozen import FrozenSettings
 from sft.run.records.inputs import Inputs, Prepared, PreparedData, Split, TemplateFacts
 from sft.run.records.plan import Budget, BudgetSetting, Cut, PlanSummary
@@ -17,6 +17,7 @@ from sft.run.records.state import ENDED, Evaluating, Moment, State, StateChanges
 __all__ = [
     "ENDED",
     "AnswerForm",
+    "AnswerLine",
     "Budget",
     "BudgetSetting",
     "CheckpointFile",
@@ -38,7 +39,6 @@ __all__ = [
     "RankExit",
     "Results",
     "Sample",
-    "ScoredAnswer",
     "Share",
     "Split",
     "Start",

@@ -13,9 +13,10 @@ AnswerForm = Literal["number", "boxed", "choice", "text", "mixed"]  # what answe
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredAnswer(Part):
-    """A held-out row, answered, with what was compared."""
+class AnswerLine(Part):
+    """A line of `answers.jsonl`: a held-out row, answered, with what was compared."""
 
+    moment: Moment
     index: int  # of the row among the held-out ones
     prompt: str
     reference: str

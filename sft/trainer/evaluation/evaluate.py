@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from sft.run.directory import Run
-from sft.run.records import Results, TemplateFacts
+from sft.run.records import Moment, Results, TemplateFacts
 from sft.settings.stages import Effective
 from sft.trainer import batching, distributed
 from sft.trainer.data.rows import Rows
@@ -34,12 +34,15 @@ def evaluate_model(
     run: Run,
     settings: Effective,
     path: Path,
+    moment: Moment,
     template: TemplateFacts | None,
     rows: Rows,
     reporter: Reporter,
     world: World,
 ) -> Results:
     """Evaluate the model in `path` (all ranks). Raises process.Stopped if the run was asked to stop.
+
+    The answers are written to `answers.jsonl`, as those of `moment`.
 
     `template` is the one that the rows were rendered with: it says where an answer ends.
     """
@@ -61,8 +64,10 @@ def evaluate_model(
     free_unused_memory(world.device)
     decided = answer_forms.decide([item.reference for item in answers], settings.eval_answer)
     reporter.print(decided.line)
+    lines = scored(answers, decided.form, moment)
+    reporter.write_answers(moment, lines)
     return replace(
-        results(scored(answers, decided.form), decided.form),
+        results(lines, decided.form),
         loss=loss,
         rows=len(rows),
         seconds=round(ended - started, 1),

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sft.run.records import AnswerForm, Results, Sample, ScoredAnswer
+from sft.run.records import AnswerForm, AnswerLine, Moment, Results, Sample
 from sft.settings.kinds import AskedForm
 from sft.trainer.evaluation import answer_forms
 from sft.trainer.evaluation.answer_forms import Part, boxed, marked, reference_mark
@@ -49,17 +49,17 @@ class Verdict:
 def score(answers: Sequence[Answer], asked: AskedForm = "auto") -> Results:
     """Return the shares of right answers, with the first ones as samples. The fields of the loss are left empty."""
     decided = answer_forms.decide([item.reference for item in answers], asked)
-    return results(scored(answers, decided.form), decided.form)
+    return results(scored(answers, decided.form, "after"), decided.form)
 
 
-def scored(answers: Sequence[Answer], form: AnswerForm) -> list[ScoredAnswer]:
+def scored(answers: Sequence[Answer], form: AnswerForm, moment: Moment) -> list[AnswerLine]:
     """Return all answers with their verdicts."""
     found = []
     for item in answers:
         verdict = compare(item.answer, item.reference, form)
         found.append(
-            ScoredAnswer(
-                index=item.index, prompt=item.prompt, reference=item.reference, answer=item.answer,
+            AnswerLine(
+                moment=moment, index=item.index, prompt=item.prompt, reference=item.reference, answer=item.answer,
                 expected=verdict.expected, found=verdict.found, found_flexible=verdict.last,
                 correct=verdict.is_exact, correct_flexible=verdict.is_last,
             )
@@ -67,7 +67,7 @@ def scored(answers: Sequence[Answer], form: AnswerForm) -> list[ScoredAnswer]:
     return found
 
 
-def results(scored: Sequence[ScoredAnswer], form: AnswerForm) -> Results:
+def results(scored: Sequence[AnswerLine], form: AnswerForm) -> Results:
     """Return the shares of right answers, with the first ones as samples."""
     number = len(scored)
     samples = [
