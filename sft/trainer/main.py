@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
 from sft.trainer import process
 
 if __name__ == "__main__":
     process.begin()  # before imports that take seconds, in which a SIGTERM would end the rank at once
+    gc.disable()  # until `main`: in five seconds of imports it takes one, and frees nothing
 
 import argparse
 import contextlib
@@ -35,6 +38,8 @@ POLL_S = 0.05
 
 def main() -> None:
     """Run this rank. If it breaks, the reason is written to the run directory first."""
+    gc.freeze()  # what the libraries have made stays: no collection between steps has to look at it again
+    gc.enable()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--local_rank", type=int, help="given by the launcher, which sets LOCAL_RANK too")
