@@ -92,6 +92,18 @@ def language_part(config: Config) -> Config:
     return {**config, **text} if isinstance(text, dict) else config
 
 
+def stops(folder: Path) -> set[int]:
+    """Return the tokens at which a model in a folder stops generating by itself: those of its EOS settings."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        content = read_json(folder / name) if (folder / name).is_file() else {}
+        ends = content.get("eos_token_id") if isinstance(content, dict) else None
+        found |= {end for end in (ends if isinstance(ends, list) else [ends]) if type(end) is int}
+        if found:  # config.json counts only where the other file says nothing
+            break
+    return found
+
+
 def positions(config: Config) -> int | None:
     """Return the most tokens that a model can read, or None if its config.json does not say."""
     config = language_part(config)

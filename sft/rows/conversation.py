@@ -11,6 +11,10 @@ from sft.rows.values import quoted
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function", "ipython"]
 ROLES: tuple[Role, ...] = get_args(Role)
+THINK = (
+    "<think>",
+    "</think>",
+)  # around reasoning in the content: the form of DeepSeek R1, which most others have taken
 REASONING = ("reasoning_content", "reasoning", "thinking")  # the keys in which data sets keep it, as text
 
 
@@ -27,13 +31,22 @@ class Message:
     @property
     def is_answer(self) -> bool:
         """Whether the assistant says anything in it: words, tool calls or reasoning."""
-        says = bool(self.content and self.content.strip()) or bool(self.keys.get("tool_calls")) or self.has_reasoning
+        says = bool(self.content and self.content.strip()) or bool(self.keys.get("tool_calls")) or bool(self.reasoning)
         return self.role == "assistant" and says
 
     @property
-    def has_reasoning(self) -> bool:
-        """Whether one of the keys for reasoning holds text."""
-        return any(isinstance(text := self.keys.get(key), str) and bool(text.strip()) for key in REASONING)
+    def reasoning(self) -> str:
+        """The text of the key for reasoning, or ""."""
+        texts = (self.keys.get(key) for key in REASONING)
+        return next((text for text in texts if isinstance(text, str) and text.strip()), "")
+
+    def split(self) -> tuple[str, str]:
+        """Return its reasoning, from a key or from <think>…</think> in the content, and its words."""
+        content = self.content or ""
+        before, mark, words = content.partition(THINK[1])
+        if not mark or self.reasoning:
+            return self.reasoning, content
+        return before.lstrip().removeprefix(THINK[0]), words
 
     def as_dict(self) -> dict[str, object]:
         """Return the message as chat templates take it."""

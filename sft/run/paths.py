@@ -53,6 +53,11 @@ class RunPaths:
         return self.path / "ds_config.json"
 
     @property
+    def chat_template(self) -> Path:
+        """A copy of the file that CHAT_TEMPLATE names; absent if it names none."""
+        return self.path / "chat_template.jinja"
+
+    @property
     def plan(self) -> Path:
         """`plan.json`: memory and time as estimated before the start; absent on a CPU."""
         return self.path / "plan.json"

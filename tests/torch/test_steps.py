@@ -148,9 +148,9 @@ def test_packing_many_long_rows_places_each_row_a_few_times_at_most(monkeypatch)
 @pytest.fixture
 def rows(tmp_path):
     written = [
-        TokenisedRow([1, 5, 6, 7], [False, False, True, True], "a", "b"),
+        TokenisedRow([1, 5, 6, 7], [False, False, True, True], "a", "b", answer_start=2),
         TokenisedRow([1, 8], [False, True], "c", "d"),
-        TokenisedRow([1, 2, 3, 4, 5, 6], [False, True, True, False, True, True], "e", "f"),
+        TokenisedRow([1, 2, 3, 4, 5, 6], [False, True, True, False, True, True], "e", "f", answer_start=4),
     ]
     counts = data.write(tmp_path / "train", iter(written))
     assert counts == Split(rows=3, tokens=12, target_tokens=7, longest=6, cut_rows=0)
@@ -161,6 +161,7 @@ def test_rows_come_back_as_written(rows):
     assert len(rows) == 3 and rows.lengths.tolist() == [4, 2, 6]
     assert rows[0][0].tolist() == [1, 5, 6, 7] and rows[2][1].tolist() == [False, True, True, False, True, True]
     assert [text.reference for text in rows.texts()] == ["b", "d", "f"]
+    assert rows.asked().tolist() == [0, 2]  # the second one is another answer of the third one's row
     assert rows.prompt_ids(0) == [1, 5] and rows.prompt_ids(2) == [1, 2, 3, 4]
     assert rows.target_tokens(np.array([0, 1])) == 3
     for chosen in (np.array([0]), np.array([2, 1]), np.arange(3)):

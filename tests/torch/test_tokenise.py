@@ -7,14 +7,29 @@ import pytest
 from sft.errors import DataError
 from sft.rows.bad_rows import BadRows
 from sft.settings.load import load
-from sft.trainer.data import tokenise
-from sft.trainer.data.tokenise import TEMPLATE_DATE, Tokeniser
+from sft.trainer.data import chat_template, probe, tokenise
+from sft.trainer.data.chat_template import DATE_STRING
+from sft.trainer.data.tokenise import Tokeniser
 
 ROW = {"question": "Ana has 3 eggs.", "answer": "3 + 2 = 5\n#### 5"}
 
 
+def tokeniser(tokenizer, stops=(), **settings):
+    settings = load(None, **settings)
+    template = chat_template.of(copy.deepcopy(tokenizer), settings)
+    return Tokeniser(probe.probe(template, {tokenizer.eos_token_id, *stops}), settings)
+
+
+def sequences(tokenizer, row, **settings):
+    return tokeniser(tokenizer, **settings).rows([("a.jsonl:7", row)])[0]
+
+
 def tokenised(tokenizer, row, **settings):
-    return Tokeniser(tokenizer, load(None, **settings)).rows([("a.jsonl:7", row)])[0]
+    """Return the only sequence of a row, or its error."""
+    found = sequences(tokenizer, row, **settings)
+    if isinstance(found, list):
+        (found,) = found
+    return found
 
 
 def targets(tokenizer, row):
@@ -62,7 +77,7 @@ def test_the_date_in_a_template_never_changes(tokenizer):
     dated.chat_template = (
         "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}" + tokenizer.chat_template
     )
-    assert tokenizer.decode(tokenised(dated, ROW).ids).startswith(TEMPLATE_DATE)
+    assert tokenizer.decode(tokenised(dated, ROW).ids).startswith(DATE_STRING)
 
 
 def test_a_pad_token_that_is_eos_does_not_hide_the_end(tokenizer):
@@ -77,7 +92,7 @@ def test_a_model_without_a_template_gets_lines(tokenizer):
     plain.chat_template = None
     row = tokenised(plain, ROW)
     assert targets(plain, row) == ROW["answer"] + plain.eos_token
-    assert plain.decode(row.ids) == f"{ROW['question']}\n{ROW['answer']}</s>"
+    assert plain.decode(row.ids) == f"<s>User:\n{ROW['question']}\n\nAssistant:\n{ROW['answer']}</s>"
 
 
 def test_long_rows_are_cut_and_counted(tokenizer):
@@ -85,19 +100,19 @@ def test_long_rows_are_cut_and_counted(tokenizer):
     assert len(row.ids) == 16 and row.is_cut and not tokenised(tokenizer, ROW).is_cut
 
 
-def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, tiny, monkeypatch):
+def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenise, "CHUNK_ROWS", 7)
     monkeypatch.setattr(tokenise.resources, "cores", lambda: 3)
     read = [(f"a.jsonl:{i}", {"question": f"{i}?", "answer": str(i + 1)}) for i in range(100)]
-    settings = load(None)
-    found = list(tokenise.tokenised(read, tiny, settings, BadRows()))
-    whole = Tokeniser(tokenizer, settings).rows(read)
+    made = tokeniser(tokenizer)
+    found = list(tokenise.tokenised(read, made, BadRows()))
+    whole = [sequence for row in made.rows(read) for sequence in row]
     assert found == whole
     wrong = range(5, 100, 8)
     for i in wrong:
         read[i][1]["answer"] = ""
     bad = BadRows()
-    assert list(tokenise.tokenised(read, tiny, settings, bad)) == [row for i, row in enumerate(whole) if i not in wrong]
+    assert list(tokenise.tokenised(read, made, bad)) == [row for i, row in enumerate(whole) if i not in wrong]
     with pytest.raises(DataError) as caught:
         bad.check()
     *named, more = str(caught.value).splitlines()

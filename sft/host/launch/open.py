@@ -10,9 +10,9 @@ from sft.errors import shown
 from sft.host import provenance
 from sft.host.launch.decide import Decision
 from sft.host.plan import planner
-from sft.run import budget, lifecycle, unfinished
+from sft.run import budget, files, lifecycle, unfinished
 from sft.run.directory import Run
-from sft.settings import deepspeed, rules
+from sft.settings import deepspeed, rules, variables
 from sft.settings.stages import Decided
 
 
@@ -38,6 +38,7 @@ def open_run(decision: Decision, say: Callable[[str], None]) -> Iterator[Run]:
                 run = lifecycle.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
                 claim = run.claim()
                 said.append(f"run {run.path}")
+            keep_template(run, settings)
             provenance.note_project(run, file)
             planner.freeze(decision.plan, run)
             said += budget.revise(run, decision.written)
@@ -47,6 +48,13 @@ def open_run(decision: Decision, say: Callable[[str], None]) -> Iterator[Run]:
         for line in said:
             say(line)
         yield run
+
+
+def keep_template(run: Run, settings: Decided) -> None:
+    """Copy the file that CHAT_TEMPLATE names: a container does not see it, and it may change before the run resumes."""
+    path = variables.expanded(settings.chat_template)
+    if settings.chat_template and variables.is_there(path) and not (run.is_saved and run.chat_template.is_file()):
+        files.write_whole(run.chat_template, path.read_text(encoding="utf-8"))
 
 
 def how_it_starts(run: Run) -> str:

@@ -79,7 +79,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
     model = base_model(settings)
     check_lora_targets(settings, model)
     model_there = time.monotonic()
-    data, found = prepared_data(settings, model, commit)
+    data, found = prepared_data(settings, model, commit, kept_template(run))
     data_there = time.monotonic()
     inputs = identity.inputs_of(model, found)
     return Prepared(
@@ -92,6 +92,11 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
         validation=found.validation,
         template=found.template,
     )
+
+
+def kept_template(run: Run | None) -> Path | None:
+    """Return a run's copy of CHAT_TEMPLATE's file, if it has one."""
+    return run.chat_template if run and run.chat_template.is_file() else None
 
 
 def check_lora_targets(settings: Settings, folder: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sft import model_files
 from sft.errors import DataError, SettingsError, wrong
@@ -13,12 +16,22 @@ from sft.rows.files import local_files
 from sft.run import files, typed_json
 from sft.run.records import PreparedData
 from sft.settings.fields import Settings
-from sft.trainer.data import sources
+from sft.trainer.data import chat_template, sources
 from sft.trainer.data.hashes import file_hash, kept_hash, short_hash
 from sft.trainer.data.sources import dataset_folder
 
-FORMAT = 3  # of the prepared data: part of the cache's key
+if TYPE_CHECKING:  # their imports take time, which a cached data set does not need
+    from sft.trainer.data.tokenise import Tokeniser
+
+FORMAT = 4  # of the prepared data: part of the cache's key
 MANIFEST = "manifest.json"  # of the prepared data
+CODE = (  # modules that decide the tokens
+    "sources", "chat_template", "probe", "answers", "completeness", "marks", "encode", "tokenise", "rows",
+)  # fmt: skip
+OF_TOKENS = (  # settings that decide the tokens of a row
+    "prompt_column", "response_column", "system_prompt", "max_length", "chat_template_arguments", "train_on",
+    "special_tokens_in_text",
+)  # fmt: skip
 
 
 def prepared_path(settings: Settings) -> Path:
@@ -26,20 +39,23 @@ def prepared_path(settings: Settings) -> Path:
     return settings.data_path / "prepared"
 
 
-def prepared_data(settings: Settings, model: Path, commit: str | None = None) -> tuple[Path, PreparedData]:
+def prepared_data(
+    settings: Settings, model: Path, commit: str | None = None, template: Path | None = None
+) -> tuple[Path, PreparedData]:
     """Return the folder of the tokenised data and its manifest, from the cache if it is there.
 
     A resumed run gives the `commit` of its data set on the hub, and gets that one, even if the branch has moved since.
+    `template`: the run's own copy of CHAT_TEMPLATE's file.
     """
-    folder = prepared_path(settings) / cache_key(settings, model)
+    folder = prepared_path(settings) / cache_key(settings, model, template)
     found = manifest(folder)
     if commit and (found is None or found.commit != commit):
         settings = Settings.of(settings, dataset_revision=commit)
-        folder = prepared_path(settings) / cache_key(settings, model)
+        folder = prepared_path(settings) / cache_key(settings, model, template)
         found = manifest(folder)
     if found is None:
         with files.whole_folder(folder, lambda found: manifest(found) is not None) as temporary:
-            make(settings, model, temporary)
+            make(settings, model, temporary, template)
         found = typed_json.read(folder / MANIFEST, PreparedData)
     return folder, found
 
@@ -52,17 +68,22 @@ def manifest(folder: Path) -> PreparedData | None:
         return None
 
 
-def cache_key(settings: Settings, model: Path) -> str:
+def cache_key(settings: Settings, model: Path, template: Path | None = None) -> str:
     """Return a hash of everything that decides the tokens: rows, tokenizer, settings, and the code that joins them."""
-    tokenizer = [
-        file_hash(path)
-        for path in sorted(model.iterdir())
-        if path.name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template"))
-    ]
-    here = [Path(__file__).with_name(name) for name in ("tokenise.py", "sources.py", "rows.py")]
+    there = sorted([*model.iterdir(), *model.glob("additional_chat_templates/*")])
+    tokenizer = [(path.name, file_hash(path)) for path in there if path.is_file() and is_of_tokenizer(path)]
+    here = [Path(__file__).with_name(f"{name}.py") for name in CODE]
+    here += sorted(chat_template.SHIPPED.iterdir())
     code = [file_hash(path) for path in (*here, *sorted(Path(forms.__file__).parents[1].rglob("*.py")))]
-    chosen = settings.model_dump(include={"prompt_column", "response_column", "system_prompt", "max_length"})
-    return short_hash(FORMAT, code, data_key(settings), tokenizer, chosen, settings.seed)
+    file = chat_template.file_of(settings, template)
+    chosen = settings.model_dump(include=set(OF_TOKENS)) | {"chat_template": None if file else settings.chat_template}
+    return short_hash(FORMAT, code, data_key(settings), tokenizer, file and file_hash(file), chosen, settings.seed)
+
+
+def is_of_tokenizer(path: Path) -> bool:
+    """Tell whether a file of a model decides the tokens: those of its tokenizer, and where generation stops."""
+    begins = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template", "generation_config")
+    return path.name.startswith((*begins, "config.json")) or path.suffix in (".model", ".jinja", ".tiktoken", ".py")
 
 
 def data_key(settings: Settings) -> str:
@@ -77,22 +98,23 @@ def data_key(settings: Settings) -> str:
     return short_hash(*parts)
 
 
-def make(settings: Settings, model: Path, folder: Path) -> None:
+def make(settings: Settings, model: Path, folder: Path, file: Path | None = None) -> None:
     """Read, validate and tokenise all rows into `folder`; write its manifest last.
 
-    Raises DataError, which names all rows that cannot be used, and SettingsError.
+    `file`: the run's own copy of CHAT_TEMPLATE's file. Raises DataError, which names all rows that cannot be used, and
+    SettingsError.
     """
-    from sft.trainer.data import rows
+    from sft.trainer.data import probe, rows
     from sft.trainer.data.tokenise import tokenised
 
     print(f"preparing {settings.dataset} for {settings.model_name}", file=sys.stderr, flush=True)
-    check_tokenizer(settings, model)
+    tokeniser = tokeniser_of(settings, model, file)
     if dataset_folder(settings) is None:
         sources.check_hub(settings)
     training, validation = sources.splits(settings)
     bad = BadRows()
-    train = rows.write(folder / "train", tokenised(training, model, settings, bad))
-    held_out = rows.write(folder / "validation", tokenised(validation, model, settings, bad))
+    train = rows.write(folder / "train", tokenised(training, tokeniser, bad))
+    held_out = rows.write(folder / "validation", tokenised(validation, replace(tokeniser, asked=True), bad))
     bad.check()
     if not train.rows:
         raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
@@ -105,23 +127,30 @@ def make(settings: Settings, model: Path, folder: Path) -> None:
         files={path.name: kept_hash(path, settings.data_path) for path in read} if local else None,
         commit=None if local else sources.hub_commit(settings),
         settings=settings.of_data(),
+        template=probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments)),
     )
     typed_json.write(folder / MANIFEST, found)
 
 
-def check_tokenizer(settings: Settings, model: Path) -> None:
-    """Raise SettingsError if MAX_LENGTH is too long for the model in a folder, or its tokenizer cannot be used."""
+def tokeniser_of(settings: Settings, model: Path, file: Path | None = None) -> Tokeniser:
+    """Return what makes tokens of the rows for the model in a folder. Raises SettingsError if that cannot go right."""
     import transformers
 
+    from sft.trainer.data import probe
+    from sft.trainer.data.tokenise import Tokeniser
+
     config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
-    model_files.check_length(getattr(config.get_text_config(), "max_position_embeddings", None), settings)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
-        what, remedy = f"its tokenizer cannot be loaded ({reason})", "check the folder"
-        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)]) from None
-    if tokenizer.eos_token_id is None:
+    text_config = config.get_text_config()
+    model_files.check_length(getattr(text_config, "max_position_embeddings", None), settings)
+    template = chat_template.load(model, settings, file)
+    if template.tokenizer.eos_token_id is None:
         what = "its tokenizer has no EOS token, so no answer would ever end"
         remedy = "set eos_token in its tokenizer_config.json"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)])
+    stops = {template.tokenizer.eos_token_id, *model_files.stops(model)}
+    found = probe.probe(template, stops)
+    embedding_rows = getattr(text_config, "vocab_size", None)
+    if embedding_rows is not None and max(found.stops) >= embedding_rows:
+        what = f"it has no embedding for {found.ending.mark}, which ends answers: only {embedding_rows}"
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "take the tokenizer that belongs to it")])
+    return Tokeniser(found, settings, embedding_rows)

@@ -1,13 +1,15 @@
 """Prepared rows on disk: tokens and target marks of all rows in flat arrays, memory-mapped, never loaded whole.
 
 A split is a folder of `tokens.npy` (int32), `is_target.npy` (bool), `offsets.npy` (int64, rows + 1), `targets.npy`
-(int64, the targets of each row) and `texts.jsonl` (prompt and reference of each row, for evaluation).
+(int64, the targets of each row), `answer_starts.npy` (int64, the tokens before the answer that evaluation asks for) and
+`texts.jsonl` (prompt and reference of each row, for evaluation).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,16 +29,29 @@ class Texts(NamedTuple):
 
     prompt: str
     reference: str
+    prompt_ids: list[int] | None = None  # None: the tokens before the answer
+
+
+class Counts(NamedTuple):
+    """What is counted of a row of the data set, however many sequences it has."""
+
+    answers: int
+    target_answers: int
+    has_marks: bool  # of the model, in its text
+    has_template: bool  # the opening of a whole turn, in its text
 
 
 class TokenisedRow(NamedTuple):
-    """One row: its token ids, which of them are targets, and the texts for evaluation."""
+    """One sequence: its token ids, which of them are targets, and what evaluation needs."""
 
     ids: list[int]
     is_target: list[bool]
     prompt: str
     reference: str
     is_cut: bool = False  # at MAX_LENGTH
+    answer_start: int = -1  # tokens before the answer that evaluation asks for; -1: it asks for none
+    prompt_ids: list[int] | None = None  # what generation starts from, if it is not the tokens before the answer
+    counts: Counts | None = None  # of the row, at its last sequence
 
 
 class Rows:
@@ -49,6 +64,7 @@ class Rows:
         self.is_target: npt.NDArray[np.bool_] = np.load(folder / "is_target.npy", mmap_mode="r")
         self.lengths: npt.NDArray[np.int64] = np.diff(self.offsets)
         self.targets: npt.NDArray[np.int64] = np.load(folder / "targets.npy")
+        self.answer_starts: npt.NDArray[np.int64] = np.load(folder / "answer_starts.npy")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -64,13 +80,14 @@ class Rows:
         """Return the number of target tokens in the chosen rows."""
         return int(self.targets[chosen].sum())
 
+    def asked(self) -> npt.NDArray[np.int64]:
+        """Return the numbers of the rows that have an answer for evaluation to ask for."""
+        return np.flatnonzero(self.answer_starts >= 0)
+
     def prompt_ids(self, index: int) -> list[int]:
-        """Return the tokens before a row's last answer (its last run of targets): generation starts from them."""
-        ids, is_target = self[index]
-        targets = np.flatnonzero(is_target)
-        gaps = np.flatnonzero(np.diff(targets) > 1)
-        first = targets[gaps[-1] + 1] if len(gaps) else targets[0]
-        return ids[:first].tolist()
+        """Return the tokens before the answer that evaluation asks for."""
+        ids, _ = self[index]
+        return ids[: self.answer_starts[index]].tolist()
 
     def texts(self) -> Iterator[Texts]:
         """Yield every row's texts."""
@@ -84,7 +101,9 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> Split:
     folder.mkdir(parents=True)
     offsets = [0]
     targets: list[int] = []
+    starts: list[int] = []
     longest = cut = 0
+    counts = Counter[str]()
     with (
         (folder / "tokens.raw").open("wb") as tokens,
         (folder / "is_target.raw").open("wb") as marks,
@@ -93,16 +112,45 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> Split:
         for row in rows:
             tokens.write(np.asarray(row.ids, dtype=np.int32).tobytes())
             marks.write(np.asarray(row.is_target, dtype=np.bool_).tobytes())
-            texts.write(json.dumps({"prompt": row.prompt, "reference": row.reference}, ensure_ascii=False) + "\n")
+            texts.write(
+                json.dumps(Texts(row.prompt, row.reference, row.prompt_ids)._asdict(), ensure_ascii=False) + "\n"
+            )
+            starts.append(row.answer_start)
+            counts.update(counted(row.counts))
             offsets.append(offsets[-1] + len(row.ids))
             targets.append(sum(row.is_target[1:]))  # nothing predicts a row's first token
             longest = max(longest, len(row.ids))
             cut += row.is_cut
     np.save(folder / "offsets.npy", np.asarray(offsets, dtype=np.int64))
     np.save(folder / "targets.npy", np.asarray(targets, dtype=np.int64))
+    np.save(folder / "answer_starts.npy", np.asarray(starts, dtype=np.int64))
     for name, dtype in (("tokens", np.int32), ("is_target", np.bool_)):
         add_header(folder / f"{name}.raw", folder / f"{name}.npy", dtype, offsets[-1])
-    return Split(rows=len(offsets) - 1, tokens=offsets[-1], target_tokens=sum(targets), longest=longest, cut_rows=cut)
+    return Split(
+        rows=len(offsets) - 1,
+        tokens=offsets[-1],
+        target_tokens=sum(targets),
+        longest=longest,
+        cut_rows=cut,
+        conversations=counts["conversations"],
+        answers=counts["answers"],
+        target_answers=counts["target_answers"],
+        rows_with_marks=counts["rows_with_marks"],
+        rows_with_template=counts["rows_with_template"],
+    )
+
+
+def counted(counts: Counts | None) -> dict[str, int]:
+    """Return what a row adds to the counts of its split, by the names of the fields of Split."""
+    if counts is None:
+        return {}
+    return {
+        "conversations": 1,
+        "answers": counts.answers,
+        "target_answers": counts.target_answers,
+        "rows_with_marks": int(counts.has_marks),
+        "rows_with_template": int(counts.has_template),
+    }
 
 
 def add_header(raw: Path, path: Path, dtype: Any, length: int) -> None:

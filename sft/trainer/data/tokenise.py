@@ -1,4 +1,4 @@
-"""From a row to tokens: the chat template, which tokens are targets, and where a long row is cut."""
+"""From rows to tokens: each text tokenised once as a whole, with its answers marked as the targets."""
 
 from __future__ import annotations
 
@@ -6,55 +6,57 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from multiprocessing import get_context
-from pathlib import Path
-from typing import Any
 
 from sft import resources
 from sft.errors import DataError, shown
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
+from sft.rows.conversation import Conversation, Message
 from sft.rows.files import ReadRow
 from sft.settings.fields import Settings
-from sft.trainer.data.rows import TokenisedRow
+from sft.trainer.data import completeness
+from sft.trainer.data.answers import Rendered, rendered
+from sft.trainer.data.chat_template import Refused
+from sft.trainer.data.encode import Encoded, encoded, without_guards
+from sft.trainer.data.marks import Marked, Marks
+from sft.trainer.data.probe import Probe
+from sft.trainer.data.rows import Counts, TokenisedRow
 
 CHUNK_ROWS = 1000  # a worker process takes so many at a time
-# The template of Llama 3.1 and later prints today's date unless it is given one: a model trained on Monday would see
-# another prompt on Tuesday. This is the template's own default date.
-TEMPLATE_DATE = "26 Jul 2024"
 
-worker: Tokeniser  # one in each process, made by start_worker
+worker: Tokeniser  # one in each process, inherited from the process that forks it
 
 
-def tokenised(read: Iterable[ReadRow], model: Path, settings: Settings, bad: BadRows) -> Iterator[TokenisedRow]:
-    """Yield tokenised rows, in order. Rows that cannot be used are added to `bad` instead.
+def tokenised(read: Iterable[ReadRow], tokeniser: Tokeniser, bad: BadRows) -> Iterator[TokenisedRow]:
+    """Yield the sequences of all rows, in order. Rows that cannot be used are added to `bad` instead.
 
-    `model` is the folder of the tokenizer. Only a few chunks of rows are in memory at a time.
+    Only a few chunks of rows are in memory at a time.
     """
-    for row in rows_and_errors(read, model, settings):
-        if isinstance(row, DataError):
-            bad.add(row)
+    for found in rows_and_errors(read, tokeniser):
+        if isinstance(found, DataError):
+            bad.add(found)
         else:
-            yield row
+            yield from found
 
 
-def rows_and_errors(read: Iterable[ReadRow], model: Path, settings: Settings) -> Iterator[TokenisedRow | DataError]:
-    """Yield each row tokenised, or its error, in order. Many rows are spread over all cores."""
+def rows_and_errors(read: Iterable[ReadRow], tokeniser: Tokeniser) -> Iterator[list[TokenisedRow] | DataError]:
+    """Yield each row's sequences, or its error, in order. Many rows are spread over all cores."""
+    global worker
+    worker = tokeniser
     rows = iter(read)
     chunks = iter(lambda: list(itertools.islice(rows, CHUNK_ROWS)), [])
     first = next(chunks, [])
     workers = resources.cores()
     if workers == 1 or len(first) < CHUNK_ROWS:
-        start_worker(model, settings)
         for chunk in itertools.chain([first], chunks):
             yield from work(chunk)
         return
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("fork"), initializer=start_worker, initargs=(model, settings)
-    )
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("fork"))
     try:
-        waiting: deque[Future[list[TokenisedRow | DataError]]] = deque()
+        waiting: deque[Future[list[list[TokenisedRow] | DataError]]] = deque()
         for chunk in itertools.chain([first], chunks):
             waiting.append(pool.submit(work, chunk))
             if len(waiting) > 2 * workers:
@@ -65,129 +67,141 @@ def rows_and_errors(read: Iterable[ReadRow], model: Path, settings: Settings) ->
         pool.shutdown(cancel_futures=True)
 
 
-def start_worker(model: Path, settings: Settings) -> None:
-    """Load this process's tokenizer, once for all its chunks."""
-    global worker
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
-    worker = Tokeniser(tokenizer, settings)
-
-
-def work(chunk: list[ReadRow]) -> list[TokenisedRow | DataError]:
+def work(chunk: list[ReadRow]) -> list[list[TokenisedRow] | DataError]:
     """Tokenise a chunk of rows in this process."""
     return worker.rows(chunk)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Row:
+    """A row on its way: its conversation, and the texts that it is trained as."""
+
+    where: str
+    conversation: Conversation
+    texts: list[Rendered]
+    marked: Marked
+
+
+@dataclass(frozen=True)
 class Tokeniser:
-    """Turns rows into tokens with a model's own tokenizer and chat template."""
+    """Turns rows into tokens with a model's own tokenizer and what is known about its chat template.
 
-    tokenizer: Any
+    `embedding_rows`: token ids from there on have no embedding. `asked`: evaluation asks for the rows' answers.
+    """
+
+    probe: Probe
     settings: Settings
+    embedding_rows: int | None = None
+    asked: bool = False
 
-    def rows(self, read: Iterable[ReadRow]) -> list[TokenisedRow | DataError]:
-        """Return each row tokenised, or the error that names its place, in order."""
-        found: dict[int, TokenisedRow | DataError] = {}  # by the row's number
-        split: list[tuple[int, str, list[dict[str, object]], list[tuple[str, bool]]]] = []
-        for number, (where, row) in enumerate(read):
+    def rows(self, read: Iterable[ReadRow]) -> list[list[TokenisedRow] | DataError]:
+        """Return each row's sequences, or the error that names its place, in order."""
+        found: list[Row | DataError] = []
+        for where, row in read:
             try:
-                messages = forms.convert(row, where, self.settings).as_dicts()
-                chat = self.tokenizer.chat_template
-                pieces = self.chat_pieces(messages, where) if chat else self.plain_pieces(messages)
-                split.append((number, where, messages, pieces))
+                found.append(self.prepared(forms.convert(row, where, self.settings), where))
             except DataError as error:
-                found[number] = error
-        # Each piece is tokenised by itself, so that no token spans the border between prompt and response: the tokens
-        # before a response are exactly those that generation starts from.
-        texts = list(dict.fromkeys(text for *_, pieces in split for text, _ in pieces if text))
-        tokens = (
-            dict(zip(texts, self.tokenizer(texts, add_special_tokens=False).input_ids, strict=True)) if texts else {}
-        )
-        for number, where, messages, pieces in split:
+                found.append(error)
+        good = [item for item in found if isinstance(item, Row)]
+        texts = [text for item in good for text in item.texts]
+        starts = [[span.start for span in text.answers] for text in texts]
+        tokens = encoded([text.text for text in texts], starts, self.probe.tokenizer)
+        result: list[list[TokenisedRow] | DataError] = []
+        for item in found:
             try:
-                found[number] = self.join([(tokens.get(text, []), target) for text, target in pieces], messages, where)
+                result.append(item if isinstance(item, DataError) else self.sequences(item, tokens))
             except DataError as error:
-                found[number] = error
-        return [found[number] for number in sorted(found)]
+                result.append(error)
+        return result
 
-    def join(self, parts: list[tuple[list[int], bool]], messages: list[dict[str, object]], where: str) -> TokenisedRow:
-        """Join tokenised pieces, each with whether it is a target, to one row of at most MAX_LENGTH tokens."""
-        ids: list[int] = []
-        is_target: list[bool] = []
-        for tokens, target in parts:
-            ids += tokens
-            is_target += [target] * len(tokens)
-        bos = self.tokenizer.bos_token_id
-        if not self.tokenizer.chat_template:
-            start, end = self.plain_marks()
-            ids, is_target = start + ids + end, [False] * len(start) + is_target + [True] * len(end)
-        elif bos is not None and ids[:2] == [bos, bos]:  # some templates give two
-            ids, is_target = ids[1:], is_target[1:]
-        limit = self.settings.max_length
-        is_cut = len(ids) > limit
-        ids, is_target = ids[:limit], is_target[:limit]
-        if not any(is_target[1:]):
-            raise DataError(
-                f"{where}: no target token is left within MAX_LENGTH={limit}; raise MAX_LENGTH or remove the row"
-            )
-        questions = [text_of(message) for message in messages if message["role"] != "assistant"]
-        return TokenisedRow(ids, is_target, questions[-1] if questions else "", text_of(messages[-1]), is_cut)
+    @cached_property
+    def marks(self) -> Marks:
+        """The model's control marks."""
+        return Marks.of_model(self.probe, guards=self.settings.special_tokens_in_text == "split")
 
-    def chat_pieces(self, messages: list[dict[str, object]], where: str) -> list[tuple[str, bool]]:
-        """Split the template's text into pieces (text, is target): the assistant's messages are the targets.
-
-        Some templates rewrite earlier turns once a conversation goes on, for example drop their reasoning. Then only
-        the last assistant message is a target: what the model would see of the others is not what it should write.
-        """
-        whole = self.template(messages, where)
-        turns = [i for i, message in enumerate(messages) if i and message["role"] == "assistant" and message["content"]]
-        for chosen in (turns, turns[-1:]):
-            pieces: list[tuple[str, bool]] = []
-            at = 0  # characters of `whole` in pieces
-            for turn in chosen:
-                before = self.template(messages[:turn], where, add_generation_prompt=True)
-                after = self.template(messages[: turn + 1], where)
-                if not (whole.startswith(after) and after.startswith(before) and len(before) >= at):
-                    break
-                pieces += [(whole[at : len(before)], False), (self.up_to_end(after[len(before) :]), True)]
-                at = len(before) + len(pieces[-1][0])
-            else:
-                return pieces
-        raise DataError(f"{where}: the chat template does not write this conversation; check the order of its roles")
-
-    def up_to_end(self, text: str) -> str:
-        """Cut off what the template writes after a response's end mark: the model should not generate it."""
-        eos = self.tokenizer.eos_token
-        return text[: text.rindex(eos) + len(eos)] if eos and eos in text else text
-
-    def template(self, messages: list[dict[str, object]], where: str, add_generation_prompt: bool = False) -> str:
-        """Return the conversation as the model's chat template writes it. Raises DataError if it refuses."""
-        import jinja2
-
+    def prepared(self, conversation: Conversation, where: str) -> Row:
+        """Return a row's texts. Raises DataError if the template does not render all that it says."""
+        marked = self.marks.find(conversation)
         try:
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=TEMPLATE_DATE
-            )
-        except jinja2.TemplateError as error:
-            what = f"the model's chat template refuses it ({shown(error)})"
-            raise DataError(f"{where}: {what}; check the order of its roles") from None
+            texts = rendered(marked.conversation, self.probe, self.settings.train_on == "last")
+            completeness.check(marked.conversation, texts, self.probe)
+        except Refused as error:
+            problem = self.without_system(marked.conversation) or error
+            raise DataError(f"{where}: the chat template cannot render it: {problem}; {problem.remedy}") from None
+        return Row(where, conversation, texts, marked)
 
-    def plain_pieces(self, messages: list[dict[str, object]]) -> list[tuple[str, bool]]:
-        """Return the pieces (text, is target) for a model without a chat template: each message on its own line."""
-        pieces: list[tuple[str, bool]] = []
-        for message in messages[:-1]:
-            pieces.append((text_of(message) + "\n", False))
-        pieces.append((text_of(messages[-1]), True))
-        return pieces
+    def without_system(self, conversation: Conversation) -> Refused | None:
+        """Return what is wrong if it is the system message that a template refuses; None if it is not."""
+        first, *others = conversation.messages
+        if first.role != "system" or not others:
+            return None
+        try:
+            rendered(replace(conversation, messages=tuple(others)), self.probe)
+        except Refused:
+            return None
+        where = "leave SYSTEM_PROMPT empty" if self.settings.system_prompt else "leave it out"
+        return Refused("it takes no system message", f"{where}, or set CHAT_TEMPLATE")
 
-    def plain_marks(self) -> tuple[list[int], list[int]]:
-        """Return the tokens around a text without a template: BOS, if the tokenizer adds it, and EOS."""
-        start = [self.tokenizer.bos_token_id]
-        has_start = start != [None] and self.tokenizer("").input_ids[:1] == start
-        return start if has_start else [], [self.tokenizer.eos_token_id]
+    def sequences(self, row: Row, tokens: Iterator[Encoded]) -> list[TokenisedRow]:
+        """Return a row's sequences. Takes the tokens of all its texts, even if it raises DataError."""
+        mine = list(itertools.islice(tokens, len(row.texts)))
+        found = [self.sequence(row, text, encoded) for text, encoded in zip(row.texts, mine, strict=True)]
+        kept = [sequence for sequence in found if any(sequence.is_target[1:])]
+        if not kept:
+            limit = self.settings.max_length
+            what = f"no target token is left within MAX_LENGTH={limit}"
+            raise DataError(f"{row.where}: {what}; raise MAX_LENGTH or remove the row")
+        answers = sum(message.is_answer for message in row.conversation.messages)
+        targets = sum(len(text.answers) for text in row.texts)
+        counts = Counts(answers, targets, row.marked.has_marks, row.marked.has_template)
+        # Evaluation asks for the last answer of the row that is there, and for no answer twice.
+        return [*(sequence._replace(answer_start=-1) for sequence in kept[:-1]), kept[-1]._replace(counts=counts)]
+
+    def sequence(self, row: Row, text: Rendered, tokens: Encoded) -> TokenisedRow:
+        """Return a text as tokens, at most MAX_LENGTH, with its answers as targets."""
+        ids, limit = tokens.ids, self.settings.max_length
+        self.check_ids(ids, row.where)
+        spans = [
+            tokens.tokens_of(len(without_guards(text.text[: span.start])), len(without_guards(text.text[: span.end])))
+            for span in text.answers
+        ]
+        bos = self.probe.tokenizer.bos_token_id
+        doubled = int(bos is not None and ids[:2] == [bos, bos])  # some templates write it, though the tokenizer does
+        ids = ids[doubled:]
+        is_target = [False] * len(ids)
+        for first, end in spans:
+            is_target[first - doubled : end - doubled] = [True] * (end - first)
+        whole = [i for i, (first, _) in enumerate(spans) if first - doubled < limit]  # begun before the cut
+        asked = whole[-1] if whole else 0
+        span, start = text.answers[asked], spans[asked][0] - doubled
+        prompt = self.prompt_ids(text.text[: span.start], doubled) if self.asked else None
+        messages = row.conversation.messages
+        questions = [message.content for message in messages[: span.message] if message.role != "assistant"]
+        return TokenisedRow(
+            ids=ids[:limit],
+            is_target=is_target[:limit],
+            prompt=(questions[-1] if questions else "") or "",
+            reference=reference(messages[span.message]) or without_guards(text.text[span.start : span.end]),
+            is_cut=len(ids) > limit,
+            answer_start=start,
+            prompt_ids=None if prompt is None or prompt == ids[:start] else prompt,
+        )
+
+    def prompt_ids(self, prompt: str, doubled: int) -> list[int]:
+        """Return the tokens that generation starts from, as a server makes them of the prompt alone."""
+        return next(iter(encoded([prompt], [[]], self.probe.tokenizer))).ids[doubled:]
+
+    def check_ids(self, ids: list[int], where: str) -> None:
+        """Raise DataError for a token that the model has no embedding for."""
+        if self.embedding_rows is not None and ids and max(ids) >= self.embedding_rows:
+            token = max(ids)
+            text = shown(repr(self.probe.tokenizer.convert_ids_to_tokens(token)), 40)
+            what = f"token {token} ({text}) is beyond the {self.embedding_rows} embeddings of the model"
+            raise DataError(f"{where}: {what}; take the tokenizer that belongs to the model")
 
 
-def text_of(message: dict[str, object]) -> str:
-    """Return the words of a message."""
-    return str(message["content"] or "")
+def reference(message: Message) -> str:
+    """Return the words of an answer without its reasoning; "" for one that calls a tool."""
+    words = message.split()[1]
+    is_split = words != message.content
+    return "" if message.keys.get("tool_calls") else words.lstrip("\n") if is_split else words

@@ -37,16 +37,16 @@ def generate(
     reporter: Reporter,
     world: World,
 ) -> list[Answer]:
-    """Answer the first EVAL_LIMIT rows, or all (all ranks). Return all answers on every rank, in the order of the rows.
+    """Answer the first EVAL_LIMIT rows that have an answer, or all (all ranks).
 
-    The rows are dealt to the ranks by length: so a batch has little padding, and all ranks have about the same work.
-    Raises process.Stopped if the run was asked to stop.
+    Every rank returns all answers, in the order of the rows. They are dealt to the ranks by length: so a batch has
+    little padding, and all ranks have about the same work. Raises process.Stopped if the run was asked to stop.
     """
-    number = min(len(rows), settings.eval_limit or len(rows))
-    texts = list(itertools.islice(rows.texts(), number))
-    by_length = sorted(range(number), key=lambda index: -int(rows.lengths[index]))
+    asked = [int(index) for index in rows.asked()][: settings.eval_limit or None]
+    texts = dict(itertools.islice(enumerate(rows.texts()), max(asked, default=-1) + 1))
+    by_length = sorted(asked, key=lambda index: -int(rows.lengths[index]))
     mine = by_length[world.rank :: world.world_size]
-    prompts = {index: rows.prompt_ids(index) for index in mine}
+    prompts = {index: texts[index].prompt_ids or rows.prompt_ids(index) for index in mine}
     most = settings.eval_batch_size or as_many_as_fit(model, max(map(len, prompts.values()), default=1), settings)
     batches = max(1, math.ceil(len(mine) / most))
     at_once = max(1, math.ceil(len(mine) / batches))  # batches of equal size: each takes as many decoding steps
@@ -64,12 +64,13 @@ def generate(
         for index, ids in zip(chosen, batch, strict=True):
             ended = bool(ids) and ids[-1] in ends
             generated, answer = answer_text.texts(ids[:-1] if ended else ids, tokenizer, reasoning_end)
-            found.append(Answer(index, *texts[index], answer, generated, len(ids), ended))
+            row = texts[index]
+            found.append(Answer(index, row.prompt, row.reference, answer, generated, len(ids), ended))
         progress.done += len(chosen)
         reporter.print(f"{len(chosen)} answers at once: {time.monotonic() - since:.1f} s")
     # Ranks do not stop in the same step. Whoever has stopped early leaves fewer answers than rows, which all ranks see.
     everything = [answer for part in distributed.gather([] if progress.stopped else found) for answer in part]
-    if len(everything) < number:
+    if len(everything) < len(asked):
         raise process.Stopped
     return sorted(everything, key=lambda answer: answer.index)
 

@@ -1,0 +1,129 @@
+"""The texts that a conversation is trained as: each answer behind the prompt that generation would start from.
+
+A sequence is a rendered conversation up to the end mark of its last answer. Most templates write an earlier answer as
+if it were the last one; then one sequence holds all answers of a row. If a template rewrites earlier turns (drops their
+reasoning, ends the last answer differently), an answer that would change gets a sequence of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sft.rows.conversation import Conversation, Message
+from sft.trainer.data.chat_template import Refused
+from sft.trainer.data.probe import ANSWER, THINK, Probe, shared_start
+
+
+@dataclass(frozen=True)
+class Span:
+    """An answer in a text: characters `start` to `end`, the end mark included."""
+
+    start: int
+    end: int
+    message: int  # its number in the conversation
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A text to train on, and the answers in it that are targets."""
+
+    text: str
+    answers: tuple[Span, ...]
+
+
+def rendered(conversation: Conversation, probe: Probe, last_only: bool = False) -> list[Rendered]:
+    """Return the texts of a conversation, in the order of their last answers. Raises Refused.
+
+    `last_only`: the last answer is the only target.
+    """
+    messages = conversation.messages
+    if not probe.call_ending and any(message.keys.get("tool_calls") for message in messages):
+        raise Refused("it writes no tool calls")
+    chosen = [i for i, message in enumerate(messages) if i and message.is_answer and message.is_target]
+    texts = [text_of(conversation, i, probe) for i in (chosen[-1:] if last_only else chosen)]
+    found: list[Rendered] = []
+    while texts:
+        whole, _ = texts[-1]
+        inside = [whole.startswith(text) for text, _ in texts]
+        spans = [span for (_, span), is_inside in zip(texts, inside, strict=True) if is_inside]
+        found.insert(0, Rendered(whole, tuple(spans)))
+        texts = [text for text, is_inside in zip(texts, inside, strict=True) if not is_inside]
+    return found
+
+
+def text_of(conversation: Conversation, number: int, probe: Probe) -> tuple[str, Span]:
+    """Return the text of a conversation up to the end of one of its answers, and where that answer is."""
+    messages = conversation.messages[: number + 1]
+    prompt = render(messages[:-1], conversation, probe, prompt=True)
+    whole = render(messages, conversation, probe)
+    body = cut_at_end(written(messages, whole, prompt, conversation, probe), messages[-1], probe)
+    text = prompt + with_reasoning(body, messages[-1], prompt, probe)
+    return text, Span(len(prompt), len(text), number)
+
+
+def render(messages: Sequence[Message], conversation: Conversation, probe: Probe, prompt: bool = False) -> str:
+    """Return messages as the template writes them."""
+    return probe.template.render([probe.forms.message(message) for message in messages], conversation.tools, prompt)
+
+
+def written(messages: Sequence[Message], whole: str, prompt: str, conversation: Conversation, probe: Probe) -> str:
+    """Return what `whole` has after the generation prompt, or, if it does not begin with that, after the same place.
+
+    Some generation prompts open a block of reasoning that the written turn does not have. Some templates write the
+    system message only if the last message is the user's.
+    """
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    unwritten = probe.unwritten
+    head = prompt.removesuffix(unwritten)
+    if unwritten and prompt.endswith(unwritten) and whole.startswith(head):
+        return whole[len(head) :]
+    other = [*messages[:-1], replace(messages[-1], content=ANSWER, keys={})]
+    return probe.lead + whole[len(shared_start(whole, render(other, conversation, probe))) :]
+
+
+def cut_at_end(body: str, message: Message, probe: Probe) -> str:
+    """Cut off what follows an answer's end mark; append one if the template writes none. Raises Refused."""
+    ending = probe.ending_of(message)
+    if ending.is_appended:
+        return body.removesuffix(ending.dropped) + ending.added
+    if (at := body.rfind(ending.mark)) >= 0:
+        return body[: at + len(ending.mark)]
+    at, mark = max((body.rfind(mark), mark) for mark in probe.stop_texts)
+    if at < 0:
+        raise Refused("it writes no end mark behind an answer of this kind")
+    return body[: at + len(mark)]
+
+
+def with_reasoning(body: str, message: Message, prompt: str, probe: Probe) -> str:
+    """Return an answer with its reasoning, if the row has some; without, an open block of reasoning is closed.
+
+    Raises Refused if generation could not write it from this prompt.
+    """
+    thinking = probe.thinking
+    reasoning, close = message.split()[0].strip(), thinking.closer.strip()
+    end = prompt.rstrip()
+    if reasoning and thinking.prompt_closes and end.endswith(close):
+        switch = probe.template.switch
+        remedy = f'set CHAT_TEMPLATE_ARGUMENTS={{"{switch}": true}}' if switch else "leave the reasoning out"
+        raise Refused("its generation prompt ends reasoning before the answer begins, and this answer has some", remedy)
+    is_open = thinking.prompt_opens and end.endswith(thinking.opener)
+    if reasoning not in body:
+        if not is_open and thinking.keeps_content:  # a key, which this template does not read
+            raise Refused("it leaves out the reasoning, which it writes only from the content, as <think>…</think>")
+        words = body.partition(close)[2] if close in body else body  # behind an empty block
+        return ("" if is_open else THINK[0]) + reasoning + thinking.closer + words.lstrip("\n")
+    if is_open and reasoning:
+        return without_opener(body, thinking.opener, prompt)
+    if is_open and close not in body:
+        return thinking.closer + body.lstrip("\n")
+    return body
+
+
+def without_opener(body: str, opener: str, prompt: str) -> str:
+    """Return an answer without the mark that opens its reasoning: the prompt has it."""
+    if not body.lstrip().startswith(opener):
+        return body
+    rest = body.lstrip().removeprefix(opener)
+    return rest.removeprefix("\n") if prompt.endswith("\n") else rest

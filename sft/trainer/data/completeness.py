@@ -1,0 +1,115 @@
+"""Whether everything that a row says is in the texts that it is trained as: nothing is left out unnoticed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from sft.errors import shown
+from sft.rows.conversation import REASONING, Conversation, Message
+from sft.trainer.data.answers import Rendered, render
+from sft.trainer.data.chat_template import Refused
+from sft.trainer.data.probe import Probe
+
+LINKS = ("tool_call_id", "id", "type", "index")  # they say what belongs together, which the order says too
+SPOKEN = ("tool_calls", *REASONING)  # keys that an answer consists of: their words are looked for in its target
+
+
+def check(conversation: Conversation, texts: list[Rendered], probe: Probe) -> None:
+    """Raise Refused if the template leaves out a message, a part of an answer, a tool, or a key of a message."""
+    spans = {span.message: (text.text, span) for text in texts for span in text.answers}
+    whole = texts[-1].text
+    for number, message in enumerate(conversation.messages):
+        if number in spans:
+            text, span = spans[number]
+            check_answer(message, text[span.start : span.end], number)
+        elif lost := missing(context_words(message), whole):
+            raise Refused(f"it leaves out {shown(repr(lost), 60)} of message {number + 1} (role {message.role})")
+    for tool in conversation.tools:
+        if lost := missing(tool_name(tool), whole):
+            raise Refused(f"it leaves out the tools ({shown(lost, 60)})")
+    check_keys(conversation, whole, probe)
+
+
+def check_answer(message: Message, target: str, number: int) -> None:
+    """Raise Refused if something of an answer is not in its target."""
+    reasoning, words = message.split()
+    for what, text in (("words", words), ("reasoning", reasoning)):
+        if lost := missing(text, target):
+            raise Refused(f"it leaves out {shown(repr(lost), 60)} of the {what} of message {number + 1}")
+    for text in called(message):
+        if lost := missing(text, target):
+            raise Refused(f"it leaves out {shown(repr(lost), 60)} of the tool calls of message {number + 1}")
+
+
+def check_keys(conversation: Conversation, whole: str, probe: Probe) -> None:
+    """Raise Refused for a key of a message that makes no difference to the text."""
+    functions = {name for message in conversation.messages for name in function_names(message)}
+    keys = dict.fromkeys(key for message in conversation.messages for key in message.keys)
+    for key in keys:
+        if key in LINKS or key in SPOKEN:
+            continue
+        if key == "name" and all(is_function_name(message, functions) for message in conversation.messages):
+            continue
+        without = tuple(
+            replace(message, keys={name: value for name, value in message.keys.items() if name != key})
+            for message in conversation.messages
+        )
+        if render(without, conversation, probe) == render(conversation.messages, conversation, probe):
+            raise Refused(f"it does not use the key {shown(repr(key), 40)} of a message")
+
+
+def is_function_name(message: Message, functions: set[str]) -> bool:
+    """Tell whether a message has no name, or that of a function that was called, which says nothing new."""
+    return "name" not in message.keys or (message.role in ("tool", "function") and message.keys["name"] in functions)
+
+
+def context_words(message: Message) -> str:
+    """Return what must be in the text of a message that is no target: templates drop the reasoning of earlier turns."""
+    return message.split()[1] if message.role == "assistant" else message.content or ""
+
+
+def missing(words: str, text: str) -> str:
+    """Return the first word that is not in a text, or "".
+
+    Templates trim texts, and some write them as JSON; so if the whole is not found, its words are looked for.
+    """
+    if words.strip() in text or json.dumps(words.strip(), ensure_ascii=False)[1:-1] in text:
+        return ""
+    found = re.findall(r"\w+", words) or [words.strip()]
+    escaped = json.dumps(text)
+    return next((word for word in found if word not in text and json.dumps(word)[1:-1] not in escaped), "")
+
+
+def called(message: Message) -> Iterator[str]:
+    """Yield the names and the texts in the arguments of a message's tool calls."""
+    calls = message.keys.get("tool_calls")
+    for call in calls if isinstance(calls, list) else []:
+        yield from leaves({key: value for key, value in call.items() if key not in LINKS})
+
+
+def function_names(message: Message) -> Iterator[str]:
+    """Yield the names of the functions that a message calls."""
+    calls = message.keys.get("tool_calls")
+    for call in calls if isinstance(calls, list) else []:
+        yield tool_name(call)
+
+
+def tool_name(tool: Mapping[str, object]) -> str:
+    """Return the name of a function, from its schema or a call of it."""
+    function = tool.get("function", tool)
+    return str(function.get("name", "")) if isinstance(function, Mapping) else ""
+
+
+def leaves(value: object) -> Iterator[str]:
+    """Yield the texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner)

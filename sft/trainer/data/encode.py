@@ -1,0 +1,108 @@
+"""Texts as tokens, each tokenised as a whole, and which tokens a part of a text became."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sft.trainer.data.marks import CLOSE, GUARDED, OPEN
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a text that was tokenised by itself."""
+
+    start: int  # characters of the text before it
+    text: str
+    first: int  # tokens of the text before it
+    ids: list[int]
+    encoding: Any  # of the library `tokenizers`, or None for tokenizers without one
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text as tokens."""
+
+    ids: list[int]
+    pieces: list[Piece]
+    tokenizer: Any
+
+    def tokens_of(self, start: int, end: int) -> tuple[int, int]:
+        """Return the first of the tokens that hold the characters from `start` on, and the one after the last."""
+        return self.first_token(start), self.first_token(end - 1, at_end=True) + 1
+
+    def first_token(self, place: int, at_end: bool = False) -> int:
+        """Return the token that holds a character; if none does, the next one (or, `at_end`, the one before)."""
+        piece = next(piece for piece in reversed(self.pieces) if piece.start <= place)
+        if piece.encoding is None:
+            return piece.first + self.by_prefix(piece, place - piece.start + at_end) - at_end
+        step = -1 if at_end else 1
+        at = place - piece.start
+        while 0 <= at < len(piece.text):
+            token = piece.encoding.char_to_token(at)
+            if token is not None:
+                return piece.first + int(token)
+            at += step
+        return piece.first + (-1 if at_end else len(piece.ids))
+
+    def by_prefix(self, piece: Piece, place: int) -> int:
+        """Return how many tokens the first `place` characters of a piece are, for tokenizers that do not say it."""
+        if place >= len(piece.text):
+            return len(piece.ids)
+        before = self.tokenizer(piece.text[:place], add_special_tokens=False).input_ids
+        same = zip(before, piece.ids, strict=False)
+        return next((i for i, (left, right) in enumerate(same) if left != right), min(len(before), len(piece.ids)))
+
+
+def encoded(texts: Sequence[str], starts: Sequence[Sequence[int]], tokenizer: Any) -> Iterator[Encoded]:
+    """Yield texts as tokens, in order. What stands between guards (see marks.py) becomes ordinary tokens.
+
+    `starts`: where the answers of each text begin. Generation starts from the tokens of what stands before, so no token
+    may span that place: such a text is split there.
+    """
+    plain = [text for text in texts if OPEN not in text]
+    batch = tokenizer(plain, add_special_tokens=False) if plain else None
+    encodings = (batch.encodings if batch else None) or [None] * len(plain)
+    found = iter(zip(batch.input_ids if batch else [], encodings, strict=True))
+    for text, places in zip(texts, starts, strict=True):
+        if OPEN in text:
+            yield in_pieces([(part, i % 2 == 1) for i, part in enumerate(GUARDED.split(text))], tokenizer)
+            continue
+        ids, encoding = next(found)
+        if encoding is not None and (spanned := [place for place in places if spans(encoding, place)]):
+            edges = [0, *spanned, len(text)]
+            split = in_pieces([(text[a:b], False) for a, b in itertools.pairwise(edges)], tokenizer)
+            # Some tokenizers put a space before every text: then the parts are another text than the whole.
+            if tokenizer.decode(split.ids) == tokenizer.decode(ids):
+                yield split
+                continue
+        yield Encoded(ids, [Piece(0, text, 0, ids, encoding)], tokenizer)
+
+
+def spans(encoding: Any, place: int) -> bool:
+    """Tell whether a token holds both the character before a place and the one behind it."""
+    token = encoding.char_to_token(place)
+    return token is not None and token == encoding.char_to_token(place - 1)
+
+
+def in_pieces(parts: Sequence[tuple[str, bool]], tokenizer: Any) -> Encoded:
+    """Return a text in parts as tokens; of those marked so, the model's control marks become ordinary text."""
+    ids: list[int] = []
+    pieces: list[Piece] = []
+    start = 0
+    for part, is_literal in parts:
+        if part:
+            batch = tokenizer(part, add_special_tokens=False, split_special_tokens=is_literal)
+            encoding = batch.encodings[0] if batch.encodings else None
+            pieces.append(Piece(start, part, len(ids), batch.input_ids, encoding))
+            ids += batch.input_ids
+            start += len(part)
+    return Encoded(ids, pieces, tokenizer)
+
+
+def without_guards(text: str) -> str:
+    """Return a text without the guards in it."""
+    return re.sub(f"[{OPEN}{CLOSE}]", "", text)

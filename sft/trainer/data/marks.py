@@ -1,0 +1,80 @@
+"""Control marks of the model in the texts of a row: counted, and kept from becoming tokens if the user wants that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sft.rows.conversation import Conversation, Message
+from sft.trainer.data.completeness import leaves
+from sft.trainer.data.probe import THINK, Probe
+
+# Characters that no text has (Unicode sets them aside for programs): they stand around a mark while it is rendered.
+OPEN, CLOSE = "\ufdd0", "\ufdd1"
+GUARDED = re.compile(f"{OPEN}(.*?){CLOSE}", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A row's conversation, in which marks that are to be ordinary text have guards, and what was found in it."""
+
+    conversation: Conversation
+    has_marks: bool
+    has_template: bool  # it holds the opening of a whole turn
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What to look for in the texts of rows."""
+
+    pattern: re.Pattern[str]
+    turns: tuple[str, ...]
+    guards: bool
+
+    @classmethod
+    def of_model(cls, probe: Probe, guards: bool) -> Marks:
+        """Return the marks of a model: its special tokens, but for those around reasoning, which rows may have."""
+        added = probe.tokenizer.added_tokens_decoder.values()
+        special = {str(token) for token in added if token.special} | set(probe.tokenizer.all_special_tokens)
+        special -= {text.strip() for text in (*THINK, probe.thinking.opener, probe.thinking.closer)}
+        texts = sorted((text for text in special if text.strip()), key=len, reverse=True)
+        return cls(re.compile("|".join(map(re.escape, texts)) or r"(?!)"), probe.turn_marks, guards)
+
+    def find(self, conversation: Conversation) -> Marked:
+        """Look through the texts of a conversation."""
+        texts = [text for message in conversation.messages for text in texts_of(message)]
+        has_marks = any(self.pattern.search(text) for text in texts)
+        has_template = any(turn in text for text in texts for turn in self.turns)
+        if has_marks and self.guards:
+            messages = tuple(guarded(message, self.guard) for message in conversation.messages)
+            conversation = replace(conversation, messages=messages)
+        return Marked(conversation, has_marks, has_template)
+
+    def guard(self, text: str) -> str:
+        """Put guards around every mark in a text."""
+        return self.pattern.sub(lambda mark: OPEN + mark[0] + CLOSE, text)
+
+
+def texts_of(message: Message) -> list[str]:
+    """Return the texts of a message, those in its keys too."""
+    return [message.content or "", *leaves(dict(message.keys))]
+
+
+def guarded(message: Message, guard: Callable[[str], str]) -> Message:
+    """Return a message with guards in all its texts."""
+    content = None if message.content is None else guard(message.content)
+    keys = mapped(dict(message.keys), guard)
+    assert isinstance(keys, dict)
+    return replace(message, content=content, keys=keys)
+
+
+def mapped(value: object, change: Callable[[str], str]) -> object:
+    """Return a JSON value with every text in it changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: mapped(inner, change) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [mapped(inner, change) for inner in value]
+    return value
