@@ -56,7 +56,8 @@ def whole_run(reporter):
 
 def answer(moment):
     return AnswerLine(
-        moment=moment, index=0, prompt="2 + 3?", reference="5", answer="6", expected="5", found="6",
+        moment=moment, index=0, prompt="2 + 3?", reference="5", answer="6", generated="6", tokens=1, ended=True,
+        expected="5", found="6",
         found_flexible="6", correct=False, correct_flexible=False,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from sft.run.records import AnswerLine
 def line(moment, index, answer="#### 5"):
     return AnswerLine(
         moment=moment, index=index, prompt="2 + 3?", reference="#### 5", answer=answer,
+        generated=answer, tokens=3, ended=True,
         expected="5", found="5", found_flexible="5", correct=True, correct_flexible=True,
     )  # fmt: skip
 

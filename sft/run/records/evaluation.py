@@ -20,7 +20,10 @@ class AnswerLine(Part):
     index: int  # of the row among the held-out ones
     prompt: str
     reference: str
-    answer: str
+    answer: str  # its words, without reasoning
+    generated: str  # everything, with reasoning and control marks
+    tokens: int  # that were generated
+    ended: bool  # with an end mark, not at MAX_NEW_TOKENS
     expected: str  # the reference's answer
     found: str | None  # the answer's, in the same place; None if nothing is there
     found_flexible: str | None  # the last one that the answer names

@@ -64,6 +64,8 @@ def evaluate_model(
     free_unused_memory(world.device)
     decided = answer_forms.decide([item.reference for item in answers], settings.eval_answer)
     reporter.print(decided.line)
+    if cut := sum(not item.ended for item in answers):
+        reporter.print(f"{cut:,} of {len(answers):,} answers were cut (MAX_NEW_TOKENS={settings.max_new_tokens})")
     lines = scored(answers, decided.form, moment)
     reporter.write_answers(moment, lines)
     return replace(

@@ -60,6 +60,7 @@ def scored(answers: Sequence[Answer], form: AnswerForm, moment: Moment) -> list[
         found.append(
             AnswerLine(
                 moment=moment, index=item.index, prompt=item.prompt, reference=item.reference, answer=item.answer,
+                generated=item.generated, tokens=item.tokens, ended=item.ended,
                 expected=verdict.expected, found=verdict.found, found_flexible=verdict.last,
                 correct=verdict.is_exact, correct_flexible=verdict.is_last,
             )
@@ -163,7 +164,7 @@ def compare_last(answer: str, expected: Part, form: AnswerForm, is_exact: bool) 
     value, choice = read_value(expected.text), read_choice(expected.text)
     if form != "text" and choice and not value:
         chosen = last_choice(answer, choice)
-        return chosen, is_exact or chosen == choice.chosen
+        return (choice.chosen, True) if is_exact else (chosen, chosen == choice.chosen)
     stated = boxed(answer) or next((part for part in marked(answer)[-1:] if part.is_last), None)
     if form != "text" and stated:
         found = read_value(stated.text)

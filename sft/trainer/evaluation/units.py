@@ -32,7 +32,7 @@ FOLLOWING = re.compile(
     r"(?:[^\W\d_]++(?:\^[23](?!\d))?|[%°$€£¥₹₩₽¢\s()]|(?<=\w)[-/'·.](?=\w)|[.,](?=\s|$)|/(?=\s?[a-z]))*"
 )
 WORD = re.compile(r"a\.m|p\.m|us\$|[^\W\d_]+|\^[23]|[%°$€£¥₹₩₽¢/]")
-LETTER = re.compile(r"\s*([A-Za-zα-ωπ])(?![^\W\d_])")  # a letter by itself, right after the number
+LETTER = re.compile(r"\s*([A-Za-zα-ωπ])(?![^\W\d_']|'\w)")  # a letter by itself, right after the number
 
 
 def read(text: str) -> frozenset[str] | None:
