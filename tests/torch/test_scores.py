@@ -300,12 +300,17 @@ def test_a_form_that_was_asked_for(form, answer, reference, expected):
     assert verdict(answer, reference, form) == expected
 
 
+def test_answers_that_did_not_end_are_counted():
+    rows = [Answer(0, "p", "5", "5", "5", 3), Answer(1, "p", "5", "5 5", "5 5", 8, ended=False)]
+    assert score(rows).cut_answers == 1
+
+
 def test_shares_and_samples():
     rows = [Answer(i, "p", "#### 5", answer) for i, answer in enumerate(["#### 5", "5", "6", "#### 5"])]
     found = score(rows)
     assert (found.exact_match, found.exact_match_flexible, found.answers) == (0.5, 0.75, 4)
     assert [sample.correct for sample in found.samples] == [True, False, False]
-    assert found.answer_form == "number"
+    assert found.answer_form == "number" and found.cut_answers == 0
     assert score([]).exact_match is None and score([]).answer_form is None
 
 

@@ -79,11 +79,19 @@ def evaluation_lines(results: Evaluation) -> list[str]:
         f"{'last number right':<28}{shown(before.exact_match_flexible)}{shown(after.exact_match_flexible)}"
         f"   of {after.answers:,} held-out rows",
     ]
+    if before.cut_answers or after.cut_answers:
+        cut = [share(results.cut_answers, results.answers) for results in (before, after)]
+        lines.append(f"{'cut at MAX_NEW_TOKENS':<28}{shown(cut[0])}{shown(cut[1])}")
     for sample in after.samples:
         mark = "right" if sample.correct else "wrong"
         lines += ["", f"  asked:    {one_line(sample.prompt)}"]
         lines += [f"  answered: {one_line(sample.answer)} ({mark}; expected {one_line(sample.reference)})"]
     return [*lines, ""]
+
+
+def share(part: int, whole: int) -> float | None:
+    """Return a part of a whole; None if the whole is nothing."""
+    return part / whole if whole else None
 
 
 def shown(value: float | None, form: str = ".1%") -> str:

@@ -49,6 +49,7 @@ class Results(Part):
     loss: float | None = None
     rows: int = 0
     answers: int = 0
+    cut_answers: int = 0  # that did not end within MAX_NEW_TOKENS
     answer_form: AnswerForm | None = None  # None: no answers, or from before it was noted
     exact_match: float | None = None
     exact_match_flexible: float | None = None

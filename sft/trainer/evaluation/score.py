@@ -80,6 +80,7 @@ def results(scored: Sequence[AnswerLine], form: AnswerForm) -> Results:
     ]  # fmt: skip
     return Results(
         answers=number,
+        cut_answers=sum(not item.ended for item in scored),
         answer_form=form if number else None,
         exact_match=sum(item.correct for item in scored) / number if number else None,
         exact_match_flexible=sum(item.correct_flexible for item in scored) / number if number else None,

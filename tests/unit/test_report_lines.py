@@ -1,0 +1,16 @@
+"""The table of results in the report at the end of a run."""
+
+from sft.host.commands.report import evaluation_lines
+from sft.run.records import Evaluation, Results
+
+
+def line(results: Evaluation, name: str) -> list[str]:
+    """Return the numbers behind a name in the table."""
+    return next(line.removeprefix(name).split() for line in evaluation_lines(results) if line.startswith(name))
+
+
+def test_answers_that_did_not_end_have_a_line_if_there_are_any():
+    before, after = Results(answers=200, cut_answers=200), Results(answers=200, cut_answers=3)
+    assert line(Evaluation(before=before, after=after), "cut at MAX_NEW_TOKENS") == ["100.0%", "1.5%"]
+    ended = Evaluation(before=Results(answers=200), after=Results(answers=200))
+    assert "cut at MAX_NEW_TOKENS" not in "".join(evaluation_lines(ended))
