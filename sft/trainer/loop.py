@@ -67,7 +67,7 @@ def train(
         saver.check()  # raises the error of a save in the background
         if problem := nonfinite.problem(engine, loss, settings):
             saver.finish()  # the checkpoint of an earlier step, which was finite
-            nonfinite.fail(run, settings, step + 1, problem, chosen, world)
+            nonfinite.fail(run, settings, step + 1, problem, rows.row_of[chosen], world)
 
         skipped_steps = engine.skipped_steps if settings.precision == "fp16" else None
         tokens = int(rows.lengths[chosen].sum())

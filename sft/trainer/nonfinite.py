@@ -35,7 +35,10 @@ def problem(engine: DeepSpeedEngine, loss: float, settings: Settings) -> str:
 
 
 def fail(run: Run, settings: Settings, step: int, what: str, chosen: Indices, world: World) -> None:
-    """End the run because `what` (the loss, the gradient) of a step is not finite (all ranks). Raises RunFailed."""
+    """End the run because `what` (the loss, the gradient) of a step is not finite (all ranks). Raises RunFailed.
+
+    `chosen`: the rows of the data set that the step's sequences are of.
+    """
     reason = f"step {step}: the {what} is not finite"
     if world.is_main:
         rows = places(settings, chosen)

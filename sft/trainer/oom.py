@@ -138,7 +138,7 @@ class Guard:
             # worth one try.
             return f"{what}, and smaller ones have not helped; use {remedies(self.settings)}"
         if limit is None:
-            (row,) = nonfinite.places(self.settings, np.asarray([self.longest]))
+            (row,) = nonfinite.places(self.settings, self.rows.row_of[[self.longest]])
             remedy = f"use a smaller MAX_LENGTH, {remedies(self.settings)}"
             return f"{what}, and the longest row, {row} with {longest:,} tokens, has to fit alone; {remedy}"
         if self.run.failure() is None:  # otherwise another rank has lowered it already, in the same way

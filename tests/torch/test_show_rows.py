@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.errors import DataError, UserError
@@ -16,8 +16,9 @@ from sft.run.shown_rows import ShownRows
 from sft.settings.load import load
 from sft.trainer.data.lengths import histogram
 from sft.trainer.data.pieces import Decoder
-from sft.trainer.data.show_rows import Choice, show
-from sft.trainer.data.tokenise import Tokeniser
+from sft.trainer.data.prepared_data import tokeniser_of
+from sft.trainer.data.row_view import Choice
+from sft.trainer.data.show_rows import show
 
 CHAT = {
     "messages": [
@@ -43,15 +44,16 @@ def of_rows(without_weights, tmp_path):
             path = tmp_path / f"rows/{name}.jsonl"
             path.parent.mkdir(exist_ok=True)
             path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in content))
-        found = load(
+        settings = load(
             None,
             model_name=str(without_weights),
             dataset=str(tmp_path / "rows"),
             data_path=tmp_path / "data",
             **(given or {}),
         )
-        choice = {"split": "train", "number": 3, "index": None, "longest": False, "cut": False, "ids": False} | chosen
-        return ShownRows.from_json(json.loads(json.dumps(typed_json.content_of(show(found, Choice(**choice))))))
+        choice = {"split": "train", "number": 3} | chosen
+        found = show(without_weights, tokeniser_of(settings, without_weights), Choice(**choice))
+        return ShownRows.from_json(json.loads(json.dumps(typed_json.content_of(found))))
 
     return of
 
@@ -68,18 +70,18 @@ def text(row):
     return "".join(piece.text for sequence in row.sequences for piece in sequence.pieces)
 
 
-def test_ids_targets_and_text_are_those_that_are_trained(of_rows, tokenizer):
+def test_ids_targets_and_text_are_those_that_are_trained(of_rows, without_weights):
     (row,) = of_rows([CHAT], ids=True).rows
     (sequence,) = row.sequences
-    tokenised = Tokeniser(tokenizer, load(None)).rows([("a:1", CHAT)])[0]
-    (trained,) = tokenised if isinstance(tokenised, list) else [tokenised]
+    tokeniser = tokeniser_of(load(None), without_weights)
+    ((trained,),) = tokeniser.rows([("a:1", CHAT)])
     assert ids(sequence) == list(trained.ids)
     assert [piece.kind != "context" for piece in sequence.pieces for _ in piece.ids] == list(trained.is_target)
     assert [(piece.kind, piece.text) for piece in sequence.pieces] == [
         ("context", "<s><user>"), ("context", "a?"), ("context", "<assistant>"), ("target", "b é"), ("end", "</s>"),
         ("context", "<user>"), ("context", "c?"), ("context", "<assistant>"), ("target", "d"), ("end", "</s>"),
     ]  # fmt: skip
-    assert text(row) == tokenizer.decode(trained.ids)
+    assert text(row) == tokeniser.probe.tokenizer.decode(trained.ids)
     assert all(len(piece.token_texts) == len(piece.ids) for piece in sequence.pieces)
     assert (row.answers, row.target_answers) == (2, 2) and row.where.endswith("train.jsonl:1")
 
@@ -101,7 +103,7 @@ def test_the_longest_rows_come_longest_first(of_rows):
     assert lengths == sorted(lengths, reverse=True) and {row.index for row in found.rows} == {6, 13}
 
 
-def test_cut_rows_say_how_many_tokens_are_cut(of_rows, tokenizer):
+def test_cut_rows_say_how_many_tokens_are_cut(of_rows):
     rows = [*numbered(5), {"question": "long", "answer": "word " * 60}]
     found = of_rows(rows, cut=True, given={"max_length": 40})
     (row,) = found.rows
@@ -109,6 +111,36 @@ def test_cut_rows_say_how_many_tokens_are_cut(of_rows, tokenizer):
     assert row.index == 5 and row.sequences[0].tokens == 40 and row.sequences[0].cut_tokens == whole.tokens - 40 > 0
     assert row.sequences[0].pieces[-1].kind == "target", "what is cut has no end mark"
     assert of_rows(rows, cut=True).rows == []
+
+
+# It writes the last answer in another way than earlier ones, so each answer is a sequence of its own.
+REWRITES = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}<assistant>{{ '(last)' if loop.last else '' }}"
+    "{{ m.content }}</s>{% else %}<user>{{ m.content }}{% endif %}{% endfor %}"
+    "{{ '<assistant>' if add_generation_prompt else '' }}"
+)
+
+
+def test_a_row_has_all_its_sequences_and_counts_as_one_row(of_rows, tmp_path):
+    (tmp_path / "rewrites.jinja").write_text(REWRITES)
+    with_template = {"chat_template": str(tmp_path / "rewrites.jinja")}
+    rows = [CHAT, *numbered(3), {"question": "long", "answer": "word " * 60}]
+    found = of_rows(rows, given=with_template, index=0)
+    (row,) = found.rows
+    assert found.number == 5 and found.counts.rows == 6 and len(row.sequences) == row.target_answers == row.answers == 2
+    assert ["".join(piece.text for piece in part.pieces if piece.kind == "target") for part in row.sequences] == [
+        "(last)b é", "(last)d"
+    ]  # fmt: skip
+    assert any("sequence of its own" in line for line in found.template.said)
+    assert [row.index for row in of_rows(rows, given=with_template, longest=True, number=1).rows] == [4]
+    with pytest.raises(UserError, match="the train split has 5 rows"):
+        of_rows(rows, given=with_template, index=5)
+
+
+def test_a_sequence_of_which_no_target_is_left_is_shown_as_cut(of_rows):
+    (row,) = of_rows([{"question": "word " * 60, "answer": "a"}, *numbered(1)], index=0, given={"max_length": 30}).rows
+    (sequence,) = row.sequences
+    assert sequence.tokens == 30 and sequence.target_tokens == 0 and sequence.cut_tokens > 30
 
 
 def test_rows_that_cannot_be_used_are_named_and_the_others_shown(of_rows):
@@ -142,7 +174,6 @@ def test_the_text_of_a_piece_keeps_the_space_that_its_first_token_begins_with():
 
 
 @given(st.lists(st.integers(1, 100_000), max_size=50))
-@settings(max_examples=200, deadline=None)
 def test_every_sequence_is_in_one_bar_of_the_histogram(lengths):
     bars = histogram(np.array(lengths, dtype=np.int64))
     assert sum(bar.sequences for bar in bars) == len(lengths)

@@ -108,4 +108,6 @@ def setup(console: Console) -> None:
         raise UserError(error_in(said) or "the preparation failed; see above")
     if in_containers:
         ownership.hand_over(settings)  # again, for what was prepared
-    console.print("ready: `make rows` shows what will be trained, `make train` starts, `make test-env` checks this machine")
+    console.print(
+        "ready: `make rows` shows what will be trained, `make train` starts, `make test-env` checks this machine"
+    )

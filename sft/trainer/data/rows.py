@@ -80,6 +80,13 @@ class Rows:
         """Return the number of target tokens in the chosen rows."""
         return int(self.targets[chosen].sum())
 
+    @property
+    def row_of(self) -> npt.NDArray[np.int64]:
+        """The number of the data set's row that each sequence is of: evaluation asks for the last sequence of a row."""
+        ends = self.answer_starts >= 0
+        numbers: npt.NDArray[np.int64] = np.cumsum(ends) - ends
+        return numbers
+
     def asked(self) -> npt.NDArray[np.int64]:
         """Return the numbers of the rows that have an answer for evaluation to ask for."""
         return np.flatnonzero(self.answer_starts >= 0)

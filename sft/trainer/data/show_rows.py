@@ -1,7 +1,8 @@
-"""Show rows as they are trained: `python -m sft.trainer.data.show_rows`, started by `make rows`.
+"""Show rows as they are trained: `python -m sft.trainer.data.show_rows`, started by `make rows` and `make test-env`.
 
-Prints `ShownRows` as one line of JSON, the last one: libraries write to this output too. The tokenizer is found or
-downloaded, the weights are not. The rows are prepared into the cache, or taken from it.
+Prints one line of JSON, the last one, as libraries write to this output too: `ShownRows`, or with --probe what is found
+out about the chat template. The tokenizer is found or downloaded, the weights are not. The rows are prepared into the
+cache, or taken from it.
 """
 
 from __future__ import annotations
@@ -11,75 +12,60 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sft.errors import DataError, SftError, UserError, wrong
-from sft.rows import forms
 from sft.rows.files import ReadRow
 from sft.run import owners, typed_json
-from sft.run.records import PreparedData, TemplateFacts
-from sft.run.shown_rows import Sequence, ShownRow, ShownRows, SplitName
+from sft.run.records import PreparedData
+from sft.run.shown_rows import ShownRow, ShownRows
 from sft.settings.fields import Settings
 from sft.settings.load import load
 from sft.trainer import process
-from sft.trainer.data import sources
+from sft.trainer.data import probe, sources
 from sft.trainer.data.base_model import tokenizer_folder
 from sft.trainer.data.lengths import histogram
-from sft.trainer.data.pieces import Decoder
-from sft.trainer.data.prepared_data import prepared_data
-from sft.trainer.data.rows import Rows, TokenisedRow
+from sft.trainer.data.prepared_data import prepared_data, tokeniser_of
+from sft.trainer.data.row_view import Choice, Viewer
+from sft.trainer.data.rows import Rows
 from sft.trainer.data.tokenise import Tokeniser
-
-NO_LIMIT = 2**31  # tokens: no row is cut
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which rows to show."""
-
-    split: SplitName
-    number: int
-    index: int | None
-    longest: bool
-    cut: bool
-    ids: bool
 
 
 def main() -> None:
     """Print the rows that the options choose. Exit code 2 if the user can fix it."""
     process.begin()
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--probe", action="store_true", help="only find out what the chat template does")
     parser.add_argument("--split", choices=["train", "validation"], default="train")
     parser.add_argument("--number", type=int, default=3)
     parser.add_argument("--index", type=int)
     for name in ("longest", "cut", "ids"):
         parser.add_argument(f"--{name}", action="store_true")
-    choice = Choice(**vars(parser.parse_args()))
-    settings = load()
+    given = vars(parser.parse_args())
+    only_probe = given.pop("probe")
     try:
-        found = show(settings, choice)
+        settings = load()
+        tokeniser = tokeniser_of(settings, model := tokenizer_folder(settings))
+        facts = probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments))
+        found = facts.to_json() if only_probe else typed_json.content_of(show(model, tokeniser, Choice(**given)))
     except SftError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(error.exit_code)
     except PermissionError as error:
-        reason = owners.not_yours(Path(error.filename or settings.data_path))
+        reason = owners.not_yours(Path(error.filename or "data"))
         print(json.dumps({"error": reason}), flush=True)
         sys.exit(UserError("").exit_code)
-    print(json.dumps(typed_json.content_of(found)), flush=True)
+    print(json.dumps(found), flush=True)
 
 
-def show(settings: Settings, choice: Choice) -> ShownRows:
+def show(model: Path, tokeniser: Tokeniser, choice: Choice) -> ShownRows:
     """Return the chosen rows, and the figures of their split. Raises SettingsError and DataError.
 
-    Rows that cannot be used are `problems`; the others are shown all the same.
+    `model` is the folder of the tokenizer. Rows that cannot be used are `problems`; the others are shown all the same.
     """
-    import transformers
-
-    model = tokenizer_folder(settings)
+    settings = tokeniser.settings
     prepared: PreparedData | None = None
     rows: Rows | None = None
     problems: list[str] = []
@@ -90,14 +76,12 @@ def show(settings: Settings, choice: Choice) -> ShownRows:
         if choice.longest or choice.cut:  # these are about all rows
             raise
         problems = str(error).splitlines()
-    number = len(rows) if rows else sum(1 for _ in source(settings, choice))
+    number = sum(1 for _ in source(settings, choice)) if rows is None else len(rows.asked())
     if choice.index is not None and choice.index >= number:
         has = f"numbered from 0 to {number - 1}" if number else "so there is nothing to show"
         what = f"the {choice.split} split has {number} row{'s' * (number != 1)}, {has}"
         raise UserError(wrong("INDEX", choice.index, what, "use one of them"))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
-    reader = Reader(tokenizer, settings, prepared.template if prepared else None, choice)
-    shown = list(reader.chosen(source(settings, choice), wanted(choice, number, rows, settings)))
+    shown = list(chosen(source(settings, choice), wanted(choice, number, rows, settings), Viewer(tokeniser, choice)))
     if choice.longest:
         shown.sort(key=lambda row: -max(sequence.tokens for sequence in row.sequences))
     return ShownRows(
@@ -105,8 +89,8 @@ def show(settings: Settings, choice: Choice) -> ShownRows:
         rows=shown,
         number=number,
         counts=getattr(prepared, choice.split) if prepared else None,
-        lengths=histogram(rows.lengths) if rows else [],
-        template=prepared.template if prepared else None,
+        lengths=[] if rows is None else histogram(rows.lengths),
+        template=probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments)),
         problems=problems,
     )
 
@@ -121,76 +105,36 @@ def wanted(choice: Choice, number: int, rows: Rows | None, settings: Settings) -
     """Return the numbers of the rows to look at: with CUT=1, of all that may be cut."""
     if choice.index is not None:
         return {choice.index}
-    if rows and choice.longest:
-        order = np.argsort(-rows.lengths, kind="stable")
-        return set(order[: choice.number].tolist())
-    if rows and choice.cut:
-        return set(np.flatnonzero(rows.lengths >= settings.max_length).tolist())
+    if rows is not None and (choice.longest or choice.cut):
+        if choice.cut:
+            return set(rows.row_of[rows.lengths >= settings.max_length].tolist())
+        longest_first = rows.row_of[np.argsort(-rows.lengths, kind="stable")].tolist()
+        return set(list(dict.fromkeys(longest_first))[: choice.number])
     few = min(choice.number, number)
     return {round(i * (number - 1) / max(1, few - 1)) for i in range(few)}  # all over the split
 
 
-class Reader:
-    """Tokenises the chosen rows as preparing does, and without MAX_LENGTH too: to say how much is cut."""
+def chosen(rows: Iterator[ReadRow], wanted: set[int], viewer: Viewer) -> Iterator[ShownRow]:
+    """Yield the wanted rows; in place of one that cannot be used, the next one. Raises DataError for INDEX."""
+    choice = viewer.choice
 
-    def __init__(self, tokenizer: Any, settings: Settings, facts: TemplateFacts | None, choice: Choice) -> None:
-        self.settings, self.choice = settings, choice
-        self.tokeniser = Tokeniser(tokenizer, settings)
-        self.uncut = Tokeniser(tokenizer, settings.model_copy(update={"max_length": NO_LIMIT}))
-        self.decoder = Decoder(tokenizer, facts.stops if facts else tokenizer.all_special_ids)
-
-    def chosen(self, rows: Iterator[ReadRow], wanted: set[int]) -> Iterator[ShownRow]:
-        """Yield the wanted rows; in place of one that cannot be used, the next one. Raises DataError for INDEX."""
-        due = found = 0
+    def found() -> Iterator[ShownRow]:
+        due = 0
         for index, row in enumerate(rows):
             due += index in wanted
             if not due:
                 continue
             try:
-                shown = self.shown(index, row)
+                shown = viewer.shown(index, row)
             except DataError:
-                if self.choice.index is not None:
+                if choice.index is not None:
                     raise
                 continue
             due -= 1
-            if self.choice.cut and not any(sequence.cut_tokens for sequence in shown.sequences):
-                continue
-            yield shown
-            found += 1
-            if found == self.choice.number:
-                return
+            if not choice.cut or any(sequence.cut_tokens for sequence in shown.sequences):
+                yield shown
 
-    def shown(self, index: int, row: ReadRow) -> ShownRow:
-        """Return a row as it is trained. Raises DataError."""
-        where, content = row
-        conversation = forms.convert(content, where, self.settings)
-        found, whole = self.sequences(self.tokeniser, row), self.sequences(self.uncut, row)
-        return ShownRow(
-            index=index,
-            where=where,
-            answers=sum(message.is_answer for message in conversation.messages),
-            target_answers=sum(runs(part.is_target) for part in whole),
-            sequences=[
-                Sequence(
-                    pieces=self.decoder.pieces(part.ids, part.is_target, self.choice.ids),
-                    target_tokens=sum(part.is_target[1:]),
-                    cut_tokens=len(uncut.ids) - len(part.ids) if part.is_cut else 0,
-                )
-                for part, uncut in zip(found, whole, strict=True)
-            ],
-        )
-
-    def sequences(self, tokeniser: Tokeniser, row: ReadRow) -> list[TokenisedRow]:
-        """Return a row's sequences. Raises DataError."""
-        (found,) = tokeniser.rows([row])
-        if isinstance(found, DataError):
-            raise found
-        return found if isinstance(found, list) else [found]
-
-
-def runs(is_target: list[bool]) -> int:
-    """Return the number of runs of targets."""
-    return sum(kind for kind, _ in itertools.groupby(is_target))
+    return itertools.islice(found(), choice.number)
 
 
 if __name__ == "__main__":

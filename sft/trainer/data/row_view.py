@@ -1,0 +1,84 @@
+"""One row as it is trained, for people who check that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from sft.errors import DataError
+from sft.rows.files import ReadRow
+from sft.run.shown_rows import Sequence, ShownRow, SplitName
+from sft.settings.fields import Settings
+from sft.settings.kinds import LARGEST
+from sft.trainer.data.pieces import Decoder
+from sft.trainer.data.rows import Counts, TokenisedRow
+from sft.trainer.data.tokenise import Tokeniser
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which rows to show."""
+
+    split: SplitName
+    number: int
+    index: int | None = None
+    longest: bool = False
+    cut: bool = False
+    ids: bool = False
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Tokenises rows as preparing does, and without MAX_LENGTH too: to say how much is cut."""
+
+    tokeniser: Tokeniser
+    choice: Choice
+
+    @cached_property
+    def without_limit(self) -> Tokeniser:
+        """What gives the sequences uncut."""
+        return replace(self.tokeniser, settings=Settings.of(self.tokeniser.settings, max_length=LARGEST))
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What turns tokens into text again."""
+        return Decoder(self.tokeniser.probe.tokenizer, self.tokeniser.probe.stops)
+
+    def shown(self, index: int, row: ReadRow) -> ShownRow:
+        """Return a row as it is trained. Raises DataError for one that cannot be used, however long it may be."""
+        whole = sequences(self.without_limit, row)
+        try:
+            trained = iter(sequences(self.tokeniser, row))
+        except DataError:
+            trained = iter(())  # it is too long for any target, which its text shows
+        counts = whole[-1].counts or Counts(0, 0, False, False)
+        return ShownRow(
+            index=index,
+            where=row[0],
+            answers=counts.answers,
+            target_answers=counts.target_answers,
+            has_marks=counts.has_marks,
+            has_template=counts.has_template,
+            sequences=[self.sequence(uncut, trained) for uncut in whole],
+        )
+
+    def sequence(self, uncut: TokenisedRow, trained: Iterator[TokenisedRow]) -> Sequence:
+        """Return a sequence: the next one that is trained, or one of which MAX_LENGTH leaves no target."""
+        limit = self.tokeniser.settings.max_length
+        ids, is_target = uncut.ids[:limit], uncut.is_target[:limit]
+        if any(is_target[1:]) and (next_one := next(trained, None)):
+            ids, is_target = next_one.ids, next_one.is_target
+        return Sequence(
+            pieces=self.decoder.pieces(ids, is_target, self.choice.ids),
+            target_tokens=sum(is_target[1:]),
+            cut_tokens=len(uncut.ids) - len(ids),
+        )
+
+
+def sequences(tokeniser: Tokeniser, row: ReadRow) -> list[TokenisedRow]:
+    """Return a row's sequences. Raises DataError."""
+    (found,) = tokeniser.rows([row])
+    if isinstance(found, DataError):
+        raise found
+    return found
