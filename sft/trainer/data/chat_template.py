@@ -43,6 +43,7 @@ class ChatTemplate:
     tokenizer: Any
     source: str  # whose it is, in words
     setting: tuple[str, str]  # the setting to name in errors, and its value
+    is_missing: bool = False  # the model has none, and none was chosen
 
     @property
     def templates(self) -> dict[str, str]:
@@ -99,6 +100,7 @@ def load(folder: Path, settings: Settings, file: Path | None = None) -> ChatTemp
 
 def of(tokenizer: Any, settings: Settings, file: Path | None = None) -> ChatTemplate:
     """Give a tokenizer the template that the settings choose. Raises SettingsError."""
+    is_missing = not tokenizer.chat_template and not settings.chat_template
     source, texts = chosen(tokenizer.chat_template, settings, file)
     arguments = json.loads(settings.chat_template_arguments)
     check_arguments(arguments, texts, settings)
@@ -109,7 +111,7 @@ def of(tokenizer: Any, settings: Settings, file: Path | None = None) -> ChatTemp
     pinned = {name: preamble(text, arguments) + text for name, text in texts.items()}
     tokenizer.chat_template = pinned if set(pinned) != {"default"} else pinned["default"]
     name = "CHAT_TEMPLATE" if settings.chat_template else "MODEL_NAME"
-    return ChatTemplate(tokenizer, source, (name, settings.chat_template or settings.model_name))
+    return ChatTemplate(tokenizer, source, (name, settings.chat_template or settings.model_name), is_missing)
 
 
 def chosen(own: str | dict[str, str] | None, settings: Settings, file: Path | None) -> tuple[str, dict[str, str]]:
@@ -127,7 +129,7 @@ def chosen(own: str | dict[str, str] | None, settings: Settings, file: Path | No
         what = f"no such file, and not one of {', '.join([*named, *shipped])}"
         raise SettingsError([wrong("CHAT_TEMPLATE", name, what, "check the path")])
     if not named:
-        return "this project's plain, as the model has none", {"default": read(shipped["plain"], "plain")}
+        return "this project's plain", {"default": read(shipped["plain"], "plain")}
     if "default" not in named:
         what = f"its tokenizer has the chat templates {', '.join(named)}, and none is the default"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "choose one with CHAT_TEMPLATE")])

@@ -338,6 +338,8 @@ def facts(found: Probe, arguments: Mapping[str, object]) -> TemplateFacts:
     """Return the record of what was found out, with a sentence for everything that is unusual."""
     ending, thinking, unknown = found.ending, found.thinking, found.added_stops
     said = []
+    if found.template.is_missing:
+        said.append(f"the model has no chat template: rows are written with {found.template.source}")
     if ending.is_appended:
         said.append(f"the chat template writes no end mark behind an answer: {ending.mark} is appended")
     if unknown:
@@ -347,7 +349,7 @@ def facts(found: Probe, arguments: Mapping[str, object]) -> TemplateFacts:
     if thinking.prompt_opens:
         said.append(f"the generation prompt opens reasoning ({thinking.opener}): answers without any close it at once")
     if not found.splits_prompt:
-        said.append("the tokenizer joins the end of the generation prompt with an answer's first word")
+        said.append("the tokenizer would join the end of the generation prompt and an answer: they are tokenised apart")
     closers = {thinking.closer, THINK[1], found.lead} if thinking.reads_key or thinking.prompt_opens else {THINK[1]}
     return TemplateFacts(
         source=found.template.source,
