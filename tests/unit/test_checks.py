@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sft.host.doctor import accounts, hardware, installation, machine
+from sft.host.doctor import accounts, hardware, installation, machine, template
 from sft.host.doctor.check import Check
+from sft.run.records import TemplateFacts
 from sft.settings.load import load
 
 ANSWERS = {
@@ -49,6 +50,7 @@ def hub():
 ASK = """
 import json, sys
 from sft.host.doctor import accounts
+from sft.run.records import TemplateFacts
 from sft.settings.load import load
 print(json.dumps([accounts.hub_access(load(None, model_name=name)) for name in sys.argv[1:]]))
 """
@@ -116,3 +118,36 @@ def test_what_is_wrong_with_model_or_data_is_a_failure(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"question": "a"}\n')
     found = machine.model_and_data(load(None, model_name="tiny", dataset=str(tmp_path / "rows.jsonl")))
     assert found.level == "failure" and "RESPONSE_COLUMN=answer: no row of" in found.found
+
+
+def template_check(line, code=0):
+    return template.result(line, code)
+
+
+def test_what_is_found_out_about_the_chat_template_is_one_line():
+    facts = TemplateFacts(
+        source="the model's own", templates={}, end_mark="<|im_end|>", end_is_appended=False, stops=[1], added_stops=[],
+        said=["the chat template rewrites earlier answers: each answer is a sequence of its own"],
+    )  # fmt: skip
+    found = template_check(json.dumps(facts.to_json()))
+    assert found.level == "ok" and found.found.startswith("the model's own; answers end with <|im_end|>; the chat")
+
+
+def test_a_chat_template_that_cannot_be_used_is_a_failure_with_its_remedy():
+    found = template_check('{"error": "MODEL_NAME=x: its chat template takes no answer; set CHAT_TEMPLATE"}', 2)
+    assert found == ("chat template", "failure", "MODEL_NAME=x: its chat template takes no answer", "set CHAT_TEMPLATE")
+    for line in ("", "Killed", "[]", "{}"):
+        assert template_check(line, -9).level == "failure", line
+
+
+def test_no_program_looks_at_a_tokenizer_that_is_not_here(tmp_path):
+    for name in ("tiny", "org/model"):
+        with template.started(load(None, model_name=name, model_path=tmp_path)) as process:
+            assert process is None and template.check(process).level == "ok"
+
+
+def test_a_program_that_hangs_is_a_warning_and_is_ended(monkeypatch):
+    monkeypatch.setattr(template, "TIMEOUT_S", 0.1)
+    with subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE, text=True) as process:
+        assert template.check(process).level == "warning"
+        process.kill()

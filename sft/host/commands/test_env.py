@@ -8,7 +8,7 @@ from rich.console import Console
 
 from sft.errors import SettingsError
 from sft.host import folders, gpus, ownership
-from sft.host.doctor import docker, machine
+from sft.host.doctor import docker, machine, template
 from sft.host.doctor.check import Check, report
 from sft.host.launch import image, launcher
 from sft.settings.fields import Settings
@@ -26,13 +26,16 @@ def run_checks() -> Iterator[Check]:
     """Yield the checks of this machine, quick ones first."""
     try:
         settings = load()
+        of_template: Settings | None = settings
         yield Check("settings", "ok", f"{ENV_FILE} and the environment are in order")
     except SettingsError as error:
-        settings = Settings()
+        settings, of_template = Settings(), None
         for problem in error.problems:
             yield Check("settings", "failure", problem, f"fix it in {ENV_FILE} or the environment")
-    for check in machine.CHECKS:
-        yield check(settings)
+    with template.started(of_template) as probing:
+        for check in machine.CHECKS:
+            yield check(settings)
+        yield template.check(probing)
     if launcher.is_compose(settings):
         cards = gpus.visible() if settings.device != "cpu" else []
         yield from in_containers(Settings.of(settings, device="cuda" if cards else "cpu"))
