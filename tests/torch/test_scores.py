@@ -70,8 +70,8 @@ def test_a_number(answer, reference, expected):
     assert verdict(answer, reference) == expected
 
 
-FIVE = """5 5. 5.0 5.00 05 +5 $5 $5.00 5$ ¥5 £5 US$5 5% 5° 5km 5kg (5) **5** `5` "5" $5$ $$5$$ \\boxed{5} \\fbox{5} \\$5
-    5\\% 5^\\circ 5^{\\circ} \\(5\\) \\text{5} 10/2 \\frac{10}{2} \\dfrac{10}2 5e0 0.5e1 50e-1 ５ ٥ 5円 5個
+FIVE = """5 5. 5.0 5.00 05 +5 $5 $5.00 5$ ¥5 £5 US$5 5% 5° 5km 5kg (5) 5; **5** `5` "5" $5$ $$5$$ \\boxed{5} \\fbox{5}
+    \\$5 5\\% 5^\\circ 5^{\\circ} \\(5\\) \\text{5} 10/2 \\frac{10}{2} \\dfrac{10}2 5e0 0.5e1 50e-1 ５ ٥ 5円 5個
     5/1""".split()
 FIVE += [
     "5 apples",
@@ -257,6 +257,7 @@ def test_texts_are_compared_whole(answer, reference, expected):
     ("The capital is Paris.", "#### Paris", LAST_ONLY),
     ("the point (3, 4)", "#### (3, 4)", LAST_ONLY),
     ("the point (5, 4)", "#### (3, 4)", WRONG),
+    ("#### New York", "#### York", WRONG),
 )
 def test_the_place_of_the_answer(answer, reference, expected):
     assert verdict(answer, reference) == expected
@@ -323,16 +324,16 @@ INTEGERS = some.integers(-(10**40), 10**40)
 
 def bare(value: Decimal) -> list[str]:
     """Return a number as people and models write it."""
-    minus, digits, grouped = "-" * (value < 0), f"{abs(value):f}", f"{abs(value):,f}"
+    minus, digits, grouped = "-" * (value < 0), f"{value.copy_abs():f}", f"{value.copy_abs():,f}"
     zeros = "0" if "." in digits else ".0"
-    found = [digits, digits + zeros, grouped, grouped.replace(",", "\u2009"), f"{abs(value):e}"]
-    found += ["{}/{}".format(*abs(value).as_integer_ratio())]
+    found = [digits, digits + zeros, grouped, grouped.replace(",", "\u2009"), f"{value.copy_abs():e}"]
+    found += ["{}/{}".format(*value.copy_abs().as_integer_ratio())]
     return [minus + text for text in found] + ["\u2212" * (value < 0) + digits]
 
 
 def dressed(value: Decimal) -> list[str]:
     """Return a number with what may be around it."""
-    minus, digits = "-" * (value < 0), f"{abs(value):f}"
+    minus, digits = "-" * (value < 0), f"{value.copy_abs():f}"
     around = ["{} apples", "{}%", "**{}**", "\\boxed{{{}}}", "$x = {}$", "({})", "{}."]
     return [text.format(minus + digits) for text in around] + [f"{minus}${digits}", f"${minus}{digits}"]
 

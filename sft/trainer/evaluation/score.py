@@ -175,14 +175,14 @@ def compare_last(answer: str, expected: Part, form: AnswerForm, is_exact: bool) 
     if value:
         last = named(answer)[-1:]
         return (last[0].text, same_number(last[0].value, value)) if last else (None, False)
-    return last_of_text(answer, expected, is_exact)
+    return last_of_text(answer, expected, is_exact, bool(stated))
 
 
-def last_of_text(answer: str, expected: Part, is_exact: bool) -> tuple[str | None, bool]:
+def last_of_text(answer: str, expected: Part, is_exact: bool, is_stated: bool) -> tuple[str | None, bool]:
     """Compare with a text that is neither a value nor a choice.
 
     A sentence with numbers: its last one, and all of them if the reference marks it as the answer. Otherwise the answer
-    must end with the text if that is short or marked.
+    must end with the text if that is short or marked, unless it has stated another one (`is_stated`).
     """
     numbers = named(expected.text) if WORD.search(plain(expected.text)) else []
     if numbers:
@@ -193,7 +193,7 @@ def last_of_text(answer: str, expected: Part, is_exact: bool) -> tuple[str | Non
         return ", ".join(item.text for item in last) or None, right
     if is_exact or (expected.place == "whole" and WORD.search(plain(expected.text))):
         return expected.text if is_exact else None, is_exact
-    right = ends_with(term(answer), term(expected.text))
+    right = not is_stated and ends_with(term(answer), term(expected.text))
     return expected.text if right else None, right
 
 

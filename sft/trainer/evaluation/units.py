@@ -29,7 +29,7 @@ NOT_UNITS = set(
     " hundred thousand million billion trillion sqrt sin cos tan log ln if".split()
 )
 FOLLOWING = re.compile(
-    r"(?:[^\W\d_]++(?:\^[23](?!\d))?|[%°$€£¥₹₩₽¢\s()]|(?<=\w)[-/'·.](?=\w)|[.,](?=\s|$)|/(?=\s?[a-z]))*"
+    r"(?:[^\W\d_]++(?:\^[23](?!\d))?|[%°$€£¥₹₩₽¢\s()]|(?<=\w)[-/'·.](?=\w)|[.,](?=\s|$)|[;:]$|/(?=\s?[a-z]))*"
 )
 WORD = re.compile(r"a\.m|p\.m|us\$|[^\W\d_]+|\^[23]|[%°$€£¥₹₩₽¢/]")
 LETTER = re.compile(r"\s*([A-Za-zα-ωπ])(?![^\W\d_']|'\w)")  # a letter by itself, right after the number
