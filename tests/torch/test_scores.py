@@ -263,6 +263,23 @@ def test_the_place_of_the_answer(answer, reference, expected):
     assert verdict(answer, reference) == expected
 
 
+@table(
+    ("So 2 + 3 = 5. The answer is: 5", "2 + 3 is 5.\nThe answer is: 5.0", RIGHT),
+    ("So 2 + 3 = 5. The answer is 5. That is all.", "2 + 3 is 5.\nThe answer is: 5", RIGHT),
+    ("The answer is 5.\n\nQuestion: more?\nThe answer is 7.", "2 + 3 is 5.\nThe answer is: 5", PLACE_ONLY),
+    ("The answer is not 6. The answer is 5.", "2 + 3 is 5.\nThe answer is: 5", RIGHT),
+    ("2 + 3 is 6.\nThe answer is: 6", "2 + 3 is 5.\nThe answer is: 5", WRONG),
+    ("it is 5", "2 + 3 is 5.\nThe answer is: 5", LAST_ONLY),
+    ("**Answer:** 1/2", "half of it.\n**Answer:** 0.5", RIGHT),
+    ("Fish swim. The answer is (B).", "Birds fly, fish do not. So the answer is B.", RIGHT),
+    ("Fish swim. The answer is (A).", "Birds fly, fish do not. So the answer is B.", WRONG),
+    ("They do. The answer is yes", "They can swim.\nSo the answer is yes.", RIGHT),
+    ("They do not. The answer is no", "They can swim.\nSo the answer is yes.", WRONG),
+)
+def test_what_is_said_to_be_the_answer(answer, reference, expected):
+    assert verdict(answer, reference) == expected
+
+
 # The form of an evaluation
 
 
@@ -276,6 +293,8 @@ def test_the_place_of_the_answer(answer, reference, expected):
         (["yes", "No"], "choice", "the form of all 2 references"),
         (["5", "1/2", "3:30"], "number", "the form of all 3 references"),
         (["Paris is a city", "# Title\n#### Part\nwords"], "text", "the form of all 2 references"),
+        (["1 + 1 is 2.\nThe answer is: 2", "so x. The answer is 1/2."], "number", "the form of all 2 references"),
+        (["Fish swim. The answer is B.", "Birds fly. The answer is (C)."], "choice", "the form of all 2 references"),
         (["Paris is a city", "Rome is a city", "5"], "mixed", "2 text, 1 number"),
     ],
 )

@@ -18,13 +18,15 @@ from sft.trainer.evaluation.choices import read_choice
 from sft.trainer.evaluation.quantities import Quantity
 from sft.trainer.evaluation.values import read_value
 
-Place = Literal["mark", "box", "whole", "last"]  # last: the last number, choice or value that the text names
+# said: behind "the answer is"; last: the last number or choice that the text names
+Place = Literal["mark", "box", "said", "whole", "last"]
 
 MARK = re.compile("(?<!#)####(?!#)")
+SAID = re.compile(r"\banswer(?:[ ]is\b[ ]?:?|[ ]?:)\**[ ]*(?=(.{1,200}))", re.IGNORECASE)
 BOX = re.compile(r"\\f?boxed(?![a-zA-Z])\s*")
 MOST_UNIT_WORDS = 3  # `5 red apples` is a number, `5 apples are left for the others` is a sentence
 IN_WORDS: dict[AnswerForm, str] = {
-    "number": "numbers: what follows ####, or the whole answer where the reference has no ####",
+    "number": 'numbers: what follows #### or "the answer is", as the reference has it, or the whole answer',
     "boxed": r"what is in the last \boxed{}",
     "choice": "choices: a letter, yes or no",
     "text": "whole texts",
@@ -72,6 +74,23 @@ def boxed(text: str) -> Part | None:
     return None
 
 
+def said(text: str) -> Part | None:
+    """Return the value or choice of which a text says first that it is the answer: `The answer is: 5`; or None."""
+    for found in SAID.finditer(text):
+        sentence = re.split(r"[.!?。](?=\s|$)", found[1])[0]
+        for answer in (found[1], sentence):
+            if read_short_value(answer) or read_choice(answer):
+                return Part(answer.strip(), "said", not text[found.start(1) + len(answer) :].strip(" \n.*$"))
+    return None
+
+
+def reference_said(reference: str) -> Part | None:
+    """Return the answer that a reference says at its end, or None."""
+    lines = reference.strip().splitlines()
+    part = said(lines[-1]) if lines else None
+    return part if part and part.is_last else None
+
+
 def reference_mark(reference: str) -> Part | None:
     """Return what follows the last `####` of a reference, or None if that is a heading of Markdown.
 
@@ -101,7 +120,11 @@ def form_of(reference: str) -> AnswerForm:
         return "boxed"
     if read_short_value(reference):
         return "number"
-    return "choice" if read_choice(reference) else "text"
+    if read_choice(reference):
+        return "choice"
+    if part := reference_said(reference):
+        return "choice" if read_choice(part.text) else "number"
+    return "text"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sft.run.records import AnswerForm, AnswerLine, Moment, Results, Sample
 from sft.settings.kinds import AskedForm
 from sft.trainer.evaluation import answer_forms
-from sft.trainer.evaluation.answer_forms import Part, boxed, marked, reference_mark
+from sft.trainer.evaluation.answer_forms import Part, boxed, marked, reference_mark, reference_said, said
 from sft.trainer.evaluation.choices import last_choice, read_choice, said_choice
 from sft.trainer.evaluation.spelling import key, plain
 from sft.trainer.evaluation.values import named, read_value, same, same_number, same_text, term
@@ -125,6 +125,8 @@ def wanted(reference: str, form: AnswerForm) -> Part:
     part = (box or mark) if form == "boxed" else (mark or box)
     if part or read_value(reference) or read_choice(reference):
         return part or Part(reference)
+    if form != "boxed" and (part := reference_said(reference)):
+        return part
     return last_named(reference, form) or Part(reference)
 
 
@@ -151,6 +153,9 @@ def in_place(answer: str, expected: Part, form: AnswerForm) -> str | None:
     if expected.place == "box" or form == "boxed":
         box = boxed(answer)
         return box.text if box else None
+    if expected.place == "said":
+        part = said(answer)
+        return part.text if part else None
     if expected.place == "last":
         part = last_named(answer, form)
         return part.text if part else None
