@@ -51,7 +51,7 @@ def test_rows_are_chosen_by_number_length_and_cut(project, rows):
     done = rows("--index", "37", "--ids")
     assert done.returncode == 0 and "data/sums.csv:" in done.stdout, done.stdout
     assert re.search(r"«3 \+ 3\d\n= 4\d\n#### 4\d»⟦</s>⟧", done.stdout), done.stdout
-    assert re.search(r"^ +\d+ +\d+  end +</s>$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^ +\d+ +\d+  end +'</s>'$", done.stdout, re.MULTILINE), done.stdout
     longest = re.search(r"tokens, .*\n(.*)", rows("--longest").stdout)
     assert longest and longest[1].count("and 1 more") >= ROWS - 2
     cut = rows("--cut", "--number", "1", MAX_LENGTH=180)

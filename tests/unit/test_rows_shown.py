@@ -159,7 +159,9 @@ def test_tokens_are_listed_with_place_id_kind_and_text():
         piece("context", "a\n", tokens=2, token_texts=["a", "\n"]), piece("end", "</s>", True, token_texts=["</s>"])
     )
     lines = printed(shown(row(asked))).splitlines()
-    assert lines[-3:] == ["      0        0         a", "      1        1         \\n", "      2        0  end    </s>"]
+    assert lines[-3:] == [
+        "      0        0         'a'", "      1        1         '\\n'", "      2        0  end    '</s>'"
+    ]  # fmt: skip
 
 
 # Long rows

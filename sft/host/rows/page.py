@@ -79,7 +79,7 @@ def token_table(sequence: Sequence) -> str:
     rows, place = [], 0
     for piece in sequence.pieces:
         for token, text in zip(piece.ids, piece.token_texts, strict=False):
-            shown = f'<span class="{class_of(piece)}">{escaped(repr(text)[1:-1])}</span>'
+            shown = f'<span class="{class_of(piece)}">{escaped(repr(text))}</span>'
             rows.append(f'<tr><td class="number">{place}<td class="number">{token}<td>{piece.kind}<td>{shown}')
             place += 1
     names = "<tr><th>place<th>id<th>kind<th>text"

@@ -48,6 +48,8 @@ class Writer:
         yield from (Text(line, "yellow") for line in warnings(row))
         few = row.sequences if self.whole else row.sequences[:FEW_SEQUENCES]
         for number, sequence in enumerate(few, 1):
+            if number > 1:
+                yield Text()
             yield Text(size(sequence, number, row))
             if sequence.cut_tokens:
                 yield Text(cut(sequence, self.max_length), "yellow")
@@ -110,5 +112,5 @@ def token_lines(sequence: Sequence) -> Iterator[Text]:
         kind = "" if piece.kind == "context" else piece.kind
         for token, text in zip(piece.ids, piece.token_texts, strict=False):
             line = f"{place:>7}{token:>9}  {kind:<7}"
-            yield Text(line).append(shown(visible(repr(text)[1:-1]), TOKEN_WIDTH), style_of(piece))
+            yield Text(line).append(shown(visible(repr(text)), TOKEN_WIDTH), style_of(piece))
             place += 1
