@@ -200,6 +200,11 @@ def test_terms_and_words(answer, reference, expected):
     ("B", "B) Paris", RIGHT),
     ("B) London", "B) Paris", LAST_ONLY),
     ("#### (B)", "#### B", RIGHT),
+    ("C and A", "A, C", RIGHT),
+    ("(A), (C)", "A, C", RIGHT),
+    ("A, B", "A, C", WRONG),
+    ("A", "A, C", WRONG),
+    ("I take A and C", "A, C", LAST_ONLY),
     ("#### C", "#### B", WRONG),
     ("The answer is B", "#### B", LAST_ONLY),
     ("\\boxed{\\text{B}}", "\\boxed{B}", RIGHT),
@@ -228,6 +233,18 @@ def test_choices(answer, reference, expected):
 )
 def test_boxes(answer, reference, expected):
     assert verdict(answer, reference) == expected
+
+
+@table(
+    ("(3,4)", "(3, 4)", RIGHT),
+    ("2x+1", "2x + 1", RIGHT),
+    ("(5, 4)", "(3, 4)", WRONG),
+    ("2x + 3", "2x + 1", WRONG),
+    ("it is (3, 4)", "(3, 4)", LAST_ONLY),
+)
+def test_terms_without_a_mark(answer, reference, expected):
+    assert verdict(answer, reference) == expected
+    assert verdict(answer, reference, "number") == expected
 
 
 @table(

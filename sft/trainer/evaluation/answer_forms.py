@@ -16,7 +16,7 @@ from sft.run.records import AnswerForm
 from sft.settings.kinds import AskedForm
 from sft.trainer.evaluation.choices import read_choice
 from sft.trainer.evaluation.quantities import Quantity
-from sft.trainer.evaluation.values import read_value
+from sft.trainer.evaluation.values import is_term, read_value
 
 # said: behind "the answer is"; last: the last number or choice that the text names
 Place = Literal["mark", "box", "said", "whole", "last"]
@@ -112,13 +112,18 @@ def read_short_value(text: str) -> bool:
     return bool(value) and not (isinstance(value, Quantity) and len(value.unit) > MOST_UNIT_WORDS)
 
 
+def is_short(text: str) -> bool:
+    """Tell whether a whole text is an answer without any words of explanation."""
+    return bool(read_value(text) or read_choice(text)) or is_term(text)
+
+
 def form_of(reference: str) -> AnswerForm:
     """Return the form of one reference."""
     if part := reference_mark(reference):
         return "choice" if read_choice(part.text) else "number"
     if boxed(reference):
         return "boxed"
-    if read_short_value(reference):
+    if read_short_value(reference) or is_term(reference):
         return "number"
     if read_choice(reference):
         return "choice"

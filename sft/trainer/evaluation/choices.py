@@ -14,6 +14,7 @@ WORD = re.compile(rf"(?:{LEAD})?({WORDS})[.!]?", re.IGNORECASE)
 LETTER = re.compile(rf"(?:{LEAD})?(?:([A-Ja-j])|\(([A-Ja-j])\)|\[([A-Ja-j])\])", re.IGNORECASE)
 LETTER_WITH_TEXT = re.compile(rf"(?:{LEAD})?(?:\(([A-J])\)[.:]?|\[([A-J])\][.:]?|([A-J])[).:])\s+(\S.*)", re.DOTALL)
 LETTER_MARKED = re.compile(rf"(?:{LEAD})?([A-Ja-j])[).:]", re.IGNORECASE)
+MANY = re.compile(r"[(\[]?[A-J][)\]]?(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*)[(\[]?[A-J](?![A-Za-z])[)\]]?)+")
 
 # In a text: what it says is the answer; otherwise the last choice in it. `A` before a small letter is an article.
 SAID_LETTER = re.compile(rf"\b{LEAD}[\"'*(\[]*([A-J])(?![A-Za-z'])", re.IGNORECASE)
@@ -24,7 +25,7 @@ ANY_WORD = re.compile(rf"(?<![A-Za-z])({WORDS})(?![A-Za-z])", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Choice:
-    """A letter, or a word; with the text of the letter, if it is given."""
+    """A letter, several (`A,C`), or a word; with the text of the letter, if it is given."""
 
     chosen: str
     text: str = ""
@@ -43,12 +44,20 @@ def read_choice(text: str) -> Choice | None:
         return Choice(next(filter(None, found.groups())).upper())
     if found := LETTER_WITH_TEXT.fullmatch(text):
         return Choice((found[1] or found[2] or found[3]).upper(), key(found[4]))
-    return None
+    return Choice(letters_of(text)) if MANY.fullmatch(text) else None
+
+
+def letters_of(text: str) -> str:
+    """Return the letters of a choice of several, in one order."""
+    return ",".join(sorted(set(re.findall(r"\b[A-J]\b", text))))
 
 
 def last_choice(text: str, like: Choice) -> str | None:
     """Return the choice that a text makes somewhere, or None. `like`: whether it is a letter or one of the words."""
     text = plain(text)
+    if "," in like.chosen:
+        chosen = [letters_of(found[0]) for found in MANY.finditer(text)]
+        return chosen[-1] if chosen else None
     if like.chosen.lower() in WORDS.split("|"):
         if said := SAID_WORD.findall(text):
             return said[-1].lower()

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from sft.run.records import AnswerForm, AnswerLine, Moment, Results, Sample
 from sft.settings.kinds import AskedForm
 from sft.trainer.evaluation import answer_forms
-from sft.trainer.evaluation.answer_forms import Part, boxed, marked, reference_mark, reference_said, said
+from sft.trainer.evaluation.answer_forms import Part, boxed, is_short, marked, reference_mark, reference_said, said
 from sft.trainer.evaluation.choices import last_choice, read_choice, said_choice
-from sft.trainer.evaluation.spelling import key, plain
-from sft.trainer.evaluation.values import named, read_value, same, same_number, same_text, term
+from sft.trainer.evaluation.spelling import key
+from sft.trainer.evaluation.values import has_words, named, read_value, same, same_number, same_text, term
 
 SAMPLES = 3  # answers that the report shows
-WORD = re.compile(r"(?!(?:sin|cos|tan|log|ln|pi|sqrt|mod)\b)[^\W\d_]{2,}")  # a term has none
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def wanted(reference: str, form: AnswerForm) -> Part:
         return Part(reference)
     mark, box = reference_mark(reference), boxed(reference)
     part = (box or mark) if form == "boxed" else (mark or box)
-    if part or read_value(reference) or read_choice(reference):
+    if part or is_short(reference):
         return part or Part(reference)
     if form != "boxed" and (part := reference_said(reference)):
         return part
@@ -189,14 +188,14 @@ def last_of_text(answer: str, expected: Part, is_exact: bool, is_stated: bool) -
     A sentence with numbers: its last one, and all of them if the reference marks it as the answer. Otherwise the answer
     must end with the text if that is short or marked, unless it has stated another one (`is_stated`).
     """
-    numbers = named(expected.text) if WORD.search(plain(expected.text)) else []
+    numbers = named(expected.text) if has_words(expected.text) else []
     if numbers:
         numbers = numbers[-1:] if expected.place == "whole" else numbers
         last = named(answer)[-len(numbers) :]
         pairs = zip(last, numbers, strict=False)
         right = len(last) == len(numbers) and all(b.value and same_number(a.value, b.value) for a, b in pairs)
         return ", ".join(item.text for item in last) or None, right
-    if is_exact or (expected.place == "whole" and WORD.search(plain(expected.text))):
+    if is_exact or (expected.place == "whole" and has_words(expected.text)):
         return expected.text if is_exact else None, is_exact
     right = not is_stated and ends_with(term(answer), term(expected.text))
     return expected.text if right else None, right

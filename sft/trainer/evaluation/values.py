@@ -21,6 +21,10 @@ Value = Date | Time | Quantity
 AROUND_SIGNS = re.compile(r"\s*([()\[\]{},=+\-*/^<>|:;≤≥≠±×·√])\s*")
 
 
+WORD = re.compile(r"(?!(?:sin|cos|tan|log|ln|pi|sqrt|mod)\b)[^\W\d_]{2,}")
+LONGEST_TERM = 100
+
+
 @dataclass(frozen=True)
 class Named:
     """A value that a text names somewhere; None: a number that is part of a term."""
@@ -75,6 +79,17 @@ def term(text: str) -> str:
     """Return what a term is compared by: its key, without space around signs."""
     text = AROUND_SIGNS.sub(r"\1", key(plain(text))).replace("·", "*").replace("×", "*")
     return "".join(text.split()) if "\\" in text else text
+
+
+def has_words(text: str) -> bool:
+    """Tell whether a text has words, other than those of terms."""
+    return bool(WORD.search(plain(text)))
+
+
+def is_term(text: str) -> bool:
+    """Tell whether a whole text is a term with numbers, such as `(3, 4)` or `2x + 1`."""
+    text = text.strip()
+    return len(text) <= LONGEST_TERM and "\n" not in text and bool(re.search(r"\d", text)) and not has_words(text)
 
 
 def parts_of(text: str) -> list[str]:
