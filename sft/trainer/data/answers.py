@@ -7,6 +7,7 @@ reasoning, ends the last answer differently), an answer that would change gets a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -57,7 +58,13 @@ def text_of(conversation: Conversation, number: int, probe: Probe) -> tuple[str,
     messages = conversation.messages[: number + 1]
     prompt = render(messages[:-1], conversation, probe, prompt=True)
     whole = render(messages, conversation, probe)
-    body = cut_at_end(written(messages, whole, prompt, conversation, probe), messages[-1], probe)
+    body = written(messages, whole, prompt, conversation, probe)
+    words = (messages[-1].content or "").strip()
+    follows = len(messages) > 1 and messages[-2].role == "assistant"
+    if follows and body.partition(words or body)[0].strip() and prompt == render(messages[:-1], conversation, probe):
+        remedy = "join the two answers, or set CHAT_TEMPLATE to another one"
+        raise Refused(f"it writes no generation prompt behind an answer, so message {number + 1} has none", remedy)
+    body = cut_at_end(body, messages[-1], probe)
     text = prompt + with_reasoning(body, messages[-1], prompt, probe)
     return text, Span(len(prompt), len(text), number)
 
@@ -78,9 +85,20 @@ def written(messages: Sequence[Message], whole: str, prompt: str, conversation: 
     unwritten = probe.unwritten
     head = prompt.removesuffix(unwritten)
     if unwritten and prompt.endswith(unwritten) and whole.startswith(head):
-        return whole[len(head) :]
+        return without_opening(whole[len(head) :], unwritten)
     other = [*messages[:-1], replace(messages[-1], content=ANSWER, keys={})]
     return probe.lead + whole[len(shared_start(whole, render(other, conversation, probe))) :]
+
+
+def without_opening(body: str, opening: str) -> str:
+    """Return an answer without the opening that its prompt has, if the two differ in their white space only."""
+    place = 0
+    for character in "".join(opening.split()):
+        place += len(body[place:]) - len(body[place:].lstrip())
+        if not body.startswith(character, place):
+            return body
+        place += 1
+    return body[place:].removeprefix(opening[len(opening.rstrip()) :])
 
 
 def cut_at_end(body: str, message: Message, probe: Probe) -> str:
@@ -88,7 +106,8 @@ def cut_at_end(body: str, message: Message, probe: Probe) -> str:
     ending = probe.ending_of(message)
     if ending.is_appended:
         return body.removesuffix(ending.dropped) + ending.added
-    if (at := body.rfind(ending.mark)) >= 0:
+    if places := [found.start() for found in re.finditer(re.escape(ending.mark), body)]:
+        at = places[-min(ending.repeats, len(places))]  # those before it are words of the answer
         return body[: at + len(ending.mark)]
     at, mark = max((body.rfind(mark), mark) for mark in probe.stop_texts)
     if at < 0:
@@ -108,6 +127,8 @@ def with_reasoning(body: str, message: Message, prompt: str, probe: Probe) -> st
         switch = probe.template.switch
         remedy = f'set CHAT_TEMPLATE_ARGUMENTS={{"{switch}": true}}' if switch else "leave the reasoning out"
         raise Refused("its generation prompt ends reasoning before the answer begins, and this answer has some", remedy)
+    if thinking.prompt_closes and end.endswith(close) and body.lstrip().startswith(close):
+        return body.lstrip().removeprefix(close)  # the prompt has it
     is_open = thinking.prompt_opens and end.endswith(thinking.opener)
     if reasoning not in body:
         if not is_open and thinking.keeps_content:  # a key, which this template does not read

@@ -104,8 +104,8 @@ def of(tokenizer: Any, settings: Settings, file: Path | None = None) -> ChatTemp
     source, texts = chosen(tokenizer.chat_template, settings, file)
     arguments = json.loads(settings.chat_template_arguments)
     check_arguments(arguments, texts, settings)
-    vocabulary = tokenizer.get_vocab()
-    if absent := [mark for mark in NEEDED.get(settings.chat_template, ()) if mark not in vocabulary]:
+    needed = NEEDED.get(settings.chat_template, ())
+    if absent := [mark for mark in needed if mark not in tokenizer.get_vocab()]:
         what = f"the tokenizer of {settings.model_name} has no {' and no '.join(absent)}"
         raise SettingsError([wrong("CHAT_TEMPLATE", settings.chat_template, what, "use plain")])
     pinned = {name: preamble(text, arguments) + text for name, text in texts.items()}

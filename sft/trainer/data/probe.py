@@ -28,6 +28,7 @@ TOOL = {
     },
 }
 CALL_ID = "c00000001"  # Mistral's templates take nine letters and digits only
+RETURNED = Message("tool", RESULT, keys={"tool_call_id": CALL_ID, "name": FUNCTION})
 # How a block of reasoning begins and ends if the template does not write it itself.
 THINK = ("<think>\n", "\n</think>\n\n")
 
@@ -38,6 +39,7 @@ class Ending:
 
     mark: str  # the text of the token that ends it
     is_appended: bool = False  # the template does not write it if the answer is the last message
+    repeats: int = 1  # how many of the mark the template writes behind the last answer; the first one counts
     dropped: str = ""  # if it is appended: the white space that the template writes after the last answer
     added: str = ""  # what comes instead, up to and with the mark
 
@@ -222,7 +224,7 @@ class Prober:
         # conversation with <|endoftext|>. Some have nothing in common: gpt-oss ends the last answer with <|return|>.
         for region in (shared_start(tail, between), tail):
             if mark := self.first_stop(region) or self.first_mark(region):
-                return Ending(mark[0])
+                return Ending(mark[0], repeats=max(1, tail.count(mark[0])))
         return self.appended(tail, between)
 
     def appended(self, tail: str, between: str) -> Ending:
@@ -234,37 +236,42 @@ class Prober:
         rest = between[len(common) :]
         mark = self.first_mark(rest)
         if mark and self.token(mark[0]) in self.model_stops:
+            if rest[: mark.start()].strip():  # text that belongs to the answer, such as the id of its call
+                return Ending(mark[0], is_appended=True, dropped=tail[len(tail.rstrip()) :], added=mark[0])
             return Ending(mark[0], is_appended=True, dropped=tail[len(common) :], added=rest[: mark.end()])
         eos = str(self.template.tokenizer.eos_token)
         return Ending(eos, is_appended=True, dropped=tail[len(tail.rstrip()) :], added=eos)
 
     def calls(self) -> tuple[Forms, Ending | None]:
         """Return the forms of messages with tool calls too, and how such an answer ends; None: no calls are written."""
+        call = answer(None, tool_calls=[tool_call()])
+        found = []
         for forms in (
             replace(self.forms, empty_content=empty, arguments_as_text=as_text)
             for as_text in (False, True)
             for empty in (False, True)
         ):
             prober = replace(self, forms=forms)
-            call = answer(None, tool_calls=[tool_call()])
             text = prober.or_none(user(), call, tools=[TOOL])
             # A template that joins text and an object writes it as Python does, not as JSON.
             if text and FUNCTION in after(text, USER) and ARGUMENT in text and "{'" not in after(text, USER):
-                return forms, prober.call_ending(text, call)
+                found.append((forms, prober, text))
+        # Some look at an earlier call's content, though not at the last one's: a form that suits both comes first.
+        for forms, prober, text in sorted(found, key=lambda form: form[1].or_none(user(), call, RETURNED) is None):
+            return forms, prober.call_ending(text, call)
         return self.forms, None
 
     def call_ending(self, text: str, call: Message) -> Ending:
         """Return how an answer that calls a tool ends. `text` ends with one."""
         tail = after(text, max((FUNCTION, ARGUMENT), key=text.rindex))
-        result = Message("tool", RESULT, keys={"tool_call_id": CALL_ID, "name": FUNCTION})
-        whole = self.or_none(user(), call, result, tools=[TOOL])
+        whole = self.or_none(user(), call, RETURNED, tools=[TOOL])
         between = after(whole, max((FUNCTION, ARGUMENT), key=whole.rindex)).partition(RESULT)[0] if whole else ""
         usual = self.ending()
         marks = list(self.marks.finditer(tail))
         if mark := self.first_stop(tail):
-            return Ending(mark[0])
+            return Ending(mark[0], repeats=tail.count(mark[0]))
         if any(mark[0] == usual.mark for mark in marks):
-            return Ending(usual.mark)
+            return Ending(usual.mark, repeats=tail.count(usual.mark))
         common = shared_start(tail, between)
         if (mark := self.first_stop(between[len(common) :])) or not marks or usual.is_appended:
             return self.appended(tail, between)
@@ -376,5 +383,6 @@ def after(text: str, word: str) -> str:
 
 
 def shared_start(left: str, right: str) -> str:
-    """Return the characters with which two texts begin both."""
-    return os.path.commonprefix([left, right])  # noqa: RUF071 (it is about characters, whatever its module)
+    """Return the characters with which two texts begin both. It has no part of a mark: <a> and </a> share nothing."""
+    common = os.path.commonprefix([left, right])  # noqa: RUF071 (it is about characters, whatever its module)
+    return common if common in (left, right) else re.sub(r"[<\[][^<>\[\]\s]*$", "", common)
