@@ -137,6 +137,18 @@ def test_a_row_has_all_its_sequences_and_counts_as_one_row(of_rows, tmp_path):
         of_rows(rows, given=with_template, index=5)
 
 
+def test_an_answer_that_is_cut_off_is_no_target_and_a_sequence_without_any_is_left_out(of_rows, tmp_path):
+    messages = [*CHAT["messages"][:2], {"role": "user", "content": "word " * 60}, CHAT["messages"][3]]
+    found = of_rows([{"messages": messages}], given={"max_length": 30}, index=0)
+    assert (found.rows[0].target_answers, found.rows[0].answers) == (1, 2)
+    assert (found.counts.target_answers, found.counts.answers, found.counts.cut_rows) == (1, 2, 1)
+    (tmp_path / "rewrites.jinja").write_text(REWRITES)
+    given = {"chat_template": str(tmp_path / "rewrites.jinja"), "max_length": 30}
+    found = of_rows([{"messages": messages}], given=given, index=0)
+    assert [sequence.target_tokens > 0 for sequence in found.rows[0].sequences] == [True, False]
+    assert (found.counts.rows, found.counts.dropped_sequences, found.counts.target_answers) == (1, 1, 1)
+
+
 def test_a_sequence_of_which_no_target_is_left_is_shown_as_cut(of_rows):
     (row,) = of_rows([{"question": "word " * 60, "answer": "a"}, *numbered(1)], index=0, given={"max_length": 30}).rows
     (sequence,) = row.sequences

@@ -63,7 +63,7 @@ def printed(found, whole=False, settings=SETTINGS, encoding="utf-8", **console):
 IN_COLOUR = {"force_terminal": True, "color_system": "truecolor", "no_color": False}
 COUNTS = Split(
     rows=9000, tokens=1_800_000, target_tokens=900_000, longest=128, cut_rows=2, conversations=7473, answers=9100,
-    target_answers=9000, rows_with_marks=3, rows_with_template=1,
+    target_answers=9000, dropped_sequences=5, rows_with_marks=3, rows_with_template=1,
 )  # fmt: skip
 LENGTHS = [
     Bar(least=40, most=59, sequences=1),
@@ -199,6 +199,7 @@ def test_the_summary_has_counts_lengths_warnings_and_the_template():
     text = "\n".join(summary(shown(counts=COUNTS, lengths=LENGTHS, template=FACTS), SETTINGS))
     flat = " ".join(text.split())
     assert "7,473 rows, 9,000 sequences, 1,800,000 tokens, 900,000 targets (50%)" in flat
+    assert "left out 5 more sequences: no target is left within MAX_LENGTH" in flat
     assert "9,000 of 9,100 answers are targets" in flat and "cut 2 sequences at MAX_LENGTH=128" in flat
     assert "3 rows hold control marks" in flat and "1 row holds a whole turn of the chat template" in flat
     assert "generation ends at '<|im_end|>' too" in flat and "each answer is a sequence of its own" in flat
@@ -234,7 +235,7 @@ def test_everything_of_a_row_is_escaped_in_the_page_and_it_loads_nothing():
 def test_the_page_has_whole_rows_with_a_class_for_each_kind():
     long = sequence(piece("context", "a" * 9000, tokens=LONG_TOKENS + 1), *USUAL.pieces, cut=1)
     text = page(shown(row(long), counts=COUNTS), SETTINGS)
-    assert "a" * 9000 in text and "left out" not in text and "its last token is not trained" in text
+    assert "a" * 9000 in text and "left out …" not in text and "its last token is not trained" in text
     for kind, words in (("control", "&lt;user&gt;"), ("target", "It is 2."), ("end", "&lt;/s&gt;")):
         assert f'<span class="{kind}">{words}</span>' in text
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 
 from sft.host import provenance
 from sft.run import typed_json
 from sft.run.directory import Run
-from sft.run.records import Prepared
+from sft.run.records import Prepared, Split
 from sft.steps import Steps
 
 
@@ -18,10 +20,24 @@ def describe(run: Run, console: Console) -> None:
     for line in [*prepared.said, *provenance.since_it_began(run)]:
         console.print(f"  not as the run began: {line}")
     for name, split in (("train", prepared.train), ("validation", prepared.validation)):
-        cut = f", {split.cut_rows:,} cut at MAX_LENGTH={settings.max_length}" if split.cut_rows else ""
-        tokens = f"{split.tokens:,} tokens, {split.target_tokens:,} of them targets"
-        console.print(f"{name:>10}: {split.rows:,} rows, {tokens}, longest row {split.longest}{cut}", highlight=False)
+        console.print(f"{name:>10}: {', '.join(counts(split, settings.max_length))}", highlight=False)
     for line in prepared.template.said if prepared.template else []:
         console.print(f"{'template':>10}: {line}", highlight=False, markup=False)
     for line in Steps.of(settings, prepared.train.rows).describe(settings):
         console.print(f"{'':>10}  {line}")
+
+
+def counts(split: Split, max_length: int) -> Iterator[str]:
+    """Yield what the line of a split says of it."""
+    yield f"{split.conversations or split.rows:,} rows"
+    if split.conversations not in (0, split.rows):
+        yield f"{split.rows:,} sequences"
+    yield f"{split.tokens:,} tokens"
+    yield f"{split.target_tokens:,} of them targets"
+    if split.answers > split.target_answers or split.answers > split.conversations:
+        yield f"{split.target_answers:,} of {split.answers:,} answers are targets"
+    yield f"longest {'sequence' if split.conversations not in (0, split.rows) else 'row'} {split.longest}"
+    if split.cut_rows:
+        yield f"{split.cut_rows:,} cut at MAX_LENGTH={max_length}"
+    if split.dropped_sequences:
+        yield f"{split.dropped_sequences:,} more sequences left out, as no target is left within it"

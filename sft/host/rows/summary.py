@@ -49,6 +49,9 @@ def unusual(counts: Split, settings: Settings) -> Iterator[tuple[str, str]]:
     if counts.cut_rows:
         what = f"{counted(counts.cut_rows, 'sequence')} at MAX_LENGTH={settings.max_length}; CUT=1 shows some"
         yield "cut", what
+    if counts.dropped_sequences:
+        what = f"{counted(counts.dropped_sequences, 'more sequence')}: no target is left within MAX_LENGTH"
+        yield "left out", what
     if counts.rows_with_marks:
         become = "become those tokens" if settings.special_tokens_in_text == "parse" else "stay ordinary characters"
         what = f"{hold(counts.rows_with_marks)} control marks of the model in the text; they {become}"

@@ -19,7 +19,8 @@ class Split(Part):
     cut_rows: int  # at MAX_LENGTH
     conversations: int = 0  # rows of the data set
     answers: int = 0  # in those rows
-    target_answers: int = 0  # that are trained
+    target_answers: int = 0  # that are trained, at least in part
+    dropped_sequences: int = 0  # of which MAX_LENGTH leaves no target, so they are left out; not among `rows`
     rows_with_marks: int = 0  # whose text holds control marks of the model
     rows_with_template: int = 0  # whose text holds a whole turn of the chat template: almost always a mistake
 

@@ -12,7 +12,7 @@ from sft.run.shown_rows import Sequence, ShownRow, SplitName
 from sft.settings.fields import Settings
 from sft.settings.kinds import LARGEST
 from sft.trainer.data.pieces import Decoder
-from sft.trainer.data.rows import Counts, TokenisedRow
+from sft.trainer.data.rows import TokenisedRow
 from sft.trainer.data.tokenise import Tokeniser
 
 
@@ -49,18 +49,20 @@ class Viewer:
         """Return a row as it is trained. Raises DataError for one that cannot be used, however long it may be."""
         whole = sequences(self.without_limit, row)
         try:
-            trained = iter(sequences(self.tokeniser, row))
+            trained = sequences(self.tokeniser, row)
         except DataError:
-            trained = iter(())  # it is too long for any target, which its text shows
-        counts = whole[-1].counts or Counts(0, 0, False, False)
+            trained = []  # it is too long for any target, which its text shows
+        counts = (trained or whole)[-1].counts
+        assert counts, "the last sequence of a row has the row's counts"
+        kept = iter(trained)
         return ShownRow(
             index=index,
             where=row[0],
             answers=counts.answers,
-            target_answers=counts.target_answers,
+            target_answers=counts.target_answers if trained else 0,
             has_marks=counts.has_marks,
             has_template=counts.has_template,
-            sequences=[self.sequence(uncut, trained) for uncut in whole],
+            sequences=[self.sequence(uncut, kept) for uncut in whole],
         )
 
     def sequence(self, uncut: TokenisedRow, trained: Iterator[TokenisedRow]) -> Sequence:

@@ -37,6 +37,7 @@ class Counts(NamedTuple):
 
     answers: int
     target_answers: int
+    dropped: int  # sequences of which MAX_LENGTH leaves no target
     has_marks: bool  # of the model, in its text
     has_template: bool  # the opening of a whole turn, in its text
 
@@ -49,6 +50,7 @@ class TokenisedRow(NamedTuple):
     prompt: str
     reference: str
     is_cut: bool = False  # at MAX_LENGTH
+    target_answers: int = 0  # that begin before the cut
     answer_start: int = -1  # tokens before the answer that evaluation asks for; -1: it asks for none
     prompt_ids: list[int] | None = None  # what generation starts from, if it is not the tokens before the answer
     counts: Counts | None = None  # of the row, at its last sequence
@@ -142,6 +144,7 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> Split:
         conversations=counts["conversations"],
         answers=counts["answers"],
         target_answers=counts["target_answers"],
+        dropped_sequences=counts["dropped_sequences"],
         rows_with_marks=counts["rows_with_marks"],
         rows_with_template=counts["rows_with_template"],
     )
@@ -155,6 +158,7 @@ def counted(counts: Counts | None) -> dict[str, int]:
         "conversations": 1,
         "answers": counts.answers,
         "target_answers": counts.target_answers,
+        "dropped_sequences": counts.dropped,
         "rows_with_marks": int(counts.has_marks),
         "rows_with_template": int(counts.has_template),
     }

@@ -152,8 +152,9 @@ class Tokeniser:
             what = f"no target token is left within MAX_LENGTH={limit}"
             raise DataError(f"{row.where}: {what}; raise MAX_LENGTH or remove the row")
         answers = sum(message.is_answer for message in row.conversation.messages)
-        targets = sum(len(text.answers) for text in row.texts)
-        counts = Counts(answers, targets, row.marked.has_marks, row.marked.has_template)
+        targets = sum(sequence.target_answers for sequence in kept)
+        dropped = len(found) - len(kept)
+        counts = Counts(answers, targets, dropped, row.marked.has_marks, row.marked.has_template)
         # Evaluation asks for the last answer of the row that is there, and for no answer twice.
         return [*(sequence._replace(answer_start=-1) for sequence in kept[:-1]), kept[-1]._replace(counts=counts)]
 
@@ -183,6 +184,7 @@ class Tokeniser:
             prompt=(questions[-1] if questions else "") or "",
             reference=reference(messages[span.message]) or without_guards(text.text[span.start : span.end]),
             is_cut=len(ids) > limit,
+            target_answers=len(whole),
             answer_start=start,
             prompt_ids=None if prompt is None or prompt == ids[:start] else prompt,
         )
