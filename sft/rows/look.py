@@ -11,6 +11,7 @@ from sft.rows import forms
 from sft.rows.bad_rows import BadRows
 from sft.rows.files import Row, local_files, read_file
 from sft.rows.forms import prompt_response
+from sft.rows.forms.columns import Columns
 from sft.settings.fields import Settings
 
 LOOK_ROWS = 10_000  # of each file
@@ -60,5 +61,5 @@ def check_columns(rows: list[Row], settings: Settings) -> None:
 
     Rows of another form have no such columns; one of them is enough to leave it to the rows' own errors.
     """
-    if all(forms.form_of(row, settings) is prompt_response for row in rows):
+    if not any(forms.forms_of(Columns.of(row, "", settings)) for row in rows):
         prompt_response.check_columns(rows, settings)

@@ -12,18 +12,16 @@ from sft.errors import DataError
 from sft.rows.files import Row
 from sft.rows.values import check_keys, checked_json, checked_list, checked_object, checked_text, is_filled, quoted
 
-COLUMNS = ("tools", "functions")  # `functions` is OpenAI's older name
 SCHEMA = '[{"type": "function", "function": {"name": …, "parameters": {…}}}, …]'
 CALL = '[{"type": "function", "function": {"name": …, "arguments": {…}}}, …]'
 VALUES = ("default", "const", "enum", "examples")  # words of JSON Schema that hold values, not schemas
 NAMED = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")  # that hold schemas by name
 
 
-def tools_of(row: Row, where: str) -> tuple[Mapping[str, object], ...]:
-    """Return the JSON schemas in the column `tools` or `functions` of a row, whatever its form. Raises DataError."""
-    filled = [column for column in COLUMNS if is_filled(row.get(column))]
+def tools_of(row: Row, where: str, filled: list[str]) -> tuple[Mapping[str, object], ...]:
+    """Return the JSON schemas in the `filled` column of tools of a row, whatever its form. Raises DataError."""
     if len(filled) > 1:
-        raise DataError(f"{where}: has both `tools` and `functions`; leave one of them")
+        raise DataError(f"{where}: has both `{filled[0]}` and `{filled[1]}`; leave one of them")
     if not filled:
         return ()
     what = f"`{filled[0]}`"

@@ -17,6 +17,7 @@ from sft.settings.kinds import (
     AskedForm,
     BaseBits,
     Bits,
+    Columns,
     Count,
     Device,
     Folder,
@@ -75,9 +76,16 @@ class Settings(BaseModel):
     dataset_config: OfData[Name] = Field("main", description="configuration of a hub data set")
     dataset_revision: OfData[Name] = Field("main", description="hub revision of the data set")
     prompt_column: OfData[Name] = Field(
-        "question", description="column with the prompt (unless rows have chat `messages`)"
+        "question", description="column with the prompt, if its name is not one that is recognised"
     )
-    response_column: OfData[Name] = Field("answer", description="column with the response; its tokens are the targets")
+    response_column: OfData[Name] = Field(
+        "answer", description="column with the response, whose tokens are the targets, if its name is not recognised"
+    )
+    columns: OfData[Columns] = Field(
+        "{}",
+        description="roles of columns whose names are not recognised, as JSON: prompt, response, system, input, "
+        'history, messages, tools or unused, as in {"hint": "input", "label": "unused"}',
+    )
     system_prompt: OfData[Text] = Field("", description="system message put before every prompt")
     max_length: OfData[Count] = Field(
         1024, ge=8, description="longest row in tokens; longer rows are cut at the end, counted and reported"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
@@ -25,6 +25,7 @@ Wandb = Literal["auto", "online", "offline", "disabled"]
 BaseBits = Literal[16, 4]
 TrainedAnswers = Literal["all", "last"]
 MarksInText = Literal["parse", "split"]
+ColumnRole = Literal["prompt", "response", "system", "input", "history", "messages", "tools", "unused"]
 AskedForm = Literal["auto", "number", "boxed", "choice", "text"]
 
 LARGEST = 2**31 - 1  # of any whole number: more is a typing error, and too large for arrays and timers
@@ -91,6 +92,15 @@ def json_object(text: str) -> str:
     return text or "{}"
 
 
+def column_roles(text: str) -> str:
+    """Check the text of a JSON object of columns and their roles. Raises ValueError."""
+    found = json.loads(json_object(text))
+    for column, role in found.items():
+        if role not in get_args(ColumnRole):
+            raise ValueError(f"gives {column!r} the role {role!r}, which is none of {', '.join(get_args(ColumnRole))}")
+    return text or "{}"
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be written in UTF-8: lone surrogates cannot."""
     try:
@@ -109,5 +119,6 @@ Count = Annotated[int, Field(le=LARGEST)]  # this limit wins over one of the fie
 Text = Annotated[str, AfterValidator(readable)]
 Name = Annotated[str, AfterValidator(plain)]
 Arguments = Annotated[str, AfterValidator(plain), AfterValidator(json_object)]
+Columns = Annotated[str, AfterValidator(plain), AfterValidator(column_roles)]
 Folder = Annotated[Path, AfterValidator(folder)]
 Secret = Annotated[SecretStr, AfterValidator(secret)]

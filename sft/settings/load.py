@@ -64,8 +64,8 @@ def load(
     names = Settings.model_fields
     values: dict[str, object] = dict(defaults or {})
     values |= {name.lower(): value for name, value in written.items() if name.lower() in names}
-    values |= {name: os.environ[name.upper()] for name in names if os.environ.get(name.upper())}
-    values |= given
+    around = variables.around(list(names))
+    values |= around | given
     while True:
         try:
             settings = Settings.model_validate(values)
@@ -79,8 +79,8 @@ def load(
     problems += rules.contradictions(settings)
     if problems:
         raise SettingsError(problems)
-    explicit = {name for name in names if name.upper() in written or os.environ.get(name.upper())}
-    settings.model_fields_set.intersection_update(explicit | set(given))
+    explicit = {name for name in names if name.upper() in written}
+    settings.model_fields_set.intersection_update(explicit | set(around) | set(given))
     redaction.know(list(settings.secrets().values()))
     return settings
 

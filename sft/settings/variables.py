@@ -44,6 +44,17 @@ def from_file(path: Path = ENV_FILE) -> dict[str, str]:
     return values
 
 
+def around(names: list[str]) -> dict[str, str]:
+    """Return the settings in the environment that are not empty, by their names as fields.
+
+    A number in COLUMNS is the width of the terminal, which shells export under the same name.
+    """
+    found = {name: os.environ[name.upper()] for name in names if os.environ.get(name.upper())}
+    if found.get("columns", "").strip().isdigit():
+        del found["columns"]
+    return found
+
+
 def words_behind_make() -> dict[str, str]:
     """Return the NAME=value words given behind `make` by their names; the Makefile passes them on as MAKE_SETTINGS."""
     words = re.split(r"(?<!\\)\s+", os.environ.get("MAKE_SETTINGS", ""))  # make writes a backslash before a value's own

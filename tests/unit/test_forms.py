@@ -12,6 +12,7 @@ from sft.rows import forms, look
 from sft.rows.conversation import Message
 from sft.rows.files import read_file
 from sft.rows.forms import messages, prompt_response
+from sft.rows.forms.columns import Columns
 from sft.rows.values import checked_text
 from sft.settings.load import load
 
@@ -25,10 +26,12 @@ def settings():
 
 
 def test_a_row_is_recognised_by_its_columns(settings):
-    assert forms.form_of(ROW, settings) is prompt_response
-    assert forms.form_of(CHAT, settings) is forms.form_of(ROW | CHAT, settings) is messages
-    assert forms.form_of(ROW | {"messages": None}, settings) is prompt_response
-    assert forms.form_of({"text": "x"}, settings) is prompt_response  # which says what is missing
+    def form_of(row):
+        return forms.forms_of(Columns.of(row, "a:1", settings))
+
+    assert form_of(ROW) == form_of(ROW | {"messages": None}) == [prompt_response]
+    assert form_of(CHAT) == form_of(CHAT | {"question": "hi"}) == [messages]
+    assert form_of({"text": "x"}) == []
 
 
 def test_every_form_gives_a_conversation(settings):
@@ -56,20 +59,22 @@ def test_an_answer_to_nothing_is_refused(settings):
 
 
 def test_a_form_is_added_by_one_line(settings, tmp_path, monkeypatch):
-    def convert(row, where, settings):
-        told, done = (checked_text(row[column], where, f"column {column!r}") for column in ("instruction", "output"))
+    def convert(columns):
+        told, done = (checked_text(columns.row[name], columns.where, f"column {name!r}") for name in ("task", "done"))
         return [Message("user", told), Message("assistant", done)]
 
-    form = SimpleNamespace(columns=lambda settings: ("instruction", "output"), convert=convert)
+    form = SimpleNamespace(
+        used=lambda columns: [name for name in columns.row if name in ("task", "done")], convert=convert
+    )
     path = tmp_path / "train.jsonl"
-    path.write_text(json.dumps({"instruction": "add 1 and 1", "output": "2"}) + "\n")
-    with pytest.raises(DataError, match="has no column 'question' but instruction, output"):
+    path.write_text(json.dumps({"task": "add 1 and 1", "done": "2"}) + "\n")
+    with pytest.raises(DataError, match="has no column 'question' but task, done"):
         forms.convert(json.loads(path.read_text()), "a:1", settings)
     monkeypatch.setattr(forms, "FORMS", (form, *forms.FORMS))
     look.check_first_rows(path, settings)
     assert forms.convert(json.loads(path.read_text()), "a:1", settings).messages[1] == Message("assistant", "2")
-    path.write_text(json.dumps({"instruction": "add 1 and 1", "output": 2}) + "\n")
-    with pytest.raises(DataError, match=r"train.jsonl:1: column 'output' is not text but int; write a string"):
+    path.write_text(json.dumps({"task": "add 1 and 1", "done": 2}) + "\n")
+    with pytest.raises(DataError, match=r"train.jsonl:1: column 'done' is not text but int; write a string"):
         look.check_first_rows(path, settings)
 
 
@@ -138,4 +143,4 @@ def test_the_first_look_names_every_row_that_the_run_would_refuse(settings, tmp_
 def test_every_row_in_the_documentation_is_one(settings):
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     rows = [json.loads(block) for block in re.findall("```json\n(.*?)```", text, re.DOTALL)]
-    assert len([forms.convert(row, "data.md", settings) for row in rows]) == 4
+    assert len([forms.convert(row, "data.md", settings) for row in rows]) == 5

@@ -10,6 +10,7 @@ from sft.errors import DataError
 from sft.rows import forms
 from sft.rows.conversation import ROLES, Conversation
 from sft.rows.files import read_file
+from sft.rows.forms import columns, sharegpt
 from sft.rows.values import is_filled
 from sft.settings.load import load
 
@@ -72,6 +73,19 @@ def test_any_row_is_a_conversation_or_an_error_that_names_it(row):
     for message in found.messages:
         assert message.content is not None or message.is_answer
         assert all(is_filled(value) for value in message.keys.values())
+
+
+COLUMN = st.sampled_from([*columns.ROLE_OF, "Question", "\nprompt", "text", "id"])
+PAIRS = st.lists(st.lists(st.text(max_size=3), min_size=1, max_size=3), max_size=2)
+FROM_VALUE = st.fixed_dictionaries(
+    {"from": st.sampled_from([*sharegpt.ROLES, *sharegpt.CALLS, "user"]) | ANYTHING}, optional={"value": PARTS}
+)
+VALUES = st.text(max_size=3) | st.lists(LIKELY | FROM_VALUE, max_size=3) | PAIRS | CALLS | ANYTHING
+
+
+@given(row=st.dictionaries(COLUMN, VALUES | VALUES.map(repr), max_size=5))
+def test_rows_of_all_forms_are_conversations_or_errors(row):
+    test_any_row_is_a_conversation_or_an_error_that_names_it.hypothesis.inner_test(row)
 
 
 SAFE = st.characters(exclude_categories=["Cs", "Cc"])
@@ -146,8 +160,8 @@ def rewritten_call(draw, call):
 def test_nothing_of_a_chat_is_lost_however_it_is_written(data, messages, tools, tmp_path_factory):
     written = [data.draw(rewritten(message)) for message in messages]
     flat = [tool["function"] for tool in tools]
-    columns = data.draw(st.sampled_from([{"tools": tools}, {"tools": flat}, {"functions": flat}]))
-    row = {"messages": written, **columns}
+    given_tools = data.draw(st.sampled_from([{"tools": tools}, {"tools": flat}, {"functions": flat}]))
+    row = {"messages": written, **given_tools}
     assert convert(row).as_dicts() == messages and list(convert(row).tools) == tools
     path = tmp_path_factory.mktemp("rows")
     (path / "a.jsonl").write_text(json.dumps(row, ensure_ascii=data.draw(st.booleans())) + "\n", encoding="utf-8")

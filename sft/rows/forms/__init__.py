@@ -1,16 +1,18 @@
-"""The forms in which a row may hold a conversation: one module per form.
+"""The forms in which a row may hold a conversation, recognised by its columns: one module per form.
 
 To add a form, write a module with the two functions of `Form` and put it into `FORMS`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from sft.errors import DataError
 from sft.rows.conversation import Conversation, Message
 from sft.rows.files import Row
-from sft.rows.forms import messages, prompt_response
+from sft.rows.forms import history, messages, prompt_response
+from sft.rows.forms.columns import Columns, quoted, without
 from sft.rows.tools import tools_of
 from sft.settings.fields import Settings
 
@@ -18,32 +20,72 @@ from sft.settings.fields import Settings
 class Form(Protocol):
     """What the module of a form offers."""
 
-    def columns(self, settings: Settings) -> tuple[str, ...]:
-        """Return the columns by which a row of this form is recognised: it has them all, and none is null."""
+    def used(self, columns: Columns) -> list[str]:
+        """Return the filled columns of a row that this form reads; nothing if the row is not of this form."""
 
-    def convert(self, row: Row, where: str, settings: Settings) -> list[Message]:
-        """Return the messages of a row of this form, in order.
-
-        `where` is the row's place ("train.jsonl:7"), with which every message of a DataError begins.
-        """
+    def convert(self, columns: Columns) -> list[Message]:
+        """Return the messages of a row of this form, in order. Every message of a DataError begins with its place."""
 
 
-# The first form whose columns a row has converts it. A row of no form is left to the last one, whose columns are
-# settings: it says which of them is missing.
 FORMS: tuple[Form, ...] = (messages, prompt_response)
 
 
-def form_of(row: Row, settings: Settings) -> Form:
-    """Return the form of a row."""
-    for form in FORMS:
-        if all(row.get(column) is not None for column in form.columns(settings)):
-            return form
-    return FORMS[-1]
+@dataclass(frozen=True)
+class Converted:
+    """What was made of a row."""
+
+    conversation: Conversation
+    used: tuple[str, ...]  # columns
 
 
 def convert(row: Row | DataError, where: str, settings: Settings) -> Conversation:
     """Return the conversation of a row. Raises DataError for one that could not be read or cannot be used."""
+    return converted(row, where, settings).conversation
+
+
+def converted(row: Row | DataError, where: str, settings: Settings) -> Converted:
+    """Return what a row is converted to. Raises DataError for one that could not be read or cannot be used."""
     if isinstance(row, DataError):
         raise row
-    found = form_of(row, settings).convert(row, where, settings)
-    return Conversation.of(found, where, settings.system_prompt, tools_of(row, where))
+    columns = Columns.of(row, where, settings)
+    found = forms_of(columns)
+    if not found:
+        raise refused(columns)
+    conversation = conversation_of(found[0], columns, settings)
+    if any(conversation_of(form, columns, settings) != conversation for form in found[1:]):
+        raise two_forms(found, columns)
+    return Converted(conversation, (*found[0].used(columns), *columns.all_of("tools")))
+
+
+def forms_of(columns: Columns) -> list[Form]:
+    """Return the forms that a row has all columns of. Columns that the settings name are preferred to messages."""
+    found = [form for form in FORMS if form.used(columns)]
+    named = {"prompt", "response"} & set(columns.named.values())
+    if named and prompt_response in found:
+        return [prompt_response]
+    return found
+
+
+def conversation_of(form: Form, columns: Columns, settings: Settings) -> Conversation:
+    """Return the conversation that a form finds in a row. Raises DataError."""
+    tools = tools_of(columns.row, columns.where, columns.all_of("tools"))
+    found = history.with_system(columns, form.convert(columns))
+    return Conversation.of(found, columns.where, settings.system_prompt, tools)
+
+
+def refused(columns: Columns) -> DataError:
+    """Return what is wrong with a row of no form: with its messages, if it has that column, or with its prompt."""
+    for name in columns.candidates("messages"):
+        if columns.row.get(name) is not None:
+            try:
+                Conversation.of(messages.messages_of(columns.row[name], columns.where, f"`{name}`"), columns.where)
+            except DataError as error:
+                return error
+    return prompt_response.refuse(columns)
+
+
+def two_forms(found: list[Form], columns: Columns) -> DataError:
+    """Return the error for a row that holds a conversation twice, in different words."""
+    names = " and in ".join(quoted(form.used(columns)) for form in found)
+    remedy = f"leave one out, as in {without(found[-1].used(columns)[-1])}"
+    return DataError(f"{columns.where}: holds two conversations, in {names}, which are not the same; {remedy}")

@@ -9,25 +9,32 @@ from __future__ import annotations
 from sft.errors import DataError, shown
 from sft.rows.content import text_of
 from sft.rows.conversation import REASONING, Message, Role, checked_role
-from sft.rows.files import Row
+from sft.rows.forms import sharegpt
+from sft.rows.forms.columns import Columns
 from sft.rows.tools import calls_of
 from sft.rows.values import checked_json, checked_list, checked_text, is_filled, quoted
-from sft.settings.fields import Settings
 
 MARKS = ("weight", "train", "loss")  # OpenAI's, axolotl's and ms-swift's key for an answer that is context only
 OWN = ("role", "content", *MARKS)  # the keys that Message has fields for
 EXAMPLE = '[{"role": …, "content": …}, …]'
 
 
-def columns(settings: Settings) -> tuple[str, ...]:
-    """Return the column of a chat."""
-    return ("messages",)
+def used(columns: Columns) -> list[str]:
+    """Return the columns of a chat."""
+    return columns.all_of("messages", "system") if columns.filled.get("messages") else []
 
 
-def convert(row: Row, where: str, settings: Settings) -> list[Message]:
-    """Return the messages. The list may be text that holds JSON, as in a csv file."""
-    entries = checked_list(row["messages"], where, "`messages`", EXAMPLE)
-    return [message_of(entry, f"{where}: message {number}") for number, entry in enumerate(entries, 1)]
+def convert(columns: Columns) -> list[Message]:
+    """Return the messages."""
+    name = columns.one("messages")
+    return messages_of(columns.row[name], columns.where, f"`{shown(name)}`")
+
+
+def messages_of(value: object, where: str, what: str) -> list[Message]:
+    """Return the messages in a list, which may be text that holds JSON, as in a csv file. Raises DataError."""
+    entries = checked_list(value, where, what, EXAMPLE)
+    numbered = ((entry, f"{where}: message {number}") for number, entry in enumerate(entries, 1))
+    return [message_of(sharegpt.as_openai(entry, where), where) for entry, where in numbered]
 
 
 def message_of(entry: dict[str, object], where: str) -> Message:

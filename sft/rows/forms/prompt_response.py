@@ -1,53 +1,116 @@
-"""A question and its answer in two columns: `{"question": "…", "answer": "…"}`.
+"""A prompt and its response in two columns: `{"question": "…", "answer": "…"}`. Both are texts or lists of messages.
 
-PROMPT_COLUMN and RESPONSE_COLUMN name the columns; the defaults are those of GSM8K:
+GSM8K has question and answer, alpaca instruction and output, TRL prompt and completion (as text, which TRL trains
+without a template, or as messages), Dolly instruction, context and response:
 https://huggingface.co/datasets/openai/gsm8k
+https://github.com/tatsu-lab/stanford_alpaca#data-release
+https://huggingface.co/docs/trl/dataset_formats
+https://huggingface.co/datasets/databricks/databricks-dolly-15k
 """
 
 from __future__ import annotations
 
 import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
 
 from sft.errors import DataError, SettingsError, shown, wrong
 from sft.rows.conversation import Message
 from sft.rows.files import Row
+from sft.rows.forms import history, messages
+from sft.rows.forms.columns import NAMES, Columns, without
 from sft.rows.values import checked_text
 from sft.settings.fields import Settings
+from sft.settings.kinds import ColumnRole
+
+SETTINGS: Mapping[ColumnRole, str] = {"prompt": "PROMPT_COLUMN", "response": "RESPONSE_COLUMN"}
 
 
-def columns(settings: Settings) -> tuple[str, ...]:
-    """Return the columns that the settings name."""
-    return settings.prompt_column, settings.response_column
+def used(columns: Columns) -> list[str]:
+    """Return the columns of a prompt and its response, and those that belong to the prompt."""
+    if not (prompts(columns) and columns.filled.get("response")):
+        return []
+    return list(dict.fromkeys([*prompts(columns), *columns.all_of("input", "response", "system", "history")]))
 
 
-def convert(row: Row, where: str, settings: Settings) -> list[Message]:
-    """Return the two messages. Raises DataError for a missing or empty column."""
-    for setting, column in named(settings):
-        if column not in row:
-            what = f"has no column {shown(repr(column))} but {names_of([row])}"
-            raise DataError(f"{where}: {what}; {remedy(setting, column, [row])}")
-        text = checked_text(row[column], where, f"column {column!r}")
-        if not text.strip():
-            no_target = ", so no target token" if setting == "RESPONSE_COLUMN" else ""
-            raise DataError(f"{where}: column {column!r} is empty{no_target}; fill it or remove the row")
-    prompt, response = (str(row[column]) for column in columns(settings))
-    return [Message("user", prompt), Message("assistant", response)]
+def prompts(columns: Columns) -> list[str]:
+    """Return the filled columns of the prompt: `input` if there is no other, as in rows of input and output."""
+    if found := columns.all_of("prompt"):
+        return found
+    named = "prompt" in columns.named.values()
+    return [] if named else [name for name in columns.all_of("input") if name.strip().lower() == "input"]
+
+
+def convert(columns: Columns) -> list[Message]:
+    """Return the messages. The answers in a prompt that is a list of messages are context."""
+    prompt = columns.one("prompt") if columns.filled.get("prompt") else prompts(columns)[0]
+    response = columns.one("response")
+    asked = chat_in(columns, prompt)
+    before = [replace(message, is_target=message.role != "assistant") for message in asked]
+    if asked and columns.filled.get("input"):
+        extra = columns.all_of("input")[0]
+        what = f"column {prompt!r} is a list of messages, to which the column {extra!r} cannot be added"
+        raise DataError(f"{columns.where}: {what}; remove it, or set {without(extra)}")
+    if not asked:
+        before = [Message("user", history.prompt_of(columns, prompt))]
+    answers = chat_in(columns, response) or [Message("assistant", text_in(columns, response))]
+    if not any(message.is_answer for message in answers):
+        raise DataError(f"{columns.where}: column {response!r} has no assistant message, so no target token; add one")
+    return [*history.history_of(columns), *before, *answers]
+
+
+def text_in(columns: Columns, name: str) -> str:
+    """Return the text in a column. Raises DataError."""
+    return checked_text(columns.row[name], columns.where, f"column {name!r}")
+
+
+def chat_in(columns: Columns, name: str) -> list[Message]:
+    """Return the messages in a column, which may be text that holds JSON; nothing if it is an ordinary text."""
+    value = columns.row[name]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return []
+    if not isinstance(value, list) or not value:
+        return []
+    is_chat = all(isinstance(entry, dict) and ("role" in entry or "from" in entry) for entry in value)
+    return messages.messages_of(columns.row[name], columns.where, f"column {name!r}") if is_chat else []
+
+
+def refuse(columns: Columns) -> DataError:
+    """Return what is wrong with a row of no form: the first column that is missing, not text, or empty."""
+    for role, setting in SETTINGS.items():
+        names = columns.candidates(role)
+        there = [name for name in names if name in columns.row]
+        if not there:
+            column = names[0] if names else NAMES[role][0]
+            what = f"has no column {shown(repr(column))} but {names_of([columns.row])}"
+            return DataError(f"{columns.where}: {what}; {remedy(setting, column, [columns.row])}")
+        if columns.filled.get(role):
+            continue
+        try:
+            text_in(columns, there[0])
+        except DataError as error:
+            return error
+        no_target = ", so no target token" if role == "response" else ""
+        what = f"column {there[0]!r} is empty{no_target}"
+        return DataError(f"{columns.where}: {what}; fill it or remove the row")
+    return DataError(f"{columns.where}: holds no conversation")
 
 
 def check_columns(rows: list[Row], settings: Settings) -> None:
-    """Raise SettingsError for a column that none of the `rows`, all of this form, has: then the setting is wrong."""
+    """Raise SettingsError for a column that none of the `rows`, all of no form, has: then the setting is wrong."""
     problems = []
-    for setting, column in named(settings):
-        if rows and not any(column in row for row in rows):
+    for role, setting in SETTINGS.items():
+        named = [Columns.of(row, "", settings).candidates(role) for row in rows]
+        if rows and not any(name in row for row, names in zip(rows, named, strict=True) for name in names):
+            column = named[0][0] if named[0] else NAMES[role][0]
             what = f"no row of {settings.dataset} has that column but {names_of(rows)}"
             problems.append(wrong(setting, column, what, remedy(setting, column, rows)))
     if problems:
         raise SettingsError(problems)
-
-
-def named(settings: Settings) -> tuple[tuple[str, str], ...]:
-    """Return each setting that names a column, with the column."""
-    return ("PROMPT_COLUMN", settings.prompt_column), ("RESPONSE_COLUMN", settings.response_column)
 
 
 def names_of(rows: list[Row]) -> str:
@@ -57,5 +120,8 @@ def names_of(rows: list[Row]) -> str:
 
 def remedy(setting: str, column: str, rows: list[Row]) -> str:
     """Return what to do if rows lack the column that a setting names: the column that was probably meant, if any."""
-    near = difflib.get_close_matches(column, {str(name) for row in rows for name in row}, n=1)
+    names = list(dict.fromkeys(str(name) for row in rows for name in row))
+    if names == ["text"]:
+        return "plain text is not trained on: write a prompt and a response"
+    near = difflib.get_close_matches(column, names, n=1)
     return f"did you mean {setting}={shown(near[0])}?" if near else f"set {setting} to one of them"

@@ -29,7 +29,7 @@ CODE = (  # modules that decide the tokens
     "sources", "chat_template", "probe", "answers", "completeness", "marks", "encode", "tokenise", "rows",
 )  # fmt: skip
 OF_TOKENS = (  # settings that decide the tokens of a row
-    "prompt_column", "response_column", "system_prompt", "max_length", "chat_template_arguments", "train_on",
+    "prompt_column", "response_column", "columns", "system_prompt", "max_length", "chat_template_arguments", "train_on",
     "special_tokens_in_text",
 )  # fmt: skip
 

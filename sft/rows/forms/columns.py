@@ -1,0 +1,101 @@
+"""Which column of a row has which role: by its name, or as COLUMNS, PROMPT_COLUMN and RESPONSE_COLUMN say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sft.errors import DataError, shown
+from sft.rows.files import Row
+from sft.rows.values import is_filled
+from sft.settings.fields import Settings
+from sft.settings.kinds import ColumnRole
+
+# The names by which a role is recognised, in capitals too. Where they come from: the modules of the forms.
+NAMES: Mapping[ColumnRole, tuple[str, ...]] = {
+    "messages": ("messages", "conversations", "conversation"),
+    "prompt": ("question", "prompt", "instruction", "query"),
+    "response": ("answer", "response", "output", "completion"),
+    "input": ("input", "context"),
+    "system": ("system", "system_prompt"),
+    "history": ("history",),
+    "tools": ("tools", "functions"),
+}
+ROLE_OF: Mapping[str, ColumnRole] = {name: role for role, names in NAMES.items() for name in names}
+DEFAULTS = {name: Settings.model_fields[name].default for name in ("prompt_column", "response_column")}
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of a row."""
+
+    row: Row
+    where: str
+    named: Mapping[str, ColumnRole]  # by the settings; names that are recognised are not looked for in these roles
+    filled: Mapping[ColumnRole, list[str]]  # those that say something
+
+    @classmethod
+    def of(cls, row: Row, where: str, settings: Settings) -> Columns:
+        """Return the columns of a row by their roles."""
+        named = named_roles(settings.prompt_column, settings.response_column, settings.columns)
+        taken = set(named.values())
+        filled: dict[ColumnRole, list[str]] = {}
+        for column, value in row.items():
+            role = named.get(column) or recognised(column)
+            if role and (column in named or role not in taken) and says_something(value):
+                filled.setdefault(role, []).append(column)
+        return cls(row, where, named, filled)
+
+    def all_of(self, *roles: ColumnRole) -> list[str]:
+        """Return the filled columns that have one of these roles."""
+        return [column for role in roles for column in self.filled.get(role, ())]
+
+    def one(self, role: ColumnRole) -> str:
+        """Return the filled column of a role. Raises DataError for two that do not say the same."""
+        first, *others = self.filled[role]
+        for other in others:
+            if self.row[other] != self.row[first]:
+                both = f"the columns {quoted([first, other], ' and ')} could both be the {role}"
+                raise DataError(f"{self.where}: {both}, and are not the same; leave one out, as in {without(other)}")
+        return first
+
+    def candidates(self, role: ColumnRole) -> list[str]:
+        """Return the names of a role's columns: those that the settings name, or those by which it is recognised."""
+        named = [column for column, given in self.named.items() if given == role]
+        return named or [column for column in self.row if recognised(column) == role and column not in self.named]
+
+
+def quoted(names: Iterable[str], between: str = ", ") -> str:
+    """Return the names of columns for a message."""
+    return between.join(f"`{shown(name)}`" for name in names)
+
+
+def without(name: str) -> str:
+    """Return the setting that leaves a column out, for a remedy."""
+    return f"COLUMNS={json.dumps({name: 'unused'})}"
+
+
+def recognised(column: str) -> ColumnRole | None:
+    """Return the role that a column has by its name alone."""
+    return ROLE_OF.get(column) or (ROLE_OF.get(column.strip().lower()) if isinstance(column, str) else None)
+
+
+def says_something(value: object) -> bool:
+    """Whether a column has more than white space."""
+    return bool(value.strip()) if isinstance(value, str) else is_filled(value)
+
+
+@lru_cache(maxsize=16)
+def named_roles(prompt: str, response: str, columns: str) -> Mapping[str, ColumnRole]:
+    """Return the roles that the settings PROMPT_COLUMN, RESPONSE_COLUMN and COLUMNS give to columns.
+
+    The defaults of the first two name nothing: they are among the names that are recognised.
+    """
+    named: dict[str, ColumnRole] = {}
+    if prompt != DEFAULTS["prompt_column"]:
+        named[prompt] = "prompt"
+    if response != DEFAULTS["response_column"]:
+        named[response] = "response"
+    return named | json.loads(columns)

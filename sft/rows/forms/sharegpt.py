@@ -1,0 +1,52 @@
+"""Messages as ShareGPT has them: `{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}`.
+
+The names of the roles are those of LLaMA-Factory, axolotl and ms-swift:
+https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md
+https://docs.axolotl.ai/docs/dataset-formats/conversation.html
+https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
+"""
+
+from __future__ import annotations
+
+from sft.errors import DataError, shown
+from sft.rows.values import is_filled
+
+KEYS = {"from": "role", "value": "content"}
+ROLES = {
+    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "chatbot": "assistant", "model": "assistant", "ai": "assistant", "observation": "tool",
+    "function_response": "tool", "tool_response": "tool",
+}  # fmt: skip
+CALLS = ("function_call", "tool_call")  # roles of a message whose content is a call, or a list of calls, as JSON
+
+
+def as_openai(entry: dict[str, object], where: str) -> dict[str, object]:
+    """Return a message with the keys and roles of OpenAI's form. Raises DataError.
+
+    >>> as_openai({"from": "human", "value": "Hi"}, "")
+    {'role': 'user', 'content': 'Hi'}
+    """
+    for key, other in KEYS.items():
+        if is_filled(entry.get(key)) and is_filled(entry.get(other)):
+            raise DataError(f"{where}: has both `{key}` and `{other}`; leave one of them")
+    empty = [key for names in KEYS.items() for key in names if key in entry and not is_filled(entry[key])]
+    # Of the two names of a key, the one that says nothing must not replace the other.
+    found = {KEYS.get(key, key): value for key, value in entry.items() if key not in empty}
+    found |= {KEYS.get(key, key): entry[key] for key in empty if KEYS.get(key, key) not in found}
+    role = found.get("role")
+    if not isinstance(role, str):
+        return found
+    name = role.strip().lower()
+    if name in CALLS:
+        return called(found, where, name)
+    return found | {"role": ROLES.get(name, name if "from" in entry else role)}
+
+
+def called(found: dict[str, object], where: str, role: str) -> dict[str, object]:
+    """Return a message whose content is a call as one of the assistant with `tool_calls`. Raises DataError."""
+    calls = found.pop("content", None)
+    if not is_filled(calls) or (isinstance(calls, str) and not calls.lstrip().startswith(("{", "["))):
+        what = f"the role is {shown(role)}, but its text is not JSON"
+        raise DataError(f'{where}: {what}; write {{"name": …, "arguments": {{…}}}}, or use the role gpt for words')
+    is_list = isinstance(calls, list) or (isinstance(calls, str) and calls.lstrip().startswith("["))
+    return found | {"role": "assistant", "content": None, "tool_calls": calls if is_list else [calls]}

@@ -1,0 +1,187 @@
+"""Rows as the users of other trainers have them: the same conversation as the same content in `messages`."""
+
+import csv
+import json
+
+import pytest
+
+from sft.errors import DataError, SettingsError
+from sft.rows import forms, look
+from sft.rows.files import read_file
+from sft.settings.load import load
+
+SYSTEM, ASK, ANSWER = "Answer in French.", "The colour of snow?", "Blanc"
+EARLIER, BEFORE = "The colour of blood?", "Rouge"
+WEATHER = {"name": "weather", "description": "of a town", "parameters": {"type": "object", "properties": {}}}
+CALL = {"name": "weather", "arguments": {"town": "Oslo"}}
+
+
+def convert(row, **settings):
+    return forms.convert(row, "a.jsonl:7", load(None, **settings))
+
+
+def chat(*turns, **columns):
+    """Return the conversation of a row with `messages`: (role, content) each."""
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return convert({"messages": messages, **columns})
+
+
+def refused(row, **settings):
+    with pytest.raises(DataError) as caught:
+        convert(row, **settings)
+    return str(caught.value)
+
+
+ONE = chat(("user", ASK), ("assistant", ANSWER))
+USER, ASSISTANT = {"role": "user", "content": ASK}, {"role": "assistant", "content": ANSWER}
+HUMAN, GPT = {"from": "human", "value": ASK}, {"from": "gpt", "value": ANSWER}
+
+
+@pytest.mark.parametrize("prompt", ["prompt", "question", "instruction", "query", "Question", "input"])
+@pytest.mark.parametrize("response", ["response", "answer", "output", "completion", "Answer"])
+def test_a_prompt_and_its_response_have_many_names(prompt, response):
+    assert convert({"id": 7, prompt: ASK, response: ANSWER}) == ONE
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [HUMAN, GPT]},
+        {"messages": [HUMAN, GPT]},
+        {"conversations": [USER, ASSISTANT]},
+        {"conversation": [HUMAN | {"from": "user"}, GPT | {"from": "assistant"}]},
+        {"conversations": [HUMAN | {"from": "Human"}, GPT | {"from": "GPT"}]},
+        {"conversations": [HUMAN, GPT | {"from": "chatbot"}]},
+        {"messages": [HUMAN | {"role": None}, GPT | {"content": ""}]},
+        {"messages": [USER, ASSISTANT | {"role": "model"}]},
+        {"prompt": [USER], "completion": [ASSISTANT]},
+        {"prompt": json.dumps([USER]), "completion": json.dumps([ASSISTANT])},
+        {"prompt": [HUMAN], "completion": [GPT]},
+        {"prompt": [USER], "completion": ANSWER},
+        {"instruction": ASK, "input": "", "output": ANSWER, "system": "", "history": []},
+        {"instruction": "", "input": ASK, "output": ANSWER, "history": None},
+        {"messages": [USER, ASSISTANT], "prompt": ASK, "response": ANSWER},
+        {"messages": None, "conversations": [HUMAN, GPT]},
+        {"messages": [USER, ASSISTANT], "conversations": [USER, ASSISTANT]},
+    ],
+)
+def test_one_turn_is_the_same_in_every_form(row, tmp_path):
+    assert convert(row) == ONE
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        values = [json.dumps(value) if isinstance(value, list) else value for value in row.values()]
+        csv.writer(file).writerows([row, values])
+    ((where, read),) = read_file(tmp_path / "a.csv")
+    assert forms.convert(read, where, load(None)) == ONE
+
+
+def test_the_input_of_an_alpaca_row_follows_the_instruction_on_a_new_line():
+    expected = chat(("user", "Translate.\nWhite"), ("assistant", ANSWER))
+    assert convert({"instruction": "Translate.", "input": "White", "output": ANSWER}) == expected
+    assert convert({"instruction": "Translate.", "context": "White", "response": ANSWER}) == expected
+    named = {"PROMPT_COLUMN": "instruction", "RESPONSE_COLUMN": "output"}
+    named = {name.lower(): value for name, value in named.items()}
+    assert convert({"instruction": "Translate.", "input": "White", "output": ANSWER}, **named) == expected
+
+
+def test_system_and_history_of_a_row_come_first():
+    expected = chat(("system", SYSTEM), ("user", EARLIER), ("assistant", BEFORE), ("user", ASK), ("assistant", ANSWER))
+    row = {"instruction": ASK, "output": ANSWER, "system": SYSTEM}
+    assert convert(row | {"history": [[EARLIER, BEFORE]]}) == expected
+    assert convert(row | {"history": json.dumps([[EARLIER, BEFORE]])}) == expected
+    assert convert(row | {"history": [HUMAN | {"value": EARLIER}, GPT | {"value": BEFORE}]}) == expected
+    assert all(message.is_target for message in expected.messages)  # also the answer in the history
+    chatted = {"conversations": [HUMAN, GPT], "system": SYSTEM}
+    assert convert(chatted) == convert(chatted | {"conversations": [{"from": "system", "value": SYSTEM}, HUMAN, GPT]})
+    assert convert(chatted, system_prompt="Be brief.") == chat(("system", SYSTEM), ("user", ASK), ("assistant", ANSWER))
+
+
+def test_calls_and_results_of_sharegpt_are_those_of_openai():
+    turns = [
+        HUMAN,
+        {"from": "function_call", "value": json.dumps(CALL)},
+        {"from": "observation", "value": "4 C"},
+        GPT,
+    ]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": CALL}]}
+    expected = convert({"messages": [USER, call, {"role": "tool", "content": "4 C"}, ASSISTANT], "tools": [WEATHER]})
+    assert convert({"conversations": turns, "tools": json.dumps([WEATHER])}) == expected
+    turns[1] = {"role": "tool_call", "content": json.dumps([CALL])}
+    turns[2] = {"role": "tool_response", "content": "4 C"}
+    assert convert({"messages": turns, "functions": [WEATHER]}) == expected
+    assert "but its text is not JSON" in refused({"conversations": [HUMAN, GPT | {"from": "function_call"}]})
+
+
+def test_the_answers_in_a_prompt_of_messages_are_context():
+    prompt = [{"role": "user", "content": EARLIER}, {"role": "assistant", "content": BEFORE}, USER]
+    found = convert({"prompt": prompt, "completion": [ASSISTANT]})
+    assert [message.content for message in found.messages if message.role == "assistant" and message.is_target] == [
+        ANSWER
+    ]
+    assert found.as_dicts() == [*prompt, ASSISTANT]
+
+
+def test_a_text_that_only_looks_like_a_list_stays_a_text():
+    assert convert({"prompt": "[1, 2] sorted?", "completion": "[1, 2]"}).messages[1].content == "[1, 2]"
+    assert convert({"prompt": "[{}]", "completion": "[]"}).messages[0].content == "[{}]"
+
+
+def test_the_settings_name_columns():
+    row = {"Frage": ASK, "Antwort": ANSWER, "Rolle": SYSTEM, "Hinweis": "One word."}
+    roles = {"Frage": "prompt", "Antwort": "response", "Rolle": "system", "Hinweis": "input"}
+    expected = chat(("system", SYSTEM), ("user", f"{ASK}\nOne word."), ("assistant", ANSWER))
+    assert convert(row, columns=json.dumps(roles)) == expected
+    assert convert({"x": [USER, ASSISTANT], "y": [WEATHER]}, columns='{"x": "messages", "y": "tools"}').tools
+    both = {"messages": [USER, {"role": "assistant", "content": "White"}], "a": ASK, "b": ANSWER}
+    assert convert(both, prompt_column="a", response_column="b") == ONE
+    assert convert({"query": ASK, "question": "?", "answer": ANSWER}, columns='{"question": "unused"}') == ONE
+    assert convert({"ask": ASK, "question": "?", "output": ANSWER}, prompt_column="ask") == ONE
+    message = r"""COLUMNS=.*gives 'a' the role 'target', which is none of prompt, response, .*unused; correct it"""
+    with pytest.raises(SettingsError, match=message):
+        load(None, columns='{"a": "target"}')
+
+
+def test_the_width_of_the_terminal_is_not_a_setting(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert load(None).columns == "{}" and not load(None).is_explicit("columns")
+    monkeypatch.setenv("COLUMNS", '{"a": "prompt"}')
+    assert load(None).columns == '{"a": "prompt"}'
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"messages": [USER, ASSISTANT], "prompt": ASK, "response": "White"},
+            "holds two conversations, in `messages` and in `prompt`, `response`, which are not the same; leave one out",
+        ),
+        (
+            {"question": ASK, "prompt": "Hi", "answer": ANSWER},
+            "the columns `question` and `prompt` could both be the prompt, and are not the same; leave one out, as in "
+            'COLUMNS={"prompt": "unused"}',
+        ),
+        ({"conversations": [HUMAN, GPT], "messages": [USER]}, "could both be the messages"),
+        ({"conversations": [HUMAN | {"role": "user"}, GPT]}, "message 1: has both `from` and `role`; leave one"),
+        ({"conversations": [HUMAN | {"content": "x"}, GPT]}, "message 1: has both `value` and `content`; leave one"),
+        ({"conversations": [HUMAN, {"value": "x"}]}, "message 2: has no `role`"),
+        ({"conversations": [HUMAN, GPT | {"from": "narrator"}]}, "message 2: role 'narrator' is unknown"),
+        ({"conversations": [HUMAN, GPT | {"value": 4}]}, "message 2: `content` is not text but int"),
+        ({"conversations": [HUMAN]}, "has no assistant message, so no target token"),
+        ({"prompt": [USER], "completion": [USER]}, "column 'completion' has no assistant message"),
+        ({"prompt": [USER], "input": "x", "completion": "y"}, "is a list of messages, to which the column 'input'"),
+        ({"instruction": ASK, "output": ANSWER, "history": "x"}, "column 'history' is not a list but text"),
+        ({"instruction": ASK, "output": ANSWER, "history": [["a"]]}, "turn 1 of column 'history' is not a pair"),
+        ({"instruction": ASK, "output": ANSWER, "history": [["a", 1]]}, "turn 1 of column 'history' is not text"),
+        ({"instruction": ASK, "output": ANSWER, "input": 3}, "column 'input' is not text but int"),
+        ({"instruction": ASK, "output": ["a", "b"]}, "column 'output' is not text but a list"),
+        ({"instruction": ASK, "output": " "}, "column 'output' is empty, so no target token"),
+        ({"messages": [{"role": "system", "content": "x"}, USER, ASSISTANT], "system": "y"}, "`system` too"),
+        ({"text": "Once there was a fox."}, "plain text is not trained on: write a prompt and a response"),
+        ({"prompt": ASK, "reply": ANSWER}, "has no column 'answer' but prompt, reply; set RESPONSE_COLUMN"),
+    ],
+)
+def test_what_cannot_be_read_is_named(row, message, tmp_path):
+    assert refused(row).startswith("a.jsonl:7: ") and message in refused(row) and refused(row).isprintable()
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises((DataError, SettingsError)):
+        look.check_first_rows(path, load(None))
