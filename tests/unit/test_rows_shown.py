@@ -173,6 +173,7 @@ def test_of_a_long_row_the_middle_of_each_piece_is_left_out_and_the_borders_stay
     )
     text = printed(shown(row(long)), width=10_000)
     assert "[… 8,208 characters left out …]" in text and "QUESTION«ANSWER" in text
+    assert "INDEX=7 shows it whole" in text
     assert "left out" not in printed(shown(row(long)), whole=True, width=100_000)
     assert len(text) < 3 * LONG_PIECE
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sft.errors import shown
-from sft.host.rows.shorten import LeftOut, shortened
+from sft.host.rows.shorten import LONG_TOKENS, LeftOut, shortened
 from sft.host.rows.visible import visible
 from sft.host.rows.words import answers, counted, cut, size, title, warnings
 from sft.run.shown_rows import Kind, Piece, Sequence, ShownRow, ShownRows
@@ -46,6 +46,8 @@ class Writer:
         yield Text(f"── {shown(title(row, self.found), 300)}", "bold")
         yield Text(answers(row.target_answers, row.answers))
         yield from (Text(line, "yellow") for line in warnings(row))
+        if not self.whole and any(sequence.tokens > LONG_TOKENS for sequence in row.sequences):
+            yield Text(f"long, so its middle is left out; INDEX={row.index} shows it whole")
         few = row.sequences if self.whole else row.sequences[:FEW_SEQUENCES]
         for number, sequence in enumerate(few, 1):
             if number > 1:
