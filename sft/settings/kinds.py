@@ -85,6 +85,7 @@ def json_object(text: str) -> str:
     """Check the text of a JSON object. Raises ValueError."""
     try:
         found = json.loads(text or "{}", object_pairs_hook=once)
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

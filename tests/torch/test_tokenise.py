@@ -8,7 +8,7 @@ from sft.errors import DataError
 from sft.rows.bad_rows import BadRows
 from sft.settings.load import load
 from sft.trainer.data import chat_template, probe, tokenise
-from sft.trainer.data.chat_template import DATE_STRING
+from sft.trainer.data.template_variables import DATE_STRING
 from sft.trainer.data.tokenise import Tokeniser
 
 ROW = {"question": "Ana has 3 eggs.", "answer": "3 + 2 = 5\n#### 5"}

@@ -98,6 +98,43 @@ def test_a_name_that_the_hub_may_have_is_left_to_it(name):
     load(None, dataset=name, model_name=name)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("mine.jinja", None, "no such file, and not one of chatml, plain; check the path"),
+        ("chatlm", None, "no such file, and not one of chatml, plain; check the path"),
+        ("mine.jinja", b" \n", "is empty; write a chat template into it"),
+        ("mine.jinja", b"\xe9", "cannot be read (it is not UTF-8 text); check the file"),
+        (
+            "tokenizer_config.json",
+            b'{"chat_template": "{{ messages }}"}',
+            "is JSON, such as tokenizer_config.json, and",
+        ),
+        ("data", None, "cannot be read (Is a directory); check the file"),
+    ],
+)
+def test_a_chat_template_that_is_none_is_refused(name, content, said):
+    if content is not None:
+        Path(name).write_bytes(content)
+    (line,) = refused(chat_template=name)
+    assert line.startswith(f"CHAT_TEMPLATE={name}: {said}")
+
+
+def test_a_chat_template_has_to_be_one_of_a_local_models(whole_model):
+    config = {"chat_template": [{"name": "rag", "template": "{{ messages }}"}]}
+    (whole_model / "tokenizer_config.json").write_text(json.dumps(config))
+    (whole_model / "additional_chat_templates").mkdir()
+    (whole_model / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
+    model = str(whole_model)
+    for name in ("default", "rag", "tool_use", "plain"):
+        inputs.check(load(None, **BASE | {"model_name": model, "chat_template": name}))
+    (line,) = refused(model_name=model, chat_template="tool-use")
+    assert "no such file, and not one of default, rag, tool_use, chatml, plain;" in line
+    inputs.check(
+        load(None, **BASE | {"model_name": "org/model", "chat_template": "rag"})
+    )  # on the hub there may be one
+
+
 def test_a_name_in_a_container_says_what_containers_see(monkeypatch):
     monkeypatch.setenv("SFT_CONTAINER", "1")
     where = "in this container, which sees data/, models/ and runs/ alone; "
@@ -105,6 +142,10 @@ def test_a_name_in_a_container_says_what_containers_see(monkeypatch):
     assert line.startswith(f"DATASET=data/x.jsonl: no such file or folder {where}")
     (line,) = refused(ds_config="mine.json")
     assert line.startswith(f"DS_CONFIG=mine.json: no such file {where}")
+    (line,) = refused(chat_template="mine.jinja")
+    assert line.startswith(
+        "CHAT_TEMPLATE=mine.jinja: no such file in this container, which sees data/, models/ and runs/"
+    )
 
 
 def test_columns_that_no_row_has_are_a_wrong_setting():

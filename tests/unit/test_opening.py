@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from sft.errors import UserError
+from sft.host.launch import inputs
 from sft.host.launch.open import open_run
 from sft.run import directory as runs
 from sft.run import lifecycle
@@ -105,3 +106,28 @@ def test_one_that_only_looks_keeps_no_run_from_starting(tmp_path):
     finally:
         looking.set()
         watcher.join()
+
+
+def opened(settings):
+    with open_run(decision(settings), lambda line: None) as run:
+        return run
+
+
+def test_a_run_keeps_the_chat_template_that_it_was_trained_with(tmp_path):
+    file = tmp_path / "mine.jinja"
+    file.write_text("\ufeff{{ messages }}")
+    settings = decided(
+        runs_path=tmp_path / "runs", run_name="a", model_name="tiny", dataset="demo", chat_template=str(file)
+    )
+    run = opened(settings)
+    assert run.chat_template.read_text() == "{{ messages }}"
+    file.write_text("{{ messages }}, changed")
+    assert opened(settings).chat_template.read_text() == "{{ messages }}, changed"  # it has not trained a step
+    run.final.mkdir()
+    file.write_text("{{ messages }}, changed again")
+    assert opened(settings).chat_template.read_text() == "{{ messages }}, changed"
+    file.unlink()
+    inputs.check(settings)
+    assert opened(settings).chat_template.read_text() == "{{ messages }}, changed"
+    with pytest.raises(UserError, match="CHAT_TEMPLATE=.*other.jinja: no such file"):
+        inputs.check(type(settings).of(settings, chat_template=str(tmp_path / "other.jinja")))

@@ -6,6 +6,7 @@ import os
 
 from rich.console import Console
 
+from sft import template_files
 from sft.errors import UserError
 from sft.host import provenance
 from sft.host.commands.report import conclude
@@ -78,6 +79,8 @@ def repeat(before: Run, console: Console) -> None:
     frozen = before.settings().freeze()
     if commit := inputs.model_commit if inputs else None:
         frozen["model_revision"] = commit
+    if changed_template(before):
+        frozen["chat_template"] = str(before.chat_template)
     settings = load.repeat(frozen)
     console.print(f"repeating {before.path}")
     now = provenance.current()
@@ -90,3 +93,15 @@ def repeat(before: Run, console: Console) -> None:
     run = train(settings, console)
     for line in provenance.differences(Start(inputs=inputs), provenance.read(run).began):
         console.print(f"  differs: {line}")
+
+
+def changed_template(run: Run) -> bool:
+    """Whether the file that CHAT_TEMPLATE names is not what a run was trained with, or is gone."""
+    if not run.chat_template.is_file():
+        return False
+    settings = run.settings()
+    path = template_files.file_of(settings)
+    try:
+        return path is None or template_files.read(path, settings.chat_template) != run.chat_template.read_text("utf-8")
+    except UserError:
+        return True

@@ -1,21 +1,22 @@
-"""Check model and data before a run directory is made: local files only, in about a second, without the network."""
+"""Check model, template and data before a run directory is made: local files only, without the network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from sft import model_files
+from sft import model_files, template_files
 from sft.errors import SettingsError, UserError, wrong
 from sft.host.plan import shapes
 from sft.rows import look
+from sft.run.directory import Run
 from sft.settings import variables
-from sft.settings.fields import DEMO, Settings
+from sft.settings.fields import DEMO, TINY, Settings
 
 
 def check(settings: Settings) -> None:
-    """Raise UserError with a line for everything that is wrong with the model or the rows."""
+    """Raise UserError with a line for everything that is wrong with the model, the chat template or the rows."""
     found: list[UserError] = []
-    checks: list[Callable[[Settings], None]] = [model, data]
+    checks: list[Callable[[Settings], None]] = [model, template, data]
     for check_one in checks:
         try:
             check_one(settings)
@@ -43,6 +44,30 @@ def known_config(settings: Settings) -> model_files.Config:
     cached = shapes.in_cache(settings)
     found = model_files.read_json(cached) if cached else shapes.built_in(settings.model_name)
     return found if isinstance(found, dict) else {}
+
+
+def template(settings: Settings) -> None:
+    """Check CHAT_TEMPLATE: a file, one of the project's, or one of the model's. Raises SettingsError.
+
+    A model that is still on the hub may have a template of any name; preparing the data finds out.
+    """
+    name = settings.chat_template
+    if path := template_files.file_of(settings):
+        template_files.read(path, name)
+    if not name or path or is_kept(settings):
+        return
+    folder = model_files.local_model(settings)
+    known = [*(template_files.in_folder(folder) if folder else []), *template_files.shipped()]
+    is_path = "/" in name or name.endswith(".jinja")
+    if name not in known and (folder or is_path or settings.model_name == TINY):
+        raise template_files.unknown(settings, known)
+
+
+def is_kept(settings: Settings) -> bool:
+    """Whether a run has a copy of CHAT_TEMPLATE's file, which may be gone: that run can be resumed and evaluated."""
+    runs = (Run(path) for path in settings.runs_path.glob("*"))
+    kept = (model_files.read_json(run.settings_file) for run in runs if run.chat_template.is_file())
+    return any(isinstance(one, dict) and one.get("chat_template") == settings.chat_template for one in kept)
 
 
 def data(settings: Settings) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sft import hostfile
+from sft import hostfile, template_files
 from sft.errors import shown
 from sft.host import provenance
 from sft.host.launch.decide import Decision
 from sft.host.plan import planner
 from sft.run import budget, files, lifecycle, unfinished
 from sft.run.directory import Run
-from sft.settings import deepspeed, rules, variables
+from sft.settings import deepspeed, rules
 from sft.settings.stages import Decided
 
 
@@ -52,9 +52,9 @@ def open_run(decision: Decision, say: Callable[[str], None]) -> Iterator[Run]:
 
 def keep_template(run: Run, settings: Decided) -> None:
     """Copy the file that CHAT_TEMPLATE names: a container does not see it, and it may change before the run resumes."""
-    path = variables.expanded(settings.chat_template)
-    if settings.chat_template and variables.is_there(path) and not (run.is_saved and run.chat_template.is_file()):
-        files.write_whole(run.chat_template, path.read_text(encoding="utf-8"))
+    path = template_files.file_of(settings)
+    if path and not (run.is_saved and run.chat_template.is_file()):
+        files.write_whole(run.chat_template, template_files.read(path, settings.chat_template))
 
 
 def how_it_starts(run: Run) -> str:

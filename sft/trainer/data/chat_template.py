@@ -9,21 +9,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from sft import template_files
 from sft.errors import SettingsError, shown, wrong
-from sft.settings import variables
 from sft.settings.fields import Settings
+from sft.trainer.data.template_variables import check_arguments, pinned, syntax_error
 
-SHIPPED = Path(__file__).with_name("templates")
-# Many templates print today's date: a model trained on Monday would see another prompt on Tuesday. This is the date
-# that the templates of Llama 3 take if there is no clock.
-DATE = datetime(2024, 7, 26)
-DATE_STRING = DATE.strftime("%d %b %Y")
-DATE_CODES = ("-d", "-m", "-H", "-I", "-M", *"aAbBcdDeFHIjmMpSTuUVwWxXyYzZ")  # of strftime
-TAKEN = ("messages", "tools", "add_generation_prompt")  # variables that rows and the project fill
 # The marks that a shipped template writes: each must be a token, or no answer would end in one.
 NEEDED = {"chatml": ("<|im_start|>", "<|im_end|>")}
 
@@ -42,7 +35,7 @@ class ChatTemplate:
 
     tokenizer: Any
     source: str  # whose it is, in words
-    setting: tuple[str, str]  # the setting to name in errors, and its value
+    settings: Settings
     is_missing: bool = False  # the model has none, and none was chosen
 
     @property
@@ -76,9 +69,9 @@ class ChatTemplate:
         text = "".join(self.templates.values())
         return next((name for name in ("enable_thinking", "thinking") if re.search(rf"\b{name}\b", text)), "")
 
-    def wrong(self, what: str, remedy: str) -> SettingsError:
+    def wrong(self, what: str) -> SettingsError:
         """Return the error of a template that cannot be used."""
-        return SettingsError([wrong(*self.setting, what, remedy)])
+        return wrong_template(self.settings, what)
 
 
 def load(folder: Path, settings: Settings, file: Path | None = None) -> ChatTemplate:
@@ -101,91 +94,44 @@ def load(folder: Path, settings: Settings, file: Path | None = None) -> ChatTemp
 def of(tokenizer: Any, settings: Settings, file: Path | None = None) -> ChatTemplate:
     """Give a tokenizer the template that the settings choose. Raises SettingsError."""
     is_missing = not tokenizer.chat_template and not settings.chat_template
-    source, texts = chosen(tokenizer.chat_template, settings, file)
+    source, texts = chosen(tokenizer, settings, file)
+    for text in texts.values():
+        if problem := syntax_error(text):
+            raise wrong_template(settings, f"is not valid Jinja ({shown(problem, 200)})")
     arguments = json.loads(settings.chat_template_arguments)
-    check_arguments(arguments, texts, settings)
-    needed = NEEDED.get(settings.chat_template, ())
-    if absent := [mark for mark in needed if mark not in tokenizer.get_vocab()]:
-        what = f"the tokenizer of {settings.model_name} has no {' and no '.join(absent)}"
-        raise SettingsError([wrong("CHAT_TEMPLATE", settings.chat_template, what, "use plain")])
-    pinned = {name: preamble(text, arguments) + text for name, text in texts.items()}
-    tokenizer.chat_template = pinned if set(pinned) != {"default"} else pinned["default"]
-    name = "CHAT_TEMPLATE" if settings.chat_template else "MODEL_NAME"
-    return ChatTemplate(tokenizer, source, (name, settings.chat_template or settings.model_name), is_missing)
+    check_arguments(arguments, texts.values(), tokenizer.special_tokens_map, settings)
+    texts = {name: pinned(text, arguments) for name, text in texts.items()}
+    tokenizer.chat_template = texts if set(texts) != {"default"} else texts["default"]
+    return ChatTemplate(tokenizer, source, settings, is_missing)
 
 
-def chosen(own: str | dict[str, str] | None, settings: Settings, file: Path | None) -> tuple[str, dict[str, str]]:
+def chosen(tokenizer: Any, settings: Settings, file: Path | None) -> tuple[str, dict[str, str]]:
     """Return whose template it is, in words, and its texts by name. Raises SettingsError."""
-    name = settings.chat_template
-    named = own if isinstance(own, dict) else {"default": own} if own else {}
-    shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.jinja"))}
-    if path := file_of(settings, file):
-        return f"the file {Path(name).name}", {"default": read(path, name)}
+    name, own = settings.chat_template, tokenizer.chat_template
+    named: dict[str, str] = own if isinstance(own, dict) else {"default": own} if own else {}
+    shipped = template_files.shipped()
+    if path := template_files.file_of(settings, file):
+        return f"the file {Path(name).name}", {"default": template_files.read(path, name)}
     if name in named:
         return f"the model's {name}", {"default": named[name]}
     if name in shipped:
-        return f"this project's {name}", {"default": read(shipped[name], name)}
+        if absent := [mark for mark in NEEDED.get(name, ()) if mark not in tokenizer.get_vocab()]:
+            what = f"the tokenizer of {settings.model_name} has no {' and no '.join(absent)}"
+            raise SettingsError([wrong("CHAT_TEMPLATE", name, what, "use plain")])
+        return f"this project's {name}", {"default": template_files.read(shipped[name], name)}
     if name:
-        what = f"no such file, and not one of {', '.join([*named, *shipped])}"
-        raise SettingsError([wrong("CHAT_TEMPLATE", name, what, "check the path")])
+        raise template_files.unknown(settings, [*named, *shipped])
     if not named:
-        return "this project's plain", {"default": read(shipped["plain"], "plain")}
+        return "this project's plain", {"default": template_files.read(shipped["plain"], "plain")}
     if "default" not in named:
         what = f"its tokenizer has the chat templates {', '.join(named)}, and none is the default"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "choose one with CHAT_TEMPLATE")])
     return "the model's own", named
 
 
-def file_of(settings: Settings, file: Path | None = None) -> Path | None:
-    """Return the file that CHAT_TEMPLATE names, the run's own copy if there is one; None if it names no file."""
-    path = variables.expanded(settings.chat_template)
-    return file or (path if settings.chat_template and variables.is_there(path) else None)
-
-
-def check_arguments(arguments: Mapping[str, object], texts: Mapping[str, str], settings: Settings) -> None:
-    """Raise SettingsError for variables that no template reads, or that are not for users to set."""
-    for name in arguments:
-        if not name.isidentifier() or name in TAKEN:
-            what = f"{shown(repr(name))} is not a variable that can be set"
-        elif not any(re.search(rf"\b{name}\b", text) for text in texts.values()):
-            what = f"the chat template does not read {shown(repr(name))}"
-        else:
-            continue
-        raise SettingsError([wrong("CHAT_TEMPLATE_ARGUMENTS", settings.chat_template_arguments, what, "leave it out")])
-
-
-def read(path: Path, name: str) -> str:
-    """Return the text of a template's file. Raises SettingsError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsError([wrong("CHAT_TEMPLATE", name, f"cannot be read ({reason})", "check the file")]) from None
-    if not text.strip():
-        raise SettingsError([wrong("CHAT_TEMPLATE", name, "is empty", "write a chat template into it")])
-    return text
-
-
-def preamble(text: str, arguments: Mapping[str, object]) -> str:
-    """Return a line to put before a template, so that its variables have these values where nobody gives others.
-
-    The newline at its end is not rendered: `trim_blocks` removes it. Without variables it is empty.
-    """
-    values = {"date_string": DATE_STRING} if "date_string" in text else {}
-    parts = [
-        f"{{%- if {name} is not defined %}}{{%- set {name} = {literal(value)} %}}{{%- endif %}}"
-        for name, value in (values | dict(arguments)).items()
-    ]
-    if "strftime_now" in text:
-        codes = "".join(f"|replace({literal('%' + code)}, {literal(DATE.strftime('%' + code))})" for code in DATE_CODES)
-        parts.insert(0, f"{{%- macro strftime_now(format) -%}}{{{{ format{codes} }}}}{{%- endmacro %}}")
-    return "".join(parts) + "\n" if parts else ""
-
-
-def literal(value: object) -> str:
-    """Return a JSON value as Jinja writes it."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{literal(key)}: {literal(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(literal(inner) for inner in value) + "]"
-    return "none" if value is None else json.dumps(value)
+def wrong_template(settings: Settings, what: str) -> SettingsError:
+    """Return the error of a template that cannot be used, which names the setting that it comes from."""
+    if settings.chat_template:
+        return SettingsError([wrong("CHAT_TEMPLATE", settings.chat_template, what, "fix it, or choose another one")])
+    what = f"its chat template {what}"
+    return SettingsError([wrong("MODEL_NAME", settings.model_name, what, "set CHAT_TEMPLATE to another one")])

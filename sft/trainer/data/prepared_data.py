@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sft import model_files
+from sft import model_files, template_files
 from sft.errors import DataError, SettingsError, wrong
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # their imports take time, which a cached data set does not n
 FORMAT = 4  # of the prepared data: part of the cache's key
 MANIFEST = "manifest.json"  # of the prepared data
 CODE = (  # modules that decide the tokens
-    "sources", "chat_template", "probe", "answers", "completeness", "marks", "encode", "tokenise", "rows",
+    "sources", "chat_template", "template_variables", "probe", "answers", "completeness", "marks", "encode",
+    "tokenise", "rows",
 )  # fmt: skip
 OF_TOKENS = (  # settings that decide the tokens of a row
     "prompt_column", "response_column", "columns", "system_prompt", "max_length", "chat_template_arguments", "train_on",
@@ -73,9 +74,9 @@ def cache_key(settings: Settings, model: Path, template: Path | None = None) -> 
     there = sorted([*model.iterdir(), *model.glob("additional_chat_templates/*")])
     tokenizer = [(path.name, file_hash(path)) for path in there if path.is_file() and is_of_tokenizer(path)]
     here = [Path(__file__).with_name(f"{name}.py") for name in CODE]
-    here += sorted(chat_template.SHIPPED.iterdir())
+    here += [Path(template_files.__file__), *sorted(template_files.SHIPPED.iterdir())]
     code = [file_hash(path) for path in (*here, *sorted(Path(forms.__file__).parents[1].rglob("*.py")))]
-    file = chat_template.file_of(settings, template)
+    file = template_files.file_of(settings, template)
     chosen = settings.model_dump(include=set(OF_TOKENS)) | {"chat_template": None if file else settings.chat_template}
     return short_hash(FORMAT, code, data_key(settings), tokenizer, file and file_hash(file), chosen, settings.seed)
 

@@ -149,7 +149,10 @@ def probe(template: ChatTemplate, model_stops: set[int]) -> Probe:
     """
     forms, rendered = usual_forms(template)
     prober = Prober(template, forms, frozenset(model_stops))
-    prompt = prober.text(user(), prompt=True)
+    try:
+        prompt = prober.text(user(), prompt=True)
+    except Refused as error:
+        raise template.wrong(f"writes no generation prompt behind a question: {error}") from None
     head = shared_start(prompt, rendered)
     forms, call_ending = prober.calls()
     thinking = prober.thinking(prompt)
@@ -191,7 +194,7 @@ def usual_forms(template: ChatTemplate) -> tuple[Forms, str]:
             reasons.append(f"leaves out the {' and the '.join(lost)}")
             continue
         return forms, text
-    raise template.wrong(f"its chat template {reasons[0]}", "set CHAT_TEMPLATE to another one")
+    raise template.wrong(reasons[0])
 
 
 @dataclass(frozen=True)
