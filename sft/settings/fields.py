@@ -36,6 +36,7 @@ from sft.settings.kinds import (
     Secret,
     Text,
     TrainedAnswers,
+    UnusedColumns,
     Wandb,
 )
 
@@ -85,6 +86,9 @@ class Settings(BaseModel):
         "{}",
         description="roles of columns whose names are not recognised, as JSON: prompt, response, system, input, "
         'history, messages, tools or unused, as in {"hint": "input", "label": "unused"}',
+    )
+    use_columns: OfData[Annotated[UnusedColumns, Lower]] = Field(
+        "warn", description="filled columns of rows that nothing uses are: warn = named and counted, refuse = an error"
     )
     system_prompt: OfData[Text] = Field("", description="system message put before every prompt")
     max_length: OfData[Count] = Field(

@@ -41,6 +41,23 @@ def test_all_bad_rows_of_all_files_are_named(settings, tiny):
     assert not list((settings.data_path / "prepared").iterdir())
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+def test_columns_are_counted_in_every_process(cores, settings, tiny, monkeypatch):
+    monkeypatch.setattr("sft.resources.cores", lambda: cores)
+    rows = [{"instruction": "1 + 1?", "output": "2", "id": i, "notes": "x" * (i % 2)} for i in range(2500)]
+    write(settings, "train.jsonl", *rows, *[GOOD] * 7)
+    write(settings, "validation.jsonl", GOOD | {"source": "me"})
+    _, found = prepared_data.prepared_data(settings, tiny)
+    assert found.train.used_columns == {'["instruction", "output"]': 2500, '["question", "answer"]': 7}
+    assert found.train.unused_columns == {"id": 2500, "notes": 1250}
+    assert (found.validation.used_columns, found.validation.unused_columns) == (
+        {'["question", "answer"]': 1},
+        {"source": 1},
+    )
+    with pytest.raises(DataError, match=r"train.jsonl:2: `notes` is not used; give it a role with COLUMNS"):
+        prepared_data.prepared_data(settings.model_copy(update={"use_columns": "refuse"}), tiny)
+
+
 def test_prepared_data_is_found_again(settings, tiny):
     write(settings, "train.jsonl", *[GOOD] * 20)
     folder, found = prepared_data.prepared_data(settings, tiny)

@@ -6,8 +6,10 @@ import json
 import pytest
 
 from sft.errors import DataError, SettingsError
+from sft.host.rows.columns import columns
 from sft.rows import forms, look
 from sft.rows.files import read_file
+from sft.run.records import Split
 from sft.settings.load import load
 
 SYSTEM, ASK, ANSWER = "Answer in French.", "The colour of snow?", "Blanc"
@@ -185,3 +187,71 @@ def test_what_cannot_be_read_is_named(row, message, tmp_path):
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises((DataError, SettingsError)):
         look.check_first_rows(path, load(None))
+
+
+GOOD = {"prompt": ASK, "response": ANSWER}
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "message"),
+    [
+        (
+            {"prompt": ASK, "chosen": ANSWER, "rejected": "Noir"},
+            {"columns": '{"chosen": "response"}'},
+            "`chosen` and `rejected` are a preference, and only good answers are trained; name the good one: "
+            'COLUMNS={"chosen": "response"}',
+        ),
+        (
+            {"chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]},
+            {"columns": '{"chosen": "messages"}'},
+            'name the good one: COLUMNS={"chosen": "messages"}',
+        ),
+        (GOOD | {"rejected_response": "Noir"}, {"response_column": "response"}, "`rejected_response` is a preference"),
+        (GOOD | {"label": False}, {"columns": '{"label": "unused"}'}, "`label` says whether the answer is good"),
+        (GOOD | {"Label": "true"}, {"columns": '{"Label": "unused"}'}, "`Label` says whether the answer is good"),
+        (GOOD | {"correct": 0}, {"columns": '{"correct": "unused"}'}, "`correct` says whether the answer is good"),
+        (GOOD | {"images": ["a.png"]}, {"columns": '{"images": "unused"}'}, "`images` is not text, and only text is"),
+        ({"messages": [USER, ASSISTANT], "audio": {"path": "a"}}, {"columns": '{"audio": "unused"}'}, "not text"),
+        (GOOD | {"image": "a.png", "video": "b"}, {"columns": '{"image": "unused", "video": "unused"}'}, "are not"),
+    ],
+)
+def test_preferences_votes_and_pictures_are_refused_until_the_settings_say_what_to_do(row, settings, message):
+    assert refused(row).startswith("a.jsonl:7: ") and message in refused(row)
+    assert convert(row, **settings) == ONE
+
+
+@pytest.mark.parametrize(
+    "more", [{"label": "maths"}, {"label": 3}, {"label": None}, {"images": []}, {"correct": True}, {"image": ""}]
+)
+def test_what_only_has_the_name_of_a_vote_or_a_picture_is_not_one(more):
+    assert convert(GOOD | more) == ONE
+
+
+def test_columns_that_are_not_used_are_known():
+    row = GOOD | {"id": 7, "notes": "a hint", "same": ANSWER, "empty": " ", "none": None, "off": False}
+    found = forms.converted(row, "a.jsonl:7", load(None))
+    assert (found.used, found.unused) == (("prompt", "response"), ("id", "notes", "same"))
+    assert refused(row, use_columns="refuse") == (
+        "a.jsonl:7: `notes` is not used; give it a role with COLUMNS, leave it out with "
+        'COLUMNS={"notes": "unused"}, or set USE_COLUMNS=warn'
+    )
+    left_out = {"use_columns": "refuse", "columns": '{"notes": "unused", "id": "unused"}'}
+    assert forms.converted(row, "a.jsonl:7", load(None, **left_out)).unused == ("same",)
+    full = {"instruction": ASK, "input": "x", "output": ANSWER, "system": SYSTEM, "history": [["a", "b"]]}
+    assert forms.converted(full | {"tools": [WEATHER]}, "", load(None, use_columns="refuse")).unused == ()
+
+
+def test_the_data_line_names_columns():
+    splits = [
+        Split(rows=3, tokens=9, target_tokens=3, longest=3, cut_rows=0, used_columns=used, unused_columns=unused)
+        for used, unused in (
+            ({'["a", "b"]': 2, '["a"]': 1}, {"id": 3, "\x1b[1m": 1}),
+            ({'["a", "b"]': 1500}, {"id": 1500}),
+        )
+    ]
+    assert list(columns(splits[1])) == ["a, b", "not used: id (1,500 rows); COLUMNS can give them roles"]
+    assert list(columns(*splits)) == [
+        "a, b (1,502 rows); a (1 row)",
+        "not used: id (1,503 rows), \\x1b[1m (1 row); COLUMNS can give them roles",
+    ]
+    assert list(columns(Split(rows=3, tokens=9, target_tokens=3, longest=3, cut_rows=0))) == []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from sft.host import provenance
+from sft.host.rows.columns import columns
 from sft.run import typed_json
 from sft.run.directory import Run
 from sft.run.records import Prepared, Split
@@ -21,6 +22,8 @@ def describe(run: Run, console: Console) -> None:
         console.print(f"  not as the run began: {line}")
     for name, split in (("train", prepared.train), ("validation", prepared.validation)):
         console.print(f"{name:>10}: {', '.join(counts(split, settings.max_length))}", highlight=False)
+    for line in columns(prepared.train, prepared.validation):
+        console.print(f"{'columns':>10}: {line}", highlight=False, markup=False)
     for line in prepared.template.said if prepared.template else []:
         console.print(f"{'template':>10}: {line}", highlight=False, markup=False)
     for line in Steps.of(settings, prepared.train.rows).describe(settings):

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from sft.errors import shown
+from sft.host.rows.columns import columns
 from sft.host.rows.visible import visible
 from sft.host.rows.words import answers, counted
 from sft.run.records import Split, TemplateFacts
@@ -40,6 +41,8 @@ def of_split(found: ShownRows, counts: Split, settings: Settings) -> Iterator[st
     if counts.answers:
         yield from labelled("", answers(counts.target_answers, counts.answers))
     yield from histogram(found.lengths, settings.max_length, counts)
+    for line in columns(counts):
+        yield from labelled("columns", line)
     for label, line in unusual(counts, settings):
         yield from labelled(label, line)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from sft.errors import DataError
 from sft.rows.conversation import Conversation, Message
 from sft.rows.files import Row
-from sft.rows.forms import history, messages, prompt_response
+from sft.rows.forms import history, messages, prompt_response, unused
 from sft.rows.forms.columns import Columns, quoted, without
 from sft.rows.tools import tools_of
 from sft.settings.fields import Settings
@@ -36,6 +36,7 @@ class Converted:
 
     conversation: Conversation
     used: tuple[str, ...]  # columns
+    unused: tuple[str, ...]  # filled columns
 
 
 def convert(row: Row | DataError, where: str, settings: Settings) -> Conversation:
@@ -48,21 +49,25 @@ def converted(row: Row | DataError, where: str, settings: Settings) -> Converted
     if isinstance(row, DataError):
         raise row
     columns = Columns.of(row, where, settings)
+    unused.check_kind(columns)
     found = forms_of(columns)
     if not found:
         raise refused(columns)
-    conversation = conversation_of(found[0], columns, settings)
-    if any(conversation_of(form, columns, settings) != conversation for form in found[1:]):
-        raise two_forms(found, columns)
-    return Converted(conversation, (*found[0].used(columns), *columns.all_of("tools")))
+    form, names = next(iter(found.items()))
+    conversation = conversation_of(form, columns, settings)
+    if len(found) > 1 and any(conversation_of(other, columns, settings) != conversation for other in found):
+        raise two_forms(list(found.values()), where)
+    used = (*names, *columns.all_of("tools"))
+    others = unused.unused(columns, used)
+    unused.check_unused(others, columns, conversation, settings)
+    return Converted(conversation, used, others)
 
 
-def forms_of(columns: Columns) -> list[Form]:
-    """Return the forms that a row has all columns of. Columns that the settings name are preferred to messages."""
-    found = [form for form in FORMS if form.used(columns)]
-    named = {"prompt", "response"} & set(columns.named.values())
-    if named and prompt_response in found:
-        return [prompt_response]
+def forms_of(columns: Columns) -> dict[Form, list[str]]:
+    """Return the forms that a row has all columns of, with those columns. Columns that are named win over messages."""
+    found = {form: used for form in FORMS if (used := form.used(columns))}
+    if prompt_response in found and {"prompt", "response"} & set(columns.named.values()):
+        return {prompt_response: found[prompt_response]}
     return found
 
 
@@ -84,8 +89,8 @@ def refused(columns: Columns) -> DataError:
     return prompt_response.refuse(columns)
 
 
-def two_forms(found: list[Form], columns: Columns) -> DataError:
+def two_forms(found: list[list[str]], where: str) -> DataError:
     """Return the error for a row that holds a conversation twice, in different words."""
-    names = " and in ".join(quoted(form.used(columns)) for form in found)
-    remedy = f"leave one out, as in {without(found[-1].used(columns)[-1])}"
-    return DataError(f"{columns.where}: holds two conversations, in {names}, which are not the same; {remedy}")
+    remedy = f"leave one out, as in {without(found[-1][0])}"
+    what = f"holds two conversations, in {' and in '.join(map(quoted, found))}, which are not the same"
+    return DataError(f"{where}: {what}; {remedy}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -50,7 +50,11 @@ class Columns:
 
     def all_of(self, *roles: ColumnRole) -> list[str]:
         """Return the filled columns that have one of these roles."""
-        return [column for role in roles for column in self.filled.get(role, ())]
+        found: list[str] = []
+        for role in roles:
+            if role in self.filled:
+                found += self.filled[role]
+        return found
 
     def one(self, role: ColumnRole) -> str:
         """Return the filled column of a role. Raises DataError for two that do not say the same."""
@@ -72,14 +76,25 @@ def quoted(names: Iterable[str], between: str = ", ") -> str:
     return between.join(f"`{shown(name)}`" for name in names)
 
 
+def is_or_are(names: Sized) -> str:
+    """Return the verb for columns."""
+    return "is" if len(names) == 1 else "are"
+
+
+def given(name: str, role: ColumnRole) -> str:
+    """Return the setting that gives a column a role, for a remedy."""
+    return f"COLUMNS={json.dumps({name: role})}"
+
+
 def without(name: str) -> str:
     """Return the setting that leaves a column out, for a remedy."""
-    return f"COLUMNS={json.dumps({name: 'unused'})}"
+    return given(name, "unused")
 
 
+@lru_cache
 def recognised(column: str) -> ColumnRole | None:
     """Return the role that a column has by its name alone."""
-    return ROLE_OF.get(column) or (ROLE_OF.get(column.strip().lower()) if isinstance(column, str) else None)
+    return ROLE_OF.get(column.strip().lower())
 
 
 def says_something(value: object) -> bool:

@@ -29,9 +29,11 @@ SETTINGS: Mapping[ColumnRole, str] = {"prompt": "PROMPT_COLUMN", "response": "RE
 
 def used(columns: Columns) -> list[str]:
     """Return the columns of a prompt and its response, and those that belong to the prompt."""
-    if not (prompts(columns) and columns.filled.get("response")):
+    prompt = prompts(columns)
+    if not prompt or "response" not in columns.filled:
         return []
-    return list(dict.fromkeys([*prompts(columns), *columns.all_of("input", "response", "system", "history")]))
+    inputs = [name for name in columns.all_of("input") if name not in prompt]
+    return [*prompt, *inputs, *columns.all_of("response", "system", "history")]
 
 
 def prompts(columns: Columns) -> list[str]:

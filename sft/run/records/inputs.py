@@ -23,6 +23,9 @@ class Split(Part):
     dropped_sequences: int = 0  # of which MAX_LENGTH leaves no target, so they are left out; not among `rows`
     rows_with_marks: int = 0  # whose text holds control marks of the model
     rows_with_template: int = 0  # whose text holds a whole turn of the chat template: almost always a mistake
+    # How many rows were made of which columns, given as the JSON list of their names, and how many fill another column.
+    used_columns: dict[str, int] = field(default_factory=dict)
+    unused_columns: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

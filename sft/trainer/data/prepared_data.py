@@ -30,8 +30,8 @@ CODE = (  # modules that decide the tokens
     "tokenise", "rows",
 )  # fmt: skip
 OF_TOKENS = (  # settings that decide the tokens of a row
-    "prompt_column", "response_column", "columns", "system_prompt", "max_length", "chat_template_arguments", "train_on",
-    "special_tokens_in_text",
+    "prompt_column", "response_column", "columns", "use_columns", "system_prompt", "max_length",
+    "chat_template_arguments", "train_on", "special_tokens_in_text",
 )  # fmt: skip
 
 

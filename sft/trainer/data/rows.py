@@ -40,6 +40,8 @@ class Counts(NamedTuple):
     dropped: int  # sequences of which MAX_LENGTH leaves no target
     has_marks: bool  # of the model, in its text
     has_template: bool  # the opening of a whole turn, in its text
+    used: tuple[str, ...] = ()  # columns
+    unused: tuple[str, ...] = ()  # filled columns
 
 
 class TokenisedRow(NamedTuple):
@@ -112,7 +114,7 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> Split:
     targets: list[int] = []
     starts: list[int] = []
     longest = cut = 0
-    counts = Counter[str]()
+    counts, used, unused = Counter[str](), Counter[tuple[str, ...]](), Counter[str]()
     with (
         (folder / "tokens.raw").open("wb") as tokens,
         (folder / "is_target.raw").open("wb") as marks,
@@ -126,6 +128,9 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> Split:
             )
             starts.append(row.answer_start)
             counts.update(counted(row.counts))
+            if row.counts:
+                used[row.counts.used] += 1
+                unused.update(row.counts.unused)
             offsets.append(offsets[-1] + len(row.ids))
             targets.append(sum(row.is_target[1:]))  # nothing predicts a row's first token
             longest = max(longest, len(row.ids))
@@ -147,6 +152,8 @@ def write(folder: Path, rows: Iterable[TokenisedRow]) -> Split:
         dropped_sequences=counts["dropped_sequences"],
         rows_with_marks=counts["rows_with_marks"],
         rows_with_template=counts["rows_with_template"],
+        used_columns={json.dumps(names): number for names, number in used.most_common()},
+        unused_columns=dict(unused),
     )
 
 

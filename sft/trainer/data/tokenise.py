@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from multiprocessing import get_context
 
 from sft import resources
@@ -77,7 +77,7 @@ class Row:
     """A row on its way: its conversation, and the texts that it is trained as."""
 
     where: str
-    conversation: Conversation
+    converted: forms.Converted
     texts: list[Rendered]
     marked: Marked
 
@@ -99,7 +99,7 @@ class Tokeniser:
         found: list[Row | DataError] = []
         for where, row in read:
             try:
-                found.append(self.prepared(forms.convert(row, where, self.settings), where))
+                found.append(self.prepared(forms.converted(row, where, self.settings), where))
             except DataError as error:
                 found.append(error)
         good = [item for item in found if isinstance(item, Row)]
@@ -119,16 +119,16 @@ class Tokeniser:
         """The model's control marks."""
         return Marks.of_model(self.probe, guards=self.settings.special_tokens_in_text == "split")
 
-    def prepared(self, conversation: Conversation, where: str) -> Row:
+    def prepared(self, converted: forms.Converted, where: str) -> Row:
         """Return a row's texts. Raises DataError if the template does not render all that it says."""
-        marked = self.marks.find(conversation)
+        marked = self.marks.find(converted.conversation)
         try:
             texts = rendered(marked.conversation, self.probe, self.settings.train_on == "last")
             completeness.check(marked.conversation, texts, self.probe)
         except Refused as error:
             problem = self.without_system(marked.conversation) or error
             raise DataError(f"{where}: the chat template cannot render it: {problem}; {problem.remedy}") from None
-        return Row(where, conversation, texts, marked)
+        return Row(where, converted, texts, marked)
 
     def without_system(self, conversation: Conversation) -> Refused | None:
         """Return what is wrong if it is the system message that a template refuses; None if it is not."""
@@ -151,10 +151,11 @@ class Tokeniser:
             limit = self.settings.max_length
             what = f"no target token is left within MAX_LENGTH={limit}"
             raise DataError(f"{row.where}: {what}; raise MAX_LENGTH or remove the row")
-        answers = sum(message.is_answer for message in row.conversation.messages)
+        answers = sum(message.is_answer for message in row.converted.conversation.messages)
         targets = sum(sequence.target_answers for sequence in kept)
         dropped = len(found) - len(kept)
-        counts = Counts(answers, targets, dropped, row.marked.has_marks, row.marked.has_template)
+        columns = same(row.converted.used), same(row.converted.unused)
+        counts = Counts(answers, targets, dropped, row.marked.has_marks, row.marked.has_template, *columns)
         # Evaluation asks for the last answer of the row that is there, and for no answer twice.
         return [*(sequence._replace(answer_start=-1) for sequence in kept[:-1]), kept[-1]._replace(counts=counts)]
 
@@ -176,7 +177,7 @@ class Tokeniser:
         asked = whole[-1] if whole else 0
         span, start = text.answers[asked], spans[asked][0] - doubled
         prompt = self.prompt_ids(text.text[: span.start], doubled) if self.asked else None
-        messages = row.conversation.messages
+        messages = row.converted.conversation.messages
         questions = [message.content for message in messages[: span.message] if message.role != "assistant"]
         return TokenisedRow(
             ids=ids[:limit],
@@ -200,6 +201,12 @@ class Tokeniser:
             text = shown(repr(self.probe.tokenizer.convert_ids_to_tokens(token)), 40)
             what = f"token {token} ({text}) is beyond the {self.embedding_rows} embeddings of the model"
             raise DataError(f"{where}: {what}; take the tokenizer that belongs to the model")
+
+
+@lru_cache
+def same(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the same object for equal names: what a process sends to another holds one of them but once."""
+    return names
 
 
 def reference(message: Message) -> str:

@@ -1,0 +1,111 @@
+"""Columns that no form reads. Some say that a row must not be trained as it is: those are refused, the others counted.
+
+Preferences, votes and pictures as TRL, LLaMA-Factory and ms-swift name them:
+https://huggingface.co/docs/trl/dataset_formats
+https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md
+https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+
+from sft.errors import DataError
+from sft.rows.conversation import Conversation
+from sft.rows.forms.columns import Columns, given, is_or_are, quoted, says_something, without
+from sft.settings.fields import Settings
+from sft.settings.kinds import ColumnRole
+
+PREFERENCES = frozenset(
+    {
+        "chosen", "rejected", "chosen_response", "rejected_response", "chosen_messages", "rejected_messages",
+        "preferred_output", "non_preferred_output", "response_chosen", "response_rejected",
+    }
+)  # fmt: skip
+BADLY = ("rejected", "non_preferred", "response_rejected")
+VOTES = frozenset({"label", "labels", "kto_label", "kto_tag", "vote", "thumbs_up"})
+VERDICTS = frozenset({"correct", "is_correct", "accepted", "is_accepted"})  # only a bad one is refused
+PICTURES = frozenset(
+    {
+        "image", "images", "image_path", "image_paths", "image_url", "image_urls", "picture", "pictures",
+        "pixel_values", "audio", "audios", "video", "videos",
+    }
+)  # fmt: skip
+# Columns about a row, which USE_COLUMNS=refuse lets pass.
+ABOUT = frozenset(
+    {
+        "id", "idx", "index", "uuid", "guid", "key", "hash", "source", "origin", "dataset", "dataset_name", "split",
+        "url", "license", "language", "lang", "category", "topic", "domain", "subject", "type", "task", "tags", "meta",
+        "metadata", "model", "author", "timestamp", "date", "created_at", "tokens", "num_tokens", "length",
+        "num_turns", "score", "rating", "difficulty", "level",
+    }
+)  # fmt: skip
+GOOD, BAD = ("true", "good", "yes", "1"), ("false", "bad", "no", "0", "-1")
+
+
+def check_kind(columns: Columns) -> None:
+    """Raise DataError for a row with preferences, votes or pictures, unless the settings say what to do with them."""
+    row, where = columns.row, columns.where
+    lower = {column: kind for column in row if (kind := of_a_kind(column)) and column not in columns.named}
+    if not lower:
+        return
+    asked = {"response", "messages"} & set(columns.named.values())  # the settings say which answer is trained
+    found = [column for column, name in lower.items() if name in PREFERENCES and says_something(row[column])]
+    if found and not asked:
+        good = next((column for column in found if not lower[column].startswith(BADLY)), found[0])
+        role: ColumnRole = "messages" if isinstance(row[good], list) else "response"
+        what = f"{quoted(found, ' and ')} {is_or_are(found)} a preference, and only good answers are trained"
+        raise DataError(f"{where}: {what}; name the good one: {given(good, role)}")
+    for column, name in lower.items():
+        verdict = verdict_of(row[column]) if name in VOTES or name in VERDICTS else None
+        if verdict is False or (verdict and name in VOTES):
+            what = f"{quoted([column])} says whether the answer is good, and every answer is trained as a good one"
+            raise DataError(f"{where}: {what}; remove the rows with bad answers, then set {without(column)}")
+    if pictures := [column for column, name in lower.items() if name in PICTURES and says_something(row[column])]:
+        what = f"{quoted(pictures)} {is_or_are(pictures)} not text, and only text is trained"
+        raise DataError(f"{where}: {what}; remove the row, or leave the column out: {without(pictures[0])}")
+
+
+@lru_cache
+def of_a_kind(column: str) -> str:
+    """Return the name of a column of these kinds in small letters; "" for any other column."""
+    name = column.strip().lower()
+    return name if name in PREFERENCES | VOTES | VERDICTS | PICTURES else ""
+
+
+def verdict_of(value: object) -> bool | None:
+    """Return whether a value calls an answer good; None for one that is no verdict, such as the name of a class."""
+    if isinstance(value, (bool, int, float)):
+        return None if value not in (0, 1, -1) else value == 1
+    if isinstance(value, str):
+        text = value.strip().lower()
+        return True if text in GOOD else False if text in BAD else None
+    return None
+
+
+def unused(columns: Columns, used: Collection[str]) -> tuple[str, ...]:
+    """Return the filled columns that are not used, and that the settings do not leave out."""
+    return tuple(
+        column
+        for column, value in columns.row.items()
+        if column not in used and columns.named.get(column) != "unused" and says_something(value)
+    )
+
+
+def check_unused(names: Collection[str], columns: Columns, conversation: Conversation, settings: Settings) -> None:
+    """Raise DataError for columns that are not used, if USE_COLUMNS refuses those and they have a text of their own."""
+    if names and settings.use_columns == "refuse" and (own := list(with_own_text(names, columns, conversation))):
+        what = f"{quoted(own)} {is_or_are(own)} not used"
+        remedy = f"give it a role with COLUMNS, leave it out with {without(own[0])}, or set USE_COLUMNS=warn"
+        raise DataError(f"{columns.where}: {what}; {remedy}")
+
+
+def with_own_text(names: Collection[str], columns: Columns, conversation: Conversation) -> Iterator[str]:
+    """Yield the columns that are neither about the row nor the same as something that is used."""
+    texts = {message.content.strip() for message in conversation.messages if message.content}
+    for column in names:
+        value, name = columns.row[column], column.strip().lower()
+        is_about = name in ABOUT or name.endswith(("_id", "_idx", "_index")) or name.startswith("__")
+        if not is_about and not (isinstance(value, str) and value.strip() in texts):
+            yield column
