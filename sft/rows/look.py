@@ -10,7 +10,7 @@ from sft.errors import DataError, shown
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
 from sft.rows.files import Row, local_files, read_file
-from sft.rows.forms import prompt_response
+from sft.rows.forms import prompt_response, unused
 from sft.rows.forms.columns import Columns
 from sft.settings.fields import Settings
 
@@ -59,7 +59,9 @@ def check_file(file: Path, deadline: float, settings: Settings, seen: list[Row],
 def check_columns(rows: list[Row], settings: Settings) -> None:
     """Raise SettingsError if the settings name columns that no row has: then they are wrong, not the rows.
 
-    Rows of another form have no such columns; one of them is enough to leave it to the rows' own errors.
+    Rows of another form have no such columns; one of them, or of preferences, is enough to leave it to the rows' own
+    errors.
     """
-    if not any(forms.forms_of(Columns.of(row, "", settings)) for row in rows):
+    columns = [Columns.of(row, settings.dataset, settings) for row in rows]
+    if not any(forms.forms_of(found) or unused.problem_of_kind(found) for found in columns):
         prompt_response.check_columns(rows, settings)

@@ -1,5 +1,6 @@
 """Any row is a conversation that has all of it, or an error: properties of random rows."""
 
+import contextlib
 import csv
 import json
 
@@ -75,6 +76,7 @@ def test_any_row_is_a_conversation_or_an_error_that_names_it(row):
         assert all(is_filled(value) for value in message.keys.values())
 
 
+SAFE = st.characters(exclude_categories=["Cs", "Cc"])
 COLUMN = st.sampled_from([*columns.ROLE_OF, "Question", "\nprompt", "text", "id"])
 PAIRS = st.lists(st.lists(st.text(max_size=3), min_size=1, max_size=3), max_size=2)
 FROM_VALUE = st.fixed_dictionaries(
@@ -84,11 +86,37 @@ VALUES = st.text(max_size=3) | st.lists(LIKELY | FROM_VALUE, max_size=3) | PAIRS
 
 
 @given(row=st.dictionaries(COLUMN, VALUES | VALUES.map(repr), max_size=5))
-def test_rows_of_all_forms_are_conversations_or_errors(row):
+def test_rows_of_all_forms_are_conversations_or_errors_and_no_column_is_lost(row):
     test_any_row_is_a_conversation_or_an_error_that_names_it.hypothesis.inner_test(row)
+    with contextlib.suppress(DataError):
+        found = forms.converted(row, "a.jsonl:7", SETTINGS)
+        assert not set(found.used) & set(found.unused)
+        assert {name for name, value in row.items() if columns.says_something(value)} == {*found.used, *found.unused}
 
 
-SAFE = st.characters(exclude_categories=["Cs", "Cc"])
+@given(data=st.data())
+def test_the_same_turns_are_the_same_conversation_in_every_form(data):
+    text = st.text(SAFE, min_size=1, max_size=4).filter(str.strip)
+    pairs = data.draw(st.lists(st.tuples(text, text), min_size=1, max_size=3))
+    system = data.draw(st.none() | text)
+    messages = [{"role": "system", "content": system}] if system else []
+    turns = [{"from": "system", "value": system}] if system else []
+    for asked, answered in pairs:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        turns += [{"from": "human", "value": asked}, {"from": "gpt", "value": answered}]
+    expected = convert({"messages": messages})
+    *history, (asked, answered) = pairs
+    last = {data.draw(st.sampled_from(columns.NAMES["prompt"])): asked}
+    last |= {data.draw(st.sampled_from(columns.NAMES["response"])): answered}
+    assert convert(last | {"history": history, "system": system}) == expected
+    assert convert(last | {"history": json.dumps(history), "system": system}) == expected
+    assert convert({"conversations": turns}) == convert({"messages": turns}) == expected
+    assert convert({"conversations": turns[bool(system) :], "system": system}) == expected
+    split = convert({"prompt": messages[:-1], "completion": messages[-1:]})
+    assert split.as_dicts() == expected.as_dicts() and split.messages[-1].is_target
+    assert [message.is_target for message in split.messages if message.role == "assistant"].count(True) == 1
+
+
 NAMES = st.text(SAFE, min_size=1, max_size=3).filter(str.strip)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9) | st.text(SAFE, max_size=3),

@@ -220,6 +220,14 @@ def test_preferences_votes_and_pictures_are_refused_until_the_settings_say_what_
     assert convert(row, **settings) == ONE
 
 
+def test_the_first_look_says_that_rows_are_preferences(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"prompt": ASK, "chosen": ANSWER, "rejected": "Noir"}) + "\n")
+    with pytest.raises(DataError, match=r"train.jsonl:1: `chosen` and `rejected` are a preference"):
+        look.check_first_rows(path, load(None))
+    look.check_first_rows(path, load(None, response_column="chosen"))
+
+
 @pytest.mark.parametrize(
     "more", [{"label": "maths"}, {"label": 3}, {"label": None}, {"images": []}, {"correct": True}, {"image": ""}]
 )

@@ -49,7 +49,8 @@ def converted(row: Row | DataError, where: str, settings: Settings) -> Converted
     if isinstance(row, DataError):
         raise row
     columns = Columns.of(row, where, settings)
-    unused.check_kind(columns)
+    if problem := unused.problem_of_kind(columns):
+        raise problem
     found = forms_of(columns)
     if not found:
         raise refused(columns)

@@ -44,27 +44,29 @@ ABOUT = frozenset(
 GOOD, BAD = ("true", "good", "yes", "1"), ("false", "bad", "no", "0", "-1")
 
 
-def check_kind(columns: Columns) -> None:
-    """Raise DataError for a row with preferences, votes or pictures, unless the settings say what to do with them."""
-    row, where = columns.row, columns.where
-    lower = {column: kind for column in row if (kind := of_a_kind(column)) and column not in columns.named}
-    if not lower:
-        return
+def problem_of_kind(columns: Columns) -> DataError | None:
+    """Return what is wrong with a row of preferences, votes or pictures, unless the settings say what to do."""
+    row = columns.row
+    names = {column: name for column in row if (name := of_a_kind(column)) and column not in columns.named}
+    if not names:
+        return None
     asked = {"response", "messages"} & set(columns.named.values())  # the settings say which answer is trained
-    found = [column for column, name in lower.items() if name in PREFERENCES and says_something(row[column])]
+    found = [column for column, name in names.items() if name in PREFERENCES and says_something(row[column])]
     if found and not asked:
-        good = next((column for column in found if not lower[column].startswith(BADLY)), found[0])
+        good = next((column for column in found if not names[column].startswith(BADLY)), found[0])
         role: ColumnRole = "messages" if isinstance(row[good], list) else "response"
         what = f"{quoted(found, ' and ')} {is_or_are(found)} a preference, and only good answers are trained"
-        raise DataError(f"{where}: {what}; name the good one: {given(good, role)}")
-    for column, name in lower.items():
+        return DataError(f"{columns.where}: {what}; name the good one: {given(good, role)}")
+    for column, name in names.items():
         verdict = verdict_of(row[column]) if name in VOTES or name in VERDICTS else None
         if verdict is False or (verdict and name in VOTES):
             what = f"{quoted([column])} says whether the answer is good, and every answer is trained as a good one"
-            raise DataError(f"{where}: {what}; remove the rows with bad answers, then set {without(column)}")
-    if pictures := [column for column, name in lower.items() if name in PICTURES and says_something(row[column])]:
+            return DataError(f"{columns.where}: {what}; remove the rows with bad answers, then set {without(column)}")
+    if pictures := [column for column, name in names.items() if name in PICTURES and says_something(row[column])]:
         what = f"{quoted(pictures)} {is_or_are(pictures)} not text, and only text is trained"
-        raise DataError(f"{where}: {what}; remove the row, or leave the column out: {without(pictures[0])}")
+        remedy = f"remove the row, or leave the column out: {without(pictures[0])}"
+        return DataError(f"{columns.where}: {what}; {remedy}")
+    return None
 
 
 @lru_cache

@@ -12,6 +12,8 @@ from typing import Any
 from sft.errors import SettingsError, wrong
 from sft.rows import arrow
 from sft.rows.files import HELD_OUT_NAMES, PARQUET_ROWS, ReadRow, local_files, read_file, row_or_error
+from sft.rows.forms import unused
+from sft.rows.forms.columns import Columns
 from sft.rows.look import check_columns
 from sft.run import files
 from sft.settings.fields import DEMO, Settings
@@ -114,6 +116,16 @@ def read_hub(settings: Settings) -> dict[str, Iterator[ReadRow]]:
 
 
 def check_hub(settings: Settings) -> None:
-    """Raise SettingsError if a data set from the hub cannot be loaded, or lacks the columns."""
-    first = itertools.islice(read_hub(settings)["train"], COLUMN_ROWS)
-    check_columns([row for _, row in first if isinstance(row, dict)], settings)
+    """Check the first rows of a data set from the hub.
+
+    Raises SettingsError if it cannot be loaded, or lacks the columns, and DataError for preferences and pictures.
+    """
+    first = [
+        (where, row)
+        for where, row in itertools.islice(read_hub(settings)["train"], COLUMN_ROWS)
+        if isinstance(row, dict)
+    ]
+    for where, row in first:
+        if problem := unused.problem_of_kind(Columns.of(row, where, settings)):
+            raise problem
+    check_columns([row for _, row in first], settings)
