@@ -26,7 +26,7 @@ BaseBits = Literal[16, 4]
 TrainedAnswers = Literal["all", "last"]
 MarksInText = Literal["parse", "split"]
 ColumnRole = Literal["prompt", "response", "system", "input", "history", "messages", "tools", "unused"]
-UnusedColumns = Literal["warn", "refuse"]
+UnusedColumns = Literal["refuse", "warn"]
 AskedForm = Literal["auto", "number", "boxed", "choice", "text"]
 
 LARGEST = 2**31 - 1  # of any whole number: more is a typing error, and too large for arrays and timers
