@@ -12,9 +12,9 @@ import pytest
 
 from sft.errors import DataError
 from sft.rows.files import read_file
-from sft.settings.load import load
 from sft.trainer.data import sources
-from sft.trainer.data.tokenise import Tokeniser
+
+from . import chat_templates
 
 FILES = 2000
 KINDS = ("jsonl", "json", "csv", "parquet")
@@ -112,7 +112,7 @@ def read(path, tokeniser):
 
 @pytest.fixture(scope="module")
 def tokeniser(tokenizer):
-    return Tokeniser(tokenizer, load(None, max_length=4096))
+    return chat_templates.tokeniser(tokenizer, max_length=4096)
 
 
 def rows_in(content, kind):
@@ -188,9 +188,9 @@ def test_messages_that_are_null_leave_the_columns(tokeniser):
 
 
 def test_a_row_that_the_template_refuses_is_named(tokenizer):
-    import copy
-
-    strict = copy.deepcopy(tokenizer)
-    strict.chat_template = "{{ raise_exception('only users\nhere') }}"
-    (error,) = Tokeniser(strict, load(None)).rows([("a.jsonl:7", {"question": "a", "answer": "b"})])
-    assert "a.jsonl:7: the model's chat template refuses it (only users\\nhere)" in str(error)
+    strict = (
+        "{% if messages[0].content == 'a' %}{{ raise_exception('no a\nhere') }}{% endif %}" + tokenizer.chat_template
+    )
+    found = chat_templates.tokeniser(chat_templates.with_template(tokenizer, strict))
+    (error,) = found.rows([("a.jsonl:7", {"question": "a", "answer": "b"})])
+    assert str(error).startswith("a.jsonl:7: the chat template cannot render it: it refuses it (no a here);")
