@@ -127,7 +127,7 @@ def template_check(line, code=0):
 def test_what_is_found_out_about_the_chat_template_is_one_line():
     facts = TemplateFacts(
         source="the model's own", templates={}, end_mark="<|im_end|>", end_is_appended=False, stops=[1], added_stops=[],
-        said=["the chat template rewrites earlier answers: each answer is a sequence of its own"],
+        said=["the chat template writes earlier answers in another way: each answer is a sequence of its own"],
     )  # fmt: skip
     found = template_check(json.dumps(facts.to_json()))
     assert found.level == "ok" and found.found.startswith("the model's own; answers end with <|im_end|>; the chat")

@@ -132,7 +132,8 @@ def with_reasoning(body: str, message: Message, prompt: str, probe: Probe) -> st
     is_open = thinking.prompt_opens and end.endswith(thinking.opener)
     if reasoning not in body:
         if not is_open and thinking.keeps_content:  # a key, which this template does not read
-            raise Refused("it leaves out the reasoning, which it writes only from the content, as <think>…</think>")
+            what = "it leaves out the reasoning, which it writes only from the content"
+            raise Refused(what, "put it there as <think>…</think>, or leave it out")
         words = body.partition(close)[2] if close in body else body  # behind an empty block
         return ("" if is_open else THINK[0]) + reasoning + thinking.closer + words.lstrip("\n")
     if is_open and reasoning:

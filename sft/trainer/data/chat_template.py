@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sft import template_files
 from sft.errors import SettingsError, shown, wrong
 from sft.settings.fields import Settings
-from sft.trainer.data.template_variables import check_arguments, pinned, syntax_error
+from sft.trainer.data.template_variables import check_arguments, literal, pinned, syntax_error
 
 # The marks that a shipped template writes: each must be a token, or no answer would end in one.
 NEEDED = {"chatml": ("<|im_start|>", "<|im_end|>")}
@@ -37,6 +37,7 @@ class ChatTemplate:
     source: str  # whose it is, in words
     settings: Settings
     is_missing: bool = False  # the model has none, and none was chosen
+    added_prompt: str = ""  # the generation prompt that it was given, as it had none
 
     @property
     def templates(self) -> dict[str, str]:
@@ -57,6 +58,16 @@ class ChatTemplate:
             raise Refused(f"it refuses it ({reason})", "check the order of its roles, or set CHAT_TEMPLATE") from None
         assert isinstance(text, str)
         return text
+
+    def with_generation_prompt(self, opening: str) -> ChatTemplate:
+        """Give the template a generation prompt: how it opens an answer, which it writes with the answer only.
+
+        Jinja leaves out one newline at a template's end. The plus sign keeps white space before the block.
+        """
+        added = f"{{%+ if add_generation_prompt %}}{{{{ {literal(opening)} }}}}{{% endif %}}"
+        texts = {name: text.removesuffix("\n") + added for name, text in self.templates.items()}
+        self.tokenizer.chat_template = texts if set(texts) != {"default"} else texts["default"]
+        return replace(self, added_prompt=opening)
 
     def ids(self, text: str) -> list[int]:
         """Return the tokens of a rendered text."""

@@ -58,7 +58,8 @@ def check_keys(conversation: Conversation, whole: str, probe: Probe) -> None:
             for message in conversation.messages
         )
         if render(without, conversation, probe) == render(conversation.messages, conversation, probe):
-            raise Refused(f"it does not use the key {shown(repr(key), 40)} of a message")
+            remedy = "leave the key out, or set CHAT_TEMPLATE to another one"
+            raise Refused(f"it does not use the key {shown(repr(key), 40)} of a message", remedy)
 
 
 def is_function_name(message: Message, functions: set[str]) -> bool:

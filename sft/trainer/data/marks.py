@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from sft.rows.conversation import Conversation, Message
+from sft.trainer.data.chat_template import Refused
 from sft.trainer.data.completeness import leaves
 from sft.trainer.data.probe import THINK, Probe
 
@@ -42,14 +44,23 @@ class Marks:
         return cls(re.compile("|".join(map(re.escape, texts)) or r"(?!)"), probe.turn_marks, guards)
 
     def find(self, conversation: Conversation) -> Marked:
-        """Look through the texts of a conversation."""
+        """Look through the texts of a conversation. Raises Refused."""
         texts = [text for message in conversation.messages for text in texts_of(message)]
+        if any(guard in text for text in texts for guard in (OPEN, CLOSE)):
+            what = "a text holds the character U+FDD0 or U+FDD1, which Unicode sets aside for programs"
+            raise Refused(what, "remove the character")
         has_marks = any(self.pattern.search(text) for text in texts)
         has_template = any(turn in text for text in texts for turn in self.turns)
         if has_marks and self.guards:
             messages = tuple(guarded(message, self.guard) for message in conversation.messages)
             conversation = replace(conversation, messages=messages)
         return Marked(conversation, has_marks, has_template)
+
+    def check(self, texts: Iterable[str]) -> None:
+        """Raise Refused if the template has changed the guards in a row's rendered texts: they would be trained."""
+        if self.guards and any(json.dumps(OPEN)[1:-1] in text for text in texts):
+            what = "it escapes characters, so the model's marks in a text cannot be kept apart"
+            raise Refused(what, "set SPECIAL_TOKENS_IN_TEXT=parse, or CHAT_TEMPLATE to another one")
 
     def guard(self, text: str) -> str:
         """Put guards around every mark in a text."""

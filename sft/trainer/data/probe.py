@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from sft.errors import shown
 from sft.rows.conversation import Message
 from sft.run.records import TemplateFacts
 from sft.trainer.data.chat_template import ChatTemplate, Refused
@@ -154,17 +155,20 @@ def probe(template: ChatTemplate, model_stops: set[int]) -> Probe:
     except Refused as error:
         raise template.wrong(f"writes no generation prompt behind a question: {error}") from None
     head = shared_start(prompt, rendered)
+    lead = rendered[len(head) : rendered.rindex(ANSWER)] if len(head) == len(prompt) else ""
+    if lead.strip() and prompt == prober.text(user()):  # asked so, a model would have to write its own opening
+        return probe(template.with_generation_prompt(lead), model_stops)
     forms, call_ending = prober.calls()
-    thinking = prober.thinking(prompt)
+    ending, thinking = prober.ending(), prober.thinking(prompt)
     return Probe(
         template=template,
         forms=replace(forms, moves_reasoning=thinking.only_from_key),
-        ending=prober.ending(),
+        ending=ending,
         call_ending=call_ending,
-        lead=rendered[len(head) : rendered.rindex(ANSWER)] if len(head) == len(prompt) else "",
+        lead=lead,
         unwritten=prompt[len(head) :],
         thinking=thinking,
-        keeps_answers=prober.keeps_answers(),
+        keeps_answers=prober.keeps_answers(ending),
         splits_prompt=prober.splits_prompt(prompt, rendered),
         turn_marks=prober.turn_marks(prompt),
         model_stops=frozenset(model_stops),
@@ -301,13 +305,13 @@ class Prober:
 
     # Turns
 
-    def keeps_answers(self) -> bool:
-        """Tell whether an earlier answer, with what stands before it, is as it was when it was the last."""
+    def keeps_answers(self, ending: Ending) -> bool:
+        """Tell whether an earlier answer, with what stands around it, is as it was when it was the last."""
         whole = self.or_none(user(), answer(), user(NEXT), answer(LATER))
         if whole is None:
             return True  # it takes one answer only
         alone = self.text(user(), answer())
-        return whole.startswith(alone[: alone.rindex(ANSWER) + len(ANSWER)])
+        return whole.startswith(alone[: alone.rindex(ANSWER) + len(ANSWER)] + ending.added)
 
     def splits_prompt(self, prompt: str, rendered: str) -> bool:
         """Tell whether no token spans the end of the generation prompt and the beginning of an answer."""
@@ -317,7 +321,8 @@ class Prober:
     def turn_marks(self, prompt: str) -> tuple[str, ...]:
         """Return how turns begin, for templates that have marks for it. `prompt` ends with the opening of an answer."""
         whole = self.or_none(user(), answer(), user(NEXT)) or ""
-        openings = [after(whole, ANSWER).partition(NEXT)[0], after(prompt, USER).strip().removesuffix(THINK[0].strip())]
+        written = re.sub(r"<think>\s*(</think>)?\s*$", "", after(prompt, USER))
+        openings = [after(whole, ANSWER).partition(NEXT)[0], written]
         lines = [text.strip().removeprefix(self.ending().mark).strip().splitlines()[-1:] for text in openings]
         texts = {text for line in lines for text in line}
         return tuple(sorted(text for text in texts if re.search(r"[<\[|#]", text) and len(text) > 3))
@@ -347,15 +352,18 @@ class Prober:
 def facts(found: Probe, arguments: Mapping[str, object]) -> TemplateFacts:
     """Return the record of what was found out, with a sentence for everything that is unusual."""
     ending, thinking, unknown = found.ending, found.thinking, found.added_stops
+    opening = found.template.added_prompt
     said = []
     if found.template.is_missing:
         said.append(f"the model has no chat template: rows are written with {found.template.source}")
+    if opening:
+        said.append(f"the chat template has no generation prompt: {shown(repr(opening), 60)} is added to it")
     if ending.is_appended:
         said.append(f"the chat template writes no end mark behind an answer: {ending.mark} is appended")
     if unknown:
         said.append(f"the model does not stop at {', '.join(unknown)}, which ends answers: made a stop token")
     if not found.keeps_answers:
-        said.append("the chat template rewrites earlier answers: each answer is a sequence of its own")
+        said.append("the chat template writes earlier answers in another way: each answer is a sequence of its own")
     if thinking.prompt_opens:
         said.append(f"the generation prompt opens reasoning ({thinking.opener}): answers without any close it at once")
     if not found.splits_prompt:

@@ -121,10 +121,14 @@ class Tokeniser:
 
     def prepared(self, converted: forms.Converted, where: str) -> Row:
         """Return a row's texts. Raises DataError if the template does not render all that it says."""
-        marked = self.marks.find(converted.conversation)
+        try:
+            marked = self.marks.find(converted.conversation)
+        except Refused as error:
+            raise DataError(f"{where}: {error}; {error.remedy}") from None
         try:
             texts = rendered(marked.conversation, self.probe, self.settings.train_on == "last")
             completeness.check(marked.conversation, texts, self.probe)
+            self.marks.check([text.text for text in texts])
         except Refused as error:
             problem = self.without_system(marked.conversation) or error
             raise DataError(f"{where}: the chat template cannot render it: {problem}; {problem.remedy}") from None
