@@ -128,6 +128,7 @@ def test_the_final_model_stops_where_answers_end_and_is_asked_as_it_was_trained(
     tokenizer, configured = exported(base, tmp_path / "final", facts(published.eos_token_id, end))
     assert configured["eos_token_id"] == [published.eos_token_id, end]
     assert configured["pad_token_id"] == published.eos_token_id and configured["temperature"] == 0.6
+    assert not configured.get("_from_model_config")
     assert json.loads((tmp_path / "final" / "config.json").read_text())["eos_token_id"] == published.eos_token_id
     assert tokenizer.chat_template == CHAT and tokenizer.eos_token == published.eos_token
     # The mark is left out of a decoded answer, and everything is tokenised as before.

@@ -45,6 +45,8 @@ def configuration(model: Any, tokenizer: Any, template: TemplateFacts | None) ->
         padding = found.pad_token_id
         if padding is None or not 0 <= padding < model.config.get_text_config().vocab_size:
             found.pad_token_id = pad_token(model, tokenizer, ends)
+        # Some versions of transformers take what is marked so from config.json again, which has no such end tokens.
+        found._from_model_config = False
     return found
 
 
