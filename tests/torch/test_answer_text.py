@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft.trainer.evaluation.answer_text import after_reasoning, texts
+from sft.trainer.model.answer_text import after_reasoning, texts
 
 
 def words(tokenizer, text, *reasoning_end):

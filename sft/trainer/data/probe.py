@@ -133,6 +133,13 @@ class Probe:
         return sorted(self.model_stops | {self.tokenizer.convert_tokens_to_ids(ending.mark) for ending in self.endings})
 
     @property
+    def reasoning_ends(self) -> list[str]:
+        """The texts that may stand between an answer's reasoning and its words."""
+        is_thinking = self.thinking.reads_key or self.thinking.prompt_opens
+        closers = {self.thinking.closer, THINK[1], self.lead} if is_thinking else {THINK[1]}
+        return sorted(text for text in closers if text.strip())
+
+    @property
     def added_stops(self) -> list[str]:
         """The end marks at which the model would not stop by itself."""
         return [str(self.tokenizer.convert_ids_to_tokens(stop)) for stop in self.stops if stop not in self.model_stops]
@@ -368,7 +375,6 @@ def facts(found: Probe, arguments: Mapping[str, object]) -> TemplateFacts:
         said.append(f"the generation prompt opens reasoning ({thinking.opener}): answers without any close it at once")
     if not found.splits_prompt:
         said.append("the tokenizer would join the end of the generation prompt and an answer: they are tokenised apart")
-    closers = {thinking.closer, THINK[1], found.lead} if thinking.reads_key or thinking.prompt_opens else {THINK[1]}
     return TemplateFacts(
         source=found.template.source,
         templates=found.template.templates,
@@ -376,7 +382,7 @@ def facts(found: Probe, arguments: Mapping[str, object]) -> TemplateFacts:
         end_is_appended=ending.is_appended,
         stops=found.stops,
         added_stops=unknown,
-        reasoning_end=sorted(text for text in closers if text.strip()),
+        reasoning_end=found.reasoning_ends,
         arguments=dict(arguments),
         said=said,
     )

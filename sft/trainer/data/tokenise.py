@@ -24,6 +24,7 @@ from sft.trainer.data.encode import Encoded, encoded, without_guards
 from sft.trainer.data.marks import Marked, Marks
 from sft.trainer.data.probe import Probe
 from sft.trainer.data.rows import Counts, TokenisedRow
+from sft.trainer.model import answer_text
 
 CHUNK_ROWS = 1000  # a worker process takes so many at a time
 
@@ -187,7 +188,7 @@ class Tokeniser:
             ids=ids[:limit],
             is_target=is_target[:limit],
             prompt=(questions[-1] if questions else "") or "",
-            reference=reference(messages[span.message]) or without_guards(text.text[span.start : span.end]),
+            reference=reference(messages[span.message]) or self.words(ids[start : spans[asked][1] - doubled]),
             is_cut=len(ids) > limit,
             target_answers=len(whole),
             answer_start=start,
@@ -197,6 +198,10 @@ class Tokeniser:
     def prompt_ids(self, prompt: str, doubled: int) -> list[int]:
         """Return the tokens that generation starts from, as a server makes them of the prompt alone."""
         return next(iter(encoded([prompt], [[]], self.probe.tokenizer))).ids[doubled:]
+
+    def words(self, ids: list[int]) -> str:
+        """Return the words of an answer as evaluation reads a generated one. `ids` end with its end mark."""
+        return answer_text.texts(ids[:-1], self.probe.tokenizer, self.probe.reasoning_ends)[1]
 
     def check_ids(self, ids: list[int], where: str) -> None:
         """Raise DataError for a token that the model has no embedding for."""

@@ -16,9 +16,9 @@ from sft.settings.fields import Settings
 from sft.trainer import distributed, process
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
-from sft.trainer.evaluation import answer_text, kv_cache
+from sft.trainer.evaluation import kv_cache
 from sft.trainer.evaluation.score import Answer
-from sft.trainer.model import generation
+from sft.trainer.model import answer_text, generation
 from sft.trainer.report import Reporter
 
 CPU_ANSWERS_AT_ONCE = 64
