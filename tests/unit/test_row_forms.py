@@ -40,7 +40,7 @@ HUMAN, GPT = {"from": "human", "value": ASK}, {"from": "gpt", "value": ANSWER}
 
 
 @pytest.mark.parametrize("prompt", ["prompt", "question", "instruction", "query", "Question", "input"])
-@pytest.mark.parametrize("response", ["response", "answer", "output", "completion", "Answer"])
+@pytest.mark.parametrize("response", ["response", "answer", "output", "completion", "generation", "Answer"])
 def test_a_prompt_and_its_response_have_many_names(prompt, response):
     assert convert({"id": 7, prompt: ASK, response: ANSWER}) == ONE
 
@@ -80,6 +80,7 @@ def test_the_input_of_an_alpaca_row_follows_the_instruction_on_a_new_line():
     expected = chat(("user", "Translate.\nWhite"), ("assistant", ANSWER))
     assert convert({"instruction": "Translate.", "input": "White", "output": ANSWER}) == expected
     assert convert({"instruction": "Translate.", "context": "White", "response": ANSWER}) == expected
+    assert convert({"article": "White", "question": "Translate.", "answer": ANSWER}) == expected
     named = {"PROMPT_COLUMN": "instruction", "RESPONSE_COLUMN": "output"}
     named = {name.lower(): value for name, value in named.items()}
     assert convert({"instruction": "Translate.", "input": "White", "output": ANSWER}, **named) == expected
@@ -140,6 +141,14 @@ def test_the_settings_name_columns():
     message = r"""COLUMNS=.*gives 'a' the role 'target', which is none of prompt, response, .*unused; correct it"""
     with pytest.raises(SettingsError, match=message):
         load(None, columns='{"a": "target"}')
+
+
+def test_a_role_that_a_row_does_not_use_is_refused():
+    with pytest.raises(DataError) as caught:
+        convert({"messages": [USER, ASSISTANT], "hint": "White"}, columns='{"hint": "input"}')
+    what = "`hint` has the role input, but the row is read from `messages` without it; take the role from it, or leave"
+    assert what in str(caught.value)
+    assert convert({"messages": [USER, ASSISTANT], "hint": ""}, columns='{"hint": "input"}') == ONE
 
 
 def test_the_width_of_the_terminal_is_not_a_setting(monkeypatch):
@@ -206,10 +215,21 @@ GOOD = {"prompt": ASK, "response": ANSWER}
             {"columns": '{"chosen": "messages"}'},
             'name the good one: COLUMNS={"chosen": "messages"}',
         ),
-        (GOOD | {"rejected_response": "Noir"}, {"response_column": "response"}, "`rejected_response` is a preference"),
+        (
+            GOOD | {"rejected_response": "Noir"},
+            {"columns": '{"rejected_response": "unused"}'},
+            "`rejected_response` is a preference, and only good answers are trained; leave out what is not: "
+            'COLUMNS={"rejected_response": "unused"}',
+        ),
+        (
+            {"conversations": [HUMAN], "chosen": GPT, "rejected": GPT},
+            {"columns": '{"conversations": "prompt", "chosen": "response"}'},
+            "`chosen` and `rejected` are a preference",
+        ),
         (GOOD | {"label": False}, {"columns": '{"label": "unused"}'}, "`label` says whether the answer is good"),
         (GOOD | {"Label": "true"}, {"columns": '{"Label": "unused"}'}, "`Label` says whether the answer is good"),
         (GOOD | {"correct": 0}, {"columns": '{"correct": "unused"}'}, "`correct` says whether the answer is good"),
+        (GOOD | {"labels": [True, False]}, {"columns": '{"labels": "unused"}'}, "`labels` says whether the answer"),
         (GOOD | {"images": ["a.png"]}, {"columns": '{"images": "unused"}'}, "`images` is not text, and only text is"),
         ({"messages": [USER, ASSISTANT], "audio": {"path": "a"}}, {"columns": '{"audio": "unused"}'}, "not text"),
         (GOOD | {"image": "a.png", "video": "b"}, {"columns": '{"image": "unused", "video": "unused"}'}, "are not"),
@@ -229,7 +249,17 @@ def test_the_first_look_says_that_rows_are_preferences(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "more", [{"label": "maths"}, {"label": 3}, {"label": None}, {"images": []}, {"correct": True}, {"image": ""}]
+    "more",
+    [
+        {"label": "maths"},
+        {"label": 3},
+        {"label": None},
+        {"labels": [3, 1]},
+        {"labels": []},
+        {"images": []},
+        {"correct": True},
+        {"image": ""},
+    ],
 )
 def test_what_only_has_the_name_of_a_vote_or_a_picture_is_not_one(more):
     assert convert(GOOD | more) == ONE

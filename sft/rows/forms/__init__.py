@@ -60,6 +60,7 @@ def converted(row: Row | DataError, where: str, settings: Settings) -> Converted
         raise two_forms(list(found.values()), where)
     used = (*names, *columns.all_of("tools"))
     others = unused.unused(columns, used)
+    unused.check_named(others, columns, used)
     unused.check_unused(others, columns, conversation, settings)
     return Converted(conversation, used, others)
 

@@ -17,8 +17,8 @@ from sft.settings.kinds import ColumnRole
 NAMES: Mapping[ColumnRole, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation"),
     "prompt": ("question", "prompt", "instruction", "query"),
-    "response": ("answer", "response", "output", "completion"),
-    "input": ("input", "context"),
+    "response": ("answer", "response", "output", "completion", "generation"),
+    "input": ("input", "context", "article"),
     "system": ("system", "system_prompt"),
     "history": ("history",),
     "tools": ("tools", "functions"),

@@ -1,17 +1,17 @@
 """A prompt and its response in two columns: `{"question": "…", "answer": "…"}`. Both are texts or lists of messages.
 
 GSM8K has question and answer, alpaca instruction and output, TRL prompt and completion (as text, which TRL trains
-without a template, or as messages), Dolly instruction, context and response:
+without a template, or as messages), Dolly instruction, context and response, and axolotl has most of the others:
 https://huggingface.co/datasets/openai/gsm8k
 https://github.com/tatsu-lab/stanford_alpaca#data-release
 https://huggingface.co/docs/trl/dataset_formats
 https://huggingface.co/datasets/databricks/databricks-dolly-15k
+https://docs.axolotl.ai/docs/dataset-formats/inst_tune.html
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from sft.rows.conversation import Message
 from sft.rows.files import Row
 from sft.rows.forms import history, messages
 from sft.rows.forms.columns import NAMES, Columns, without
-from sft.rows.values import checked_text
+from sft.rows.values import checked_text, from_text
 from sft.settings.fields import Settings
 from sft.settings.kinds import ColumnRole
 
@@ -72,13 +72,14 @@ def chat_in(columns: Columns, name: str) -> list[Message]:
     value = columns.row[name]
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = from_text(value, columns.where, "")
+        except DataError:
             return []
+    value = [value] if isinstance(value, dict) else value  # LLaMA-Factory's `chosen` is one message
     if not isinstance(value, list) or not value:
         return []
     is_chat = all(isinstance(entry, dict) and ("role" in entry or "from" in entry) for entry in value)
-    return messages.messages_of(columns.row[name], columns.where, f"column {name!r}") if is_chat else []
+    return messages.messages_of(value, columns.where, f"column {name!r}") if is_chat else []
 
 
 def refuse(columns: Columns) -> DataError:

@@ -8,7 +8,7 @@ https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 
 from sft.errors import DataError
@@ -53,9 +53,11 @@ def problem_of_kind(columns: Columns) -> DataError | None:
     asked = {"response", "messages"} & set(columns.named.values())  # the settings say which answer is trained
     found = [column for column, name in names.items() if name in PREFERENCES and says_something(row[column])]
     if found and not asked:
-        good = next((column for column in found if not names[column].startswith(BADLY)), found[0])
-        role: ColumnRole = "messages" if isinstance(row[good], list) else "response"
         what = f"{quoted(found, ' and ')} {is_or_are(found)} a preference, and only good answers are trained"
+        good = next((column for column in found if not names[column].startswith(BADLY)), None)
+        if good is None:
+            return DataError(f"{columns.where}: {what}; leave out what is not: {without(found[0])}")
+        role: ColumnRole = "messages" if isinstance(row[good], list) else "response"
         return DataError(f"{columns.where}: {what}; name the good one: {given(good, role)}")
     for column, name in names.items():
         verdict = verdict_of(row[column]) if name in VOTES or name in VERDICTS else None
@@ -77,7 +79,13 @@ def of_a_kind(column: str) -> str:
 
 
 def verdict_of(value: object) -> bool | None:
-    """Return whether a value calls an answer good; None for one that is no verdict, such as the name of a class."""
+    """Return whether a value calls an answer good; None for one that is no verdict, such as the name of a class.
+
+    A list has a verdict for each step of the answer.
+    """
+    if isinstance(value, list):
+        verdicts = [verdict_of(item) for item in value if isinstance(item, (bool, int, float, str))]
+        return None if None in verdicts or not verdicts else all(verdicts)
     if isinstance(value, (bool, int, float)):
         return None if value not in (0, 1, -1) else value == 1
     if isinstance(value, str):
@@ -93,6 +101,15 @@ def unused(columns: Columns, used: Collection[str]) -> tuple[str, ...]:
         for column, value in columns.row.items()
         if column not in used and columns.named.get(column) != "unused" and says_something(value)
     )
+
+
+def check_named(names: Collection[str], columns: Columns, used: Sequence[str]) -> None:
+    """Raise DataError for a column that the settings give a role, which this row's form does not use."""
+    for name in names:
+        if role := columns.named.get(name):
+            what = f"{quoted([name])} has the role {role}, but the row is read from {quoted(used)} without it"
+            remedy = f"take the role from it, or leave the others out, as in {without(used[0])}"
+            raise DataError(f"{columns.where}: {what}; {remedy}")
 
 
 def check_unused(names: Collection[str], columns: Columns, conversation: Conversation, settings: Settings) -> None:
