@@ -69,6 +69,11 @@ PARTS = (
     "{% for part in message.content %}{{ part.text }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# No marks, and a generation prompt that ends with a space.
+LINES = (
+    "{% for m in messages %}{{ m.role + ': ' + m.content + ('\\n' if m.role == 'user' else eos_token) }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
 NO_GENERATION_PROMPT = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
     "{% endfor %}"

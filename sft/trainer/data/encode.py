@@ -10,16 +10,22 @@ from typing import Any
 
 from sft.trainer.data.marks import CLOSE, GUARDED, OPEN
 
+# Many tokenizers of sentencepiece put a space before every text. A piece that is not the first one is tokenised behind
+# this, whose tokens are left out again.
+BEFORE = "\n"
+
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a text that was tokenised by itself."""
+    """A part of a text that was tokenised by itself, or behind BEFORE."""
 
     start: int  # characters of the text before it
     text: str
     first: int  # tokens of the text before it
     ids: list[int]
     encoding: Any  # of the library `tokenizers`, or None for tokenizers without one
+    before: str = ""  # what it was tokenised behind
+    before_ids: int = 0  # how many tokens that is
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,9 @@ class Encoded:
         step = -1 if at_end else 1
         at = place - piece.start
         while 0 <= at < len(piece.text):
-            token = piece.encoding.char_to_token(at)
+            token = piece.encoding.char_to_token(len(piece.before) + at)
             if token is not None:
-                return piece.first + int(token)
+                return piece.first + int(token) - piece.before_ids
             at += step
         return piece.first + (-1 if at_end else len(piece.ids))
 
@@ -52,7 +58,8 @@ class Encoded:
         """Return how many tokens the first `place` characters of a piece are, for tokenizers that do not say it."""
         if place >= len(piece.text):
             return len(piece.ids)
-        before = self.tokenizer(piece.text[:place], add_special_tokens=False).input_ids
+        whole = self.tokenizer(piece.before + piece.text[:place], add_special_tokens=False).input_ids
+        before = whole[piece.before_ids :]
         same = zip(before, piece.ids, strict=False)
         return next((i for i, (left, right) in enumerate(same) if left != right), min(len(before), len(piece.ids)))
 
@@ -85,7 +92,7 @@ def encoded(texts: Sequence[str], starts: Sequence[Sequence[int]], tokenizer: An
 def spans(encoding: Any, place: int) -> bool:
     """Tell whether a token holds both the character before a place and the one behind it."""
     token = encoding.char_to_token(place)
-    return token is not None and token == encoding.char_to_token(place - 1)
+    return place > 0 and token is not None and token == encoding.char_to_token(place - 1)
 
 
 def in_pieces(parts: Sequence[tuple[str, bool]], tokenizer: Any) -> Encoded:
@@ -95,12 +102,27 @@ def in_pieces(parts: Sequence[tuple[str, bool]], tokenizer: Any) -> Encoded:
     start = 0
     for part, is_literal in parts:
         if part:
-            batch = tokenizer(part, add_special_tokens=False, split_special_tokens=is_literal)
-            encoding = batch.encodings[0] if batch.encodings else None
-            pieces.append(Piece(start, part, len(ids), batch.input_ids, encoding))
-            ids += batch.input_ids
+            pieces.append(piece_of(part, is_literal, start, len(ids), tokenizer))
+            ids += pieces[-1].ids
             start += len(part)
     return Encoded(ids, pieces, tokenizer)
+
+
+def piece_of(text: str, is_literal: bool, start: int, first: int, tokenizer: Any) -> Piece:
+    """Return a part of a text as tokens; behind BEFORE if that makes a difference and its tokens stay apart."""
+
+    def tokens(part: str) -> tuple[list[int], Any]:
+        batch = tokenizer(part, add_special_tokens=False, split_special_tokens=is_literal)
+        return batch.input_ids, batch.encodings[0] if batch.encodings else None
+
+    ids, encoding = tokens(text)
+    if start:
+        before, _ = tokens(BEFORE)
+        whole, behind = tokens(BEFORE + text)
+        number = len(before)
+        if whole[:number] == before and whole[number:] != ids:
+            return Piece(start, text, first, whole[number:], behind, BEFORE, number)
+    return Piece(start, text, first, ids, encoding)
 
 
 def without_guards(text: str) -> str:
