@@ -9,14 +9,16 @@ from pathlib import Path
 from sft.errors import DataError, shown
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
-from sft.rows.files import Row, local_files, read_file
+from sft.rows.files import json_files, kind
 from sft.rows.forms import prompt_response, unused
 from sft.rows.forms.columns import Columns
+from sft.rows.row import Row
+from sft.rows.splits import DataFile, local_files
 from sft.settings.fields import Settings
 
 LOOK_ROWS = 10_000  # of each file
 LOOK_S = 2.0  # for the whole data set
-LOOK_JSON_BYTES = 2**26  # a JSON list can only be read whole: a larger file is left to the run
+LOOK_JSON_BYTES = 2**26  # of JSON that is read whole: a larger file is left to the run
 
 
 def check_first_rows(path: Path, settings: Settings) -> None:
@@ -27,7 +29,7 @@ def check_first_rows(path: Path, settings: Settings) -> None:
     """
     deadline = time.monotonic() + LOOK_S
     bad, seen = BadRows(), list[Row]()
-    for split, files in local_files(path).items():
+    for split, files in local_files(path, settings).by_split().items():
         whole = [check_file(file, deadline, settings, seen, bad) for file in files]
         if split == "train" and all(whole) and not seen and not bad.number:
             raise DataError(f"DATASET={shown(path)}: has no training rows; add some")
@@ -35,15 +37,16 @@ def check_first_rows(path: Path, settings: Settings) -> None:
     bad.check()
 
 
-def check_file(file: Path, deadline: float, settings: Settings, seen: list[Row], bad: BadRows) -> bool:
+def check_file(file: DataFile, deadline: float, settings: Settings, seen: list[Row], bad: BadRows) -> bool:
     """Add a file's first rows to `seen`, and what is wrong with them to `bad`. Return whether every row was read."""
     # A pipe can be read only once, by the run, and only while somebody writes into it.
-    if not file.is_file() or time.monotonic() > deadline:
+    if not file.path.is_file() or time.monotonic() > deadline:
         return False
-    if file.suffix.lower() == ".json" and file.stat().st_size > LOOK_JSON_BYTES:
+    is_large = file.path.stat().st_size > LOOK_JSON_BYTES
+    if is_large and kind(file.path) in (".json", ".jsonl", ".ndjson") and json_files.is_whole(file.path):
         return False
     number = 0
-    for where, row in itertools.islice(read_file(file), LOOK_ROWS):
+    for where, row in itertools.islice(file.read(), LOOK_ROWS):
         number += 1
         if not isinstance(row, DataError):
             seen.append(row)

@@ -40,7 +40,10 @@ from sft.settings.kinds import (
     Wandb,
 )
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+COMPRESSED_SUFFIXES = (".gz", ".zst")  # behind one of a text file
+BINARY_SUFFIXES = (".parquet", ".arrow")
+DATA_SUFFIXES = (*TEXT_SUFFIXES, *BINARY_SUFFIXES)
 GPUS_OF_A_NODE = 64  # at most
 DS_CONFIGS = ("zero3", "zero2", "zero1", "zero3_offload", "zero3_offload_all")
 TINY = "tiny"  # MODEL_NAME: a model of a few hundred thousand weights that the project makes itself

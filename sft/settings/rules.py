@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sft.errors import SettingsError, wrong
 from sft.settings import deepspeed, variables
-from sft.settings.fields import DATA_SUFFIXES, DEMO, TINY, Settings, marked
+from sft.settings.fields import COMPRESSED_SUFFIXES, DATA_SUFFIXES, DEMO, TINY, Settings, marked
 from sft.settings.kinds import MAY_CHANGE, NOT_OF_RUN
 from sft.settings.variables import is_there
 
@@ -66,7 +66,7 @@ def name_problems(name: str, value: str) -> list[str]:
     """
     made, example, suffixes = {
         "model_name": (TINY, "Qwen/Qwen3-0.6B", MODEL_SUFFIXES),
-        "dataset": (DEMO, "openai/gsm8k", DATA_SUFFIXES),
+        "dataset": (DEMO, "openai/gsm8k", (*DATA_SUFFIXES, *COMPRESSED_SUFFIXES)),
     }[name]
     if value == made or is_there(variables.expanded(value)):
         return []

@@ -105,7 +105,7 @@ def spoil_bytes(content, draw):
 
 def read(path, tokeniser):
     """Return how many rows a file gives, or the errors that are said of it."""
-    found = tokeniser.rows(sources.read_local(path)["train"])
+    found = tokeniser.rows(sources.read_local(path, tokeniser.settings)["train"])
     errors = [row for row in found if isinstance(row, DataError)]
     return errors or len(found)
 

@@ -185,7 +185,7 @@ def test_every_file_of_a_folder_is_looked_at():
         ("x.jsonl", "\n\n", "DATASET=data/x.jsonl: has no training rows; add some"),
         ("x.csv", "question,answer\n", "DATASET=data/x.csv: has no training rows; add some"),
         ("x.json", "[]", "DATASET=data/x.json: has no training rows; add some"),
-        ("x.txt", "text", "DATASET=data/x.txt: has an unknown file type; use .jsonl, .json, .csv, .parquet"),
+        ("x.txt", "text", "DATASET=data/x.txt: has an unknown file type; use .jsonl, .ndjson, .json, .csv, .tsv (also"),
         ("x.json", "[{}", "data/x.json:1: is not valid JSON (Expecting ',' delimiter at column 4); fix the line"),
         ("x.parquet", "text", "data/x.parquet: is not a readable Parquet file ("),
     ],
@@ -206,7 +206,9 @@ def test_a_link_to_nothing_among_the_data_is_refused():
 def test_a_folder_without_data_is_refused():
     Path("data/train.jsonl").mkdir()  # a folder of such a name is not a file
     (line,) = refused(dataset="data")
-    assert line == "DATASET=data: holds no training file (.jsonl, .json, .csv, .parquet); add train.jsonl"
+    kinds = ".jsonl, .ndjson, .json, .csv, .tsv (also .gz and .zst), .parquet, .arrow"
+    what = f"holds no training file ({kinds})"
+    assert line == f"DATASET=data: {what}; add train.jsonl, or give the file to train on"
 
 
 def test_a_pipe_is_left_to_the_run_which_alone_can_read_it(folder):

@@ -8,14 +8,16 @@ import pyarrow.parquet
 import pytest
 
 from sft.errors import DataError, SettingsError
-from sft.rows import files as rows
+from sft.rows import splits
+from sft.settings.load import load
 from sft.trainer.data import sources
 
+SETTINGS = load(None)
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "größer?\nja", "answer": "3"}]
 
 
 def read(path):
-    return [row for _, row in sources.read_local(path)["train"]]
+    return [row for _, row in sources.read_local(path, SETTINGS)["train"]]
 
 
 def test_every_kind_of_file_gives_the_same_rows(tmp_path):
@@ -30,9 +32,9 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
 def test_file_names_say_which_split(tmp_path):
     for name in ("train-0.jsonl", "train-1.jsonl", "test.jsonl", "validation.jsonl", "README.md"):
         (tmp_path / name).write_text("{}\n")
-    files = rows.local_files(tmp_path)
-    assert [path.name for path in files["train"]] == ["train-0.jsonl", "train-1.jsonl"]
-    assert [path.name for path in files["validation"]] == ["validation.jsonl"]
+    files = splits.local_files(tmp_path, SETTINGS)
+    assert [file.name for file in files.train] == ["train-0.jsonl", "train-1.jsonl"]
+    assert [file.name for file in files.validation] == ["validation.jsonl"]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_what_is_malformed_is_named_by_file_and_line(tmp_path, name, content, me
 
 def test_a_folder_without_rows_is_an_error(tmp_path):
     with pytest.raises(SettingsError, match="holds no training file"):
-        sources.read_local(tmp_path)
+        sources.read_local(tmp_path, SETTINGS)
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(SettingsError, match="has an unknown file type"):
         read(tmp_path / "a.txt")

@@ -24,6 +24,8 @@ def describe(run: Run, console: Console) -> None:
         console.print(f"{name:>10}: {', '.join(counts(split, settings.max_length))}", highlight=False)
     for line in columns(prepared.train, prepared.validation):
         console.print(f"{'columns':>10}: {line}", highlight=False, markup=False)
+    for line in prepared.splits.said if prepared.splits else []:
+        console.print(f"{'files':>10}: {line}", highlight=False, markup=False)
     for line in prepared.template.said if prepared.template else []:
         console.print(f"{'template':>10}: {line}", highlight=False, markup=False)
     for line in Steps.of(settings, prepared.train.rows).describe(settings):

@@ -29,6 +29,16 @@ class Split(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitFiles(Part):
+    """What each file of a local data set is for. Names are paths within the data set."""
+
+    train: list[str]
+    validation: list[str]  # for evaluation, whatever their split is called
+    unused: dict[str, str]  # reasons by name
+    said: list[str]  # the same, as lines
+
+
+@dataclass(frozen=True, kw_only=True)
 class TemplateFacts(Part):
     """What was found out about a model's chat template before any row was prepared."""
 
@@ -53,6 +63,7 @@ class PreparedData(Record):
     commit: str | None  # of a data set on the hub
     settings: dict[str, object]  # that the rows depend on
     files: dict[str, str] | None = None  # SHA-256 of each file of a local data set
+    splits: SplitFiles | None = None  # None: a data set on the hub, or prepared before this was noted
     template: TemplateFacts | None = None  # None: prepared before this was noted
 
 
@@ -81,3 +92,4 @@ class Prepared(Record):
     seconds: dict[str, float] = field(default_factory=dict)  # spent on each
     said: list[str] = field(default_factory=list)  # a line for everything that is not as the run began
     template: TemplateFacts | None = None  # None: prepared before this was noted
+    splits: SplitFiles | None = None  # the same

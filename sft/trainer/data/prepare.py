@@ -91,6 +91,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
         train=found.train,
         validation=found.validation,
         template=found.template,
+        splits=found.splits,
     )
 
 

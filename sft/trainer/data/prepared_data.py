@@ -12,9 +12,9 @@ from sft import model_files, template_files
 from sft.errors import DataError, SettingsError, wrong
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
-from sft.rows.files import local_files
+from sft.rows.splits import LocalFiles, local_files
 from sft.run import files, typed_json
-from sft.run.records import PreparedData
+from sft.run.records import PreparedData, SplitFiles
 from sft.settings.fields import Settings
 from sft.trainer.data import chat_template, sources
 from sft.trainer.data.hashes import file_hash, kept_hash, short_hash
@@ -92,9 +92,11 @@ def data_key(settings: Settings) -> str:
     local = dataset_folder(settings)
     if local is None:
         return short_hash(settings.dataset, settings.dataset_config, settings.dataset_revision)
-    splits = local_files(local)
+    splits = local_files(local, settings).by_split()
     parts = [
-        (split, path.name, kept_hash(path, settings.data_path)) for split, paths in splits.items() for path in paths
+        (split, file.name, kept_hash(file.path, settings.data_path))
+        for split, files in splits.items()
+        for file in files
     ]
     return short_hash(*parts)
 
@@ -120,17 +122,30 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
     if not train.rows:
         raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
     local = dataset_folder(settings)
-    read = [path for paths in local_files(local).values() for path in paths] if local else []
+    there = local_files(local, settings) if local else None
+    if there:
+        print("\n".join(there.lines()), file=sys.stderr, flush=True)
     found = PreparedData(
         train=train,
         validation=held_out,
         hash=short_hash(*(file_hash(path) for path in sorted(folder.glob("*/*")))),
-        files={path.name: kept_hash(path, settings.data_path) for path in read} if local else None,
+        files={file.name: kept_hash(file.path, settings.data_path) for file in there.used} if there else None,
+        splits=splits_of(there) if there else None,
         commit=None if local else sources.hub_commit(settings),
         settings=settings.of_data(),
         template=probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments)),
     )
     typed_json.write(folder / MANIFEST, found)
+
+
+def splits_of(found: LocalFiles) -> SplitFiles:
+    """Return the record of which file is for what."""
+    return SplitFiles(
+        train=[file.name for file in found.train],
+        validation=[file.name for file in found.validation],
+        unused=found.unused,
+        said=found.lines(),
+    )
 
 
 def tokeniser_of(settings: Settings, model: Path, file: Path | None = None) -> Tokeniser:

@@ -11,10 +11,13 @@ from typing import Any
 
 from sft.errors import SettingsError, wrong
 from sft.rows import arrow
-from sft.rows.files import HELD_OUT_NAMES, PARQUET_ROWS, ReadRow, local_files, read_file, row_or_error
+from sft.rows.files.arrow_files import BATCH_ROWS
 from sft.rows.forms import unused
 from sft.rows.forms.columns import Columns
 from sft.rows.look import check_columns
+from sft.rows.row import ReadRow, row_or_error
+from sft.rows.split_names import split_for
+from sft.rows.splits import local_files
 from sft.run import files
 from sft.settings.fields import DEMO, Settings
 from sft.trainer.data import demo
@@ -46,7 +49,7 @@ def splits(settings: Settings) -> tuple[Iterator[ReadRow], Iterator[ReadRow]]:
 def readers(settings: Settings) -> dict[str, Iterator[ReadRow]]:
     """Return readers of the rows that the data set itself has, by split: `train`, and `validation`, maybe empty."""
     local = dataset_folder(settings)
-    return read_local(local) if local else read_hub(settings)
+    return read_local(local, settings) if local else read_hub(settings)
 
 
 def dataset_folder(settings: Settings) -> Path | None:
@@ -64,9 +67,10 @@ def dataset_folder(settings: Settings) -> Path | None:
     return path if path.exists() else None
 
 
-def read_local(path: Path) -> dict[str, Iterator[ReadRow]]:
+def read_local(path: Path, settings: Settings) -> dict[str, Iterator[ReadRow]]:
     """Return readers of a local data set's training and validation rows (the latter may be empty)."""
-    return {split: (row for file in files for row in read_file(file)) for split, files in local_files(path).items()}
+    found = local_files(path, settings).by_split()
+    return {split: (row for file in files for row in file.read()) for split, files in found.items()}
 
 
 def load_hub(settings: Settings) -> Any:
@@ -101,18 +105,19 @@ def hub_commit(settings: Settings) -> str | None:
 def read_hub(settings: Settings) -> dict[str, Iterator[ReadRow]]:
     """Return readers of a hub data set's training and validation rows. Raises SettingsError without training rows."""
     splits = load_hub(settings)
-    if "train" not in splits:
+    train = split_for(["train"], splits, settings.dataset)
+    held_out = split_for(["validation", "test"], splits, settings.dataset)
+    if train is None:
         has = ", ".join(splits)
         raise SettingsError([wrong("DATASET", settings.dataset, f"has no train split but {has}", "use another one")])
-    held_out = next((name for name in HELD_OUT_NAMES if name in splits), None)
 
     def rows(split: str) -> Iterator[ReadRow]:
         as_written = arrow.as_written(splits[split].features.arrow_schema)
-        tables = splits[split].with_format("arrow").iter(PARQUET_ROWS)
+        tables = splits[split].with_format("arrow").iter(BATCH_ROWS)
         for number, row in enumerate(row for table in tables for row in table.to_pylist()):
             yield row_or_error(as_written, f"{settings.dataset}[{split}]:row {number}", row)
 
-    return {"train": rows("train"), "validation": rows(held_out) if held_out else iter(())}
+    return {"train": rows(train), "validation": rows(held_out) if held_out else iter(())}
 
 
 def check_hub(settings: Settings) -> None:

@@ -1,0 +1,58 @@
+"""CSV files, separated by commas, semicolons or tabs."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from sft.errors import DataError
+from sft.rows.files import text
+from sft.rows.files.arrow_files import check_once
+from sft.rows.row import ReadRow, Row, row_or_error
+
+SEPARATORS = ",;\t"  # if a header has several of them equally often, the first
+csv.field_size_limit(sys.maxsize)
+
+
+def read_csv(path: Path) -> Iterator[ReadRow]:
+    """Yield the rows below the header line; empty lines are skipped."""
+    found = text.lines(path, keep_ends=True)
+    first, skipped = next(found, ""), 0
+    said = re.fullmatch(r"sep=(.)\s*", first)  # as Excel writes it
+    while first and ((said and not skipped) or not first.strip()):
+        first, skipped = next(found, ""), skipped + 1
+    separator = said[1] if said else separator_of(first, path)
+    reader = csv.DictReader(itertools.chain([first], found), strict=True, delimiter=separator)
+
+    def place() -> str:
+        return f"{path}:{reader.reader.line_num + skipped}"  # that of DictReader stays behind if it raises
+
+    try:
+        check_once(list(reader.fieldnames or []), place())
+        for row in reader:
+            yield row_or_error(row_of_csv, place(), row)
+    except csv.Error as error:
+        raise DataError(f"{place()}: {error}; fix the line") from None
+
+
+def separator_of(header: str, path: Path) -> str:
+    """Return what separates the fields: a tab in .tsv, otherwise what the header has most of outside of quotes."""
+    if ".tsv" in [suffix.lower() for suffix in path.suffixes[-2:]]:
+        return "\t"
+    plain = re.sub(r'"[^"]*("|$)', "", header.rstrip("\r\n"))
+    return max(SEPARATORS, key=plain.count)
+
+
+def row_of_csv(where: str, row: dict[str | None, str | list[str] | None]) -> Row:
+    """Return a row of a CSV file. Raises DataError.
+
+    csv.DictReader puts surplus fields under the key None, and None in place of missing ones.
+    """
+    values = [value for value in row.values() if isinstance(value, str)]
+    if len(values) < len(row):
+        raise DataError(f"{where}: does not have the header's number of fields; fix the line")
+    return {str(name): value for name, value in row.items()}

@@ -1,0 +1,177 @@
+"""Which files of a local data set are for training, which for evaluation, and which are not used.
+
+The names decide, by the rules of Hugging Face's `datasets` (its module data_files), so that a folder is split as the
+hub would split it: a word such as train or test, alone or between separators or digits, in the name of a folder or,
+if no folder has one, of a file. What a data set says of itself comes before (sft/rows/layouts.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sft.errors import SettingsError, shown, wrong
+from sft.rows import layouts
+from sft.rows.files import KINDS, json_files, kind, read_file
+from sft.rows.row import ReadRow
+from sft.rows.split_names import PATTERNS, WORDS, is_held_out, split_for
+from sft.settings.fields import Settings
+
+SHARD = re.compile(r"data/([^/]*)-\d{5}-of-\d{5}[^/]*\.[^/]*")  # how the hub names the files of a split
+ABOUT = re.compile(r"(README|LICENSE|LICENCE|CITATION|NOTICE|CHANGELOG|Makefile)\b.*|.*\.(md|rst|py|sh)", re.IGNORECASE)
+OWN_FOLDERS = re.compile(r"prepared|hub|demo-[0-9a-f]{12}")  # of DATA_PATH: no data of the user's
+FEW = 5  # files that a line names
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of a data set, or one of the splits in a JSON file."""
+
+    path: Path
+    name: str  # within the data set, as in "train/part-0.jsonl"
+    part: str | None = None
+
+    def read(self) -> Iterator[ReadRow]:
+        """Yield its rows, with errors in place of those that cannot be read."""
+        return read_file(self.path, self.part)
+
+
+@dataclass
+class LocalFiles:
+    """The files of a local data set."""
+
+    train: list[DataFile]
+    validation: list[DataFile] = field(default_factory=list)  # for evaluation, whatever their split is called
+    unused: dict[str, str] = field(default_factory=dict)  # reasons by name
+
+    @property
+    def used(self) -> list[DataFile]:
+        return [*self.train, *self.validation]
+
+    def by_split(self) -> dict[str, list[DataFile]]:
+        """Return the files as {"train": [...], "validation": [...]}."""
+        return {"train": self.train, "validation": self.validation}
+
+    def lines(self) -> list[str]:
+        """Say which file is for what, on a line for each purpose."""
+        evaluation = f"{listed(file.name for file in self.validation)} for evaluation"
+        used = f"{listed(file.name for file in self.train)} for training; "
+        lines = [used + (evaluation if self.validation else "no file for evaluation")]
+        reasons = dict.fromkeys(self.unused.values())
+        return lines + [
+            f"not used ({reason}): {listed(name for name, why in self.unused.items() if why == reason)}"
+            for reason in reasons
+        ]
+
+
+def local_files(path: Path, settings: Settings) -> LocalFiles:
+    """Return what each file of a data set is for.
+
+    Raises SettingsError if there is nothing to train on, or if a name can mean two things.
+    """
+    if not path.is_dir():
+        files = {"train": [DataFile(path, path.name)]}
+        return chosen(whole_or_parts(files), path, {})
+    names = sorted(walk(path, settings))
+    left_out = layouts.without_rows(path, names)
+    data = [name for name in names if kind(path / name) and name not in left_out]
+    if gone := [name for name in data if not (path / name).exists()]:
+        what = f"{gone[0]} in it is a link to a file that does not exist"
+        raise SettingsError([wrong("DATASET", path, what, "put the file there, or remove the link")])
+    said = layouts.declared(path, data, settings)
+    by_split = said.by_split or named([name for name in data if name.startswith(said.folder)], path)
+    files = {split: [DataFile(path / name, name) for name in found] for split, found in by_split.items()}
+    used = {name for found in by_split.values() for name in found}
+    why = "not named in README.md" if said.by_split or said.folder else "its name has no word for a split"
+    unused = {name: reason for name, reason in left_out.items() if reason}
+    unused |= {
+        name: "not a kind of file that is read"
+        for name in names
+        if name not in {*data, *left_out, *used} and not ABOUT.fullmatch(Path(name).name)
+    }
+    unused |= {name: why for name in data if name not in used}
+    return chosen(whole_or_parts(files), path, unused)
+
+
+def whole_or_parts(files: dict[str, list[DataFile]]) -> dict[str, list[DataFile]]:
+    """Return files by split; the parts instead, if the only file has all splits in it."""
+    found = [file for several in files.values() for file in several]
+    if len(found) > 1 or list(files) != ["train"]:
+        return files
+    (file,) = found
+    parts = json_files.parts(file.path) if kind(file.path) == ".json" and file.path.is_file() else []
+    return {part: [DataFile(file.path, f"{file.name}[{part}]", part)] for part in parts} or files
+
+
+def walk(root: Path, settings: Settings) -> Iterator[str]:
+    """Yield the names of all files in a folder and its subfolders, links followed, without those that are hidden."""
+    seen = set()
+    own = settings.data_path.resolve()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        here = Path(folder)
+        real = here.resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        hidden = [name for name in folders if name.startswith((".", "__"))]
+        hidden += [name for name in folders if real == own and OWN_FOLDERS.fullmatch(name)]
+        folders[:] = sorted(set(folders) - set(hidden))
+        yield from ((here / name).relative_to(root).as_posix() for name in files if not name.startswith("."))
+
+
+def named(names: list[str], path: Path) -> dict[str, list[str]]:
+    """Return the files of each split by their names."""
+    shards: dict[str, list[str]] = {}
+    for name in names:
+        if found := SHARD.fullmatch(name):
+            shards.setdefault(found[1], []).append(name)
+    if shards:
+        return shards
+    by_folder = sorted_out(names, path, lambda name: name.split("/")[:-1])
+    rest = [name for name in names if all(name not in found for found in by_folder.values())]
+    if by_folder.get("train"):
+        return by_folder
+    by_name = sorted_out(rest, path, lambda name: name.split("/")[-1:])
+    rest = [name for name in rest if all(name not in found for found in by_name.values())]
+    both = {split: by_folder.get(split, []) + by_name.get(split, []) for split in WORDS}
+    both["train"] = both["train"] or rest
+    return {split: found for split, found in both.items() if found}
+
+
+def sorted_out(names: list[str], path: Path, words: Callable[[str], list[str]]) -> dict[str, list[str]]:
+    """Return files by the splits that these parts of their names name. Raises SettingsError for one that names two."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        splits = [split for split, pattern in PATTERNS.items() if any(pattern.search(word) for word in words(name))]
+        if "train" in splits and len(splits) > 1:
+            what = f"{name} names two splits, {' and '.join(splits)}"
+            raise SettingsError([wrong("DATASET", path, what, "rename it, or give the file to train on")])
+        if splits:
+            found.setdefault(splits[0], []).append(name)
+    return found
+
+
+def chosen(files: dict[str, list[DataFile]], path: Path, unused: dict[str, str]) -> LocalFiles:
+    """Return the splits that are used, of all that there are."""
+    train = split_for(["train"], files, path)
+    evaluation = split_for(["validation", "test"], files, path)
+    if train is None or not files.get(train):
+        others = "; ".join(f"{split}: {listed(file.name for file in found)}" for split, found in files.items())
+        what = f"holds no training file ({KINDS})" + (f", only {others}" if others else "")
+        raise SettingsError([wrong("DATASET", path, what, "add train.jsonl, or give the file to train on")])
+    for split, found in files.items():
+        if split not in (train, evaluation):
+            why = f"evaluation is on the {evaluation} files" if is_held_out(split) and evaluation else f"split {split}"
+            unused |= {file.name: why for file in found}
+    return LocalFiles(files[train], files[evaluation] if evaluation else [], unused)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return file names on a line, many of them shortened."""
+    found = list(names)
+    more = f" and {len(found) - FEW} more" if len(found) > FEW else ""
+    return ", ".join(shown(name) for name in found[:FEW]) + more

@@ -1,0 +1,163 @@
+"""Every kind of file gives the rows that were written into it, and what is wrong is named by file and line."""
+
+import csv
+import gzip
+import io
+import json
+import re
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sft.errors import DataError, SettingsError
+from sft.rows.files import read_file
+
+ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "größer?\nja; \"ja\", 'ja'\t!", "answer": "3"}]
+
+
+def read(path):
+    return [row for _, row in read_file(path)]
+
+
+def errors(path):
+    return [str(row).removeprefix(f"{path.parent}/") for _, row in read_file(path) if isinstance(row, DataError)]
+
+
+def json_lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def separated(rows, separator):
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), delimiter=separator)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def arrow(rows, new):
+    table, buffer = pyarrow.Table.from_pylist(rows), io.BytesIO()
+    with new(buffer, table.schema) as writer:
+        writer.write_table(table)
+    return buffer.getvalue()
+
+
+def parquet(rows):
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+TEXTS = {
+    "a.jsonl": json_lines,
+    "b.ndjson": json_lines,
+    "lines.json": json_lines,
+    "list.json": lambda rows: json.dumps(rows).encode(),
+    "list-in.jsonl": lambda rows: json.dumps(rows).encode(),
+    "pretty.json": lambda rows: json.dumps(rows, indent=2).encode(),
+    "pretty-in.jsonl": lambda rows: json.dumps(rows, indent=2).encode(),
+    "wrapped.json": lambda rows: json.dumps({"version": 1, "data": rows}).encode(),
+    "wrapped-pretty.json": lambda rows: json.dumps({"rows": rows}, indent=1).encode(),
+    "one-row-a-line.json": lambda rows: b'{"data": [\n' + b",\n".join(json.dumps(r).encode() for r in rows) + b"\n]}",
+    "train-alone.json": lambda rows: json.dumps({"train": rows}).encode(),
+    "comma.csv": lambda rows: separated(rows, ","),
+    "semicolon.csv": lambda rows: separated(rows, ";"),
+    "tab.csv": lambda rows: separated(rows, "\t"),
+    "excel.csv": lambda rows: b"sep=;\r\n" + separated(rows, ";"),
+    "blank-first.csv": lambda rows: b"\n" + separated(rows, ","),
+    "a.tsv": lambda rows: separated(rows, "\t"),
+}
+KINDS = TEXTS | {f"{name}.gz": lambda rows, made=made: gzip.compress(made(rows)) for name, made in TEXTS.items()}
+KINDS |= {
+    "file.arrow": lambda rows: arrow(rows, pyarrow.ipc.new_file),
+    "stream.arrow": lambda rows: arrow(rows, pyarrow.ipc.new_stream),
+    "a.parquet": parquet,
+    "UPPER.JSONL": json_lines,
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1]])
+def test_every_kind_gives_the_rows(name, rows, tmp_path):
+    (tmp_path / name).write_bytes(KINDS[name](rows))
+    assert read(tmp_path / name) == rows
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_zstandard(name, tmp_path):
+    path = tmp_path / f"{name}.zst"
+    for mode in ("wb", "ab"):  # a second frame, as `cat` makes it
+        with path.open(mode) as raw, pyarrow.CompressedOutputStream(raw, "zstd") as stream:
+            stream.write(TEXTS[name](ROWS) if mode == "wb" else b"")
+    assert read(path) == ROWS
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=6)
+
+
+@given(rows=st.lists(st.fixed_dictionaries({"question": TEXT, "answer": TEXT}), min_size=1, max_size=4))
+def test_any_texts_come_back(rows, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp()
+    for name, made in KINDS.items():
+        (folder / name).write_bytes(made(rows))
+        assert read(folder / name) == rows, name
+
+
+def test_one_object_is_one_row(tmp_path):
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tools": []}
+    for name, indent in (("a.json", None), ("b.json", 2), ("c.jsonl", None), ("d.jsonl", 2)):
+        (tmp_path / name).write_text(json.dumps(row, indent=indent))
+        assert read(tmp_path / name) == [row], name
+
+
+WINDOWS = "question,answer\ncaf\xe9?,b\n".encode("cp1252")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "question,answer\na?,b\n".encode("utf-16"), "a.csv:1: is UTF-16 text; convert the file to UTF-8: "
+         "iconv -f UTF-16 -t UTF-8 PATH > utf-8.tmp && mv utf-8.tmp PATH"),
+        ("a.jsonl", json_lines(ROWS).decode().encode("utf-16-le"), "a.jsonl:1: is UTF-16LE text"),
+        ("a.jsonl", json_lines(ROWS).decode().encode("utf-16-be"), "a.jsonl:1: is UTF-16BE text"),
+        ("a.json", json.dumps(ROWS).encode("utf-32"), "a.json:1: is UTF-32 text"),
+        ("a.csv", WINDOWS, "a.csv:2: is not UTF-8 text; convert the file to UTF-8; if it is Windows-1252: "
+         "iconv -f CP1252 -t UTF-8 PATH > utf-8.tmp && mv utf-8.tmp PATH"),
+        ("a.csv.gz", gzip.compress(WINDOWS), "gzip -dc PATH | iconv -f CP1252 -t UTF-8 | gzip > utf-8.tmp"),
+        ("a.jsonl.gz", gzip.compress(json_lines(ROWS * 99))[:-20], "cannot be decompressed (Compressed file ended"),
+        ("a.jsonl.gz", json_lines(ROWS), "a.jsonl.gz:1: cannot be decompressed (Not a gzipped file"),
+        ("a.jsonl.zst", json_lines(ROWS), "a.jsonl.zst:1: cannot be decompressed (ZSTD decompress failed"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n\n{"a": \n'), "a.jsonl.gz:3: is not valid JSON"),
+        ("a.csv", b"sep=;\nq;a\n1;2\n1\n", "a.csv:4: does not have the header's number of fields"),
+        ("a.csv", b'q,a\n"He said \\"hi\\" then","b"\n', "a.csv:2: "),
+        ("a.jsonl", b'// rows\n{"a": 1}\n', "a.jsonl:1: is not valid JSON"),
+        ("a.json", b'{\n "a": 1\n "b": 2\n}', "a.json:3: is not valid JSON"),
+        ("a.json", b'{"a": \n{"a": 1}\n', "a.json:1: is not valid JSON"),
+        ("a.json", b'{"data": [{}, 3]}', "a.json:data item 2: is not a JSON object but int"),
+        ("a.arrow", arrow(ROWS, pyarrow.ipc.new_stream)[:-8], "is not a readable Arrow file (it ends too early)"),
+        ("a.arrow", arrow(ROWS, pyarrow.ipc.new_file)[:-8], "a.arrow: is not a readable Arrow file"),
+        ("a.arrow", b"", "a.arrow: is not a readable Arrow file (it ends too early)"),
+        ("a.json", b'{"train": [{}], "test": [{}]}', "holds the splits train, test; give it as DATASET by itself"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(name, content, message, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    (error,) = errors(path)
+    assert message.replace("PATH", str(path)) in error
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.gz", "a.parquet.gz", "a.jsonl.bz2", "a.xlsx", "jsonl"])
+def test_other_kinds_are_refused(name, tmp_path):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(SettingsError, match=re.escape("has an unknown file type; use .jsonl, .ndjson")):
+        read(tmp_path / name)
+
+
+def test_an_empty_file_has_no_rows(tmp_path):
+    for name in ("a.jsonl", "a.json", "a.csv", "a.tsv"):
+        (tmp_path / name).write_text("\n")
+        assert read(tmp_path / name) == []
