@@ -13,6 +13,7 @@ from sft.trainer.data.answers import Rendered, render
 from sft.trainer.data.chat_template import Refused
 from sft.trainer.data.probe import Probe
 
+WITHOUT_TOOLS = "leave the tools out, or set CHAT_TEMPLATE to another one"
 LINKS = ("tool_call_id", "id", "type", "index")  # they say what belongs together, which the order says too
 SPOKEN = ("tool_calls", *REASONING)  # keys that an answer consists of: their words are looked for in its target
 
@@ -25,11 +26,17 @@ def check(conversation: Conversation, texts: list[Rendered], probe: Probe) -> No
         if number in spans:
             text, span = spans[number]
             check_answer(message, text[span.start : span.end], number)
+        elif message.role in probe.dropped_roles and context_words(message).strip():
+            raise Refused(f"it leaves out messages of the role {message.role}")
         elif lost := missing(context_words(message), whole):
             raise Refused(f"it leaves out {shown(repr(lost), 60)} of message {number + 1} (role {message.role})")
     for tool in conversation.tools:
         if lost := missing(tool_name(tool), whole):
-            raise Refused(f"it leaves out the tools ({shown(lost, 60)})")
+            raise Refused(f"it leaves out the tools ({shown(lost, 60)})", WITHOUT_TOOLS)
+    if conversation.tools:  # their names may be there because they are called
+        without = render(conversation.messages, replace(conversation, tools=()), probe)
+        if without == render(conversation.messages, conversation, probe):
+            raise Refused("it leaves out the tools", WITHOUT_TOOLS)
     check_keys(conversation, whole, probe)
 
 

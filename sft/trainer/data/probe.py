@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from sft.errors import shown
-from sft.rows.conversation import Message
+from sft.rows.conversation import ROLES, Message, Role
 from sft.run.records import TemplateFacts
 from sft.trainer.data.chat_template import ChatTemplate, Refused
 
@@ -110,6 +110,7 @@ class Probe:
     thinking: Thinking
     keeps_answers: bool  # an earlier answer stays as it was when it was the last
     splits_prompt: bool  # the tokens of the generation prompt are those that the whole text begins with
+    dropped_roles: tuple[Role, ...]  # it leaves out their messages, though it does not refuse them
     turn_marks: tuple[str, ...]  # how a turn of the user and one of the assistant begin
     model_stops: frozenset[int]
 
@@ -177,6 +178,7 @@ def probe(template: ChatTemplate, model_stops: set[int]) -> Probe:
         thinking=thinking,
         keeps_answers=prober.keeps_answers(ending),
         splits_prompt=prober.splits_prompt(prompt, rendered),
+        dropped_roles=tuple(role for role in ROLES if prober.drops(role, forms if call_ending else None)),
         turn_marks=prober.turn_marks(prompt),
         model_stops=frozenset(model_stops),
     )
@@ -319,6 +321,22 @@ class Prober:
             return True  # it takes one answer only
         alone = self.text(user(), answer())
         return whole.startswith(alone[: alone.rindex(ANSWER) + len(ANSWER)] + ending.added)
+
+    def drops(self, role: Role, forms_of_calls: Forms | None) -> bool:
+        """Tell whether a template leaves out the messages of a role. `forms_of_calls`: None if it writes no calls."""
+        prober = replace(self, forms=forms_of_calls or self.forms)
+        if role in ("user", "assistant"):
+            return False
+        tools: list[object] = []
+        before = [Message(role, RESULT), user()]
+        if role not in ("system", "developer"):
+            tools = [TOOL]
+            calling = answer(None, tool_calls=[tool_call()]) if forms_of_calls else answer()
+            before = [user(), calling, replace(RETURNED, role=role)]
+        # Some write the system message only if the last message is the user's: in the prompt, not before the answer.
+        asked = prober.or_none(*before, prompt=True, tools=tools)
+        texts = [asked, prober.or_none(*before, answer(LATER), tools=tools)]
+        return any(texts) and not any(text and RESULT in text for text in texts)
 
     def splits_prompt(self, prompt: str, rendered: str) -> bool:
         """Tell whether no token spans the end of the generation prompt and the beginning of an answer."""

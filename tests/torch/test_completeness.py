@@ -1,0 +1,108 @@
+"""Everything that a row says is in what is trained, or the row is refused with what the template leaves out."""
+
+import pytest
+
+from sft.errors import DataError
+
+from . import chat_templates as of
+from .chat_templates import CHATML, CHATML_MARKS, OBJECT_ARGUMENTS, chat, tokeniser, trained, with_template
+
+QUESTION, ANSWER = {"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A"}
+TOOL = {
+    "type": "function",
+    "function": {"name": "find", "description": "d", "parameters": {"type": "object", "properties": {}}},
+}
+RESULT = {"role": "tool", "content": "R", "tool_call_id": "c1", "name": "find"}
+# Messages of other roles are not written, as in Phi.
+TWO_ROLES = CHATML.replace(
+    "{{ '<|im_start|>'", "{% if message.role in ('user', 'assistant') %}{{ '<|im_start|>'", 1
+).replace("{% endfor %}", "{% endif %}{% endfor %}", 1)
+NAMES = CHATML.replace("message.role +", "message.role + (' ' + message.name if message.name else '') +")
+
+
+def call(arguments, content=None, **keys):
+    calls = [{"id": "c1", "type": "function", "function": {"name": "find", "arguments": arguments}}]
+    return {"role": "assistant", "content": content, "tool_calls": calls, **keys}
+
+
+def row(*messages, **columns):
+    return {"messages": list(messages), **columns}
+
+
+def refusal(tokenizer, template, given, **settings):
+    found = tokeniser(with_template(tokenizer, template, CHATML_MARKS), **settings)
+    with pytest.raises(DataError) as caught:
+        trained(found, given)
+    return str(caught.value).removeprefix("a.jsonl:7: the chat template cannot render it: ")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [OBJECT_ARGUMENTS, of.TEXT_ARGUMENTS, of.tools_with("call.function.arguments | tojson", "message.content")],
+    ids=["objects", "texts", "content is always there"],
+)
+@pytest.mark.parametrize(
+    "arguments", [{"town": 'Bonn "é"', "n": [1, None, True]}, '{"town": "Bonn \\"é\\"", "n": [1, null, true]}']
+)
+def test_calls_are_targets_in_the_form_that_the_template_takes(tokenizer, template, arguments):
+    found = tokeniser(with_template(tokenizer, template, CHATML_MARKS))
+    (text,) = trained(found, row(QUESTION, call(arguments), RESULT, ANSWER, tools=[TOOL]))
+    written = '{"name": "find", "arguments": {"town": "Bonn \\"é\\"", "n": [1, null, true]}}'
+    assert text.startswith('<|im_start|>system\n[{"type": "function", "function": {"name": "find",')
+    assert text.endswith(
+        f"<|im_start|>assistant\n⟦<call>{written}</call><|im_end|>⟧\n<|im_start|>tool\nR<|im_end|>\n"
+        "<|im_start|>assistant\n⟦A<|im_end|>⟧"
+    )
+
+
+def test_words_beside_a_call_are_trained_too(tokenizer):
+    found = tokeniser(with_template(tokenizer, OBJECT_ARGUMENTS, CHATML_MARKS))
+    (text,) = trained(found, row(QUESTION, call({}, "Let me see.")))
+    assert text.endswith('⟦Let me see.<call>{"name": "find", "arguments": {}}</call><|im_end|>⟧')
+
+
+@pytest.mark.parametrize(
+    ("template", "given", "said"),
+    [
+        (CHATML, row(QUESTION, call({})), "it writes no tool calls; set CHAT_TEMPLATE to another one, or change"),
+        (OBJECT_ARGUMENTS.replace("{% if tools %}", "{% if false %}"), row(QUESTION, call({}), tools=[TOOL]),
+         "it leaves out the tools; leave the tools out, or set CHAT_TEMPLATE to another one"),
+        (CHATML, row(QUESTION, ANSWER, tools=[TOOL]),
+         "it leaves out the tools (find); leave the tools out, or set CHAT_TEMPLATE to another one"),
+        (TWO_ROLES, row(QUESTION, ANSWER, {"role": "tool", "content": "Result"}, ANSWER),
+         "it leaves out messages of the role tool; set CHAT_TEMPLATE"),
+        (TWO_ROLES, row(QUESTION, ANSWER, {"role": "tool", "content": "A"}, ANSWER),  # a word that is there anyway
+         "it leaves out messages of the role tool; set CHAT_TEMPLATE"),
+        (TWO_ROLES, row({"role": "developer", "content": "Be kind."}, QUESTION, ANSWER),
+         "it leaves out messages of the role developer; set CHAT_TEMPLATE"),
+        (CHATML, row({**QUESTION, "name": "Bob"}, ANSWER),
+         "it does not use the key 'name' of a message; leave the key out, or set CHAT_TEMPLATE to another one"),
+        (CHATML, row(QUESTION, {**ANSWER, "citations": ["x"]}), "it does not use the key 'citations' of a message"),
+        (CHATML.replace("message.content", "message.content.split('####')[0]"), chat("Q?", "2 + 3 #### 5"),
+         "it leaves out '5' of the words of message 2"),
+    ],
+)  # fmt: skip
+def test_what_a_template_leaves_out_is_named(tokenizer, template, given, said):
+    assert refusal(tokenizer, template, given).startswith(said)
+
+
+@pytest.mark.parametrize("role", ["developer", "function", "ipython", "tool"])
+def test_messages_of_every_role_are_written_where_the_template_has_them(tokenizer, role):
+    found = tokeniser(with_template(tokenizer, CHATML, CHATML_MARKS))
+    (text,) = trained(found, row(QUESTION, ANSWER, {"role": role, "content": "Result"}, ANSWER))
+    assert f"<|im_start|>{role}\nResult<|im_end|>" in text and text.count("⟦A<|im_end|>⟧") == 2
+
+
+def test_a_name_is_written_where_the_template_reads_it(tokenizer):
+    found = tokeniser(with_template(tokenizer, NAMES, CHATML_MARKS))
+    assert trained(found, row({**QUESTION, "name": "Bob"}, ANSWER))[0].startswith("<|im_start|>user Bob\nQ?")
+
+
+def test_the_system_prompt_is_named_if_it_is_what_a_template_refuses(tokenizer):
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+    said = refusal(tokenizer, strict, chat("Q?", "A"), system_prompt="Be short.")
+    assert said == "it takes no system message; leave SYSTEM_PROMPT empty, or set CHAT_TEMPLATE"
+    said = refusal(tokenizer, strict, row({"role": "system", "content": "S."}, QUESTION, ANSWER))
+    assert said == "it takes no system message; leave it out, or set CHAT_TEMPLATE"
+    said = refusal(tokenizer, TWO_ROLES, chat("Q?", "A"), system_prompt="Be short.")
+    assert said == "it takes no system message; leave SYSTEM_PROMPT empty, or set CHAT_TEMPLATE"
