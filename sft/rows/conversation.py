@@ -37,6 +37,8 @@ class Message:
     @property
     def reasoning(self) -> str:
         """The text of the key for reasoning, or ""."""
+        if not self.keys:  # as in most messages, of which there may be millions
+            return ""
         texts = (self.keys.get(key) for key in REASONING)
         return next((text for text in texts if isinstance(text, str) and text.strip()), "")
 

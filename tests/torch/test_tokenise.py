@@ -101,6 +101,7 @@ def test_long_rows_are_cut_and_counted(tokenizer):
 
 
 def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenise, "MANY_ROWS", 7)
     monkeypatch.setattr(tokenise, "CHUNK_ROWS", 7)
     monkeypatch.setattr(tokenise.resources, "cores", lambda: 3)
     read = [(f"a.jsonl:{i}", {"question": f"{i}?", "answer": str(i + 1)}) for i in range(100)]

@@ -71,7 +71,7 @@ def encoded(texts: Sequence[str], starts: Sequence[Sequence[int]], tokenizer: An
     may span that place: such a text is split there.
     """
     plain = [text for text in texts if OPEN not in text]
-    batch = tokenizer(plain, add_special_tokens=False) if plain else None
+    batch = tokenizer(plain, add_special_tokens=False, return_attention_mask=False) if plain else None
     encodings = (batch.encodings if batch else None) or [None] * len(plain)
     found = iter(zip(batch.input_ids if batch else [], encodings, strict=True))
     for text, places in zip(texts, starts, strict=True):
@@ -127,4 +127,4 @@ def piece_of(text: str, is_literal: bool, start: int, first: int, tokenizer: Any
 
 def without_guards(text: str) -> str:
     """Return a text without the guards in it."""
-    return re.sub(f"[{OPEN}{CLOSE}]", "", text)
+    return re.sub(f"[{OPEN}{CLOSE}]", "", text) if OPEN in text else text

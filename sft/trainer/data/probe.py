@@ -61,6 +61,8 @@ class Forms:
             found["content"] = [{"type": "text", "text": message.content}] if self.content_as_parts else message.content
         elif self.empty_content:
             found["content"] = ""
+        if not message.keys and not self.moves_reasoning:
+            return found
         found |= message.keys
         reasoning, words = message.split()
         if reasoning and self.moves_reasoning and not message.reasoning:

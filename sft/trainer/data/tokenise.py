@@ -26,7 +26,9 @@ from sft.trainer.data.probe import Probe
 from sft.trainer.data.rows import Counts, TokenisedRow
 from sft.trainer.model import answer_text
 
-CHUNK_ROWS = 1000  # a worker process takes so many at a time
+MANY_ROWS = 1000  # from here on worker processes share the rows
+# A worker takes so many at a time. More are no faster, and a row of many turns can become millions of tokens.
+CHUNK_ROWS = 100
 
 worker: Tokeniser  # one in each process, inherited from the process that forks it
 
@@ -48,17 +50,18 @@ def rows_and_errors(read: Iterable[ReadRow], tokeniser: Tokeniser) -> Iterator[l
     global worker
     worker = tokeniser
     rows = iter(read)
-    chunks = iter(lambda: list(itertools.islice(rows, CHUNK_ROWS)), [])
-    first = next(chunks, [])
+    first = list(itertools.islice(rows, MANY_ROWS))
+    every = itertools.chain(first, rows)
+    chunks = iter(lambda: list(itertools.islice(every, CHUNK_ROWS)), [])
     workers = resources.cores()
-    if workers == 1 or len(first) < CHUNK_ROWS:
-        for chunk in itertools.chain([first], chunks):
+    if workers == 1 or len(first) < MANY_ROWS:
+        for chunk in chunks:
             yield from work(chunk)
         return
     pool = ProcessPoolExecutor(workers, mp_context=get_context("fork"))
     try:
         waiting: deque[Future[list[list[TokenisedRow] | DataError]]] = deque()
-        for chunk in itertools.chain([first], chunks):
+        for chunk in chunks:
             waiting.append(pool.submit(work, chunk))
             if len(waiting) > 2 * workers:
                 yield from waiting.popleft().result()
