@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from sft.errors import DataError, shown
 from sft.rows.files import Row
@@ -39,14 +40,12 @@ class Columns:
     @classmethod
     def of(cls, row: Row, where: str, settings: Settings) -> Columns:
         """Return the columns of a row by their roles."""
-        named = named_roles(settings.prompt_column, settings.response_column, settings.columns)
-        taken = set(named.values())
+        known = known_columns(tuple(row), settings.prompt_column, settings.response_column, settings.columns)
         filled: dict[ColumnRole, list[str]] = {}
-        for column, value in row.items():
-            role = named.get(column) or recognised(column)
-            if role and (column in named or role not in taken) and says_something(value):
+        for column, role in known.roles:
+            if says_something(row[column]):
                 filled.setdefault(role, []).append(column)
-        return cls(row, where, named, filled)
+        return cls(row, where, known.named, filled)
 
     def all_of(self, *roles: ColumnRole) -> list[str]:
         """Return the filled columns that have one of these roles."""
@@ -102,7 +101,22 @@ def says_something(value: object) -> bool:
     return bool(value.strip()) if isinstance(value, str) else is_filled(value)
 
 
-@lru_cache(maxsize=16)
+class Known(NamedTuple):
+    """What the names of a row's columns say, which most rows of a data set share."""
+
+    named: Mapping[str, ColumnRole]
+    roles: tuple[tuple[str, ColumnRole], ...]  # columns with a role
+
+
+@lru_cache
+def known_columns(names: tuple[str, ...], prompt: str, response: str, columns: str) -> Known:
+    """Return what the names of columns say, under the settings PROMPT_COLUMN, RESPONSE_COLUMN and COLUMNS."""
+    named = named_roles(prompt, response, columns)
+    free = {name: role for name in names if (role := recognised(name)) and role not in named.values()}
+    roles = {name: named.get(name) or free.get(name) for name in names}
+    return Known(named, tuple((name, role) for name, role in roles.items() if role))
+
+
 def named_roles(prompt: str, response: str, columns: str) -> Mapping[str, ColumnRole]:
     """Return the roles that the settings PROMPT_COLUMN, RESPONSE_COLUMN and COLUMNS give to columns.
 

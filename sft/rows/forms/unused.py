@@ -8,7 +8,7 @@ https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from sft.errors import DataError
@@ -46,10 +46,10 @@ GOOD, BAD = ("true", "good", "yes", "1"), ("false", "bad", "no", "0", "-1")
 
 def problem_of_kind(columns: Columns) -> DataError | None:
     """Return what is wrong with a row of preferences, votes or pictures, unless the settings say what to do."""
-    row = columns.row
-    names = {column: name for column in row if (name := of_a_kind(column)) and column not in columns.named}
-    if not names:
+    row, of_kinds = columns.row, of_a_kind(tuple(columns.row))
+    if not of_kinds:
         return None
+    names = {column: name for column, name in of_kinds.items() if column not in columns.named}
     asked = {"response", "messages"} & set(columns.named.values())  # the settings say which answer is trained
     found = [column for column, name in names.items() if name in PREFERENCES and says_something(row[column])]
     if found and not asked:
@@ -72,10 +72,10 @@ def problem_of_kind(columns: Columns) -> DataError | None:
 
 
 @lru_cache
-def of_a_kind(column: str) -> str:
-    """Return the name of a column of these kinds in small letters; "" for any other column."""
-    name = column.strip().lower()
-    return name if name in PREFERENCES | VOTES | VERDICTS | PICTURES else ""
+def of_a_kind(names: tuple[str, ...]) -> Mapping[str, str]:
+    """Return the columns of these kinds, with their names in small letters."""
+    kinds = PREFERENCES | VOTES | VERDICTS | PICTURES
+    return {column: name for column in names if (name := column.strip().lower()) in kinds}
 
 
 def verdict_of(value: object) -> bool | None:
