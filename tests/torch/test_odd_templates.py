@@ -134,3 +134,14 @@ def test_the_content_of_an_earlier_call_may_have_to_be_there(marked):
     )
     [(_, targets)] = trained(marked, template, QUESTION, CALLING, RESULT, ANSWER)
     assert targets == '({"name": "count", "arguments": {"what": "eggs"}})</s>3 + 2 = 5</s>'
+
+
+def test_a_call_ends_where_words_end_though_eos_follows_at_the_very_end(marked):
+    template = (
+        TOOLS
+        + turns(assistant="<assistant>{{ m['content'] or '' }}" + CALLS + "<|end|>", tool="<|tool|>{{ m['content'] }}")
+        + "{% if not add_generation_prompt %}</s>{% endif %}"
+        + PROMPT
+    )
+    [(_, targets)] = trained(marked, template, QUESTION, CALLING, RESULT, ANSWER)
+    assert targets == '({"name": "count", "arguments": {"what": "eggs"}})<|end|>3 + 2 = 5<|end|>'

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sft.rows.conversation import Conversation, Message
+from sft.rows.conversation import REASONING, Conversation, Message
 from sft.trainer.data.chat_template import Refused
 from sft.trainer.data.probe import ANSWER, THINK, Probe, shared_start
 
@@ -132,7 +132,8 @@ def with_reasoning(body: str, message: Message, prompt: str, probe: Probe) -> st
     is_open = thinking.prompt_opens and end.endswith(thinking.opener)
     if reasoning not in body:
         if not is_open and thinking.keeps_content:  # a key, which this template does not read
-            what = "it leaves out the reasoning, which it writes only from the content"
+            key = next(key for key in REASONING if message.keys.get(key))
+            what = f"it leaves out {key}, as it writes reasoning only from the content"
             raise Refused(what, "put it there as <think>…</think>, or leave it out")
         words = body.partition(close)[2] if close in body else body  # behind an empty block
         return ("" if is_open else THINK[0]) + reasoning + thinking.closer + words.lstrip("\n")

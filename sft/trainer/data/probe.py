@@ -286,10 +286,9 @@ class Prober:
         between = after(whole, max((FUNCTION, ARGUMENT), key=whole.rindex)).partition(RESULT)[0] if whole else ""
         usual = self.ending()
         marks = list(self.marks.finditer(tail))
-        if mark := self.first_stop(tail):
+        stops = {usual.mark, *(mark[0] for mark in marks if self.token(mark[0]) in self.model_stops)}
+        if mark := next((mark for mark in marks if mark[0] in stops), None):
             return Ending(mark[0], repeats=tail.count(mark[0]))
-        if any(mark[0] == usual.mark for mark in marks):
-            return Ending(usual.mark, repeats=tail.count(usual.mark))
         common = shared_start(tail, between)
         if (mark := self.first_stop(between[len(common) :])) or not marks or usual.is_appended:
             return self.appended(tail, between)

@@ -141,10 +141,11 @@ class Tokeniser:
     def without_system(self, conversation: Conversation) -> Refused | None:
         """Return what is wrong if it is the system message that a template refuses; None if it is not."""
         first, *others = conversation.messages
-        if first.role != "system" or not others:
+        if first.role != "system" or not others or others[0].role == "assistant":  # then nothing else precedes it
             return None
+        rest = replace(conversation, messages=tuple(others))
         try:
-            rendered(replace(conversation, messages=tuple(others)), self.probe)
+            completeness.check(rest, rendered(rest, self.probe), self.probe)
         except Refused:
             return None
         where = "leave SYSTEM_PROMPT empty" if self.settings.system_prompt else "leave it out"
