@@ -107,6 +107,8 @@ def of(tokenizer: Any, settings: Settings, file: Path | None = None) -> ChatTemp
     is_missing = not tokenizer.chat_template and not settings.chat_template
     source, texts = chosen(tokenizer, settings, file)
     for text in texts.values():
+        if not isinstance(text, str):
+            raise wrong_template(settings, f"is not text but {type(text).__name__}")
         if problem := syntax_error(text):
             raise wrong_template(settings, f"is not valid Jinja ({shown(problem, 200)})")
     arguments = json.loads(settings.chat_template_arguments)

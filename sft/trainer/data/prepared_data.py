@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft import model_files, template_files
-from sft.errors import DataError, SettingsError, wrong
+from sft.errors import DataError, SettingsError, shown, wrong
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
 from sft.rows.splits import LocalFiles, local_files
@@ -150,23 +150,35 @@ def splits_of(found: LocalFiles) -> SplitFiles:
 
 def tokeniser_of(settings: Settings, model: Path, file: Path | None = None) -> Tokeniser:
     """Return what makes tokens of the rows for the model in a folder. Raises SettingsError if that cannot go right."""
-    import transformers
-
     from sft.trainer.data import probe
     from sft.trainer.data.tokenise import Tokeniser
 
-    config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
-    text_config = config.get_text_config()
-    model_files.check_length(getattr(text_config, "max_position_embeddings", None), settings)
+    most, embedding_rows = sizes_of(settings, model)
+    model_files.check_length(most, settings)
     template = chat_template.load(model, settings, file)
-    if template.tokenizer.eos_token_id is None:
+    eos = template.tokenizer.eos_token_id
+    if eos is None:
         what = "its tokenizer has no EOS token, so no answer would ever end"
         remedy = "set eos_token in its tokenizer_config.json"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)])
-    stops = {template.tokenizer.eos_token_id, *model_files.stops(model)}
-    found = probe.probe(template, stops)
-    embedding_rows = getattr(text_config, "vocab_size", None)
-    if embedding_rows is not None and max(found.stops) >= embedding_rows:
-        what = f"it has no embedding for {found.ending.mark}, which ends answers: only {embedding_rows}"
+    # A generation_config.json may name tokens that the model does not have, which it never generates.
+    tokens = len(template.tokenizer) if embedding_rows is None else embedding_rows
+    found = probe.probe(template, {eos} | {stop for stop in model_files.stops(model) if 0 <= stop < tokens})
+    if missing := [str(template.tokenizer.convert_ids_to_tokens(stop)) for stop in found.stops if stop >= tokens]:
+        what = f"it has no embedding for {', '.join(missing)}, which ends answers: only {tokens}"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "take the tokenizer that belongs to it")])
     return Tokeniser(found, settings, embedding_rows)
+
+
+def sizes_of(settings: Settings, model: Path) -> tuple[int | None, int | None]:
+    """Return the most tokens that a model reads and the number of its embeddings, as far as its config.json says."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
+    except Exception as error:  # of any kind: each kind of model checks its own values
+        reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
+        what = f"its config.json cannot be loaded ({reason})"
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
+    text = config.get_text_config()
+    return getattr(text, "max_position_embeddings", None), getattr(text, "vocab_size", None)

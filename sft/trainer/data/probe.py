@@ -149,8 +149,9 @@ class Probe:
 
     @cached_property
     def stop_texts(self) -> list[str]:
-        """The texts of `stops`."""
-        return [str(self.tokenizer.convert_ids_to_tokens(stop)) for stop in self.stops]
+        """The texts of `stops`; a model may have embeddings of no token, and stop at one."""
+        texts = (self.tokenizer.convert_ids_to_tokens(stop) for stop in self.stops)
+        return [str(text) for text in texts if text is not None]
 
 
 def probe(template: ChatTemplate, model_stops: set[int]) -> Probe:
