@@ -8,6 +8,7 @@ from rich.console import Console
 
 from sft.host import provenance
 from sft.host.rows.columns import columns
+from sft.host.rows.summary import unusual
 from sft.run import typed_json
 from sft.run.directory import Run
 from sft.run.records import Prepared, Split
@@ -26,6 +27,12 @@ def describe(run: Run, console: Console) -> None:
         console.print(f"{'columns':>10}: {line}", highlight=False, markup=False)
     for line in prepared.splits.said if prepared.splits else []:
         console.print(f"{'files':>10}: {line}", highlight=False, markup=False)
+    for name, split in (("train", prepared.train), ("validation", prepared.validation)):
+        for label, line in unusual(split, settings):
+            if label == "warning":
+                console.print(
+                    f"{label:>10}: {name}: {line}; look at them with `make rows`", highlight=False, markup=False
+                )
     for line in prepared.template.said if prepared.template else []:
         console.print(f"{'template':>10}: {line}", highlight=False, markup=False)
     for line in Steps.of(settings, prepared.train.rows).describe(settings):
