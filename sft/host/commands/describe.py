@@ -9,6 +9,7 @@ from rich.console import Console
 from sft.host import provenance
 from sft.host.rows.columns import columns
 from sft.host.rows.summary import unusual
+from sft.host.rows.words import answers
 from sft.run import typed_json
 from sft.run.directory import Run
 from sft.run.records import Prepared, Split
@@ -23,6 +24,8 @@ def describe(run: Run, console: Console) -> None:
         console.print(f"  not as the run began: {line}")
     for name, split in (("train", prepared.train), ("validation", prepared.validation)):
         console.print(f"{name:>10}: {', '.join(counts(split, settings.max_length))}", highlight=False)
+        if split.answers:
+            console.print(f"{'':>10}  {answers(split.target_answers, split.answers)}", highlight=False)
     for line in columns(prepared.train, prepared.validation):
         console.print(f"{'columns':>10}: {line}", highlight=False, markup=False)
     for line in prepared.splits.said if prepared.splits else []:
@@ -46,8 +49,6 @@ def counts(split: Split, max_length: int) -> Iterator[str]:
         yield f"{split.rows:,} sequences"
     yield f"{split.tokens:,} tokens"
     yield f"{split.target_tokens:,} of them targets"
-    if split.answers > split.target_answers or split.answers > split.conversations:
-        yield f"{split.target_answers:,} of {split.answers:,} answers are targets"
     yield f"longest {'sequence' if split.conversations not in (0, split.rows) else 'row'} {split.longest}"
     if split.cut_rows:
         yield f"{split.cut_rows:,} cut at MAX_LENGTH={max_length}"

@@ -38,6 +38,8 @@ def warnings(row: ShownRow) -> Iterator[str]:
 
 def answers(targets: int, number: int) -> str:
     """Return how many answers are trained."""
+    if targets == number > 1:
+        return f"all {number:,} answers are targets"
     return f"{targets:,} of {counted(number, 'answer')} {'is a target' if number == 1 else 'are targets'}"
 
 
