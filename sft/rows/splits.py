@@ -85,7 +85,7 @@ def local_files(path: Path, settings: Settings) -> LocalFiles:
     by_split = said.by_split or named([name for name in data if name.startswith(said.folder)], path)
     files = {split: [DataFile(path / name, name) for name in found] for split, found in by_split.items()}
     used = {name for found in by_split.values() for name in found}
-    why = "not named in README.md" if said.by_split or said.folder else "its name has no word for a split"
+    why = "the data set does not name it" if said.by_split or said.folder else "its name has no word for a split"
     unused = {name: reason for name, reason in left_out.items() if reason}
     unused |= {
         name: "not a kind of file that is read"

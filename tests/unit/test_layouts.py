@@ -52,7 +52,7 @@ def saved(path, *names):
 def test_a_readme_names_the_files_of_each_split(tmp_path):
     path = folder(tmp_path, "data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet")
     (path / "README.md").write_text(NAMED)
-    unused = {"data/test-00000-of-00001.parquet": "not named in README.md"}
+    unused = {"data/test-00000-of-00001.parquet": "the data set does not name it"}
     assert found(path) == (["data/train-00000-of-00001.parquet"], [], unused)
 
 
@@ -68,7 +68,7 @@ def test_dataset_config_chooses(config, train, evaluation, tmp_path):
     (folder(tmp_path, *FILES) / "README.md").write_text(SEVERAL.format(default=""))
     *files, unused = found(tmp_path, dataset_config=config)
     assert files == [train, evaluation]
-    assert unused == dict.fromkeys(sorted({*FILES, *()} - {*train, *evaluation}), "not named in README.md")
+    assert unused == dict.fromkeys({*FILES} - {*train, *evaluation}, "the data set does not name it")
 
 
 def test_the_default_configuration_is_taken_or_one_has_to_be_named(tmp_path):
