@@ -117,6 +117,20 @@ def test_reasoning_is_trained_where_the_template_writes_it_and_earlier_answers_a
                          "⟦<think>\n\n</think>\n\nB<|im_end|>⟧")  # fmt: skip
 
 
+def test_an_answer_of_reasoning_alone_is_trained(tokenizer):
+    row = chat("Q?", {"role": "assistant", "content": None, "reasoning_content": "hm"})
+    qwen = found(tokenizer, of.SWITCHES_THINKING, CHATML_MARKS, "<|im_end|>")
+    assert trained(qwen, row)[0].endswith("assistant\n⟦<think>\nhm\n</think>\n\n<|im_end|>⟧")
+    r1 = found(tokenizer, of.OPENS_THINKING, of.OPENS_THINKING_MARKS)
+    assert trained(r1, row) == ["<s><|U|>Q?<|A|><think>\n⟦hm\n</think>\n\n</s>⟧"]
+
+
+def test_what_looks_like_reasoning_in_part_stays_text(tokenizer):
+    chatml = found(tokenizer, CHATML, CHATML_MARKS)
+    for words in ("use <think> tags", "A </think> B", "<think></think>A"):
+        assert trained(chatml, chat("Q?", words))[0].endswith(f"⟦{words}<|im_end|>⟧")
+
+
 @pytest.mark.parametrize("row", [IN_CONTENT, IN_KEY])
 def test_reasoning_behind_a_prompt_that_closes_it_is_refused(tokenizer, row):
     off = found(tokenizer, of.SWITCHES_THINKING, CHATML_MARKS, chat_template_arguments='{"enable_thinking": false}')
@@ -131,7 +145,7 @@ def test_reasoning_behind_a_prompt_that_closes_it_is_refused(tokenizer, row):
 def test_a_template_that_does_not_know_reasoning_trains_what_the_content_says_and_refuses_the_key(tokenizer):
     chatml = found(tokenizer, CHATML, CHATML_MARKS)
     assert trained(chatml, IN_CONTENT)[0].endswith("⟦<think>\nhm\n</think>\n\nA<|im_end|>⟧")
-    with pytest.raises(DataError, match="writes only from the content; put it there as <think>…</think>, or leave it"):
+    with pytest.raises(DataError, match="as it writes reasoning only from the content; put it there as <think>…"):
         trained(chatml, IN_KEY)
 
 

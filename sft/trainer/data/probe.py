@@ -59,7 +59,9 @@ class Forms:
         found: dict[str, object] = {"role": message.role}
         if message.content is not None:
             found["content"] = [{"type": "text", "text": message.content}] if self.content_as_parts else message.content
-        elif self.empty_content:
+        elif self.empty_content or not message.keys.get(
+            "tool_calls"
+        ):  # nearly every template reads it beside reasoning
             found["content"] = ""
         if not message.keys and not self.moves_reasoning:
             return found
