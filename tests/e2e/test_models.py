@@ -10,8 +10,10 @@ import transformers
 from sft.run.directory import Run
 
 from .conftest import RANKS, STEPS
-from .project import metrics, small
+from .project import ROOT, metrics, small
 from .test_same_result import plain_pytorch
+
+PLAIN = ROOT / "sft" / "templates" / "plain.jinja"
 
 SHAPES = {
     "llama": lambda size: transformers.LlamaConfig(
@@ -47,6 +49,8 @@ def test_it_trains_saves_and_answers(project, tokenizer, tmp_path, shape, settin
     assert len(losses) == 4 and losses[-1] < losses[0]
     evaluation = json.loads(run.evaluation.read_text())
     assert evaluation["after"]["loss"] < evaluation["before"]["loss"]
+    asked = transformers.AutoTokenizer.from_pretrained(run.final).chat_template
+    assert asked == (PLAIN.read_text() if shape == "gpt2" else tokenizer.chat_template)  # as rows were rendered
     tuned = transformers.AutoModelForCausalLM.from_pretrained(run.final)
     assert type(tuned) is type(model)
     changed = [not torch.equal(a, b) for a, b in zip(tuned.parameters(), model.parameters(), strict=True)]

@@ -1,8 +1,10 @@
 """Data is prepared whole or not at all, and all rows that cannot be used are named."""
 
 import json
+import shutil
 
 import pytest
+import transformers
 
 from sft.errors import DataError, SettingsError
 from sft.run import lifecycle
@@ -83,3 +85,13 @@ def test_a_run_needs_the_file_of_its_ds_config_no_more(settings, tiny, tmp_path,
     run.ds_config.write_text(json.dumps(broken))
     with pytest.raises(SettingsError, match="DS_CONFIG=mine.json: DeepSpeed refuses it"):
         prepare.prepare(run.settings(), run)
+
+
+def test_stops_that_the_model_does_not_have_are_no_stops(tiny, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    configured = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(configured | {"eos_token_id": [50256, 3, -1]}))
+    found = prepared_data.tokeniser_of(decided(model_name=str(folder)), folder)
+    eos = transformers.AutoTokenizer.from_pretrained(folder).eos_token_id
+    assert found.probe.stops == sorted({3, eos})
