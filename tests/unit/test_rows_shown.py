@@ -288,6 +288,19 @@ def test_without_training_packages_the_program_runs_in_a_container_of_its_own(mo
         rows.program(settings, Choice.of(), in_containers=True)
 
 
+@pytest.mark.parametrize(
+    ("written", "inside"),
+    [("mine.jinja", "/app/mine.jinja"), ("~/mine.jinja", "/tmp/mine.jinja"), ("{}/mine.jinja", "{}/mine.jinja")],
+)
+def test_the_container_sees_the_file_of_the_chat_template(monkeypatch, tmp_path, written, inside):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    found = rows.template_mount(load(None, chat_template=written.format(tmp_path)))
+    assert found == ["--volume", f"{tmp_path}/mine.jinja:{inside.format(tmp_path)}:ro"]
+    assert rows.template_mount(load(None, chat_template="plain")) == rows.template_mount(load(None)) == []
+
+
 def test_what_is_not_rows_is_a_failure_and_an_error_is_the_users(monkeypatch):
     for said, code, kind in (
         ('{"error": "INDEX=9: no"}', 2, UserError), ("Killed", -9, RunFailed), ("{}", 0, RunFailed), ("", 0, RunFailed),

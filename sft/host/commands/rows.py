@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from sft import hostfile
+from sft import hostfile, template_files
 from sft.errors import DataError, RunFailed, UserError, shown, wrong
 from sft.host import ownership
 from sft.host.commands.setup import error_in, output
@@ -29,6 +29,7 @@ from sft.run.typed_json import WrongType
 from sft.settings.fields import Settings
 
 PROGRAM = "sft.trainer.data.show_rows"
+CONTAINER_FOLDER, CONTAINER_HOME = Path("/app"), "/tmp"  # docker/Dockerfile
 ROWS = 3  # that are shown if their number is not given
 MOST_ROWS = 1000
 
@@ -136,9 +137,19 @@ def program(settings: Settings, choice: Choice, in_containers: bool) -> tuple[li
         raise UserError(f"{image.name()}: the image is missing, or was built from other code; `make setup` builds it")
     stack = Stack(Settings.of(settings, device="cpu"))
     given = [f"{name.upper()}={os.environ[name.upper()]}" for name in settings.of_data() if name.upper() in os.environ]
-    options = [word for pair in given for word in ("--env", pair)]
+    options = [word for pair in given for word in ("--env", pair)] + template_mount(settings)
     run = stack.command("run", "--rm", "--no-deps", "-T", *options, hostfile.MASTER, "python3", *words)
     return run, stack.environment()
+
+
+def template_mount(settings: Settings) -> list[str]:
+    """Return the option that shows the container CHAT_TEMPLATE's file, where its program looks for it."""
+    path = template_files.file_of(settings)
+    if path is None:
+        return []
+    name = settings.chat_template
+    inside = CONTAINER_HOME + name.removeprefix("~") if name.startswith("~/") else str(CONTAINER_FOLDER / name)
+    return ["--volume", f"{path.resolve()}:{inside}:ro"]
 
 
 def write(path: Path, text: str) -> None:
