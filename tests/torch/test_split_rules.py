@@ -2,6 +2,7 @@
 
 import random
 
+import datasets
 import pytest
 from datasets.data_files import DataFilesDict, get_data_patterns
 
@@ -70,3 +71,19 @@ def test_words_between_separators(name, tmp_path):
         f"{name}.jsonl for training; no file for evaluation",
         "not used (its name has no word for a split): devices.jsonl",
     ]
+
+
+def test_what_save_to_disk_writes_is_read(tmp_path):
+    """Also after a filter, and with messages, which the library stores as structs."""
+    rows = [
+        {"messages": [{"role": "user", "content": str(i)}, {"role": "assistant", "content": "b"}]} for i in range(9)
+    ]
+    data = datasets.Dataset.from_list(rows)
+    split = datasets.DatasetDict({"train": data.filter(lambda row: row["messages"][0]["content"] != "3"), "test": data})
+    split.save_to_disk(tmp_path / "all", num_shards={"train": 2, "test": 1})
+    data.save_to_disk(tmp_path / "one")
+    found = local_files(tmp_path / "all", SETTINGS)
+    assert [row for file in found.train for _, row in file.read()] == rows[:3] + rows[4:]
+    assert [row for file in found.validation for _, row in file.read()] == rows
+    assert not found.unused and len(found.train) == 2
+    assert [row for file in local_files(tmp_path / "one", SETTINGS).train for _, row in file.read()] == rows
