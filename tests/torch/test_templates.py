@@ -69,6 +69,7 @@ def test_the_same_row_has_the_same_tokens_on_another_day(models):
         assert outcomes["one answer"].sequences == outcomes["another day"].sequences, name
 
 
-def test_the_page_about_templates_names_every_kind():
+def test_the_page_about_templates_has_every_kind_and_no_fault():
     page = matrix.PAGE.read_text(encoding="utf-8")
-    assert all(kind.name in page for kind in KINDS)
+    assert all(f"| {kind.name} |" in page for kind in KINDS)
+    assert page.count("✗") == 1, "beside the legend, there is a fault"

@@ -117,7 +117,7 @@ def pieces_of(messages: list[Message], tools: list[object]) -> list[Piece]:
             arguments = made["function"]["arguments"]
             values = json.loads(arguments) if isinstance(arguments, str) else arguments
             found += [Piece(text, "call", number) for text in (made["function"]["name"], *values.values())]
-    return found + [Piece(str(tool["function"]["name"]), "tools", -1) for tool in tools]  # type: ignore[index]
+    return found + [Piece(str(tool["function"]["description"]), "tools", -1) for tool in tools]  # type: ignore[index]
 
 
 def forms_of(messages: list[Message], moved: bool) -> Iterator[list[Message]]:
