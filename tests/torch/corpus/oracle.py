@@ -54,12 +54,12 @@ def judge(
     answers = answers_of(messages)
     # A template may drop the reasoning of answers that are context only: generation does not see it either.
     pieces = [piece for piece in pieces_of(messages, tools) if piece.what != "reasoning" or piece.message in answers]
-    good = [form for form in forms if not form.error]
+    good = [form for form in forms if not form.errors]
     if outcome.refusal:
         outcome.faults += refusal_faults(outcome.refusal, forms, pieces, messages, list(model.family.stops))
         return
     if not good:
-        outcome.faults.append(f"trained although the template refuses it ({forms[0].error})")
+        outcome.faults.append(f"trained although the template refuses it ({forms[0].errors[0]})")
         return
     trained: list[int] = []
     for sequence in outcome.sequences:
@@ -297,11 +297,11 @@ def refusal_faults(
     refusal: str, forms: list[Written], pieces: list[Piece], messages: list[Message], marks: list[str]
 ) -> Iterator[str]:
     """Yield what is wrong with a refusal: it was not needed, or it does not give the true reason."""
-    good = [form for form in forms if not form.error and form.is_usual]
+    good = [form for form in forms if not form.errors and form.is_usual]
     if "MODEL_NAME=" in refusal:
         return  # a template that takes no plain question and answer: the reason is checked with that kind
     if not good:
-        reasons = {form.error for form in forms}
+        reasons = {error for form in forms for error in form.errors}
         parts = [piece for piece in pieces if piece.what != "content"]
         if any(name in refusal for piece in parts for name in names_of(piece, messages)):
             return  # it has more than one reason

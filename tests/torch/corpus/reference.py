@@ -65,7 +65,7 @@ class Written:
     messages: list[Message]
     tools: list[object]
     is_usual: bool = True  # nothing is wrong with refusing the others
-    error: str = ""
+    errors: list[str] = field(default_factory=list)  # what the template raised, the whole conversation's first
     texts: dict[int, str] = field(default_factory=dict)  # up to each answer
     prompts: dict[int, str] = field(default_factory=dict)  # before each answer, with the generation prompt
 
@@ -206,11 +206,11 @@ def written(model: Model, messages: list[Message], tools: list[object]) -> list[
     usual = list(forms_of(messages, moved=False))
     for form in usual + [form for form in forms_of(messages, moved=True) if form not in usual]:
         one = Written(form, tools, is_usual=form in usual)
-        try:
-            for number in reversed(answers_of(messages)):
+        for number in reversed(answers_of(messages)):
+            try:
                 one.texts[number] = render(model, form[: number + 1], tools, prompt=False)
                 one.prompts[number] = render(model, form[:number], tools, prompt=True)
-        except Exception as error:  # a template may raise anything
-            one.error = str(error) or type(error).__name__
+            except Exception as error:  # a template may raise anything
+                one.errors.append(str(error) or type(error).__name__)
         found.append(one)
     return found
