@@ -75,7 +75,8 @@ class Settings(BaseModel):
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model or its tokenizer")
     # Data
     dataset: OfData[Name] = Field(
-        "openai/gsm8k", description="hub name, local file or folder (jsonl, json, csv, parquet); `demo` generates one"
+        "openai/gsm8k",
+        description="hub name, local file or folder (docs/data.md lists the kinds); `demo` generates one",
     )
     dataset_config: OfData[Name] = Field("main", description="configuration of a hub data set")
     dataset_revision: OfData[Name] = Field("main", description="hub revision of the data set")
