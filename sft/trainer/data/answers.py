@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 
 from sft.rows.conversation import REASONING, Conversation, Message
 from sft.trainer.data.chat_template import Refused
-from sft.trainer.data.probe import ANSWER, THINK, Probe, shared_start
+from sft.trainer.data.probe import Probe
+from sft.trainer.data.prober import ANSWER, shared_start
+from sft.trainer.data.template_traits import THINK
 
 
 @dataclass(frozen=True)

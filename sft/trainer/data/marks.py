@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from sft.rows.conversation import Conversation, Message
 from sft.trainer.data.chat_template import Refused
 from sft.trainer.data.completeness import leaves
-from sft.trainer.data.probe import THINK, Probe
+from sft.trainer.data.probe import Probe
+from sft.trainer.data.template_traits import THINK
 
 # Characters that no text has (Unicode sets them aside for programs): they stand around a mark while it is rendered.
 OPEN, CLOSE = "\ufdd0", "\ufdd1"

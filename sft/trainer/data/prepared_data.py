@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # their imports take time, which a cached data set does not n
 FORMAT = 4  # of the prepared data: part of the cache's key
 MANIFEST = "manifest.json"  # of the prepared data
 CODE = (  # modules that decide the tokens
-    "sources", "chat_template", "template_variables", "probe", "answers", "completeness", "marks", "encode",
-    "tokenise", "rows",
+    "sources", "chat_template", "template_variables", "template_traits", "prober", "probe", "answers", "completeness",
+    "marks", "encode", "tokenise", "rows",
 )  # fmt: skip
 OF_TOKENS = (  # settings that decide the tokens of a row
     "prompt_column", "response_column", "columns", "use_columns", "system_prompt", "max_length",
