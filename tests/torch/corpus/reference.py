@@ -207,10 +207,10 @@ def written(model: Model, messages: list[Message], tools: list[object]) -> list[
     for form in usual + [form for form in forms_of(messages, moved=True) if form not in usual]:
         one = Written(form, tools, is_usual=form in usual)
         for number in reversed(answers_of(messages)):
-            try:
-                one.texts[number] = render(model, form[: number + 1], tools, prompt=False)
-                one.prompts[number] = render(model, form[:number], tools, prompt=True)
-            except Exception as error:  # a template may raise anything
-                one.errors.append(str(error) or type(error).__name__)
+            for found_texts, end, prompt in ((one.texts, number + 1, False), (one.prompts, number, True)):
+                try:
+                    found_texts[number] = render(model, form[:end], tools, prompt)
+                except Exception as error:  # a template may raise anything
+                    one.errors.append(str(error) or type(error).__name__)
         found.append(one)
     return found
