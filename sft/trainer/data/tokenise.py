@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -58,6 +59,9 @@ def rows_and_errors(read: Iterable[ReadRow], tokeniser: Tokeniser) -> Iterator[l
         for chunk in chunks:
             yield from work(chunk)
         return
+    # The workers share this process's memory until somebody writes to it, which a garbage collection does everywhere.
+    gc.collect()
+    gc.freeze()
     pool = ProcessPoolExecutor(workers, mp_context=get_context("fork"))
     try:
         waiting: deque[Future[list[list[TokenisedRow] | DataError]]] = deque()
