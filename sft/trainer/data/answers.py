@@ -42,7 +42,7 @@ def rendered(conversation: Conversation, probe: Probe, last_only: bool = False) 
     """
     messages = conversation.messages
     if not probe.call_ending and any(message.keys.get("tool_calls") for message in messages):
-        raise Refused("it writes no tool calls")
+        raise Refused("it writes no tool calls" + (f": {probe.refused_calls}" if probe.refused_calls else ""))
     chosen = [i for i, message in enumerate(messages) if i and message.is_answer and message.is_target]
     texts = [text_of(conversation, i, probe) for i in (chosen[-1:] if last_only else chosen)]
     found: list[Rendered] = []

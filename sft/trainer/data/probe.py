@@ -23,6 +23,7 @@ class Probe:
     forms: Forms
     ending: Ending  # of an answer in words
     call_ending: Ending | None  # of an answer that calls a tool; None: the template writes no calls
+    refused_calls: str  # why it refuses them, if it does
     lead: str  # what the template writes between the generation prompt and the answer's words
     unwritten: str  # the end of the generation prompt that it does not write before an answer
     thinking: Thinking
@@ -85,13 +86,14 @@ def probe(template: ChatTemplate, model_stops: set[int]) -> Probe:
     lead = rendered[len(head) : rendered.rindex(ANSWER)] if len(head) == len(prompt) else ""
     if lead.strip() and prompt == prober.text(user()):  # asked so, a model would have to write its own opening
         return probe(template.with_generation_prompt(lead), model_stops)
-    forms, call_ending = prober.calls()
+    forms, call_ending, refused_calls = prober.calls()
     ending, thinking = prober.ending(), prober.thinking(prompt)
     return Probe(
         template=template,
         forms=replace(forms, moves_reasoning=thinking.only_from_key),
         ending=ending,
         call_ending=call_ending,
+        refused_calls=refused_calls,
         lead=lead,
         unwritten=prompt[len(head) :],
         thinking=thinking,
@@ -120,6 +122,9 @@ def facts(found: Probe, arguments: Mapping[str, object]) -> TemplateFacts:
         said.append("the chat template writes earlier answers in another way: each answer is a sequence of its own")
     if thinking.prompt_opens:
         said.append(f"the generation prompt opens reasoning ({thinking.opener}): answers without any close it at once")
+    elif found.unwritten.strip() and not thinking.prompt_closes:
+        what = shown(repr(found.unwritten.strip()), 60)
+        said.append(f"the generation prompt ends with {what}, which the template does not write before an answer")
     if not found.splits_prompt:
         said.append("the tokenizer would join the end of the generation prompt and an answer: they are tokenised apart")
     return TemplateFacts(

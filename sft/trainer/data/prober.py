@@ -101,24 +101,33 @@ class Prober:
         eos = str(self.template.tokenizer.eos_token)
         return Ending(eos, is_appended=True, dropped=tail[len(tail.rstrip()) :], added=eos)
 
-    def calls(self) -> tuple[Forms, Ending | None]:
-        """Return the forms of messages with tool calls too, and how such an answer ends; None: no calls are written."""
+    def calls(self) -> tuple[Forms, Ending | None, str]:
+        """Return the forms of messages with tool calls too, and how such an answer ends.
+
+        If the template writes no calls: None, and the reason for which it refuses them, or "".
+        """
         call = answer(None, tool_calls=[tool_call()])
         found = []
-        for forms in (
+        reasons = []
+        tried = [
             replace(self.forms, empty_content=empty, arguments_as_text=as_text)
             for as_text in (False, True)
             for empty in (False, True)
-        ):
+        ]
+        for forms in tried:
             prober = replace(self, forms=forms)
-            text = prober.or_none(user(), call, tools=[TOOL])
+            try:
+                text = prober.text(user(), call, tools=[TOOL])
+            except Refused as error:
+                reasons.append(str(error))
+                continue
             # A template that joins text and an object writes it as Python does, not as JSON.
-            if text and FUNCTION in after(text, USER) and ARGUMENT in text and "{'" not in after(text, USER):
+            if FUNCTION in after(text, USER) and ARGUMENT in text and "{'" not in after(text, USER):
                 found.append((forms, prober, text))
         # Some look at an earlier call's content, though not at the last one's: a form that suits both comes first.
         for forms, prober, text in sorted(found, key=lambda form: form[1].or_none(user(), call, RETURNED) is None):
-            return forms, prober.call_ending(text, call)
-        return self.forms, None
+            return forms, prober.call_ending(text, call), ""
+        return self.forms, None, reasons[-1] if len(reasons) == len(tried) else ""
 
     def call_ending(self, text: str, call: Message) -> Ending:
         """Return how an answer that calls a tool ends. `text` ends with one."""
