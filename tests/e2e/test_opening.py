@@ -13,6 +13,8 @@ from sft.run import directory as runs
 from sft.run import lifecycle
 from tests.settings import decided, decision
 
+from ..unit.conftest import clean_environment  # noqa: F401 (a fixture)
+
 PROGRAMS, ROUNDS = 4, 25
 TIMEOUT_S = 60
 
