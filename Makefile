@@ -20,7 +20,7 @@ setup: $(INV) ## environment, .env, folders, downloads
 test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
 	@$(INV) test-env
 
-rows: $(INV) ## rows as they will be trained (INDEX=n LONGEST=1 CUT=1 HTML=file)
+rows: $(INV) ## rows as they will be trained (INDEX=n LONGEST=1 HTML=file)
 	@$(INV) rows
 
 plan: $(INV) ## does it fit, how long will it take (GPU=4090 GPUS=4 JSON=1)

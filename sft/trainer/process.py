@@ -34,6 +34,9 @@ def begin() -> None:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGHUP, on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal also reaches the task, which requests a stop
+    # At its very end Python takes the handler away again: a rank that is asked for its stacks just then ends as it was
+    # about to, not by the signal.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1, file=stacks_file())
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     node = int(os.environ.get("SFT_NODE_PID", "0"))

@@ -32,3 +32,14 @@ def test_a_rank_that_can_open_no_file_does_not_take_its_node_for_dead():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "True\n", done.stderr
+
+
+def test_a_rank_that_is_asked_for_its_stacks_while_python_ends_does_not_die_of_it():
+    program = (
+        "import faulthandler, os, signal; from sft.trainer import process\n"
+        "process.begin()\n"
+        "faulthandler.unregister(signal.SIGUSR1)  # as Python does at its end\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
