@@ -45,8 +45,8 @@ def check_answer(message: Message, target: str, number: int) -> None:
     reasoning, words = message.split()
     for what, text in (("words", words), ("reasoning", reasoning)):
         if lost := missing(text, target):
-            beside = ", as it writes its tool calls alone" if message.keys.get("tool_calls") else ""
-            raise Refused(f"it leaves out {shown(repr(lost), 60)} of the {what} of message {number + 1}{beside}")
+            alone = "it writes tool calls alone: " if message.keys.get("tool_calls") else ""
+            raise Refused(f"{alone}it leaves out {shown(repr(lost), 60)} of the {what} of message {number + 1}")
     for text in called(message):
         if lost := missing(text, target):
             raise Refused(f"it leaves out {shown(repr(lost), 60)} of the tool calls of message {number + 1}")
