@@ -75,6 +75,7 @@ def cache_key(settings: Settings, model: Path, template: Path | None = None) -> 
     tokenizer = [(path.name, file_hash(path)) for path in there if path.is_file() and is_of_tokenizer(path)]
     here = [Path(__file__).with_name(f"{name}.py") for name in CODE]
     here += [Path(template_files.__file__), *sorted(template_files.SHIPPED.iterdir())]
+    here += [Path(__file__).parents[1] / "model" / "answer_text.py"]  # reads the references of tool calls
     code = [file_hash(path) for path in (*here, *sorted(Path(forms.__file__).parents[1].rglob("*.py")))]
     file = template_files.file_of(settings, template)
     chosen = settings.model_dump(include=set(OF_TOKENS)) | {"chat_template": None if file else settings.chat_template}
