@@ -11,6 +11,19 @@ from sft.run.typed_json import Part, Record
 # context: the model only reads it. target: it learns to write it. end: the target that ends an answer.
 Kind = Literal["context", "target", "end"]
 SplitName = Literal["train", "validation"]
+ROWS = 3  # that are shown if their number is not given
+
+
+@dataclass(frozen=True)
+class RowChoice:
+    """Which rows to show."""
+
+    split: SplitName = "train"
+    number: int = ROWS
+    index: int | None = None  # one row, from 0
+    longest: bool = False
+    cut: bool = False
+    ids: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

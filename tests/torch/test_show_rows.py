@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from sft.errors import DataError, UserError
 from sft.run import typed_json
-from sft.run.shown_rows import ShownRows
+from sft.run.shown_rows import RowChoice, ShownRows
 from sft.settings.load import load
 from sft.trainer.data.lengths import histogram
 from sft.trainer.data.pieces import Decoder
 from sft.trainer.data.prepared_data import tokeniser_of
-from sft.trainer.data.row_view import Choice
 from sft.trainer.data.show_rows import show
 
 CHAT = {
@@ -52,7 +51,7 @@ def of_rows(without_weights, tmp_path):
             **(given or {}),
         )
         choice = {"split": "train", "number": 3} | chosen
-        found = show(without_weights, tokeniser_of(settings, without_weights), Choice(**choice))
+        found = show(without_weights, tokeniser_of(settings, without_weights), RowChoice(**choice))
         return ShownRows.from_json(json.loads(json.dumps(typed_json.content_of(found))))
 
     return of

@@ -24,26 +24,18 @@ from sft.host.rows.summary import summary
 from sft.host.rows.text import Writer
 from sft.host.rows.visible import visible
 from sft.run import files
-from sft.run.shown_rows import ShownRows
+from sft.run.shown_rows import ROWS, RowChoice, ShownRows, SplitName
 from sft.run.typed_json import WrongType
 from sft.settings.fields import Settings
 
 PROGRAM = "sft.trainer.data.show_rows"
 CONTAINER_FOLDER, CONTAINER_HOME = Path("/app"), "/tmp"  # docker/Dockerfile
-ROWS = 3  # that are shown if their number is not given
 MOST_ROWS = 1000
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(RowChoice):
     """Which rows to show, as the options of `make rows` say."""
-
-    split: str = "train"
-    number: int = ROWS
-    index: int | None = None  # one row, from 0
-    longest: bool = False
-    cut: bool = False
-    ids: bool = False
 
     @classmethod
     def of(
@@ -71,7 +63,8 @@ class Choice:
             problems.append(wrong("NUMBER", number, "INDEX chooses one row", "leave one of them out"))
         if problems:
             raise UserError("\n".join(problems))
-        return cls(split, int(number or (1 if longest else ROWS)), int(index) if index else None, longest, cut, ids)
+        chosen: SplitName = "validation" if split == "validation" else "train"
+        return cls(chosen, int(number or (1 if longest else ROWS)), int(index) if index else None, longest, cut, ids)
 
     def words(self) -> list[str]:
         """Return the options of the program that reads the rows."""

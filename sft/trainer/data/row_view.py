@@ -8,7 +8,7 @@ from functools import cached_property
 
 from sft.errors import DataError
 from sft.rows.files import ReadRow
-from sft.run.shown_rows import Sequence, ShownRow, SplitName
+from sft.run.shown_rows import RowChoice, Sequence, ShownRow
 from sft.settings.fields import Settings
 from sft.settings.kinds import LARGEST
 from sft.trainer.data.pieces import Decoder
@@ -17,23 +17,11 @@ from sft.trainer.data.tokenise import Tokeniser
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which rows to show."""
-
-    split: SplitName
-    number: int
-    index: int | None = None
-    longest: bool = False
-    cut: bool = False
-    ids: bool = False
-
-
-@dataclass(frozen=True)
 class Viewer:
     """Tokenises rows as preparing does, and without MAX_LENGTH too: to say how much is cut."""
 
     tokeniser: Tokeniser
-    choice: Choice
+    choice: RowChoice
 
     @cached_property
     def without_limit(self) -> Tokeniser:

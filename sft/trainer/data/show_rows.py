@@ -20,7 +20,7 @@ from sft.errors import DataError, SftError, UserError, wrong
 from sft.rows.files import ReadRow
 from sft.run import owners, typed_json
 from sft.run.records import PreparedData
-from sft.run.shown_rows import ShownRow, ShownRows
+from sft.run.shown_rows import ROWS, RowChoice, ShownRow, ShownRows
 from sft.settings.fields import Settings
 from sft.settings.load import load
 from sft.trainer import process
@@ -28,7 +28,7 @@ from sft.trainer.data import probe, sources
 from sft.trainer.data.base_model import tokenizer_folder
 from sft.trainer.data.lengths import histogram
 from sft.trainer.data.prepared_data import prepared_data, tokeniser_of
-from sft.trainer.data.row_view import Choice, Viewer
+from sft.trainer.data.row_view import Viewer
 from sft.trainer.data.rows import Rows
 from sft.trainer.data.tokenise import Tokeniser
 
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--probe", action="store_true", help="only find out what the chat template does")
     parser.add_argument("--split", choices=["train", "validation"], default="train")
-    parser.add_argument("--number", type=int, default=3)
+    parser.add_argument("--number", type=int, default=ROWS)
     parser.add_argument("--index", type=int)
     for name in ("longest", "cut", "ids"):
         parser.add_argument(f"--{name}", action="store_true")
@@ -49,7 +49,7 @@ def main() -> None:
         settings = load()
         tokeniser = tokeniser_of(settings, model := tokenizer_folder(settings))
         facts = probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments))
-        found = facts.to_json() if only_probe else typed_json.content_of(show(model, tokeniser, Choice(**given)))
+        found = facts.to_json() if only_probe else typed_json.content_of(show(model, tokeniser, RowChoice(**given)))
     except SftError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(error.exit_code)
@@ -60,7 +60,7 @@ def main() -> None:
     print(json.dumps(found), flush=True)
 
 
-def show(model: Path, tokeniser: Tokeniser, choice: Choice) -> ShownRows:
+def show(model: Path, tokeniser: Tokeniser, choice: RowChoice) -> ShownRows:
     """Return the chosen rows, and the figures of their split. Raises SettingsError and DataError.
 
     `model` is the folder of the tokenizer. Rows that cannot be used are `problems`; the others are shown all the same.
@@ -95,13 +95,13 @@ def show(model: Path, tokeniser: Tokeniser, choice: Choice) -> ShownRows:
     )
 
 
-def source(settings: Settings, choice: Choice) -> Iterator[ReadRow]:
+def source(settings: Settings, choice: RowChoice) -> Iterator[ReadRow]:
     """Return a reader of the rows of the chosen split."""
     training, validation = sources.splits(settings)
     return training if choice.split == "train" else validation
 
 
-def wanted(choice: Choice, number: int, rows: Rows | None, settings: Settings) -> set[int]:
+def wanted(choice: RowChoice, number: int, rows: Rows | None, settings: Settings) -> set[int]:
     """Return the numbers of the rows to look at: with CUT=1, of all that may be cut."""
     if choice.index is not None:
         return {choice.index}
