@@ -11,6 +11,7 @@ from sft.rows.conversation import Conversation, Message
 from sft.trainer.data.chat_template import Refused
 from sft.trainer.data.completeness import leaves
 from sft.trainer.data.probe import Probe
+from sft.trainer.data.prober import any_of
 from sft.trainer.data.template_traits import THINK
 
 # Characters that no text has (Unicode sets them aside for programs): they stand around a mark while it is rendered.
@@ -41,8 +42,7 @@ class Marks:
         added = probe.tokenizer.added_tokens_decoder.values()
         special = {str(token) for token in added if token.special} | set(probe.tokenizer.all_special_tokens)
         special -= {text.strip() for text in (*THINK, probe.thinking.opener, probe.thinking.closer)}
-        texts = sorted((text for text in special if text.strip()), key=len, reverse=True)
-        return cls(re.compile("|".join(map(re.escape, texts)) or r"(?!)"), probe.turn_marks, guards)
+        return cls(any_of(text for text in special if text.strip()), probe.turn_marks, guards)
 
     def find(self, conversation: Conversation) -> Marked:
         """Look through the texts of a conversation. Raises Refused."""

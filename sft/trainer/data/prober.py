@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -125,9 +125,10 @@ class Prober:
             if FUNCTION in after(text, USER) and ARGUMENT in text and "{'" not in after(text, USER):
                 found.append((forms, prober, text))
         # Some look at an earlier call's content, though not at the last one's: a form that suits both comes first.
-        for forms, prober, text in sorted(found, key=lambda form: form[1].or_none(user(), call, RETURNED) is None):
-            return forms, prober.call_ending(text, call), ""
-        return self.forms, None, reasons[-1] if len(reasons) == len(tried) else ""
+        if not found:
+            return self.forms, None, reasons[-1] if len(reasons) == len(tried) else ""
+        forms, prober, text = min(found, key=lambda form: form[1].or_none(user(), call, RETURNED) is None)
+        return forms, prober.call_ending(text, call), ""
 
     def call_ending(self, text: str, call: Message) -> Ending:
         """Return how an answer that calls a tool ends. `text` ends with one."""
@@ -149,7 +150,7 @@ class Prober:
         """Matches every token that no text is split into: the tokenizer's special tokens, and other added ones."""
         added = {str(token) for token in self.template.tokenizer.added_tokens_decoder.values()}
         found = {text for text in {*added, *self.template.tokenizer.all_special_tokens} if text.strip()}
-        return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))) or r"(?!)")
+        return any_of(found)
 
     def token(self, mark: str) -> int:
         """Return the id of a mark."""
@@ -234,6 +235,11 @@ def tool_call() -> dict[str, object]:
 def after(text: str, word: str) -> str:
     """Return what follows the last `word` in a text."""
     return text.rpartition(word)[2]
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that matches any of some texts, the longest that it can; nothing if there are none."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
 
 
 def shared_start(left: str, right: str) -> str:

@@ -73,6 +73,7 @@ def rows_and_errors(read: Iterable[ReadRow], tokeniser: Tokeniser) -> Iterator[l
             yield from waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+        gc.unfreeze()
 
 
 def work(chunk: list[ReadRow]) -> list[list[TokenisedRow] | DataError]:
