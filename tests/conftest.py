@@ -40,6 +40,11 @@ settings.register_profile(
 settings.load_profile("usual")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name values that differ from process to process, such as gzip's with the time in them, by their argument."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place_of(str(item.path.relative_to(HERE))))
     for item in items:
