@@ -7,7 +7,7 @@ import pytest
 
 from sft.rows import forms
 from sft.settings.load import load
-from sft.trainer.data import sources
+from sft.trainer.data import hub
 
 USER, ANSWER = {"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "5", "weight": 1}
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
@@ -29,9 +29,9 @@ def test_a_data_set_of_the_hub_gives_what_json_lines_give(rows, tmp_path, monkey
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     stored = datasets.load_dataset("json", data_files=str(path), cache_dir=str(tmp_path / "cache"))
     assert "Json" in str(stored["train"].features["messages"]) or rows is ROWS
-    monkeypatch.setattr(sources, "load_hub", lambda settings: stored)
+    monkeypatch.setattr(hub, "load", lambda settings: stored)
     settings = load(None, dataset="org/set")
-    places, read = zip(*sources.read_hub(settings)["train"], strict=True)
+    places, read = zip(*hub.readers(settings)["train"], strict=True)
     assert places == ("org/set[train]:row 0", "org/set[train]:row 1")
     expected = [forms.convert(row, "x", settings) for row in rows]
     assert [forms.convert(row, "x", settings) for row in read] == expected

@@ -15,7 +15,7 @@ from sft.run import lifecycle, typed_json
 from sft.run.records import PreparedData, Split
 from sft.settings import deepspeed
 from sft.settings.load import DEMO_SETTINGS
-from sft.trainer.data import base_model, identity, prepare, prepared_data, sources
+from sft.trainer.data import base_model, hub, identity, prepare, prepared_data, sources
 from tests.settings import decided, decision
 
 from ..unit.test_unfinished import checkpoint
@@ -258,4 +258,4 @@ def test_the_commit_of_a_data_set_of_the_hub_is_that_of_the_rows_that_were_read(
         writer.finalize()
     rows = datasets.DatasetDict(train=datasets.Dataset.from_file(str(folder / "gsm8k-train.arrow")))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
-    assert sources.hub_commit(settings.model_copy(update={"dataset": "openai/gsm8k"})) == "d" * 40
+    assert hub.commit(settings.model_copy(update={"dataset": "openai/gsm8k"})) == "d" * 40

@@ -12,7 +12,7 @@ from sft.errors import DataError
 from sft.rows import forms
 from sft.run import files
 from sft.settings.fields import TINY, Settings
-from sft.trainer.data import sources
+from sft.trainer.data import hub, sources
 from sft.trainer.data.hashes import file_hash, short_hash
 from sft.trainer.data.prepared_data import data_key
 from sft.trainer.model.hub import FILES, WITHOUT_WEIGHTS, check_code, download, is_cached
@@ -33,7 +33,7 @@ def base_model(settings: Settings) -> Path:
         return folder
     local = model_files.local_model(settings)
     if local is None and sources.dataset_folder(settings) is None and not is_cached(settings):
-        sources.check_hub(settings)  # before gigabytes are downloaded
+        hub.check(settings)  # before gigabytes are downloaded
     folder = local or download(settings, FILES)
     if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
         folder = download(settings, [*FILES, *(f"*{suffix}" for suffix in model_files.PICKLED)])

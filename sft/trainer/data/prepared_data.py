@@ -16,7 +16,7 @@ from sft.rows.splits import LocalFiles, local_files
 from sft.run import files, typed_json
 from sft.run.records import PreparedData, SplitFiles
 from sft.settings.fields import Settings
-from sft.trainer.data import chat_template, sources
+from sft.trainer.data import chat_template, hub, sources
 from sft.trainer.data.hashes import file_hash, kept_hash, short_hash
 from sft.trainer.data.sources import dataset_folder
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # their imports take time, which a cached data set does not n
 FORMAT = 4  # of the prepared data: part of the cache's key
 MANIFEST = "manifest.json"  # of the prepared data
 CODE = (  # modules that decide the tokens
-    "sources", "chat_template", "template_variables", "template_traits", "prober", "probe", "answers", "completeness",
-    "marks", "encode", "tokenise", "rows",
+    "sources", "hub", "chat_template", "template_variables", "template_traits", "prober", "probe", "answers",
+    "completeness", "marks", "encode", "tokenise", "rows",
 )  # fmt: skip
 OF_TOKENS = (  # settings that decide the tokens of a row
     "prompt_column", "response_column", "columns", "use_columns", "system_prompt", "max_length",
@@ -114,7 +114,7 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
     print(f"preparing {settings.dataset} for {settings.model_name}", file=sys.stderr, flush=True)
     tokeniser = tokeniser_of(settings, model, file)
     if dataset_folder(settings) is None:
-        sources.check_hub(settings)
+        hub.check(settings)
     training, validation = sources.splits(settings)
     bad = BadRows()
     train = rows.write(folder / "train", tokenised(training, tokeniser, bad))
@@ -132,7 +132,7 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
         hash=short_hash(*(file_hash(path) for path in sorted(folder.glob("*/*")))),
         files={file.name: kept_hash(file.path, settings.data_path) for file in there.used} if there else None,
         splits=splits_of(there) if there else None,
-        commit=None if local else sources.hub_commit(settings),
+        commit=None if local else hub.commit(settings),
         settings=settings.of_data(),
         template=probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments)),
     )
