@@ -1,0 +1,114 @@
+"""Run the zoo: a process for each family, forked from one that has the libraries loaded, with a time limit each."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+import transformers
+from transformers.models.auto import modeling_auto
+
+from sft.trainer import distributed
+from tests.zoo import tiny, trial
+from tests.zoo.trial import Found, Result
+
+WAYS = ("packed", "padded", "lora")
+POLL_S = 0.05
+
+
+def families() -> list[str]:
+    """Return the names of all families that transformers makes a causal language model of."""
+    return list(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def results(
+    names: Sequence[str], ways: list[str], device: str, jobs: int, limit_s: float, logs: Path | None = None
+) -> Iterator[Result]:
+    """Yield the result of each family as it ends. Without names: of all of them."""
+    # Read when their libraries are loaded in the child, or already now: one thread for each family.
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    waiting, running = list(names or families()), dict[str, tuple[BaseProcess, float]]()
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        data = trial.data_of(scratch / "rows")
+        trial.tokenizer_of(scratch / "tokenizer", (data / "train.jsonl").read_text().splitlines())
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                family = waiting.pop(0)
+                arguments = (family, ways, scratch, device)
+                process: BaseProcess = multiprocessing.get_context("fork").Process(target=one, args=arguments)
+                process.start()
+                running[family] = (process, time.monotonic())
+            time.sleep(POLL_S)
+            for family, (process, since) in list(running.items()):
+                late = time.monotonic() - since > limit_s
+                if process.is_alive() and late:
+                    process.kill()
+                elif process.is_alive():
+                    continue
+                process.join()
+                del running[family]
+                yield result_of(family, scratch, late)
+                if logs:
+                    logs.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(scratch / "logs" / family, logs / f"{family}.txt")
+                shutil.rmtree(scratch / "families" / family, ignore_errors=True)
+
+
+def one(family: str, ways: list[str], scratch: Path, device: str) -> None:
+    """Try one family in this process, and write its line of JSON."""
+    folder, out = scratch / "families" / family, scratch / "found" / family
+    for path in (folder, out.parent, scratch / "logs"):
+        path.mkdir(parents=True, exist_ok=True)
+    log = os.open(scratch / "logs" / family, os.O_CREAT | os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    warnings.simplefilter("ignore")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ |= {"MASTER_PORT": str(probe.getsockname()[1]), "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    result = Result(family)
+    try:
+        config = tiny.config_of(family)
+        model = trial.folder_of(config, shutil.copytree(scratch / "tokenizer", folder / "model"))
+        made = trial.model_class(config).from_config(config)
+        result.model = type(made).__name__
+        result.plan = trial.plan_of(model, sum(parameter.numel() for parameter in made.parameters()))
+    except Exception as error:
+        result.ways["built"] = Found("not built", f"{type(error).__name__}: {error}"[:300])
+    else:
+        world = distributed.start(device, 60)
+        for way in ways:
+            result.ways[way] = trial.trial(folder, model, scratch / "rows", way, world)
+            out.write_text(result.line() + "\n")
+    out.write_text(result.line() + "\n")
+    os._exit(0)  # without the ends of libraries, which may wait for other processes
+
+
+def result_of(family: str, scratch: Path, late: bool) -> Result:
+    """Return what a family's process has found, with a word about its end if it did not end well."""
+    path, result = scratch / "found" / family, Result(family)
+    if path.is_file():
+        content = json.loads(path.read_text())
+        ways = {way: Found(**found) for way, found in content["ways"].items()}
+        result = Result(**{**content, "ways": ways})
+    if late:
+        result.ways["process"] = Found("traceback", "takes too long")
+    elif not result.ways:
+        log = (scratch / "logs" / family).read_text(errors="replace").splitlines()
+        result.ways["process"] = Found("traceback", f"its process ended: {' '.join(log[-1:])}")
+    return result
