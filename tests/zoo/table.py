@@ -11,10 +11,10 @@ from tests.zoo.trial import Result
 
 def short(result: Result) -> str:
     """Return a family's results in one line."""
-    ways = [
-        f"{way}={found.verdict}{'' if found.packed or way != 'packed' else ' (padded)'} {' '.join(found.reason.split())[:110]}".strip()
-        for way, found in result.ways.items()
-    ]
+    ways = []
+    for way, found in result.ways.items():
+        padded = " (padded)" if way == "packed" and not found.packed else ""
+        ways.append(f"{way}={found.verdict}{padded} {' '.join(found.reason.split())[:110]}".strip())
     return f"{result.family:<24} plan {result.plan:<12.40} {'; '.join(ways)}"
 
 

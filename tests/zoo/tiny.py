@@ -32,7 +32,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"attention_hidden_size|.*hidden_dim", 64),
     (r"sliding_window(_size)?|attention_window.*|window_size|local_attention_window|attention_chunk_size", 16),
     (r"(ssm_|mamba_)?(state_size|d_state)|.*chunk_size|mamba_d_state", 16),
-    (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|seq_length|max_sequence_length", 512),
+    (r".*max_(encoder_)?position_embeddings|n_positions|n_ctx|max_seq_len|seq_length|max_sequence_length", 512),
 )  # fmt: skip
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # sft/trainer/model/tiny.py
 OFF = re.compile(r".*(dropout|pdrop|drop_prob|jitter.*|layerdrop).*")
