@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sft.errors import SettingsError, wrong
 from sft.settings.fields import Settings
 
 INFO = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
-DEFAULT = Settings.model_fields["dataset_config"].default  # a configuration that nobody asked for
 
 
 def without_rows(root: Path, names: list[str]) -> dict[str, str]:
@@ -65,6 +64,7 @@ class Declared:
 
     by_split: dict[str, list[str]]
     folder: str = ""
+    missing: dict[str, str] = field(default_factory=dict)  # by split, a pattern that no file matches
 
 
 def declared(root: Path, data: list[str], settings: Settings) -> Declared:
@@ -78,13 +78,14 @@ def declared(root: Path, data: list[str], settings: Settings) -> Declared:
     config = configuration(configs, root, settings)
     folder = str(config.get("data_dir") or "").strip("/")
     patterns = patterns_of(config.get("data_files"))
-    return Declared(
-        {
-            split: list(dict.fromkeys(name for one in several for name in matching(one, folder, data, root)))
-            for split, several in patterns.items()
-        },
-        folder,
-    )
+    by_split, missing = dict[str, list[str]](), dict[str, str]()
+    for split, several in patterns.items():
+        for pattern in several:
+            found = matching(pattern, folder, data)
+            by_split[split] = list(dict.fromkeys([*by_split.get(split, []), *found]))
+            if not found:
+                missing[split] = pattern
+    return Declared(by_split, folder, missing)
 
 
 def configurations(root: Path) -> dict[str, dict[str, object]]:
@@ -113,13 +114,13 @@ def configuration(configs: dict[str, dict[str, object]], root: Path, settings: S
     name = settings.dataset_config
     if name in configs:
         return configs[name]
-    if name in ("", DEFAULT):
-        usual = [key for key, config in configs.items() if key == "default" or config.get("default") is True]
-        usual = list(configs) if len(configs) == 1 else usual
-        if len(usual) == 1:
-            return configs[usual[0]]
-    what = f"the README.md in {root} has the configurations {', '.join(configs)}"
-    raise SettingsError([wrong("DATASET_CONFIG", name, what, "name one of them")])
+    usual = [key for key, config in configs.items() if config.get("default") is True]
+    usual = usual or [key for key in configs if key == "default" or len(configs) == 1]
+    if not name and len(usual) == 1:
+        return configs[usual[0]]
+    remedy = "name one of them" + (f", or leave it empty for {usual[0]}" if len(usual) == 1 else "")
+    what = f"{settings.dataset} has the configurations {', '.join(configs)}"
+    raise SettingsError([wrong("DATASET_CONFIG", name, what, remedy)])
 
 
 def patterns_of(data_files: object) -> dict[str, list[str]]:
@@ -135,14 +136,11 @@ def patterns_of(data_files: object) -> dict[str, list[str]]:
     return found
 
 
-def matching(pattern: str, folder: str, data: list[str], root: Path) -> list[str]:
-    """Return the files that a pattern means. Raises SettingsError if there are none: they were not downloaded."""
+def matching(pattern: str, folder: str, data: list[str]) -> list[str]:
+    """Return the files that a pattern means."""
     whole = f"{folder}/{pattern}" if folder else pattern
-    found = [name for name in data if expression(whole.removeprefix("./")).fullmatch(name)]
-    if not found:
-        what = f"its README.md names {pattern}, but there is no such data file"
-        raise SettingsError([wrong("DATASET", root, what, "download it, or name the file to train on")])
-    return found
+    means = expression(whole.removeprefix("./"))
+    return [name for name in data if means.fullmatch(name)]
 
 
 def expression(pattern: str) -> re.Pattern[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from sft.errors import DataError, shown
@@ -12,8 +13,9 @@ from sft.rows.bad_rows import BadRows
 from sft.rows.files import json_files, kind
 from sft.rows.forms import prompt_response, unused
 from sft.rows.forms.columns import Columns
-from sft.rows.row import Row
-from sft.rows.splits import DataFile, local_files
+from sft.rows.row import ReadRow, Row
+from sft.rows.selections import DataFile, Selection, check_apart
+from sft.rows.splits import local_files
 from sft.settings.fields import Settings
 
 LOOK_ROWS = 10_000  # of each file
@@ -29,24 +31,46 @@ def check_first_rows(path: Path, settings: Settings) -> None:
     """
     deadline = time.monotonic() + LOOK_S
     bad, seen = BadRows(), list[Row]()
-    for split, files in local_files(path, settings).by_split().items():
-        whole = [check_file(file, deadline, settings, seen, bad) for file in files]
+    found = local_files(path, settings)
+    if all(is_small(file) for file in found.used):
+        check_apart(found.selections, settings)  # reads files to count their rows
+    for split, selections in found.selections.items():
+        whole = [check_selection(selection, deadline, settings, seen, bad) for selection in selections]
         if split == "train" and all(whole) and not seen and not bad.number:
             raise DataError(f"DATASET={shown(path)}: has no training rows; add some")
     check_columns(seen, settings)
     bad.check()
 
 
-def check_file(file: DataFile, deadline: float, settings: Settings, seen: list[Row], bad: BadRows) -> bool:
-    """Add a file's first rows to `seen`, and what is wrong with them to `bad`. Return whether every row was read."""
-    # A pipe can be read only once, by the run, and only while somebody writes into it.
-    if not file.path.is_file() or time.monotonic() > deadline:
+def check_selection(selection: Selection, deadline: float, settings: Settings, seen: list[Row], bad: BadRows) -> bool:
+    """Add a selection's first rows to `seen`, and what is wrong with them to `bad`. Return whether it has no others."""
+    if selection.slice.is_whole:
+        readable = [file for file in selection.files if may_be_read(file)]
+        read = [check_rows(file.read(), deadline, settings, seen, bad) for file in readable]
+        return all(read) and len(read) == len(selection.files)
+    if not all(may_be_read(file) and (is_small(file) or not selection.slice.needs_count) for file in selection.files):
         return False
-    is_large = file.path.stat().st_size > LOOK_JSON_BYTES
-    if is_large and kind(file.path) in (".json", ".jsonl", ".ndjson") and json_files.is_whole(file.path):
+    return check_rows(selection.read(), deadline, settings, seen, bad)
+
+
+def is_small(file: DataFile) -> bool:
+    """Whether the whole file may be read to count its rows."""
+    return file.path.is_file() and file.path.stat().st_size <= LOOK_JSON_BYTES
+
+
+def may_be_read(file: DataFile) -> bool:
+    """Whether reading the first rows is quick. A pipe can be read only once, by the run, while somebody writes."""
+    if not file.path.is_file() or is_small(file):
+        return file.path.is_file()
+    return kind(file.path) not in (".json", ".jsonl", ".ndjson") or not json_files.is_whole(file.path)
+
+
+def check_rows(rows: Iterator[ReadRow], deadline: float, settings: Settings, seen: list[Row], bad: BadRows) -> bool:
+    """Add the first rows to `seen`, and what is wrong with them to `bad`. Return whether every row was read."""
+    if time.monotonic() > deadline:
         return False
     number = 0
-    for where, row in itertools.islice(file.read(), LOOK_ROWS):
+    for where, row in itertools.islice(rows, LOOK_ROWS):
         number += 1
         if not isinstance(row, DataError):
             seen.append(row)

@@ -37,7 +37,8 @@ def split_for(purposes: list[str], splits: Iterable[str], dataset: object) -> st
             return others[0]
         if others:
             what = f"has several splits for training: {', '.join(others)}"
-            raise SettingsError([wrong("DATASET", dataset, what, "give the files of one of them as DATASET")])
+            remedy = f"choose with TRAIN_SPLIT={others[0]}, or join several with +"
+            raise SettingsError([wrong("DATASET", dataset, what, remedy)])
     return None
 
 

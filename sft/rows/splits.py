@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sft.errors import SettingsError, shown, wrong
 from sft.rows import layouts
-from sft.rows.files import KINDS, json_files, kind, read_file
-from sft.rows.row import ReadRow
-from sft.rows.split_names import PATTERNS, WORDS, is_held_out, split_for
+from sft.rows.files import KINDS, json_files, kind
+from sft.rows.selections import DataFile, Selection, selected
+from sft.rows.split_names import PATTERNS, WORDS, is_held_out
 from sft.settings.fields import Settings
 
 SHARD = re.compile(r"data/([^/]*)-\d{5}-of-\d{5}[^/]*\.[^/]*")  # how the hub names the files of a split
@@ -26,30 +26,28 @@ OWN_FOLDERS = re.compile(r"prepared|hub|demo-[0-9a-f]{12}")  # of DATA_PATH: no 
 FEW = 5  # files that a line names
 
 
-@dataclass(frozen=True)
-class DataFile:
-    """A file of a data set, or one of the splits in a JSON file."""
-
-    path: Path
-    name: str  # within the data set, as in "train/part-0.jsonl"
-    part: str | None = None
-
-    def read(self) -> Iterator[ReadRow]:
-        """Yield its rows, with errors in place of those that cannot be read."""
-        return read_file(self.path, self.part)
-
-
 @dataclass
 class LocalFiles:
     """The files of a local data set."""
 
-    train: list[DataFile]
-    validation: list[DataFile] = field(default_factory=list)  # for evaluation, whatever their split is called
+    selections: dict[str, list[Selection]]  # "train", and "validation" for evaluation, whatever the splits are called
     unused: dict[str, str] = field(default_factory=dict)  # reasons by name
 
     @property
+    def train(self) -> list[DataFile]:
+        return self.files_for("train")
+
+    @property
+    def validation(self) -> list[DataFile]:
+        return self.files_for("validation")
+
+    def files_for(self, purpose: str) -> list[DataFile]:
+        """Return the files that are for training or for evaluation, each once."""
+        return list(dict.fromkeys(file for selection in self.selections[purpose] for file in selection.files))
+
+    @property
     def used(self) -> list[DataFile]:
-        return [*self.train, *self.validation]
+        return list(dict.fromkeys([*self.train, *self.validation]))
 
     def by_split(self) -> dict[str, list[DataFile]]:
         """Return the files as {"train": [...], "validation": [...]}."""
@@ -57,14 +55,20 @@ class LocalFiles:
 
     def lines(self) -> list[str]:
         """Say which file is for what, on a line for each purpose."""
-        evaluation = f"{listed(file.name for file in self.validation)} for evaluation"
-        used = f"{listed(file.name for file in self.train)} for training; "
+        evaluation = f"{self.said('validation')} for evaluation"
+        used = f"{self.said('train')} for training; "
         lines = [used + (evaluation if self.validation else "no file for evaluation")]
         reasons = dict.fromkeys(self.unused.values())
         return lines + [
             f"not used ({reason}): {listed(name for name, why in self.unused.items() if why == reason)}"
             for reason in reasons
         ]
+
+    def said(self, purpose: str) -> str:
+        """Return the files for a purpose, and the rows of them if they are not all."""
+        named = listed(file.name for file in self.files_for(purpose))
+        asked = [selection.slice for selection in self.selections[purpose]]
+        return named if all(part.is_whole for part in asked) else f"{'+'.join(map(str, asked))} of {named}"
 
 
 def local_files(path: Path, settings: Settings) -> LocalFiles:
@@ -74,7 +78,7 @@ def local_files(path: Path, settings: Settings) -> LocalFiles:
     """
     if not path.is_dir():
         files = {"train": [DataFile(path, path.name)]}
-        return chosen(whole_or_parts(files), path, {})
+        return chosen(whole_or_parts(files), path, {}, settings)
     names = sorted(walk(path, settings))
     left_out = layouts.without_rows(path, names)
     data = [name for name in names if kind(path / name) and name not in left_out]
@@ -93,7 +97,12 @@ def local_files(path: Path, settings: Settings) -> LocalFiles:
         if name not in {*data, *left_out, *used} and not ABOUT.fullmatch(Path(name).name)
     }
     unused |= {name: why for name in data if name not in used}
-    return chosen(whole_or_parts(files), path, unused)
+    found = chosen(whole_or_parts(files), path, unused, settings)
+    for selection in (part for several in found.selections.values() for part in several):
+        if pattern := said.missing.get(selection.slice.split):
+            what = f"its README.md names {pattern}, but there is no such data file"
+            raise SettingsError([wrong("DATASET", path, what, "download it, or name the file to train on")])
+    return found
 
 
 def whole_or_parts(files: dict[str, list[DataFile]]) -> dict[str, list[DataFile]]:
@@ -155,19 +164,20 @@ def sorted_out(names: list[str], path: Path, words: Callable[[str], list[str]]) 
     return found
 
 
-def chosen(files: dict[str, list[DataFile]], path: Path, unused: dict[str, str]) -> LocalFiles:
-    """Return the splits that are used, of all that there are."""
-    train = split_for(["train"], files, path)
-    evaluation = split_for(["validation", "test"], files, path)
-    if train is None or not files.get(train):
+def chosen(files: dict[str, list[DataFile]], path: Path, unused: dict[str, str], settings: Settings) -> LocalFiles:
+    """Return the rows that are used, of all that there are."""
+    found = selected(files, settings, path)
+    used = {purpose: [selection.slice.split for selection in several] for purpose, several in found.items()}
+    if not any(selection.files for selection in found["train"]):
         others = "; ".join(f"{split}: {listed(file.name for file in found)}" for split, found in files.items())
         what = f"holds no training file ({KINDS})" + (f", only {others}" if others else "")
         raise SettingsError([wrong("DATASET", path, what, "add train.jsonl, or give the file to train on")])
-    for split, found in files.items():
-        if split not in (train, evaluation):
-            why = f"evaluation is on the {evaluation} files" if is_held_out(split) and evaluation else f"split {split}"
-            unused |= {file.name: why for file in found}
-    return LocalFiles(files[train], files[evaluation] if evaluation else [], unused)
+    for split, several in files.items():
+        if split not in used["train"] + used["validation"]:
+            evaluation = f"evaluation is on the {', '.join(used['validation'])} files"
+            why = evaluation if is_held_out(split) and used["validation"] else f"split {split}"
+            unused |= {file.name: why for file in several}
+    return LocalFiles(found, unused)
 
 
 def listed(names: Iterable[str]) -> str:

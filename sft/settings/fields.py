@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from sft.settings.kinds import (
     LARGEST,
@@ -34,6 +34,7 @@ from sft.settings.kinds import (
     Precision,
     Schedule,
     Secret,
+    Splits,
     Text,
     TrainedAnswers,
     UnusedColumns,
@@ -48,6 +49,7 @@ GPUS_OF_A_NODE = 64  # at most
 DS_CONFIGS = ("zero3", "zero2", "zero1", "zero3_offload", "zero3_offload_all")
 TINY = "tiny"  # MODEL_NAME: a model of a few hundred thousand weights that the project makes itself
 DEMO = "demo"  # DATASET: a small task that the project generates itself
+CONFIGS = {"openai/gsm8k": "main"}  # of data sets that have several and no default
 FOLDERS = ("data_path", "model_path", "runs_path")
 
 # LEARNING_RATE=auto. An adapter needs a far higher rate than the weights themselves: 2e-4 is that of LoRA (Hu et al.
@@ -78,8 +80,20 @@ class Settings(BaseModel):
         "openai/gsm8k",
         description="hub name, local file or folder (docs/data.md lists the kinds); `demo` generates one",
     )
-    dataset_config: OfData[Name] = Field("main", description="configuration of a hub data set")
+    dataset_config: OfData[Name] = Field(
+        "",
+        validate_default=True,
+        description="configuration of the data set; empty = the only one or its default (of openai/gsm8k: main)",
+    )
     dataset_revision: OfData[Name] = Field("main", description="hub revision of the data set")
+    train_split: OfData[Splits] = Field(
+        "",
+        description="splits to train on, such as train_sft or train[:10%] (docs/data.md); empty = the training split",
+    )
+    eval_split: OfData[Splits] = Field(
+        "",
+        description="splits to evaluate on; empty = the validation or test split, or one training row in twenty",
+    )
     prompt_column: OfData[Name] = Field(
         "question", description="column with the prompt, if its name is not one that is recognised"
     )
@@ -257,6 +271,12 @@ class Settings(BaseModel):
     huggingface_api_key: NotOfRun[Secret] = Field(
         SecretStr(""), description="hub token, for gated models such as Llama"
     )
+
+    @field_validator("dataset_config")
+    @classmethod
+    def usual_config(cls, config: str, info: ValidationInfo) -> str:
+        """Return the configuration, or the one that is usual for the data set."""
+        return config or CONFIGS.get(info.data.get("dataset", ""), "")
 
     @classmethod
     def of(cls, settings: Settings, **changes: object) -> Self:

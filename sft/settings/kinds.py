@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from sft import redaction
-from sft.settings import variables
+from sft.settings import slices, variables
 from sft.strict_json import once
 
 # The values that can be decided, and the same with `auto`, which a user may also write.
@@ -103,6 +103,12 @@ def column_roles(text: str) -> str:
     return text or "{}"
 
 
+def splits(text: str) -> str:
+    """Check the names of splits, which may be sliced. Raises ValueError."""
+    slices.parse(text)
+    return text
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be written in UTF-8: lone surrogates cannot."""
     try:
@@ -122,5 +128,6 @@ Text = Annotated[str, AfterValidator(readable)]
 Name = Annotated[str, AfterValidator(plain)]
 Arguments = Annotated[str, AfterValidator(plain), AfterValidator(json_object)]
 Columns = Annotated[str, AfterValidator(plain), AfterValidator(column_roles)]
+Splits = Annotated[str, AfterValidator(plain), AfterValidator(splits)]
 Folder = Annotated[Path, AfterValidator(folder)]
 Secret = Annotated[SecretStr, AfterValidator(secret)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sft.errors import SettingsError, wrong
-from sft.settings import deepspeed, variables
+from sft.settings import deepspeed, slices, variables
 from sft.settings.fields import COMPRESSED_SUFFIXES, DATA_SUFFIXES, DEMO, TINY, Settings, marked
 from sft.settings.kinds import MAY_CHANGE, NOT_OF_RUN
 from sft.settings.variables import is_there
@@ -50,6 +50,7 @@ def contradictions(settings: Settings, with_file: bool = True) -> list[str]:
     if settings.run_name and not RUN_NAME.fullmatch(settings.run_name):
         remedy = f"use letters, digits, - and _, {LONGEST_NAME} at most"
         problems.append(wrong("RUN_NAME", settings.run_name, "is not a valid folder name", remedy))
+    problems += split_problems(settings)
     problems += [*name_problems("model_name", settings.model_name), *name_problems("dataset", settings.dataset)]
     if with_file:
         try:
@@ -57,6 +58,20 @@ def contradictions(settings: Settings, with_file: bool = True) -> list[str]:
         except SettingsError as error:
             problems += error.problems
     return problems
+
+
+def split_problems(settings: Settings) -> list[str]:
+    """Return a line for rows that are for training and for evaluation, as far as the two settings say so."""
+    train, evaluation = slices.parse(settings.train_split), slices.parse(settings.eval_split)
+    return [shared_rows(settings, one, other) for one in train for other in evaluation if slices.overlap(one, other)]
+
+
+def shared_rows(settings: Settings, train: slices.Slice, evaluation: slices.Slice) -> str:
+    """Return the line for rows that are for training and for evaluation."""
+    what = f"rows of {evaluation} are trained too, with TRAIN_SPLIT={settings.train_split or train}"
+    split = train.split
+    remedy = f"divide the split, as in TRAIN_SPLIT={split}[:90%] EVAL_SPLIT={split}[90%:], or name another"
+    return wrong("EVAL_SPLIT", settings.eval_split, what, remedy)
 
 
 def name_problems(name: str, value: str) -> list[str]:

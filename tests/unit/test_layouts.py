@@ -74,9 +74,12 @@ def test_dataset_config_chooses(config, train, evaluation, tmp_path):
 def test_the_default_configuration_is_taken_or_one_has_to_be_named(tmp_path):
     (folder(tmp_path, *FILES) / "README.md").write_text(SEVERAL.format(default="default: true\n  "))
     assert found(tmp_path)[0] == ["de/a.jsonl", "de/b1.jsonl"]
-    for config, text in (("main", SEVERAL.format(default="")), ("english", NAMED)):
+    for config, text, remedy in (
+        ("", SEVERAL.format(default=""), "has the configurations en, de, fr; name one of them$"),
+        ("main", NAMED, "has the configurations default; name one of them, or leave it empty for default"),
+    ):
         (tmp_path / "README.md").write_text(text)
-        with pytest.raises(SettingsError, match=rf"DATASET_CONFIG={config}: .* has the configurations .*; name one"):
+        with pytest.raises(SettingsError, match=rf"DATASET_CONFIG={config}: .* {remedy}"):
             found(tmp_path, dataset_config=config)
 
 

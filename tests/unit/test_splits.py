@@ -24,7 +24,7 @@ def folder(path, *names):
 
 
 def found(path, **settings):
-    files = splits.local_files(path, load(None, **settings))
+    files = splits.local_files(path, load(None, dataset=str(path), **settings))
     return [file.name for file in files.train], [file.name for file in files.validation], files.unused
 
 
@@ -71,7 +71,7 @@ def test_names_say_what_a_file_is_for(names, train, evaluation, unused, tmp_path
         (["train-test.jsonl"], "train-test.jsonl names two splits, train and test; rename it"),
         (["train/dev/a.jsonl"], "train/dev/a.jsonl names two splits, train and validation"),
         (["data/train_a-00000-of-00001.csv", "data/train_b-00000-of-00001.csv"],
-         "has several splits for training: train_a, train_b; give the files of one of them as DATASET"),
+         "has several splits for training: train_a, train_b; choose with TRAIN_SPLIT=train_a, or join several"),
     ],
 )  # fmt: skip
 def test_what_names_do_not_say_is_refused(names, message, tmp_path):

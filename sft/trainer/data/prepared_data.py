@@ -90,16 +90,16 @@ def is_of_tokenizer(path: Path) -> bool:
 
 def data_key(settings: Settings) -> str:
     """Return a hash of where the rows come from: the content of local files, or a name and revision on the hub."""
-    local = dataset_folder(settings)
+    local, asked = dataset_folder(settings), (settings.train_split, settings.eval_split)
     if local is None:
-        return short_hash(settings.dataset, settings.dataset_config, settings.dataset_revision)
+        return short_hash(settings.dataset, settings.dataset_config, settings.dataset_revision, *asked)
     splits = local_files(local, settings).by_split()
     parts = [
         (split, file.name, kept_hash(file.path, settings.data_path))
         for split, files in splits.items()
         for file in files
     ]
-    return short_hash(*parts)
+    return short_hash(*parts, *asked)
 
 
 def make(settings: Settings, model: Path, folder: Path, file: Path | None = None) -> None:

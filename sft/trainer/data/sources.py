@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sft.rows.row import ReadRow
+from sft.rows.selections import check_apart
 from sft.rows.splits import local_files
 from sft.run import files
 from sft.settings.fields import DEMO, Settings
@@ -59,5 +60,8 @@ def dataset_folder(settings: Settings) -> Path | None:
 
 def read_local(path: Path, settings: Settings) -> dict[str, Iterator[ReadRow]]:
     """Return readers of a local data set's training and validation rows (the latter may be empty)."""
-    found = local_files(path, settings).by_split()
-    return {split: (row for file in files for row in file.read()) for split, files in found.items()}
+    found = local_files(path, settings).selections
+    check_apart(found, settings)
+    return {
+        purpose: (row for selection in selections for row in selection.read()) for purpose, selections in found.items()
+    }
