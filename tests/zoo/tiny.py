@@ -17,12 +17,12 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"num_nextn_predict_layers|num_kv_shared_layers|num_mtp_layers", 0),
     (r"linear_num_key_heads|num_key_value_heads|n_kv_heads?|num_global_key_value_heads|swa_num_key_value_heads", 2),
     (r"mamba_n_heads|mamba_num_heads|n_mamba_heads", 8),
-    (r"n_groups|mamba_n_groups|mamba_ngroups|n_group|topk_group|ssm_groups", 1),
+    (r"n_groups|mamba_n_groups|mamba_ngroups|n_group|num_expert_group|topk_group|ssm_groups", 1),
     (r".*num_.*heads|n_heads?|(decoder|encoder)_attention_heads|attention_heads|num_heads|index_n_heads", 4),
     (r"num_shared_experts|n_shared_experts|moe_num_shared_experts", 1),
     (r"num_experts_per_tok(en)?|moe_topk|moe_k|top_k_experts|num_experts_per_topk|moe_top_k|.*experts_per_tok.*", 2),
     (r".*num_(local_|routed_)?experts|n_routed_experts|moe_num_experts|n_experts|num_expert", 4),
-    (r"qk_rope_head_dim|qk_nope_head_dim", 8),
+    (r"qk_rope_head_dim|qk_nope_head_dim|rotary_dim", 8),
     (r"q_lora_rank|kv_lora_rank|o_lora_rank|.*lora_rank|low_rank", 16),
     (r".*head_dim|.*head_size|mamba_d_head|d_kv|mamba_headdim|.*_per_head|attention_key_size|attention_value_size", 16),
     (r".*(intermediate|ffn|inner|feed_forward|mlp).*_(size|dim)(_mlp)?|n_inner|d_ff|d_inner|dff|dim_ff", 128),
@@ -37,15 +37,15 @@ SIZES: tuple[tuple[str, int], ...] = (
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}  # sft/trainer/model/tiny.py
 OFF = re.compile(r".*(dropout|pdrop|drop_prob|jitter.*|layerdrop).*")
 # What the rules above do not get right, family by family.
-LATENT = {"num_key_value_heads": 4}  # attention over latents has as many keys as queries
+LATENT = {"num_key_value_heads": 4, "head_dim": 8}  # attention over latents: as many keys as queries, rotated in part
 ROPE = {"rope_theta": 1e4, "rope_type": "default"}
 HYBRID = ["conv", "conv", "full_attention", "conv"]
 EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "bailing_hybrid": {"layer_group_size": 2},
+    "bamba": {"attn_layer_indices": [1]},
     "blt": {"encoder_hash_byte_group_vocab": VOCABULARY, "encoder_hash_byte_group_size": [3]},
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
     "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2},
-    "dots3_note": {"text_config": LATENT},
-    "dots3_note_text": LATENT,
     "nemotron": {"head_dim": 16},
     "reformer": {"axial_pos_embds": False},
     "roc_bert": {"enable_pronunciation": False, "enable_shape": False},
@@ -89,6 +89,7 @@ def small(kind: type[transformers.PreTrainedConfig], exceptions: dict[str, Any])
     given |= {"use_cache": True} if "use_cache" in content else {}
     given |= {"is_decoder": True} if "is_decoder" in content and "is_encoder_decoder" in content else {}
     given |= {name: size for name, size in UNSAID.items() if name in content and content[name] is None}
+    given |= {name: value for name, value in LATENT.items() if "qk_rope_head_dim" in content and name in content}
     given |= {name: value for name, value in exceptions.items() if name not in parts}
     return kind(**given)
 
