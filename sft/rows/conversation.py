@@ -61,6 +61,7 @@ class Conversation:
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, object], ...] = ()  # JSON schemas of the functions that the assistant may call
+    left_out: int = field(default=0, compare=False)  # messages of the row that follow the last target
 
     @classmethod
     def of(
@@ -89,7 +90,8 @@ class Conversation:
             raise DataError(f"{where}: {what}; make one a target or remove the row")
         if answers[0] == 0:
             messages[0] = replace(messages[0], is_target=False)
-        return cls(tuple(messages[: targets[-1] + 1]), tools)
+        end = targets[-1] + 1
+        return cls(tuple(messages[:end]), tools, len(messages) - end)
 
     def as_dicts(self) -> list[dict[str, object]]:
         """Return the messages as chat templates take them."""

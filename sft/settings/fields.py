@@ -22,6 +22,7 @@ from sft.settings.kinds import (
     Device,
     Folder,
     Launcher,
+    LongRows,
     Lower,
     Mark,
     MarksInText,
@@ -110,7 +111,12 @@ class Settings(BaseModel):
     )
     system_prompt: OfData[Text] = Field("", description="system message put before every prompt")
     max_length: OfData[Count] = Field(
-        1024, ge=8, description="longest row in tokens; longer rows are cut at the end, counted and reported"
+        1024, ge=8, description="longest sequence in tokens; LONG_ROWS says what becomes of longer rows"
+    )
+    long_rows: OfData[Annotated[LongRows, Lower]] = Field(
+        "cut",
+        description="rows longer than MAX_LENGTH are: cut = cut at the end, or dropped if no target would be left; "
+        "drop = dropped; refuse = an error. What is cut or dropped is counted and reported",
     )
     chat_template: OfData[Name] = Field(
         "",

@@ -77,11 +77,11 @@ def test_with_restarts_it_finishes(stack, harm):
 
 
 def test_what_would_only_come_back_is_not_started_again(stack):
-    """Rows that fill MAX_LENGTH with their prompts: only the run finds them."""
+    """Rows longer than MAX_LENGTH: only the run finds them."""
     row = json.dumps({"question": "1" * 40, "answer": "2"}) + "\n"
     stack.write("data/long.jsonl", row * 3)
-    settings = {"DATASET": "data/long.jsonl", "MAX_LENGTH": 32, "RESTARTS": 3}
+    settings = {"DATASET": "data/long.jsonl", "MAX_LENGTH": 32, "LONG_ROWS": "refuse", "RESTARTS": 3}
     done = stack.inv("train", **small(RUN_NAME="long", **settings))
     assert done.returncode == 2
-    assert "data/long.jsonl:2: no target token is left within MAX_LENGTH=32" in done.stdout, done.stdout
+    assert "data/long.jsonl:2: its " in done.stdout and "more than MAX_LENGTH=32" in done.stdout, done.stdout
     assert "of RESTARTS" not in done.stdout and not (stack.path / "runs" / "long").exists()

@@ -204,7 +204,7 @@ def test_a_row_that_makes_the_loss_infinite_is_named(project, tokenizer, tmp_pat
 
 
 def test_what_is_wrong_with_the_rows_is_said_at_once_and_leaves_no_run(project, tmp_path):
-    """What the tasks see themselves, and what only the run finds: prompts that fill MAX_LENGTH."""
+    """What the tasks see themselves, and what only the run finds: rows longer than MAX_LENGTH."""
     before = sorted((project.path / "runs").glob("[!.]*"))
     rows = tmp_path / "train.jsonl"
     good = {"question": "1 + 1?", "answer": "2"}
@@ -216,13 +216,13 @@ def test_what_is_wrong_with_the_rows_is_said_at_once_and_leaves_no_run(project, 
         f"{rows}:3: column 'answer' is empty, so no target token; fill it or remove the row",
     ]
     rows.write_text("".join(json.dumps(good if i < 5 else good | {"question": "1" * 40}) + "\n" for i in range(25)))
-    done = project.inv("train", **small(DATASET=rows, MAX_LENGTH=32))
+    done = project.inv("train", **small(DATASET=rows, MAX_LENGTH=32, LONG_ROWS="refuse"))
     assert done.returncode == 2, done.stdout
     lines = done.stdout.splitlines()
     assert lines[-1] == "and 10 more rows that cannot be used"
     for number, line in zip(range(6, 16), lines[-11:-1], strict=True):
-        assert (
-            line == f"{rows}:{number}: no target token is left within MAX_LENGTH=32; raise MAX_LENGTH or remove the row"
+        assert line.startswith(f"{rows}:{number}: its ") and line.endswith(
+            " tokens are more than MAX_LENGTH=32; raise MAX_LENGTH, or set LONG_ROWS to cut or drop"
         )
     assert sorted((project.path / "runs").glob("[!.]*")) == before
     project.wait_for_no_process()  # the ranks waited for the rows

@@ -138,4 +138,5 @@ def trained(found: Tokeniser, row: dict[str, object]) -> list[str]:
     (result,) = found.rows([("a.jsonl:7", row)])
     if isinstance(result, DataError):
         raise result
+    assert isinstance(result, list), result
     return [marked(found, sequence) for sequence in result]

@@ -21,7 +21,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sft.settings import deepspeed
 from sft.trainer import distributed, dry_run, fast_paths, gradients, loop
-from sft.trainer.data import rows
+from sft.trainer.data import row_writer, rows
 from sft.trainer.distributed import World
 from sft.trainer.engine import end_engine, grad_norm, start_engine
 from tests.settings import decided
@@ -79,7 +79,9 @@ class Cases:
         if world.is_main:
             torch.manual_seed(0)
             transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
-            rows.write(folder / "rows", [rows.TokenisedRow(ids, [True] * len(ids), "", "") for ids in self.tokens])
+            row_writer.write(
+                folder / "rows", [rows.TokenisedRow(ids, [True] * len(ids), "", "") for ids in self.tokens]
+            )
         distributed.barrier()
         self.rows = rows.Rows(folder / "rows")
         self.share = np.arange(len(self.rows))

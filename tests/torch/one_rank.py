@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sft.trainer import distributed
+from sft.trainer.data import row_writer
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
 
@@ -30,5 +31,5 @@ def random_rows(folder: Path, least: int, most: int, number: int) -> data.Rows:
     """Write rows of `least` to `most` - 1 random tokens, all of them targets, and return them."""
     draw = np.random.default_rng(0).integers
     tokens = [draw(3, 300, size).tolist() for size in draw(least, most, number)]
-    data.write(folder, [data.TokenisedRow(ids, [True] * len(ids), "", "") for ids in tokens])
+    row_writer.write(folder, [data.TokenisedRow(ids, [True] * len(ids), "", "") for ids in tokens])
     return data.Rows(folder)

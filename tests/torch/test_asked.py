@@ -1,12 +1,13 @@
 """Evaluation asks and marks the same turn: an answer that is generated as it was trained is right."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
 
 from sft.settings.load import load
-from sft.trainer.data import chat_template, probe, rows
+from sft.trainer.data import chat_template, probe, row_writer, rows
 from sft.trainer.data.tokenise import Tokeniser
 from sft.trainer.evaluation.score import compare
 from sft.trainer.model import answer_text
@@ -52,7 +53,7 @@ def tokeniser(tokenizer):
 @pytest.mark.parametrize("messages", ROWS.values(), ids=ROWS)
 def test_an_answer_as_it_was_trained_is_right(tokeniser, messages, tmp_path):
     found = tokeniser.rows([("row 1", {"messages": copy.deepcopy(messages)})])
-    rows.write(tmp_path / "rows", (sequence for row in found for sequence in row))
+    row_writer.write(tmp_path / "rows", itertools.chain.from_iterable(found))
     written = rows.Rows(tmp_path / "rows")
     (index,) = written.asked().tolist()  # one answer of a row is asked for, however many sequences it has
     texts = list(written.texts())[index]

@@ -20,6 +20,7 @@ from sft.run.records import Cut
 from sft.settings import rules
 from sft.steps import Steps
 from sft.trainer import batching, dry_run, oom
+from sft.trainer.data import row_writer
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
 from tests.settings import decided
@@ -156,7 +157,7 @@ def test_other_errors_are_no_want_of_memory(text, tmp_path):
 
 
 def rows_of(folder, lengths):
-    data.write(folder, [data.TokenisedRow([5] * n, [True] * n, "", "") for n in lengths])
+    row_writer.write(folder, [data.TokenisedRow([5] * n, [True] * n, "", "") for n in lengths])
     return data.Rows(folder)
 
 

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import transformers
 
 from sft.errors import DataError, SettingsError
 from sft.run import lifecycle
+from sft.run.records import RowCounts
 from sft.settings.load import load
 from sft.settings.stages import resolve
-from sft.trainer.data import prepare, prepared_data
+from sft.trainer.data import prepare, prepared_data, rows
 from tests.settings import decided
 
 GOOD = {"question": "1 + 1?", "answer": "2"}
@@ -33,14 +36,58 @@ def test_all_bad_rows_of_all_files_are_named(settings, tiny):
     long = GOOD | {"question": "1" * 40}
     train = write(settings, "train.jsonl", GOOD, long, GOOD, {"question": "a"}, *[GOOD, long] * 6)
     held_out = write(settings, "validation.jsonl", GOOD, GOOD | {"answer": " "}, long, long)
+    refusing = settings.model_copy(update={"long_rows": "refuse"})
     with pytest.raises(DataError) as caught:
-        prepared_data.prepared_data(settings, tiny)
+        prepared_data.prepared_data(refusing, tiny)
     *named, more = str(caught.value).splitlines()
     numbers = [(train, i) for i in (2, 4, 6, 8, 10, 12, 14, 16)] + [(held_out, i) for i in (2, 3)]
     assert [line.split(": ")[0] for line in named] == [f"{path}:{i}" for path, i in numbers]
-    assert named[0].endswith(": no target token is left within MAX_LENGTH=32; raise MAX_LENGTH or remove the row")
+    assert named[0].endswith(" tokens are more than MAX_LENGTH=32; raise MAX_LENGTH, or set LONG_ROWS to cut or drop")
     assert more == "and 1 more row that cannot be used"
     assert not list((settings.data_path / "prepared").iterdir())
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("long_rows", ["cut", "drop"])
+def test_every_row_is_trained_held_out_or_dropped_and_keeps_its_number(long_rows, cores, settings, tiny, monkeypatch):
+    monkeypatch.setattr("sft.resources.cores", lambda: cores)
+    monkeypatch.setattr("sft.trainer.data.tokenise.MANY_ROWS", 50)
+    settings = settings.model_copy(update={"long_rows": long_rows})
+    kinds = [GOOD, GOOD | {"question": "1" * 40}, GOOD | {"answer": "1" * 40}]
+    numbers = np.random.default_rng(1).choice(3, 400, p=[0.6, 0.2, 0.2])
+    write(settings, "train.jsonl", *(kinds[i] for i in numbers))
+    write(settings, "validation.jsonl", *(kinds[i] for i in numbers[:50]))
+    folder, found = prepared_data.prepared_data(settings, tiny)
+    kept = {"cut": (0, 2), "drop": (0,)}[long_rows]
+    splits = {"train": (found.train, numbers), "validation": (found.validation, numbers[:50])}
+    for name, (split, drawn) in splits.items():
+        assert rows.Rows(folder / name).row_of.tolist() == np.flatnonzero(np.isin(drawn, kept)).tolist()
+        assert split.conversations == np.isin(drawn, kept).sum() and split.read == len(drawn)
+        assert split.cut_rows == (np.sum(drawn == 2) if long_rows == "cut" else 0)
+    reason = {"cut": "no target is left within MAX_LENGTH", "drop": "longer than MAX_LENGTH"}[long_rows]
+    assert list(found.train.dropped) == [reason]
+    dropped = found.train.dropped_rows + found.validation.dropped_rows
+    trained, held_out = found.train.conversations, found.validation.conversations
+    assert found.row_counts == RowCounts(read=450, trained=trained, dropped=dropped, held_out=held_out)
+    assert found.train.longest_row == found.train.holds_most > 32
+
+
+def test_a_split_of_which_no_row_is_left_is_an_error_before_training(settings, tiny, tmp_path):
+    long = GOOD | {"question": "1" * 40}
+    write(settings, "train.jsonl", *[long] * 3)
+    held_out = write(settings, "validation.jsonl", GOOD)
+    settings = settings.model_copy(update={"model_name": str(tiny), "model_path": tmp_path / "models"})
+    with pytest.raises(DataError) as caught:
+        prepare.prepare(settings)
+    what = "all 3 training rows are dropped (3: no target is left within MAX_LENGTH); raise it: "
+    assert str(caught.value).startswith(f"MAX_LENGTH=32: {what}") and str(caught.value).endswith(" holds all of them")
+    write(settings, "train.jsonl", GOOD)
+    Path(held_out).write_text(json.dumps(long) + "\n")
+    for _ in range(2):  # also from the cache
+        with pytest.raises(DataError, match="all 1 held-out rows are dropped .*, or set EVALUATE=0 and EVAL_STEPS=0"):
+            prepare.prepare(settings)
+    found = prepare.prepare(settings.model_copy(update={"evaluate": False}))
+    assert found.row_counts == RowCounts(read=2, trained=1, dropped=1, held_out=0)
 
 
 @pytest.mark.parametrize("cores", [1, 2])

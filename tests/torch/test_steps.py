@@ -11,7 +11,7 @@ from sft.settings.load import load
 from sft.settings.stages import resolve
 from sft.steps import Steps
 from sft.trainer import batching
-from sft.trainer.data import rows as data
+from sft.trainer.data import row_writer
 from sft.trainer.data.rows import Rows, TokenisedRow
 from tests.settings import decided
 
@@ -152,7 +152,7 @@ def rows(tmp_path):
         TokenisedRow([1, 8], [False, True], "c", "d"),
         TokenisedRow([1, 2, 3, 4, 5, 6], [False, True, True, False, True, True], "e", "f", answer_start=4),
     ]
-    counts = data.write(tmp_path / "train", iter(written))
+    counts = row_writer.write(tmp_path / "train", iter(written))
     assert counts == Split(rows=3, tokens=12, target_tokens=7, longest=6, cut_rows=0)
     return Rows(tmp_path / "train")
 

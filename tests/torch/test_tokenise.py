@@ -8,6 +8,7 @@ from sft.errors import DataError
 from sft.rows.bad_rows import BadRows
 from sft.settings.load import load
 from sft.trainer.data import chat_template, probe, tokenise
+from sft.trainer.data.rows import NO_TARGET, TOO_LONG, Dropped
 from sft.trainer.data.template_variables import DATE_STRING
 from sft.trainer.data.tokenise import Tokeniser
 
@@ -100,6 +101,27 @@ def test_long_rows_are_cut_and_counted(tokenizer):
     assert len(row.ids) == 16 and row.is_cut and not tokenised(tokenizer, ROW).is_cut
 
 
+def test_a_row_that_does_not_fit_is_cut_or_dropped(tokenizer):
+    whole = tokenised(tokenizer, ROW)
+    length, prompt = len(whole.ids), whole.is_target.index(True)
+    cut = tokenised(tokenizer, ROW, max_length=length - 1)
+    assert cut.ids == whole.ids[:-1] and cut.counts.is_cut and cut.counts.length == length
+    assert not whole.counts.is_cut and whole.counts.length == length
+    assert tokenised(tokenizer, ROW, max_length=prompt + 1).is_target.count(True) == 1
+    assert sequences(tokenizer, ROW, max_length=prompt) == Dropped(NO_TARGET, length)
+    assert sequences(tokenizer, ROW, max_length=length - 1, long_rows="drop") == Dropped(TOO_LONG, length)
+    for choice in ("drop", "refuse"):
+        assert tokenised(tokenizer, ROW, max_length=length, long_rows=choice) == whole
+
+
+def test_messages_after_the_last_target_are_counted(tokenizer):
+    asked = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1"}]
+    ends = {"": 0, "x": 1, "xy": 2}
+    for more, number in ends.items():
+        messages = [*asked, *({"role": "user", "content": text} for text in more)]
+        assert tokenised(tokenizer, {"messages": messages}).counts.left_out == number
+
+
 def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenise, "MANY_ROWS", 7)
     monkeypatch.setattr(tokenise, "CHUNK_ROWS", 7)
@@ -124,7 +146,11 @@ def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, monkeypatch):
 @pytest.mark.parametrize(
     ("row", "settings", "message"),
     [
-        (ROW, {"max_length": 8}, "a.jsonl:7: no target token is left within MAX_LENGTH=8; raise MAX_LENGTH"),
+        (
+            ROW,
+            {"max_length": 8, "long_rows": "refuse"},
+            "a.jsonl:7: its 21 tokens are more than MAX_LENGTH=8; raise MAX_LENGTH, or set LONG_ROWS to cut or drop",
+        ),
         ({"question": "a"}, {}, "a.jsonl:7: has no column 'answer' but question; set RESPONSE_COLUMN"),
         ({"question": "a", "answer": " "}, {}, "a.jsonl:7: column 'answer' is empty, so no target token"),
         ({"question": 1, "answer": "b"}, {}, "a.jsonl:7: column 'question' is not text but int"),

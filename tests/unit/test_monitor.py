@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from sft import hostfile
-from sft.host.commands import describe, monitor, snapshot
+from sft.host.commands import describe, monitor, report, snapshot
 from sft.host.gpus import Gpu
 from sft.run import files, lifecycle, typed_json
-from sft.run.records import Inputs, Prepared, Split, TemplateFacts
+from sft.run.records import Inputs, Prepared, RowCounts, Split, TemplateFacts
 from tests.settings import decided
 
 
@@ -167,8 +167,8 @@ def test_the_json_of_the_monitor_keeps_its_keys(run, capsys):
     shutil.copy(OLDER / "metrics.jsonl", run.metrics)
     monitor.monitor(run, Console(), once=True, as_json=True)
     seen = json.loads(capsys.readouterr().out)
-    keys = "run path running age_s elapsed_s state problems metrics losses evaluation template nodes gpus goes_on logs"
-    assert list(seen) == [*keys.split(), "others"]
+    keys = "run path running age_s elapsed_s state problems metrics losses evaluation rows template nodes gpus goes_on"
+    assert list(seen) == [*keys.split(), "logs", "others"]
     assert seen["problems"] == [] and seen["state"].items() >= json.loads((OLDER / "state.json").read_text()).items()
     assert seen["nodes"] == [{"name": "llm-master", "host": "machine", "ranks": [0], "gpus": []}]
     before = json.loads((OLDER / "evaluation.json").read_text())["before"]
@@ -191,6 +191,32 @@ def test_rows_that_hold_marks_or_a_whole_template_are_warned_of_at_the_start(run
     assert "  24 of 30 answers are targets\n" in started.getvalue()
     assert "  all 16 answers are targets\n" in started.getvalue()
     assert "16 rows, 20 sequences" in started.getvalue()
+
+
+def test_what_became_of_every_row_is_said_at_the_start_in_the_report_and_by_the_monitor(run, capsys):
+    reasons = {"no target is left within MAX_LENGTH": 2, "longer than MAX_LENGTH": 1}
+    train = Split(
+        rows=17, tokens=160, target_tokens=80, longest=12, cut_rows=4, conversations=17, dropped=reasons,
+        messages_left_out=1, longest_row=40, holds_most=30,
+    )  # fmt: skip
+    held_out = Split(rows=5, tokens=50, target_tokens=20, longest=10, cut_rows=0, conversations=5, longest_row=10)
+    counts = RowCounts(read=25, trained=17, dropped=3, held_out=5)
+    typed_json.write(
+        run.prepared,
+        Prepared(model="m", data="d", train=train, validation=held_out, inputs=Inputs(), row_counts=counts),
+    )
+    started, ended = io.StringIO(), io.StringIO()
+    describe.describe(run, Console(file=started, width=300))
+    report.report(run, Console(file=ended, width=300))
+    line = "rows: 25 read = 17 trained + 3 dropped + 5 held out\n"
+    assert line in started.getvalue() and line in ended.getvalue()
+    assert "4 rows cut at MAX_LENGTH=1024 (20.0%)" in started.getvalue()
+    assert "2 rows dropped (10.0%): no target is left within MAX_LENGTH" in started.getvalue()
+    assert "1 message after the last answer of a row left out" in started.getvalue()
+    warning = "warning: train: 35.0% of the rows (7 of 20) are cut or dropped at MAX_LENGTH=1024: 30 holds 99 %"
+    assert warning in started.getvalue() and "warning: validation" not in started.getvalue()
+    monitor.monitor(run, Console(), once=True, as_json=True)
+    assert json.loads(capsys.readouterr().out)["rows"] == {"read": 25, "trained": 17, "dropped": 3, "held_out": 5}
 
 
 def test_what_is_unusual_about_the_chat_template_is_shown_by_the_monitor_and_at_the_start(run):

@@ -62,8 +62,9 @@ def printed(found, whole=False, settings=SETTINGS, encoding="utf-8", **console):
 
 IN_COLOUR = {"force_terminal": True, "color_system": "truecolor", "no_color": False}
 COUNTS = Split(
-    rows=9000, tokens=1_800_000, target_tokens=900_000, longest=128, cut_rows=2, conversations=7473, answers=9100,
-    target_answers=9000, dropped_sequences=5, rows_with_marks=3, rows_with_template=1,
+    rows=9000, tokens=1_800_000, target_tokens=900_000, longest=128, cut_rows=2, conversations=7460, answers=9100,
+    target_answers=9000, dropped_sequences=5, dropped={"longer than MAX_LENGTH": 13}, rows_with_marks=3,
+    rows_with_template=1,
 )  # fmt: skip
 LENGTHS = [
     Bar(least=40, most=59, sequences=1),
@@ -201,7 +202,8 @@ def test_the_summary_has_counts_lengths_warnings_and_the_template():
     flat = " ".join(text.split())
     assert "7,473 rows, 9,000 sequences, 1,800,000 tokens, 900,000 targets (50%)" in flat
     assert "left out 5 more sequences: no target is left within MAX_LENGTH" in flat
-    assert "9,000 of 9,100 answers are targets" in flat and "cut 2 sequences at MAX_LENGTH=128" in flat
+    assert "9,000 of 9,100 answers are targets" in flat and "cut 2 rows at MAX_LENGTH=128 (0.0%)" in flat
+    assert "dropped 13 rows (0.2%): longer than MAX_LENGTH" in flat
     assert "3 rows hold control marks" in flat and "1 row holds a whole turn of the chat template" in flat
     assert "generation ends at '<|im_end|>' too" in flat and "each answer is a sequence of its own" in flat
 
@@ -212,7 +214,7 @@ def test_the_histogram_draws_even_one_sequence_and_marks_max_length():
     assert any(line.startswith("   120-139   999 █████") and line.endswith(" MAX_LENGTH=128") for line in lines)
     assert any(
         "longest 128; MAX_LENGTH=1024 cuts none" in line
-        for line in summary(shown(counts=COUNTS, lengths=LENGTHS), Settings())
+        for line in summary(shown(counts=replace(COUNTS, cut_rows=0, dropped={}), lengths=LENGTHS), Settings())
     )
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from sft.host import provenance
 from sft.host.rows.columns import columns
 from sft.host.rows.summary import unusual
-from sft.host.rows.words import answers
+from sft.host.rows.words import answers, counted, row_counts
 from sft.run import typed_json
 from sft.run.directory import Run
 from sft.run.records import Prepared, Split
@@ -26,6 +26,8 @@ def describe(run: Run, console: Console) -> None:
         console.print(f"{name:>10}: {', '.join(counts(split, settings.max_length))}", highlight=False)
         if split.answers:
             console.print(f"{'':>10}  {answers(split.target_answers, split.answers)}", highlight=False)
+    if prepared.row_counts:
+        console.print(f"{'rows':>10}: {row_counts(prepared.row_counts)}", highlight=False)
     for line in columns(prepared.train, prepared.validation):
         console.print(f"{'columns':>10}: {line}", highlight=False, markup=False)
     for line in prepared.splits.said if prepared.splits else []:
@@ -51,6 +53,10 @@ def counts(split: Split, max_length: int) -> Iterator[str]:
     yield f"{split.target_tokens:,} of them targets"
     yield f"longest {'sequence' if split.conversations not in (0, split.rows) else 'row'} {split.longest}"
     if split.cut_rows:
-        yield f"{split.cut_rows:,} cut at MAX_LENGTH={max_length}"
+        yield f"{counted(split.cut_rows, 'row')} cut at MAX_LENGTH={max_length} ({split.cut_rows / split.read:.1%})"
     if split.dropped_sequences:
         yield f"{split.dropped_sequences:,} more sequences left out, as no target is left within it"
+    for reason, number in split.dropped.items():
+        yield f"{counted(number, 'row')} dropped ({number / split.read:.1%}): {reason}"
+    if split.messages_left_out:
+        yield f"{counted(split.messages_left_out, 'message')} after the last answer of a row left out"

@@ -8,10 +8,11 @@ from sft.errors import RunFailed, UserError
 from sft.host.commands import ending, logs
 from sft.host.commands.watch import Watched
 from sft.host.plan import view  # fmt: skip
+from sft.host.rows.words import row_counts
 from sft.host.screen import duration
 from sft.run import budget
 from sft.run.directory import Run
-from sft.run.records import Evaluation
+from sft.run.records import Evaluation, Prepared
 
 
 def conclude(watched: Watched, console: Console, command: str = "") -> None:
@@ -50,6 +51,9 @@ def report(run: Run, console: Console) -> None:
     console.print(
         "          " + ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items() if seconds >= 0.5)
     )
+    prepared = run.record(run.prepared, Prepared)
+    if prepared and prepared.row_counts:
+        console.print(f"{'rows':>10}: {row_counts(prepared.row_counts)}", highlight=False)
     for line in view.against_measured(run):
         console.print(line)
     for cut in budget.cuts(run):

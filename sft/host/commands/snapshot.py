@@ -15,7 +15,7 @@ from sft.host.gpus import Gpu
 from sft.run.directory import Run
 from sft.run.find import at_work
 from sft.run.metrics import Line
-from sft.run.records import ENDED, Evaluation, NodeInfo, Prepared, State
+from sft.run.records import ENDED, Evaluation, NodeInfo, Prepared, RowCounts, State
 
 CURVE_POINTS = 60
 NEWEST = 50  # lines of metrics that are searched for the newest value of each
@@ -65,6 +65,7 @@ class Snapshot:
     metrics: dict[str, float]  # the newest value of each
     losses: list[float]  # of the whole run, as a curve
     results: Evaluation
+    rows: RowCounts | None  # None: not prepared yet
     template: list[str]  # a line for everything that is unusual about the chat template
     nodes: list[NodeInfo]
     gpus: list[Gpu]
@@ -92,6 +93,7 @@ class Snapshot:
             metrics=latest,
             losses=curve([line.values["train/loss"] for line in metrics if "train/loss" in line.values]),
             results=run.results(),
+            rows=prepared.row_counts if prepared else None,
             template=prepared.template.said if prepared and prepared.template else [],
             nodes=run.nodes(),
             gpus=gpus.visible(),
@@ -119,6 +121,7 @@ class Snapshot:
             "metrics": self.metrics,
             "losses": self.losses,
             "evaluation": {moment: results.numbers() for moment, results in self.results.parts().items()},
+            "rows": self.rows.to_json() if self.rows else None,
             "template": self.template,
             "nodes": [node.to_json() for node in self.nodes],
             "gpus": [asdict(gpu) | {"node": self.node_of(gpu)} for gpu in self.gpus],

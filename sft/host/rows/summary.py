@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from sft import long_rows
 from sft.errors import shown
 from sft.host.rows.columns import columns
 from sft.host.rows.visible import visible
@@ -31,7 +32,7 @@ def summary(found: ShownRows, settings: Settings) -> Iterator[str]:
 
 def of_split(found: ShownRows, counts: Split, settings: Settings) -> Iterator[str]:
     """Yield the counts of a split, its lengths, and what is unusual."""
-    rows = counts.conversations or counts.rows
+    rows = counts.read or counts.rows
     share = f" ({counts.target_tokens / counts.tokens:.0%})" if counts.tokens else ""
     yield from labelled(
         found.split,
@@ -50,11 +51,18 @@ def of_split(found: ShownRows, counts: Split, settings: Settings) -> Iterator[st
 def unusual(counts: Split, settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield a label and a line for everything in a split that its user should know."""
     if counts.cut_rows:
-        what = f"{counted(counts.cut_rows, 'sequence')} at MAX_LENGTH={settings.max_length}; CUT=1 shows some"
+        share = f"({counts.cut_rows / counts.read:.1%})"
+        what = f"{counted(counts.cut_rows, 'row')} at MAX_LENGTH={settings.max_length} {share}; CUT=1 shows some"
         yield "cut", what
     if counts.dropped_sequences:
         what = f"{counted(counts.dropped_sequences, 'more sequence')}: no target is left within MAX_LENGTH"
         yield "left out", what
+    for reason, number in counts.dropped.items():
+        yield "dropped", f"{counted(number, 'row')} ({number / counts.read:.1%}): {reason}"
+    if counts.messages_left_out:
+        yield "left out", f"{counted(counts.messages_left_out, 'message')} after the last answer of a row"
+    if warning := long_rows.warning(counts, settings):
+        yield "warning", warning
     if counts.rows_with_marks:
         become = "become those tokens" if settings.special_tokens_in_text == "parse" else "stay ordinary characters"
         what = f"{hold(counts.rows_with_marks)} control marks of the model in the text; they {become}"
@@ -106,7 +114,7 @@ def histogram(lengths: list[Bar], max_length: int, counts: Split) -> Iterator[st
         mark = f" MAX_LENGTH={max_length}" if bar.least <= max_length <= bar.most else ""
         room = COLUMNS - width - digits - 3 - len(mark)
         yield f"{name:>{width}} {bar.sequences:>{digits},} {drawn(bar.sequences, most, min(BAR, room))}{mark}".rstrip()
-    if max_length > counts.longest:
+    if max_length > counts.longest and not (counts.cut_rows or counts.dropped_rows):
         yield from labelled("", f"longest {counts.longest:,}; MAX_LENGTH={max_length} cuts none")
     yield ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sft.run.records import RowCounts
 from sft.run.shown_rows import Sequence, ShownRow, ShownRows
 
 
@@ -30,6 +31,8 @@ def cut(sequence: Sequence, max_length: int) -> str:
 
 def warnings(row: ShownRow) -> Iterator[str]:
     """Yield a line for everything that is unusual about a row's text."""
+    if row.dropped:
+        yield f"dropped, so none of it is trained: {row.dropped}"
     if row.has_template:
         yield "its text holds a whole turn of the chat template: the template is applied twice"
     elif row.has_marks:
@@ -41,6 +44,12 @@ def answers(targets: int, number: int) -> str:
     if targets == number > 1:
         return f"all {number:,} answers are targets"
     return f"{targets:,} of {counted(number, 'answer')} {'is a target' if number == 1 else 'are targets'}"
+
+
+def row_counts(counts: RowCounts) -> str:
+    """Return what became of every row of a data set."""
+    parts = (f"{counts.trained:,} trained", f"{counts.dropped:,} dropped", f"{counts.held_out:,} held out")
+    return f"{counts.read:,} read = {' + '.join(parts)}"
 
 
 def counted(number: int, what: str) -> str:

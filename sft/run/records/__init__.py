@@ -10,7 +10,7 @@ from sft.run.records.ends import Failure, RankEnd, RankExit
 from sft.run.records.environment import Environment, Machine, NodeInfo, Start
 from sft.run.records.evaluation import AnswerForm, AnswerLine, Evaluation, Results, Sample
 from sft.run.records.frozen import FrozenSettings
-from sft.run.records.inputs import Inputs, Prepared, PreparedData, Split, SplitFiles, TemplateFacts
+from sft.run.records.inputs import Inputs, Prepared, PreparedData, RowCounts, Split, SplitFiles, TemplateFacts
 from sft.run.records.plan import Budget, BudgetSetting, Cut, PlanSummary
 from sft.run.records.state import ENDED, Evaluating, Moment, State, StateChanges, Status
 
@@ -38,6 +38,7 @@ __all__ = [
     "RankEnd",
     "RankExit",
     "Results",
+    "RowCounts",
     "Sample",
     "Share",
     "Split",

@@ -16,16 +16,40 @@ class Split(Part):
     tokens: int
     target_tokens: int
     longest: int  # tokens
-    cut_rows: int  # at MAX_LENGTH
-    conversations: int = 0  # rows of the data set
+    cut_rows: int  # rows of the data set that are trained without what is beyond MAX_LENGTH
+    conversations: int = 0  # rows of the data set that these sequences are of
     answers: int = 0  # in those rows
     target_answers: int = 0  # that are trained, at least in part
     dropped_sequences: int = 0  # of which MAX_LENGTH leaves no target, so they are left out; not among `rows`
+    dropped: dict[str, int] = field(default_factory=dict)  # rows of the data set that are not trained, by reason
+    messages_left_out: int = 0  # that follow the last target of their row
+    longest_row: int = 0  # tokens of the longest row of the data set, before any is cut or dropped
+    holds_most: int = 0  # the MAX_LENGTH that would hold 99 % of the rows, if the present one does not
     rows_with_marks: int = 0  # whose text holds control marks of the model
     rows_with_template: int = 0  # whose text holds a whole turn of the chat template: almost always a mistake
     # How many rows were made of which columns, given as the JSON list of their names, and how many fill another column.
     used_columns: dict[str, int] = field(default_factory=dict)
     unused_columns: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def dropped_rows(self) -> int:
+        """Rows of the data set that are not trained."""
+        return sum(self.dropped.values())
+
+    @property
+    def read(self) -> int:
+        """Rows of the data set."""
+        return (self.conversations or self.rows) + self.dropped_rows  # older runs have no `conversations`
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCounts(Part):
+    """What became of every row of a data set: `read` is the sum of the others."""
+
+    read: int
+    trained: int
+    dropped: int
+    held_out: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +88,7 @@ class PreparedData(Record):
     settings: dict[str, object]  # that the rows depend on
     files: dict[str, str] | None = None  # SHA-256 of each file of a local data set
     splits: SplitFiles | None = None  # None: a data set on the hub, or prepared before this was noted
+    row_counts: RowCounts | None = None  # None: prepared before this was noted
     template: TemplateFacts | None = None  # None: prepared before this was noted
 
 
@@ -93,3 +118,4 @@ class Prepared(Record):
     said: list[str] = field(default_factory=list)  # a line for everything that is not as the run began
     template: TemplateFacts | None = None  # None: prepared before this was noted
     splits: SplitFiles | None = None  # the same
+    row_counts: RowCounts | None = None  # the same

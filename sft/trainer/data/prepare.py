@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from sft import model_files
+from sft import long_rows, model_files
 from sft.errors import SettingsError, SftError, UserError, kind_of, wrong
 from sft.run import files, owners, typed_json
 from sft.run.directory import Run
@@ -80,6 +80,8 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
     check_lora_targets(settings, model)
     model_there = time.monotonic()
     data, found = prepared_data(settings, model, commit, kept_template(run))
+    if settings.evaluate or settings.eval_steps:
+        long_rows.check(found.validation, "held-out", settings, "set EVALUATE=0 and EVAL_STEPS=0")
     data_there = time.monotonic()
     inputs = identity.inputs_of(model, found)
     return Prepared(
@@ -92,6 +94,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
         validation=found.validation,
         template=found.template,
         splits=found.splits,
+        row_counts=found.row_counts,
     )
 
 

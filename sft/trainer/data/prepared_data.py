@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sft import model_files, template_files
+from sft import long_rows, model_files, template_files
 from sft.errors import DataError, SettingsError, shown, wrong
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
+from sft.rows.row import ReadRow
 from sft.rows.splits import LocalFiles, local_files
 from sft.run import files, typed_json
-from sft.run.records import PreparedData, SplitFiles
+from sft.run.records import PreparedData, RowCounts, Split, SplitFiles
 from sft.settings.fields import Settings
 from sft.trainer.data import chat_template, hub, sources
 from sft.trainer.data.hashes import file_hash, kept_hash, short_hash
@@ -23,14 +25,14 @@ from sft.trainer.data.sources import dataset_folder
 if TYPE_CHECKING:  # their imports take time, which a cached data set does not need
     from sft.trainer.data.tokenise import Tokeniser
 
-FORMAT = 4  # of the prepared data: part of the cache's key
+FORMAT = 5  # of the prepared data: part of the cache's key
 MANIFEST = "manifest.json"  # of the prepared data
 CODE = (  # modules that decide the tokens
     "sources", "hub", "chat_template", "template_variables", "template_traits", "prober", "probe", "answers",
-    "completeness", "marks", "encode", "tokenise", "rows",
+    "completeness", "marks", "encode", "tokenise", "rows", "row_writer",
 )  # fmt: skip
 OF_TOKENS = (  # settings that decide the tokens of a row
-    "prompt_column", "response_column", "columns", "use_columns", "system_prompt", "max_length",
+    "prompt_column", "response_column", "columns", "use_columns", "system_prompt", "max_length", "long_rows",
     "chat_template_arguments", "train_on", "special_tokens_in_text",
 )  # fmt: skip
 
@@ -108,18 +110,19 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
     `file`: the run's own copy of CHAT_TEMPLATE's file. Raises DataError, which names all rows that cannot be used, and
     SettingsError.
     """
-    from sft.trainer.data import probe, rows
+    from sft.trainer.data import probe, row_writer
     from sft.trainer.data.tokenise import tokenised
 
     print(f"preparing {settings.dataset} for {settings.model_name}", file=sys.stderr, flush=True)
     tokeniser = tokeniser_of(settings, model, file)
     if dataset_folder(settings) is None:
         hub.check(settings)
-    training, validation = sources.splits(settings)
+    training, validation = (Counted(split) for split in sources.splits(settings))
     bad = BadRows()
-    train = rows.write(folder / "train", tokenised(training, tokeniser, bad))
-    held_out = rows.write(folder / "validation", tokenised(validation, replace(tokeniser, asked=True), bad))
+    train = row_writer.write(folder / "train", tokenised(training, tokeniser, bad))
+    held_out = row_writer.write(folder / "validation", tokenised(validation, replace(tokeniser, asked=True), bad))
     bad.check()
+    long_rows.check(train, "training", settings)
     if not train.rows:
         raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
     local = dataset_folder(settings)
@@ -132,11 +135,32 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
         hash=short_hash(*(file_hash(path) for path in sorted(folder.glob("*/*")))),
         files={file.name: kept_hash(file.path, settings.data_path) for file in there.used} if there else None,
         splits=splits_of(there) if there else None,
+        row_counts=row_counts(training.number + validation.number, train, held_out),
         commit=None if local else hub.commit(settings),
         settings=settings.of_data(),
         template=probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments)),
     )
     typed_json.write(folder / MANIFEST, found)
+
+
+class Counted:
+    """Rows that are counted as they are read."""
+
+    def __init__(self, rows: Iterator[ReadRow]) -> None:
+        self.rows, self.number = rows, 0
+
+    def __iter__(self) -> Iterator[ReadRow]:
+        for row in self.rows:
+            self.number += 1
+            yield row
+
+
+def row_counts(read: int, train: Split, held_out: Split) -> RowCounts:
+    """Return what became of all rows that were read."""
+    dropped = train.dropped_rows + held_out.dropped_rows
+    found = RowCounts(read=read, trained=train.conversations, dropped=dropped, held_out=held_out.conversations)
+    assert found.read == found.trained + found.dropped + found.held_out, found
+    return found
 
 
 def splits_of(found: LocalFiles) -> SplitFiles:

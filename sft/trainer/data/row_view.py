@@ -12,8 +12,8 @@ from sft.run.shown_rows import RowChoice, Sequence, ShownRow
 from sft.settings.fields import Settings
 from sft.settings.kinds import LARGEST
 from sft.trainer.data.pieces import Decoder
-from sft.trainer.data.rows import TokenisedRow
-from sft.trainer.data.tokenise import Tokeniser
+from sft.trainer.data.rows import Dropped, TokenisedRow
+from sft.trainer.data.tokenise import Tokenised, Tokeniser
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class Viewer:
     @cached_property
     def without_limit(self) -> Tokeniser:
         """What gives the sequences uncut."""
-        return replace(self.tokeniser, settings=Settings.of(self.tokeniser.settings, max_length=LARGEST))
+        return replace(
+            self.tokeniser, settings=Settings.of(self.tokeniser.settings, max_length=LARGEST, long_rows="cut")
+        )
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -34,12 +36,18 @@ class Viewer:
         return Decoder(self.tokeniser.probe.tokenizer, self.tokeniser.probe.stops)
 
     def shown(self, index: int, row: ReadRow) -> ShownRow:
-        """Return a row as it is trained. Raises DataError for one that cannot be used, however long it may be."""
-        whole = sequences(self.without_limit, row)
+        """Return a row as it is trained, or would be. Raises DataError for one that cannot be used at any length."""
+        whole = trained_of(self.without_limit, row)
+        assert isinstance(whole, list), "without a limit, no row is too long"
+        found: Tokenised = []
+        dropped = ""
         try:
-            trained = sequences(self.tokeniser, row)
+            found = trained_of(self.tokeniser, row)
         except DataError:
-            trained = []  # it is too long for any target, which its text shows
+            dropped = "longer than MAX_LENGTH, which LONG_ROWS=refuse does not allow"
+        if isinstance(found, Dropped):
+            dropped = found.reason
+        trained = found if isinstance(found, list) else []
         counts = (trained or whole)[-1].counts
         assert counts, "the last sequence of a row has the row's counts"
         kept = iter(trained)
@@ -50,6 +58,7 @@ class Viewer:
             target_answers=counts.target_answers if trained else 0,
             has_marks=counts.has_marks,
             has_template=counts.has_template,
+            dropped=dropped,
             sequences=[self.sequence(uncut, kept) for uncut in whole],
         )
 
@@ -57,8 +66,11 @@ class Viewer:
         """Return a sequence: the next one that is trained, or one of which MAX_LENGTH leaves no target."""
         limit = self.tokeniser.settings.max_length
         ids, is_target = uncut.ids[:limit], uncut.is_target[:limit]
-        if any(is_target[1:]) and (next_one := next(trained, None)):
+        next_one = next(trained, None) if any(is_target[1:]) else None
+        if next_one:
             ids, is_target = next_one.ids, next_one.is_target
+        else:
+            is_target = [False] * len(ids)  # of a row that is dropped
         return Sequence(
             pieces=self.decoder.pieces(ids, is_target, self.choice.ids),
             target_tokens=sum(is_target[1:]),
@@ -66,8 +78,8 @@ class Viewer:
         )
 
 
-def sequences(tokeniser: Tokeniser, row: ReadRow) -> list[TokenisedRow]:
-    """Return a row's sequences. Raises DataError."""
+def trained_of(tokeniser: Tokeniser, row: ReadRow) -> Tokenised:
+    """Return what becomes of a row. Raises DataError."""
     (found,) = tokeniser.rows([row])
     if isinstance(found, DataError):
         raise found

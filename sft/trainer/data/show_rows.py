@@ -19,7 +19,7 @@ import numpy as np
 from sft.errors import DataError, SftError, UserError, wrong
 from sft.rows.files import ReadRow
 from sft.run import owners, typed_json
-from sft.run.records import PreparedData
+from sft.run.records import PreparedData, Split
 from sft.run.shown_rows import ROWS, RowChoice, ShownRow, ShownRows
 from sft.settings.fields import Settings
 from sft.settings.load import load
@@ -76,7 +76,8 @@ def show(model: Path, tokeniser: Tokeniser, choice: RowChoice) -> ShownRows:
         if choice.longest or choice.cut:  # these are about all rows
             raise
         problems = str(error).splitlines()
-    number = sum(1 for _ in source(settings, choice)) if rows is None else len(rows.asked())
+    counts: Split | None = getattr(prepared, choice.split) if prepared else None
+    number = counts.read if counts else sum(1 for _ in source(settings, choice))
     if choice.index is not None and choice.index >= number:
         has = f"numbered from 0 to {number - 1}" if number else "so there is nothing to show"
         what = f"the {choice.split} split has {number} row{'s' * (number != 1)}, {has}"
@@ -88,7 +89,7 @@ def show(model: Path, tokeniser: Tokeniser, choice: RowChoice) -> ShownRows:
         split=choice.split,
         rows=shown,
         number=number,
-        counts=getattr(prepared, choice.split) if prepared else None,
+        counts=counts,
         lengths=[] if rows is None else histogram(rows.lengths),
         template=probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments)),
         problems=problems,
@@ -107,7 +108,8 @@ def wanted(choice: RowChoice, number: int, rows: Rows | None, settings: Settings
         return {choice.index}
     if rows is not None and (choice.longest or choice.cut):
         if choice.cut:
-            return set(rows.row_of[rows.lengths >= settings.max_length].tolist())
+            full = set(rows.row_of[rows.lengths >= settings.max_length].tolist())
+            return full | (set(range(number)) - set(rows.row_of.tolist()))  # and those that are dropped
         longest_first = rows.row_of[np.argsort(-rows.lengths, kind="stable")].tolist()
         return set(list(dict.fromkeys(longest_first))[: choice.number])
     few = min(choice.number, number)

@@ -24,30 +24,33 @@ from sft.trainer.data.chat_template import Refused
 from sft.trainer.data.encode import Encoded, encoded, without_guards
 from sft.trainer.data.marks import Marked, Marks
 from sft.trainer.data.probe import Probe
-from sft.trainer.data.rows import Counts, TokenisedRow
+from sft.trainer.data.rows import NO_TARGET, TOO_LONG, Counts, Dropped, TokenisedRow
 from sft.trainer.model import answer_text
 
 MANY_ROWS = 1000  # from here on worker processes share the rows
 # A worker takes so many at a time. More are no faster, and a row of many turns can become millions of tokens.
 CHUNK_ROWS = 100
 
+Tokenised = list[TokenisedRow] | Dropped  # what becomes of a row: its sequences, if it is trained
 worker: Tokeniser  # one in each process, inherited from the process that forks it
 
 
-def tokenised(read: Iterable[ReadRow], tokeniser: Tokeniser, bad: BadRows) -> Iterator[TokenisedRow]:
-    """Yield the sequences of all rows, in order. Rows that cannot be used are added to `bad` instead.
+def tokenised(read: Iterable[ReadRow], tokeniser: Tokeniser, bad: BadRows) -> Iterator[TokenisedRow | Dropped]:
+    """Yield what becomes of all rows, in order. Rows that cannot be used are added to `bad` instead.
 
     Only a few chunks of rows are in memory at a time.
     """
     for found in rows_and_errors(read, tokeniser):
         if isinstance(found, DataError):
             bad.add(found)
+        elif isinstance(found, Dropped):
+            yield found
         else:
             yield from found
 
 
-def rows_and_errors(read: Iterable[ReadRow], tokeniser: Tokeniser) -> Iterator[list[TokenisedRow] | DataError]:
-    """Yield each row's sequences, or its error, in order. Many rows are spread over all cores."""
+def rows_and_errors(read: Iterable[ReadRow], tokeniser: Tokeniser) -> Iterator[Tokenised | DataError]:
+    """Yield what becomes of each row, or its error, in order. Many rows are spread over all cores."""
     global worker
     worker = tokeniser
     rows = iter(read)
@@ -64,7 +67,7 @@ def rows_and_errors(read: Iterable[ReadRow], tokeniser: Tokeniser) -> Iterator[l
     gc.freeze()
     pool = ProcessPoolExecutor(workers, mp_context=get_context("fork"))
     try:
-        waiting: deque[Future[list[list[TokenisedRow] | DataError]]] = deque()
+        waiting: deque[Future[list[Tokenised | DataError]]] = deque()
         for chunk in chunks:
             waiting.append(pool.submit(work, chunk))
             if len(waiting) > 2 * workers:
@@ -76,7 +79,7 @@ def rows_and_errors(read: Iterable[ReadRow], tokeniser: Tokeniser) -> Iterator[l
         gc.unfreeze()
 
 
-def work(chunk: list[ReadRow]) -> list[list[TokenisedRow] | DataError]:
+def work(chunk: list[ReadRow]) -> list[Tokenised | DataError]:
     """Tokenise a chunk of rows in this process."""
     return worker.rows(chunk)
 
@@ -103,8 +106,8 @@ class Tokeniser:
     embedding_rows: int | None = None
     asked: bool = False
 
-    def rows(self, read: Iterable[ReadRow]) -> list[list[TokenisedRow] | DataError]:
-        """Return each row's sequences, or the error that names its place, in order."""
+    def rows(self, read: Iterable[ReadRow]) -> list[Tokenised | DataError]:
+        """Return what becomes of each row, or the error that names its place, in order."""
         found: list[Row | DataError] = []
         for where, row in read:
             try:
@@ -115,7 +118,7 @@ class Tokeniser:
         texts = [text for item in good for text in item.texts]
         starts = [[span.start for span in text.answers] for text in texts]
         tokens = encoded([text.text for text in texts], starts, self.probe.tokenizer)
-        result: list[list[TokenisedRow] | DataError] = []
+        result: list[Tokenised | DataError] = []
         for item in found:
             try:
                 result.append(item if isinstance(item, DataError) else self.sequences(item, tokens))
@@ -156,20 +159,35 @@ class Tokeniser:
         where = "leave SYSTEM_PROMPT empty" if self.settings.system_prompt else "leave it out"
         return Refused("it takes no system message", f"{where}, or set CHAT_TEMPLATE")
 
-    def sequences(self, row: Row, tokens: Iterator[Encoded]) -> list[TokenisedRow]:
-        """Return a row's sequences. Takes the tokens of all its texts, even if it raises DataError."""
+    def sequences(self, row: Row, tokens: Iterator[Encoded]) -> Tokenised:
+        """Return what becomes of a row. Takes the tokens of all its texts, even if it raises DataError."""
         mine = list(itertools.islice(tokens, len(row.texts)))
         found = [self.sequence(row, text, encoded) for text, encoded in zip(row.texts, mine, strict=True)]
+        length, limit = max(len(one.ids) - self.doubled(one.ids) for one in mine), self.settings.max_length
+        is_long = any(sequence.is_cut for sequence in found)
+        if is_long and self.settings.long_rows == "refuse":
+            remedy = "raise MAX_LENGTH, or set LONG_ROWS to cut or drop"
+            raise DataError(f"{row.where}: its {length:,} tokens are more than MAX_LENGTH={limit}; {remedy}")
+        if is_long and self.settings.long_rows == "drop":
+            return Dropped(TOO_LONG, length)
         kept = [sequence for sequence in found if any(sequence.is_target[1:])]
+        if not kept and not is_long:
+            raise DataError(f"{row.where}: has no target token; remove the row")
         if not kept:
-            limit = self.settings.max_length
-            what = f"no target token is left within MAX_LENGTH={limit}"
-            raise DataError(f"{row.where}: {what}; raise MAX_LENGTH or remove the row")
-        answers = sum(message.is_answer for message in row.converted.conversation.messages)
-        targets = sum(sequence.target_answers for sequence in kept)
-        dropped = len(found) - len(kept)
-        columns = same(row.converted.used), same(row.converted.unused)
-        counts = Counts(answers, targets, dropped, row.marked.has_marks, row.marked.has_template, *columns)
+            return Dropped(NO_TARGET, length)
+        conversation = row.converted.conversation
+        counts = Counts(
+            answers=sum(message.is_answer for message in conversation.messages),
+            target_answers=sum(sequence.target_answers for sequence in kept),
+            length=length,
+            is_cut=is_long,
+            dropped=len(found) - len(kept),
+            left_out=conversation.left_out,
+            has_marks=row.marked.has_marks,
+            has_template=row.marked.has_template,
+            used=same(row.converted.used),
+            unused=same(row.converted.unused),
+        )
         # Evaluation asks for the last answer of the row that is there, and for no answer twice.
         return [*(sequence._replace(answer_start=-1) for sequence in kept[:-1]), kept[-1]._replace(counts=counts)]
 
@@ -181,8 +199,7 @@ class Tokeniser:
             tokens.tokens_of(len(without_guards(text.text[: span.start])), len(without_guards(text.text[: span.end])))
             for span in text.answers
         ]
-        bos = self.probe.tokenizer.bos_token_id
-        doubled = int(bos is not None and ids[:2] == [bos, bos])  # some templates write it, though the tokenizer does
+        doubled = self.doubled(ids)
         ids = ids[doubled:]
         is_target = [False] * len(ids)
         for first, end in spans:
@@ -203,6 +220,11 @@ class Tokeniser:
             answer_start=start,
             prompt_ids=None if prompt is None or prompt == ids[:start] else prompt,
         )
+
+    def doubled(self, ids: list[int]) -> int:
+        """Return how many BOS tokens to leave out: some templates write one, though the tokenizer does."""
+        bos = self.probe.tokenizer.bos_token_id
+        return int(bos is not None and ids[:2] == [bos, bos])
 
     def prompt_ids(self, prompt: str, doubled: int) -> list[int]:
         """Return the tokens that generation starts from, as a server makes them of the prompt alone."""

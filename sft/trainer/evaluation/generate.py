@@ -65,7 +65,8 @@ def generate(
             ended = bool(ids) and ids[-1] in ends
             generated, answer = answer_text.texts(ids[:-1] if ended else ids, tokenizer, reasoning_end)
             row = texts[index]
-            found.append(Answer(index, row.prompt, row.reference, answer, generated, len(ids), ended))
+            number = int(rows.row_of[index])
+            found.append(Answer(number, row.prompt, row.reference, answer, generated, len(ids), ended))
         progress.done += len(chosen)
         reporter.print(f"{len(chosen)} answers at once: {time.monotonic() - since:.1f} s")
     # Ranks do not stop in the same step. Whoever has stopped early leaves fewer answers than rows, which all ranks see.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sft.errors import DataError, UserError
+from sft.errors import UserError
 from sft.settings.fields import Settings
 from sft.settings.load import load
 from sft.trainer.data import chat_template
@@ -122,7 +122,7 @@ def prepared(model: Model, found: Probe, row: Row, settings: Settings, days: int
             made = Tokeniser(found, settings, asked=True).rows([("rows.jsonl:1", copy.deepcopy(row))])[0]
     except Exception as error:  # whatever a user would see a traceback of
         return Outcome([], repr(error), faults=[f"traceback: {error!r}"])
-    if isinstance(made, DataError):
+    if not isinstance(made, list):
         return Outcome([], str(made))
     sequences = [Sequence(one.ids, one.is_target, one.answer_start, one.prompt_ids) for one in made]
     first, end = sequences[-1].runs[-1]
