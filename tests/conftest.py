@@ -25,8 +25,7 @@ LONGEST = (
     "default/test_default_environment.py", "e2e/test_harm.py", "e2e/test_failure.py", "e2e/test_other_ranks.py",
     "e2e/test_stop_and_resume.py", "e2e/test_same_result.py", "e2e/test_models.py", "e2e/test_lora.py",
     "e2e/test_demo.py",
-    "unit/test_unfinished.py", "unit/test_wrong_types.py", "unit/test_wrong_settings.py", "unit/test_records.py",
-    "unit/test_files.py",
+    "unit/test_wrong_types.py", "unit/test_random_rows.py", "unit/test_wrong_settings.py", "unit/test_records.py",
 )  # fmt: skip
 MARK = "SFT_TEST_PROCESS"  # in the environment of every process that the tests start
 

@@ -10,6 +10,7 @@ import pytest
 from sft.run.directory import Run
 
 from ..torch.conftest import tiny, tokenizer  # noqa: F401 (fixtures)
+from ..unit.conftest import clean_environment  # noqa: F401 (a fixture)
 from .project import Project
 
 

@@ -10,8 +10,8 @@ from sft import hostfile
 from sft.run import lifecycle
 from tests.settings import decided
 
-from ..unit.screen import run_in_terminal
 from .project import RENEWING, Project
+from .screen import run_in_terminal
 
 
 @pytest.fixture(scope="module")

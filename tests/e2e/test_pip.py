@@ -7,7 +7,7 @@ import pytest
 
 from sft.host import bootstrap
 
-from ..unit.screen import run_in_terminal
+from .screen import run_in_terminal
 
 
 @pytest.fixture

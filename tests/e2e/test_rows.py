@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from ..unit.screen import run_in_terminal
 from .project import Project
+from .screen import run_in_terminal
 
 ROWS = 40
 

@@ -1,22 +1,49 @@
-"""What unit tests share: settings without the environment, and the rule that nothing imports a training package."""
+"""What unit tests share: settings without the environment, and the rules that keep the tier cheap."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
+from sft.host import provenance
 from sft.settings.fields import Settings
 
+SETTINGS = {name.upper() for name in [*Settings.model_fields, "make_settings"]}
 TRAINING_PACKAGES = {"torch", "deepspeed", "transformers", "datasets", "accelerate", "peft"}
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every setting out of the environment."""
-    for name in [*Settings.model_fields, "make_settings"]:
-        monkeypatch.delenv(name.upper(), raising=False)
+    for name in SETTINGS & os.environ.keys():
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a test starts a process, even if the code under test would take the error for an answer.
+
+    A process costs as much as a hundred tests. What a run notes of the repository is asked of git, so git is left out.
+    """
+    monkeypatch.setattr(provenance, "git", lambda *words: None)
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    for name in ("fork", "forkpty", "posix_spawn", "system"):
+        monkeypatch.setattr(os, name, refuse)
+
+
+def refuse(*_: object, **__: object) -> NoReturn:
+    pytest.fail("this test starts a process: it belongs in tests/e2e")
+
+
+@pytest.fixture(autouse=True)
+def no_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for no disk: nothing here survives a power failure, and thousands of flushes take longer than the tests."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="session")

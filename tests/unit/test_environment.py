@@ -3,7 +3,7 @@
 import io
 
 from sft.host import bootstrap
-from tests.unit.screen import lines_shown
+from tests.e2e.screen import lines_shown
 
 OUTPUT = """\
 Obtaining file:///home/me/sft

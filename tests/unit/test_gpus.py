@@ -1,12 +1,7 @@
 """Which GPUs a run gets: what CUDA_VISIBLE_DEVICES says, the same cards for the plan and for the ranks."""
 
-import base64
-import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -22,14 +17,12 @@ from sft.host.launch import node as launch
 from sft.host.launch.decide import choose_device
 from sft.host.launch.link import Link
 from sft.host.launch.local import Local
-from sft.host.launch.processes import LAUNCHER
 from sft.host.plan import conditions, planner
 from sft.run import lifecycle
 from sft.settings.load import load
 from sft.settings.stages import resolve
 from tests.settings import decided
 
-ROOT = Path(__file__).resolve().parents[2]
 UUIDS = ["GPU-8932f937-d72c-4106", "GPU-8932f9aa-0000-1111", "GPU-aaaa0000-1111-2222", "GPU-bbbb0000-1111-2222"]
 
 
@@ -281,15 +274,6 @@ def test_the_check_of_gpus_says_what_cuda_visible_devices_hides(here, monkeypatc
 # From what is asked to what a rank sees
 
 
-RANK = """
-import os, pathlib, sys
-from sft.trainer import process
-process.begin()
-told = [os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LOCAL_RANK")]
-pathlib.Path(sys.argv[-1], os.environ["RANK"]).write_text(" ".join(told))
-"""
-
-
 @pytest.fixture
 def node(here, tmp_path):
     """A node of two ranks on a machine with four GPUs."""
@@ -297,22 +281,6 @@ def node(here, tmp_path):
     settings = decided("cuda", nodes=1, runs_path=tmp_path / "runs", run_name="a")
     run = lifecycle.create(settings, hostfile.hostfile(1, 2))
     return launch.Node(run, 0, Link(), None)
-
-
-def test_ranks_of_a_node_program_that_was_started_by_hand_get_the_cards_that_it_was_given(node, monkeypatch, tmp_path):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    environment = node.processes.environment(LAUNCHER)
-    (tmp_path / "ranks").mkdir()
-    (tmp_path / "rank_program.py").write_text(RANK)
-    world = base64.urlsafe_b64encode(json.dumps({"llm-master": [0, 1]}).encode()).decode()
-    words = [f"--world_info={world}", "--node_rank=0", "--master_addr=127.0.0.1", "--master_port=29501"]
-    done = subprocess.run(
-        [sys.executable, "-m", LAUNCHER, *words, "--module", "rank_program", tmp_path / "ranks"],
-        env=environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    for rank in "01":
-        assert (tmp_path / "ranks" / rank).read_text() == f"{UUIDS[2]},{UUIDS[3]} PCI_BUS_ID {rank}"
 
 
 def test_the_monitor_is_told_the_cards_of_a_node(node, monkeypatch):

@@ -4,8 +4,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -16,7 +14,7 @@ import safetensors.numpy
 from rich.console import Console
 
 from sft.errors import UserError
-from sft.host.commands import setup, train
+from sft.host.commands import train
 from sft.host.launch import inputs
 from sft.host.plan import shapes
 from sft.rows import bad_rows, look
@@ -310,15 +308,3 @@ def test_a_run_that_came_to_nothing_is_taken_back(folder):
     assert find.latest(first.path.parent) == first and not second.path.exists()
     lifecycle.discard(first, None)
     assert find.latest(first.path.parent) is None and not any(first.path.parent.iterdir())
-
-
-def test_setup_tells_what_the_program_that_prepares_found(folder):
-    """Its libraries write to the same output."""
-    command = [sys.executable, "-m", "sft.trainer.data.prepare"]
-    environment = os.environ | {"BATCH_SIZE": "0", "DATASET": "data/none.csv", "PYTHONPATH": str(setup.EXAMPLE.parent)}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 2
-    assert [line.split(":")[0] for line in setup.error_in("a library's line\n" + done.stdout).splitlines()] == [
-        "BATCH_SIZE=0", "DATASET=data/none.csv",
-    ]  # fmt: skip
-    assert setup.error_in("Killed") == setup.error_in("") == ""

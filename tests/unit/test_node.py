@@ -2,24 +2,18 @@
 
 import io
 import os
-import subprocess
 import sys
 import threading
-import time
 from types import SimpleNamespace
 
-import pytest
-
 from sft import hostfile
-from sft.errors import RunFailed
-from sft.host.launch import log, ranks
+from sft.host.launch import log
 from sft.host.launch import node as launch
 from sft.host.launch.heartbeat import Heartbeat
 from sft.host.launch.link import Link
 from sft.host.launch.log import Log
 from sft.host.launch.node import Node
-from sft.run import lifecycle, typed_json
-from sft.run.records import Failure, RankEnd, RankExit
+from sft.run import lifecycle
 from tests.settings import decided
 
 
@@ -82,56 +76,3 @@ def test_a_clock_that_is_set_ends_no_run(tmp_path, monkeypatch):
     assert node.supervisor.time_is_over() is None
     clocks["monotonic"] += 1801
     assert node.supervisor.time_is_over() == "MAX_HOURS=1 have passed"
-
-
-@pytest.fixture
-def node(tmp_path):
-    """A node of two ranks, whose launcher is any program."""
-    run = lifecycle.create(decided(runs_path=tmp_path, run_name="a"), hostfile.hostfile(1, 2))
-    return Node(run, 0, Link(), SimpleNamespace(end_now=False, who=lambda: None))
-
-
-def program(code):
-    return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"], text=True)
-
-
-def test_a_launcher_that_ends_with_0_before_its_ranks_are_done_is_a_failure(node):
-    node.run.note_end(0, RankEnd(status="finished"))
-    with pytest.raises(RunFailed) as caught:
-        node.train(program(0))
-    reason = "node 0: the launcher ended with exit code 0 before its ranks were done; logs/node-0.log says more"
-    assert str(caught.value) == reason and caught.value.exit_code == 1
-    assert node.run.failure() == Failure(kind="crash", reason=reason)
-
-
-@pytest.mark.parametrize("code", [0, 1, 247])
-def test_ranks_that_have_said_that_they_are_done_are_believed_whatever_the_launchers_exit_code_is(node, code):
-    for rank, status in enumerate(("finished", "stopped")):
-        node.run.note_end(rank, RankEnd(status=status))
-    node.train(program(code))
-    assert node.run.failure() is None
-
-
-@pytest.mark.parametrize(("kind", "exit_code"), [("user", 2), ("out_of_memory", 1), ("crash", 1)])
-def test_a_node_ends_with_the_exit_code_of_the_kind_of_failure(node, kind, exit_code):
-    failure = Failure(kind=kind, reason="rank 1: the first reason", rank=1)
-    node.run.fail(failure)
-    node.run.note_end(1, RankEnd(status="failed", failure=failure))
-    typed_json.write(node.run.exit_file(1), RankExit(pid=1, code=1))
-    with pytest.raises(RunFailed, match=r"^rank 1: the first reason$") as caught:
-        node.train(program(1))
-    assert caught.value.exit_code == exit_code
-
-
-def test_a_rank_that_only_lost_another_one_is_the_reason_when_nobody_has_a_better_one_in_time(node, monkeypatch):
-    monkeypatch.setattr(ranks, "REASON_WAIT_S", 0.3)
-    failure = Failure(kind="lost_rank", reason="rank 1: RuntimeError: Connection closed by peer", rank=1)
-    node.run.note_end(1, RankEnd(status="failed", failure=failure))
-    typed_json.write(node.run.exit_file(1), RankExit(pid=1, code=1))
-    started = time.monotonic()
-    with pytest.raises(RunFailed):
-        node.train(program(1))
-    assert time.monotonic() - started >= 0.6
-    found = node.run.failure()
-    assert (found.kind, found.rank) == ("lost_rank", 1)
-    assert found.reason == f"node 0: {failure.reason}; logs/node-0.log says more"

@@ -1,9 +1,7 @@
 """A run whose nodes are processes of this machine gets ports that nobody else has or is about to have."""
 
 import io
-import multiprocessing
 import socket
-import time
 
 import pytest
 from rich.console import Console
@@ -16,8 +14,6 @@ from sft.run import lifecycle
 from sft.settings.load import resume
 from tests.e2e.project import free_port
 from tests.settings import decided
-
-MEANWHILE_S = 60
 
 
 @pytest.fixture
@@ -73,25 +69,3 @@ def test_a_run_that_goes_on_takes_another_port_than_its_own_if_that_is_busy(tmp_
         monkeypatch.setenv("MASTER_PORT", str(base))
         with pytest.raises(SettingsError, match=f"MASTER_PORT={base}: is in use"):
             claimed(resume(run.settings(), env_file=None))
-
-
-def test_of_many_that_start_at_once_each_has_ports_of_its_own(base):
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-
-    def program(first):
-        claim = ports.claim(decided(defaults={"master_port": first}), Console(file=io.StringIO()))
-        results.put(claim.port)
-        time.sleep(MEANWHILE_S)
-
-    processes = [context.Process(target=program, args=(base + i % 2,)) for i in range(6)]
-    for process in processes:
-        process.start()
-    taken = [results.get(timeout=MEANWHILE_S) for _ in processes]
-    both = [port for first in taken for port in ports.pair(first)]
-    assert len(set(both)) == 2 * len(processes), taken
-    for process in processes:
-        process.kill()  # the kernel gives its ports back
-        process.join()
-    settings = decided(defaults={"master_port": base})
-    assert claimed(settings) == (base, "")

@@ -1,8 +1,6 @@
 """What signals mean, whenever and however many they are."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 from rich.console import Console
@@ -13,16 +11,6 @@ from sft.host.launch import signals
 from sft.host.launch.signals import StopRequest
 from sft.run import lifecycle
 from tests.settings import decided
-
-# A program that takes its time to start, and then says what its signals have asked for.
-PROGRAM = """
-import sys, time
-print("up", flush=True)
-sys.stdin.readline()
-from sft.host.launch.node import Signals
-heard = Signals()
-print(heard.request.stop, heard.end_now)
-"""
 
 
 @pytest.mark.parametrize(
@@ -44,19 +32,6 @@ def test_only_a_persons_second_ctrl_c_and_sigquit_mean_at_once(monkeypatch, sent
         monkeypatch.setattr(signals.time, "monotonic", lambda seconds=seconds: 1000.0 + seconds)
         request.note(signal.Signals[name])
     assert (request.stop, request.at_once) == (stop, at_once)
-
-
-@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "SIGTERM False"), (signal.SIGQUIT, "SIGQUIT True")])
-def test_a_signal_that_comes_before_a_node_can_understand_it_is_not_lost(number, said):
-    with signals.blocked():
-        node = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-    assert node.stdout is not None and node.stdin is not None
-    assert node.stdout.readline() == "up\n"
-    node.send_signal(number)
-    output, _ = node.communicate("go\n", timeout=60)
-    assert (node.returncode, output.strip()) == (0, said)
 
 
 def test_a_task_without_a_run_is_ended_and_cleans_up():

@@ -3,9 +3,6 @@
 import io
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -20,8 +17,6 @@ from sft.settings import rules
 from sft.settings.fields import Settings
 from sft.settings.load import DEMO_SETTINGS, resume
 from tests.settings import decided, decision
-
-from ..e2e.project import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -136,38 +131,6 @@ def test_a_spoilt_deepspeed_configuration_is_written_anew_and_said(content):
     said, _ = opened(settings_of(run_name="a"))
     assert said[1] == "warning: runs/a/ds_config.json: cannot be read; writing a new one from the settings"
     assert json.loads(run.ds_config.read_text()) == before
-
-
-def node_program(run, rank):
-    """Start a node's program on a run as it is, and return how it ended."""
-    command = [sys.executable, "-m", "sft.host.launch.node", "--run", str(run.path), "--node-rank", str(rank)]
-    root = Path(__file__).resolve().parents[2]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=60)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("hostfile", "x", "'x' is not a hostfile line"),
-        ("settings.json", "{", "is not valid JSON"),
-        ("settings.json", None, "holds no settings that this version reads"),
-    ],
-)
-def test_what_keeps_a_node_from_starting_is_the_reason_of_the_failure(tmp_path, name, content, reason):
-    run = made("a", runs_path=tmp_path / "runs", master_port=free_port())
-    (run.path / name).unlink() if content is None else (run.path / name).write_text(content)
-    done = node_program(run, 0)
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    found = run.failure()
-    assert found.kind == "user" and found.reason.startswith("node 0: ") and reason in found.reason
-
-
-def test_a_second_program_that_cannot_start_does_no_harm_to_a_run_at_work(tmp_path):
-    run = made("a", runs_path=tmp_path / "runs", master_port=free_port())
-    with run.lock():
-        for rank in (0, 7):
-            assert node_program(run, rank).returncode == 2
-    assert run.failure() is None
 
 
 # make train
