@@ -2,7 +2,14 @@
 # `make monitor NAME=x ONCE=1` any option of the task: tasks.py reads both from MAKE_SETTINGS.
 PYTHON ?= python3
 INV := .venv/bin/inv
+# A .venv that does not run here, was made in another folder or was only half filled is made ready again.
+ifneq ($(shell .venv/bin/python -IS sft/host/bootstrap/sound.py 2>/dev/null),sound)
+.PHONY: $(INV) .venv/.dev
+endif
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
+BOOTSTRAP := command -v $(PYTHON) >/dev/null || { \
+  echo "PYTHON=$(PYTHON): not found; install it, on Debian and Ubuntu: sudo apt install python3" >&2; exit 2; }; \
+  $(PYTHON) sft/host/bootstrap/__main__.py
 .DEFAULT_GOAL := help
 TARGETS := help setup test-env rows plan train resume demo monitor stop logs evaluate bench check test soak docs constraints \
   clean
@@ -14,7 +21,7 @@ $(foreach word,$(filter-out $(TARGETS) $(INV) .venv/.dev,$(MAKECMDGOALS)),$(erro
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-setup: $(INV) ## environment, .env, folders, downloads
+setup: $(if $(TORCH_BACKEND)$(OFFLINE),renewed,$(INV)) ## environment, .env, folders, downloads
 	@$(INV) setup
 
 test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
@@ -50,7 +57,7 @@ evaluate: $(INV) ## evaluate the final model of a finished run (NAME=run)
 bench: $(INV) ## compare packed with padded steps on this CPU
 	@$(INV) bench
 
-check: .venv/.dev ## ruff, mypy, import-linter
+check: .venv/.dev ## ruff, mypy, import-linter, vermin
 	@$(INV) check
 
 test: .venv/.dev ## every test this machine can run (OPTIONS="-k words")
@@ -67,10 +74,15 @@ constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## write the newest versio
 	@$(INV) constraints
 
 clean: ## remove .venv and caches; runs/, data/ and models/ stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv .uv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 
-$(INV): pyproject.toml constraints.txt sft/host/bootstrap.py
-	@$(PYTHON) sft/host/bootstrap.py
+$(INV): pyproject.toml constraints.txt
+	@$(BOOTSTRAP)
 
-.venv/.dev: pyproject.toml constraints.txt sft/host/bootstrap.py
-	@$(PYTHON) sft/host/bootstrap.py --dev
+.venv/.dev: pyproject.toml constraints.txt
+	@$(BOOTSTRAP) --dev
+
+# TORCH_BACKEND=cu126 or OFFLINE=1 behind `make setup` counts for an environment that is there, too.
+.PHONY: renewed
+renewed:
+	@$(BOOTSTRAP)

@@ -318,9 +318,11 @@ def bench(c: Context) -> None:
 
 @task
 def check(c: Context) -> None:
-    """Run ruff, mypy and import-linter."""
+    """Run ruff, mypy, import-linter and vermin."""
+    older = "vermin --quiet --no-tips --violations --eval-annotations -t=3.8-"
+    bootstrap = f"{older} sft/__init__.py sft/host/__init__.py sft/host/bootstrap"
     with c.cd(ROOT):
-        for command in ("ruff check .", "ruff format --check .", "mypy", "lint-imports"):
+        for command in ("ruff check .", "ruff format --check .", "mypy", "lint-imports", bootstrap):
             c.run(f"{sys.prefix}/bin/{command}")
 
 

@@ -27,7 +27,7 @@ PARTS = (
     "Makefile", "tasks.py", "pyproject.toml", "constraints.txt", ".env.example", "sft", "ds_configs",
     "docker-compose.yml", "docker", ".dockerignore",
 )  # fmt: skip
-RENEWING = ("pyproject.toml", "constraints.txt", "sft/host/bootstrap.py")  # what make compares an environment with
+RENEWING = ("pyproject.toml", "constraints.txt")  # what make compares an environment with
 TIMEOUT_S = 300
 CURVE = ("step", "train/loss", "train/grad_norm", "train/lr", "train/target_tokens")  # what makes two runs the same
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.host import bootstrap
+from sft.host.install import pip
 
 from .screen import run_in_terminal
 
@@ -23,9 +23,9 @@ def package(tmp_path):
 INSTALL = """
 import sys
 from pathlib import Path
-from sft.host import bootstrap
+from sft.host.install import pip
 words = ["--no-build-isolation", "--no-deps", "--target", sys.argv[1], sys.argv[2]]
-print(bootstrap.pip_install(Path(sys.executable), *words))
+print(pip.pip_install(Path(sys.executable), *words))
 """
 
 
@@ -33,11 +33,11 @@ def test_pip_itself_is_shown_in_a_terminal_and_elsewhere(package, tmp_path, capf
     lines = run_in_terminal(80, "-c", INSTALL, str(tmp_path / "a"), str(package))
     assert [line.split(",")[0] for line in lines] == ["    1 package", "True", ""]
     words = ("--no-build-isolation", "--no-deps", "--target", str(tmp_path / "b"), str(package))
-    assert bootstrap.pip_install(Path(sys.executable), *words)
+    assert pip.pip_install(Path(sys.executable), *words)
     said, errors = capfd.readouterr()
     assert [line.split(",")[0] for line in said.splitlines()] == [
         "    building small", "    installing 1 package", "    1 package",
     ]  # fmt: skip
-    assert not bootstrap.pip_install(Path(sys.executable), "--no-index", "no-such-package")
+    assert not pip.pip_install(Path(sys.executable), "--no-index", "no-such-package")
     said, errors = capfd.readouterr()
     assert said == "" and "no-such-package" in errors

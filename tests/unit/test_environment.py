@@ -2,7 +2,7 @@
 
 import io
 
-from sft.host import bootstrap
+from sft.host.install import shown as progress
 from tests.e2e.screen import lines_shown
 
 OUTPUT = """\
@@ -30,7 +30,7 @@ class Terminal(io.StringIO):
 
 
 def shown(out):
-    seen = bootstrap.Shown(out)
+    seen = progress.Shown(out)
     for line in OUTPUT.splitlines(keepends=True):
         seen.note(line)
     seen.end(True)

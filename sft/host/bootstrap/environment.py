@@ -1,0 +1,132 @@
+"""`.venv`: noticed when it is broken, made with the machine's Python where that will do, and with uv where not."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn, Optional
+
+from sft.host.bootstrap import bundle, sound, uv
+from sft.host.bootstrap.stop import stop
+
+ROOT = Path(sound.ROOT)
+VENV = ROOT / ".venv"
+OLDEST, NEWEST = (3, 11), (3, 14)  # what the packages in constraints.txt support
+MANAGED = "3.12"  # the Python that uv gets where the machine's does not do
+
+
+def main() -> NoReturn:
+    """Bring `.venv` into being, and go on in its own Python with what belongs into it (sft/host/install)."""
+    os.chdir(str(ROOT))
+    bundle.use(os.environ)
+    fault = what_is_wrong()
+    if fault:
+        print(".venv: " + fault + "; it is made anew", flush=True)
+        remove()
+    if not VENV.is_dir():
+        print("setting up .venv (some minutes and gigabytes the first time)", flush=True)
+        make()
+    python = str(VENV / "bin" / "python")
+    os.execv(python, [python, "-m", "sft.host.install", *sys.argv[1:]])
+
+
+def what_is_wrong() -> str:
+    """Return what is wrong with `.venv`, or "" if it is whole, unfinished or not there."""
+    if not VENV.exists() and not VENV.is_symlink():
+        return ""
+    command = [str(VENV / "bin" / "python"), "-IS", sound.__file__]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return "its python does not run here"
+    said = done.stdout.strip()
+    if done.returncode or not said:
+        return "its python does not run here"
+    return "" if said in (sound.SOUND, sound.UNFINISHED) else said
+
+
+def remove() -> None:
+    """Remove `.venv`; of a link the link only. Exits if that is not allowed."""
+    try:
+        if VENV.is_symlink():
+            VENV.unlink()
+        else:
+            shutil.rmtree(str(VENV))
+    except OSError as error:
+        stop(f".venv: cannot be removed ({error.strerror}); remove it yourself: sudo rm -rf .venv")
+
+
+def make() -> None:
+    """Make `.venv` with pip in it. Exits with one line if there is no way."""
+    try:
+        if is_supported(sys.version_info[:2]) and has_venv():
+            made = subprocess.run([sys.executable, "-m", "venv", str(VENV)]).returncode == 0
+            if not made:
+                stop("python3 -m venv: failed; see its message above")
+        else:
+            with_uv()
+    except BaseException:
+        if VENV.is_dir():
+            remove()
+        raise
+
+
+def is_supported(version: "tuple[int, ...]") -> bool:
+    """Tell whether the packages can be installed for a version of Python."""
+    return OLDEST <= version <= NEWEST
+
+
+def has_venv() -> bool:
+    """Tell whether this Python can make an environment with pip. Debian and Ubuntu leave `ensurepip` out."""
+    return all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
+
+
+def with_uv() -> None:
+    """Make `.venv` with uv: with this Python if only its venv is missing, otherwise with one that uv gets."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    usable = is_supported(sys.version_info[:2])
+    if usable:
+        print(f"  python3 is {version} without venv: making .venv with uv", flush=True)
+    else:
+        print(f"  python3 is {version}: making .venv with uv and Python {wanted()}", flush=True)
+    program, why_not = uv.program()
+    if program:
+        chosen = sys.executable if usable else wanted()
+        command = [program, "venv", "--quiet", "--seed", "--python", chosen, str(VENV)]
+        done = subprocess.run(command, env=uv.environment(dict(os.environ)), stderr=subprocess.PIPE, text=True)
+        if done.returncode == 0:
+            return
+        why_not = uv.reason(done.stderr)
+    stop(remedy(version, usable, why_not, os_release()))
+
+
+def wanted() -> str:
+    """Return the Python that uv makes `.venv` with: uv's own variable, or MANAGED."""
+    return os.environ.get("UV_PYTHON") or MANAGED
+
+
+def remedy(version: str, usable: bool, why_not: str, release: "dict[str, str]") -> str:
+    """Return the line for a machine where no `.venv` can be made: what helps on its distribution."""
+    found = f"PYTHON={sys.executable}: is {version}"
+    if usable:
+        return f"{found} without venv, and uv could not help ({why_not}); install it: sudo apt install python3-venv"
+    package = newer_python(release)
+    how = f"sudo apt install {package}-venv, then `make PYTHON={package}`" if package else "use PYTHON=python3.11"
+    problem = f"{found}, and uv could not get Python {wanted()} ({why_not})"
+    return f"{problem}; connect to the network and try again, or {how}"
+
+
+def newer_python(release: "dict[str, str]") -> Optional[str]:
+    """Return the name of a package with a Python that will do, beside the distribution's own older one."""
+    return "python3.11" if release.get("VERSION_CODENAME") == "jammy" else None
+
+
+def os_release() -> "dict[str, str]":
+    """Return what /etc/os-release says."""
+    try:
+        lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip('"') for name, _, value in (line.partition("=") for line in lines)}
