@@ -27,7 +27,7 @@ setup: $(if $(TORCH_BACKEND)$(OFFLINE),renewed,$(INV)) ## environment, .env, fol
 test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
 	@$(INV) test-env
 
-rows: $(INV) ## rows as they will be trained (INDEX=n LONGEST=1 HTML=file)
+rows: $(INV) ## rows as they will be trained (INDEX=n LONGEST=1 CHECK=1)
 	@$(INV) rows
 
 plan: $(INV) ## does it fit, how long will it take (GPU=4090 GPUS=4 JSON=1)

@@ -228,6 +228,8 @@ def plan(
         "ids": "list the id and the text of every token",
         "html": "write the rows, whole, to this file too, as a page for a browser",
         "number": "rows to show; default: 3, from all over the split",
+        "check": "look at all rows instead: repeated, odd, or held out and in training too",
+        "json": "with CHECK=1: print what was found as JSON",
     }
 )
 @one_line_errors
@@ -240,14 +242,19 @@ def rows(
     ids: bool = False,
     html: str = "",
     number: str = "",
+    check: bool = False,
+    json: bool = False,
 ) -> None:
     """Show rows as they will be trained: text with its targets, lengths, what is cut."""
     from sft.host import screen
     from sft.host.commands import rows
     from sft.settings.load import load
 
-    choice = rows.Choice.of(index, longest, cut, split, ids, number)
-    rows.rows(load(), choice, html, screen.terminal())
+    choice = rows.Choice.of(index, longest, cut, split, ids, number, check)
+    if check or json:
+        rows.check(load(), json, screen.terminal())
+    else:
+        rows.rows(load(), choice, html, screen.terminal())
 
 
 @task(help={"fresh": "start a new run instead of resuming (FRESH=1)"})

@@ -33,6 +33,7 @@ FOLDERS = (
     "sft/host/install", "sft/host/bootstrap", "sft/trainer",
     "sft/trainer/trackers", "sft/trainer/data", "sft/trainer/model", "sft/trainer/checkpoint",
     "sft/trainer/evaluation", "sft/run", "sft/run/records", "sft/rows", "sft/rows/files", "sft/rows/forms",
+    "sft/rows/looks",
     "sft/settings", "sft",
 )  # fmt: skip
 

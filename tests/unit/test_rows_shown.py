@@ -281,13 +281,13 @@ def test_without_training_packages_the_program_runs_in_a_container_of_its_own(mo
     monkeypatch.setenv("MAX_LENGTH", "64")
     monkeypatch.setenv("HUGGINGFACE_API_KEY", "hf_" + "x" * 30)
     settings = load(None, launcher="compose")
-    command, environment = rows.program(settings, Choice.of(index="5"), in_containers=True)
+    command, environment = rows.program(settings, Choice.of(index="5").words(), in_containers=True)
     assert command[:2] == ["docker", "compose"] and command[-3:] == ["--split=train", "--number=3", "--index=5"]
     assert "--rm" in command and "MAX_LENGTH=64" in command and "python3" in command
     assert "hf_" not in " ".join(command) and environment["HUGGINGFACE_API_KEY"].startswith("hf_")
     monkeypatch.setattr(rows.image, "is_built", lambda: False)
     with pytest.raises(UserError, match="`make setup` builds it"):
-        rows.program(settings, Choice.of(), in_containers=True)
+        rows.program(settings, Choice.of().words(), in_containers=True)
 
 
 @pytest.mark.parametrize(
@@ -309,4 +309,4 @@ def test_what_is_not_rows_is_a_failure_and_an_error_is_the_users(monkeypatch):
     ):  # fmt: skip
         monkeypatch.setattr(rows, "output", lambda command, environment, ended=(code, said): ended)
         with pytest.raises(kind):
-            rows.read(SETTINGS, Choice(), in_containers=False)
+            rows.read(SETTINGS, Choice().words(), False, ShownRows)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from sft.host import provenance
+from sft.host.rows import looks
 from sft.host.rows.columns import columns
 from sft.host.rows.summary import unusual
 from sft.host.rows.words import answers, counted, row_counts
@@ -38,6 +39,8 @@ def describe(run: Run, console: Console) -> None:
                 console.print(
                     f"{label:>10}: {name}: {line}; look at them with `make rows`", highlight=False, markup=False
                 )
+    for label, line in looks.at_start(prepared):
+        console.print(f"{label:>10}: {line}", highlight=False, markup=False)
     for line in prepared.template.said if prepared.template else []:
         console.print(f"{'template':>10}: {line}", highlight=False, markup=False)
     for line in Steps.of(settings, prepared.train.rows).describe(settings):

@@ -8,6 +8,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.text import Text
@@ -19,18 +20,22 @@ from sft.host.commands.setup import error_in, output
 from sft.host.folders import make_folders
 from sft.host.launch import image, launcher
 from sft.host.launch.compose import Stack
+from sft.host.rows.looks import listing
 from sft.host.rows.page import page
 from sft.host.rows.summary import summary
 from sft.host.rows.text import Writer
 from sft.host.rows.visible import visible
-from sft.run import files
+from sft.run import files, typed_json
+from sft.run.records import Looks
 from sft.run.shown_rows import ROWS, RowChoice, ShownRows, SplitName
-from sft.run.typed_json import WrongType
+from sft.run.typed_json import Record, WrongType
 from sft.settings.fields import Settings
 
 PROGRAM = "sft.trainer.data.show_rows"
 CONTAINER_FOLDER, CONTAINER_HOME = Path("/app"), "/tmp"  # docker/Dockerfile
 MOST_ROWS = 1000
+
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,11 @@ class Choice(RowChoice):
         split: str = "",
         ids: bool = False,
         number: str = "",
+        check: bool = False,
     ) -> Choice:
         """Return the options as they were typed. Raises UserError with a line for each that is wrong."""
         problems = []
+        chooses = [index, longest, cut, split, ids, number]
         split = split or "train"
         if split not in ("train", "validation"):
             problems.append(wrong("SPLIT", split, "is not a split", "use train or validation"))
@@ -59,6 +66,8 @@ class Choice(RowChoice):
         asked = [name for name, given in (("INDEX", index), ("LONGEST", longest), ("CUT", cut)) if given]
         if len(asked) > 1:
             problems.append(f"{', '.join(asked)}: each chooses rows by itself; give one of them")
+        if check and any(chooses):
+            problems.append("CHECK=1: looks at all rows of both splits; leave out what chooses rows")
         if index and number:
             problems.append(wrong("NUMBER", number, "INDEX chooses one row", "leave one of them out"))
         if problems:
@@ -80,12 +89,7 @@ def is_number(text: str) -> bool:
 
 def rows(settings: Settings, choice: Choice, html: str, console: Console) -> None:
     """Show rows, and write them to the file `html` if it is given. Raises DataError for rows that cannot be used."""
-    made = make_folders(settings)
-    if in_containers := launcher.is_compose(settings):
-        ownership.hand_over(settings, made)
-    found = read(settings, choice, in_containers)
-    if in_containers:
-        ownership.hand_over(settings)  # again, for what was prepared
+    found = prepared(settings, choice.words(), ShownRows)
     writer = Writer(console, found, settings.max_length, whole=choice.index is not None)
     if found.rows:
         console.print(writer.legend())
@@ -105,24 +109,45 @@ def rows(settings: Settings, choice: Choice, html: str, console: Console) -> Non
         raise DataError("\n".join(found.problems))
 
 
-def read(settings: Settings, choice: Choice, in_containers: bool) -> ShownRows:
-    """Have the rows tokenised, and return what there is to show. Raises UserError."""
-    command, environment = program(settings, choice, in_containers)
+def check(settings: Settings, as_json: bool, console: Console) -> None:
+    """Print what the looks at all rows find. Raises UserError for rows that cannot be used."""
+    found = prepared(settings, ["--check"], Looks)
+    if as_json:
+        print(json.dumps(typed_json.content_of(found)))
+        return
+    for line in listing(found):
+        console.print(Text(line))
+
+
+def prepared(settings: Settings, words: list[str], kind: type[R]) -> R:
+    """Have the rows tokenised, and return what the program prints for these options. Raises UserError."""
+    made = make_folders(settings)
+    if in_containers := launcher.is_compose(settings):
+        ownership.hand_over(settings, made)
+    found = read(settings, words, in_containers, kind)
+    if in_containers:
+        ownership.hand_over(settings)  # again, for what was prepared
+    return found
+
+
+def read(settings: Settings, words: list[str], in_containers: bool, kind: type[R]) -> R:
+    """Return what the program that tokenises the rows prints. Raises UserError."""
+    command, environment = program(settings, words, in_containers)
     code, said = output(command, environment)
     if code:
         raise UserError(error_in(said)) if error_in(said) else RunFailed(f"{PROGRAM} ended with exit code {code}")
     try:
-        return ShownRows.from_json(json.loads(said.strip().splitlines()[-1]))
+        return kind.from_json(json.loads(said.strip().splitlines()[-1]))
     except (ValueError, IndexError, WrongType) as error:
         raise RunFailed(f"{PROGRAM} printed something else than rows ({shown(error)})") from None
 
 
-def program(settings: Settings, choice: Choice, in_containers: bool) -> tuple[list[str], dict[str, str]]:
+def program(settings: Settings, options: list[str], in_containers: bool) -> tuple[list[str], dict[str, str]]:
     """Return the command and the environment of the program that tokenises rows: here, or in a container.
 
     A machine whose runs are in containers may lack the training packages. Raises UserError without an image.
     """
-    words = ["-m", PROGRAM, *choice.words()]
+    words = ["-m", PROGRAM, *options]
     environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
     if importlib.util.find_spec("transformers") or not in_containers:
         return [sys.executable, *words], environment

@@ -11,6 +11,7 @@ from sft.run.records.environment import Environment, Machine, NodeInfo, Start
 from sft.run.records.evaluation import AnswerForm, AnswerLine, Evaluation, Results, Sample
 from sft.run.records.frozen import FrozenSettings
 from sft.run.records.inputs import Inputs, Prepared, PreparedData, RowCounts, Split, SplitFiles, TemplateFacts
+from sft.run.records.looks import FoundRow, LookCounts, LookFound, Looks
 from sft.run.records.plan import Budget, BudgetSetting, Cut, PlanSummary
 from sft.run.records.state import ENDED, Evaluating, Moment, State, StateChanges, Status
 
@@ -26,8 +27,12 @@ __all__ = [
     "Evaluating",
     "Evaluation",
     "Failure",
+    "FoundRow",
     "FrozenSettings",
     "Inputs",
+    "LookCounts",
+    "LookFound",
+    "Looks",
     "Machine",
     "Manifest",
     "Moment",

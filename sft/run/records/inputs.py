@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 
 from sft.run.light import dataclass
+from sft.run.records.looks import LookCounts
 from sft.run.typed_json import Part, Record
 
 
@@ -90,6 +91,7 @@ class PreparedData(Record):
     splits: SplitFiles | None = None  # None: a data set on the hub, or prepared before this was noted
     row_counts: RowCounts | None = None  # None: prepared before this was noted
     template: TemplateFacts | None = None  # None: prepared before this was noted
+    looks: LookCounts | None = None  # the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +121,4 @@ class Prepared(Record):
     template: TemplateFacts | None = None  # None: prepared before this was noted
     splits: SplitFiles | None = None  # the same
     row_counts: RowCounts | None = None  # the same
+    looks: LookCounts | None = None  # the same

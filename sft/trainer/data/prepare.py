@@ -95,6 +95,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
         template=found.template,
         splits=found.splits,
         row_counts=found.row_counts,
+        looks=found.looks,
     )
 
 

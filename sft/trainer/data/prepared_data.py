@@ -29,7 +29,7 @@ FORMAT = 5  # of the prepared data: part of the cache's key
 MANIFEST = "manifest.json"  # of the prepared data
 CODE = (  # modules that decide the tokens
     "sources", "hub", "chat_template", "template_variables", "template_traits", "prober", "probe", "answers",
-    "completeness", "marks", "encode", "tokenise", "rows", "row_writer",
+    "completeness", "marks", "encode", "tokenise", "rows", "row_writer", "looks",
 )  # fmt: skip
 OF_TOKENS = (  # settings that decide the tokens of a row
     "prompt_column", "response_column", "columns", "use_columns", "system_prompt", "max_length", "long_rows",
@@ -110,7 +110,7 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
     `file`: the run's own copy of CHAT_TEMPLATE's file. Raises DataError, which names all rows that cannot be used, and
     SettingsError.
     """
-    from sft.trainer.data import probe, row_writer
+    from sft.trainer.data import looks, probe, row_writer
     from sft.trainer.data.tokenise import tokenised
 
     print(f"preparing {settings.dataset} for {settings.model_name}", file=sys.stderr, flush=True)
@@ -119,8 +119,10 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
         hub.check(settings)
     training, validation = (Counted(split) for split in sources.splits(settings))
     bad = BadRows()
-    train = row_writer.write(folder / "train", tokenised(training, tokeniser, bad))
-    held_out = row_writer.write(folder / "validation", tokenised(validation, replace(tokeniser, asked=True), bad))
+    looked = looks.Gathered()
+    train = row_writer.write(folder / "train", looked.train(tokenised(training, tokeniser, bad)))
+    of_validation = tokenised(validation, replace(tokeniser, asked=True), bad)
+    held_out = row_writer.write(folder / "validation", looked.validation(of_validation))
     bad.check()
     long_rows.check(train, "training", settings)
     if not train.rows:
@@ -139,6 +141,7 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
         commit=None if local else hub.commit(settings),
         settings=settings.of_data(),
         template=probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments)),
+        looks=looked.write(folder),
     )
     typed_json.write(folder / MANIFEST, found)
 

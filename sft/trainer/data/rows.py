@@ -9,13 +9,15 @@ row, for evaluation).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+from sft.rows.looks.row import LookedAt
 
 Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]  # a row's token ids, and which of them are targets
 
@@ -53,6 +55,7 @@ class Counts(NamedTuple):
     has_template: bool  # the opening of a whole turn, in its text
     used: tuple[str, ...] = ()  # columns
     unused: tuple[str, ...] = ()  # filled columns
+    looked_at: LookedAt | None = None
 
 
 class TokenisedRow(NamedTuple):
@@ -107,6 +110,12 @@ class Rows:
 
     def texts(self) -> Iterator[Texts]:
         """Yield every row's texts."""
-        with (self.folder / "texts.jsonl").open(encoding="utf-8") as file:
-            for line in file:
+        yield from texts_of(self.folder)
+
+
+def texts_of(folder: Path, chosen: Container[int] | None = None) -> Iterator[Texts]:
+    """Yield the texts of a split's rows in order: of all of them, or of those with the chosen numbers."""
+    with (folder / "texts.jsonl").open(encoding="utf-8") as file:
+        for number, line in enumerate(file):
+            if chosen is None or number in chosen:
                 yield Texts(**json.loads(line))

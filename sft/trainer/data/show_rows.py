@@ -1,8 +1,8 @@
 """Show rows as they are trained: `python -m sft.trainer.data.show_rows`, started by `make rows` and `make test-env`.
 
 Prints one line of JSON, the last one, as libraries write to this output too: `ShownRows`, or with --probe what is found
-out about the chat template. The tokenizer is found or downloaded, the weights are not. The rows are prepared into the
-cache, or taken from it.
+out about the chat template, or with --check what the looks at all rows found. The tokenizer is found or downloaded, the
+weights are not. The rows are prepared into the cache, or taken from it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 from sft.errors import DataError, SftError, UserError, wrong
 from sft.rows.files import ReadRow
 from sft.run import owners, typed_json
-from sft.run.records import PreparedData, Split
+from sft.run.records import Looks, PreparedData, Split
 from sft.run.shown_rows import ROWS, RowChoice, ShownRow, ShownRows
 from sft.settings.fields import Settings
 from sft.settings.load import load
 from sft.trainer import process
-from sft.trainer.data import probe, sources
+from sft.trainer.data import looks, probe, sources
 from sft.trainer.data.base_model import tokenizer_folder
 from sft.trainer.data.lengths import histogram
 from sft.trainer.data.prepared_data import prepared_data, tokeniser_of
@@ -38,18 +38,24 @@ def main() -> None:
     process.begin()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--probe", action="store_true", help="only find out what the chat template does")
+    parser.add_argument("--check", action="store_true", help="only print what the looks at all rows found")
     parser.add_argument("--split", choices=["train", "validation"], default="train")
     parser.add_argument("--number", type=int, default=ROWS)
     parser.add_argument("--index", type=int)
     for name in ("longest", "cut", "ids"):
         parser.add_argument(f"--{name}", action="store_true")
     given = vars(parser.parse_args())
-    only_probe = given.pop("probe")
+    only_probe, check = given.pop("probe"), given.pop("check")
     try:
         settings = load()
         tokeniser = tokeniser_of(settings, model := tokenizer_folder(settings))
         facts = probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments))
-        found = facts.to_json() if only_probe else typed_json.content_of(show(model, tokeniser, RowChoice(**given)))
+        if only_probe:
+            found = facts.to_json()
+        elif check:
+            found = typed_json.content_of(typed_json.read(prepared_data(settings, model)[0] / looks.FILE, Looks))
+        else:
+            found = typed_json.content_of(show(model, tokeniser, RowChoice(**given)))
     except SftError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         sys.exit(error.exit_code)

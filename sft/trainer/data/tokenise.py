@@ -17,6 +17,8 @@ from sft.rows import forms
 from sft.rows.bad_rows import BadRows
 from sft.rows.conversation import Conversation, Message
 from sft.rows.files import ReadRow
+from sft.rows.looks.row import look
+from sft.rows.looks.said import of_conversation
 from sft.settings.fields import Settings
 from sft.trainer.data import completeness
 from sft.trainer.data.answers import Rendered, rendered
@@ -187,6 +189,7 @@ class Tokeniser:
             has_template=row.marked.has_template,
             used=same(row.converted.used),
             unused=same(row.converted.unused),
+            looked_at=look(of_conversation(conversation), row.where, row.marked.has_marks),
         )
         # Evaluation asks for the last answer of the row that is there, and for no answer twice.
         return [*(sequence._replace(answer_start=-1) for sequence in kept[:-1]), kept[-1]._replace(counts=counts)]

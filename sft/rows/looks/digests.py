@@ -1,0 +1,60 @@
+"""Digests of a row, 8 bytes each, by which rows are compared: a million rows take 40 MB.
+
+Two different texts out of a million rows have the same digest with a probability of 3 in 100 million.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import NamedTuple
+
+from sft.rows.looks.normal import normal
+from sft.rows.looks.said import Said
+
+BYTES = 8  # of each
+NONE = bytes(BYTES)
+BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
+
+
+class Digests(NamedTuple):
+    """A row's digests, in the order in which they are kept."""
+
+    row: bytes
+    question: bytes
+    alike: bytes  # the question's normal form
+    answer: bytes  # the answer's normal form
+    result: bytes  # what the answer says after #### or in \boxed{}; NONE without either
+
+
+def digests(said: Said) -> Digests:
+    """Return the digests of a row. The question of plain text is the text itself."""
+    question = said.question or said.answer
+    result = result_of(said.answer)
+    return Digests(
+        row=digest(f"{question}\0{said.answer}"),
+        question=digest(question),
+        alike=digest(normal(question)),
+        answer=digest(normal(said.answer)),
+        result=NONE if result is None else digest(result),
+    )
+
+
+def digest(text: str) -> bytes:
+    """Return the digest of a text, which may hold anything that JSON can."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=BYTES).digest()
+
+
+def result_of(answer: str) -> str | None:
+    """Return the result that an answer ends with, after #### or in \\boxed{}, so that equal numbers are equal texts."""
+    if "####" in answer:
+        found = answer.rpartition("####")[2]
+    elif "\\boxed" in answer and (boxes := BOXED.findall(answer)):
+        found = boxes[-1]
+    else:
+        return None
+    plain = found.strip().rstrip(".").replace(",", "").replace("$", "").replace(" ", "")
+    try:
+        return repr(float(plain))
+    except ValueError:
+        return normal(found)
