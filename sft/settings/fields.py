@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -328,16 +329,17 @@ class Settings(BaseModel):
 
     def of_data(self) -> dict[str, object]:
         """Return the settings that prepared data depends on; its manifest holds them, so that it is found again."""
-        return self.model_dump(mode="json", include=marked(OF_DATA))
+        return self.model_dump(mode="json", include={*marked(OF_DATA)})
 
 
-def marked(mark: Mark) -> set[str]:
+@functools.cache
+def marked(mark: Mark) -> frozenset[str]:
     """Return the names of the settings that carry a mark."""
-    return {
+    return frozenset(
         name
         for name, field in Settings.model_fields.items()
         if any(isinstance(found, Mark) and mark in found.all for found in field.metadata)
-    }
+    )
 
 
 def secret_names() -> list[str]:

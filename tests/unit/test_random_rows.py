@@ -3,7 +3,9 @@
 import contextlib
 import csv
 import json
+import random
 
+import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
@@ -155,46 +157,45 @@ def turns(draw):
     return [*messages, {"role": "assistant", "content": draw(NAMES)}]
 
 
-@st.composite
-def rewritten(draw, message):
-    """Draw another way to write a message."""
+def rewritten(message, chance):
+    """Return another way to write a message."""
     found = dict(message)
-    if isinstance(found["content"], str) and draw(st.booleans()):
-        at = draw(st.integers(0, len(found["content"])))
+    if isinstance(found["content"], str) and chance.random() < 0.5:
+        at = chance.randint(0, len(found["content"]))
         texts = found["content"][:at], found["content"][at:]
-        found["content"] = [
-            draw(st.sampled_from([text, {"text": text}, {"type": "text", "text": text}])) for text in texts
-        ]
-    if found["content"] is None and draw(st.booleans()):
+        found["content"] = [chance.choice([text, {"text": text}, {"type": "text", "text": text}]) for text in texts]
+    if found["content"] is None and chance.random() < 0.5:
         del found["content"]
     if "tool_calls" in found:
-        found["tool_calls"] = [draw(rewritten_call(call)) for call in found["tool_calls"]]
-        found["tool_calls"] = draw(st.sampled_from([found["tool_calls"], json.dumps(found["tool_calls"])]))
-    unfilled = {key: draw(st.sampled_from([None, "", [], {}, False])) for key in draw(st.sets(st.sampled_from("abc")))}
-    return found | unfilled | draw(st.sampled_from([{}, {"weight": None}, {"train": None, "audio": None}]))
+        found["tool_calls"] = [rewritten_call(call, chance) for call in found["tool_calls"]]
+        found["tool_calls"] = chance.choice([found["tool_calls"], json.dumps(found["tool_calls"])])
+    unfilled = {key: chance.choice([None, "", [], {}, False]) for key in "abc" if chance.random() < 0.5}
+    return found | unfilled | chance.choice([{}, {"weight": None}, {"train": None, "audio": None}])
 
 
-@st.composite
-def rewritten_call(draw, call):
-    """Draw another way to write a call."""
+def rewritten_call(call, chance):
+    """Return another way to write a call."""
     name, arguments = call["function"]["name"], call["function"]["arguments"]
-    function = {"name": name, "arguments": draw(st.sampled_from([arguments, json.dumps(arguments)]))}
-    return draw(
-        st.sampled_from([function, {"function": function}, {"type": "function", **function}, call | {"id": None}])
-    )
+    function = {"name": name, "arguments": chance.choice([arguments, json.dumps(arguments)])}
+    return chance.choice([function, {"function": function}, {"type": "function", **function}, call | {"id": None}])
 
 
-@given(data=st.data(), messages=turns(), tools=st.lists(TOOL, max_size=2))
-def test_nothing_of_a_chat_is_lost_however_it_is_written(data, messages, tools, tmp_path_factory):
-    written = [data.draw(rewritten(message)) for message in messages]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("rows")
+
+
+# The ways to write a chat come from a seed: hypothesis would take longer to draw each of them than the test takes.
+@given(messages=turns(), tools=st.lists(TOOL, max_size=2), seed=st.integers(0, 2**32))
+def test_nothing_of_a_chat_is_lost_however_it_is_written(messages, tools, seed, folder):
+    chance = random.Random(seed)
+    written = [rewritten(message, chance) for message in messages]
     flat = [tool["function"] for tool in tools]
-    given_tools = data.draw(st.sampled_from([{"tools": tools}, {"tools": flat}, {"functions": flat}]))
-    row = {"messages": written, **given_tools}
+    row = {"messages": written, **chance.choice([{"tools": tools}, {"tools": flat}, {"functions": flat}])}
     assert convert(row).as_dicts() == messages and list(convert(row).tools) == tools
-    path = tmp_path_factory.mktemp("rows")
-    (path / "a.jsonl").write_text(json.dumps(row, ensure_ascii=data.draw(st.booleans())) + "\n", encoding="utf-8")
-    with (path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+    (folder / "a.jsonl").write_text(json.dumps(row, ensure_ascii=chance.random() < 0.5) + "\n", encoding="utf-8")
+    with (folder / "a.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([row, [json.dumps(value) for value in row.values()]])
     for name in ("a.jsonl", "a.csv"):
-        ((where, read),) = read_file(path / name)
+        ((where, read),) = read_file(folder / name)
         assert forms.convert(read, where, SETTINGS) == convert(row)
