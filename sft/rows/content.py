@@ -16,6 +16,10 @@ REMEDIES = {
     "tool_call": "put it into the message's key `tool_calls`",
     "tool_result": "write a message with the role tool",
     "refusal": "write it as text",
+    "functionCall": "put it into the message's key `tool_calls`",
+    "function_call": "put it into the message's key `tool_calls`",
+    "functionResponse": "write a message with the role tool",
+    "function_response": "write a message with the role tool",
 }
 OTHERS = "only text is trained: remove it, or the row"
 

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import json
+import re
 
 from sft.errors import DataError, shown
 from sft.strict_json import once
 
+SPACE = re.compile(r"[ \t\r\n]*")
 
-def parse(text: str, where: str, whole: bool = False) -> object:
-    """Return the JSON in a line, or in a `whole` file. Raises DataError."""
+
+def parse(text: str, where: str) -> object:
+    """Return the JSON in a line. Raises DataError."""
     try:
         return json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise refusal(error, where) from None
+
+
+def parse_all(text: str, path: str) -> list[tuple[int, object]]:
+    """Return the value in the text of a whole file, or its objects if it has several, each with its first line.
+
+    Raises DataError.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=once)
+    found: list[tuple[int, object]] = []
+    line, end = 1, 0
+    try:
+        while not found or SPACE.fullmatch(text, end) is None:
+            start = skipped.end() if (skipped := SPACE.match(text, end)) else end
+            line += text.count("\n", end, start)
+            value, end = decoder.raw_decode(text, start)
+            found.append((line, value))
+            line += text.count("\n", start, end)
+            if len(found) > 1 and not (isinstance(value, dict) and isinstance(found[0][1], dict)):
+                raise json.JSONDecodeError("Extra data", text, start)
     except json.JSONDecodeError as error:
-        where = f"{where}:{error.lineno}" if whole else where
-        raise DataError(f"{where}: is not valid JSON ({error.msg} at column {error.colno}); fix the line") from None
-    except RecursionError:
-        raise DataError(f"{where}: is nested too deeply; fix the line") from None
-    except ValueError as error:
-        what = "holds a number with too many digits" if "integer string" in str(error) else shown(error, 200)
-        raise DataError(f"{where}: {what}; fix the line") from None
+        raise refusal(error, f"{path}:{error.lineno}") from None
+    except (ValueError, RecursionError) as error:
+        raise refusal(error, f"{path}:{line}") from None
+    return found
+
+
+def refusal(error: ValueError | RecursionError, where: str) -> DataError:
+    """Return the error for a text that cannot be read."""
+    if isinstance(error, json.JSONDecodeError):
+        return DataError(f"{where}: is not valid JSON ({error.msg} at column {error.colno}); fix the line")
+    if isinstance(error, RecursionError):
+        return DataError(f"{where}: is nested too deeply; fix the line")
+    what = "holds a number with too many digits" if "integer string" in str(error) else shown(error, 200)
+    return DataError(f"{where}: {what}; fix the line")

@@ -12,9 +12,15 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sft.errors import SettingsError, wrong
+from sft.errors import SettingsError, shown, wrong
 from sft.settings.fields import Settings
 
+# What a configuration in a README.md may say without changing how its files are read here: columns have the types that
+# are written, and the separator of a csv file is seen from its header.
+HARMLESS = (
+    "config_name", "data_files", "data_dir", "default", "description", "version", "features", "drop_labels",
+    "drop_metadata", "sep", "delimiter",
+)  # fmt: skip
 INFO = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 
 
@@ -76,6 +82,7 @@ def declared(root: Path, data: list[str], settings: Settings) -> Declared:
     if not configs:
         return Declared({})
     config = configuration(configs, root, settings)
+    check_reading(config, root)
     folder = str(config.get("data_dir") or "").strip("/")
     patterns = patterns_of(config.get("data_files"))
     by_split, missing = dict[str, list[str]](), dict[str, str]()
@@ -121,6 +128,15 @@ def configuration(configs: dict[str, dict[str, object]], root: Path, settings: S
     remedy = "name one of them" + (f", or leave it empty for {usual[0]}" if len(usual) == 1 else "")
     what = f"{settings.dataset} has the configurations {', '.join(configs)}"
     raise SettingsError([wrong("DATASET_CONFIG", name, what, remedy)])
+
+
+def check_reading(config: dict[str, object], root: Path) -> None:
+    """Raise SettingsError for options with which `datasets` would read other rows out of the files."""
+    options = {name: value for name, value in config.items() if name not in HARMLESS}
+    if options:
+        said = shown(", ".join(f"{name}: {json.dumps(value, default=str)}" for name, value in options.items()))
+        what = f"its README.md has options for reading its files that are not followed here ({said})"
+        raise SettingsError([wrong("DATASET", root, what, "write the rows as JSON lines, and give that file")])
 
 
 def patterns_of(data_files: object) -> dict[str, list[str]]:

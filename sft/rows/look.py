@@ -11,7 +11,7 @@ from sft.errors import DataError, shown
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
 from sft.rows.files import json_files, kind
-from sft.rows.forms import prompt_response, unused
+from sft.rows.forms import kinds, missing
 from sft.rows.forms.columns import Columns
 from sft.rows.row import ReadRow, Row
 from sft.rows.selections import DataFile, Selection, check_apart
@@ -90,5 +90,5 @@ def check_columns(rows: list[Row], settings: Settings) -> None:
     errors.
     """
     columns = [Columns.of(row, settings.dataset, settings) for row in rows]
-    if not any(forms.forms_of(found) or unused.problem_of_kind(found) for found in columns):
-        prompt_response.check_columns(rows, settings)
+    if not any(forms.forms_of(found) or kinds.problem(found) for found in columns):
+        missing.check_columns(rows, settings)

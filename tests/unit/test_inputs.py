@@ -173,7 +173,7 @@ def test_every_file_of_a_folder_is_looked_at():
     pyarrow.parquet.write_table(table, "data/validation.parquet")
     assert refused(dataset="data") == [
         "data/train-b.csv:3: does not have the header's number of fields; fix the line",
-        "data/validation.parquet:row 2: column 'answer' is not text but null; write a string",
+        "data/validation.parquet:row 2: column 'answer' is null, so no target token; fill it or remove the row",
     ]
 
 

@@ -191,7 +191,7 @@ def called(**function):
         ({"messages": "[x"}, "`messages`: is not valid JSON (Expecting value at column 2); fix"),
         ({"messages": {}}, "`messages` is not a list of objects (it is an object); write [{"),
         ({"messages": [ASK, None]}, "`messages` is not a list of objects (it holds null); write [{"),
-        ({"messages": [{"role": "bot"}]}, "message 1: role 'bot' is unknown; use system, developer, user"),
+        ({"messages": [{"role": "narrator"}]}, "message 1: role 'narrator' is unknown; use system, developer, user"),
         ({"messages": [{"content": "a"}]}, "message 1: has no `role`; write one of system, developer, user"),
         ({"messages": [ASK, {"role": "assistant"}]}, "message 2: `content` is null or missing"),
         ({"messages": [ASK | {"content": None}, ANSWER]}, "message 1: `content` is null or missing"),

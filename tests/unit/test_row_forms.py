@@ -163,12 +163,13 @@ def test_the_width_of_the_terminal_is_not_a_setting(monkeypatch):
     [
         (
             {"messages": [USER, ASSISTANT], "prompt": ASK, "response": "White"},
-            "holds two conversations, in `messages` and in `prompt`, `response`, which are not the same; leave one out",
+            "holds two conversations, in `messages` and in `prompt`, `response`, which are not the same; "
+            'name the one to train: COLUMNS={"messages": "messages"} or COLUMNS={"prompt": "prompt"}',
         ),
         (
             {"question": ASK, "prompt": "Hi", "answer": ANSWER},
-            "the columns `question` and `prompt` could both be the prompt, and are not the same; leave one out, as in "
-            'COLUMNS={"prompt": "unused"}',
+            "the columns `question` and `prompt` could both be the prompt, and are not the same; name one, as in "
+            'COLUMNS={"question": "prompt"}',
         ),
         ({"conversations": [HUMAN, GPT], "messages": [USER]}, "could both be the messages"),
         ({"conversations": [HUMAN | {"role": "user"}, GPT]}, "message 1: has both `from` and `role`; leave one"),
@@ -293,3 +294,33 @@ def test_the_data_line_names_columns():
         "not used: id (1,503 rows), \\x1b[1m (1 row); COLUMNS can give them roles",
     ]
     assert list(columns(Split(rows=3, tokens=9, target_tokens=3, longest=3, cut_rows=0))) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "roles"),
+    [
+        (
+            {"info": {"ask": ASK, "reply": {"text": [ANSWER, "Weiss"]}}},
+            {"info.ask": "prompt", "info.reply.text.0": "response"},
+        ),
+        ({"question": ASK, "answers": json.dumps({"text": [ANSWER]})}, {"answers.text": "response"}),
+        ({"question": ASK, "a.b": ANSWER, "a": {"b": "Noir"}}, {"a.b": "response", "a": "unused"}),
+        ({"chats": {"good": [USER, ASSISTANT]}}, {"chats.good": "messages"}),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_column_has_a_role(row, roles):
+    assert convert(row, columns=json.dumps(roles)) == ONE
+
+
+def test_what_is_left_of_a_column_is_not_lost_unnoticed():
+    row = {"question": ASK, "info": {"answer": ANSWER, "hint": "Look up."}}
+    found = forms.converted(row, "a:1", load(None, columns='{"info.answer": "response"}'))
+    assert (found.used, found.unused) == (("question", "info.answer"), ("info",))
+    row["info"] = {"answer": ANSWER}
+    assert forms.converted(row, "a:1", load(None, columns='{"info.answer": "response"}')).unused == ()
+
+
+def test_a_part_that_a_row_does_not_have_is_named():
+    named = {"columns": '{"info.answer": "response"}'}
+    assert "column 'info.answer' is null, so no target token" in refused({"question": ASK, "info": {}}, **named)
+    assert "has no column 'info.answer' but question; set RESPONSE_COLUMN" in refused({"question": ASK}, **named)

@@ -1,4 +1,4 @@
-"""CSV files, separated by commas, semicolons or tabs."""
+"""CSV files, separated by commas, semicolons, tabs or bars."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from sft.rows.files import text
 from sft.rows.files.arrow_files import check_once
 from sft.rows.row import ReadRow, Row, row_or_error
 
-SEPARATORS = ",;\t"  # if a header has several of them equally often, the first
+SEPARATORS = ",;\t|"  # if a header has several of them equally often, the first
+# What is wrong, in other words than the csv module's.
+REASONS = {
+    "unexpected end of data": 'below this line, a field begins with a quote (") that no quote closes',
+    "expected after": 'a field goes on behind the quote (") that closes it; inside of it, a quote is written twice',
+}
 csv.field_size_limit(sys.maxsize)
 
 
@@ -32,11 +37,15 @@ def read_csv(path: Path) -> Iterator[ReadRow]:
         return f"{path}:{reader.reader.line_num + skipped}"  # that of DictReader stays behind if it raises
 
     try:
+        begins = f"{path}:{skipped + 1}"
         check_once(list(reader.fieldnames or []), place())
         for row in reader:
-            yield row_or_error(row_of_csv, place(), row)
+            begins = place()
+            yield row_or_error(row_of_csv, begins, row)
     except csv.Error as error:
-        raise DataError(f"{place()}: {error}; fix the line") from None
+        what = next((reason for words, reason in REASONS.items() if words in str(error)), str(error))
+        where = begins if "end of data" in str(error) else place()
+        raise DataError(f"{where}: {what}; fix the line") from None
 
 
 def separator_of(header: str, path: Path) -> str:

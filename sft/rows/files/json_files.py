@@ -1,4 +1,4 @@
-"""JSON files: one object per line; a list of objects; or one object, which is a row or has the rows in it.
+"""JSON files: one object per line; a list of objects; one object, which is a row or has the rows in it; or several.
 
 How a file is written is seen from its first lines, whatever it is called: JSON lines are read one by one, anything
 else has to be read whole.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sft.errors import DataError
 from sft.rows.files import text
-from sft.rows.json_text import parse
+from sft.rows.json_text import parse, parse_all
 from sft.rows.row import ReadRow, Row, as_row, row_or_error
 from sft.rows.split_names import WORDS
 
@@ -29,7 +29,12 @@ def read_json(path: Path) -> Iterator[ReadRow]:
     if not path.is_file() or not is_whole(path):  # a pipe can be read only once
         yield from read_lines(path)
         return
-    found = whole(path)
+    values = whole(path)
+    if len(values) > 1:  # one object after the other, on lines of its own: what jq writes
+        for line, value in values:
+            yield row_or_error(as_row, f"{path}:{line}", value)
+        return
+    ((_, found),) = values
     if isinstance(found, dict):
         name, rows = inside(found, path)
         if name is None:
@@ -49,7 +54,7 @@ def read_lines(path: Path) -> Iterator[ReadRow]:
 
 def read_part(path: Path, name: str) -> Iterator[ReadRow]:
     """Yield the rows of one of the splits of a JSON file that `parts` has found."""
-    found = whole(path)
+    ((_, found),) = whole(path)
     assert isinstance(found, dict)
     yield from items(found[name], f"{path}:{name} item")
 
@@ -67,10 +72,10 @@ def parts_of(path: Path, changed: int, size: int) -> list[str]:
         beginning = text.head(path, HEAD)
         if not re.search(rf'^\s*\{{.*"({"|".join(SPLITS)})"\s*:\s*\[', beginning, re.DOTALL) or not is_whole(path):
             return []
-        found = whole(path)
+        found = [value for _, value in whole(path)]
     except DataError:  # which the reader finds again, and names
         return []
-    return splits_in(found) if isinstance(found, dict) else []
+    return splits_in(found[0]) if len(found) == 1 and isinstance(found[0], dict) else []
 
 
 def is_whole(path: Path) -> bool:
@@ -102,9 +107,9 @@ def is_json(line: str) -> bool:
     return True
 
 
-def whole(path: Path) -> object:
-    """Return the JSON of a file. Raises DataError."""
-    return parse("".join(text.lines(path)), str(path), whole=True)
+def whole(path: Path) -> list[tuple[int, object]]:
+    """Return the values in a file of JSON, each with the line that it begins on. Raises DataError."""
+    return parse_all("".join(text.lines(path)), str(path))
 
 
 def inside(found: dict[str, object], path: Path) -> tuple[str | None, object]:

@@ -11,8 +11,8 @@ from typing import Protocol
 from sft.errors import DataError
 from sft.rows.conversation import Conversation, Message
 from sft.rows.files import Row
-from sft.rows.forms import history, messages, prompt_response, unused
-from sft.rows.forms.columns import Columns, quoted, without
+from sft.rows.forms import history, kinds, messages, missing, prompt_response, unused
+from sft.rows.forms.columns import Columns, given, quoted
 from sft.rows.tools import tools_of
 from sft.settings.fields import Settings
 
@@ -49,14 +49,14 @@ def converted(row: Row | DataError, where: str, settings: Settings) -> Converted
     if isinstance(row, DataError):
         raise row
     columns = Columns.of(row, where, settings)
-    if problem := unused.problem_of_kind(columns):
+    if problem := kinds.problem(columns):
         raise problem
     found = forms_of(columns)
     if not found:
         raise refused(columns)
     form, names = next(iter(found.items()))
     conversation = conversation_of(form, columns, settings)
-    if len(found) > 1 and any(conversation_of(other, columns, settings) != conversation for other in found):
+    if len(found) > 1 and not all(is_same(other, columns, settings, conversation) for other in found):
         raise two_forms(list(found.values()), where)
     used = (*names, *columns.all_of("tools"))
     others = unused.unused(columns, used)
@@ -66,10 +66,12 @@ def converted(row: Row | DataError, where: str, settings: Settings) -> Converted
 
 
 def forms_of(columns: Columns) -> dict[Form, list[str]]:
-    """Return the forms that a row has all columns of, with those columns. Columns that are named win over messages."""
+    """Return the forms that a row has all columns of, with those columns. Columns that the settings name come first."""
     found = {form: used for form in FORMS if (used := form.used(columns))}
-    if prompt_response in found and {"prompt", "response"} & set(columns.named.values()):
-        return {prompt_response: found[prompt_response]}
+    named = set(columns.named.values())
+    for form, roles in ((prompt_response, {"prompt", "response"}), (messages, {"messages"})):
+        if form in found and roles & named:
+            return {form: found[form]}
     return found
 
 
@@ -80,6 +82,14 @@ def conversation_of(form: Form, columns: Columns, settings: Settings) -> Convers
     return Conversation.of(found, columns.where, settings.system_prompt, tools)
 
 
+def is_same(form: Form, columns: Columns, settings: Settings, conversation: Conversation) -> bool:
+    """Return whether another form finds the same conversation in a row."""
+    try:
+        return conversation_of(form, columns, settings) == conversation
+    except DataError:  # as for two columns that could both be the response
+        return False
+
+
 def refused(columns: Columns) -> DataError:
     """Return what is wrong with a row of no form: with its messages, if it has that column, or with its prompt."""
     for name in columns.candidates("messages"):
@@ -88,11 +98,11 @@ def refused(columns: Columns) -> DataError:
                 Conversation.of(messages.messages_of(columns.row[name], columns.where, f"`{name}`"), columns.where)
             except DataError as error:
                 return error
-    return prompt_response.refuse(columns)
+    return missing.refuse(columns)
 
 
 def two_forms(found: list[list[str]], where: str) -> DataError:
     """Return the error for a row that holds a conversation twice, in different words."""
-    remedy = f"leave one out, as in {without(found[-1][0])}"
+    remedy = f"name the one to train: {given(found[0][0], 'messages')} or {given(found[-1][0], 'prompt')}"
     what = f"holds two conversations, in {' and in '.join(map(quoted, found))}, which are not the same"
     return DataError(f"{where}: {what}; {remedy}")

@@ -7,6 +7,7 @@ https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md: `input` follo
 from __future__ import annotations
 
 from sft.errors import DataError, shown
+from sft.rows import content
 from sft.rows.conversation import Message
 from sft.rows.forms import messages
 from sft.rows.forms.columns import Columns
@@ -26,11 +27,25 @@ def with_system(columns: Columns, found: list[Message]) -> list[Message]:
     if not columns.filled.get("system"):
         return found
     name = columns.one("system")
-    text = checked_text(columns.row[name], columns.where, f"column {name!r}")
+    text = system_text(columns.row[name], columns.where, f"column {name!r}")
     own = [message.content for message in found if message.role in ("system", "developer")]
     if own and own != [text]:
         raise DataError(f"{columns.where}: has a system message and the column `{shown(name)}` too; leave one of them")
     return found if own else [Message("system", text), *found]
+
+
+def system_text(value: object, where: str, what: str) -> str:
+    """Return the text of a system message, which Bedrock and Vertex AI write in parts. Raises DataError.
+
+    >>> system_text({"parts": [{"text": "Be brief."}]}, "", "")
+    'Be brief.'
+    """
+    inside = value.get("parts") if isinstance(value, dict) and "parts" in value else value
+    if isinstance(inside, list):
+        return "".join(
+            content.part_of(part, where, f"part {number} of {what}") for number, part in enumerate(inside, 1)
+        )
+    return checked_text(inside, where, what)
 
 
 def history_of(columns: Columns) -> list[Message]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from sft.errors import DataError, shown
 from sft.rows.content import text_of
 from sft.rows.conversation import REASONING, Message, Role, checked_role
-from sft.rows.forms import sharegpt
+from sft.rows.forms import sharegpt, turns
 from sft.rows.forms.columns import Columns
 from sft.rows.tools import calls_of
-from sft.rows.values import checked_json, checked_list, checked_text, is_filled, quoted
+from sft.rows.values import checked_json, checked_list, checked_text, from_text, is_filled, quoted
 
-MARKS = ("weight", "train", "loss")  # OpenAI's, axolotl's and ms-swift's key for an answer that is context only
+# OpenAI's, axolotl's (two) and ms-swift's key for an answer that is context only
+MARKS = ("weight", "train", "training", "loss")
 OWN = ("role", "content", *MARKS)  # the keys that Message has fields for
 EXAMPLE = '[{"role": …, "content": …}, …]'
 
@@ -32,7 +33,7 @@ def convert(columns: Columns) -> list[Message]:
 
 def messages_of(value: object, where: str, what: str) -> list[Message]:
     """Return the messages in a list, which may be text that holds JSON, as in a csv file. Raises DataError."""
-    entries = checked_list(value, where, what, EXAMPLE)
+    entries = checked_list(turns.as_messages(from_text(value, where, what), where, what), where, what, EXAMPLE)
     numbered = ((entry, f"{where}: message {number}") for number, entry in enumerate(entries, 1))
     return [message_of(sharegpt.as_openai(entry, where), where) for entry, where in numbered]
 

@@ -11,20 +11,15 @@ https://docs.axolotl.ai/docs/dataset-formats/inst_tune.html
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
 from dataclasses import replace
 
-from sft.errors import DataError, SettingsError, shown, wrong
+from sft.errors import DataError
 from sft.rows.conversation import Message
-from sft.rows.files import Row
-from sft.rows.forms import history, messages
-from sft.rows.forms.columns import NAMES, Columns, without
-from sft.rows.values import checked_text, from_text
-from sft.settings.fields import Settings
+from sft.rows.forms import history, messages, parts
+from sft.rows.forms.columns import Columns, given, without
+from sft.rows.tools import calls_of
+from sft.rows.values import checked_text, from_text, type_name
 from sft.settings.kinds import ColumnRole
-
-SETTINGS: Mapping[ColumnRole, str] = {"prompt": "PROMPT_COLUMN", "response": "RESPONSE_COLUMN"}
 
 
 def used(columns: Columns) -> list[str]:
@@ -56,15 +51,43 @@ def convert(columns: Columns) -> list[Message]:
         raise DataError(f"{columns.where}: {what}; remove it, or set {without(extra)}")
     if not asked:
         before = [Message("user", history.prompt_of(columns, prompt))]
-    answers = chat_in(columns, response) or [Message("assistant", text_in(columns, response))]
+    answers = chat_in(columns, response) or calls_in(columns, response)
+    answers = answers or [Message("assistant", text_in(columns, response))]
     if not any(message.is_answer for message in answers):
         raise DataError(f"{columns.where}: column {response!r} has no assistant message, so no target token; add one")
     return [*history.history_of(columns), *before, *answers]
 
 
 def text_in(columns: Columns, name: str) -> str:
-    """Return the text in a column. Raises DataError."""
-    return checked_text(columns.row[name], columns.where, f"column {name!r}")
+    """Return the text in a column, or in a list that says the same in each item. Raises DataError."""
+    value, what = columns.row[name], f"column {name!r}"
+    if isinstance(value, list) and value and all(isinstance(item, str) and item == value[0] for item in value):
+        value = value[0]
+    if isinstance(value, (list, dict)) and (part := parts.first_text(value)):
+        role: ColumnRole = "response" if name in columns.all_of("response") else "prompt"
+        raise DataError(
+            f"{columns.where}: {what} is not text but {type_name(value)}; name a text in it, as in "
+            f"{given(f'{name}.{part}', role)}"
+        )
+    return checked_text(value, columns.where, what)
+
+
+def calls_in(columns: Columns, name: str) -> list[Message]:
+    """Return the message of a column that holds calls of the row's tools, as xLAM has them; nothing if it does not.
+
+    https://huggingface.co/datasets/Salesforce/xlam-function-calling-60k
+    """
+    value = columns.row[name]
+    if not columns.filled.get("tools") or (isinstance(value, str) and not value.lstrip().startswith("[{")):
+        return []
+    calls = from_text(value, columns.where, f"column {name!r}")
+    if (
+        not isinstance(calls, list)
+        or not calls
+        or not all(isinstance(call, dict) and "arguments" in call for call in calls)
+    ):
+        return []
+    return [Message("assistant", None, keys={"tool_calls": calls_of(calls, columns.where)})]
 
 
 def chat_in(columns: Columns, name: str) -> list[Message]:
@@ -76,55 +99,4 @@ def chat_in(columns: Columns, name: str) -> list[Message]:
         except DataError:
             return []
     value = [value] if isinstance(value, dict) else value  # LLaMA-Factory's `chosen` is one message
-    if not isinstance(value, list) or not value:
-        return []
-    is_chat = all(isinstance(entry, dict) and ("role" in entry or "from" in entry) for entry in value)
-    return messages.messages_of(value, columns.where, f"column {name!r}") if is_chat else []
-
-
-def refuse(columns: Columns) -> DataError:
-    """Return what is wrong with a row of no form: the first column that is missing, not text, or empty."""
-    for role, setting in SETTINGS.items():
-        names = columns.candidates(role)
-        there = [name for name in names if name in columns.row]
-        if not there:
-            column = names[0] if names else NAMES[role][0]
-            what = f"has no column {shown(repr(column))} but {names_of([columns.row])}"
-            return DataError(f"{columns.where}: {what}; {remedy(setting, column, [columns.row])}")
-        if columns.filled.get(role):
-            continue
-        try:
-            text_in(columns, there[0])
-        except DataError as error:
-            return error
-        no_target = ", so no target token" if role == "response" else ""
-        what = f"column {there[0]!r} is empty{no_target}"
-        return DataError(f"{columns.where}: {what}; fill it or remove the row")
-    return DataError(f"{columns.where}: holds no conversation")
-
-
-def check_columns(rows: list[Row], settings: Settings) -> None:
-    """Raise SettingsError for a column that none of the `rows`, all of no form, has: then the setting is wrong."""
-    problems = []
-    for role, setting in SETTINGS.items():
-        named = [Columns.of(row, "", settings).candidates(role) for row in rows]
-        if rows and not any(name in row for row, names in zip(rows, named, strict=True) for name in names):
-            column = named[0][0] if named[0] else NAMES[role][0]
-            what = f"no row of {settings.dataset} has that column but {names_of(rows)}"
-            problems.append(wrong(setting, column, what, remedy(setting, column, rows)))
-    if problems:
-        raise SettingsError(problems)
-
-
-def names_of(rows: list[Row]) -> str:
-    """Return the columns of rows in words."""
-    return shown(", ".join(dict.fromkeys(str(name) for row in rows for name in row)), 200) or "nothing"
-
-
-def remedy(setting: str, column: str, rows: list[Row]) -> str:
-    """Return what to do if rows lack the column that a setting names: the column that was probably meant, if any."""
-    names = list(dict.fromkeys(str(name) for row in rows for name in row))
-    if names == ["text"]:
-        return "plain text is not trained on: write a prompt and a response"
-    near = difflib.get_close_matches(column, names, n=1)
-    return f"did you mean {setting}={shown(near[0])}?" if near else f"set {setting} to one of them"
+    return messages.messages_of(value, columns.where, f"column {name!r}") if parts.is_chat(value) else []

@@ -1,9 +1,12 @@
 """Messages as ShareGPT has them: `{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}`.
 
-The names of the roles are those of LLaMA-Factory, axolotl and ms-swift:
+The names of the keys and of the roles are those of LLaMA-Factory, axolotl, ms-swift, NeMo, Cohere and Vertex AI:
 https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md
 https://docs.axolotl.ai/docs/dataset-formats/conversation.html
 https://swift.readthedocs.io/en/latest/Customization/Custom-dataset.html
+https://docs.nvidia.com/nemo-framework/user-guide/latest/modelalignment/sft.html
+https://docs.cohere.com/docs/chat-preparing-the-data
+https://cloud.google.com/vertex-ai/generative-ai/docs/models/gemini-supervised-tuning-prepare
 """
 
 from __future__ import annotations
@@ -12,10 +15,12 @@ from sft.errors import DataError, shown
 from sft.rows.values import is_filled
 
 KEYS = {"from": "role", "value": "content"}
+# These are read so only in messages that have none of the names above.
+LESS_USUAL = {"speaker": "role", "author": "role", "parts": "content", "text": "content"}
 ROLES = {
-    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
-    "chatbot": "assistant", "model": "assistant", "ai": "assistant", "observation": "tool",
-    "function_response": "tool", "tool_response": "tool",
+    "human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
+    "bard": "assistant", "bot": "assistant", "chatbot": "assistant", "model": "assistant", "ai": "assistant",
+    "observation": "tool", "function_response": "tool", "tool_response": "tool",
 }  # fmt: skip
 CALLS = ("function_call", "tool_call")  # roles of a message whose content is a call, or a list of calls, as JSON
 
@@ -29,17 +34,23 @@ def as_openai(entry: dict[str, object], where: str) -> dict[str, object]:
     for key, other in KEYS.items():
         if is_filled(entry.get(key)) and is_filled(entry.get(other)):
             raise DataError(f"{where}: has both `{key}` and `{other}`; leave one of them")
-    empty = [key for names in KEYS.items() for key in names if key in entry and not is_filled(entry[key])]
+    names = dict(KEYS)
+    there = {KEYS.get(key, key) for key, value in entry.items() if is_filled(value)}
+    for key, name in LESS_USUAL.items():
+        if name not in there and is_filled(entry.get(key)):
+            names[key] = name
+            there.add(name)
+    empty = [key for pair in names.items() for key in pair if key in entry and not is_filled(entry[key])]
     # Of the two names of a key, the one that says nothing must not replace the other.
-    found = {KEYS.get(key, key): value for key, value in entry.items() if key not in empty}
-    found |= {KEYS.get(key, key): entry[key] for key in empty if KEYS.get(key, key) not in found}
+    found = {names.get(key, key): value for key, value in entry.items() if key not in empty}
+    found |= {names.get(key, key): entry[key] for key in empty if names.get(key, key) not in found}
     role = found.get("role")
     if not isinstance(role, str):
         return found
     name = role.strip().lower()
     if name in CALLS:
         return called(found, where, name)
-    return found | {"role": ROLES.get(name, name if "from" in entry else role)}
+    return found | {"role": ROLES.get(name, name)}
 
 
 def called(found: dict[str, object], where: str, role: str) -> dict[str, object]:

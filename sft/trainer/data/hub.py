@@ -11,7 +11,7 @@ from typing import Any
 from sft.errors import SettingsError, wrong
 from sft.rows import arrow
 from sft.rows.files.arrow_files import BATCH_ROWS
-from sft.rows.forms import unused
+from sft.rows.forms import kinds
 from sft.rows.forms.columns import Columns
 from sft.rows.look import check_columns
 from sft.rows.row import ReadRow, row_or_error
@@ -79,6 +79,6 @@ def check(settings: Settings) -> None:
         if isinstance(row, dict)
     ]
     for where, row in first:
-        if problem := unused.problem_of_kind(Columns.of(row, where, settings)):
+        if problem := kinds.problem(Columns.of(row, where, settings)):
             raise problem
     check_columns([row for _, row in first], settings)
