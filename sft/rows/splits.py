@@ -78,7 +78,7 @@ def local_files(path: Path, settings: Settings) -> LocalFiles:
     """
     if not path.is_dir():
         files = {"train": [DataFile(path, path.name)]}
-        return chosen(whole_or_parts(files), path, {}, settings)
+        return chosen(whole_or_parts(files), path, {}, settings, {})
     names = sorted(walk(path, settings))
     left_out = layouts.without_rows(path, names)
     data = [name for name in names if kind(path / name) and name not in left_out]
@@ -97,18 +97,13 @@ def local_files(path: Path, settings: Settings) -> LocalFiles:
         if name not in {*data, *left_out, *used} and not ABOUT.fullmatch(Path(name).name)
     }
     unused |= {name: why for name in data if name not in used}
-    found = chosen(whole_or_parts(files), path, unused, settings)
-    for selection in (part for several in found.selections.values() for part in several):
-        if pattern := said.missing.get(selection.slice.split):
-            what = f"its README.md names {pattern}, but there is no such data file"
-            raise SettingsError([wrong("DATASET", path, what, "download it, or name the file to train on")])
-    return found
+    return chosen(whole_or_parts(files), path, unused, settings, said.missing)
 
 
 def whole_or_parts(files: dict[str, list[DataFile]]) -> dict[str, list[DataFile]]:
     """Return files by split; the parts instead, if the only file has all splits in it."""
     found = [file for several in files.values() for file in several]
-    if len(found) > 1 or list(files) != ["train"]:
+    if len(found) != 1 or list(files) != ["train"]:
         return files
     (file,) = found
     parts = json_files.parts(file.path) if kind(file.path) == ".json" and file.path.is_file() else []
@@ -164,9 +159,15 @@ def sorted_out(names: list[str], path: Path, words: Callable[[str], list[str]]) 
     return found
 
 
-def chosen(files: dict[str, list[DataFile]], path: Path, unused: dict[str, str], settings: Settings) -> LocalFiles:
-    """Return the rows that are used, of all that there are."""
+def chosen(
+    files: dict[str, list[DataFile]], path: Path, unused: dict[str, str], settings: Settings, missing: dict[str, str]
+) -> LocalFiles:
+    """Return the rows that are used, of all that there are. `missing`: patterns without a file, by split."""
     found = selected(files, settings, path)
+    for selection in (part for several in found.values() for part in several):
+        if pattern := missing.get(selection.slice.split):
+            what = f"its README.md names {pattern}, but there is no such data file"
+            raise SettingsError([wrong("DATASET", path, what, "download it, or name the file to train on")])
     used = {purpose: [selection.slice.split for selection in several] for purpose, several in found.items()}
     if not any(selection.files for selection in found["train"]):
         others = "; ".join(f"{split}: {listed(file.name for file in found)}" for split, found in files.items())
