@@ -1,7 +1,6 @@
 """uv, the one program that can make `.venv` where Python cannot: on the machine already, or fetched into `.uv/`.
 
-It is fetched by pip. Debian and Ubuntu come without pip, but apt can download it without root; and where pip's
-configuration names an index or a folder of wheels, the standard library is enough.
+It is fetched by pip, or by the standard library from where pip would fetch it. Debian and Ubuntu come without pip.
 """
 
 import os
@@ -20,6 +19,7 @@ ROOT = Path(sound.ROOT)
 FOLDER = ROOT / ".uv"
 PROGRAM = FOLDER / "bin" / "uv"
 PIP_PACKAGES = ("python3-pip-whl", "python-pip-whl")  # the second: Debian 11, Ubuntu 20.04
+PUBLIC_INDEX = re.compile(r"""PyPI = PackageIndex\(\s*["'](https://[^"']+/)""")
 
 
 def version() -> str:
@@ -44,7 +44,7 @@ def program() -> Tuple[str, str]:
     FOLDER.mkdir(exist_ok=True)
     why_not = ""
     with tempfile.TemporaryDirectory(dir=str(FOLDER)) as folder:
-        for way in (with_pip, from_index, with_pip_of_apt):
+        for way in (with_pip, from_index, from_public_index):
             wheel, why = way(Path(folder))
             why_not = why or why_not
             if wheel:
@@ -76,15 +76,15 @@ def unpack(wheel: Path) -> None:
 # Three ways to the wheel. Each returns it, or why there is none.
 
 
-def with_pip(folder: Path, *pip: str, **more: str) -> Tuple[Optional[Path], str]:
+def with_pip(folder: Path) -> Tuple[Optional[Path], str]:
     """Download the wheel with this Python's pip."""
-    if not pip and not succeeds(sys.executable, "-m", "pip", "--version"):
+    if not succeeds(sys.executable, "-m", "pip", "--version"):
         return None, ""
-    command = [sys.executable, *(pip or ("-m", "pip")), "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(folder), "uv==" + version()]
-    done = subprocess.run(command, env=dict(os.environ, **more), capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(folder.glob("uv-*.whl"))
-    return (wheels[0], "") if done.returncode == 0 and wheels else (None, "pip: " + reason(done.stderr))
+    return (wheels[0], "") if done.returncode == 0 and wheels else (None, reason(done.stderr))
 
 
 def from_index(folder: Path) -> Tuple[Optional[Path], str]:
@@ -92,19 +92,25 @@ def from_index(folder: Path) -> Tuple[Optional[Path], str]:
     return index.download("uv", version(), pip_settings.settings(os.environ), folder)
 
 
-def with_pip_of_apt(folder: Path) -> Tuple[Optional[Path], str]:
-    """Download pip with apt, which needs no root for that, and the wheel with it."""
-    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+def from_public_index(folder: Path) -> Tuple[Optional[Path], str]:
+    """Download the wheel from the index that pip uses if nothing is configured. apt gets a pip, which names it."""
+    pip = pip_settings.settings(os.environ)
+    if pip.index or pip.no_index:
         return None, ""
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        return None, "no pip"
     for package in PIP_PACKAGES:
         if succeeds("apt-get", "-qq", "download", package, cwd=str(folder)):
             break
     for archive in folder.glob("*.deb"):
         succeeds("dpkg-deb", "-x", str(archive), str(folder))
-    wheels = [str(path) for path in folder.glob("usr/share/python-wheels/*.whl")]
-    if not wheels:
-        return None, "apt cannot download pip"
-    return with_pip(folder, "-m", "pip", PYTHONPATH=":".join(wheels))
+    for wheel in folder.glob("usr/share/python-wheels/pip-*.whl"):
+        with zipfile.ZipFile(str(wheel)) as content:
+            address = PUBLIC_INDEX.search(content.read("pip/_internal/models/index.py").decode())
+        if address:
+            pip.index = address.group(1) + "simple"
+            return index.download("uv", version(), pip, folder)
+    return None, "no pip, and apt cannot download it"
 
 
 def succeeds(*command: str, cwd: Optional[str] = None) -> bool:
