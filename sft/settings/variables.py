@@ -16,8 +16,9 @@ from dotenv.parser import parse_stream
 from sft.errors import UserError
 
 ENV_FILE = Path(".env")
-OF_MAKE = {"PYTHON"}  # the Makefile's own variables
-OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN", "QLORA"}  # docker-compose.yml's own ones
+OF_MAKE = {"PYTHON", "OFFLINE", "BUNDLE", "TORCH_BACKEND"}  # the Makefile's own variables
+# docker-compose.yml's own ones
+OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN", "QLORA", "TORCH_BACKEND"}
 
 
 def from_file(path: Path = ENV_FILE) -> dict[str, str]:

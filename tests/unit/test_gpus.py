@@ -10,7 +10,7 @@ import pytest
 from sft import hostfile
 from sft.errors import SettingsError
 from sft.host import gpus
-from sft.host.doctor import hardware
+from sft.host.doctor import hardware, kernel
 from sft.host.gpus import Gpu
 from sft.host.launch import compose, local
 from sft.host.launch import node as launch
@@ -254,13 +254,13 @@ def test_peer_to_peer_is_switched_off_between_geforce_rtx_40_cards_alone(name, s
         ("Tesla T4", (7, 5), "13.0", "ok"), ("NVIDIA GeForce RTX 4090", (0, 0), "13.0", "ok"),
     ],
 )  # fmt: skip
-def test_a_card_that_torch_has_no_kernels_for_is_named(here, monkeypatch, name, capability, cuda, level):
+def test_a_card_that_torch_has_no_kernels_for_is_named(here, name, capability, cuda, level):
     here([card(0), card(1, name, capability=capability)])
-    monkeypatch.setattr(hardware, "torch_cuda", lambda: cuda)
-    found = hardware.driver(load(None))
+    machine = replace(kernel.machine(), driver="580.126.09")
+    found = kernel.judged(kernel.Found("2.13.0", cuda, ["both"]), machine)
     assert found.level == level
     if level == "failure":
-        assert found.found == f"torch's CUDA {cuda} has no kernels for {name}" and "CUDA 12.6" in found.remedy
+        assert found.found == f"torch's CUDA {cuda} has no kernels for {name}" and "TORCH_BACKEND=cu126" in found.remedy
 
 
 def test_the_check_of_gpus_says_what_cuda_visible_devices_hides(here, monkeypatch):

@@ -18,7 +18,10 @@ from sft.host.commands.constraints import EXTRAS, LEFT_OUT
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"sft", "tests", "benchmarks", "docs", "tasks"}
-ASKED_FOR = {"benchmarks/peer.py": "trl"}  # a program that says itself what it needs
+ASKED_FOR = {
+    "benchmarks/peer.py": "trl",  # a program that says itself what it needs
+    "sft/trainer/kernel.py": "triton",  # torch's builds for CUDA require it, and it does without
+}
 WORLDS = [
     {
         "sys_platform": "linux",

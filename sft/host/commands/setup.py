@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sft import ROOT
-from sft.errors import UserError
+from sft.errors import RunFailed, SftError, UserError
 from sft.host import ownership
 from sft.host.folders import make_folders
 from sft.host.launch import inputs, signals
@@ -95,19 +95,46 @@ def output(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
 
 
 def setup(console: Console) -> None:
-    """Make `.env` and the folders, and prepare data and model. Raises UserError if something is missing."""
+    """Make `.env` and the folders, check torch, and prepare data and model.
+
+    What fails does not keep the rest from being prepared. Raises UserError with a line for everything that is missing.
+    """
     make_env_file(console)
     settings = load()
     inputs.check(settings)
-    in_containers = set_up_docker(settings, make_folders(settings), console)
+    in_containers, missing = False, []
+    made = make_folders(settings)
+    try:
+        in_containers = set_up_docker(settings, made, console)
+    except SftError as error:
+        missing.append(str(error))
+    if not in_containers:  # the image has a torch of its own
+        missing += torch_problem(settings, console)
+    missing += preparation_problem(settings, console)
+    if in_containers:
+        ownership.hand_over(settings)  # again, for what was prepared
+    if missing:
+        raise UserError("\n".join(["some parts are missing; `make demo` works without them:", *missing]))
+    console.print(
+        "ready: `make rows` shows what will be trained, `make train` starts, `make test-env` checks this machine"
+    )
+
+
+def torch_problem(settings: Settings, console: Console) -> list[str]:
+    """Let torch compute, and print the result; return a line if it cannot."""
+    from sft.host.doctor import check, kernel
+
+    try:
+        check.report([kernel.check(settings)], console)
+    except RunFailed:
+        return ["torch: does not compute here; see above"]
+    return []
+
+
+def preparation_problem(settings: Settings, console: Console) -> list[str]:
+    """Prepare data and model; return why that failed, if it did."""
     console.print(f"getting {settings.dataset} and {settings.model_name} (once)")
     command = [sys.executable, "-m", "sft.trainer.data.prepare"]
     environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
     code, said = output(command, environment)
-    if code:
-        raise UserError(error_in(said) or "the preparation failed; see above")
-    if in_containers:
-        ownership.hand_over(settings)  # again, for what was prepared
-    console.print(
-        "ready: `make rows` shows what will be trained, `make train` starts, `make test-env` checks this machine"
-    )
+    return [error_in(said) or "the preparation failed; see above"] if code else []

@@ -11,7 +11,6 @@ from sft import resources
 from sft.errors import UserError
 from sft.host import gpus
 from sft.host.doctor.check import Check
-from sft.host.doctor.installation import torch_cuda
 from sft.host.plan import shapes
 from sft.settings.fields import TINY, Settings
 
@@ -19,9 +18,6 @@ MEMORY_LEAST_GB, DISK_LEAST_GB = 4, 5
 # Bytes per trained weight of a checkpoint, and of the copy in main memory that it is written from: the weight, its fp32
 # copy and two moments. And bytes per weight of a model that is downloaded or exported.
 TRAINED_BYTES, WHOLE_BYTES = 16, 2
-# The oldest Linux driver for a major version of CUDA (NVIDIA's table of CUDA compatibility).
-DRIVERS = {11: 450, 12: 525, 13: 580}
-OLDEST = {13: (7, 5)}  # compute capability of the oldest card that a major version of CUDA has kernels for: Turing
 
 
 def cpu(settings: Settings) -> Check:
@@ -86,22 +82,3 @@ def gpu(settings: Settings) -> Check:
         wanted = f"NODES x GPUS_PER_NODE = {settings.world_size} needed{gpus.unused()}"
         return Check("GPUs", "failure", f"{names}; {wanted}", remedy)
     return Check("GPUs", "ok", names)
-
-
-def driver(_: Settings) -> Check:
-    """Check that driver and cards fit the CUDA version that the installed torch was built for."""
-    cards, cuda = gpus.visible(), torch_cuda()
-    if not cards:
-        return Check("driver", "ok", f"no GPU; torch is built for {'CUDA ' + cuda if cuda else 'the CPU'}")
-    if cuda is None:
-        remedy = "make clean, make setup: with a GPU visible it installs the CUDA build"
-        return Check("driver", "failure", "there is a GPU, but torch is built for the CPU", remedy)
-    version, least = cards[0].driver, DRIVERS.get(int(cuda.split(".")[0]), 0)
-    if int(version.split(".")[0]) < least:
-        what = f"{version} is too old for torch's CUDA {cuda}"
-        return Check("driver", "failure", what, f"install driver {least} or newer: ubuntu-drivers install")
-    for card in cards:
-        if (0, 0) < card.capability < OLDEST.get(int(cuda.split(".")[0]), (0, 0)):
-            remedy = "install torch built for CUDA 12.6, or leave this card out with CUDA_VISIBLE_DEVICES"
-            return Check("driver", "failure", f"torch's CUDA {cuda} has no kernels for {card.name}", remedy)
-    return Check("driver", "ok", f"{version} for torch's CUDA {cuda}")

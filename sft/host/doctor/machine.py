@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sft.errors import UserError
 from sft.host import gpus
-from sft.host.doctor import accounts, hardware, installation
+from sft.host.doctor import accounts, hardware, installation, kernel
 from sft.host.doctor.check import Check
 from sft.host.doctor.probe import PROBE_TIMEOUT_S, probe
 from sft.host.launch import inputs, ports
@@ -57,6 +57,6 @@ def free_port() -> int:
 
 CHECKS: tuple[Callable[[Settings], Check], ...] = (
     installation.env_file, installation.python, installation.packages, installation.extras,
-    hardware.cpu, hardware.memory, hardware.disk, hardware.gpu, hardware.driver,
+    hardware.cpu, hardware.memory, hardware.disk, hardware.gpu, kernel.check,
     port, accounts.wandb_key, model_and_data, accounts.hub_token, accounts.hub_access, all_reduce,
 )  # fmt: skip

@@ -35,7 +35,7 @@ def main() -> None:
             print(f"  {name}: only half of it was installed; it is installed anew", flush=True)
     unfinished.touch()
     python = Path(sys.executable)
-    build = torch_build.install(python, os.environ.get("TORCH_BACKEND", ""))
+    build = torch_build.install(python)
     extras = ",".join(["dev"] * dev + ["gpu"] * (build != backend.CPU))
     print("  DeepSpeed, transformers, datasets and what they need" + ", tools for tests" * dev, flush=True)
     if not pip_install(python, *CONSTRAINTS, "-e", f".[{extras}]" if extras else "."):

@@ -22,6 +22,7 @@ class Backend:
     driver: str
     oldest: tuple[int, int]
     newest: tuple[int, int]
+    public: bool  # what package indexes have under the plain version
 
     def runs_on(self, driver: str) -> bool:
         """Tell whether a driver is new enough."""
@@ -50,7 +51,12 @@ class Choice:
 def backends() -> tuple[Backend, ...]:
     """Return the CUDA builds, the one to prefer first."""
     rows = tomllib.loads(TABLE.read_text(encoding="utf-8"))["backend"]
-    return tuple(Backend(row["name"], row["driver"], tuple(row["oldest"]), tuple(row["newest"])) for row in rows)
+    return tuple(Backend(**row | {"oldest": tuple(row["oldest"]), "newest": tuple(row["newest"])}) for row in rows)
+
+
+def public() -> str:
+    """Return the build that package indexes have under the plain version."""
+    return next(one.name for one in backends() if one.public)
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -72,9 +78,8 @@ def chosen(machine: Machine, asked: str) -> Choice:
     if not running:
         return Choice(CPU, problem=too_old(machine.driver, backends()[-1].driver, machine.cards[0]))
     best = max(running, key=lambda one: len(suiting(one, machine.cards)))  # the first of those that suit as many
-    left_out = [card for card in machine.cards if card not in suiting(best, machine.cards)]
-    if len(left_out) < len(machine.cards):
-        return Choice(best.name, note=without(best, left_out))
+    if suiting(best, machine.cards):
+        return Choice(best.name, note=no_kernels(best, [one for one in machine.cards if not best.has_kernels_for(one)]))
     newer = next((one for one in backends() if suiting(one, machine.cards)), None)
     if newer is None:
         names = ", ".join(sorted({card.name for card in machine.cards}))
@@ -96,23 +101,31 @@ def too_old(driver: str, least: str, card: Card) -> str:
     )
 
 
-def without(backend: Backend, cards: list[Card]) -> str:
-    """Return the line for cards that a build has no kernels for, "" if there are none."""
+def no_kernels(backend: Backend, cards: list[Card]) -> str:
+    """Return the words for cards that a build has no kernels for, "" if there are none."""
     names = ", ".join(sorted({card.name for card in cards}))
-    remedy = "leave it out with CUDA_VISIBLE_DEVICES"
-    return f"torch for CUDA {backend.cuda} has no kernels for {names}; {remedy}" if cards else ""
+    return f"torch's CUDA {backend.cuda} has no kernels for {names}" if cards else ""
 
 
 def objection(machine: Machine, cuda: str | None) -> str:
-    """Return what speaks against an installed torch on this machine, "" if nothing does. `cuda`: None for the CPU."""
+    """Return what speaks against an installed torch on this machine, "" if nothing does. `cuda`: None for the CPU.
+
+    A build that is not in the table is taken to run where one of the same major version of CUDA runs.
+    """
     if not machine.cards:
         return ""
     if cuda is None:
         return "it is built for the CPU, and there is a GPU"
-    backend = next((one for one in backends() if one.cuda == cuda), None)
-    least = backend.driver if backend else {12: "525.60.13", 13: "580.65.06"}.get(numbers(cuda)[0], "")
-    if numbers(machine.driver) < numbers(least):
-        return f"its CUDA {cuda} needs driver {least} or newer, and this one is {machine.driver}"
-    if backend and not suiting(backend, machine.cards):
-        return f"its CUDA {cuda} has no kernels for {machine.cards[0].name}"
+    known = next((one for one in backends() if one.cuda == cuda), None)
+    like = known or next((one for one in backends() if numbers(one.cuda)[0] == numbers(cuda)[0]), None)
+    if like and not like.runs_on(machine.driver):
+        return f"its CUDA {cuda} needs driver {like.driver} or newer, and this one is {machine.driver}"
+    if known and not suiting(known, machine.cards):
+        return no_kernels(known, list(machine.cards))
     return ""
+
+
+def left_out(machine: Machine, cuda: str | None) -> str:
+    """Return which cards an installed torch has no kernels for, "" if there are none."""
+    known = next((one for one in backends() if one.cuda == cuda), None)
+    return no_kernels(known, [card for card in machine.cards if not known.has_kernels_for(card)]) if known else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -42,60 +43,51 @@ def installed(python: Path) -> tuple[str, str | None] | None:
     return (words[0], None if words[1] == "-" else words[1]) if done.returncode == 0 and len(words) == 2 else None
 
 
-def install(python: Path, asked: str) -> str:
+def install(python: Path) -> str:
     """Install torch if it is missing, does not suit this machine, or is not the build asked for. Return the build.
 
     Exits with one line if no build suits, before anything is downloaded, or if none can be had.
     """
     machine = driver.machine()
-    choice = backend.chosen(machine, asked)
+    wanted = asked()
+    choice = backend.chosen(machine, wanted)
     if choice.problem:
         stop(choice.problem)
     if choice.note:
         print(f"  {choice.note}", flush=True)
     there = installed(python)
-    if there and not unfit(there[1], choice.name, machine, asked):
+    if there and not unfit(there[1], choice.name, machine, wanted):
         return name_of(there[1])
     if there:
-        print(f"  torch {there[0]}: {unfit(there[1], choice.name, machine, asked)}; it is replaced", flush=True)
+        print(f"  torch {there[0]}: {unfit(there[1], choice.name, machine, wanted)}; it is replaced", flush=True)
     version = torch_version()
     print(f"  torch {version} for {words_for(choice.name)}: the largest part", flush=True)
-    get(python, version, choice.name, machine)
+    get(python, version, choice.name)
     return choice.name
 
 
-def unfit(cuda: str | None, wanted: str, machine: driver.Machine, asked: str) -> str:
+def unfit(cuda: str | None, wanted: str, machine: driver.Machine, asked_for: str) -> str:
     """Return why the installed torch must be replaced, "" if it stays."""
-    if asked not in ("", "auto") and name_of(cuda) != wanted:
-        return f"is built for {words_for(name_of(cuda))}, and TORCH_BACKEND={asked}"
+    if asked_for not in ("", "auto") and name_of(cuda) != wanted:
+        return f"is built for {words_for(name_of(cuda))}, and TORCH_BACKEND={asked_for}"
     return backend.objection(machine, cuda) if wanted != CPU else ""
 
 
-def get(python: Path, version: str, wanted: str, machine: driver.Machine) -> None:
-    """Install a build from the first place that has it. Exits with one line if none has one that suits."""
+def get(python: Path, version: str, wanted: str) -> None:
+    """Install a build from the first place that has it. Exits with one line if none has."""
     if pip_install(python, *CONSTRAINTS, f"torch=={version}+{wanted}", errors=False):
         return
     if with_uv(python, version, wanted):
         return
-    if pip_install(python, *CONSTRAINTS, "--force-reinstall", "--no-deps", f"torch=={version}", errors=False):
-        got = installed_after(python, version)
-        why_not = backend.objection(machine, got) if wanted != CPU else ""
-        if not why_not:
-            built = words_for(name_of(got))
-            print(f"  PyTorch's index cannot be reached: pip has found torch built for {built}", flush=True)
+    # A public index has one build under the plain version. Every build computes on the CPU.
+    if wanted in (CPU, backend.public()):
+        print("  PyTorch's index cannot be reached: taking the build that pip finds", flush=True)
+        if pip_install(python, *CONSTRAINTS, f"torch=={version}"):
             return
-        stop(f"torch=={version}: only a build that does not suit can be had ({why_not}); connect to PyTorch's index")
     stop(
-        f"torch=={version}: not installed; check the network, or install torch {version} into .venv yourself "
+        f"torch=={version}+{wanted}: not installed; check the network, or install it into .venv yourself "
         "and run this again"
     )
-
-
-def installed_after(python: Path, version: str) -> str | None:
-    """Complete the torch that pip has installed with what it requires; return its CUDA version."""
-    pip_install(python, *CONSTRAINTS, f"torch=={version}")
-    found = installed(python)
-    return found[1] if found else None
 
 
 def with_uv(python: Path, version: str, wanted: str) -> bool:
@@ -109,6 +101,16 @@ def with_uv(python: Path, version: str, wanted: str) -> bool:
     return done.returncode == 0
 
 
+def asked() -> str:
+    """Return TORCH_BACKEND from the environment, or from `.env`, where docker compose reads it too."""
+    given = os.environ.get("TORCH_BACKEND", "")
+    env_file = ROOT / ".env"
+    if given or not env_file.is_file():
+        return given
+    match = re.search(r"^\s*TORCH_BACKEND=[\"']?(\w*)", env_file.read_text(errors="replace"), re.MULTILINE)
+    return match[1] if match else ""
+
+
 def name_of(cuda: str | None) -> str:
     """Return the build of a CUDA version as PyTorch names it."""
     return f"cu{cuda.replace('.', '')}" if cuda else CPU
@@ -117,3 +119,7 @@ def name_of(cuda: str | None) -> str:
 def words_for(name: str) -> str:
     """Return a build in words."""
     return "the CPU" if name == CPU else f"CUDA {name[2:-1]}.{name[-1]}"
+
+
+if __name__ == "__main__":
+    install(Path(sys.executable))

@@ -78,6 +78,7 @@ class Stack:
         """Return the environment of `docker compose`. Secrets are passed here, and on no command line."""
         uid, gid = ownership.owner()
         ours = {"SFT_UID": str(uid), "SFT_GID": str(gid), "SFT_CONTENT": image.content()}
+        ours["TORCH_BACKEND"] = image.torch_backend()
         paths = {name.upper(): str(getattr(self.settings, name)) for name in FOLDERS}
         return dict(os.environ) | ours | paths | self.settings.secrets() | more
 

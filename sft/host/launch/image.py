@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 
 from sft import ROOT
+from sft.errors import UserError
+from sft.host.install import backend, driver
 from sft.host.launch import docker_engine
 from sft.settings import variables
 
@@ -16,6 +19,15 @@ ARGUMENTS = ("BASE_IMAGE", "FLASH_ATTN", "QLORA")
 def name() -> str:
     """Return the image's name."""
     return variables.of_user("SFT_IMAGE") or "sft"
+
+
+@functools.cache
+def torch_backend() -> str:
+    """Return the build of torch in the image: TORCH_BACKEND, or the one for this machine. Raises UserError."""
+    choice = backend.chosen(driver.machine(), variables.of_user("TORCH_BACKEND"))
+    if choice.problem:
+        raise UserError(choice.problem)
+    return choice.name
 
 
 def is_built() -> bool:
@@ -32,6 +44,7 @@ def content() -> str:
         digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
     for argument in ARGUMENTS:
         digest.update(f"{argument}={variables.of_user(argument)}".encode())
+    digest.update(f"TORCH_BACKEND={torch_backend()}".encode())
     return digest.hexdigest()[:16]
 
 
