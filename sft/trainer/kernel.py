@@ -1,10 +1,11 @@
-"""Let the installed torch compute for a moment on every GPU, or on the CPU: `python -m sft.trainer.kernel`.
+"""Let the installed torch compute for a moment: `python -m sft.trainer.kernel --device cuda`, on every GPU, or `cpu`.
 
 Prints one line of JSON. A build that does not suit the driver or a card can be imported, and fails at its first kernel.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from typing import Any
 
@@ -21,12 +22,14 @@ SIZE = 256  # values of the Triton kernel; rows and columns of the matrices
 
 def main() -> None:
     """Print the versions, the devices, and what went wrong: "" for nothing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    device = parser.parse_args().device
     found: dict[str, str | list[str]] = {"torch": str(torch.__version__), "cuda": torch.version.cuda or ""}
     found |= {"devices": [], "triton": triton.__version__ if triton else "", "error": ""}
     try:
-        if torch.version.cuda is None:
-            multiply(torch.device("cpu"))
-        else:
+        multiply(torch.device("cpu"))
+        if device == "cuda":
             torch.cuda.init()
             devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
             found["devices"] = [torch.cuda.get_device_name(device) for device in devices]

@@ -37,8 +37,9 @@ class Found:
 
 def check(_: Settings) -> Check:
     """Check torch by computing with it."""
+    here = machine()
     try:
-        command = [sys.executable, "-m", "sft.trainer.kernel"]
+        command = [sys.executable, "-m", "sft.trainer.kernel", "--device", "cuda" if here.cards else "cpu"]
         done = subprocess.run(
             command, env=dict(os.environ), capture_output=True, text=True, check=False, timeout=TIMEOUT_S
         )
@@ -48,7 +49,7 @@ def check(_: Settings) -> Check:
     found = (
         Found(**json.loads(lines[-1])) if lines else Found(error=last_line(done.stderr) or "it ended without a word")
     )
-    return judged(found, machine(), done.stderr)
+    return judged(found, here, done.stderr)
 
 
 def machine() -> Machine:
