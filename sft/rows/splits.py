@@ -162,7 +162,7 @@ def sorted_out(names: list[str], path: Path, words: Callable[[str], list[str]]) 
 def chosen(
     files: dict[str, list[DataFile]], path: Path, unused: dict[str, str], settings: Settings, missing: dict[str, str]
 ) -> LocalFiles:
-    """Return the rows that are used, of all that there are. `missing`: patterns without a file, by split."""
+    """Return the rows that are used, of all that there are. `missing`: patterns of splits that no file matches."""
     found = selected(files, settings, path)
     for selection in (part for several in found.values() for part in several):
         if pattern := missing.get(selection.slice.split):
