@@ -24,7 +24,7 @@ HARMLESS = (
 INFO = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 
 
-def without_rows(root: Path, names: list[str]) -> dict[str, str]:
+def without_rows(root: Path, names: list[str], settings: Settings) -> dict[str, str]:
     """Return the files of a data set that hold no rows of it, each with why it is left out, if that has to be said.
 
     Raises SettingsError if a file is missing that state.json lists.
@@ -35,9 +35,9 @@ def without_rows(root: Path, names: list[str]) -> dict[str, str]:
             continue
         ignored[name] = ""
         folder = Path(name).parent
-        if missing := [file for file in stored if not (root / folder / file).exists()]:
+        if missing := [file for file in stored if (folder / file).as_posix() not in names]:
             what = f"{name} in it lists {missing[0]}, which is not there"
-            raise SettingsError([wrong("DATASET", root, what, "copy the whole folder")])
+            raise SettingsError([wrong("DATASET", settings.dataset, what, "copy the whole folder")])
         ignored |= {
             other: f"not in {name}"
             for other in names
@@ -78,10 +78,10 @@ def declared(root: Path, data: list[str], settings: Settings) -> Declared:
     splits = json_object(root / "dataset_dict.json").get("splits")
     if isinstance(splits, list):
         return Declared({str(split): [name for name in data if name.startswith(f"{split}/")] for split in splits})
-    configs = configurations(root)
+    configs = configurations(root, settings)
     if not configs:
         return Declared({})
-    config = configuration(configs, root, settings)
+    config = configuration(configs, settings)
     check_reading(config, root)
     folder = str(config.get("data_dir") or "").strip("/")
     patterns = patterns_of(config.get("data_files"))
@@ -95,7 +95,7 @@ def declared(root: Path, data: list[str], settings: Settings) -> Declared:
     return Declared(by_split, folder, missing)
 
 
-def configurations(root: Path) -> dict[str, dict[str, object]]:
+def configurations(root: Path, settings: Settings) -> dict[str, dict[str, object]]:
     """Return the configurations in a README.md, by name. Raises SettingsError for YAML that cannot be read."""
     try:
         readme = (root / "README.md").read_text(encoding="utf-8-sig", errors="replace")
@@ -110,13 +110,13 @@ def configurations(root: Path) -> dict[str, dict[str, object]]:
         content = yaml.safe_load(begins[1])
     except yaml.YAMLError as error:
         what = f"the YAML at the beginning of its README.md cannot be read ({' '.join(str(error).split())})"
-        raise SettingsError([wrong("DATASET", root, what, "fix it, or remove the file")]) from None
+        raise SettingsError([wrong("DATASET", settings.dataset, what, "fix it, or remove the file")]) from None
     found = content.get("configs") if isinstance(content, dict) else None
     configs = [config for config in found if isinstance(config, dict)] if isinstance(found, list) else []
     return {str(config.get("config_name", "default")): config for config in configs}
 
 
-def configuration(configs: dict[str, dict[str, object]], root: Path, settings: Settings) -> dict[str, object]:
+def configuration(configs: dict[str, dict[str, object]], settings: Settings) -> dict[str, object]:
     """Return the configuration that DATASET_CONFIG names, or the only or default one. Raises SettingsError."""
     name = settings.dataset_config
     if name in configs:

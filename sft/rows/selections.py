@@ -26,6 +26,9 @@ class DataFile:
     name: str  # within the data set, as in "train/part-0.jsonl"
     part: str | None = None
 
+    def fetch(self) -> None:
+        """Make sure that the file is here, which a local one is."""
+
     def read(self) -> Iterator[ReadRow]:
         """Yield its rows, with errors in place of those that cannot be read."""
         return read_file(self.path, self.part)
@@ -52,7 +55,7 @@ class Selection:
         return sum(1 for file in self.files for _ in file.read())
 
 
-def selected(files: Mapping[str, list[DataFile]], settings: Settings, path: object) -> dict[str, list[Selection]]:
+def selected(files: Mapping[str, list[DataFile]], settings: Settings) -> dict[str, list[Selection]]:
     """Return the rows that are used of the files of each split: by "train" and "validation"; either may be empty.
 
     Raises SettingsError for splits that are not there.
@@ -62,12 +65,10 @@ def selected(files: Mapping[str, list[DataFile]], settings: Settings, path: obje
         if missing := [part.split for part in asked if part.split not in files]:
             what = f"{settings.dataset} has no split {missing[0]}, but {', '.join(files)}"
             raise SettingsError([wrong(name.upper(), getattr(settings, name), what, "name one of them")])
-    if not train and (split := split_for(["train"], files, path)):
+    if not train and (split := split_for(["train"], files, settings.dataset)):
         train = [Slice(split)]
-    used = {part.split for part in train}
-    if not evaluation and (
-        split := split_for(["validation", "test"], [name for name in files if name not in used], path)
-    ):
+    others = [name for name in files if name not in {part.split for part in train}]
+    if not evaluation and (split := split_for(["validation", "test"], others, settings.dataset)):
         evaluation = [Slice(split)]
     return {
         "train": [Selection(part, files[part.split]) for part in train],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sft.errors import SettingsError, shown, wrong
@@ -72,22 +72,29 @@ class LocalFiles:
 
 
 def local_files(path: Path, settings: Settings) -> LocalFiles:
-    """Return what each file of a data set is for.
+    """Return what each file of a local data set is for.
 
     Raises SettingsError if there is nothing to train on, or if a name can mean two things.
     """
     if not path.is_dir():
-        files = {"train": [DataFile(path, path.name)]}
-        return chosen(whole_or_parts(files), path, {}, settings, {})
-    names = sorted(walk(path, settings))
-    left_out = layouts.without_rows(path, names)
-    data = [name for name in names if kind(path / name) and name not in left_out]
-    if gone := [name for name in data if not (path / name).exists()]:
+        return chosen(whole_or_parts({"train": [DataFile(path, path.name)]}), {}, settings, {})
+    names = sorted(walk(path, settings.data_path))
+    if gone := [name for name in names if kind(path / name) and not (path / name).exists()]:
         what = f"{gone[0]} in it is a link to a file that does not exist"
         raise SettingsError([wrong("DATASET", path, what, "put the file there, or remove the link")])
-    said = layouts.declared(path, data, settings)
-    by_split = said.by_split or named([name for name in data if name.startswith(said.folder)], path)
-    files = {split: [DataFile(path / name, name) for name in found] for split, found in by_split.items()}
+    return files_of(path, names, settings, lambda name: DataFile(path / name, name))
+
+
+def files_of(root: Path, names: list[str], settings: Settings, file: Callable[[str], DataFile]) -> LocalFiles:
+    """Return what each of the files that a data set has is for, as `local_files` does.
+
+    The files that say what the others are for (README.md and the like) are in `root`; `file` makes one of a name.
+    """
+    left_out = layouts.without_rows(root, names, settings)
+    data = [name for name in names if kind(root / name) and name not in left_out]
+    said = layouts.declared(root, data, settings)
+    by_split = said.by_split or named([name for name in data if name.startswith(said.folder)], settings)
+    files = {split: [file(name) for name in found] for split, found in by_split.items()}
     used = {name for found in by_split.values() for name in found}
     why = "the data set does not name it" if said.by_split or said.folder else "its name has no word for a split"
     unused = {name: reason for name, reason in left_out.items() if reason}
@@ -97,7 +104,7 @@ def local_files(path: Path, settings: Settings) -> LocalFiles:
         if name not in {*data, *left_out, *used} and not ABOUT.fullmatch(Path(name).name)
     }
     unused |= {name: why for name in data if name not in used}
-    return chosen(whole_or_parts(files), path, unused, settings, said.missing)
+    return chosen(whole_or_parts(files), unused, settings, said.missing)
 
 
 def whole_or_parts(files: dict[str, list[DataFile]]) -> dict[str, list[DataFile]]:
@@ -106,14 +113,19 @@ def whole_or_parts(files: dict[str, list[DataFile]]) -> dict[str, list[DataFile]
     if len(found) != 1 or list(files) != ["train"]:
         return files
     (file,) = found
+    if kind(file.path) == ".json":
+        file.fetch()
     parts = json_files.parts(file.path) if kind(file.path) == ".json" and file.path.is_file() else []
-    return {part: [DataFile(file.path, f"{file.name}[{part}]", part)] for part in parts} or files
+    return {part: [replace(file, name=f"{file.name}[{part}]", part=part)] for part in parts} or files
 
 
-def walk(root: Path, settings: Settings) -> Iterator[str]:
-    """Yield the names of all files in a folder and its subfolders, links followed, without those that are hidden."""
+def walk(root: Path, data_path: Path) -> Iterator[str]:
+    """Yield the names of all files in a folder and its subfolders, links followed, without those that are hidden.
+
+    Folders that the project keeps in `data_path` are no data of the user's.
+    """
     seen = set()
-    own = settings.data_path.resolve()
+    own = data_path.resolve()
     for folder, folders, files in os.walk(root, followlinks=True):
         here = Path(folder)
         real = here.resolve()
@@ -127,7 +139,7 @@ def walk(root: Path, settings: Settings) -> Iterator[str]:
         yield from ((here / name).relative_to(root).as_posix() for name in files if not name.startswith("."))
 
 
-def named(names: list[str], path: Path) -> dict[str, list[str]]:
+def named(names: list[str], settings: Settings) -> dict[str, list[str]]:
     """Return the files of each split by their names."""
     shards: dict[str, list[str]] = {}
     for name in names:
@@ -135,44 +147,44 @@ def named(names: list[str], path: Path) -> dict[str, list[str]]:
             shards.setdefault(found[1], []).append(name)
     if shards:
         return shards
-    by_folder = sorted_out(names, path, lambda name: name.split("/")[:-1])
+    by_folder = sorted_out(names, settings, lambda name: name.split("/")[:-1])
     rest = [name for name in names if all(name not in found for found in by_folder.values())]
     if by_folder.get("train"):
         return by_folder
-    by_name = sorted_out(rest, path, lambda name: name.split("/")[-1:])
+    by_name = sorted_out(rest, settings, lambda name: name.split("/")[-1:])
     rest = [name for name in rest if all(name not in found for found in by_name.values())]
     both = {split: by_folder.get(split, []) + by_name.get(split, []) for split in WORDS}
     both["train"] = both["train"] or rest
     return {split: found for split, found in both.items() if found}
 
 
-def sorted_out(names: list[str], path: Path, words: Callable[[str], list[str]]) -> dict[str, list[str]]:
+def sorted_out(names: list[str], settings: Settings, words: Callable[[str], list[str]]) -> dict[str, list[str]]:
     """Return files by the splits that these parts of their names name. Raises SettingsError for one that names two."""
     found: dict[str, list[str]] = {}
     for name in names:
         splits = [split for split, pattern in PATTERNS.items() if any(pattern.search(word) for word in words(name))]
         if "train" in splits and len(splits) > 1:
             what = f"{name} names two splits, {' and '.join(splits)}"
-            raise SettingsError([wrong("DATASET", path, what, "rename it, or give the file to train on")])
+            raise SettingsError([wrong("DATASET", settings.dataset, what, "rename it, or give the file to train on")])
         if splits:
             found.setdefault(splits[0], []).append(name)
     return found
 
 
 def chosen(
-    files: dict[str, list[DataFile]], path: Path, unused: dict[str, str], settings: Settings, missing: dict[str, str]
+    files: dict[str, list[DataFile]], unused: dict[str, str], settings: Settings, missing: dict[str, str]
 ) -> LocalFiles:
     """Return the rows that are used, of all that there are. `missing`: patterns of splits that no file matches."""
-    found = selected(files, settings, path)
+    found = selected(files, settings)
     for selection in (part for several in found.values() for part in several):
         if pattern := missing.get(selection.slice.split):
             what = f"its README.md names {pattern}, but there is no such data file"
-            raise SettingsError([wrong("DATASET", path, what, "download it, or name the file to train on")])
+            raise SettingsError([wrong("DATASET", settings.dataset, what, "download it, or name the file to train on")])
     used = {purpose: [selection.slice.split for selection in several] for purpose, several in found.items()}
     if not any(selection.files for selection in found["train"]):
         others = "; ".join(f"{split}: {listed(file.name for file in found)}" for split, found in files.items())
         what = f"holds no training file ({KINDS})" + (f", only {others}" if others else "")
-        raise SettingsError([wrong("DATASET", path, what, "add train.jsonl, or give the file to train on")])
+        raise SettingsError([wrong("DATASET", settings.dataset, what, "add train.jsonl, or give the file to train on")])
     for split, several in files.items():
         if split not in used["train"] + used["validation"]:
             evaluation = f"evaluation is on the {', '.join(used['validation'])} files"

@@ -7,7 +7,7 @@ import pytest
 
 from sft.rows import forms
 from sft.settings.load import load
-from sft.trainer.data import hub
+from sft.trainer.data import sources
 
 USER, ANSWER = {"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "5", "weight": 1}
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
@@ -24,15 +24,16 @@ MIXED = [{**ROWS[0], "messages": [USER | {"content": ["2+", "3?"]}, ROWS[0]["mes
 
 
 @pytest.mark.parametrize("rows", [ROWS, MIXED])
-def test_a_data_set_of_the_hub_gives_what_json_lines_give(rows, tmp_path, monkeypatch):
+def test_what_the_library_pushes_to_the_hub_gives_what_json_lines_give(rows, tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     stored = datasets.load_dataset("json", data_files=str(path), cache_dir=str(tmp_path / "cache"))
     assert "Json" in str(stored["train"].features["messages"]) or rows is ROWS
-    monkeypatch.setattr(hub, "load", lambda settings: stored)
-    settings = load(None, dataset="org/set")
-    places, read = zip(*hub.readers(settings)["train"], strict=True)
-    assert places == ("org/set[train]:row 0", "org/set[train]:row 1")
+    pushed = tmp_path / "train-00000-of-00001.parquet"
+    stored["train"].to_parquet(pushed)
+    settings = load(None, dataset=str(pushed))
+    places, read = zip(*sources.readers(settings)["train"], strict=True)
+    assert places == (f"{pushed}:row 1", f"{pushed}:row 2")
     expected = [forms.convert(row, "x", settings) for row in rows]
     assert [forms.convert(row, "x", settings) for row in read] == expected
     assert [list(tool["function"]["parameters"]["properties"]) for tool in expected[0].tools] == [["a"], ["b"]]

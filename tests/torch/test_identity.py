@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import replace
 
-import datasets
 import pytest
 
 from sft import hostfile
@@ -15,7 +14,7 @@ from sft.run import lifecycle, typed_json
 from sft.run.records import PreparedData, Split
 from sft.settings import deepspeed
 from sft.settings.load import DEMO_SETTINGS
-from sft.trainer.data import base_model, hub, identity, prepare, prepared_data, sources
+from sft.trainer.data import base_model, identity, prepare, prepared_data, sources
 from tests.settings import decided, decision
 
 from ..unit.test_unfinished import checkpoint
@@ -236,7 +235,7 @@ def test_a_resumed_run_asks_the_hub_for_the_commits_that_it_began_with(run):
 
 
 def test_prepared_data_of_another_commit_of_the_branch_is_not_taken(settings, tiny):
-    of_hub = settings.model_copy(update={"dataset": "openai/gsm8k", "dataset_revision": "main"})
+    of_hub = Settings.of(settings, dataset="openai/gsm8k", dataset_revision="main")
     for revision, commit in (("main", "e" * 40), ("d" * 40, "d" * 40)):
         key = prepared_data.cache_key(of_hub.model_copy(update={"dataset_revision": revision}), tiny)
         folder = settings.data_path / "prepared" / key
@@ -247,15 +246,3 @@ def test_prepared_data_of_another_commit_of_the_branch_is_not_taken(settings, ti
     assert prepared_data.prepared_data(of_hub, tiny)[1].commit == "e" * 40
     for commit in ("d" * 40, "e" * 40):
         assert prepared_data.prepared_data(of_hub, tiny, commit)[1].commit == commit
-
-
-def test_the_commit_of_a_data_set_of_the_hub_is_that_of_the_rows_that_were_read(settings, tmp_path, monkeypatch):
-    """The stand-in for the hub gives rows from a file that lies where `datasets` keeps downloaded ones."""
-    folder = tmp_path / "hub" / "openai___gsm8k" / "main" / "0.0.0" / ("d" * 40)
-    folder.mkdir(parents=True)
-    with datasets.arrow_writer.ArrowWriter(path=str(folder / "gsm8k-train.arrow")) as writer:
-        writer.write({"question": "1 + 1?", "answer": "2"})
-        writer.finalize()
-    rows = datasets.DatasetDict(train=datasets.Dataset.from_file(str(folder / "gsm8k-train.arrow")))
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
-    assert hub.commit(settings.model_copy(update={"dataset": "openai/gsm8k"})) == "d" * 40

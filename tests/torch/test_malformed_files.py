@@ -12,6 +12,7 @@ import pytest
 
 from sft.errors import DataError
 from sft.rows.files import read_file
+from sft.settings.fields import Settings
 from sft.trainer.data import sources
 
 from . import chat_templates
@@ -105,7 +106,7 @@ def spoil_bytes(content, draw):
 
 def read(path, tokeniser):
     """Return how many rows a file gives, or the errors that are said of it."""
-    found = tokeniser.rows(sources.read_local(path, tokeniser.settings)["train"])
+    found = tokeniser.rows(sources.readers(Settings.of(tokeniser.settings, dataset=str(path)))["train"])
     errors = [row for row in found if isinstance(row, DataError)]
     return errors or len(found)
 

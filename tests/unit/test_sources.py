@@ -17,7 +17,7 @@ ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "größer?\nja", "an
 
 
 def read(path):
-    return [row for _, row in sources.read_local(path, SETTINGS)["train"]]
+    return [row for _, row in sources.readers(load(None, dataset=str(path)))["train"]]
 
 
 def test_every_kind_of_file_gives_the_same_rows(tmp_path):
@@ -58,7 +58,7 @@ def test_what_is_malformed_is_named_by_file_and_line(tmp_path, name, content, me
 
 def test_a_folder_without_rows_is_an_error(tmp_path):
     with pytest.raises(SettingsError, match="holds no training file"):
-        sources.read_local(tmp_path, SETTINGS)
+        sources.readers(load(None, dataset=str(tmp_path)))
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(SettingsError, match="has an unknown file type"):
         read(tmp_path / "a.txt")

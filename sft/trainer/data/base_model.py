@@ -15,7 +15,8 @@ from sft.settings.fields import TINY, Settings
 from sft.trainer.data import hub, sources
 from sft.trainer.data.hashes import file_hash, short_hash
 from sft.trainer.data.prepared_data import data_key
-from sft.trainer.model.hub import FILES, WITHOUT_WEIGHTS, check_code, download, is_cached
+from sft.trainer.hub import Repository, download
+from sft.trainer.model.hub import FILES, WITHOUT_WEIGHTS, check_code, is_cached
 
 
 def base_model(settings: Settings) -> Path:
@@ -34,9 +35,9 @@ def base_model(settings: Settings) -> Path:
     local = model_files.local_model(settings)
     if local is None and sources.dataset_folder(settings) is None and not is_cached(settings):
         hub.check(settings)  # before gigabytes are downloaded
-    folder = local or download(settings, FILES)
+    folder = local or download(Repository.of_model(settings), FILES)
     if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
-        folder = download(settings, [*FILES, *(f"*{suffix}" for suffix in model_files.PICKLED)])
+        folder = download(Repository.of_model(settings), [*FILES, *(f"*{suffix}" for suffix in model_files.PICKLED)])
     model_files.check_folder(folder, settings)
     if model_files.has_code(folder):
         check_code(folder, settings)
@@ -50,7 +51,7 @@ def tokenizer_folder(settings: Settings) -> Path:
     """
     if settings.model_name == TINY:
         return base_model(settings)
-    folder = model_files.local_model(settings) or download(settings, WITHOUT_WEIGHTS)
+    folder = model_files.local_model(settings) or download(Repository.of_model(settings), WITHOUT_WEIGHTS)
     model_files.check_without_weights(folder, settings)
     if model_files.has_code(folder):
         check_code(folder, settings)

@@ -1,71 +1,132 @@
-"""Data sets on the hub: loaded once into DATA_PATH/hub, and checked before anything large is downloaded."""
+"""Data sets on the hub: the files that the settings ask for, downloaded into DATA_PATH/hub and read like local ones."""
 
 from __future__ import annotations
 
+import functools
+import glob
 import itertools
-import re
+import json
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
-from sft.errors import SettingsError, wrong
-from sft.rows import arrow
-from sft.rows.files.arrow_files import BATCH_ROWS
+from sft.errors import DataError, SettingsError, wrong
 from sft.rows.forms import kinds
 from sft.rows.forms.columns import Columns
 from sft.rows.look import check_columns
-from sft.rows.row import ReadRow, row_or_error
-from sft.rows.split_names import split_for
+from sft.rows.row import ReadRow
+from sft.rows.selections import DataFile
+from sft.rows.splits import LocalFiles, files_of, walk
+from sft.run import files
 from sft.settings.fields import Settings
+from sft.trainer.hub import Repository, download, explained
 
+ABOUT = ["README.md", "*dataset_dict.json", "*state.json"]  # files that say what the others are for
+CONVERTED = "refs/convert/parquet"  # the branch to which the hub has converted data sets of other kinds
 COLUMN_ROWS = 100  # at least one of them must have the columns
+LARGE_BYTES = 2 * 2**30  # a download that is announced
 
 
-def load(settings: Settings) -> Any:
-    """Return a data set from the hub, downloaded once into DATA_PATH/hub. Raises SettingsError if that fails."""
-    import datasets
+@dataclass(frozen=True)
+class HubFile(DataFile):
+    """A file of a data set on the hub. Errors call it by its name there."""
 
+    repository: Repository = field(kw_only=True)
+
+    def fetch(self) -> None:
+        """Download it, unless it is there."""
+        if not self.path.is_file():
+            download(self.repository, [glob.escape(self.name)])
+
+    def read(self) -> Iterator[ReadRow]:
+        self.fetch()
+        name = f"{self.repository.name}/{self.name}"
+        for where, row in super().read():
+            there = where.replace(str(self.path), name)
+            yield there, DataError(str(row).replace(str(self.path), name)) if isinstance(row, DataError) else row
+
+
+def find(settings: Settings) -> LocalFiles:
+    """Return what each file of a data set on the hub is for; it is downloaded when it is read. Raises SettingsError."""
+    repository = pinned(Repository.of_dataset(settings))
+    sizes = listing(repository)
+    check_kind(repository, list(sizes))
+
+    def file(name: str) -> HubFile:
+        return HubFile(repository.snapshot / name, name, repository=repository)
+
+    return files_of(repository.snapshot, sorted(sizes), settings, file)
+
+
+def commit(settings: Settings) -> str:
+    """Return the commit that DATASET_REVISION stands for, from the first time that this process asked."""
+    return pinned(Repository.of_dataset(settings)).revision
+
+
+@functools.cache
+def pinned(repository: Repository) -> Repository:
+    """Return the data set at the commit of its revision, so that a branch that moves cannot mix two versions."""
+    root = download(repository, ABOUT)
+    return Repository(repository.kind, repository.name, root.name, repository.cache, repository.token)
+
+
+def listing(repository: Repository) -> dict[str, int]:
+    """Return the sizes of all files of a commit, which are kept for when the hub cannot be reached."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    kept = repository.folder / "listings" / f"{repository.revision}.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text()))
+    api = HfApi(token=repository.token or None)
     try:
-        return datasets.load_dataset(
-            settings.dataset,
-            settings.dataset_config or None,
-            revision=settings.dataset_revision,
-            cache_dir=str(settings.data_path / "hub"),
-            token=settings.huggingface_api_key.get_secret_value() or None,
+        entries = api.list_repo_tree(
+            repository.name, recursive=True, revision=repository.revision, repo_type=repository.kind
         )
-    except PermissionError:
-        raise
-    except Exception as error:  # the data set's files, the network, or the HTTP library, whichever that is
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:200]}"
-        remedy = "check the name, DATASET_CONFIG and the network, or give a local file or folder"
-        raise SettingsError([wrong("DATASET", settings.dataset, f"cannot be loaded ({reason})", remedy)]) from None
+        sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+    except Exception as error:  # explained raises again what is not about the hub
+        names = walk(repository.snapshot, repository.cache)
+        there = {name: (repository.snapshot / name).stat().st_size for name in names}
+        if len(there) <= len(ABOUT):
+            raise explained(error, repository) from None
+        return there  # from the user's Hugging Face cache
+    kept.parent.mkdir(exist_ok=True)
+    files.write_json(kept, sizes)
+    return sizes
 
 
-def commit(settings: Settings) -> str | None:
-    """Return the commit that DATASET_REVISION stood for when the data set was loaded, or None if it is not known.
+def check_kind(repository: Repository, names: list[str]) -> None:
+    """Raise SettingsError for a data set that is a Python script: what its files mean, only the script knows."""
+    script = f"{repository.name.rpartition('/')[2]}.py"
+    if script in names:
+        what = f"is a Python script ({script}), which is not run"
+        raise repository.wrong(
+            what, f"set DATASET_REVISION={CONVERTED} for the hub's copy without one, or take another"
+        )
 
-    It is part of the path under which `datasets` stores the rows.
+
+def fetch(settings: Settings) -> LocalFiles:
+    """Find the files, and download those of which every row is needed or has to be counted.
+
+    Those of a slice such as train[:1000] come one by one when it is read, until it ends. Raises SettingsError.
     """
-    folders = (Path(file["filename"]).parts for split in load(settings).values() for file in split.cache_files)
-    return next((part for parts in folders for part in parts if re.fullmatch("[0-9a-f]{40}", part)), None)
-
-
-def readers(settings: Settings) -> dict[str, Iterator[ReadRow]]:
-    """Return readers of a hub data set's training and validation rows. Raises SettingsError without training rows."""
-    splits = load(settings)
-    train = split_for(["train"], splits, settings.dataset)
-    held_out = split_for(["validation", "test"], splits, settings.dataset)
-    if train is None:
-        has = ", ".join(splits)
-        raise SettingsError([wrong("DATASET", settings.dataset, f"has no train split but {has}", "use another one")])
-
-    def rows(split: str) -> Iterator[ReadRow]:
-        as_written = arrow.as_written(splits[split].features.arrow_schema)
-        tables = splits[split].with_format("arrow").iter(BATCH_ROWS)
-        for number, row in enumerate(row for table in tables for row in table.to_pylist()):
-            yield row_or_error(as_written, f"{settings.dataset}[{split}]:row {number}", row)
-
-    return {"train": rows(train), "validation": rows(held_out) if held_out else iter(())}
+    found = find(settings)
+    repository = pinned(Repository.of_dataset(settings))
+    selections = [selection for several in found.selections.values() for selection in several]
+    whole = [part for part in selections if part.slice.stop is None or part.slice.needs_count]
+    missing = list(dict.fromkeys(file.name for part in whole for file in part.files if not file.path.is_file()))
+    if not missing:
+        return found
+    sizes = listing(repository)
+    needed, free = sum(sizes.get(name, 0) for name in missing), shutil.disk_usage(repository.cache).free
+    if needed > free:
+        what = f"{repository.name} needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free"
+        remedy = "choose another disk, or fewer rows, as in TRAIN_SPLIT=train[:1000]"
+        raise SettingsError([wrong("DATA_PATH", repository.cache.parent, what, remedy)])
+    if needed > LARGE_BYTES:
+        print(f"downloading {needed / 1e9:.1f} GB of {repository.name}; TRAIN_SPLIT=train[:1000] would need less")
+    download(repository, [glob.escape(name) for name in missing])
+    return found
 
 
 def check(settings: Settings) -> None:
@@ -73,11 +134,8 @@ def check(settings: Settings) -> None:
 
     Raises SettingsError if it cannot be loaded, or lacks the columns, and DataError for preferences and pictures.
     """
-    first = [
-        (where, row)
-        for where, row in itertools.islice(readers(settings)["train"], COLUMN_ROWS)
-        if isinstance(row, dict)
-    ]
+    rows = (row for selection in find(settings).selections["train"] for row in selection.read())
+    first = [(where, row) for where, row in itertools.islice(rows, COLUMN_ROWS) if isinstance(row, dict)]
     for where, row in first:
         if problem := kinds.problem(Columns.of(row, where, settings)):
             raise problem

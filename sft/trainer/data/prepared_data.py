@@ -127,16 +127,16 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
     long_rows.check(train, "training", settings)
     if not train.rows:
         raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
-    local = dataset_folder(settings)
-    there = local_files(local, settings) if local else None
-    if there:
-        print("\n".join(there.lines()), file=sys.stderr, flush=True)
+    if settings.eval_split and not held_out.rows:
+        raise DataError(f"EVAL_SPLIT={shown(settings.eval_split)}: has no rows to evaluate on; name others")
+    local, there = dataset_folder(settings), sources.data_files(settings)
+    print("\n".join(there.lines()), file=sys.stderr, flush=True)
     found = PreparedData(
         train=train,
         validation=held_out,
         hash=short_hash(*(file_hash(path) for path in sorted(folder.glob("*/*")))),
-        files={file.name: kept_hash(file.path, settings.data_path) for file in there.used} if there else None,
-        splits=splits_of(there) if there else None,
+        files={file.name: kept_hash(file.path, settings.data_path) for file in there.used} if local else None,
+        splits=splits_of(there),
         row_counts=row_counts(training.number + validation.number, train, held_out),
         commit=None if local else hub.commit(settings),
         settings=settings.of_data(),

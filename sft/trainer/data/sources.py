@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sft.rows.row import ReadRow
 from sft.rows.selections import check_apart
-from sft.rows.splits import local_files
+from sft.rows.splits import LocalFiles, local_files
 from sft.run import files
 from sft.settings.fields import DEMO, Settings
 from sft.trainer.data import demo, hub
@@ -26,6 +26,8 @@ def splits(settings: Settings) -> tuple[Iterator[ReadRow], Iterator[ReadRow]]:
     know their number, all rows are read once before: they are never in memory together.
     """
     source = readers(settings)
+    if settings.eval_split:
+        return source["train"], source["validation"]
     first = next(source["validation"], None)
     if first is not None:
         return source["train"], itertools.chain([first], source["validation"])
@@ -38,9 +40,18 @@ def splits(settings: Settings) -> tuple[Iterator[ReadRow], Iterator[ReadRow]]:
 
 
 def readers(settings: Settings) -> dict[str, Iterator[ReadRow]]:
-    """Return readers of the rows that the data set itself has, by split: `train`, and `validation`, maybe empty."""
+    """Return readers of the rows that the data set itself has, by purpose: `train`, and `validation`, maybe empty."""
+    found = data_files(settings).selections
+    check_apart(found, settings)
+    return {
+        purpose: (row for selection in selections for row in selection.read()) for purpose, selections in found.items()
+    }
+
+
+def data_files(settings: Settings) -> LocalFiles:
+    """Return what each file of the data set is for; those on the hub are downloaded, as far as they are needed."""
     local = dataset_folder(settings)
-    return read_local(local, settings) if local else hub.readers(settings)
+    return local_files(local, settings) if local else hub.fetch(settings)
 
 
 def dataset_folder(settings: Settings) -> Path | None:
@@ -56,12 +67,3 @@ def dataset_folder(settings: Settings) -> Path | None:
         return folder
     path = Path(settings.dataset).expanduser()
     return path if path.exists() else None
-
-
-def read_local(path: Path, settings: Settings) -> dict[str, Iterator[ReadRow]]:
-    """Return readers of a local data set's training and validation rows (the latter may be empty)."""
-    found = local_files(path, settings).selections
-    check_apart(found, settings)
-    return {
-        purpose: (row for selection in selections for row in selection.read()) for purpose, selections in found.items()
-    }
