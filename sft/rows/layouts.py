@@ -82,7 +82,7 @@ def declared(root: Path, data: list[str], settings: Settings) -> Declared:
     if not configs:
         return Declared({})
     config = configuration(configs, settings)
-    check_reading(config, root)
+    check_reading(config, settings)
     folder = str(config.get("data_dir") or "").strip("/")
     patterns = patterns_of(config.get("data_files"))
     by_split, missing = dict[str, list[str]](), dict[str, str]()
@@ -130,13 +130,15 @@ def configuration(configs: dict[str, dict[str, object]], settings: Settings) -> 
     raise SettingsError([wrong("DATASET_CONFIG", name, what, remedy)])
 
 
-def check_reading(config: dict[str, object], root: Path) -> None:
+def check_reading(config: dict[str, object], settings: Settings) -> None:
     """Raise SettingsError for options with which `datasets` would read other rows out of the files."""
     options = {name: value for name, value in config.items() if name not in HARMLESS}
     if options:
         said = shown(", ".join(f"{name}: {json.dumps(value, default=str)}" for name, value in options.items()))
         what = f"its README.md has options for reading its files that are not followed here ({said})"
-        raise SettingsError([wrong("DATASET", root, what, "write the rows as JSON lines, and give that file")])
+        raise SettingsError(
+            [wrong("DATASET", settings.dataset, what, "write the rows as JSON lines, and give that file")]
+        )
 
 
 def patterns_of(data_files: object) -> dict[str, list[str]]:

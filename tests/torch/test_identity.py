@@ -13,6 +13,7 @@ from sft.host.launch.open import open_run
 from sft.run import lifecycle, typed_json
 from sft.run.records import PreparedData, Split
 from sft.settings import deepspeed
+from sft.settings.fields import Settings
 from sft.settings.load import DEMO_SETTINGS
 from sft.trainer.data import base_model, identity, prepare, prepared_data, sources
 from tests.settings import decided, decision
