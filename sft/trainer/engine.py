@@ -29,8 +29,9 @@ from sft.trainer.loss import TargetLoss
 from sft.trainer.model import adapter, quantised
 from sft.trainer.model.load import load_model
 
-# Liger's kernels that replace single modules. The loss is not among them: loss.py has its own.
-LIGER = {"rope": True, "swiglu": True, "rms_norm": True, "cross_entropy": False, "fused_linear_cross_entropy": False}
+# Liger's kernels that replace single modules. Its losses are not among them: loss.py has its own.
+LIGER = ("rope", "swiglu", "rms_norm")
+LIGER_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
 
 
 def start_engine(
@@ -75,8 +76,12 @@ def model_to_train(path: Path, settings: Decided, config: DsConfig, world: World
     """Load a model with everything that training changes in it, such as an adapter (all ranks)."""
     model = load_model(path, settings, world.device, config)
     model.config.use_cache = False
-    if settings.gradient_checkpointing:
+    if settings.gradient_checkpointing and model.supports_gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    elif settings.gradient_checkpointing and world.is_main:
+        print(
+            f"{type(model).__name__} cannot recompute activations: training without GRADIENT_CHECKPOINTING", flush=True
+        )
     if settings.lora_rank:
         adapter.add(model, settings)
     model.train()
@@ -107,15 +112,23 @@ def gathers_whole_layers(engine: DeepSpeedEngine) -> bool:
 
 
 def take_liger_kernels(model: torch.nn.Module, world: World) -> None:
-    """Replace modules of the model by Liger's. If Liger does not load, train without it and say so."""
+    """Replace modules of the model by Liger's, kernel by kernel: a family may lack one. Print what is left out."""
+    missing = []
     try:
         from transformers.integrations.liger import apply_liger_kernel  # imports peft, which takes a second
 
-        apply_liger_kernel(model, LIGER)
+        for kernel in LIGER:
+            alone = {name: name == kernel for name in (*LIGER, *LIGER_LOSSES)}
+            try:
+                apply_liger_kernel(model, alone)
+            except (NotImplementedError, AttributeError, TypeError, ValueError):
+                missing.append(kernel)
     except (ImportError, OSError) as error:
         if world.is_main:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             print(f"liger-kernel does not load ({reason}): training without it", flush=True)
+    if missing and world.is_main:
+        print(f"{type(model).__name__} has no {', '.join(missing)} kernel in Liger: its own is used", flush=True)
 
 
 def import_muon() -> None:

@@ -30,7 +30,9 @@ class TargetLoss(torch.nn.Module):
         self.model = model
         self.own_attention = model.config._attn_implementation
         head = model.get_output_embeddings()
-        self.head_loss = HeadLoss(head) if isinstance(head, torch.nn.Linear) else None
+        # Without a part that ends before the head (Llama 4's class for text), the model computes its own logits.
+        is_apart = isinstance(head, torch.nn.Linear) and model.base_model is not model
+        self.head_loss = HeadLoss(head) if is_apart else None
 
     def forward(
         self,
@@ -62,7 +64,8 @@ class HeadLoss(torch.nn.Module):
     def forward(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the summed cross entropy in fp32, a scalar, of `hidden` [targets, size] and `targets` [targets]."""
         train_weight = self.weight.requires_grad and torch.is_grad_enabled()
-        return LinearCrossEntropy.apply(hidden, self.weight, self.bias, targets, train_weight)
+        # Some families keep their hidden states in fp32 and cast them before the head.
+        return LinearCrossEntropy.apply(hidden.to(self.weight.dtype), self.weight, self.bias, targets, train_weight)
 
 
 class LinearCrossEntropy(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -22,8 +23,8 @@ from sft.trainer import distributed
 from tests.zoo import tiny, trial
 from tests.zoo.trial import Found, Result
 
-WAYS = ("packed", "padded", "lora")
 POLL_S = 0.05
+FIRST_PORT, PORTS = 12_000, 40
 
 
 def families() -> list[str]:
@@ -77,9 +78,8 @@ def one(family: str, ways: list[str], scratch: Path, device: str) -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     warnings.simplefilter("ignore")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ |= {"MASTER_PORT": str(probe.getsockname()[1]), "MASTER_ADDR": "127.0.0.1"}
+    port = free_port(FIRST_PORT + PORTS * (os.getpid() % 500))  # no two families look for theirs in the same place
+    os.environ |= {"MASTER_PORT": str(port), "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     result = Result(family)
     try:
@@ -97,6 +97,15 @@ def one(family: str, ways: list[str], scratch: Path, device: str) -> None:
             out.write_text(result.line() + "\n")
     out.write_text(result.line() + "\n")
     os._exit(0)  # without the ends of libraries, which may wait for other processes
+
+
+def free_port(first: int) -> int:
+    """Return the first port that nobody uses, from `first` on."""
+    for port in range(first, first + PORTS):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no free port from {first} on")
 
 
 def result_of(family: str, scratch: Path, late: bool) -> Result:

@@ -19,7 +19,6 @@ from sft.run.records import CheckpointFile
 from sft.trainer import distributed
 from sft.trainer.checkpoint import universal
 from sft.trainer.distributed import World
-from sft.trainer.model import adapter
 
 
 def describe(path: Path) -> CheckpointFile:
@@ -69,7 +68,8 @@ def resume(engine: DeepSpeedEngine, run: Run, world: World) -> int:
             content = manifest(folder)
             assert content is not None
             if content.world_size == world.world_size:
-                strict = not adapter.is_adapted(engine.module.model)  # checkpoints of an adapter have no frozen weights
+                # Checkpoints have no frozen weights: those under an adapter, and a few that some families never train.
+                strict = all(parameter.requires_grad for parameter in engine.module.parameters())
                 engine.load_checkpoint(
                     str(run.checkpoints), tag=folder.name, load_module_strict=strict, load_lr_scheduler_states=False
                 )

@@ -84,12 +84,17 @@ def as_many_as_fit(model: Any, prompt_tokens: int, settings: Settings) -> int:
     if model.device.type != "cuda":
         return CPU_ANSWERS_AT_ONCE
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    inner_size = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+
+    def size(name: str, default: int) -> int:
+        found = getattr(config, name, None) or default
+        return int(max(found)) if isinstance(found, list | tuple) else int(found)  # some families: one for each layer
+
+    hidden = size("hidden_size", model.get_input_embeddings().embedding_dim)
+    heads = size("num_attention_heads", 1)
+    keys = size("num_key_value_heads", heads) * size("head_dim", hidden // heads)
     item = model.dtype.itemsize
-    cached = 2 * config.num_hidden_layers * heads * head_size * item  # bytes of a token's keys and values
-    activations = 4 * (config.hidden_size + inner_size) * item  # bytes of a prompt's token on its way through a layer
+    cached = 2 * size("num_hidden_layers", 1) * keys * item  # bytes of a token's keys and values
+    activations = 4 * (hidden + size("intermediate_size", 4 * hidden)) * item  # of a prompt's token in a layer
     tokens = prompt_tokens + settings.max_new_tokens
     bytes_per_answer = tokens * cached + prompt_tokens * activations + LOGITS_BYTES * config.vocab_size
     free, _ = torch.cuda.mem_get_info()

@@ -49,7 +49,12 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
             parameter.data = parameter.data.to(model.dtype)
     # ZeRO-3 takes a layer's gradients for complete once that of its input is there. So the first layer's input needs
     # one too, although the embeddings that compute it are frozen.
-    model.enable_input_require_grads()
+    model.get_input_embeddings().register_forward_hook(require_gradient)
+
+
+def require_gradient(_module: torch.nn.Module, _input: object, output: torch.Tensor) -> torch.Tensor:
+    """Let an embedding's output have a gradient. A copy does: some families scale what they get in place."""
+    return output.requires_grad_().clone() if not output.requires_grad else output
 
 
 def target_names(settings: Settings) -> list[str]:

@@ -32,16 +32,43 @@ def load_model(
         options["quantization_config"] = quantised.config(dtype)
     model_config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
     model_config.use_cache = ds_config is None
-    # Initialising an embedding writes zeros into its padding row, which a sharded embedding does not have.
-    padding, model_config.pad_token_id = getattr(model_config, "pad_token_id", None), None
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        path, config=model_config, dtype=dtype, **options, **permissions(settings)
-    )
+    padding = without_padding(model_config)
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path, config=model_config, dtype=dtype, **options, **permissions(settings)
+        )
+    except (ValueError, RuntimeError, IndexError, AttributeError):
+        if zero3 is None:
+            raise
+        # Some families compute weights while they are loaded, which needs them whole. DeepSpeed's engine shards them.
+        del zero3
+        gc.collect()
+        zero3 = None
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path, config=model_config, dtype=dtype, device_map={"": device}, **permissions(settings)
+        )
     quantised.disable_cpu_packing(model)
     model.config.pad_token_id = padding
+    for module in model.modules():
+        # Some families number the positions from the padding token on.
+        if not isinstance(module, torch.nn.Embedding) and getattr(module, "padding_idx", padding) is None:
+            module.padding_idx = padding
     model.config.use_cache = True
     del zero3
     return model
+
+
+def without_padding(config: transformers.PreTrainedConfig) -> int | None:
+    """Take the padding token out of a configuration, if its family allows that. Return the token.
+
+    Initialising an embedding writes zeros into its padding row, which a sharded embedding does not have.
+    """
+    padding: int | None = getattr(config, "pad_token_id", None)
+    try:
+        config.pad_token_id = None
+    except (TypeError, ValueError):  # a configuration that checks its fields
+        config.pad_token_id = padding
+    return padding
 
 
 def permissions(settings: Settings) -> dict[str, object]:
