@@ -12,23 +12,29 @@ from sft.trainer.data.rows import Row
 from sft.trainer.distributed import World
 from sft.trainer.loss import TargetLoss, evaluating
 
+TESTED = 10  # tokens at the end of a sequence whose loss is compared
+MIXERS = (AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
-def take_fast_paths(module: torch.nn.Module, packing: bool, world: World) -> bool:
+
+def take_fast_paths(module: torch.nn.Module, packing: bool, world: World, longest: int = 0) -> bool:
     """Try the chunked loss and packing on this model, and keep what is right (all ranks). Return whether to pack.
 
     A model family may do more to its logits than its head does (scale them, cap them), or mix sequences in other places
     than in the attention (convolutions, states). No list of names is complete, so the model itself is tried: a short
     sequence must have the loss that the model's own logits give, both alone and packed behind another sequence, and
-    this loss must not change if that other sequence does. `module` is a TargetLoss or an engine around one.
+    this loss must not change if that other sequence does. Windows and chunks of the attention only show in sequences
+    that are longer: so one as long as the `longest` row must have the same loss packed too. `module` is a TargetLoss or
+    an engine around one.
     """
     target_loss = getattr(module, "module", module)
     assert isinstance(target_loss, TargetLoss)
     model = target_loss.model
-    first, other, tested = (np.arange(*span, dtype=np.int32) for span in ((2, 9), (11, 18), (3, 13)))
+    first, other, tested = (np.arange(*span, dtype=np.int32) for span in ((2, 9), (11, 18), (3, 3 + TESTED)))
+    long = 3 + np.arange(max(longest, TESTED), dtype=np.int32) % 97
 
-    def loss(*before: npt.NDArray[np.int32], packed: bool) -> float:
+    def loss(*before: npt.NDArray[np.int32], packed: bool, of: npt.NDArray[np.int32] = tested) -> float:
         sequences: list[Row] = [(ids, np.zeros(len(ids), dtype=np.bool_)) for ids in before]  # without targets
-        sequences.append((tested, np.ones(len(tested), dtype=np.bool_)))
+        sequences.append((of, np.arange(len(of)) >= len(of) - TESTED))
         return module(*collate(sequences, packed, world.device)).item()
 
     with evaluating(module):
@@ -43,12 +49,18 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World) -> boo
             target_loss.head_loss = None
         if not packing:
             return False
+        own_long = loss(packed=False, of=long)
         try:
             model.set_attn_implementation(attention.IMPLEMENTATION)
             behind, behind_other = loss(first, packed=True), loss(other, packed=True)
-            if same(own, behind, tolerance, world) and same(behind, behind_other, 1e-6, world):
+            behind_long = loss(first, packed=True, of=long)
+            if (
+                same(own, behind, tolerance, world)
+                and same(behind, behind_other, 1e-6, world)
+                and same(own_long, behind_long, tolerance, world)
+            ):
                 return True
-        except (NotImplementedError, TypeError, ValueError):
+        except MIXERS:
             pass  # every rank has the same model, so all of them get here
         warn(model, "cannot keep packed sequences apart: training on padded ones", world)
         model.set_attn_implementation(target_loss.own_attention)

@@ -66,7 +66,7 @@ def try_engine(
     with reporter.phase("loading"):
         engine, received = start_engine(base, settings, config, world, whole_layers)
         with gradients.Misfits(engine) as misfits:
-            packing = fast_paths.take_fast_paths(engine, settings.packing, world)
+            packing = fast_paths.take_fast_paths(engine, settings.packing, world, int(rows.lengths.max()))
         if misfits.reasons:
             give_up(engine, ", ".join(misfits.reasons), reporter)
             return None

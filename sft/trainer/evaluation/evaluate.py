@@ -53,7 +53,7 @@ def evaluate_model(
     )
     model: Any = load_model(path, settings, world.device)
     target_loss = TargetLoss(model)
-    packing = take_fast_paths(target_loss, settings.packing, world)
+    packing = take_fast_paths(target_loss, settings.packing, world, int(rows.lengths.max(initial=0)))
     loss = mean_loss(target_loss, rows, settings, packing, world)
     model.set_attn_implementation(target_loss.own_attention)
     free_unused_memory(world.device)  # its free memory decides how many answers fit at once

@@ -20,6 +20,7 @@ from sft.run.records import TemplateFacts
 from sft.settings.fields import TINY, Settings
 from sft.trainer.model import generation, quantised
 
+INSIDE_MAMBA = ("out_proj", "conv1d")  # layers whose weights Mamba's kernels read themselves, past an adapter
 NAME = "default"  # peft's name for the only adapter of a model
 
 
@@ -38,7 +39,14 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
     )  # fmt: skip
     torch.manual_seed(settings.seed)
     try:
-        model.add_adapter(config)
+        try:
+            model.add_adapter(config)
+        except ValueError as error:
+            if targets != "all-linear" or "Mamba" not in str(error):
+                raise
+            config.exclude_modules = list(INSIDE_MAMBA)
+            model._hf_peft_config_loaded = False  # which the attempt has set
+            model.add_adapter(config)
     except ValueError as error:
         what = f"does not fit this model ({str(error).splitlines()[0]})"
         remedy = "use all-linear or names of its linear layers, such as q_proj,v_proj"

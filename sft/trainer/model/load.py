@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -49,10 +50,10 @@ def load_model(
         )
     quantised.disable_cpu_packing(model)
     model.config.pad_token_id = padding
-    for module in model.modules():
-        # Some families number the positions from the padding token on.
-        if not isinstance(module, torch.nn.Embedding) and getattr(module, "padding_idx", padding) is None:
-            module.padding_idx = padding
+    others: list[Any] = [module for module in model.modules() if not isinstance(module, torch.nn.Embedding)]
+    for module in others:
+        if getattr(module, "padding_idx", padding) is None:
+            module.padding_idx = padding  # some families number the positions from the padding token on
     model.config.use_cache = True
     del zero3
     return model
@@ -66,7 +67,7 @@ def without_padding(config: transformers.PreTrainedConfig) -> int | None:
     padding: int | None = getattr(config, "pad_token_id", None)
     try:
         config.pad_token_id = None
-    except (TypeError, ValueError):  # a configuration that checks its fields
+    except Exception:  # a configuration that checks its fields, with an error of its own
         config.pad_token_id = padding
     return padding
 
