@@ -126,6 +126,8 @@ def test_the_answers_in_a_prompt_of_messages_are_context():
 def test_a_text_that_only_looks_like_a_list_stays_a_text():
     assert convert({"prompt": "[1, 2] sorted?", "completion": "[1, 2]"}).messages[1].content == "[1, 2]"
     assert convert({"prompt": "[{}]", "completion": "[]"}).messages[0].content == "[{}]"
+    for answer in ('{"name": "Lea", "role": "guide"}', '[{"role": "guide", "text": "Lea"}]', '{"role": "user"}'):
+        assert convert({"prompt": "Lea?", "completion": answer}).messages[1].content == answer
 
 
 def test_the_settings_name_columns():

@@ -123,8 +123,9 @@ def recognised(column: str) -> ColumnRole | None:
 
 
 def is_other(column: str, value: object, named: Mapping[str, ColumnRole]) -> bool:
-    """Whether a column of a name in LISTS holds no messages."""
-    return column.strip().lower() in LISTS and column not in named and not isinstance(value, list)
+    """Whether a column of a name in LISTS holds no list, nor JSON of one with texts or objects."""
+    is_list = isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith(('["', "[{")))
+    return column.strip().lower() in LISTS and column not in named and not is_list
 
 
 def says_something(value: object) -> bool:

@@ -6,6 +6,9 @@ https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md: `input` follo
 
 from __future__ import annotations
 
+import contextlib
+import re
+
 from sft.errors import DataError, shown
 from sft.rows import content
 from sft.rows.conversation import Message
@@ -40,7 +43,13 @@ def system_text(value: object, where: str, what: str) -> str:
     >>> system_text({"parts": [{"text": "Be brief."}]}, "", "")
     'Be brief.'
     """
-    inside = value.get("parts") if isinstance(value, dict) and "parts" in value else value
+    inside = value
+    if isinstance(value, str) and re.match(
+        r'\s*(\[\s*\{\s*"(text|type)"|\{.*"parts")', value
+    ):  # parts, as csv holds them
+        with contextlib.suppress(DataError):
+            inside = from_text(value, where, what)
+    inside = inside.get("parts") if isinstance(inside, dict) and "parts" in inside else inside
     if isinstance(inside, list):
         return "".join(
             content.part_of(part, where, f"part {number} of {what}") for number, part in enumerate(inside, 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sft.rows.forms import sharegpt
 from sft.rows.row import Row
 from sft.rows.values import from_text, is_filled
 
@@ -53,14 +54,8 @@ def first_text(value: object) -> str:
     """
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in inside:
-        if (isinstance(inner, str) and inner.strip()) or is_chat(inner):
+        if (isinstance(inner, str) and inner.strip()) or sharegpt.is_chat(inner):
             return str(key)
         if found := first_text(inner):
             return f"{key}.{found}"
     return ""
-
-
-def is_chat(value: object) -> bool:
-    """Return whether a value looks like a list of messages."""
-    entries = value if isinstance(value, list) else []
-    return bool(entries) and all(isinstance(entry, dict) and ("role" in entry or "from" in entry) for entry in entries)

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from sft.errors import DataError
 from sft.rows.conversation import Message
-from sft.rows.forms import history, messages, parts
+from sft.rows.forms import history, messages, parts, sharegpt
 from sft.rows.forms.columns import Columns, given, without
 from sft.rows.tools import calls_of
 from sft.rows.values import checked_text, from_text, type_name
@@ -93,10 +93,13 @@ def calls_in(columns: Columns, name: str) -> list[Message]:
 def chat_in(columns: Columns, name: str) -> list[Message]:
     """Return the messages in a column, which may be text that holds JSON; nothing if it is an ordinary text."""
     value = columns.row[name]
-    if isinstance(value, str) and value.lstrip().startswith("["):
+    is_text = isinstance(value, str)
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         try:
             value = from_text(value, columns.where, "")
         except DataError:
             return []
     value = [value] if isinstance(value, dict) else value  # LLaMA-Factory's `chosen` is one message
-    return messages.messages_of(value, columns.where, f"column {name!r}") if parts.is_chat(value) else []
+    if not sharegpt.is_chat(value) or (is_text and not sharegpt.has_known_roles(value)):
+        return []  # an answer may be JSON, even with a key `role`
+    return messages.messages_of(value, columns.where, f"column {name!r}")

@@ -12,6 +12,7 @@ https://cloud.google.com/vertex-ai/generative-ai/docs/models/gemini-supervised-t
 from __future__ import annotations
 
 from sft.errors import DataError, shown
+from sft.rows.conversation import ROLES as CONVERSATION_ROLES
 from sft.rows.values import is_filled
 
 KEYS = {"from": "role", "value": "content"}
@@ -23,6 +24,10 @@ ROLES = {
     "observation": "tool", "function_response": "tool", "tool_response": "tool",
 }  # fmt: skip
 CALLS = ("function_call", "tool_call")  # roles of a message whose content is a call, or a list of calls, as JSON
+SPEAKERS = {"role", *(key for key, name in (KEYS | LESS_USUAL).items() if name == "role")}
+WORDS = {"content", "tool_calls", "function_call"}
+WORDS |= {key for key, name in (KEYS | LESS_USUAL).items() if name == "content"}
+KNOWN_ROLES = {*CONVERSATION_ROLES, *ROLES, *CALLS}
 
 
 def as_openai(entry: dict[str, object], where: str) -> dict[str, object]:
@@ -51,6 +56,20 @@ def as_openai(entry: dict[str, object], where: str) -> dict[str, object]:
     if name in CALLS:
         return called(found, where, name)
     return found | {"role": ROLES.get(name, name)}
+
+
+def is_chat(value: object) -> bool:
+    """Return whether a value looks like a list of messages: each has a role, and says something."""
+    entries = value if isinstance(value, list) else []
+    return bool(entries) and all(
+        isinstance(entry, dict) and SPEAKERS & entry.keys() and WORDS & entry.keys() for entry in entries
+    )
+
+
+def has_known_roles(value: object) -> bool:
+    """Return whether what looks like a list of messages has only roles that there are."""
+    roles = [entry[key] for entry in value for key in SPEAKERS & entry.keys()] if isinstance(value, list) else []
+    return all(isinstance(role, str) and role.strip().lower() in KNOWN_ROLES for role in roles)
 
 
 def called(found: dict[str, object], where: str, role: str) -> dict[str, object]:
