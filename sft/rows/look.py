@@ -10,8 +10,9 @@ from pathlib import Path
 from sft.errors import DataError, shown
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
-from sft.rows.files import json_files, kind
-from sft.rows.forms import kinds, missing
+from sft.rows.files import json_files
+from sft.rows.files import kind as kind_of_file
+from sft.rows.forms import kinds, missing, text
 from sft.rows.forms.columns import Columns
 from sft.rows.row import ReadRow, Row
 from sft.rows.selections import DataFile, Selection, check_apart
@@ -62,20 +63,21 @@ def may_be_read(file: DataFile) -> bool:
     """Whether reading the first rows is quick. A pipe can be read only once, by the run, while somebody writes."""
     if not file.path.is_file() or is_small(file):
         return file.path.is_file()
-    return kind(file.path) not in (".json", ".jsonl", ".ndjson") or not json_files.is_whole(file.path)
+    return kind_of_file(file.path) not in (".json", ".jsonl", ".ndjson") or not json_files.is_whole(file.path)
 
 
 def check_rows(rows: Iterator[ReadRow], deadline: float, settings: Settings, seen: list[Row], bad: BadRows) -> bool:
     """Add the first rows to `seen`, and what is wrong with them to `bad`. Return whether every row was read."""
     if time.monotonic() > deadline:
         return False
-    number = 0
+    number, kind = 0, forms.kind_of((("", row) for row in seen), settings)
     for where, row in itertools.islice(rows, LOOK_ROWS):
         number += 1
         if not isinstance(row, DataError):
             seen.append(row)
+        kind = kind or forms.kind_of([(where, row)], settings)
         try:
-            forms.convert(row, where, settings)
+            forms.check(row, where, settings, kind or "conversations")
         except DataError as error:
             bad.add(error)
         if time.monotonic() > deadline:
@@ -90,5 +92,5 @@ def check_columns(rows: list[Row], settings: Settings) -> None:
     errors.
     """
     columns = [Columns.of(row, settings.dataset, settings) for row in rows]
-    if not any(forms.forms_of(found) or kinds.problem(found) for found in columns):
+    if not any(text.is_text(found) or forms.forms_of(found) or kinds.problem(found) for found in columns):
         missing.check_columns(rows, settings)

@@ -105,7 +105,7 @@ class Settings(BaseModel):
     columns: OfData[Columns] = Field(
         "{}",
         description="roles of columns whose names are not recognised, as JSON: prompt, response, system, input, "
-        'history, messages, tools or unused, as in {"hint": "input", "label": "unused"}',
+        'history, messages, tools, text or unused, as in {"hint": "input", "label": "unused"}',
     )
     use_columns: OfData[Annotated[UnusedColumns, Lower]] = Field(
         "warn", description="filled columns of rows that nothing uses are: warn = named and counted, refuse = an error"

@@ -189,7 +189,6 @@ def test_the_width_of_the_terminal_is_not_a_setting(monkeypatch):
         ({"instruction": ASK, "output": ["a", "b"]}, "column 'output' is not text but a list"),
         ({"instruction": ASK, "output": " "}, "column 'output' is empty, so no target token"),
         ({"messages": [{"role": "system", "content": "x"}, USER, ASSISTANT], "system": "y"}, "`system` too"),
-        ({"text": "Once there was a fox."}, "plain text is not trained on: write a prompt and a response"),
         ({"prompt": ASK, "reply": ANSWER}, "has no column 'answer' but prompt, reply; set RESPONSE_COLUMN"),
     ],
 )
@@ -326,3 +325,48 @@ def test_a_part_that_a_row_does_not_have_is_named():
     named = {"columns": '{"info.answer": "response"}'}
     assert "column 'info.answer' is null, so no target token" in refused({"question": ASK, "info": {}}, **named)
     assert "has no column 'info.answer' but question; set RESPONSE_COLUMN" in refused({"question": ASK}, **named)
+
+
+TEXT = "Once there was a fox."
+
+
+@pytest.mark.parametrize(
+    ("row", "given", "kind"),
+    [
+        ({"text": TEXT}, {}, "texts"),
+        ({"Text": TEXT, "id": 3, "url": "x", "title": "Foxes", "context": "animals"}, {}, "texts"),
+        ({"body": TEXT}, {"columns": '{"body": "text"}'}, "texts"),
+        ({"body": TEXT, "question": "1?", "answer": "1"}, {"columns": '{"body": "text"}'}, "texts"),
+        ({"text": ""}, {}, "texts"),
+        ({"text": TEXT, "question": " ", "answer": None}, {}, "texts"),
+        ({"text": TEXT, "instruction": "1?", "output": "1"}, {}, "conversations"),
+        ({"text": TEXT, "messages": [USER, ASSISTANT]}, {}, "conversations"),
+        ({"text": "1?", "reply": "1"}, {"columns": '{"text": "prompt", "reply": "response"}'}, "conversations"),
+        ({"text": "1?", "reply": "1"}, {"prompt_column": "text", "response_column": "reply"}, "conversations"),
+        ({"text": TEXT, "question": "1?"}, {}, None),
+        ({"text": TEXT, "answer": "1"}, {}, None),
+        ({"text": TEXT}, {"prompt_column": "ask"}, None),
+        ({"text": "", "question": "", "answer": ""}, {}, None),
+        ({"id": 3}, {}, None),
+        ({"text": TEXT, "role": "prompter", "parent_id": None, "message_id": "x"}, {}, None),
+    ],
+)
+def test_a_row_is_a_text_if_it_has_nothing_else_to_train(row, given, kind):
+    assert forms.kind_of([("", DataError("not read")), ("", row)], load(None, **given)) == kind
+
+
+def test_a_text_is_kept_as_it_is_and_its_other_columns_are_named():
+    found = forms.converted_text({"text": f" {TEXT}\n", "id": 3, "notes": "x"}, "a.jsonl:7", load(None))
+    assert (found.text, found.used, found.unused) == (f" {TEXT}\n", ("text",), ("id", "notes"))
+    assert forms.converted_text({"text": "\n", "id": 3}, "a.jsonl:7", load(None)).text == ""
+    with pytest.raises(DataError, match="`notes` is not used"):
+        forms.converted_text({"text": TEXT, "notes": "x"}, "a.jsonl:7", load(None, use_columns="refuse"))
+    with pytest.raises(DataError, match="says whether the answer is good"):
+        forms.converted_text({"text": TEXT, "label": 0}, "a.jsonl:7", load(None))
+
+
+def test_alpacas_text_says_nothing_that_is_not_used():
+    row = {"instruction": "1 + 1?", "output": "2", "text": "Below is an instruction.\n1 + 1?\n### Response:\n2"}
+    assert forms.converted(row, "a.jsonl:7", load(None, use_columns="refuse")).unused == ("text",)
+    with pytest.raises(DataError, match="`text` is not used"):
+        forms.converted(row | {"text": "Something else."}, "a.jsonl:7", load(None, use_columns="refuse"))

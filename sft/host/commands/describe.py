@@ -10,6 +10,7 @@ from sft.host import provenance
 from sft.host.rows import looks
 from sft.host.rows.columns import columns
 from sft.host.rows.summary import unusual
+from sft.host.rows.texts import not_applied, noun
 from sft.host.rows.words import answers, counted, row_counts
 from sft.run import typed_json
 from sft.run.directory import Run
@@ -29,6 +30,8 @@ def describe(run: Run, console: Console) -> None:
             console.print(f"{'':>10}  {answers(split.target_answers, split.answers)}", highlight=False)
     if prepared.row_counts:
         console.print(f"{'rows':>10}: {row_counts(prepared.row_counts)}", highlight=False)
+    if prepared.train.kind == "texts" and (line := not_applied(settings)):
+        console.print(f"{'settings':>10}: {line}", highlight=False)
     for line in columns(prepared.train, prepared.validation):
         console.print(f"{'columns':>10}: {line}", highlight=False, markup=False)
     for line in prepared.splits.said if prepared.splits else []:
@@ -49,7 +52,7 @@ def describe(run: Run, console: Console) -> None:
 
 def counts(split: Split, max_length: int) -> Iterator[str]:
     """Yield what the line of a split says of it."""
-    yield f"{split.conversations or split.rows:,} rows"
+    yield f"{split.conversations or split.rows:,} {noun(split)}s"
     if split.conversations not in (0, split.rows):
         yield f"{split.rows:,} sequences"
     yield f"{split.tokens:,} tokens"

@@ -145,6 +145,7 @@ def scores(results: Evaluation) -> list[tuple[str, str]]:
     before, after = results.before or Results(), results.after or Results()
     rows = [
         ("evaluation loss", "{:.4f}", before.loss, after.loss),
+        ("perplexity", "{:.2f}", before.perplexity, after.perplexity),
         (results.exact_match_name, "{:.1%}", before.exact_match, after.exact_match),
     ]
     found = []

@@ -82,6 +82,15 @@ def evaluation_lines(results: Evaluation) -> list[str]:
         "",
         f"{'':<28}{'before':>10}{'after':>10}",
         f"{'validation loss':<28}{shown(before.loss, '.4f')}{shown(after.loss, '.4f')}",
+    ]
+    if after.perplexity is not None:
+        return [
+            *lines,
+            f"{'perplexity':<28}{shown(before.perplexity, '.2f')}{shown(after.perplexity, '.2f')}",
+            "The held-out rows are texts: they have no answers to score.",
+            "",
+        ]
+    lines += [
         f"{results.exact_match_name:<28}{shown(before.exact_match)}{shown(after.exact_match)}",
         f"{'last number right':<28}{shown(before.exact_match_flexible)}{shown(after.exact_match_flexible)}"
         f"   of {after.answers:,} held-out rows",

@@ -53,7 +53,8 @@ def page(found: ShownRows, settings: Settings) -> str:
 def row_lines(row: ShownRow, found: ShownRows, settings: Settings) -> Iterator[str]:
     """Yield the lines of a row, with all its sequences."""
     yield f"<h2>{escaped(title(row, found))}</h2>"
-    yield f"<p>{answers(row.target_answers, row.answers)}</p>"
+    if row.answers:
+        yield f"<p>{answers(row.target_answers, row.answers)}</p>"
     yield from (f'<p class="cut">{line}</p>' for line in warnings(row))
     for number, sequence in enumerate(row.sequences, 1):
         yield f"<p>{size(sequence, number, row)}</p>"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sft import long_rows
 from sft.errors import shown
 from sft.host.rows.columns import columns
+from sft.host.rows.texts import not_applied, noun
 from sft.host.rows.visible import visible
 from sft.host.rows.words import answers, counted
 from sft.run.records import Split, TemplateFacts
@@ -36,7 +37,7 @@ def of_split(found: ShownRows, counts: Split, settings: Settings) -> Iterator[st
     share = f" ({counts.target_tokens / counts.tokens:.0%})" if counts.tokens else ""
     yield from labelled(
         found.split,
-        f"{counted(rows, 'row')}, {counted(counts.rows, 'sequence')}, {counted(counts.tokens, 'token')}, "
+        f"{counted(rows, noun(counts))}, {counted(counts.rows, 'sequence')}, {counted(counts.tokens, 'token')}, "
         f"{counts.target_tokens:,} targets{share}",
     )
     if counts.answers:
@@ -63,11 +64,17 @@ def unusual(counts: Split, settings: Settings) -> Iterator[tuple[str, str]]:
         yield "left out", f"{counted(counts.messages_left_out, 'message')} after the last answer of a row"
     if warning := long_rows.warning(counts, settings):
         yield "warning", warning
+    if counts.kind == "texts" and (line := not_applied(settings)):
+        yield "settings", line
     if counts.rows_with_marks:
         become = "become those tokens" if settings.special_tokens_in_text == "parse" else "stay ordinary characters"
         what = f"{hold(counts.rows_with_marks)} control marks of the model in the text; they {become}"
         yield "warning", f"{what} (SPECIAL_TOKENS_IN_TEXT={settings.special_tokens_in_text})"
     if counts.rows_with_template:
+        if counts.kind == "texts":
+            what = f"{hold(counts.rows_with_template)} turns of a chat template, whose questions are trained too"
+            yield "warning", f"{what}; to train the answers alone, write the rows as `messages` (docs/data.md)"
+            return
         what = f"{hold(counts.rows_with_template)} a whole turn of the chat template in the text"
         yield "warning", f"{what}: almost always a mistake, as the template is then applied twice"
 

@@ -44,7 +44,8 @@ class Writer:
     def row(self, row: ShownRow) -> Iterator[Text]:
         """Yield a row's lines."""
         yield Text(f"── {shown(title(row, self.found), 300)}", "bold")
-        yield Text(answers(row.target_answers, row.answers))
+        if row.answers:
+            yield Text(answers(row.target_answers, row.answers))
         yield from (Text(line, "yellow") for line in warnings(row))
         if not self.whole and any(sequence.tokens > LONG_TOKENS for sequence in row.sequences):
             yield Text(f"long, so its middle is left out; INDEX={row.index} shows it whole")

@@ -1,20 +1,23 @@
 """The forms in which a row may hold a conversation, recognised by its columns: one module per form.
 
-To add a form, write a module with the two functions of `Form` and put it into `FORMS`.
+To add a form, write a module with the two functions of `Form` and put it into `FORMS`. A text alone holds no
+conversation: text.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from sft.errors import DataError
 from sft.rows.conversation import Conversation, Message
-from sft.rows.files import Row
-from sft.rows.forms import history, kinds, messages, missing, prompt_response, unused
+from sft.rows.files import ReadRow, Row
+from sft.rows.forms import history, kinds, messages, missing, prompt_response, text, unused
 from sft.rows.forms.columns import Columns, given, quoted
 from sft.rows.tools import tools_of
 from sft.settings.fields import Settings
+from sft.settings.kinds import RowKind
 
 
 class Form(Protocol):
@@ -39,6 +42,15 @@ class Converted:
     unused: tuple[str, ...]  # filled columns
 
 
+@dataclass(frozen=True)
+class ConvertedText:
+    """What was made of a row that is a text alone."""
+
+    text: str  # "" if the row has nothing else than white space
+    used: tuple[str, ...]  # columns
+    unused: tuple[str, ...]  # filled columns
+
+
 def convert(row: Row | DataError, where: str, settings: Settings) -> Conversation:
     """Return the conversation of a row. Raises DataError for one that could not be read or cannot be used."""
     return converted(row, where, settings).conversation
@@ -51,6 +63,8 @@ def converted(row: Row | DataError, where: str, settings: Settings) -> Converted
     columns = Columns.of(row, where, settings)
     if problem := kinds.problem(columns):
         raise problem
+    if text.is_text(columns):
+        raise text.in_conversations(columns)
     found = forms_of(columns)
     if not found:
         raise refused(columns)
@@ -61,8 +75,53 @@ def converted(row: Row | DataError, where: str, settings: Settings) -> Converted
     used = (*names, *columns.all_of("tools"))
     others = unused.unused(columns, used)
     unused.check_named(others, columns, used)
-    unused.check_unused(others, columns, conversation, settings)
+    texts = {message.content.strip() for message in conversation.messages if message.content}
+    unused.check_unused(others, columns, texts, settings)
     return Converted(conversation, used, others)
+
+
+def converted_text(row: Row | DataError, where: str, settings: Settings) -> ConvertedText:
+    """Return the text of a row, in a data set of texts. Raises DataError as `converted` does."""
+    if isinstance(row, DataError):
+        raise row
+    columns = Columns.of(row, where, settings)
+    if problem := kinds.problem(columns):
+        raise problem
+    if not text.is_text(columns):
+        raise text.no_text(columns, bool(forms_of(columns)))
+    found, used = text.convert(columns), tuple(text.used(columns))
+    others = unused.unused(columns, used)
+    unused.check_named(others, columns, used)
+    unused.check_unused(others, columns, {found.strip()}, settings)
+    return ConvertedText(found, used, others)
+
+
+def kind_of(rows: Iterable[ReadRow], settings: Settings) -> RowKind | None:
+    """Return what the first of some rows that holds anything holds; None if none does."""
+    for where, row in rows:
+        if isinstance(row, DataError):
+            continue
+        columns = Columns.of(row, where, settings)
+        if text.is_text(columns):
+            return "texts"
+        if forms_of(columns):
+            return "conversations"
+    return None
+
+
+def words(row: Row | DataError, where: str, settings: Settings) -> str:
+    """Return the words of a row, whatever it holds. Raises DataError for one that cannot be used."""
+    if kind_of([(where, row)], settings) == "texts":
+        return converted_text(row, where, settings).text
+    return "\n".join(message.content or "" for message in convert(row, where, settings).messages)
+
+
+def check(row: Row | DataError, where: str, settings: Settings, kind: RowKind) -> None:
+    """Raise DataError for a row that cannot be used in a data set of a kind."""
+    if kind == "texts":
+        converted_text(row, where, settings)
+    else:
+        converted(row, where, settings)
 
 
 def forms_of(columns: Columns) -> dict[Form, list[str]]:

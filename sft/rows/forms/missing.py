@@ -79,8 +79,6 @@ def columns_of(rows: Iterable[Row]) -> list[str]:
 def remedy(role: ColumnRole, setting: str, column: str, rows: list[Row]) -> str:
     """Return what to do if rows lack the column of a role: the column that was probably meant, if any."""
     names = columns_of(rows)
-    if names == ["text"]:
-        return "plain text is not trained on: write a prompt and a response"
     if set(names) >= TREE or any(is_tree(value) for row in rows for value in row.values()):
         return "these are messages of a tree: write every conversation in it as a row with `messages`"
     if "segments" in names:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from sft.errors import DataError
-from sft.rows.conversation import Conversation
 from sft.rows.forms.columns import Columns, is_or_are, quoted, says_something, without
 from sft.settings.fields import Settings
 
@@ -39,19 +38,22 @@ def check_named(names: Collection[str], columns: Columns, used: Sequence[str]) -
             raise DataError(f"{columns.where}: {what}; {remedy}")
 
 
-def check_unused(names: Collection[str], columns: Columns, conversation: Conversation, settings: Settings) -> None:
+def check_unused(names: Collection[str], columns: Columns, texts: Collection[str], settings: Settings) -> None:
     """Raise DataError for columns that are not used, if USE_COLUMNS refuses those and they have a text of their own."""
-    if names and settings.use_columns == "refuse" and (own := list(with_own_text(names, columns, conversation))):
+    if names and settings.use_columns == "refuse" and (own := list(with_own_text(names, columns, texts))):
         what = f"{quoted(own)} {is_or_are(own)} not used"
         remedy = f"give it a role with COLUMNS, leave it out with {without(own[0])}, or set USE_COLUMNS=warn"
         raise DataError(f"{columns.where}: {what}; {remedy}")
 
 
-def with_own_text(names: Collection[str], columns: Columns, conversation: Conversation) -> Iterator[str]:
-    """Yield the columns that are neither about the row nor the same as something that is used."""
-    texts = {message.content.strip() for message in conversation.messages if message.content}
+def with_own_text(names: Collection[str], columns: Columns, texts: Collection[str]) -> Iterator[str]:
+    """Yield the columns that are neither about the row nor the same as one of the `texts` that are used, or as all.
+
+    Alpaca's `text` holds the prompt and the response, with words around them.
+    """
     for column in names:
         value, name = columns.row[column], column.strip().lower()
         is_about = name in ABOUT or name.endswith(("_id", "_idx", "_index")) or name.startswith("__")
-        if not is_about and not (isinstance(value, str) and value.strip() in texts):
+        is_same = isinstance(value, str) and (value.strip() in texts or all(text in value for text in texts))
+        if not is_about and not is_same:
             yield column

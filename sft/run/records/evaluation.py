@@ -47,6 +47,7 @@ class Results(Part):
     """What an evaluation found; shares are None without rows."""
 
     loss: float | None = None
+    perplexity: float | None = None  # of texts, which have no answers
     rows: int = 0
     answers: int = 0
     cut_answers: int = 0  # that did not end within MAX_NEW_TOKENS

@@ -7,18 +7,20 @@ from dataclasses import field
 from sft.run.light import dataclass
 from sft.run.records.looks import LookCounts
 from sft.run.typed_json import Part, Record
+from sft.settings.kinds import RowKind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split(Part):
     """Counts of the training or the held-out rows."""
 
+    kind: RowKind = "conversations"  # what the rows of the data set hold
     rows: int  # sequences: a conversation whose answers need sequences of their own counts once for each of them
     tokens: int
     target_tokens: int
     longest: int  # tokens
     cut_rows: int  # rows of the data set that are trained without what is beyond MAX_LENGTH
-    conversations: int = 0  # rows of the data set that these sequences are of
+    conversations: int = 0  # rows of the data set that these sequences are of; texts too
     answers: int = 0  # in those rows
     target_answers: int = 0  # that are trained, at least in part
     dropped_sequences: int = 0  # of which MAX_LENGTH leaves no target, so they are left out; not among `rows`

@@ -67,4 +67,4 @@ def tiny_texts(settings: Settings) -> Iterator[str]:
     """Yield the training rows' texts, which the tiny model's tokenizer is learnt from."""
     for where, row in itertools.islice(sources.readers(settings)["train"], 10_000):
         with contextlib.suppress(DataError):  # bad rows are named, all at once, when the rows are tokenised
-            yield "\n".join(message.content or "" for message in forms.convert(row, where, settings).messages)
+            yield forms.words(row, where, settings)

@@ -90,16 +90,20 @@ def load(folder: Path, settings: Settings, file: Path | None = None) -> ChatTemp
 
     `file`: the run's own copy of the file that CHAT_TEMPLATE names. Raises SettingsError.
     """
+    return of(tokenizer_in(folder, settings), settings, file)
+
+
+def tokenizer_in(folder: Path, settings: Settings) -> Any:
+    """Return the tokenizer in a model's folder. Raises SettingsError."""
     import transformers
 
     trusted = settings.trust_remote_code
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
     except Exception as error:  # of any kind: each tokenizer has code of its own
         reason = shown((str(error).strip().splitlines() or [type(error).__name__])[0], 200)
         what = f"its tokenizer cannot be loaded ({reason})"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
-    return of(tokenizer, settings, file)
 
 
 def of(tokenizer: Any, settings: Settings, file: Path | None = None) -> ChatTemplate:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sft.errors import DataError, shown
 from sft.trainer.data.marks import CLOSE, GUARDED, OPEN
 
 # Many tokenizers of sentencepiece put a space before every text. A piece that is not the first one is tokenised behind
@@ -123,6 +124,15 @@ def piece_of(text: str, is_literal: bool, start: int, first: int, tokenizer: Any
         if whole[:number] == before and whole[number:] != ids:
             return Piece(start, text, first, whole[number:], behind, BEFORE, number)
     return Piece(start, text, first, ids, encoding)
+
+
+def check_ids(ids: list[int], where: str, tokenizer: Any, embedding_rows: int | None) -> None:
+    """Raise DataError for a token that the model has no embedding for."""
+    if embedding_rows is not None and ids and max(ids) >= embedding_rows:
+        token = max(ids)
+        text = shown(repr(tokenizer.convert_ids_to_tokens(token)), 40)
+        what = f"token {token} ({text}) is beyond the {embedding_rows} embeddings of the model"
+        raise DataError(f"{where}: {what}; take the tokenizer that belongs to the model")
 
 
 def without_guards(text: str) -> str:

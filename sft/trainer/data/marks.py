@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sft.rows.conversation import Conversation, Message
 from sft.trainer.data.chat_template import Refused
@@ -39,9 +40,8 @@ class Marks:
     @classmethod
     def of_model(cls, probe: Probe, guards: bool) -> Marks:
         """Return the marks of a model: its special tokens, but for those around reasoning, which rows may have."""
-        added = probe.tokenizer.added_tokens_decoder.values()
-        special = {str(token) for token in added if token.special} | set(probe.tokenizer.all_special_tokens)
-        special -= {text.strip() for text in (*THINK, probe.thinking.opener, probe.thinking.closer)}
+        of_reasoning = {text.strip() for text in (*THINK, probe.thinking.opener, probe.thinking.closer)}
+        special = special_tokens(probe.tokenizer) - of_reasoning
         return cls(any_of(text for text in special if text.strip()), probe.turn_marks, guards)
 
     def find(self, conversation: Conversation) -> Marked:
@@ -66,6 +66,12 @@ class Marks:
     def guard(self, text: str) -> str:
         """Put guards around every mark in a text."""
         return self.pattern.sub(lambda mark: OPEN + mark[0] + CLOSE, text)
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """Return the texts of a tokenizer's special tokens."""
+    added = tokenizer.added_tokens_decoder.values()
+    return {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
 
 
 def texts_of(message: Message) -> list[str]:

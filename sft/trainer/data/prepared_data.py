@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sft import long_rows, model_files, template_files
 from sft.errors import DataError, SettingsError, shown, wrong
@@ -18,18 +17,20 @@ from sft.rows.splits import LocalFiles, local_files
 from sft.run import files, typed_json
 from sft.run.records import PreparedData, RowCounts, Split, SplitFiles
 from sft.settings.fields import Settings
+from sft.settings.kinds import RowKind
 from sft.trainer.data import chat_template, hub, sources
 from sft.trainer.data.hashes import file_hash, kept_hash, short_hash
 from sft.trainer.data.sources import dataset_folder
 
 if TYPE_CHECKING:  # their imports take time, which a cached data set does not need
+    from sft.trainer.data.texts import TextTokeniser
     from sft.trainer.data.tokenise import Tokeniser
 
 FORMAT = 5  # of the prepared data: part of the cache's key
 MANIFEST = "manifest.json"  # of the prepared data
 CODE = (  # modules that decide the tokens
     "sources", "hub", "chat_template", "template_variables", "template_traits", "prober", "probe", "answers",
-    "completeness", "marks", "encode", "tokenise", "rows", "row_writer", "looks",
+    "completeness", "marks", "encode", "tokenise", "texts", "rows", "row_writer", "looks",
 )  # fmt: skip
 OF_TOKENS = (  # settings that decide the tokens of a row
     "prompt_column", "response_column", "columns", "use_columns", "system_prompt", "max_length", "long_rows",
@@ -110,19 +111,19 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
     `file`: the run's own copy of CHAT_TEMPLATE's file. Raises DataError, which names all rows that cannot be used, and
     SettingsError.
     """
-    from sft.trainer.data import looks, probe, row_writer
+    from sft.trainer.data import looks, row_writer
     from sft.trainer.data.tokenise import tokenised
 
     print(f"preparing {settings.dataset} for {settings.model_name}", file=sys.stderr, flush=True)
-    tokeniser = tokeniser_of(settings, model, file)
     if dataset_folder(settings) is None:
         hub.check(settings)
+    tokeniser = tokeniser_of(settings, model, sources.kind(settings), file)
     training, validation = (Counted(split) for split in sources.splits(settings))
     bad = BadRows()
     looked = looks.Gathered()
-    train = row_writer.write(folder / "train", looked.train(tokenised(training, tokeniser, bad)))
-    of_validation = tokenised(validation, replace(tokeniser, asked=True), bad)
-    held_out = row_writer.write(folder / "validation", looked.validation(of_validation))
+    train = row_writer.write(folder / "train", looked.train(tokenised(training, tokeniser, bad)), tokeniser.kind)
+    of_validation = looked.validation(tokenised(validation, replace(tokeniser, asked=True), bad))
+    held_out = row_writer.write(folder / "validation", of_validation, tokeniser.kind)
     bad.check()
     long_rows.check(train, "training", settings)
     if not train.rows:
@@ -140,7 +141,7 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
         row_counts=row_counts(training.number + validation.number, train, held_out),
         commit=None if local else hub.commit(settings),
         settings=settings.of_data(),
-        template=probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments)),
+        template=tokeniser.facts,
         looks=looked.write(folder),
     )
     typed_json.write(folder / MANIFEST, found)
@@ -176,19 +177,21 @@ def splits_of(found: LocalFiles) -> SplitFiles:
     )
 
 
-def tokeniser_of(settings: Settings, model: Path, file: Path | None = None) -> Tokeniser:
+def tokeniser_of(
+    settings: Settings, model: Path, kind: RowKind = "conversations", file: Path | None = None
+) -> Tokeniser | TextTokeniser:
     """Return what makes tokens of the rows for the model in a folder. Raises SettingsError if that cannot go right."""
     from sft.trainer.data import probe
+    from sft.trainer.data.texts import TextTokeniser
     from sft.trainer.data.tokenise import Tokeniser
 
     most, embedding_rows = sizes_of(settings, model)
     model_files.check_length(most, settings)
+    if kind == "texts":
+        tokenizer = chat_template.tokenizer_in(model, settings)
+        return TextTokeniser(tokenizer, settings, [checked_eos(tokenizer, settings)], embedding_rows)
     template = chat_template.load(model, settings, file)
-    eos = template.tokenizer.eos_token_id
-    if eos is None:
-        what = "its tokenizer has no EOS token, so no answer would ever end"
-        remedy = "set eos_token in its tokenizer_config.json"
-        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)])
+    eos = checked_eos(template.tokenizer, settings)
     # A generation_config.json may name tokens that the model does not have, which it never generates.
     tokens = len(template.tokenizer) if embedding_rows is None else embedding_rows
     found = probe.probe(template, {eos} | {stop for stop in model_files.stops(model) if 0 <= stop < tokens})
@@ -196,6 +199,16 @@ def tokeniser_of(settings: Settings, model: Path, file: Path | None = None) -> T
         what = f"it has no embedding for {', '.join(missing)}, which ends answers: only {tokens}"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "take the tokenizer that belongs to it")])
     return Tokeniser(found, settings, embedding_rows)
+
+
+def checked_eos(tokenizer: Any, settings: Settings) -> int:
+    """Return a tokenizer's EOS token. Raises SettingsError if it has none."""
+    eos: int | None = tokenizer.eos_token_id
+    if eos is None:
+        what = "its tokenizer has no EOS token, so no answer would ever end"
+        remedy = "set eos_token in its tokenizer_config.json"
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)])
+    return eos
 
 
 def sizes_of(settings: Settings, model: Path) -> tuple[int | None, int | None]:

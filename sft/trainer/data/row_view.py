@@ -12,19 +12,20 @@ from sft.run.shown_rows import RowChoice, Sequence, ShownRow
 from sft.settings.fields import Settings
 from sft.settings.kinds import LARGEST
 from sft.trainer.data.pieces import Decoder
-from sft.trainer.data.rows import Dropped, TokenisedRow
-from sft.trainer.data.tokenise import Tokenised, Tokeniser
+from sft.trainer.data.rows import Dropped, Tokenised, TokenisedRow
+from sft.trainer.data.texts import TextTokeniser
+from sft.trainer.data.tokenise import Tokeniser
 
 
 @dataclass(frozen=True)
 class Viewer:
     """Tokenises rows as preparing does, and without MAX_LENGTH too: to say how much is cut."""
 
-    tokeniser: Tokeniser
+    tokeniser: Tokeniser | TextTokeniser
     choice: RowChoice
 
     @cached_property
-    def without_limit(self) -> Tokeniser:
+    def without_limit(self) -> Tokeniser | TextTokeniser:
         """What gives the sequences uncut."""
         return replace(
             self.tokeniser, settings=Settings.of(self.tokeniser.settings, max_length=LARGEST, long_rows="cut")
@@ -33,12 +34,13 @@ class Viewer:
     @cached_property
     def decoder(self) -> Decoder:
         """What turns tokens into text again."""
-        return Decoder(self.tokeniser.probe.tokenizer, self.tokeniser.probe.stops)
+        return Decoder(self.tokeniser.tokenizer, self.tokeniser.stops)
 
     def shown(self, index: int, row: ReadRow) -> ShownRow:
         """Return a row as it is trained, or would be. Raises DataError for one that cannot be used at any length."""
         whole = trained_of(self.without_limit, row)
-        assert isinstance(whole, list), "without a limit, no row is too long"
+        if isinstance(whole, Dropped):
+            return ShownRow(index=index, where=row[0], answers=0, target_answers=0, dropped=whole.reason, sequences=[])
         found: Tokenised = []
         dropped = ""
         try:
@@ -50,6 +52,8 @@ class Viewer:
         trained = found if isinstance(found, list) else []
         counts = (trained or whole)[-1].counts
         assert counts, "the last sequence of a row has the row's counts"
+        if len(trained) > len(whole):  # a text that is longer than a sequence: nothing of it is cut
+            whole = trained
         kept = iter(trained)
         return ShownRow(
             index=index,
@@ -78,7 +82,7 @@ class Viewer:
         )
 
 
-def trained_of(tokeniser: Tokeniser, row: ReadRow) -> Tokenised:
+def trained_of(tokeniser: Tokeniser | TextTokeniser, row: ReadRow) -> Tokenised:
     """Return what becomes of a row. Raises DataError."""
     (found,) = tokeniser.rows([row])
     if isinstance(found, DataError):

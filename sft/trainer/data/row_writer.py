@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 
 from sft.run.records import Split
+from sft.settings.kinds import RowKind
 from sft.trainer.data.rows import Counts, Dropped, Texts, TokenisedRow
 
 COPY_BYTES = 2**20  # copied at a time
 MOST = 0.99  # of the rows: the MAX_LENGTH that would hold so many is told
 
 
-def write(folder: Path, rows: Iterable[TokenisedRow | Dropped]) -> Split:
+def write(folder: Path, rows: Iterable[TokenisedRow | Dropped], kind: RowKind = "conversations") -> Split:
     """Write a split row by row, so that memory does not grow with its size. Return its counts."""
     folder.mkdir(parents=True)
     offsets = [0]
     targets: list[int] = []
     starts: list[int] = []
     numbers: list[int] = []
-    tally = Tally()
+    tally = Tally(kind)
     with (
         (folder / "tokens.raw").open("wb") as tokens,
         (folder / "is_target.raw").open("wb") as marks,
@@ -58,7 +59,8 @@ def write(folder: Path, rows: Iterable[TokenisedRow | Dropped]) -> Split:
 class Tally:
     """What is counted of the rows of a split."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: RowKind) -> None:
+        self.kind = kind
         self.read = self.longest = 0
         self.dropped, self.used, self.unused = Counter[str](), Counter[tuple[str, ...]](), Counter[str]()
         self.counts = Counter[str]()  # by the names of the fields of Split
@@ -93,6 +95,7 @@ class Tally:
     def split(self, sequences: int, tokens: int, target_tokens: int, longest: int) -> Split:
         """Return all counts."""
         return Split(
+            kind=self.kind,
             rows=sequences,
             tokens=tokens,
             target_tokens=target_tokens,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -30,8 +31,8 @@ class Texts(NamedTuple):
     prompt_ids: list[int] | None = None  # None: the tokens before the answer
 
 
-DropReason = Literal["longer than MAX_LENGTH", "no target is left within MAX_LENGTH"]
-TOO_LONG, NO_TARGET = get_args(DropReason)
+DropReason = Literal["longer than MAX_LENGTH", "no target is left within MAX_LENGTH", "empty"]
+TOO_LONG, NO_TARGET, EMPTY = get_args(DropReason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,15 @@ class TokenisedRow(NamedTuple):
     answer_start: int = -1  # tokens before the answer that evaluation asks for; -1: it asks for none
     prompt_ids: list[int] | None = None  # what generation starts from, if it is not the tokens before the answer
     counts: Counts | None = None  # of the row, at its last sequence
+
+
+Tokenised = list[TokenisedRow] | Dropped  # what becomes of a row: its sequences, if it is trained
+
+
+@lru_cache
+def same(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the same object for equal names: what a process sends to another holds one of them but once."""
+    return names
 
 
 class Rows:

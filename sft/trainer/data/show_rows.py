@@ -24,12 +24,13 @@ from sft.run.shown_rows import ROWS, RowChoice, ShownRow, ShownRows
 from sft.settings.fields import Settings
 from sft.settings.load import load
 from sft.trainer import process
-from sft.trainer.data import looks, probe, sources
+from sft.trainer.data import looks, sources
 from sft.trainer.data.base_model import tokenizer_folder
 from sft.trainer.data.lengths import histogram
 from sft.trainer.data.prepared_data import prepared_data, tokeniser_of
 from sft.trainer.data.row_view import Viewer
 from sft.trainer.data.rows import Rows
+from sft.trainer.data.texts import TextTokeniser
 from sft.trainer.data.tokenise import Tokeniser
 
 
@@ -48,10 +49,12 @@ def main() -> None:
     only_probe, check = given.pop("probe"), given.pop("check")
     try:
         settings = load()
-        tokeniser = tokeniser_of(settings, model := tokenizer_folder(settings))
-        facts = probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments))
+        model = tokenizer_folder(settings)
+        # Looking at the template alone must not download a data set.
+        is_here = not only_probe or sources.dataset_folder(settings) is not None
+        tokeniser = tokeniser_of(settings, model, sources.kind(settings) if is_here else "conversations")
         if only_probe:
-            found = facts.to_json()
+            found = tokeniser.facts.to_json() if tokeniser.facts else {"texts": True}
         elif check:
             found = typed_json.content_of(typed_json.read(prepared_data(settings, model)[0] / looks.FILE, Looks))
         else:
@@ -66,7 +69,7 @@ def main() -> None:
     print(json.dumps(found), flush=True)
 
 
-def show(model: Path, tokeniser: Tokeniser, choice: RowChoice) -> ShownRows:
+def show(model: Path, tokeniser: Tokeniser | TextTokeniser, choice: RowChoice) -> ShownRows:
     """Return the chosen rows, and the figures of their split. Raises SettingsError and DataError.
 
     `model` is the folder of the tokenizer. Rows that cannot be used are `problems`; the others are shown all the same.
@@ -90,14 +93,14 @@ def show(model: Path, tokeniser: Tokeniser, choice: RowChoice) -> ShownRows:
         raise UserError(wrong("INDEX", choice.index, what, "use one of them"))
     shown = list(chosen(source(settings, choice), wanted(choice, number, rows, settings), Viewer(tokeniser, choice)))
     if choice.longest:
-        shown.sort(key=lambda row: -max(sequence.tokens for sequence in row.sequences))
+        shown.sort(key=lambda row: -max((sequence.tokens for sequence in row.sequences), default=0))
     return ShownRows(
         split=choice.split,
         rows=shown,
         number=number,
         counts=counts,
         lengths=[] if rows is None else histogram(rows.lengths),
-        template=probe.facts(tokeniser.probe, json.loads(settings.chat_template_arguments)),
+        template=tokeniser.facts,
         problems=problems,
     )
 

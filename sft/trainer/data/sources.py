@@ -7,16 +7,19 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from sft.rows import forms
 from sft.rows.row import ReadRow
 from sft.rows.selections import check_apart
 from sft.rows.splits import LocalFiles, local_files
 from sft.run import files
 from sft.settings.fields import DEMO, Settings
+from sft.settings.kinds import RowKind
 from sft.trainer.data import demo, hub
 from sft.trainer.data.hashes import file_hash
 
 VALIDATION_SHARE = 0.05  # of the rows of a data set without validation rows
 MOST_VALIDATION_ROWS = 500
+FIRST_ROWS = 1000  # at least one of them holds something
 
 
 def splits(settings: Settings) -> tuple[Iterator[ReadRow], Iterator[ReadRow]]:
@@ -37,6 +40,11 @@ def splits(settings: Settings) -> tuple[Iterator[ReadRow], Iterator[ReadRow]]:
     training = (row for i, row in enumerate(readers(settings)["train"]) if i not in chosen)
     validation = (row for i, row in enumerate(readers(settings)["train"]) if i in chosen)
     return training, validation
+
+
+def kind(settings: Settings) -> RowKind:
+    """Return what the rows of a data set hold, as its first training rows say."""
+    return forms.kind_of(itertools.islice(readers(settings)["train"], FIRST_ROWS), settings) or "conversations"
 
 
 def readers(settings: Settings) -> dict[str, Iterator[ReadRow]]:

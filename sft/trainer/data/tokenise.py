@@ -4,40 +4,50 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from multiprocessing import get_context
+from typing import Any, ClassVar, Protocol
 
 from sft import resources
-from sft.errors import DataError, shown
+from sft.errors import DataError
 from sft.rows import forms
 from sft.rows.bad_rows import BadRows
 from sft.rows.conversation import Conversation, Message
 from sft.rows.files import ReadRow
 from sft.rows.looks.row import look
 from sft.rows.looks.said import of_conversation
+from sft.run.records import TemplateFacts
 from sft.settings.fields import Settings
+from sft.settings.kinds import RowKind
 from sft.trainer.data import completeness
 from sft.trainer.data.answers import Rendered, rendered
 from sft.trainer.data.chat_template import Refused
-from sft.trainer.data.encode import Encoded, encoded, without_guards
+from sft.trainer.data.encode import Encoded, check_ids, encoded, without_guards
 from sft.trainer.data.marks import Marked, Marks
-from sft.trainer.data.probe import Probe
-from sft.trainer.data.rows import NO_TARGET, TOO_LONG, Counts, Dropped, TokenisedRow
+from sft.trainer.data.probe import Probe, facts
+from sft.trainer.data.rows import NO_TARGET, TOO_LONG, Counts, Dropped, Tokenised, TokenisedRow, same
 from sft.trainer.model import answer_text
 
 MANY_ROWS = 1000  # from here on worker processes share the rows
 # A worker takes so many at a time. More are no faster, and a row of many turns can become millions of tokens.
 CHUNK_ROWS = 100
 
-Tokenised = list[TokenisedRow] | Dropped  # what becomes of a row: its sequences, if it is trained
-worker: Tokeniser  # one in each process, inherited from the process that forks it
+worker: RowTokeniser  # one in each process, inherited from the process that forks it
 
 
-def tokenised(read: Iterable[ReadRow], tokeniser: Tokeniser, bad: BadRows) -> Iterator[TokenisedRow | Dropped]:
+class RowTokeniser(Protocol):
+    """What turns rows into tokens: of conversations, or of texts (texts.py)."""
+
+    def rows(self, read: Iterable[ReadRow]) -> list[Tokenised | DataError]:
+        """Return what becomes of each row, or the error that names its place, in order."""
+
+
+def tokenised(read: Iterable[ReadRow], tokeniser: RowTokeniser, bad: BadRows) -> Iterator[TokenisedRow | Dropped]:
     """Yield what becomes of all rows, in order. Rows that cannot be used are added to `bad` instead.
 
     Only a few chunks of rows are in memory at a time.
@@ -51,7 +61,7 @@ def tokenised(read: Iterable[ReadRow], tokeniser: Tokeniser, bad: BadRows) -> It
             yield from found
 
 
-def rows_and_errors(read: Iterable[ReadRow], tokeniser: Tokeniser) -> Iterator[Tokenised | DataError]:
+def rows_and_errors(read: Iterable[ReadRow], tokeniser: RowTokeniser) -> Iterator[Tokenised | DataError]:
     """Yield what becomes of each row, or its error, in order. Many rows are spread over all cores."""
     global worker
     worker = tokeniser
@@ -107,6 +117,22 @@ class Tokeniser:
     settings: Settings
     embedding_rows: int | None = None
     asked: bool = False
+    kind: ClassVar[RowKind] = "conversations"
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.probe.tokenizer
+
+    @property
+    def stops(self) -> list[int]:
+        """The tokens at which generation ends."""
+        return self.probe.stops
+
+    @cached_property
+    def facts(self) -> TemplateFacts:
+        """What was found out about the chat template."""
+        return facts(self.probe, json.loads(self.settings.chat_template_arguments))
 
     def rows(self, read: Iterable[ReadRow]) -> list[Tokenised | DataError]:
         """Return what becomes of each row, or the error that names its place, in order."""
@@ -197,7 +223,7 @@ class Tokeniser:
     def sequence(self, row: Row, text: Rendered, tokens: Encoded) -> TokenisedRow:
         """Return a text as tokens, at most MAX_LENGTH, with its answers as targets."""
         ids, limit = tokens.ids, self.settings.max_length
-        self.check_ids(ids, row.where)
+        check_ids(ids, row.where, self.probe.tokenizer, self.embedding_rows)
         spans = [
             tokens.tokens_of(len(without_guards(text.text[: span.start])), len(without_guards(text.text[: span.end])))
             for span in text.answers
@@ -236,20 +262,6 @@ class Tokeniser:
     def words(self, ids: list[int]) -> str:
         """Return the words of an answer as evaluation reads a generated one. `ids` end with its end mark."""
         return answer_text.texts(ids[:-1], self.probe.tokenizer, self.probe.reasoning_ends)[1]
-
-    def check_ids(self, ids: list[int], where: str) -> None:
-        """Raise DataError for a token that the model has no embedding for."""
-        if self.embedding_rows is not None and ids and max(ids) >= self.embedding_rows:
-            token = max(ids)
-            text = shown(repr(self.probe.tokenizer.convert_ids_to_tokens(token)), 40)
-            what = f"token {token} ({text}) is beyond the {self.embedding_rows} embeddings of the model"
-            raise DataError(f"{where}: {what}; take the tokenizer that belongs to the model")
-
-
-@lru_cache
-def same(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the same object for equal names: what a process sends to another holds one of them but once."""
-    return names
 
 
 def reference(message: Message) -> str:

@@ -6,6 +6,7 @@ would gather every weight for every token.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss, evaluating
 from sft.trainer.model.load import free_unused_memory, load_model
 from sft.trainer.report import Reporter
+
+LARGEST_EXPONENT = 700.0  # of e, for a 64-bit number
 
 
 def evaluate_model(
@@ -58,23 +61,34 @@ def evaluate_model(
     model.set_attn_implementation(target_loss.own_attention)
     free_unused_memory(world.device)  # its free memory decides how many answers fit at once
     generating = time.monotonic()
-    answers = generate(run, settings, model, tokenizer, template, rows, reporter, world)
+    has_answers = len(rows.asked()) > 0 or not len(rows)
+    if not has_answers:
+        reporter.print("the held-out rows are texts: their loss and perplexity are measured, and there are no answers")
+    answers = generate(run, settings, model, tokenizer, template, rows, reporter, world) if has_answers else []
     ended = time.monotonic()
     del model, target_loss
     free_unused_memory(world.device)
     decided = answer_forms.decide([item.reference for item in answers], settings.eval_answer)
-    reporter.print(decided.line)
+    if has_answers:
+        reporter.print(decided.line)
     if cut := sum(not item.ended for item in answers):
         reporter.print(f"{cut:,} of {len(answers):,} answers were cut (MAX_NEW_TOKENS={settings.max_new_tokens})")
     lines = scored(answers, decided.form, moment)
-    reporter.write_answers(moment, lines)
+    if has_answers:
+        reporter.write_answers(moment, lines)
     return replace(
         results(lines, decided.form),
         loss=loss,
+        perplexity=None if has_answers else perplexity(loss),
         rows=len(rows),
         seconds=round(ended - started, 1),
         generating_seconds=round(ended - generating, 1),
     )
+
+
+def perplexity(loss: float | None) -> float | None:
+    """Return e to the power of a loss; None without one, or if it is beyond the numbers that a computer has."""
+    return math.exp(loss) if loss is not None and loss < LARGEST_EXPONENT else None
 
 
 def mean_loss(module: torch.nn.Module, rows: Rows, settings: Effective, packing: bool, world: World) -> float | None:
