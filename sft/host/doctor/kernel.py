@@ -18,6 +18,7 @@ TIMEOUT_S = 180
 # What Triton needs to compile, by the words of an error that says it is missing.
 COMPILER = {
     "C compiler": "sudo apt install gcc",
+    "cannot find ‘ld’": "sudo apt install gcc",
     "Python.h": "sudo apt install python3-dev (or make clean setup PYTHON=python3.11, if python3.11 has its headers)",
 }
 
