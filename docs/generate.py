@@ -98,6 +98,10 @@ def settings_document() -> str:
         "Write settings into `.env`, into the environment, or behind `make train`; the later of these wins. All wrong",
         "settings are reported at once, one line each, before anything starts. Switches are 1 or 0.",
         "",
+        "An empty value in `.env` is the default. An empty value behind `make`, as in `make train SYSTEM_PROMPT=`, empties",
+        "what `.env` says: a text becomes empty, and any other setting has its default. An empty variable of the shell",
+        "counts as not set.",
+        "",
         "A resumed run may change the settings marked ✓, as long as the size of the global batch stays the same. The",
         "other settings decide what is trained.",
     ]

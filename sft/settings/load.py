@@ -1,5 +1,7 @@
 """Where settings come from: default, `.env`, environment, `make train NAME=value`; the later wins.
 
+An empty value behind `make` empties a setting that may be empty, and gives any other its default instead of the value
+in `.env`. An empty variable of the environment counts as not set: other programs leave them behind.
 All errors are reported at once, one line each.
 """
 
@@ -63,8 +65,11 @@ def load(
     problems += unknown_names(list(written), str(env_file)) + unknown_names(variables.behind_make(), "make")
     names = Settings.model_fields
     values: dict[str, object] = dict(defaults or {})
+    emptied = {name for name in names if name.upper() in variables.emptied()}
+    written = {name: value for name, value in written.items() if name.lower() not in emptied}
     values |= {name.lower(): value for name, value in written.items() if name.lower() in names}
-    around = variables.around(list(names))
+    cleared = {name: "" for name in emptied if str(names[name].default) == ""}
+    around = variables.around(list(names)) | cleared
     values |= around | given
     while True:
         try:
@@ -140,7 +145,11 @@ def settled(frozen: Settings) -> Decided:
 def keys_of(env_file: Path | None) -> dict[str, str]:
     """Return the secrets in an env file, by the names of their settings."""
     written = variables.from_file(env_file) if env_file else {}
-    return {name: written[name.upper()] for name in secret_names() if name.upper() in written}
+    return {
+        name: written[name.upper()]
+        for name in secret_names()
+        if name.upper() in written and name.upper() not in variables.emptied()
+    }
 
 
 def unknown_names(names: list[str], where: str, options: tuple[str, ...] = ()) -> list[str]:

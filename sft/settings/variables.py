@@ -22,7 +22,7 @@ OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN", "QL
 
 
 def from_file(path: Path = ENV_FILE) -> dict[str, str]:
-    """Return the variables of an env file that are not empty; none where there is no file.
+    """Return the variables of an env file that are not empty; none where there is no file. The last value counts.
 
     Raises UserError with a line for each one that cannot be read. The line itself may hold a key and is not repeated.
     """
@@ -40,6 +40,8 @@ def from_file(path: Path = ENV_FILE) -> dict[str, str]:
             problems.append(f"{path}:{found.original.line}: is not NAME=value; fix the line, or put # before it")
         elif found.key and found.value:
             values[found.key] = found.value
+        elif found.key:
+            values.pop(found.key, None)
     if problems:
         raise UserError("\n".join(problems))
     return values
@@ -62,9 +64,14 @@ def words_behind_make() -> dict[str, str]:
     return {word.split("=")[0].rstrip(":"): word for word in words if "=" in word}
 
 
+def emptied() -> set[str]:
+    """Return the names that have an empty value behind `make`, which empties what `.env` says."""
+    return {name for name, word in words_behind_make().items() if word.endswith("=") and not os.environ.get(name)}
+
+
 def of_user(name: str) -> str:
     """Return a variable as docker compose finds it: from the environment, or `.env`."""
-    return os.environ.get(name) or from_file().get(name, "")
+    return os.environ.get(name) or ("" if name in emptied() else from_file().get(name, ""))
 
 
 def behind_make() -> list[str]:
@@ -88,7 +95,7 @@ def take_options(names: set[str]) -> dict[str, str]:
 
 def runs_path() -> Path:
     """Return RUNS_PATH, from the environment or `.env`."""
-    return expanded(os.environ.get("RUNS_PATH") or from_file().get("RUNS_PATH") or "runs")
+    return expanded(of_user("RUNS_PATH") or "runs")
 
 
 def expanded(text: str | Path) -> Path:

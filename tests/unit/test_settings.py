@@ -176,3 +176,18 @@ def test_an_older_run_s_settings_lack_what_had_no_auto_then():
         del old[name]
     found = thaw(old)
     assert (found.learning_rate, found.max_tokens_per_micro_step, found.gradient_checkpointing) == (3e-3, 8192, False)
+
+
+def test_an_empty_value_empties_a_setting(tmp_path, monkeypatch):
+    env = tmp_path / ".env"
+    env.write_text("SYSTEM_PROMPT=Be brief.\nMAX_EPOCHS=5\nSEED=7\nSEED=\nDATASET_CONFIG=de\nTRAIN_SPLIT=\n")
+    written = load(env)
+    assert (written.system_prompt, written.max_epochs, written.seed) == ("Be brief.", 5, 42)
+    for name in ("SYSTEM_PROMPT", "MAX_EPOCHS", "DATASET_CONFIG"):
+        monkeypatch.setenv(name, "")
+    assert load(env) == written, "an empty variable of the shell is one that is not set"
+    monkeypatch.setenv("MAKE_SETTINGS", "SYSTEM_PROMPT= MAX_EPOCHS= DATASET_CONFIG=")
+    emptied = load(env)
+    assert (emptied.system_prompt, emptied.max_epochs, emptied.dataset_config) == ("", 2, "main")
+    of_run = load(None, defaults={"system_prompt": "Be brief.", "max_epochs": 5})
+    assert (of_run.system_prompt, of_run.max_epochs) == ("", 5), "what may not be empty stays as the run has it"
