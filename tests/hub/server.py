@@ -145,9 +145,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(401, "", "Invalid credentials in Authorization header")
         if found := BLOB.fullmatch(path):
             return self.blob(found[1], fault)
-        if found := API.fullmatch(path):
-            return self.api(found, url)
-        if found := FILE.fullmatch(path):
+        if found := API.fullmatch(url.path):  # with %2F in the name of a revision
+            return self.api(found)
+        if found := FILE.fullmatch(url.path):
             return self.file(found, fault)
         return self.refuse(404, "", "no such page")
 
@@ -167,7 +167,7 @@ class Handler(BaseHTTPRequestHandler):
             return None
         return found
 
-    def api(self, found: re.Match[str], url: urllib.parse.ParseResult) -> None:
+    def api(self, found: re.Match[str]) -> None:
         """Answer about a repository, or list its files."""
         kind, name, what, revision, _ = found.groups()
         repository = self.repository(kind, name)
@@ -198,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
         commit = repository.commit_of(urllib.parse.unquote(revision))
         if commit is None:
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        data = repository.commits[commit].get(path)
+        data = repository.commits[commit].get(urllib.parse.unquote(path))
         if data is None:
             return self.refuse(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
         headers = {"X-Repo-Commit": commit}
