@@ -22,6 +22,8 @@ HARMLESS = (
     "drop_metadata", "sep", "delimiter",
 )  # fmt: skip
 INFO = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+OLD_DEFAULT = "main"  # what DATASET_CONFIG once was for every data set: runs and .env files of then may say so
+CONVERTED = re.compile(r"(?P<config>[^/]+)/(partial-)?(?P<split>[^/]+)/\d{4}\.parquet")
 
 
 def without_rows(root: Path, names: list[str], settings: Settings) -> dict[str, str]:
@@ -78,7 +80,11 @@ def declared(root: Path, data: list[str], settings: Settings) -> Declared:
     splits = json_object(root / "dataset_dict.json").get("splits")
     if isinstance(splits, list):
         return Declared({str(split): [name for name in data if name.startswith(f"{split}/")] for split in splits})
-    configs = configurations(root, settings)
+    configs = configurations(root, settings) or converted(data)
+    if not configs and settings.dataset_config not in ("", "default", OLD_DEFAULT):
+        remedy = "leave it empty, or give the files to train on"
+        what = f"{settings.dataset} has no configurations"
+        raise SettingsError([wrong("DATASET_CONFIG", settings.dataset_config, what, remedy)])
     if not configs:
         return Declared({})
     config = configuration(configs, settings)
@@ -116,6 +122,20 @@ def configurations(root: Path, settings: Settings) -> dict[str, dict[str, object
     return {str(config.get("config_name", "default")): config for config in configs}
 
 
+def converted(data: list[str]) -> dict[str, dict[str, object]]:
+    """Return the configurations in the hub's own copy of a data set (its branch refs/convert/parquet), by name.
+
+    Its files are called CONFIGURATION/SPLIT/0000.parquet; of a large split there is only a part.
+    """
+    found = [CONVERTED.fullmatch(name) for name in data]
+    files: dict[str, list[object]] = {}
+    for file in found:
+        if file is None:
+            return {}
+        files.setdefault(file["config"], []).append({"split": file["split"], "path": file[0]})
+    return {config: {"data_files": entries} for config, entries in files.items()}
+
+
 def configuration(configs: dict[str, dict[str, object]], settings: Settings) -> dict[str, object]:
     """Return the configuration that DATASET_CONFIG names, or the only or default one. Raises SettingsError."""
     name = settings.dataset_config
@@ -123,7 +143,7 @@ def configuration(configs: dict[str, dict[str, object]], settings: Settings) -> 
         return configs[name]
     usual = [key for key, config in configs.items() if config.get("default") is True]
     usual = usual or [key for key in configs if key == "default" or len(configs) == 1]
-    if not name and len(usual) == 1:
+    if name in ("", OLD_DEFAULT) and len(usual) == 1:
         return configs[usual[0]]
     remedy = "name one of them" + (f", or leave it empty for {usual[0]}" if len(usual) == 1 else "")
     what = f"{settings.dataset} has the configurations {', '.join(configs)}"

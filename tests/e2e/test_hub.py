@@ -80,6 +80,7 @@ def test_each_refusal_is_one_line_that_says_what_to_do(hub, tmp_path):
     wanted = [
         ({"dataset": "org/several"}, "DATASET_CONFIG=: org/several has the configurations en, de; name one of them"),
         ({"dataset": "org/several", "dataset_config": "main"}, "DATASET_CONFIG=main: .* has the configurations en, de"),
+        ({"dataset": "org/columns", "dataset_config": "en"}, "DATASET_CONFIG=en: .* has no configurations; leave it"),
         ({"train_split": "all"}, "TRAIN_SPLIT=all: openai/gsm8k has no split all, but train, test; name one of them"),
         ({"eval_split": "train[:5]"}, "EVAL_SPLIT=train.:5.: rows of train.:5. are trained too"),
         ({"dataset_revision": "v9"}, "DATASET=openai/gsm8k: has no revision DATASET_REVISION=v9; check it"),

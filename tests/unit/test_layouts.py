@@ -76,11 +76,21 @@ def test_the_default_configuration_is_taken_or_one_has_to_be_named(tmp_path):
     assert found(tmp_path)[0] == ["de/a.jsonl", "de/b1.jsonl"]
     for config, text, remedy in (
         ("", SEVERAL.format(default=""), "has the configurations en, de, fr; name one of them$"),
-        ("main", NAMED, "has the configurations default; name one of them, or leave it empty for default"),
+        ("english", NAMED, "has the configurations default; name one of them, or leave it empty for default"),
     ):
         (tmp_path / "README.md").write_text(text)
         with pytest.raises(SettingsError, match=rf"DATASET_CONFIG={config}: .* {remedy}"):
             found(tmp_path, dataset_config=config)
+    (tmp_path / "README.md").write_text("# Rows")
+    with pytest.raises(SettingsError, match="DATASET_CONFIG=en: .* has no configurations; leave it empty"):
+        found(tmp_path, dataset_config="en")
+
+
+def test_the_configuration_that_was_once_the_default_is_not_asked_of_other_data_sets(tmp_path):
+    path = folder(tmp_path, "data/train-00000-of-00001.parquet")
+    assert found(path, dataset_config="main") == found(path)
+    (path / "README.md").write_text(NAMED)
+    assert found(path, dataset_config="main") == found(path)
 
 
 def test_files_that_were_not_downloaded_are_named(tmp_path):
@@ -131,3 +141,12 @@ def test_save_to_disk_of_several_splits(tmp_path):
 )
 def test_patterns(pattern, matches, others):
     assert [name for name in matches + others if expression(pattern).fullmatch(name)] == matches
+
+
+def test_the_hub_s_own_copy_of_a_data_set_has_a_folder_for_each_configuration(tmp_path):
+    names = ("en/train/0000.parquet", "en/train/0001.parquet", "en/test/0000.parquet", "de/partial-train/0000.parquet")
+    folder(tmp_path, *names)
+    with pytest.raises(SettingsError, match="DATASET_CONFIG=: .* has the configurations de, en; name one of them"):
+        found(tmp_path)
+    assert found(tmp_path, dataset_config="en")[:2] == ([*names[:2]], [names[2]])
+    assert found(tmp_path, dataset_config="de")[:2] == ([names[3]], [])
