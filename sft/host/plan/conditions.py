@@ -116,9 +116,12 @@ def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> 
         if settings.precision != "fp32":
             notes.append(f"{card.name} has no bf16: PRECISION=auto is fp16, with dynamic loss scaling")
     notes += [f"{card.name}: {card.note}"] if card.note else []
+    shape = shapes.read(Path(options.shape)) if options.shape else shapes.need(settings)
+    if shape.doubt:
+        notes.append(f"a guess: {shape.doubt}. The run tries its largest micro-step first")
     return Conditions(
         model=shapes.name_of(Path(options.shape)) if options.shape else settings.model_name,
-        shape=shapes.read(Path(options.shape)) if options.shape else shapes.need(settings),
+        shape=shape,
         card=card,
         rows=workload.rows_of(settings, options.tokens_per_row, options.rows),
         free_gib=free_gib,

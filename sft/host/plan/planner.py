@@ -31,14 +31,14 @@ def plan_with(settings: Settings, options: Options) -> Plan:
 def plan_run(settings: Resolved, here: list[gpus.Gpu]) -> tuple[Decided, Plan | None]:
     """Return the settings of a run with the plan's numbers instead of auto, and the plan.
 
-    There is no plan on a CPU, or for a model of unknown shape. Raises SettingsError for settings that cannot fit,
-    unless PLAN=warn.
+    There is no plan on a CPU, or for a model of unknown shape: the run finds its budget by trying. Raises SettingsError
+    for settings that cannot fit, unless PLAN=warn or the model's shape is a guess.
     """
-    if settings.device != "cuda" or shapes.find(settings) is None:
+    if settings.device != "cuda" or not shapes.is_known(settings):
         return without_plan(settings), None
     plan = Plan.of(settings, conditions(settings, here))
     problem = advice.problem(plan)
-    if problem and settings.plan == "refuse":
+    if problem and settings.plan == "refuse" and not plan.conditions.shape.doubt:
         raise SettingsError([problem])
     return plan.settings, plan
 

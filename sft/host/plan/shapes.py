@@ -1,12 +1,14 @@
 """The shape of a model, from its `config.json`: all that the plan needs to know, without torch or transformers.
 
-Families of models give the same few sizes different names. Weights and activations follow from the sizes, for decoders
-of attention and a (gated) feed-forward network; in a mixture of experts every expert's weights count.
+Families of models give the same few sizes different names: those of transformers' own attribute maps. Weights and
+activations follow from the sizes, for decoders of attention and a (gated) feed-forward network; in a mixture of experts
+every expert's weights count. Of other layers (state-space, hybrid) the plan is a guess, and `Shape.doubt` says so.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,40 @@ BUILT_IN: dict[str, dict[str, object]] = {
     | {"max_position_embeddings": 4096},
 }
 UNGATED = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "starcoder2"}  # two matrices, not 3
+# Sizes by all their names in transformers' families, the more special ones first.
+NAMES: dict[str, tuple[str, ...]] = {
+    "hidden": ("hidden_size", "n_embd", "d_model", "embed_dim", "n_embed", "emb_dim", "dim"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"),
+    "heads": (
+        "num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads", "attention_heads",
+    ),
+    "key heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
+    "experts per token": (
+        "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts",
+    ),
+    "expert": ("moe_intermediate_size", "expert_ffn_hidden_size", "expert_ffn_dim"),
+    "intermediate": (
+        "intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "ffn_hidden_size", "d_ff", "dff", "dim_ff",
+    ),
+    "dense layers": ("first_k_dense_replace", "num_dense_layers"),
+    "positions": ("n_positions", "n_ctx", "max_position_embeddings"),
+    "vocabulary": ("vocab_size",),
+}  # fmt: skip
+# Families whose head is the embedding where config.json says nothing: files of older versions left out what was usual.
+TIED = (
+    "gpt2", "opt", "gemma", "gemma2", "gemma3_text", "bloom", "falcon", "gpt_neo", "gpt_bigcode", "mpt", "xglm",
+    "mamba", "falcon_mamba", "openai-gpt", "ctrl", "codegen", "cohere", "biogpt",
+)  # fmt: skip
+LEARNT_POSITIONS = ("gpt2", "gpt_neo", "opt", "openai-gpt", "gpt_bigcode", "biogpt")
+STATE_SPACE = (
+    "state_size",
+    "mamba_d_state",
+    "ssm_state_size",
+    "mamba_expand",
+    "linear_num_value_heads",
+    "conv_L_cache",
+)
 CHANGE_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
 
@@ -58,11 +94,16 @@ class Shape:
     norms: int = 2  # of a layer
     positions: int = 0  # learnt position embeddings
     whole_logits: bool = False  # scaled or capped after the head, so the loss has no chunks (sft/trainer/loss.py)
+    latent: int = 0  # weights of a layer's attention over latents (DeepSeek), instead of the four matrices
+    shared: int = 0  # elements of experts that work on every token
+    dense_layers: int = 0  # of a mixture of experts, without experts ...
+    dense_intermediate: int = 0  # ... but with one wider feed-forward network
+    doubt: str = ""  # why the numbers are a guess; "" if they are not
 
     @property
     def attention_weights(self) -> int:
         """Weights of a layer's four attention matrices."""
-        return 2 * self.hidden * (self.queries + self.keys)
+        return self.latent or 2 * self.hidden * (self.queries + self.keys)
 
     @property
     def feed_forward_weights(self) -> int:
@@ -72,8 +113,28 @@ class Shape:
     @property
     def layer_weights(self) -> int:
         router = self.experts * self.hidden if self.experts > 1 else 0
-        small = self.norms * self.hidden + self.head_norms + self.biases + router
-        return self.attention_weights + self.experts * self.feed_forward_weights + small
+        return (
+            self.attention_weights
+            + self.experts * self.feed_forward_weights
+            + self.shared_weights
+            + self.small
+            + router
+        )
+
+    @property
+    def small(self) -> int:
+        """Weights of a layer's norms and biases."""
+        return self.norms * self.hidden + self.head_norms + self.biases
+
+    @property
+    def shared_weights(self) -> int:
+        """Weights of a layer's experts that work on every token."""
+        return (3 if self.gated else 2) * self.hidden * self.shared
+
+    @property
+    def dense_weights(self) -> int:
+        """Weights of a layer without experts, in a mixture of experts."""
+        return self.attention_weights + (3 if self.gated else 2) * self.hidden * self.dense_intermediate + self.small
 
     @property
     def head_weights(self) -> int:
@@ -84,12 +145,14 @@ class Shape:
     def weights(self) -> int:
         """All weights; a head that is the embedding counts once."""
         ends = self.head_weights * (1 if self.tied else 2) + self.positions * self.hidden
-        return self.layers * self.layer_weights + ends + self.norms // 2 * self.hidden
+        layers = (self.layers - self.dense_layers) * self.layer_weights + self.dense_layers * self.dense_weights
+        return layers + ends + self.norms // 2 * self.hidden
 
     @property
     def matrix_weights(self) -> int:
         """Weights of all layers that one token is multiplied with."""
-        return self.layers * (self.attention_weights + self.experts_per_token * self.feed_forward_weights)
+        active = self.attention_weights + self.experts_per_token * self.feed_forward_weights + self.shared_weights
+        return self.layers * active
 
     @property
     def linear_weights(self) -> int:
@@ -97,53 +160,92 @@ class Shape:
         return self.layers * (self.attention_weights + self.feed_forward_weights * (self.experts == 1))
 
     def lora_weights(self, rank: int) -> int:
-        """Weights of adapters of this rank on every matrix of the layers."""
+        """Weights of adapters of this rank on every matrix of the layers. Stacked experts have none."""
         pairs = (self.hidden + self.queries) * 2 + (self.hidden + self.keys) * 2
-        feed_forward = (3 if self.gated else 2) * (self.hidden + self.intermediate) * self.experts
+        wide = self.intermediate if self.experts == 1 else self.shared
+        feed_forward = (3 if self.gated else 2) * (self.hidden + wide) * (wide > 0)
         return rank * self.layers * (pairs + feed_forward)
 
     @classmethod
     def of(cls, config: Config, source: str) -> Shape:
         """Return the shape that a config.json describes. Raises UserError if it lacks a size."""
-        config = model_files.language_part(config)
+        whole, config = config, model_files.language_part(config)
 
-        def size(*names: str, default: int = 0) -> int:
-            for name in names:
-                if isinstance(value := config.get(name), int):
+        def size(what: str, default: int = 0) -> int:
+            for name in NAMES.get(what, (what,)):
+                value = config.get(name)
+                if isinstance(value, list) and value and all(type(one) is int for one in value):
+                    value = max(value)  # one for each layer
+                if type(value) is int and value > 0:
                     return value
-            if not default:
-                raise UserError(f"{source}: has no {names[0]}; give the config.json of a causal language model")
             return default
 
+        missing = [what for what in ("hidden", "layers", "vocabulary") if not size(what)]
+        if missing:
+            raise UserError(f"{source}: has no {NAMES[missing[0]][0]}; give the config.json of a causal language model")
         family = str(config.get("model_type", ""))
-        hidden, heads = size("hidden_size", "n_embd", "d_model"), size("num_attention_heads", "n_head")
-        head_size = size("head_dim", default=hidden // heads)
-        queries, keys = heads * head_size, size("num_key_value_heads", default=heads) * head_size
-        intermediate = size("moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", default=4 * hidden)
+        hidden, heads = size("hidden"), size("heads")
+        head_size = size("head_dim", hidden // max(1, heads))
+        attention = size("attention_hidden_size", heads * head_size) if family == "rwkv" else heads * head_size
+        keys = size("key heads", heads) * head_size if family != "rwkv" else attention
+        if config.get("multi_query") and not config.get("new_decoder_architecture"):
+            keys = head_size
+        experts = size("experts", 1)
+        inner = size("expand", 4) * hidden if family in ("mamba", "mamba2", "falcon_mamba") else 4 * hidden
+        dense = size("intermediate", inner)
+        intermediate = size("expert", dense) if experts > 1 else dense
         biases = 0
         if family == "qwen2" or config.get("attention_bias"):
-            biases = queries + 2 * keys + (hidden if config.get("attention_bias") else 0)
+            biases = attention + 2 * keys + (hidden if config.get("attention_bias") else 0)
         norms = 2
         if family in ("gpt2", "opt"):  # biases everywhere, in the norms too
-            biases, norms = queries + 2 * keys + 2 * hidden + intermediate, 4
+            biases, norms = attention + 2 * keys + 2 * hidden + intermediate, 4
+        shared = size("shared_expert_intermediate_size") or intermediate * size("n_shared_experts") * (experts > 1)
         return cls(
             source=source,
-            layers=size("num_hidden_layers", "n_layer"),
+            layers=size("layers"),
             hidden=hidden,
             intermediate=intermediate,
-            queries=queries,
+            queries=attention,
             keys=keys,
-            vocabulary=size("vocab_size"),
-            tied=bool(config.get("tie_word_embeddings", family in ("gpt2", "opt", "gemma", "gemma2"))),
+            vocabulary=size("vocabulary"),
+            tied=bool(config.get("tie_word_embeddings", whole.get("tie_word_embeddings", family in TIED))),
             gated=family not in UNGATED,
-            experts=size("num_local_experts", "num_experts", default=1),
-            experts_per_token=size("num_experts_per_tok", default=1),
+            experts=experts,
+            experts_per_token=size("experts per token", 1),
             head_norms=2 * head_size if family.startswith("qwen3") else 0,
             biases=biases,
             norms=norms,
-            positions=size("n_positions") if family == "gpt2" else 0,
+            positions=size("positions") if family in LEARNT_POSITIONS else 0,
             whole_logits=any(config.get(name) not in (None, 1, 1.0) for name in CHANGE_LOGITS),
+            latent=latent_weights(size, hidden, heads),
+            shared=shared,
+            dense_layers=size("dense layers") if experts > 1 else 0,
+            dense_intermediate=dense,
+            doubt=doubt(whole, config, heads),
         )
+
+
+def latent_weights(size: Callable[[str], int], hidden: int, heads: int) -> int:
+    """Return the weights of a layer's attention whose keys and values are made of a small latent; 0 without one."""
+    rank, query_rank = size("kv_lora_rank"), size("q_lora_rank")
+    if not rank:
+        return 0
+    apart, rotated, value = size("qk_nope_head_dim"), size("qk_rope_head_dim"), size("v_head_dim")
+    queries = heads * (apart + rotated)
+    query_weights = query_rank * (hidden + queries) if query_rank else hidden * queries
+    return query_weights + hidden * (rank + rotated) + rank * heads * (apart + value) + heads * value * hidden
+
+
+def doubt(whole: Config, text: Config, heads: int) -> str:
+    """Return why the plan's numbers for a model are a guess, or ""."""
+    if not heads:
+        return "it has no attention heads"
+    if any(name in text for name in STATE_SPACE):
+        return "some of its layers are not attention"
+    if "vision_config" in whole or "audio_config" in whole:
+        return "its parts for other inputs than text are not counted"
+    return ""
 
 
 def read(path: Path) -> Shape:
@@ -197,6 +299,16 @@ def weights_of(settings: Settings) -> int | None:
     except UserError:  # not a family that can be planned
         return None
     return shape.weights if shape else None
+
+
+def is_known(settings: Settings) -> bool:
+    """Tell whether MODEL_NAME's shape is known here. Raises SettingsError for a folder that is not a model."""
+    try:
+        return find(settings) is not None
+    except SettingsError:
+        raise
+    except UserError:  # a family whose sizes have other names
+        return False
 
 
 def in_cache(settings: Settings) -> Path | None:
