@@ -1,19 +1,18 @@
 """Every kind of file gives the rows that were written into it, and what is wrong is named by file and line."""
 
-import csv
 import gzip
-import io
 import json
 import re
 
 import pyarrow
-import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.errors import DataError, SettingsError
 from sft.rows.files import read_file
+
+from .written import KINDS, TEXTS, arrow, json_lines
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "größer?\nja; \"ja\", 'ja'\t!", "answer": "3"}]
 
@@ -24,59 +23,6 @@ def read(path):
 
 def errors(path):
     return [str(row).removeprefix(f"{path.parent}/") for _, row in read_file(path) if isinstance(row, DataError)]
-
-
-def json_lines(rows):
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def separated(rows, separator):
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), delimiter=separator)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def arrow(rows, new):
-    table, buffer = pyarrow.Table.from_pylist(rows), io.BytesIO()
-    with new(buffer, table.schema) as writer:
-        writer.write_table(table)
-    return buffer.getvalue()
-
-
-def parquet(rows):
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
-    return buffer.getvalue()
-
-
-TEXTS = {
-    "a.jsonl": json_lines,
-    "b.ndjson": json_lines,
-    "lines.json": json_lines,
-    "list.json": lambda rows: json.dumps(rows).encode(),
-    "list-in.jsonl": lambda rows: json.dumps(rows).encode(),
-    "pretty.json": lambda rows: json.dumps(rows, indent=2).encode(),
-    "pretty-in.jsonl": lambda rows: json.dumps(rows, indent=2).encode(),
-    "wrapped.json": lambda rows: json.dumps({"version": 1, "data": rows}).encode(),
-    "wrapped-pretty.json": lambda rows: json.dumps({"rows": rows}, indent=1).encode(),
-    "one-row-a-line.json": lambda rows: b'{"data": [\n' + b",\n".join(json.dumps(r).encode() for r in rows) + b"\n]}",
-    "train-alone.json": lambda rows: json.dumps({"train": rows}).encode(),
-    "comma.csv": lambda rows: separated(rows, ","),
-    "semicolon.csv": lambda rows: separated(rows, ";"),
-    "tab.csv": lambda rows: separated(rows, "\t"),
-    "excel.csv": lambda rows: b"sep=;\r\n" + separated(rows, ";"),
-    "blank-first.csv": lambda rows: b"\n" + separated(rows, ","),
-    "a.tsv": lambda rows: separated(rows, "\t"),
-}
-KINDS = TEXTS | {f"{name}.gz": lambda rows, made=made: gzip.compress(made(rows)) for name, made in TEXTS.items()}
-KINDS |= {
-    "file.arrow": lambda rows: arrow(rows, pyarrow.ipc.new_file),
-    "stream.arrow": lambda rows: arrow(rows, pyarrow.ipc.new_stream),
-    "a.parquet": parquet,
-    "UPPER.JSONL": json_lines,
-}
 
 
 @pytest.mark.parametrize("name", KINDS)
