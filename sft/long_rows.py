@@ -5,6 +5,7 @@ from __future__ import annotations
 from sft.errors import DataError
 from sft.run.records import Split
 from sft.settings.fields import Settings
+from sft.settings.mixture import title
 
 MANY = 0.01  # of the rows: if more than that are cut or dropped, a warning says so
 
@@ -15,7 +16,7 @@ def check(split: Split, name: str, settings: Settings, remedy: str = "") -> None
         return
     remedies = [f"raise it: {holding(split)}"] if split.holds_most else ["add some that are not"]
     remedies += [remedy] if remedy else []
-    setting = f"MAX_LENGTH={settings.max_length}" if split.holds_most else f"DATASET={settings.dataset}"
+    setting = f"MAX_LENGTH={settings.max_length}" if split.holds_most else f"DATASET={title(settings)}"
     what = f"all {split.dropped_rows:,} {name} rows are dropped ({'; '.join(reasons(split))})"
     raise DataError(f"{setting}: {what}; {', or '.join(remedies)}")
 

@@ -24,13 +24,13 @@ LOOK_S = 2.0  # for the whole data set
 LOOK_JSON_BYTES = 2**26  # of JSON that is read whole: a larger file is left to the run
 
 
-def check_first_rows(path: Path, settings: Settings) -> None:
-    """Check the first rows of a local data set.
+def check_first_rows(path: Path, settings: Settings, seconds: float = LOOK_S) -> None:
+    """Check the first rows of a local data set, as many as can be read in so many seconds.
 
     Raises SettingsError for columns that no row has, and DataError for rows that cannot be used and for a training
     split without rows.
     """
-    deadline = time.monotonic() + LOOK_S
+    deadline = time.monotonic() + seconds
     bad, seen = BadRows(), list[Row]()
     found = local_files(path, settings)
     if all(is_small(file) for file in found.used):

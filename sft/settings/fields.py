@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, fi
 from sft.settings.kinds import (
     LARGEST,
     OF_DATA,
+    OF_PART,
     Arguments,
     AskedForm,
     BaseBits,
     Bits,
     Columns,
     Count,
+    DataSets,
     Device,
     Folder,
     Launcher,
@@ -31,6 +33,7 @@ from sft.settings.kinds import (
     Name,
     NotOfRun,
     OfData,
+    OfPart,
     Planned,
     Planning,
     Precision,
@@ -62,7 +65,8 @@ ALL_WEIGHTS_RATE, LORA_RATE, TINY_RATE = 1e-6, 2e-4, 3e-3
 class Settings(BaseModel):
     """The settings of one run as they were written; `auto` is still open. Field names in capitals are what users type.
 
-    A field's mark says what it is for: `MayChange` on resume, `NotOfRun` (where it happens), `OfData` (prepared data).
+    A field's mark says what it is for: `MayChange` on resume, `NotOfRun` (where it happens), `OfData` (prepared data),
+    `OfPart` (each data set of several may have its own).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
@@ -78,39 +82,43 @@ class Settings(BaseModel):
     )
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model or its tokenizer")
     # Data
-    dataset: OfData[Name] = Field(
+    dataset: OfPart[Name] = Field(
         "openai/gsm8k",
-        description="hub name, local file or folder (docs/data.md lists the kinds); `demo` generates one",
+        description="hub name, local file or folder (docs/data.md lists the kinds); `demo` generates one; or several "
+        "with shares, as in a.jsonl,b.jsonl*0.5,org/set*2000",
     )
-    dataset_config: OfData[Name] = Field(
+    datasets: OfData[DataSets] = Field(
+        "", description="TOML file with several data sets that need settings of their own, instead of DATASET"
+    )
+    dataset_config: OfPart[Name] = Field(
         "",
         validate_default=True,
         description="configuration of the data set; empty = the only one or its default (of openai/gsm8k: main)",
     )
-    dataset_revision: OfData[Name] = Field("main", description="hub revision of the data set")
-    train_split: OfData[Splits] = Field(
+    dataset_revision: OfPart[Name] = Field("main", description="hub revision of the data set")
+    train_split: OfPart[Splits] = Field(
         "",
         description="splits to train on, such as train_sft or train[:10%] (docs/data.md); empty = the training split",
     )
-    eval_split: OfData[Splits] = Field(
+    eval_split: OfPart[Splits] = Field(
         "",
         description="splits to evaluate on; empty = the validation or test split, or one training row in twenty",
     )
-    prompt_column: OfData[Name] = Field(
+    prompt_column: OfPart[Name] = Field(
         "question", description="column with the prompt, if its name is not one that is recognised"
     )
-    response_column: OfData[Name] = Field(
+    response_column: OfPart[Name] = Field(
         "answer", description="column with the response, whose tokens are the targets, if its name is not recognised"
     )
-    columns: OfData[Columns] = Field(
+    columns: OfPart[Columns] = Field(
         "{}",
         description="roles of columns whose names are not recognised, as JSON: prompt, response, system, input, "
         'history, messages, tools, text or unused, as in {"hint": "input", "label": "unused"}',
     )
-    use_columns: OfData[Annotated[UnusedColumns, Lower]] = Field(
+    use_columns: OfPart[Annotated[UnusedColumns, Lower]] = Field(
         "warn", description="filled columns of rows that nothing uses are: warn = named and counted, refuse = an error"
     )
-    system_prompt: OfData[Text] = Field("", description="system message put before every prompt")
+    system_prompt: OfPart[Text] = Field("", description="system message put before every prompt")
     max_length: OfData[Count] = Field(
         1024, ge=8, description="longest sequence in tokens; LONG_ROWS says what becomes of longer rows"
     )
@@ -127,7 +135,7 @@ class Settings(BaseModel):
     chat_template_arguments: OfData[Arguments] = Field(
         "{}", description='variables for the chat template as JSON, such as {"enable_thinking": false}'
     )
-    train_on: OfData[Annotated[TrainedAnswers, Lower]] = Field(
+    train_on: OfPart[Annotated[TrainedAnswers, Lower]] = Field(
         "all", description="answers of a row that are targets: all of them, or the last"
     )
     special_tokens_in_text: OfData[Annotated[MarksInText, Lower]] = Field(
@@ -330,6 +338,10 @@ class Settings(BaseModel):
     def of_data(self) -> dict[str, object]:
         """Return the settings that prepared data depends on; its manifest holds them, so that it is found again."""
         return self.model_dump(mode="json", include={*marked(OF_DATA)})
+
+    def of_part(self) -> dict[str, object]:
+        """Return the settings that each data set of several may have for itself."""
+        return self.model_dump(mode="json", include=set(marked(OF_PART)))
 
 
 @functools.cache

@@ -47,11 +47,13 @@ class Mark:
 MAY_CHANGE = Mark()  # a resumed run may change it: every field without this mark decides what a run trains
 NOT_OF_RUN = Mark(MAY_CHANGE)  # where a run happens and who sees it, not what it trains
 OF_DATA = Mark()  # prepared data is made for this value
+OF_PART = Mark(OF_DATA)  # each data set of several may have its own
 
 T = TypeVar("T")
 MayChange = Annotated[T, MAY_CHANGE]
 NotOfRun = Annotated[T, NOT_OF_RUN]
 OfData = Annotated[T, OF_DATA]
+OfPart = Annotated[T, OF_PART]
 
 # Checks
 
@@ -111,6 +113,20 @@ def splits(text: str) -> str:
     return text
 
 
+def data_sets(text: str) -> str:
+    """Check the JSON that DATASETS' file becomes when it is loaded. Raises ValueError."""
+    try:
+        found = json.loads(text) if text else []
+    except (ValueError, RecursionError):
+        found = None
+    entries = found if isinstance(found, list) else [None]
+    for entry in entries:
+        values = entry if isinstance(entry, dict) else {}
+        if not values.get("dataset") or not all(isinstance(value, str) for value in values.values()):
+            raise ValueError("is not a list of data sets")
+    return text if entries else ""
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be written in UTF-8: lone surrogates cannot."""
     try:
@@ -129,6 +145,7 @@ Count = Annotated[int, Field(le=LARGEST)]  # this limit wins over one of the fie
 Text = Annotated[str, AfterValidator(readable)]
 Name = Annotated[str, AfterValidator(plain)]
 Arguments = Annotated[str, AfterValidator(plain), AfterValidator(json_object)]
+DataSets = Annotated[str, AfterValidator(plain), AfterValidator(data_sets)]
 Columns = Annotated[str, AfterValidator(plain), AfterValidator(column_roles)]
 Splits = Annotated[str, AfterValidator(plain), AfterValidator(splits)]
 Folder = Annotated[Path, AfterValidator(folder)]

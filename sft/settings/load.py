@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from sft import redaction
 from sft.errors import SettingsError, UserError, shown, wrong
-from sft.settings import rules, variables
+from sft.settings import mixture_file, rules, variables
+from sft.settings.explain import explain
 from sft.settings.fields import DEMO, FOLDERS, TINY, Settings, secret_names
 from sft.settings.stages import Decided, Resolved, without_plan
 
@@ -37,16 +38,6 @@ ELSEWHERE = {
     "NPROC_PER_NODE": "GPUS_PER_NODE", "PORT": "MASTER_PORT", "OUTPUT_DIR": "RUNS_PATH", "NAME": "RUN_NAME",
     "HF_TOKEN": "HUGGINGFACE_API_KEY", "DEEPSPEED": "DS_CONFIG", "ZERO_STAGE": "DS_CONFIG",
 }  # fmt: skip
-# pydantic's kinds of errors: what is wrong, and what to do.
-IN_PLAIN_WORDS = {
-    "int_parsing": ("is not a whole number", "use a whole number"),
-    "int_from_float": ("is not a whole number", "use a whole number"),
-    "int_parsing_size": ("has too many digits", "use a smaller number"),
-    "float_parsing": ("is not a number", "use a number such as 0.001 or 1e-3"),
-    "finite_number": ("is not a finite number", "use a number such as 0.001 or 1e-3"),
-    "bool_parsing": ("is neither 1 nor 0", "use 1 or 0"),
-    "string_too_short": ("is empty", "give it a value, or leave it out"),
-}
 
 
 def load(
@@ -71,6 +62,7 @@ def load(
     cleared = {name: "" for name in emptied if str(names[name].default) == ""}
     around = variables.around(list(names)) | cleared
     values |= around | given
+    problems += settle_data(values, written, around | given)
     while True:
         try:
             settings = Settings.model_validate(values)
@@ -88,6 +80,32 @@ def load(
     settings.model_fields_set.intersection_update(explicit | set(around) | set(given))
     redaction.know(list(settings.secrets().values()))
     return settings
+
+
+def settle_data(values: dict[str, object], written: Mapping[str, str], later: Mapping[str, object]) -> list[str]:
+    """Leave DATASET or DATASETS in `values`, whichever was given last, and put the file's content in place of its name.
+
+    `later`: what was given after `.env` was `written`. Returns a line for everything that is wrong.
+    """
+    for given in (later, {name.lower(): value for name, value in written.items()}):
+        names = {name for name, value in given.items() if value}
+        if {"dataset", "datasets"} <= names:
+            remedy = "leave one of them out"
+            return [wrong("DATASETS", values.pop("datasets"), f"DATASET={values['dataset']} is set too", remedy)]
+        if "dataset" in names:
+            values.pop("datasets", None)
+            return []
+        if "datasets" in names:
+            break
+    if not values.get("datasets"):
+        return []
+    values.pop("dataset", None)
+    try:
+        values |= {"dataset": "", "datasets": mixture_file.read(str(values["datasets"]))}
+    except SettingsError as error:
+        del values["datasets"]
+        return error.problems
+    return []
 
 
 def repeat(frozen: Mapping[str, object], env_file: Path | None = variables.ENV_FILE, **given: object) -> Settings:
@@ -163,26 +181,3 @@ def unknown_names(names: list[str], where: str, options: tuple[str, ...] = ()) -
             remedy = f"did you mean {near[0]}?" if near else "docs/settings.md lists every setting"
             problems.append(f"{shown(name)}: no such setting (from {where}); {remedy}")
     return problems
-
-
-def explain(place: tuple[int | str, ...], kind: str, value: object, message: str, context: Mapping[str, object]) -> str:
-    """Return the user's line for one of pydantic's errors: its `loc`, `type`, `input`, `msg` and `ctx`."""
-    name = str(place[0]).upper() if place else "settings"
-    value = "***" if name.lower() in secret_names() else value
-    limits = {
-        "greater_than": "more than",
-        "greater_than_equal": "at least",
-        "less_than": "less than",
-        "less_than_equal": "at most",
-    }
-    if kind in limits:
-        bound = next(iter(context.values()))
-        return wrong(name, value, "is out of range", f"use {limits[kind]} {bound}")
-    if kind == "literal_error":
-        return wrong(name, value, "is not one of the choices", f"use {context['expected']}")
-    if kind in IN_PLAIN_WORDS:
-        what, remedy = IN_PLAIN_WORDS[kind]
-        may_be_auto = name.lower() in Settings.model_fields and Settings.model_fields[name.lower()].default is None
-        return wrong(name, value, what, remedy + " or auto" * may_be_auto)
-    what = message.removeprefix("Value error, ")
-    return wrong(name, value, what[0].lower() + what[1:], "correct it")

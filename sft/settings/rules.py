@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sft.errors import SettingsError, wrong
-from sft.settings import deepspeed, slices, variables
+from sft.settings import deepspeed, mixture, slices, variables
 from sft.settings.fields import COMPRESSED_SUFFIXES, DATA_SUFFIXES, DEMO, TINY, Settings, marked
 from sft.settings.kinds import MAY_CHANGE, NOT_OF_RUN
 from sft.settings.variables import is_there
@@ -50,8 +50,7 @@ def contradictions(settings: Settings, with_file: bool = True) -> list[str]:
     if settings.run_name and not RUN_NAME.fullmatch(settings.run_name):
         remedy = f"use letters, digits, - and _, {LONGEST_NAME} at most"
         problems.append(wrong("RUN_NAME", settings.run_name, "is not a valid folder name", remedy))
-    problems += split_problems(settings)
-    problems += [*name_problems("model_name", settings.model_name), *name_problems("dataset", settings.dataset)]
+    problems += [*name_problems("model_name", settings.model_name), *data_problems(settings)]
     if with_file:
         try:
             deepspeed.configuration(settings)
@@ -72,6 +71,18 @@ def shared_rows(settings: Settings, train: slices.Slice, evaluation: slices.Slic
     split = train.split
     remedy = f"divide the split, as in TRAIN_SPLIT={split}[:90%] EVAL_SPLIT={split}[90%:], or name another"
     return wrong("EVAL_SPLIT", settings.eval_split, what, remedy)
+
+
+def data_problems(settings: Settings) -> list[str]:
+    """Return the lines for all data sets of a run."""
+    if not (settings.dataset or settings.datasets):
+        return [wrong("DATASET", "", "is empty", "name a file, a folder or a data set on the hub")]
+    try:
+        parts = mixture.parts_of(settings)
+    except SettingsError as error:
+        return error.problems
+    found = [line for part in parts for line in name_problems("dataset", part.settings.dataset)]
+    return found + list(dict.fromkeys(line for part in parts for line in split_problems(part.settings)))
 
 
 def name_problems(name: str, value: str) -> list[str]:

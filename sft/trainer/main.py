@@ -26,6 +26,7 @@ from sft.run.records import Failure, Moment, Prepared, RankEnd
 from sft.settings.stages import Effective
 from sft.steps import Steps
 from sft.trainer import distributed
+from sft.trainer.data.mixed_rows import rows_in
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 from sft.trainer.evaluation.evaluate import evaluate_model
@@ -95,7 +96,7 @@ def evaluate_and_train(run: Run, settings: Effective, world: World) -> Literal["
     since_start = now - (run.state().attempt_started_at or now)
     before_ranks = max(0.0, since_start - sum(prepared.seconds.values()))
     reporter.add_seconds({"starting": before_ranks} | prepared.seconds)
-    rows, validation_rows = (Rows(Path(prepared.data) / split) for split in ("train", "validation"))
+    rows, validation_rows = (rows_in(Path(prepared.data) / split) for split in ("train", "validation"))
     status: Literal["finished", "stopped"] = "finished"
     try:
         if settings.evaluate and run.results().before is None:
@@ -125,7 +126,7 @@ def evaluate(
     """Evaluate the model before or after training, the one after `step` steps (all ranks)."""
     with reporter.phase(f"evaluation {moment}"):
         reporter.begin_evaluation(moment)
-        found = evaluate_model(run, settings, model, moment, prepared.template, rows, reporter, world)
+        found = evaluate_model(run, settings, model, moment, prepared, rows, reporter, world)
         reporter.results(moment, step, found)
 
 

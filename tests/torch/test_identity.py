@@ -229,10 +229,10 @@ def test_a_resumed_run_asks_the_hub_for_the_commits_that_it_began_with(run):
     noted = provenance.read(run)
     inputs = replace(noted.began.inputs, model_commit="c" * 40, dataset_commit="d" * 40)
     provenance.write(run, replace(noted, began=replace(noted.began, inputs=inputs)))
-    assert identity.pinned(run, run.settings()) == (run.settings(), None)  # nothing is saved: with those of now
+    assert identity.pinned(run, run.settings()) == (run.settings(), {})  # nothing is saved: with those of now
     checkpoint(run, 16)
-    settings, commit = identity.pinned(run, run.settings())
-    assert (settings.model_revision, commit) == ("c" * 40, "d" * 40)
+    settings, commits = identity.pinned(run, run.settings())
+    assert (settings.model_revision, commits) == ("c" * 40, {settings.dataset: "d" * 40})
 
 
 def test_prepared_data_of_another_commit_of_the_branch_is_not_taken(settings, tiny):
@@ -246,4 +246,4 @@ def test_prepared_data_of_another_commit_of_the_branch_is_not_taken(settings, ti
         typed_json.write(folder / "manifest.json", made)
     assert prepared_data.prepared_data(of_hub, tiny)[1].commit == "e" * 40
     for commit in ("d" * 40, "e" * 40):
-        assert prepared_data.prepared_data(of_hub, tiny, commit)[1].commit == commit
+        assert prepared_data.prepared_data(of_hub, tiny, {"openai/gsm8k": commit})[1].commit == commit

@@ -173,7 +173,8 @@ def test_the_json_of_the_monitor_keeps_its_keys(run, capsys):
     assert seen["nodes"] == [{"name": "llm-master", "host": "machine", "ranks": [0], "gpus": []}]
     before = json.loads((OLDER / "evaluation.json").read_text())["before"]
     kept = {key: value for key, value in before.items() if key != "samples"}
-    assert seen["evaluation"]["before"] == kept | {"answer_form": None, "cut_answers": 0, "perplexity": None}  # older
+    added = {"answer_form": None, "cut_answers": 0, "perplexity": None, "parts": []}
+    assert seen["evaluation"]["before"] == kept | added  # older
     assert seen["metrics"]["step"] == 250 and seen["metrics"]["eval/exact_match"] == 0.99
 
 
@@ -216,7 +217,9 @@ def test_what_became_of_every_row_is_said_at_the_start_in_the_report_and_by_the_
     warning = "warning: train: 35.0% of the rows (7 of 20) are cut or dropped at MAX_LENGTH=1024: 30 holds 99 %"
     assert warning in started.getvalue() and "warning: validation" not in started.getvalue()
     monitor.monitor(run, Console(), once=True, as_json=True)
-    assert json.loads(capsys.readouterr().out)["rows"] == {"read": 25, "trained": 17, "dropped": 3, "held_out": 5}
+    assert json.loads(capsys.readouterr().out)["rows"] == {
+        "read": 25, "trained": 17, "dropped": 3, "held_out": 5, "not_in_share": 0,
+    }  # fmt: skip
 
 
 def test_what_is_unusual_about_the_chat_template_is_shown_by_the_monitor_and_at_the_start(run):

@@ -9,6 +9,7 @@ from rich.console import Console
 from sft.host import provenance
 from sft.host.rows import looks
 from sft.host.rows.columns import columns
+from sft.host.rows.parts import parts
 from sft.host.rows.summary import unusual
 from sft.host.rows.texts import not_applied, noun
 from sft.host.rows.words import answers, counted, row_counts
@@ -32,6 +33,8 @@ def describe(run: Run, console: Console) -> None:
         console.print(f"{'rows':>10}: {row_counts(prepared.row_counts)}", highlight=False)
     if prepared.train.kind == "texts" and (line := not_applied(settings)):
         console.print(f"{'settings':>10}: {line}", highlight=False)
+    for line in parts(prepared.parts):
+        console.print(f"{'data set':>10}: {line}", highlight=False, markup=False)
     for line in columns(prepared.train, prepared.validation):
         console.print(f"{'columns':>10}: {line}", highlight=False, markup=False)
     for line in prepared.splits.said if prepared.splits else []:

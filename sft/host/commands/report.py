@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 
 from sft.errors import RunFailed, UserError
@@ -13,7 +15,7 @@ from sft.host.rows.words import row_counts
 from sft.host.screen import duration
 from sft.run import budget
 from sft.run.directory import Run
-from sft.run.records import Evaluation, Prepared
+from sft.run.records import Evaluation, Prepared, Results
 
 
 def conclude(watched: Watched, console: Console, command: str = "") -> None:
@@ -95,6 +97,7 @@ def evaluation_lines(results: Evaluation) -> list[str]:
         f"{'last number right':<28}{shown(before.exact_match_flexible)}{shown(after.exact_match_flexible)}"
         f"   of {after.answers:,} held-out rows",
     ]
+    lines += part_lines(before, after)
     if before.cut_answers or after.cut_answers:
         cut = [share(results.cut_answers, results.answers) for results in (before, after)]
         lines.append(f"{'cut at MAX_NEW_TOKENS':<28}{shown(cut[0])}{shown(cut[1])}")
@@ -103,6 +106,16 @@ def evaluation_lines(results: Evaluation) -> list[str]:
         lines += ["", f"  asked:    {one_line(sample.prompt)}"]
         lines += [f"  answered: {one_line(sample.answer)} ({mark}; expected {one_line(sample.reference)})"]
     return [*lines, ""]
+
+
+def part_lines(before: Results, after: Results) -> Iterator[str]:
+    """Yield the loss and the exact match on each data set, if there are several."""
+    for old, new in zip(before.parts, after.parts, strict=False):
+        yield one_line(new.name, 80)
+        yield f"{'  validation loss':<28}{shown(old.loss, '.4f')}{shown(new.loss, '.4f')}   on {new.rows:,} rows"
+        yield (
+            f"{'  exact match':<28}{shown(old.exact_match)}{shown(new.exact_match)}   of {new.answers:,} held-out rows"
+        )
 
 
 def share(part: int, whole: int) -> float | None:

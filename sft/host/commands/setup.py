@@ -18,6 +18,7 @@ from sft.host.folders import make_folders
 from sft.host.launch import inputs, signals
 from sft.settings.fields import Settings
 from sft.settings.load import load
+from sft.settings.mixture import title
 from sft.settings.variables import ENV_FILE
 
 EXAMPLE = ROOT / ".env.example"
@@ -133,7 +134,7 @@ def torch_problem(settings: Settings, console: Console) -> list[str]:
 
 def preparation_problem(settings: Settings, console: Console) -> list[str]:
     """Prepare data and model; return why that failed, if it did."""
-    console.print(f"getting {settings.dataset} and {settings.model_name} (once)")
+    console.print(f"getting {title(settings)} and {settings.model_name} (once)")
     command = [sys.executable, "-m", "sft.trainer.data.prepare"]
     environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
     code, said = output(command, environment)

@@ -8,6 +8,7 @@ from pathlib import Path
 from sft import hostfile
 from sft.errors import wrong
 from sft.settings.fields import DEMO, TINY, Settings
+from sft.settings.mixture import parts_of
 
 BASE, GPU, CHECK = "docker-compose.yml", "docker/gpu.yml", "docker/check.yml"
 
@@ -49,8 +50,9 @@ def device_problems(settings: Settings, name: str, given: list[str]) -> list[str
 def unseen_files(settings: Settings) -> list[str]:
     """Return a line for every local file that containers would not see."""
     found = []
-    for name, made_here in (("model_name", TINY), ("dataset", DEMO)):
-        value = getattr(settings, name)
+    values = [("model_name", settings.model_name, TINY)]
+    values += [("dataset", part.settings.dataset, DEMO) for part in parts_of(settings)]
+    for name, value, made_here in values:
         path = Path(value).expanduser()
         if value == made_here or not path.exists():
             continue

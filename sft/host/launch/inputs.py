@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from sft import model_files, template_files
 from sft.errors import SettingsError, UserError, wrong
@@ -11,15 +12,20 @@ from sft.rows import look
 from sft.run.directory import Run
 from sft.settings import variables
 from sft.settings.fields import DEMO, TINY, Settings
+from sft.settings.mixture import parts_of
 
 
 def check(settings: Settings) -> None:
     """Raise UserError with a line for everything that is wrong with the model, the chat template or the rows."""
+    raise_all([partial(check_one, settings) for check_one in (model, template, data)])
+
+
+def raise_all(checks: list[Callable[[], None]]) -> None:
+    """Make all checks. Raises UserError with the lines of all that fail."""
     found: list[UserError] = []
-    checks: list[Callable[[Settings], None]] = [model, template, data]
     for check_one in checks:
         try:
-            check_one(settings)
+            check_one()
         except UserError as error:
             found.append(error)
     if len(found) == 1:
@@ -71,12 +77,18 @@ def is_kept(settings: Settings) -> bool:
 
 
 def data(settings: Settings) -> None:
-    """Check the first rows of local data. Raises SettingsError or DataError."""
+    """Check the first rows of all local data sets. Raises UserError with a line for everything that is wrong."""
+    parts = parts_of(settings)
+    raise_all([partial(data_set, part.settings, look.LOOK_S / len(parts)) for part in parts])
+
+
+def data_set(settings: Settings, seconds: float) -> None:
+    """Check the first rows of one data set if it is local. Raises SettingsError or DataError."""
     path = variables.expanded(settings.dataset)
     if settings.dataset == DEMO or not variables.is_there(path):
         return
     try:
-        look.check_first_rows(path, settings)
+        look.check_first_rows(path, settings, seconds)
     except ModuleNotFoundError:  # a host of containers needs no pyarrow: the run reads the Parquet file
         return
     except OSError as error:

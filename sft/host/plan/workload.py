@@ -13,6 +13,7 @@ from pathlib import Path
 from sft.run import files, typed_json
 from sft.run.records import PreparedData
 from sft.settings.fields import Settings
+from sft.settings.mixture import DataPart, parts_of
 from sft.steps import Steps
 
 SPREAD = 0.4  # standard deviation of a row's tokens, as a share of their mean: GSM8K's is 0.38
@@ -37,18 +38,33 @@ TYPICAL = {"openai/gsm8k": GSM8K, "demo": Rows("the demo's figures", 4000, 34.6,
 
 def rows_of(settings: Settings, tokens_per_row: int = 0, rows: int = 0) -> Rows:
     """Return the figures of the training rows: given, counted, or typical ones. No row is longer than MAX_LENGTH."""
-    found = counted(settings)
-    if found is None and settings.dataset in TYPICAL:
-        found = TYPICAL[settings.dataset]
-        found = replace(found, source=f"{found.source}, until its rows are prepared")
-    if found is None:
-        found = replace(GSM8K, source=f"{GSM8K.source}, as {settings.dataset} is not prepared yet (`make setup`)")
+    found = counted(settings) or total([estimated(part) for part in parts_of(settings)])
     if tokens_per_row:
         found = replace(found, source="as given", tokens_per_row=tokens_per_row, longest=settings.max_length)
     if rows:
         found = replace(found, source="as given", rows=rows)
     limit = settings.max_length
     return replace(found, tokens_per_row=min(limit, found.tokens_per_row), longest=min(limit, found.longest))
+
+
+def estimated(part: DataPart) -> Rows:
+    """Return the figures of a data set until it is prepared as this run needs it, for the share of it."""
+    known = counted(part.settings)
+    if known is None and part.name in TYPICAL:
+        known = TYPICAL[part.name]
+        known = replace(known, source=f"{known.source}, until its rows are prepared")
+    if known is None:
+        known = replace(GSM8K, source=f"{GSM8K.source}, as {part.name} is not prepared yet (`make setup`)")
+    return replace(known, rows=part.share.taken(known.rows) * part.share.repeats)
+
+
+def total(parts: list[Rows]) -> Rows:
+    """Return the figures of several data sets together."""
+    rows = sum(part.rows for part in parts)
+    tokens = sum(part.rows * part.tokens_per_row for part in parts)
+    targets = sum(part.rows * part.tokens_per_row * part.target_share for part in parts)
+    source = "; ".join(dict.fromkeys(part.source for part in parts))
+    return Rows(source, rows, tokens / rows, targets / tokens, max(part.longest for part in parts))
 
 
 def counted(settings: Settings) -> Rows | None:

@@ -10,6 +10,7 @@ from sft.host.rows.visible import visible
 from sft.host.rows.words import answers, cut, size, title, warnings
 from sft.run.shown_rows import Piece, Sequence, ShownRow, ShownRows
 from sft.settings.fields import Settings
+from sft.settings.mixture import title as title_of_data
 
 # Kinds differ in more than colour: targets are underlined, end marks are framed.
 STYLE = """
@@ -30,7 +31,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 def page(found: ShownRows, settings: Settings) -> str:
     """Return the page."""
-    head = f"Rows of {settings.dataset} for {settings.model_name}"
+    head = f"Rows of {title_of_data(settings)} for {settings.model_name}"
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',

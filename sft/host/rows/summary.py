@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sft import long_rows
 from sft.errors import shown
 from sft.host.rows.columns import columns
+from sft.host.rows.parts import parts
 from sft.host.rows.texts import not_applied, noun
 from sft.host.rows.visible import visible
 from sft.host.rows.words import answers, counted
@@ -43,6 +44,8 @@ def of_split(found: ShownRows, counts: Split, settings: Settings) -> Iterator[st
     if counts.answers:
         yield from labelled("", answers(counts.target_answers, counts.answers))
     yield from histogram(found.lengths, settings.max_length, counts)
+    for line in parts(found.parts):
+        yield from labelled("data set", line)
     for line in columns(counts):
         yield from labelled("columns", line)
     for label, line in unusual(counts, settings):

@@ -48,7 +48,13 @@ def answers(targets: int, number: int) -> str:
 
 def row_counts(counts: RowCounts) -> str:
     """Return what became of every row of a data set."""
-    parts = (f"{counts.trained:,} trained", f"{counts.dropped:,} dropped", f"{counts.held_out:,} held out")
+    parts: tuple[str, ...] = (
+        f"{counts.trained:,} trained",
+        f"{counts.dropped:,} dropped",
+        f"{counts.held_out:,} held out",
+    )
+    if counts.not_in_share:
+        parts = (*parts, f"{counts.not_in_share:,} not in the share of their data set")
     return f"{counts.read:,} read = {' + '.join(parts)}"
 
 

@@ -8,9 +8,18 @@ its meaning raises the record's `version`, and `upgraded` translates older files
 from sft.run.records.checkpoint import CheckpointFile, Manifest, Share
 from sft.run.records.ends import Failure, RankEnd, RankExit
 from sft.run.records.environment import Environment, Machine, NodeInfo, Start
-from sft.run.records.evaluation import AnswerForm, AnswerLine, Evaluation, Results, Sample
+from sft.run.records.evaluation import AnswerForm, AnswerLine, Evaluation, PartResults, Results, Sample
 from sft.run.records.frozen import FrozenSettings
-from sft.run.records.inputs import Inputs, Prepared, PreparedData, RowCounts, Split, SplitFiles, TemplateFacts
+from sft.run.records.inputs import (
+    Inputs,
+    MixturePart,
+    Prepared,
+    PreparedData,
+    RowCounts,
+    Split,
+    SplitFiles,
+    TemplateFacts,
+)
 from sft.run.records.looks import FoundRow, LookCounts, LookFound, Looks
 from sft.run.records.plan import Budget, BudgetSetting, Cut, PlanSummary
 from sft.run.records.state import ENDED, Evaluating, Moment, State, StateChanges, Status
@@ -35,8 +44,10 @@ __all__ = [
     "Looks",
     "Machine",
     "Manifest",
+    "MixturePart",
     "Moment",
     "NodeInfo",
+    "PartResults",
     "PlanSummary",
     "Prepared",
     "PreparedData",

@@ -43,6 +43,18 @@ class Sample(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartResults(Part):
+    """What an evaluation found on the held-out rows of one data set of several."""
+
+    name: str
+    loss: float | None  # None without rows
+    rows: int
+    answers: int
+    exact_match: float | None = None
+    exact_match_flexible: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results(Part):
     """What an evaluation found; shares are None without rows."""
 
@@ -55,6 +67,7 @@ class Results(Part):
     exact_match: float | None = None
     exact_match_flexible: float | None = None
     samples: list[Sample] = field(default_factory=list)
+    parts: list[PartResults] = field(default_factory=list)  # of several data sets, in their order
     seconds: float = 0.0
     generating_seconds: float = 0.0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import field
 
 from sft.run.light import dataclass
@@ -15,7 +18,9 @@ class Split(Part):
     """Counts of the training or the held-out rows."""
 
     kind: RowKind = "conversations"  # what the rows of the data set hold
-    rows: int  # sequences: a conversation whose answers need sequences of their own counts once for each of them
+    # Sequences of an epoch: a conversation whose answers need sequences of their own counts once for each of them, and
+    # each of them as often as its data set's share says. So do the tokens; the other counts are of different rows.
+    rows: int
     tokens: int
     target_tokens: int
     longest: int  # tokens
@@ -44,6 +49,25 @@ class Split(Part):
         """Rows of the data set."""
         return (self.conversations or self.rows) + self.dropped_rows  # older runs have no `conversations`
 
+    @classmethod
+    def total(cls, parts: list[tuple[Split, int]]) -> Split:
+        """Return the counts of several data sets together, of which each is trained so many times in an epoch."""
+        found: dict[str, object] = {}
+        for each in dataclasses.fields(cls):
+            values = [getattr(split, each.name) for split, _ in parts]
+            if each.name == "kind":
+                found[each.name] = "texts" if set(values) == {"texts"} else "conversations"
+            elif each.name in ("rows", "tokens", "target_tokens"):
+                found[each.name] = sum(value * times for value, (_, times) in zip(values, parts, strict=True))
+            elif each.name in ("longest", "longest_row", "holds_most"):
+                found[each.name] = max(values)
+            elif isinstance(values[0], dict):
+                found[each.name] = dict(sum(map(Counter, values), Counter()))
+            else:
+                found[each.name] = sum(values)
+        make: Callable[..., Split] = cls
+        return make(**found)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowCounts(Part):
@@ -53,6 +77,7 @@ class RowCounts(Part):
     trained: int
     dropped: int
     held_out: int
+    not_in_share: int = 0  # training rows of a data set of which only a share is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +88,21 @@ class SplitFiles(Part):
     validation: list[str]  # for evaluation, whatever their split is called
     unused: dict[str, str]  # reasons by name
     said: list[str]  # the same, as lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixturePart(Part):
+    """One data set of several, or one of which a share is trained."""
+
+    name: str
+    share: str  # as in "0.5", "3x" and "2000"; "1x" is all of it
+    rows: int  # training rows that it has
+    taken: int  # of them, by its share
+    held_out: int  # rows that are not for training
+    repeats: int  # times in an epoch
+    train: Split  # of the rows that are taken, each counted once
+    validation: Split
+    commit: str | None = None  # of a data set on the hub
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +134,7 @@ class PreparedData(Record):
     row_counts: RowCounts | None = None  # None: prepared before this was noted
     template: TemplateFacts | None = None  # None: prepared before this was noted
     looks: LookCounts | None = None  # the same
+    parts: list[MixturePart] = field(default_factory=list)  # empty: all of one data set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +145,7 @@ class Inputs(Part):
     data_hash: str = ""
     data_files: dict[str, str] | None = None  # hashes by name; None for a data set on the hub
     dataset_commit: str | None = None  # on the hub
+    dataset_commits: dict[str, str] = field(default_factory=dict)  # by name, of several data sets
     model_commit: str | None = None  # on the hub
     model_hash: str = ""
     model_files: dict[str, str] | None = None  # hashes by name
@@ -124,3 +166,4 @@ class Prepared(Record):
     splits: SplitFiles | None = None  # the same
     row_counts: RowCounts | None = None  # the same
     looks: LookCounts | None = None  # the same
+    parts: list[MixturePart] = field(default_factory=list)  # as in PreparedData

@@ -12,11 +12,14 @@ from sft.errors import DataError
 from sft.rows import forms
 from sft.run import files
 from sft.settings.fields import TINY, Settings
+from sft.settings.mixture import parts_of
 from sft.trainer.data import hub, sources
 from sft.trainer.data.hashes import file_hash, short_hash
 from sft.trainer.data.prepared_data import data_key
 from sft.trainer.hub import Repository, download
 from sft.trainer.model.hub import FILES, WITHOUT_WEIGHTS, check_code, is_cached
+
+TINY_ROWS = 10_000  # that the tiny model's tokenizer is learnt from
 
 
 def base_model(settings: Settings) -> Path:
@@ -33,8 +36,10 @@ def base_model(settings: Settings) -> Path:
                 tiny.make(temporary, tiny_texts(settings), settings.seed)
         return folder
     local = model_files.local_model(settings)
-    if local is None and sources.dataset_folder(settings) is None and not is_cached(settings):
-        hub.check(settings)  # before gigabytes are downloaded
+    if local is None and not is_cached(settings):
+        for part in parts_of(settings):
+            if sources.dataset_folder(part.settings) is None:
+                hub.check(part.settings)  # before gigabytes are downloaded
     folder = local or download(Repository.of_model(settings), FILES)
     if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
         folder = download(Repository.of_model(settings), [*FILES, *(f"*{suffix}" for suffix in model_files.PICKLED)])
@@ -65,6 +70,8 @@ def tiny_key(settings: Settings) -> str:
 
 def tiny_texts(settings: Settings) -> Iterator[str]:
     """Yield the training rows' texts, which the tiny model's tokenizer is learnt from."""
-    for where, row in itertools.islice(sources.readers(settings)["train"], 10_000):
-        with contextlib.suppress(DataError):  # bad rows are named, all at once, when the rows are tokenised
-            yield forms.words(row, where, settings)
+    parts = parts_of(settings)
+    for part in parts:
+        for where, row in itertools.islice(sources.readers(part.settings)["train"], TINY_ROWS // len(parts)):
+            with contextlib.suppress(DataError):  # bad rows are named, all at once, when the rows are tokenised
+                yield forms.words(row, where, part.settings)

@@ -15,6 +15,7 @@ from sft.errors import SettingsError, shown, wrong
 from sft.run.directory import Run
 from sft.run.records import Environment, Inputs, PreparedData
 from sft.settings.fields import Settings
+from sft.settings.mixture import parts_of, title
 from sft.trainer.data.prepared_data import FORMAT
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".py", *model_files.PICKLED)
@@ -38,6 +39,7 @@ def inputs_of(folder: Path, data: PreparedData) -> Inputs:
         data_hash=data.hash,
         data_files=data.files,
         dataset_commit=data.commit,
+        dataset_commits={part.name: part.commit for part in data.parts if part.commit},
         model_commit=commit,
         model_hash=whole,
         model_files=files,
@@ -69,17 +71,18 @@ def began_with(run: Run) -> Inputs | None:
     return found.began.inputs if found else None
 
 
-def pinned(run: Run, settings: Settings) -> tuple[Settings, str | None]:
-    """Return the settings with the commit of the model that a saved run began with, and the commit of its data set.
+def pinned(run: Run, settings: Settings) -> tuple[Settings, dict[str, str]]:
+    """Return the settings with the commit of the model that a saved run began with, and its data sets' by their names.
 
     A branch on the hub, such as `main`, may have moved since then.
     """
     first = began_with(run) if run.is_saved else None
     if first is None:
-        return settings, None
+        return settings, {}
     if first.model_commit:
         settings = Settings.of(settings, model_revision=first.model_commit)
-    return settings, first.dataset_commit
+    only = {parts_of(settings)[0].name: first.dataset_commit} if first.dataset_commit else {}
+    return settings, first.dataset_commits or only
 
 
 def check(run: Run, settings: Settings, inputs: Inputs) -> list[str]:
@@ -112,12 +115,14 @@ def data_problems(settings: Settings, first: Inputs, now: Inputs) -> list[tuple[
     remedy = "restore them, or start over with FRESH=1"
     if then_files is not None and then_files != files:
         what = changes(then_files, files or {})
+    elif first.dataset_commits != now.dataset_commits:
+        what = f"commits on the hub: {changes(first.dataset_commits, now.dataset_commits)}"
     elif first.dataset_commit != now.dataset_commit:
         what = f"commit {now.dataset_commit} of the data set, it was {first.dataset_commit}"
     else:
         what = "the same text gives other tokens: by another version of the project, or another tokenizer"
         remedy = "go back to that version, or start over with FRESH=1"
-    line = wrong("DATASET", settings.dataset, f"its rows are not those that the run began with ({what})", remedy)
+    line = wrong("DATASET", title(settings), f"its rows are not those that the run began with ({what})", remedy)
     return [split_remedy(line, remedy)]
 
 

@@ -75,11 +75,11 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
     frozen = run.deepspeed_config() if run else deepspeed.configuration(settings)
     check_deepspeed(settings, frozen)
     model_files.check_bitsandbytes(settings)
-    settings, commit = identity.pinned(run, settings) if run else (settings, None)
+    settings, commits = identity.pinned(run, settings) if run else (settings, {})
     model = base_model(settings)
     check_lora_targets(settings, model)
     model_there = time.monotonic()
-    data, found = prepared_data(settings, model, commit, kept_template(run))
+    data, found = prepared_data(settings, model, commits, kept_template(run))
     if settings.evaluate or settings.eval_steps:
         long_rows.check(found.validation, "held-out", settings, "set EVALUATE=0 and EVAL_STEPS=0")
     data_there = time.monotonic()
@@ -96,6 +96,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
         splits=found.splits,
         row_counts=found.row_counts,
         looks=found.looks,
+        parts=found.parts,
     )
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft import long_rows, model_files, template_files
-from sft.errors import DataError, SettingsError, shown, wrong
+from sft import model_files, template_files
+from sft.errors import SettingsError, shown, wrong
 from sft.rows import forms
-from sft.rows.bad_rows import BadRows
-from sft.rows.row import ReadRow
-from sft.rows.splits import LocalFiles, local_files
+from sft.rows.splits import local_files
 from sft.run import files, typed_json
-from sft.run.records import PreparedData, RowCounts, Split, SplitFiles
+from sft.run.records import PreparedData, Split
 from sft.settings.fields import Settings
 from sft.settings.kinds import RowKind
-from sft.trainer.data import chat_template, hub, sources
+from sft.settings.mixture import is_mixture, parts_of, title, with_commits
+from sft.trainer.data import chat_template, hub, origin, sources
 from sft.trainer.data.hashes import file_hash, kept_hash, short_hash
 from sft.trainer.data.sources import dataset_folder
 
@@ -30,7 +29,8 @@ FORMAT = 5  # of the prepared data: part of the cache's key
 MANIFEST = "manifest.json"  # of the prepared data
 CODE = (  # modules that decide the tokens
     "sources", "hub", "chat_template", "template_variables", "template_traits", "prober", "probe", "answers",
-    "completeness", "marks", "encode", "tokenise", "texts", "rows", "row_writer", "looks",
+    "completeness", "marks", "encode", "tokenise", "texts", "rows", "row_writer", "part_writer", "mixed_rows",
+    "looks",
 )  # fmt: skip
 OF_TOKENS = (  # settings that decide the tokens of a row
     "prompt_column", "response_column", "columns", "use_columns", "system_prompt", "max_length", "long_rows",
@@ -44,17 +44,17 @@ def prepared_path(settings: Settings) -> Path:
 
 
 def prepared_data(
-    settings: Settings, model: Path, commit: str | None = None, template: Path | None = None
+    settings: Settings, model: Path, commits: Mapping[str, str] | None = None, template: Path | None = None
 ) -> tuple[Path, PreparedData]:
     """Return the folder of the tokenised data and its manifest, from the cache if it is there.
 
-    A resumed run gives the `commit` of its data set on the hub, and gets that one, even if the branch has moved since.
-    `template`: the run's own copy of CHAT_TEMPLATE's file.
+    A resumed run gives the `commits` of its data sets on the hub, by their names, and gets those, even if a branch has
+    moved since. `template`: the run's own copy of CHAT_TEMPLATE's file.
     """
     folder = prepared_path(settings) / cache_key(settings, model, template)
     found = manifest(folder)
-    if commit and (found is None or found.commit != commit):
-        settings = Settings.of(settings, dataset_revision=commit)
+    if commits and (found is None or commits_of(found, settings) != commits):
+        settings = with_commits(settings, commits)
         folder = prepared_path(settings) / cache_key(settings, model, template)
         found = manifest(folder)
     if found is None:
@@ -62,6 +62,13 @@ def prepared_data(
             make(settings, model, temporary, template)
         found = typed_json.read(folder / MANIFEST, PreparedData)
     return folder, found
+
+
+def commits_of(data: PreparedData, settings: Settings) -> dict[str, str]:
+    """Return the commits of prepared data sets on the hub, by their names."""
+    if data.parts:
+        return {part.name: part.commit for part in data.parts if part.commit}
+    return {parts_of(settings)[0].name: data.commit} if data.commit else {}
 
 
 def manifest(folder: Path) -> PreparedData | None:
@@ -92,7 +99,15 @@ def is_of_tokenizer(path: Path) -> bool:
 
 
 def data_key(settings: Settings) -> str:
-    """Return a hash of where the rows come from: the content of local files, or a name and revision on the hub."""
+    """Return a hash of where the rows come from: content of local files, names and revisions on the hub, shares."""
+    parts = parts_of(settings)
+    if not is_mixture(settings):
+        return part_key(settings)
+    return short_hash(*((part_key(part.settings), str(part.share), part.settings.of_part()) for part in parts))
+
+
+def part_key(settings: Settings) -> str:
+    """Return the hash for one data set."""
     local, asked = dataset_folder(settings), (settings.train_split, settings.eval_split)
     if local is None:
         return short_hash(settings.dataset, settings.dataset_config, settings.dataset_revision, *asked)
@@ -111,70 +126,46 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
     `file`: the run's own copy of CHAT_TEMPLATE's file. Raises DataError, which names all rows that cannot be used, and
     SettingsError.
     """
-    from sft.trainer.data import looks, row_writer
-    from sft.trainer.data.tokenise import tokenised
+    from sft.trainer.data import looks, mixed_rows, part_writer
 
-    print(f"preparing {settings.dataset} for {settings.model_name}", file=sys.stderr, flush=True)
-    if dataset_folder(settings) is None:
-        hub.check(settings)
+    print(f"preparing {title(settings)} for {settings.model_name}", file=sys.stderr, flush=True)
+    parts = parts_of(settings)
+    for part in parts:
+        if dataset_folder(part.settings) is None:
+            hub.check(part.settings)
     tokeniser = tokeniser_of(settings, model, sources.kind(settings), file)
-    training, validation = (Counted(split) for split in sources.splits(settings))
-    bad = BadRows()
+    its_own = [tokeniser_for(part.settings, tokeniser, model, file) for part in parts]
     looked = looks.Gathered()
-    train = row_writer.write(folder / "train", looked.train(tokenised(training, tokeniser, bad)), tokeniser.kind)
-    of_validation = looked.validation(tokenised(validation, replace(tokeniser, asked=True), bad))
-    held_out = row_writer.write(folder / "validation", of_validation, tokeniser.kind)
-    bad.check()
-    long_rows.check(train, "training", settings)
-    if not train.rows:
-        raise DataError(f"DATASET={settings.dataset}: has no training rows; add some")
-    if settings.eval_split and not held_out.rows:
-        raise DataError(f"EVAL_SPLIT={shown(settings.eval_split)}: has no rows to evaluate on; name others")
-    local, there = dataset_folder(settings), sources.data_files(settings)
-    print("\n".join(there.lines()), file=sys.stderr, flush=True)
+    written = part_writer.write(list(zip(parts, its_own, strict=True)), folder, looked)
+    if is_mixture(settings):
+        mixed_rows.join(folder / "train", [(part.train.read, part.repeats) for part in written])
+        mixed_rows.join(folder / "validation", [(part.validation.read, 1) for part in written])
+    there = {part.name: sources.data_files(part.settings) for part in parts}
+    splits = origin.splits(there)
+    print("\n".join(splits.said), file=sys.stderr, flush=True)
+    local = {part.name for part in parts if dataset_folder(part.settings)}
     found = PreparedData(
-        train=train,
-        validation=held_out,
-        hash=short_hash(*(file_hash(path) for path in sorted(folder.glob("*/*")))),
-        files={file.name: kept_hash(file.path, settings.data_path) for file in there.used} if local else None,
-        splits=splits_of(there),
-        row_counts=row_counts(training.number + validation.number, train, held_out),
-        commit=None if local else hub.commit(settings),
+        train=Split.total([(part.train, part.repeats) for part in written]),
+        validation=Split.total([(part.validation, 1) for part in written]),
+        hash=short_hash(*(file_hash(path) for path in sorted(folder.rglob("*/*")) if path.is_file())),
+        files=origin.hashes(there, local, settings) if local else None,
+        splits=splits,
+        row_counts=part_writer.row_counts(written),
+        commit=written[0].commit if len(written) == 1 else None,
         settings=settings.of_data(),
         template=tokeniser.facts,
         looks=looked.write(folder),
+        parts=written if is_mixture(settings) else [],
     )
     typed_json.write(folder / MANIFEST, found)
 
 
-class Counted:
-    """Rows that are counted as they are read."""
-
-    def __init__(self, rows: Iterator[ReadRow]) -> None:
-        self.rows, self.number = rows, 0
-
-    def __iter__(self) -> Iterator[ReadRow]:
-        for row in self.rows:
-            self.number += 1
-            yield row
-
-
-def row_counts(read: int, train: Split, held_out: Split) -> RowCounts:
-    """Return what became of all rows that were read."""
-    dropped = train.dropped_rows + held_out.dropped_rows
-    found = RowCounts(read=read, trained=train.conversations, dropped=dropped, held_out=held_out.conversations)
-    assert found.read == found.trained + found.dropped + found.held_out, found
-    return found
-
-
-def splits_of(found: LocalFiles) -> SplitFiles:
-    """Return the record of which file is for what."""
-    return SplitFiles(
-        train=[file.name for file in found.train],
-        validation=[file.name for file in found.validation],
-        unused=found.unused,
-        said=found.lines(),
-    )
+def tokeniser_for(
+    settings: Settings, others: Tokeniser | TextTokeniser, model: Path, file: Path | None = None
+) -> Tokeniser | TextTokeniser:
+    """Return what makes tokens of one data set's rows: as for the `others` of the run, if they are of the same kind."""
+    kind = sources.kind(settings)
+    return replace(others, settings=settings) if kind == others.kind else tokeniser_of(settings, model, kind, file)
 
 
 def tokeniser_of(

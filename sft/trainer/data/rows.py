@@ -8,6 +8,7 @@ row, for evaluation).
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -124,8 +125,14 @@ class Rows:
 
 
 def texts_of(folder: Path, chosen: Container[int] | None = None) -> Iterator[Texts]:
-    """Yield the texts of a split's rows in order: of all of them, or of those with the chosen numbers."""
-    with (folder / "texts.jsonl").open(encoding="utf-8") as file:
-        for number, line in enumerate(file):
-            if chosen is None or number in chosen:
-                yield Texts(**json.loads(line))
+    """Yield the texts of a split's rows in order: of all of them, or of those with the chosen numbers.
+
+    Of several data sets, each has a numbered folder of its own.
+    """
+    several = sorted(folder.glob("[0-9]*/texts.jsonl"), key=lambda path: int(path.parent.name))
+    numbers = itertools.count()
+    for path in several or [folder / "texts.jsonl"]:
+        with path.open(encoding="utf-8") as file:
+            for line, number in zip(file, numbers, strict=False):
+                if chosen is None or number in chosen:
+                    yield Texts(**json.loads(line))

@@ -12,6 +12,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,13 @@ from sft.run.records import Looks, PreparedData, Split
 from sft.run.shown_rows import ROWS, RowChoice, ShownRow, ShownRows
 from sft.settings.fields import Settings
 from sft.settings.load import load
+from sft.settings.mixture import parts_of
 from sft.trainer import process
 from sft.trainer.data import looks, sources
 from sft.trainer.data.base_model import tokenizer_folder
 from sft.trainer.data.lengths import histogram
-from sft.trainer.data.prepared_data import prepared_data, tokeniser_of
+from sft.trainer.data.mixed_rows import rows_in
+from sft.trainer.data.prepared_data import prepared_data, tokeniser_for, tokeniser_of
 from sft.trainer.data.row_view import Viewer
 from sft.trainer.data.rows import Rows
 from sft.trainer.data.texts import TextTokeniser
@@ -51,7 +54,7 @@ def main() -> None:
         settings = load()
         model = tokenizer_folder(settings)
         # Looking at the template alone must not download a data set.
-        is_here = not only_probe or sources.dataset_folder(settings) is not None
+        is_here = not only_probe or all(sources.dataset_folder(part.settings) for part in parts_of(settings))
         tokeniser = tokeniser_of(settings, model, sources.kind(settings) if is_here else "conversations")
         if only_probe:
             found = tokeniser.facts.to_json() if tokeniser.facts else {"texts": True}
@@ -80,7 +83,7 @@ def show(model: Path, tokeniser: Tokeniser | TextTokeniser, choice: RowChoice) -
     problems: list[str] = []
     try:
         folder, prepared = prepared_data(settings, model)
-        rows = Rows(folder / choice.split)
+        rows = rows_in(folder / choice.split, repeated=False)
     except DataError as error:
         if choice.longest or choice.cut:  # these are about all rows
             raise
@@ -91,7 +94,9 @@ def show(model: Path, tokeniser: Tokeniser | TextTokeniser, choice: RowChoice) -
         has = f"numbered from 0 to {number - 1}" if number else "so there is nothing to show"
         what = f"the {choice.split} split has {number} row{'s' * (number != 1)}, {has}"
         raise UserError(wrong("INDEX", choice.index, what, "use one of them"))
-    shown = list(chosen(source(settings, choice), wanted(choice, number, rows, settings), Viewer(tokeniser, choice)))
+    shown = list(
+        chosen(source(settings, choice), wanted(choice, number, rows, settings), Viewer(tokeniser, choice), model)
+    )
     if choice.longest:
         shown.sort(key=lambda row: -max((sequence.tokens for sequence in row.sequences), default=0))
     return ShownRows(
@@ -102,13 +107,15 @@ def show(model: Path, tokeniser: Tokeniser | TextTokeniser, choice: RowChoice) -
         lengths=[] if rows is None else histogram(rows.lengths),
         template=tokeniser.facts,
         problems=problems,
+        parts=prepared.parts if prepared else [],
     )
 
 
-def source(settings: Settings, choice: RowChoice) -> Iterator[ReadRow]:
-    """Return a reader of the rows of the chosen split."""
-    training, validation = sources.splits(settings)
-    return training if choice.split == "train" else validation
+def source(settings: Settings, choice: RowChoice) -> Iterator[tuple[Settings, ReadRow]]:
+    """Yield the rows of the chosen split, each with the settings of its data set."""
+    for part in parts_of(settings):
+        found = sources.rows_of(part)
+        yield from ((part.settings, row) for row in (found.train if choice.split == "train" else found.validation))
 
 
 def wanted(choice: RowChoice, number: int, rows: Rows | None, settings: Settings) -> set[int]:
@@ -125,18 +132,23 @@ def wanted(choice: RowChoice, number: int, rows: Rows | None, settings: Settings
     return {round(i * (number - 1) / max(1, few - 1)) for i in range(few)}  # all over the split
 
 
-def chosen(rows: Iterator[ReadRow], wanted: set[int], viewer: Viewer) -> Iterator[ShownRow]:
+def chosen(
+    rows: Iterator[tuple[Settings, ReadRow]], wanted: set[int], viewer: Viewer, model: Path
+) -> Iterator[ShownRow]:
     """Yield the wanted rows; in place of one that cannot be used, the next one. Raises DataError for INDEX."""
     choice = viewer.choice
 
     def found() -> Iterator[ShownRow]:
         due = 0
-        for index, row in enumerate(rows):
+        its_own = viewer
+        for index, (settings, row) in enumerate(rows):
             due += index in wanted
             if not due:
                 continue
             try:
-                shown = viewer.shown(index, row)
+                if its_own.tokeniser.settings is not settings:
+                    its_own = replace(viewer, tokeniser=tokeniser_for(settings, viewer.tokeniser, model))
+                shown = its_own.shown(index, row)
             except DataError:
                 if choice.index is not None:
                     raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from sft.rows import forms
@@ -14,6 +15,7 @@ from sft.rows.splits import LocalFiles, local_files
 from sft.run import files
 from sft.settings.fields import DEMO, Settings
 from sft.settings.kinds import RowKind
+from sft.settings.mixture import DataPart, parts_of
 from sft.trainer.data import demo, hub
 from sft.trainer.data.hashes import file_hash
 
@@ -22,33 +24,68 @@ MOST_VALIDATION_ROWS = 500
 FIRST_ROWS = 1000  # at least one of them holds something
 
 
-def splits(settings: Settings) -> tuple[Iterator[ReadRow], Iterator[ReadRow]]:
-    """Return readers of the training and the validation rows.
+@dataclass(frozen=True)
+class PartRows:
+    """The rows of one data set of a run, read as they are needed."""
 
-    If a data set has no validation rows, one row in twenty becomes one, drawn by SEED, MOST_VALIDATION_ROWS at most. To
-    know their number, all rows are read once before: they are never in memory together.
+    part: DataPart
+    train: Iterator[ReadRow]  # those that its share takes, each once
+    validation: Iterator[ReadRow]
+    there: int | None = None  # training rows that it has; None: all are taken, and they were not counted
+
+
+def splits(settings: Settings) -> tuple[Iterator[ReadRow], Iterator[ReadRow]]:
+    """Return readers of the training and the validation rows of all data sets of a run, in order, each row once."""
+    found = [rows_of(part) for part in parts_of(settings)]
+    train = itertools.chain.from_iterable(rows.train for rows in found)
+    return train, itertools.chain.from_iterable(rows.validation for rows in found)
+
+
+def rows_of(part: DataPart) -> PartRows:
+    """Return readers of the training rows that a data set's share takes, and of its validation rows.
+
+    If it has no validation rows, one row in twenty becomes one, drawn by SEED, MOST_VALIDATION_ROWS at most; the share
+    is drawn from the others. To know their number, all rows are read once before: they are never in memory together.
     """
+    settings, share = part.settings, part.share
     source = readers(settings)
-    if settings.eval_split:
-        return source["train"], source["validation"]
     first = next(source["validation"], None)
-    if first is not None:
-        return source["train"], itertools.chain([first], source["validation"])
+    if first is not None or settings.eval_split:
+        validation: Iterator[ReadRow] = itertools.chain([first] if first else [], source["validation"])
+        if share.is_all:
+            return PartRows(part, source["train"], validation)
+        held_out = set[int]()
     rows = sum(1 for _ in source["train"])
-    number = min(MOST_VALIDATION_ROWS, max(int(rows > 1), int(rows * VALIDATION_SHARE)))
-    chosen = set(random.Random(settings.seed).sample(range(rows), number))
-    training = (row for i, row in enumerate(readers(settings)["train"]) if i not in chosen)
-    validation = (row for i, row in enumerate(readers(settings)["train"]) if i in chosen)
-    return training, validation
+    if first is None and not settings.eval_split:
+        number = min(MOST_VALIDATION_ROWS, max(int(rows > 1), int(rows * VALIDATION_SHARE)))
+        held_out = set(random.Random(settings.seed).sample(range(rows), number))
+        validation = (row for i, row in enumerate(readers(settings)["train"]) if i in held_out)
+    left_out = held_out | left_by_share(part, [i for i in range(rows) if i not in held_out])
+    train = (row for i, row in enumerate(readers(settings)["train"]) if i not in left_out)
+    return PartRows(part, train, validation, rows - len(held_out))
+
+
+def left_by_share(part: DataPart, rows: list[int]) -> set[int]:
+    """Return those of a data set's `rows` that its share leaves out, drawn by SEED.
+
+    A larger share has all rows of a smaller one.
+    """
+    taken = part.share.taken(len(rows))
+    if taken == len(rows):
+        return set()
+    random.Random(part.settings.seed).shuffle(rows)
+    return set(rows[taken:])
 
 
 def kind(settings: Settings) -> RowKind:
-    """Return what the rows of a data set hold, as its first training rows say."""
-    return forms.kind_of(itertools.islice(readers(settings)["train"], FIRST_ROWS), settings) or "conversations"
+    """Return what the rows of a run's data sets hold, as their first training rows say: texts, if all of them do."""
+    first = ((itertools.islice(readers(part.settings)["train"], FIRST_ROWS), part) for part in parts_of(settings))
+    found = [forms.kind_of(rows, part.settings) or "conversations" for rows, part in first]
+    return "texts" if set(found) == {"texts"} else "conversations"
 
 
 def readers(settings: Settings) -> dict[str, Iterator[ReadRow]]:
-    """Return readers of the rows that the data set itself has, by purpose: `train`, and `validation`, maybe empty."""
+    """Return readers of the rows that one data set itself has, by purpose: `train`, and `validation`, maybe empty."""
     found = data_files(settings).selections
     check_apart(found, settings)
     return {
@@ -57,7 +94,7 @@ def readers(settings: Settings) -> dict[str, Iterator[ReadRow]]:
 
 
 def data_files(settings: Settings) -> LocalFiles:
-    """Return what each file of the data set is for; those on the hub are downloaded, as far as they are needed."""
+    """Return what each file of one data set is for; those on the hub are downloaded, as far as they are needed."""
     local = dataset_folder(settings)
     return local_files(local, settings) if local else hub.fetch(settings)
 

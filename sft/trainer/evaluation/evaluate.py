@@ -17,14 +17,14 @@ import torch
 import transformers
 
 from sft.run.directory import Run
-from sft.run.records import Moment, Results, TemplateFacts
+from sft.run.records import Moment, Prepared, Results
 from sft.settings.stages import Effective
 from sft.trainer import batching, distributed
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
-from sft.trainer.evaluation import answer_forms
+from sft.trainer.evaluation import parts
 from sft.trainer.evaluation.generate import generate
-from sft.trainer.evaluation.score import results, scored
+from sft.trainer.evaluation.score import results
 from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss, evaluating
 from sft.trainer.model.load import free_unused_memory, load_model
@@ -38,7 +38,7 @@ def evaluate_model(
     settings: Effective,
     path: Path,
     moment: Moment,
-    template: TemplateFacts | None,
+    prepared: Prepared,
     rows: Rows,
     reporter: Reporter,
     world: World,
@@ -47,7 +47,7 @@ def evaluate_model(
 
     The answers are written to `answers.jsonl`, as those of `moment`.
 
-    `template` is the one that the rows were rendered with: it says where an answer ends.
+    `prepared` has the template that the rows were rendered with, which says where an answer ends.
     """
     started = time.monotonic()
     free_unused_memory(world.device)
@@ -57,30 +57,32 @@ def evaluate_model(
     model: Any = load_model(path, settings, world.device)
     target_loss = TargetLoss(model)
     packing = take_fast_paths(target_loss, settings.packing, world, int(rows.lengths.max(initial=0)))
-    loss = mean_loss(target_loss, rows, settings, packing, world)
+    losses = [mean_loss(target_loss, part, settings, packing, world) for part in parts.data_sets(rows)]
+    loss = parts.mean(rows, losses)
     model.set_attn_implementation(target_loss.own_attention)
     free_unused_memory(world.device)  # its free memory decides how many answers fit at once
     generating = time.monotonic()
     has_answers = len(rows.asked()) > 0 or not len(rows)
     if not has_answers:
         reporter.print("the held-out rows are texts: their loss and perplexity are measured, and there are no answers")
+    template = prepared.template
     answers = generate(run, settings, model, tokenizer, template, rows, reporter, world) if has_answers else []
     ended = time.monotonic()
     del model, target_loss
     free_unused_memory(world.device)
-    decided = answer_forms.decide([item.reference for item in answers], settings.eval_answer)
-    if has_answers:
-        reporter.print(decided.line)
+    lines, form, said = parts.verdicts(rows, answers, settings.eval_answer, moment)
+    for line in said if has_answers else []:
+        reporter.print(line)
     if cut := sum(not item.ended for item in answers):
         reporter.print(f"{cut:,} of {len(answers):,} answers were cut (MAX_NEW_TOKENS={settings.max_new_tokens})")
-    lines = scored(answers, decided.form, moment)
     if has_answers:
         reporter.write_answers(moment, lines)
     return replace(
-        results(lines, decided.form),
+        results(lines, form),
         loss=loss,
         perplexity=None if has_answers else perplexity(loss),
         rows=len(rows),
+        parts=parts.of_parts(prepared.parts, rows, losses, lines),
         seconds=round(ended - started, 1),
         generating_seconds=round(ended - generating, 1),
     )

@@ -16,7 +16,7 @@ from sft.settings.fields import Settings
 from sft.trainer import distributed, process
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
-from sft.trainer.evaluation import kv_cache
+from sft.trainer.evaluation import kv_cache, parts
 from sft.trainer.evaluation.score import Answer
 from sft.trainer.model import answer_text, generation
 from sft.trainer.report import Reporter
@@ -42,7 +42,7 @@ def generate(
     Every rank returns all answers, in the order of the rows. They are dealt to the ranks by length: so a batch has
     little padding, and all ranks have about the same work. Raises process.Stopped if the run was asked to stop.
     """
-    asked = [int(index) for index in rows.asked()][: settings.eval_limit or None]
+    asked = parts.asked(rows, settings.eval_limit)
     texts = dict(itertools.islice(enumerate(rows.texts()), max(asked, default=-1) + 1))
     by_length = sorted(asked, key=lambda index: -int(rows.lengths[index]))
     mine = by_length[world.rank :: world.world_size]

@@ -1,0 +1,60 @@
+"""Prepared rows of several data sets as if they were one, each row as often in an epoch as its data set's share says.
+
+The split's folder has a folder of rows for each of them, numbered in their order, and `parts.npy` (int64): for each of
+them how many rows of the data set it has, and how often each is trained in an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sft.trainer.data.rows import Row, Rows
+
+PARTS = "parts.npy"
+
+
+def join(folder: Path, parts: Sequence[tuple[int, int]]) -> None:
+    """Write what makes one split of the folders of rows in `folder`: for each, its rows and its repeats."""
+    np.save(folder / PARTS, np.asarray(parts, dtype=np.int64))
+
+
+def rows_in(folder: Path, repeated: bool = True) -> Rows:
+    """Return the rows of a prepared split; without repeats if `repeated` is false."""
+    return MixedRows(folder, repeated) if (folder / PARTS).is_file() else Rows(folder)
+
+
+class MixedRows(Rows):
+    """The rows of several data sets, one after the other. The order in which they are trained mixes them."""
+
+    def __init__(self, folder: Path, repeated: bool = True) -> None:
+        numbers = np.load(folder / PARTS).tolist()
+        self.folder = folder
+        self.parts = [Rows(folder / str(number)) for number in range(len(numbers))]
+        self.repeats = [repeats if repeated else 1 for _, repeats in numbers]
+        self.before: list[int] = np.cumsum(
+            [0, *(rows for rows, _ in numbers)]
+        ).tolist()  # rows of the data sets before each, and of all
+        self.lengths = self.joined([part.lengths for part in self.parts])
+        self.targets = self.joined([part.targets for part in self.parts])
+        self.answer_starts = self.joined([part.answer_starts for part in self.parts])
+        self.part_of = self.joined([np.full(len(part), number) for number, part in enumerate(self.parts)])
+        # Over all data sets, as `sources.splits` reads them.
+        self.row_of = self.joined([part.row_of + start for part, start in zip(self.parts, self.before, strict=False)])
+        self.place = self.joined([np.arange(len(part)) for part in self.parts])  # of each row in its data set
+
+    def joined(self, arrays: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+        """Return an array of each data set as one."""
+        return np.concatenate([np.tile(array, times) for array, times in zip(arrays, self.repeats, strict=True)])
+
+    def __getitem__(self, index: int) -> Row:
+        return self.parts[self.part_of[index]][int(self.place[index])]
+
+    def numbers_of_parts(self) -> list[npt.NDArray[np.int64]]:
+        """Return the numbers of each data set's sequences among all of them."""
+        sizes = [len(part) * times for part, times in zip(self.parts, self.repeats, strict=True)]
+        return [np.arange(start, end) for start, end in pairwise(np.cumsum([0, *sizes]).tolist())]
