@@ -11,7 +11,7 @@ BOOTSTRAP := command -v $(PYTHON) >/dev/null || { \
   echo "PYTHON=$(PYTHON): not found; install it, on Debian and Ubuntu: sudo apt install python3" >&2; exit 2; }; \
   $(PYTHON) sft/host/bootstrap/__main__.py
 .DEFAULT_GOAL := help
-TARGETS := help setup test-env rows plan train resume demo monitor stop logs evaluate bench check test soak docs constraints \
+TARGETS := help setup bundle test-env rows plan train resume demo monitor stop logs evaluate bench check test soak docs constraints \
   clean
 .PHONY: $(TARGETS)
 # Otherwise `make stop older` would stop the latest run first, and say then that there is no `older`.
@@ -23,6 +23,9 @@ help: ## this list
 
 setup: $(if $(TORCH_BACKEND)$(OFFLINE),renewed,$(INV)) ## environment, .env, folders, downloads
 	@$(INV) setup
+
+bundle: $(INV) ## all that `make setup OFFLINE=1` needs (PYTHON_VERSION=3.12)
+	@$(INV) bundle
 
 test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
 	@$(INV) test-env

@@ -140,6 +140,22 @@ def setup(c: Context) -> None:
     setup(screen.terminal())
 
 
+@task(
+    help={
+        "python-version": "the Python of the other machine, such as 3.12; default: this one's (PYTHON_VERSION=3.12)",
+        "dev": "the tools for `make check` and `make test` too",
+    }
+)
+@one_line_errors
+def bundle(c: Context, python_version: str = "", dev: bool = False) -> None:
+    """Write a folder with everything that `make setup OFFLINE=1` needs without a network (TORCH_BACKEND, BUNDLE)."""
+    from sft.host import screen
+    from sft.host.commands import bundle
+    from sft.settings.load import load
+
+    bundle.write(load(), python_version, dev, screen.terminal())
+
+
 @task(name="test-env")
 @one_line_errors
 def test_env(c: Context) -> None:
@@ -377,8 +393,8 @@ def constraints(c: Context) -> None:
 
 
 namespace = Collection(
-    setup, test_env, rows, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak, docs,
-    constraints,
+    setup, bundle, test_env, rows, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak,
+    docs, constraints,
 )  # fmt: skip
 if "inv" in Path(sys.argv[0]).name or Path(sys.argv[0]).parent.name == "invoke":
     refuse_settings_among(sys.argv[1:])

@@ -61,7 +61,7 @@ def remove() -> None:
 def make() -> None:
     """Make `.venv` with pip in it. Exits with one line if there is no way."""
     try:
-        if is_supported(sys.version_info[:2]) and has_venv():
+        if is_usable() and has_venv():
             made = subprocess.run([sys.executable, "-m", "venv", str(VENV)]).returncode == 0
             if not made:
                 stop("python3 -m venv: failed; see its message above")
@@ -73,9 +73,10 @@ def make() -> None:
         raise
 
 
-def is_supported(version: "tuple[int, ...]") -> bool:
-    """Tell whether the packages can be installed for a version of Python."""
-    return OLDEST <= version <= NEWEST
+def is_usable() -> bool:
+    """Tell whether the packages can be installed for this Python: all of them, or those of a bundle."""
+    found = sys.version_info[:2]
+    return bundle.python(os.environ) in ("", ".".join(map(str, found))) and OLDEST <= found <= NEWEST
 
 
 def has_venv() -> bool:
@@ -86,13 +87,15 @@ def has_venv() -> bool:
 def with_uv() -> None:
     """Make `.venv` with uv: with this Python if only its venv is missing, otherwise with one that uv gets."""
     version = ".".join(map(str, sys.version_info[:3]))
-    usable = is_supported(sys.version_info[:2])
+    usable = is_usable()
     if usable:
         print(f"  python3 is {version} without venv: making .venv with uv", flush=True)
     else:
         print(f"  python3 is {version}: making .venv with uv and Python {wanted()}", flush=True)
     program, why_not = uv.program()
     if program:
+        if bundle.is_asked_for(os.environ):
+            bundle.take_python(os.environ, uv.FOLDER / "python")
         chosen = sys.executable if usable else wanted()
         command = [program, "venv", "--quiet", "--seed", "--python", chosen, str(VENV)]
         done = subprocess.run(command, env=uv.environment(dict(os.environ)), stderr=subprocess.PIPE, text=True)
@@ -103,8 +106,8 @@ def with_uv() -> None:
 
 
 def wanted() -> str:
-    """Return the Python that uv makes `.venv` with: uv's own variable, or MANAGED."""
-    return os.environ.get("UV_PYTHON") or MANAGED
+    """Return the Python that uv makes `.venv` with: that of a bundle, uv's own variable, or MANAGED."""
+    return bundle.python(os.environ) or os.environ.get("UV_PYTHON") or MANAGED
 
 
 def remedy(version: str, usable: bool, why_not: str, release: "dict[str, str]") -> str:

@@ -3,9 +3,9 @@
 import base64
 import hashlib
 import html.parser
+import os
 import platform
 import re
-import shutil
 import ssl
 import urllib.error
 import urllib.parse
@@ -16,6 +16,7 @@ from typing import IO, List, Optional, Tuple
 from sft.host.bootstrap.pip_settings import Settings, places
 
 TIMEOUT_S = 60
+BLOCK_BYTES = 2**20
 
 
 class Links(html.parser.HTMLParser):
@@ -58,11 +59,16 @@ def pages(name: str, pip: Settings) -> List[Tuple[str, Optional[List[str]]]]:
 
 def fits(link: str, name: str, version: str) -> bool:
     """Tell whether a link is to the wheel of a version for this machine, where glibc is assumed."""
-    file = urllib.parse.unquote(urllib.parse.urlsplit(link).path).split("/")[-1]
+    file = file_name(link)
     pattern = r"{}-{}-py3-none-.*manylinux.*_{}\.whl".format(
         *tuple(map(re.escape, (name, version, platform.machine())))
     )
     return re.fullmatch(pattern, file) is not None
+
+
+def file_name(address: str) -> str:
+    """Return the name of the file at an address."""
+    return urllib.parse.unquote(urllib.parse.urlsplit(address).path).split("/")[-1]
 
 
 def read(page: str, pip: Settings) -> List[str]:
@@ -76,11 +82,17 @@ def read(page: str, pip: Settings) -> List[str]:
 def fetch(address: str, pip: Settings, folder: Path) -> Path:
     """Download a file and compare it with the hash that its address names. Raises OSError, ValueError."""
     parts = urllib.parse.urlsplit(address)
-    path = folder / urllib.parse.unquote(parts.path.split("/")[-1])
-    with opened(urllib.parse.urlunsplit(parts._replace(fragment="")), pip) as source, open(str(path), "wb") as target:
-        shutil.copyfileobj(source, target)
+    path = folder / file_name(address)
     kind, _, digest = parts.fragment.partition("=")
-    if kind in ("sha256", "sha384", "sha512") and hashlib.new(kind, path.read_bytes()).hexdigest() != digest:
+    found = hashlib.new(kind if kind in hashlib.algorithms_guaranteed else "sha256")
+    part = path.with_name(path.name + ".part")
+    with opened(urllib.parse.urlunsplit(parts._replace(fragment="")), pip) as source, open(str(part), "wb") as target:
+        for block in iter(lambda: source.read(BLOCK_BYTES), b""):
+            found.update(block)
+            target.write(block)
+    os.replace(str(part), str(path))
+    if kind == found.name and found.hexdigest() != digest:
+        path.unlink()
         raise ValueError(f"{path.name} has another hash than its index says")
     return path
 

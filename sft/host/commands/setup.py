@@ -14,7 +14,9 @@ from rich.console import Console
 from sft import ROOT
 from sft.errors import RunFailed, SftError, UserError
 from sft.host import ownership
+from sft.host.bootstrap import bundle
 from sft.host.folders import make_folders
+from sft.host.install import manifest
 from sft.host.launch import inputs, signals
 from sft.settings.fields import Settings
 from sft.settings.load import load
@@ -105,6 +107,9 @@ def setup(console: Console) -> None:
     inputs.check(settings)
     in_containers, missing = False, []
     made = make_folders(settings)
+    if bundle.is_asked_for(os.environ):
+        bundle.use(os.environ)
+        manifest.copy_caches(bundle.folder(os.environ), settings.model_path, settings.data_path)
     try:
         in_containers = set_up_docker(settings, made, console)
     except SftError as error:
@@ -132,10 +137,10 @@ def torch_problem(settings: Settings, console: Console) -> list[str]:
     return []
 
 
-def preparation_problem(settings: Settings, console: Console) -> list[str]:
-    """Prepare data and model; return why that failed, if it did."""
+def preparation_problem(settings: Settings, console: Console, **given: str) -> list[str]:
+    """Prepare data and model, with the settings `given` in place of others; return why that failed, if it did."""
     console.print(f"getting {title(settings)} and {settings.model_name} (once)")
     command = [sys.executable, "-m", "sft.trainer.data.prepare"]
-    environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"} | given
     code, said = output(command, environment)
     return [error_in(said) or "the preparation failed; see above"] if code else []

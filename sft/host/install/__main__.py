@@ -15,7 +15,7 @@ from pathlib import Path
 from sft import ROOT
 from sft.host.bootstrap import bundle, sound
 from sft.host.bootstrap.stop import stop
-from sft.host.install import backend, leftovers, torch_build
+from sft.host.install import backend, leftovers, manifest, torch_build
 from sft.host.install.pip import CONSTRAINTS, pip_install
 from sft.host.install.shown import clock
 
@@ -34,6 +34,8 @@ def main() -> None:
         for name in leftovers.remove(Path(next(path for path in sys.path if path.endswith("site-packages")))):
             print(f"  {name}: only half of it was installed; it is installed anew", flush=True)
     unfinished.touch()
+    if bundle.is_asked_for(os.environ) and (names := manifest.damaged(bundle.folder(os.environ))):
+        stop(f"OFFLINE=1: {names[0]} and {len(names) - 1} others are missing or damaged in the bundle; copy it again")
     python = Path(sys.executable)
     build = torch_build.install(python)
     extras = ",".join(["dev"] * dev + ["gpu"] * (build != backend.CPU))

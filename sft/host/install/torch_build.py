@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 
 from sft import ROOT
-from sft.host.bootstrap import uv
+from sft.host.bootstrap import bundle, uv
 from sft.host.bootstrap.stop import stop
 from sft.host.install import backend, driver
 from sft.host.install.backend import CPU
@@ -77,11 +77,12 @@ def get(python: Path, version: str, wanted: str) -> None:
     """Install a build from the first place that has it. Exits with one line if none has."""
     if pip_install(python, *CONSTRAINTS, f"torch=={version}+{wanted}", errors=False):
         return
-    if with_uv(python, version, wanted):
+    if not bundle.is_asked_for(os.environ) and with_uv(python, version, wanted):
         return
     # A public index has one build under the plain version. Every build computes on the CPU.
     if wanted in (CPU, backend.public()):
-        print("  PyTorch's index cannot be reached: taking the build that pip finds", flush=True)
+        if not bundle.is_asked_for(os.environ):
+            print("  PyTorch's index cannot be reached: taking the build that pip finds", flush=True)
         if pip_install(python, *CONSTRAINTS, f"torch=={version}"):
             return
     stop(
