@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sft.errors import SettingsError, shown, wrong
-from sft.rows import layouts
+from sft.rows import file_checks, layouts
 from sft.rows.files import KINDS, json_files, kind
 from sft.rows.selections import DataFile, Selection, selected
 from sft.rows.split_names import PATTERNS, WORDS, is_held_out
@@ -92,8 +92,13 @@ def files_of(root: Path, names: list[str], settings: Settings, file: Callable[[s
     """
     left_out = layouts.without_rows(root, names, settings)
     data = [name for name in names if kind(root / name) and name not in left_out]
+    file_checks.check_media(names, data, settings)
     said = layouts.declared(root, data, settings)
-    by_split = said.by_split or named([name for name in data if name.startswith(said.folder)], settings)
+    if not said.by_split:  # the names decide
+        left_out |= file_checks.copies(data)
+        data = [name for name in data if name not in left_out]
+    inside = f"{said.folder}/" if said.folder else ""
+    by_split = said.by_split or named([name for name in data if name.startswith(inside)], settings)
     files = {split: [file(name) for name in found] for split, found in by_split.items()}
     used = {name for found in by_split.values() for name in found}
     why = "the data set does not name it" if said.by_split or said.folder else "its name has no word for a split"

@@ -111,3 +111,21 @@ def test_everything_is_said(tmp_path):
         f"not used ({NO_WORD}): 0.jsonl, 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl and 2 more",
         "not used (evaluation is on the validation files): test.jsonl",
     ]
+
+
+def test_the_same_rows_in_two_kinds_of_files_are_read_once(tmp_path):
+    path = folder(
+        tmp_path, "train.jsonl", "train.parquet", "train.csv.gz", "test/a.parquet", "test/a.json", "train-2.csv"
+    )
+    train, evaluation, unused = found(path)
+    assert (sorted(train), evaluation) == (["train-2.csv", "train.jsonl"], ["test/a.json"])
+    same = "train.jsonl has the same name"
+    assert unused == {"train.parquet": same, "train.csv.gz": same, "test/a.parquet": "test/a.json has the same name"}
+
+
+def test_rows_about_pictures_are_refused(tmp_path):
+    path = folder(tmp_path, "train/metadata.jsonl", "train/1.PNG")
+    with pytest.raises(
+        SettingsError, match="is a data set of pictures, sound or films, such as train/1.PNG, described in"
+    ):
+        found(path)

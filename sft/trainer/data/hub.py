@@ -55,7 +55,8 @@ def find(settings: Settings) -> LocalFiles:
     def file(name: str) -> HubFile:
         return HubFile(repository.snapshot / name, name, repository=repository)
 
-    return files_of(repository.snapshot, sorted(sizes), settings, file)
+    names = [name for name in sorted(sizes) if not any(part.startswith((".", "__")) for part in name.split("/"))]
+    return files_of(repository.snapshot, names, settings, file)
 
 
 def commit(settings: Settings) -> str:
