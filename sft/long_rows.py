@@ -17,7 +17,7 @@ def check(split: Split, name: str, settings: Settings, remedy: str = "") -> None
     remedies = [f"raise it: {holding(split)}"] if split.holds_most else ["add some that are not"]
     remedies += [remedy] if remedy else []
     setting = f"MAX_LENGTH={settings.max_length}" if split.holds_most else f"DATASET={title(settings)}"
-    what = f"all {split.dropped_rows:,} {name} rows are dropped ({'; '.join(reasons(split))})"
+    what = f"no {name} row is left ({', '.join(reasons(split))})"
     raise DataError(f"{setting}: {what}; {', or '.join(remedies)}")
 
 
@@ -38,5 +38,5 @@ def holding(split: Split) -> str:
 
 
 def reasons(split: Split) -> list[str]:
-    """Return why rows are dropped, with their numbers."""
-    return [f"{number:,}: {reason}" for reason, number in split.dropped.items()]
+    """Return how many rows are dropped, and why."""
+    return [f"{number:,} dropped: {reason}" for reason, number in split.dropped.items()]

@@ -79,12 +79,12 @@ def test_a_split_of_which_no_row_is_left_is_an_error_before_training(settings, t
     settings = settings.model_copy(update={"model_name": str(tiny), "model_path": tmp_path / "models"})
     with pytest.raises(DataError) as caught:
         prepare.prepare(settings)
-    what = "all 3 training rows are dropped (3: no target is left within MAX_LENGTH); raise it: "
+    what = "no training row is left (3 dropped: no target is left within MAX_LENGTH); raise it: "
     assert str(caught.value).startswith(f"MAX_LENGTH=32: {what}") and str(caught.value).endswith(" holds all of them")
     write(settings, "train.jsonl", GOOD)
     Path(held_out).write_text(json.dumps(long) + "\n")
     for _ in range(2):  # also from the cache
-        with pytest.raises(DataError, match="all 1 held-out rows are dropped .*, or set EVALUATE=0 and EVAL_STEPS=0"):
+        with pytest.raises(DataError, match="no held-out row is left .*, or set EVALUATE=0 and EVAL_STEPS=0"):
             prepare.prepare(settings)
     found = prepare.prepare(settings.model_copy(update={"evaluate": False}))
     assert found.row_counts == RowCounts(read=2, trained=1, dropped=1, held_out=0)

@@ -72,7 +72,7 @@ def encoded(texts: Sequence[str], starts: Sequence[Sequence[int]], tokenizer: An
     may span that place: such a text is split there.
     """
     plain = [text for text in texts if OPEN not in text]
-    batch = tokenizer(plain, add_special_tokens=False, return_attention_mask=False) if plain else None
+    batch = tokenizer(plain, add_special_tokens=False, return_attention_mask=False, verbose=False) if plain else None
     encodings = (batch.encodings if batch else None) or [None] * len(plain)
     found = iter(zip(batch.input_ids if batch else [], encodings, strict=True))
     for text, places in zip(texts, starts, strict=True):
@@ -113,7 +113,7 @@ def piece_of(text: str, is_literal: bool, start: int, first: int, tokenizer: Any
     """Return a part of a text as tokens; behind BEFORE if that makes a difference and its tokens stay apart."""
 
     def tokens(part: str) -> tuple[list[int], Any]:
-        batch = tokenizer(part, add_special_tokens=False, split_special_tokens=is_literal)
+        batch = tokenizer(part, add_special_tokens=False, split_special_tokens=is_literal, verbose=False)
         return batch.input_ids, batch.encodings[0] if batch.encodings else None
 
     ids, encoding = tokens(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,15 +37,15 @@ def write(folder: Path, rows: Iterable[TokenisedRow | Dropped], kind: RowKind = 
             if isinstance(row, Dropped):
                 tally.drop(row)
                 continue
-            tokens.write(np.asarray(row.ids, dtype=np.int32).tobytes())
-            marks.write(np.asarray(row.is_target, dtype=np.bool_).tobytes())
+            tokens.write(array("i", row.ids).tobytes())
+            marks.write(bytes(row.is_target))
             texts.write(
                 json.dumps(Texts(row.prompt, row.reference, row.prompt_ids)._asdict(), ensure_ascii=False) + "\n"
             )
             starts.append(row.answer_start)
             numbers.append(tally.read)
             offsets.append(offsets[-1] + len(row.ids))
-            targets.append(sum(row.is_target[1:]))  # nothing predicts a row's first token
+            targets.append(row.is_target.count(True) - row.is_target[0])  # nothing predicts a row's first token
             if row.counts:
                 tally.add(row.counts)
     lists = {"offsets": offsets, "targets": targets, "answer_starts": starts, "row_numbers": numbers}

@@ -70,9 +70,11 @@ class TextTokeniser:
         """Return the tokens of texts, each as the tokenizer begins it and with EOS at its end."""
         literal = [self.settings.special_tokens_in_text == "split" and bool(self.marks.search(text)) for text in texts]
         plain = [text for text, is_literal in zip(texts, literal, strict=True) if not is_literal]
-        batch = iter(self.tokenizer(plain, return_attention_mask=False).input_ids if plain else [])
+        batch = iter(self.tokenizer(plain, return_attention_mask=False, verbose=False).input_ids if plain else [])
         return [
-            self.ended(self.tokenizer(text, split_special_tokens=True).input_ids if is_literal else next(batch))
+            self.ended(
+                self.tokenizer(text, split_special_tokens=True, verbose=False).input_ids if is_literal else next(batch)
+            )
             for text, is_literal in zip(texts, literal, strict=True)
         ]
 
