@@ -73,12 +73,30 @@ def part_of(entry: Mapping[str, str], settings: Settings) -> DataPart:
 
 def twice(parts: list[DataPart]) -> list[str]:
     """Return a line for every data set that is named twice with the same settings."""
-    numbers = Counter((part.settings.dataset, str(part.settings.of_part())) for part in parts)
-    return [
-        wrong("DATASET", name, "is named twice", f"write {name}*2x to train each row twice")
-        for (name, _), number in numbers.items()
-        if number > 1
-    ]
+    first: dict[tuple[str, str], str] = {}
+    problems = []
+    for name, settings in ((part.settings.dataset, part.settings) for part in parts):
+        path = variables.expanded(name)
+        place = str(path.resolve() if variables.is_there(path) else path)
+        key = place, str(settings.of_part() | {"dataset": ""})
+        if key in first:
+            also = f", as {first[key]} before" if first[key] != name else ""
+            problems.append(wrong("DATASET", name, f"is named twice{also}", f"write {name}*2x to train each row twice"))
+        first.setdefault(key, name)
+    return problems
+
+
+def changes(now: str, then: str) -> str:
+    """Say what differs between two texts of DATASETS in settings, as in "[2].share: 0.5, was 0.25"."""
+    entries, before = json.loads(now), json.loads(then)
+    if len(entries) != len(before):
+        return f"{len(entries)} data sets, it has {len(before)}"
+    return ", ".join(
+        f"[{number}].{key}: {entry.get(key, 'not set')}, was {old.get(key, 'not set')}"
+        for number, (entry, old) in enumerate(zip(entries, before, strict=True), 1)
+        for key in sorted({*entry, *old})
+        if entry.get(key) != old.get(key)
+    )
 
 
 def with_commits(settings: Settings, commits: Mapping[str, str]) -> Settings:

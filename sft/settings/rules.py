@@ -149,6 +149,12 @@ def differences(settings: Settings, before: Settings) -> list[str]:
     """Return a line for every change that keeps a run from being resumed."""
     problems = []
     for name, now, then in changed(settings, before):
+        if name == "DATASETS" and now and then:
+            what = f"is not what the unfinished run {before.run_name} has ({mixture.changes(str(now), str(then))})"
+            problems.append(
+                wrong(name, mixture.title(settings), what, "undo that to resume, or FRESH=1 to start a new run")
+            )
+            continue
         to_resume = f"set GLOBAL_BATCH_SIZE={then} to resume" if name == "GLOBAL_BATCH_SIZE" else ""
         remedy = f"{to_resume or f'set it to {then} to resume'}, or FRESH=1 to start a new run"
         problems.append(wrong(name, now, f"the unfinished run {before.run_name} has {then}", remedy))

@@ -61,7 +61,11 @@ class Reporter:
             found = replace(found, before=results) if moment == "before" else replace(found, after=results)
             typed_json.write(self.run.evaluation, found)
         if self.trackers:
-            self.trackers.log_once(step, {"val/loss": results.loss, "eval/exact_match": results.exact_match})
+            values = {"val/loss": results.loss, "eval/exact_match": results.exact_match}
+            for part in results.parts:
+                values[f"val/loss/{part.name}"] = part.loss
+                values[f"eval/exact_match/{part.name}"] = part.exact_match
+            self.trackers.log_once(step, values)
         self.print(f"evaluation {moment} training: {json.dumps(results.numbers())}")
 
     def write_answers(self, moment: Moment, lines: Sequence[AnswerLine]) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sft.errors import SettingsError
 from sft.host.launch import compose_files, inputs
 from sft.host.plan import workload
+from sft.settings import rules
 from sft.settings.load import load, thaw
 from sft.settings.mixture import is_mixture, parts_of, title, with_commits
 from sft.settings.shares import Share
@@ -115,6 +116,9 @@ def test_everything_that_is_wrong_with_a_list_is_named_at_once():
     assert problems(dataset="a.jsonl,a.jsonl") == [
         "DATASET=a.jsonl: is named twice; write a.jsonl*2x to train each row twice"
     ]
+    assert problems(dataset="a.jsonl,./a.jsonl*0.5") == [
+        "DATASET=./a.jsonl: is named twice, as a.jsonl before; write ./a.jsonl*2x to train each row twice"
+    ]
 
 
 def test_a_configuration_is_that_of_its_data_set():
@@ -173,6 +177,19 @@ def test_a_change_of_the_file_is_a_change_of_the_settings(folder):
     settings = mixed(folder)
     assert mixed(folder, "# a comment\n" + MIX).datasets == settings.datasets
     assert mixed(folder, MIX.replace("2000", "2001")).datasets != settings.datasets
+
+
+def test_a_run_with_another_file_is_refused_by_what_has_changed(folder):
+    before = decided(datasets=mixed(folder).datasets)
+
+    def lines(text):
+        return rules.differences(decided(datasets=mixed(folder, text).datasets), before)
+
+    assert lines(MIX) == []
+    (line,) = lines(MIX.replace("0.5", "0.25").replace('"hard"', '"easy"'))
+    assert "([1].share: 0.25, was 0.5, [2].dataset_config: easy, was hard); undo that to resume, or" in line
+    (line,) = lines(MIX[: MIX.rindex("[[")])
+    assert "(2 data sets, it has 3)" in line
 
 
 def test_everything_that_is_wrong_with_the_file_is_named(folder):

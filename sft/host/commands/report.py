@@ -113,9 +113,9 @@ def part_lines(before: Results, after: Results) -> Iterator[str]:
     for old, new in zip(before.parts, after.parts, strict=False):
         yield one_line(new.name, 80)
         yield f"{'  validation loss':<28}{shown(old.loss, '.4f')}{shown(new.loss, '.4f')}   on {new.rows:,} rows"
-        yield (
-            f"{'  exact match':<28}{shown(old.exact_match)}{shown(new.exact_match)}   of {new.answers:,} held-out rows"
-        )
+        if new.answers:  # texts have none
+            shares = f"{shown(old.exact_match)}{shown(new.exact_match)}"
+            yield f"{'  exact match':<28}{shares}   of {new.answers:,} held-out rows"
 
 
 def share(part: int, whole: int) -> float | None:

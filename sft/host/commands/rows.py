@@ -155,6 +155,9 @@ def program(settings: Settings, options: list[str], in_containers: bool) -> tupl
         raise UserError(f"{image.name()}: the image is missing, or was built from other code; `make setup` builds it")
     stack = Stack(Settings.of(settings, device="cpu"))
     given = [f"{name.upper()}={os.environ[name.upper()]}" for name in settings.of_data() if name.upper() in os.environ]
+    if settings.datasets:  # what its file says: a container does not see it
+        given = [pair for pair in given if not pair.startswith(("DATASET=", "DATASETS="))]
+        given.append(f"DATASETS={settings.datasets}")
     options = [word for pair in given for word in ("--env", pair)] + template_mount(settings)
     run = stack.command("run", "--rm", "--no-deps", "-T", *options, hostfile.MASTER, "python3", *words)
     return run, stack.environment()

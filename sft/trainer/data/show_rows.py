@@ -104,7 +104,7 @@ def show(model: Path, tokeniser: Tokeniser | TextTokeniser, choice: RowChoice) -
         rows=shown,
         number=number,
         counts=counts,
-        lengths=[] if rows is None else histogram(rows.lengths),
+        lengths=[] if rows is None else histogram(rows_in(folder / choice.split).lengths),
         template=tokeniser.facts,
         problems=problems,
         parts=prepared.parts if prepared else [],
