@@ -11,7 +11,7 @@ from . import harm
 from .project import Project
 
 SEED = 1
-KILLS, STOPS, FULL_DISKS = 6, 4, 3
+KILLS, STOPS, FULL_DISKS = 4, 3, 2
 
 
 @pytest.fixture(scope="module")

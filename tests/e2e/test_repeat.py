@@ -2,11 +2,18 @@
 
 import json
 
+import pytest
+
 from sft.run.directory import Run
 
 from .project import metrics
 
 NAMES = ("step", "epoch", "train/loss", "train/grad_norm", "train/lr", "train/tokens", "val/loss")
+
+
+@pytest.fixture(scope="module")
+def base(on_ranks):
+    return on_ranks(1)
 
 
 def test_a_repeated_run_has_the_same_bits(project, base):

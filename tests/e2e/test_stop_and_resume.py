@@ -102,10 +102,10 @@ def test_a_run_goes_on_with_no_other_rows_than_its_own(project, tmp_path):
 
 def test_the_time_limit_stops_a_run_and_says_so(project):
     run = Run(project.path / "runs" / "hours")
-    done = project.inv("train", **small(RUN_NAME="hours", **UNENDING, MAX_HOURS=0.01))
+    done = project.inv("train", **small(RUN_NAME="hours", **UNENDING, MAX_HOURS=0.003))
     assert done.returncode == 0, done.stdout
     assert run.state().status == "stopped"
-    assert run.stop_reason() == "MAX_HOURS=0.01 have passed" and "reason: MAX_HOURS=0.01 have passed" in done.stdout
+    assert run.stop_reason() == "MAX_HOURS=0.003 have passed" and "reason: MAX_HOURS=0.003 have passed" in done.stdout
     project.wait_for_no_process()
 
 
