@@ -64,13 +64,13 @@ def test_it_fails_with_the_reason(stack, harm):
 
 @pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
 def test_with_restarts_it_finishes(stack, harm):
-    run, process = start(stack, f"restarted-{harm.__name__}", MAX_STEPS=30, RESTARTS=1)
+    run, process = start(stack, f"restarted-{harm.__name__}", MAX_STEPS=150, RESTARTS=1)
     harm(stack)
     wait_for(lambda: run.state().attempt == 2, WITHIN_S)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     state = run.state()
-    assert state.status == "finished" and state.step == 30
+    assert state.status == "finished" and state.step == 150
     assert len(state.earlier_errors) == 1 and HARM[harm] in state.earlier_errors[0]
     assert "(1 of RESTARTS=1)" in output and "starting again from checkpoint step-" in output
     assert stack.exit_codes() == [0, 0]

@@ -1,9 +1,9 @@
 """Stopped in whatever way, both containers save and end well, and the next `make train` resumes from there."""
 
 from sft.run.directory import Run
-from tests.e2e.project import Project, metrics, small, wait_until
+from tests.e2e.project import TIMEOUT_S, Project, metrics, small, wait_until
 
-SETTINGS = {"MAX_STEPS": 70}
+SETTINGS = {"MAX_STEPS": 250}  # docker takes its time to pass a stop on
 
 
 def inv_stop(stack):
@@ -25,7 +25,7 @@ def stopped(stack, run, stop):
     _, process = stack.start_training(**small(RUN_NAME=run.name, **SETTINGS))
     wait_until(lambda: run.state().status == "training" and run.state().step >= before + 3, process, run)
     stop(stack)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     state = run.state()
     assert process.returncode == 0, output
     assert state.status == "stopped" and before + 3 <= state.step < SETTINGS["MAX_STEPS"]

@@ -160,6 +160,27 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[str], run: Ru
         time.sleep(0.05)
 
 
+class Hold:
+    """A step in which a run waits, so that what happens meanwhile happens there, however busy the machine is."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """`folder`: an empty one."""
+        self.folder, self.step = folder, step
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Return what has the ranks of a run wait."""
+        return {"PYTHONPATH": Path(__file__).parent / "delays", "HOLD_AT": self.step, "HOLD": self.folder}
+
+    def wait(self, process: subprocess.Popen[str], run: Run) -> None:
+        """Wait until the run has come to its step."""
+        wait_until((self.folder / "held").exists, process, run)
+
+    def release(self) -> None:
+        """Let the run go on. It does not wait again, even if it is started again."""
+        (self.folder / "go").touch()
+
+
 def free_port() -> int:
     """Return a port that is free now, and so is the next one: below those that programs get without asking for one."""
     while True:

@@ -6,7 +6,7 @@ import transformers
 
 from sft.run.directory import Run
 
-from .project import small, wait_until
+from .project import TIMEOUT_S, small, wait_until
 from .test_stop_and_resume import UNENDING
 
 TEMPLATE = (
@@ -24,7 +24,7 @@ def test_a_run_keeps_its_chat_template(project):
     process = project.start("train", **settings)
     wait_until(lambda: run.state().step >= 3, process, run)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     assert run.chat_template.read_text() == TEMPLATE
 

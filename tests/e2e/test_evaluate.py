@@ -7,7 +7,7 @@ import pytest
 
 from sft.run.directory import Run
 
-from .project import small, wait_until
+from .project import TIMEOUT_S, small, wait_until
 
 FEW = {"EVAL_LIMIT": 4, "MAX_NEW_TOKENS": 2}
 MANY = {"EVAL_LIMIT": 200, "MAX_NEW_TOKENS": 2000}  # minutes on a CPU: the tests end it before
@@ -60,7 +60,7 @@ def test_a_stopped_evaluation_leaves_the_run_finished_with_its_results(kept, pro
         assert asked.returncode == 0 and f"stopping {kept.name}/evaluation" in asked.stdout, asked.stdout
     else:
         process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     assert f"stopped: the earlier results are kept; `make evaluate NAME={kept.name}` evaluates the run" in output
 

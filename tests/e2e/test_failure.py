@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sft.run.directory import Run
 from sft.trainer import batching
 
 from . import harm
-from .project import small, wait_until
+from .project import TIMEOUT_S, Hold, small, wait_until
 
 
 def child(project, *words):
@@ -36,7 +37,7 @@ def test_a_killed_process_ends_the_run(project, victim, reason):
     process = project.start("train", **small(RUN_NAME=run.name, MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=3))
     wait_until(lambda: run.state().step >= 5, process, run)
     os.kill(child(project, *victim).pid, signal.SIGKILL)
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1, output
     assert run.state().status == "failed"
     assert reason in run.state().error
@@ -49,15 +50,17 @@ def test_a_killed_process_ends_the_run(project, victim, reason):
     assert "failed" in shown and f"the whole logs: `make logs NAME={run.name} LINES=0`" in shown
 
 
-def test_a_killed_rank_is_started_again_where_restarts_are_asked_for(project):
-    run = Run(project.path / "runs" / "restarted")
-    process = project.start("train", **small(RUN_NAME=run.name, MAX_STEPS=40, SAVE_STEPS=3, RESTARTS=1))
-    wait_until(lambda: run.state().step >= 5, process, run)
+def test_a_killed_rank_is_started_again_where_restarts_are_asked_for(project, tmp_path):
+    run, hold = Run(project.path / "runs" / "restarted"), Hold(tmp_path, step=6)
+    settings = small(RUN_NAME=run.name, MAX_STEPS=12, SAVE_STEPS=3, RESTARTS=1)
+    process = project.start("train", **settings, **hold.settings)
+    hold.wait(process, run)
     os.kill(child(project, "sft.trainer.main", "--local_rank=0").pid, signal.SIGKILL)
-    output, _ = process.communicate(timeout=180)
+    hold.release()
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     state = run.state()
-    assert (state.status, state.step, state.attempt) == ("finished", 40, 2) and run.failure() is None
+    assert (state.status, state.step, state.attempt) == ("finished", 12, 2) and run.failure() is None
     assert len(state.earlier_errors) == 1 and "was killed by signal 9" in state.earlier_errors[0]
     assert "starting again from checkpoint step-" in output and "(1 of RESTARTS=1)" in output
     assert [run.rank_end(rank).status for rank in (0, 1)] == ["finished", "finished"]
@@ -65,17 +68,18 @@ def test_a_killed_rank_is_started_again_where_restarts_are_asked_for(project):
     project.wait_for_no_process()
 
 
-def test_a_killed_service_of_wandb_is_said_and_ends_nothing(project):
-    settings = small(RUN_NAME="without-wandb", NODES=1, MAX_STEPS=500, LOGGING_STEPS=1, WANDB_MODE="offline")
-    process = project.start("train", **settings)
+def test_a_killed_service_of_wandb_is_said_and_ends_nothing(project, tmp_path):
+    hold = Hold(tmp_path, step=6)
+    settings = small(RUN_NAME="without-wandb", NODES=1, MAX_STEPS=200, LOGGING_STEPS=1, WANDB_MODE="offline")
+    process = project.start("train", **settings, **hold.settings)
     run = Run(project.path / "runs" / "without-wandb")
+    hold.wait(process, run)
     wait_until(lambda: list(run.path.glob("wandb/offline-run-*/*.wandb")), process, run)
-    service = next(found for found in project.processes() if "wandb-core" in found.name())
-    wait_until(lambda: run.state().step >= 5, process, run)
-    service.kill()
-    output, _ = process.communicate(timeout=120)
+    next(found for found in project.processes() if "wandb-core" in found.name()).kill()
+    hold.release()
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0 and run.state().status == "finished", output
-    assert [line.step for line in run.read_metrics()] == list(range(1, 501))
+    assert [line.step for line in run.read_metrics()] == list(range(1, 201))
     told = run.state().wandb
     assert told.startswith("not logging there (")
     assert f"W&B: {told}" in output
@@ -110,12 +114,12 @@ def test_a_full_disk_is_the_reason_given(project, tmp_path):
 def test_a_run_without_a_sign_fails_with_the_stacks_in_the_logs(project):
     run = Run(project.path / "runs" / "silent")
     # In the order of the defaults: ranks meet sooner than a step may take.
-    settings = small(RUN_NAME="silent", MAX_STEPS=0, MAX_EPOCHS=1000, RENDEZVOUS_TIMEOUT_S=10, STEP_TIMEOUT_S=20)
+    settings = small(RUN_NAME="silent", MAX_STEPS=0, MAX_EPOCHS=1000, RENDEZVOUS_TIMEOUT_S=18, STEP_TIMEOUT_S=20)
     process = project.start("train", **settings)
     wait_until(lambda: run.state().step >= 5, process, run)
     rank = next(found for found in project.processes() if found.environ().get("RANK") == "0")
     rank.suspend()
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1, output
     assert "no sign of the ranks within STEP_TIMEOUT_S=20 seconds, after step " in run.state().error
     assert run.failure().kind == "hang"
@@ -137,9 +141,9 @@ def test_a_rank_that_breaks_is_the_reason_and_the_stacks_tell_where_the_others_h
 
 
 def test_an_export_may_take_longer_than_ranks_wait_to_meet(project):
-    delays = {"PYTHONPATH": Path(__file__).parent / "delays", "EXPORT_DELAY_S": 12}
-    run = project.train("slow-export", RENDEZVOUS_TIMEOUT_S=10, **delays)
-    assert run.state().seconds["saving"] > 12
+    delays = {"PYTHONPATH": Path(__file__).parent / "delays", "EXPORT_DELAY_S": 17}
+    run = project.train("slow-export", RENDEZVOUS_TIMEOUT_S=15, **delays)
+    assert run.state().seconds["saving"] > 17
     assert not list(run.logs.glob("stacks-*"))
 
 
@@ -163,7 +167,7 @@ def test_an_export_that_fails_costs_no_step(project, settings):
 def test_a_disk_without_room_for_a_last_checkpoint_still_takes_the_model(project, tmp_path):
     try:
         with harm.small_disk(tmp_path / "small", "6m") as runs:  # a checkpoint has 5.6 MB, and the model 1.4
-            done = project.inv("train", **small(RUN_NAME="no-room", RUNS_PATH=runs, NODES=1, MAX_STEPS=3))
+            done = project.inv("train", **small(RUN_NAME="no-room", RUNS_PATH=runs, MAX_STEPS=3))
             run = Run(runs / "no-room")
             assert done.returncode == 0 and run.state().status == "finished", done.stdout
             assert "no checkpoint before the export: " in run.log_files()[0].read_text()
@@ -266,15 +270,21 @@ def test_a_run_is_not_started_twice(project):
     assert second.returncode == 2
     assert "is running; `make monitor NAME=once` shows it" in second.stdout
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert run.state().status == "stopped", output
     project.wait_for_no_process()
 
 
-def test_of_two_started_at_once_one_trains(project):
+def test_of_two_started_at_once_one_trains(project, tmp_path):
     run = Run(project.path / "runs" / "at-once")
-    both = [project.start("train", **small(RUN_NAME=run.name, NODES=1, MAX_STEPS=3)) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0] for process in both]
+    hold = Hold(tmp_path, step=1)
+    settings = small(RUN_NAME=run.name, NODES=1, MAX_STEPS=3)
+    both = [project.start("train", **settings, **hold.settings) for _ in range(2)]
+    deadline = time.monotonic() + TIMEOUT_S
+    while all(process.poll() is None for process in both) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    hold.release()  # the other one is at work until now
+    outputs = [process.communicate(timeout=TIMEOUT_S)[0] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], outputs
     refused = next(output for process, output in zip(both, outputs, strict=True) if process.returncode == 2)
     assert refused.strip().splitlines()[-1].startswith(f"runs/{run.name}: is running; `make monitor NAME=")

@@ -16,7 +16,7 @@ from sft.trainer import attention
 from sft.trainer.attention import Options, Packed
 
 from .conftest import STEPS
-from .project import metrics, small, wait_until
+from .project import TIMEOUT_S, metrics, small, wait_until
 from .test_models import openai_gpt
 from .test_same_result import plain_pytorch
 
@@ -80,7 +80,7 @@ def test_stopped_and_resumed_on_as_many_gpus_or_more(project, undisturbed, gpus)
     process = project.start("train", **small(RUN_NAME=run.name, **ON_ONE))
     wait_until(lambda: run.state().step >= 4, process, run)
     run.request_stop("the test asked for it")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     assert run.state().status == "stopped" and run.state().step < 100
     assert project.train(run.name, **ON_ONE | {"GPUS_PER_NODE": gpus}).state().status == "finished"
@@ -125,7 +125,7 @@ def test_a_run_trains_on_the_card_that_it_is_told_by_uuid(project, ds_config):
     wait_until(lambda: run.state().step >= 4, process, run)
     used = {gpu.uuid: gpu.used_gib for gpu in gpus.facts()}
     run.request_stop("the test has seen enough")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     assert run.nodes()[0].gpus == [last.uuid]
     grown = [gpu.uuid for gpu in everything if used[gpu.uuid] - gpu.used_gib > 0.25]  # a context takes more
@@ -143,7 +143,7 @@ def test_over_nccl_too_a_silent_rank_ends_the_run_after_the_steps_limit_with_the
     process = project.start("train", **settings, RENDEZVOUS_TIMEOUT_S=10, STEP_TIMEOUT_S=20)
     wait_until(lambda: run.state().step >= 5, process, run)
     next(found for found in project.processes() if found.environ().get("RANK") == "0").suspend()
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1, output
     assert "no sign of the ranks within STEP_TIMEOUT_S=20 seconds, after step " in run.state().error
     assert "most recent call first" in (run.logs / "stacks-rank-1.txt").read_text()
@@ -156,7 +156,7 @@ def test_over_nccl_too_a_killed_rank_ends_the_run_with_the_reason(project):
     process = project.start("train", **small(RUN_NAME=run.name, **TWO | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000}))
     wait_until(lambda: run.state().step >= 5, process, run)
     next(found for found in project.processes() if found.environ().get("RANK") == "1").kill()
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1, output
     assert "rank 1 was killed by signal 9" in run.state().error
     project.wait_for_no_process()

@@ -4,7 +4,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -114,34 +113,42 @@ def test_a_lock_goes_with_the_process_that_is_killed(shared):
     assert not files.is_locked(shared / "lock")
 
 
-LOOK_S = 0.3  # thousands of looks; two that take each other for a lock meet in the first hundred
-
-
+LOOKS = 3000  # two that take each other for a lock meet in the first hundred
+TRIES = 300
 LOOK = """
-path, until = Path(sys.argv[1]), time.monotonic() + float(sys.argv[2])
-seen = 0
-while time.monotonic() < until:
+path, done, looks, seen = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), 0
+while looks > 0 and not done.exists():
     seen += files.is_locked(path)
+    looks -= 1
 print(seen)
 """
+
+
+def looking_at(path, looks):
+    """Start three processes that look at a lock, all of them from now on."""
+    processes = [holding(python(HOLD + LOOK, path, path.with_name("done"), looks)) for _ in range(3)]
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return processes
 
 
 def test_those_who_look_never_see_each_other_nor_keep_anybody_from_a_lock(shared):
     """Two monitors took each other's look for a run at work, and one of them could keep a node from its lock."""
     path = shared / "lock"
     path.touch()
-    looking = [python(LOOK, path, LOOK_S) for _ in range(3)]
-    while any(process.poll() is None for process in looking):
-        time.sleep(0.01)
-    assert [process.stdout.read() for process in looking] == ["0\n"] * 3
-    looking = [python(LOOK, path, LOOK_S) for _ in range(3)]
-    tries = refused = 0
-    while any(process.poll() is None for process in looking):
+    looking = looking_at(path, LOOKS)
+    assert [process.communicate()[0] for process in looking] == ["0\n"] * 3
+    looking, refused = looking_at(path, 10**9), 0
+    for _ in range(TRIES):
         held = files.lock(path)
-        tries, refused = tries + 1, refused + (held is None)
+        refused += held is None
         if held:
             held.close()
-    assert tries > 100 and refused == 0
+    path.with_name("done").touch()
+    for process in looking:
+        process.wait()
+    assert refused == 0
 
 
 def test_programs_open_runs_one_after_another(shared):

@@ -90,7 +90,7 @@ def run(tmp_path):
 def node_program(run, rank):
     """Start a node's program on a run as it is, and return how it ended."""
     command = [sys.executable, "-m", "sft.host.launch.node", "--run", str(run.path), "--node-rank", str(rank)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_signal_that_comes_before_a_node_can_understand_it_is_not_lost(number,
     assert node.stdout is not None and node.stdin is not None
     assert node.stdout.readline() == "up\n"
     node.send_signal(number)
-    output, _ = node.communicate("go\n", timeout=60)
+    output, _ = node.communicate("go\n", timeout=300)
     assert (node.returncode, output.strip()) == (0, said)
 
 

@@ -88,7 +88,7 @@ def test_a_persons_second_ctrl_c_ends_at_once(project):
     wait_until(lambda: run.stop_reason() is not None, process, run)
     time.sleep(AGAIN_S)
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=TIMEOUT_S)
     project.wait_for_no_process()
     assert run.state().status == "stopped" and not list(run.checkpoints.glob("step-*"))
 
@@ -113,6 +113,6 @@ def test_a_setup_that_is_ended_leaves_nothing_at_work(project, tmp_path, number)
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + number and "Traceback" not in output, output
     project.wait_for_no_process()

@@ -8,7 +8,7 @@ import pytest
 
 from sft.run.directory import Run
 
-from .project import metrics, small, wait_until
+from .project import TIMEOUT_S, Hold, metrics, small, wait_until
 
 STEPS = {"MAX_STEPS": 120, "EVAL_STEPS": 50}
 UNENDING = {"NODES": 1, "MAX_STEPS": 0, "MAX_EPOCHS": 1000}
@@ -20,17 +20,21 @@ def undisturbed(project):
     return project.train("undisturbed", **STEPS)
 
 
-def test_stopped_and_resumed_equals_undisturbed(project, undisturbed):
+def test_stopped_and_resumed_equals_undisturbed(project, undisturbed, tmp_path):
     run = Run(project.path / "runs" / "stopped")
-    process = project.start("train", **small(RUN_NAME="stopped", **STEPS))
-    wait_until(lambda: run.state().step >= 5, process, run)
-    asked = project.inv("stop", "--name", "stopped")
-    output, _ = process.communicate(timeout=60)
-    assert (asked.returncode, process.returncode) == (0, 0), asked.stdout + output
+    hold = Hold(tmp_path, step=6)
+    process = project.start("train", **small(RUN_NAME="stopped", **STEPS, **hold.settings))
+    hold.wait(process, run)
+    asking = project.start("stop", "--name", "stopped")
+    wait_until(lambda: run.stop_reason() is not None, process, run)
+    hold.release()
+    asked, _ = asking.communicate(timeout=TIMEOUT_S)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert (asking.returncode, process.returncode) == (0, 0), asked + output
     state = run.state()
     assert state.status == "stopped" and 5 <= state.step < 120
     saved = f"saved as step-{state.step:06d}; `make resume NAME=stopped` continues from there"
-    for said in (output, asked.stdout):
+    for said in (output, asked):
         assert f"stopped after step {state.step} of 120, {saved}" in said
     assert (run.checkpoints / "latest").read_text().strip() == f"step-{state.step:06d}"
     project.wait_for_no_process()
@@ -51,7 +55,7 @@ def interrupted(project):
     process = project.start("train", **small(RUN_NAME=run.name, **UNENDING))
     wait_until(lambda: run.state().step >= 3, process, run)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     return run
 
@@ -69,7 +73,7 @@ def test_a_stop_while_the_inputs_are_made_ends_the_ranks_that_wait_for_them(proj
     wait_until(lambda: sum("--local_rank=0" in found.cmdline() for found in project.processes()) == 2, process, run)
     assert run.state().status == "preparing"
     asked = project.inv("stop", "--name", "waiting")
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert (asked.returncode, process.returncode) == (0, 0), asked.stdout + output
     assert run.state().status == "stopped" and run.failure() is None
     assert "stopped before its first step; `make resume NAME=waiting` starts it again" in output
@@ -85,7 +89,7 @@ def test_a_run_goes_on_with_no_other_rows_than_its_own(project, tmp_path):
     process = project.start("train", **small(RUN_NAME=run.name, DATASET=rows, **UNENDING))
     wait_until(lambda: run.state().step >= 3, process, run)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     before = json.loads(run.environment.read_text())
     rows.write_text("\n".join(lines[1:]) + "\n")

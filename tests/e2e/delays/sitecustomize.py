@@ -1,11 +1,13 @@
-"""A slow disk, a model that cannot be written and a rank that hangs: on PYTHONPATH, it changes the ranks of a run.
+"""A slow disk, a model that cannot be written, a rank that waits or hangs: on PYTHONPATH, it changes a run's ranks.
 
 EXPORT_DELAY_S: the final model takes so many seconds longer to be written, on rank 0.
 EXPORT_FAILS: the final model cannot be written, on rank 0.
 HANG_AT: in this step rank 0 hangs without end, and rank 1 raises an error of its own.
+HOLD_AT: in this step rank 0 makes the file HOLD/held, and waits for the file HOLD/go: project.Hold.
 """
 
 import os
+import pathlib
 import time
 
 if "RANK" in os.environ and "EXPORT_DELAY_S" in os.environ:
@@ -41,3 +43,18 @@ if "RANK" in os.environ and "HANG_AT" in os.environ:
         step(engine)
 
     DeepSpeedEngine.step = hanging_step
+
+if os.environ.get("RANK") == "0" and "HOLD_AT" in os.environ:
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    step_on = DeepSpeedEngine.step
+
+    def waiting_step(engine):
+        if engine.global_steps + 1 == int(os.environ["HOLD_AT"]):
+            folder = pathlib.Path(os.environ["HOLD"])
+            (folder / "held").touch()
+            while not (folder / "go").exists():
+                time.sleep(0.01)
+        step_on(engine)
+
+    DeepSpeedEngine.step = waiting_step
