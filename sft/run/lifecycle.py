@@ -36,10 +36,11 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def create(settings: Decided, hosts: str) -> Run:
+def create(settings: Decided, hosts: str, config: DsConfig | None = None) -> Run:
     """Make the run directory with its frozen inputs, and point `runs/latest` to it. `hosts` is the hostfile's text.
 
-    Raises SettingsError if RUN_NAME is taken or nothing can be written, and leaves no directory behind.
+    `config`: DeepSpeed's configuration, if it has been made from the settings already. Raises SettingsError if RUN_NAME
+    is taken or nothing can be written, and leaves no directory behind.
     """
     run = make_directory(settings)
     try:
@@ -48,7 +49,7 @@ def create(settings: Decided, hosts: str) -> Run:
         run.ranks.mkdir()
         named = Decided.of(settings, run_name=run.name)
         run.freeze(named)  # first: without this file, a directory does not count as a run
-        write_json(run.ds_config, deepspeed.configuration(named).content)
+        write_json(run.ds_config, (config or deepspeed.configuration(named)).content)
         write_whole(run.hostfile, hosts)
         run.keep_reserve()
         run.update_state("launching")

@@ -26,16 +26,16 @@ def open_run(decision: Decision, say: Callable[[str], None]) -> Iterator[Run]:
     try:
         with lifecycle.alone(settings.runs_path):
             run, said = unfinished.resumable(settings)
+            # Read once: what is recorded as the file's content is what DeepSpeed's configuration was made from.
+            file, changed = provenance.deepspeed_file(run, settings) if run else (deepspeed.read(settings), [])
+            config = deepspeed.configuration(settings, file)
             if run:
                 before = run.settings()
-                file, changed = provenance.deepspeed_file(run, settings)
-                config = deepspeed.configuration(settings, file)
                 claim = run.claim()
                 said += [how_it_starts(run), *adjusted(settings, before), *changed]
                 said += lifecycle.reopen(run, before, settings, config, new_config=bool(changed) and not run.is_saved)
             else:
-                file = deepspeed.read(settings)
-                run = lifecycle.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
+                run = lifecycle.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node), config)
                 claim = run.claim()
                 said.append(f"run {run.path}")
             keep_template(run, settings)
