@@ -1,5 +1,6 @@
 """What tests/conftest.py promises every tier."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -55,3 +56,27 @@ def test_processes_of_a_failed_test_are_ended_before_the_next_test(tmp_path):
 
 def test_the_files_that_run_first_are_there():
     assert [file for file in LONGEST if not (HERE / file).is_file()] == []
+
+
+COLLECT = """
+import sys, time
+import pytest
+
+now = time.time
+time.time = lambda: now() + float(sys.argv[1])
+sys.exit(pytest.main(["-p", "no:cacheprovider", "--collect-only", "-q", "tests/unit"]))
+"""
+
+
+def test_tests_have_the_same_names_in_every_process_and_at_any_time():
+    """Two processes that collect different names end the whole run: pytest-xdist compares them."""
+    seconds = (0, 1e8)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COLLECT, str(later)], cwd=HERE.parent, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+        )
+        for seed, later in enumerate(seconds)
+    ]  # fmt: skip
+    one, other = ([line for line in process.communicate()[0].splitlines() if "::" in line] for process in processes)
+    assert one == other and len(one) > 1000
