@@ -68,7 +68,7 @@ def selected(files: Mapping[str, list[DataFile]], settings: Settings) -> dict[st
     if not train and (split := split_for(["train"], files, settings.dataset)):
         train = [Slice(split)]
     others = [name for name in files if name not in {part.split for part in train}]
-    if not evaluation and (split := split_for(["validation", "test"], others, settings.dataset)):
+    if not settings.eval_split and (split := split_for(["validation", "test"], others, settings.dataset)):
         evaluation = [Slice(split)]
     return {
         "train": [Selection(part, files[part.split]) for part in train],

@@ -102,7 +102,7 @@ class Settings(BaseModel):
     )
     eval_split: OfPart[Splits] = Field(
         "",
-        description="splits to evaluate on; empty = the validation or test split, or one training row in twenty",
+        description="splits to evaluate on, or none; empty = the validation or test split, or one row in twenty",
     )
     prompt_column: OfPart[Name] = Field(
         "question", description="column with the prompt, if its name is not one that is recognised"

@@ -62,6 +62,9 @@ def contradictions(settings: Settings, with_file: bool = True) -> list[str]:
 def split_problems(settings: Settings) -> list[str]:
     """Return a line for rows that are for training and for evaluation, as far as the two settings say so."""
     train, evaluation = slices.parse(settings.train_split), slices.parse(settings.eval_split)
+    if settings.eval_split == slices.NONE and (settings.evaluate or settings.eval_steps):
+        what = "leaves no rows to evaluate on"
+        return [wrong("EVAL_SPLIT", settings.eval_split, what, "set EVALUATE=0 and EVAL_STEPS=0 too, or name a split")]
     return [shared_rows(settings, one, other) for one in train for other in evaluation if slices.overlap(one, other)]
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 FORM = re.compile(r"(?P<split>[\w.-]+)(\[((?P<start>-?\d+)(?P<a>%)?)?:((?P<stop>-?\d+)(?P<b>%)?)?\])?", re.ASCII)
+NONE = "none"  # EVAL_SPLIT: every row is for training
 EXAMPLES = "train, train[:10%], train[100:200] or several joined by +"
 
 
@@ -58,7 +59,7 @@ class Slice:
 def parse(text: str) -> list[Slice]:
     """Return what a TRAIN_SPLIT or an EVAL_SPLIT names. Raises ValueError."""
     found = []
-    for part in text.split("+") if text else []:
+    for part in text.split("+") if text not in ("", NONE) else []:
         form = FORM.fullmatch(part.strip())
         if form is None:
             raise ValueError(f"does not name splits, as {EXAMPLES} do")

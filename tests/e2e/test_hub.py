@@ -74,6 +74,10 @@ def test_each_refusal_is_one_line_that_says_what_to_do(hub, tmp_path):
     hub.add("datasets", "org/pictures", {"train.jsonl": '{"image": "a.png", "caption": "b"}\n'})
     hub.add("datasets", "org/nothing", {"README.md": "# Soon", "notes.txt": "soon"})
     hub.add("datasets", "org/columns", {"train.jsonl": '{"a": "x", "b": "y"}\n'})
+    hub.add(
+        "datasets", "org/images", {"train/metadata.jsonl": '{"file_name": "1.png", "text": "a"}\n', "train/1.png": "x"}
+    )
+    hub.add("datasets", "org/huge", one, sizes={"train.jsonl": 10**16})
     for status in (403, 429, 500):
         hub.add("datasets", f"org/status-{status}", one)
         hub.faults.append(Fault(f"api/datasets/org/status-{status}", status, {"Retry-After": "1"}))
@@ -94,6 +98,8 @@ def test_each_refusal_is_one_line_that_says_what_to_do(hub, tmp_path):
         ({"dataset": "org/disabled"}, "DATASET=org/disabled: is disabled on the hub; take another"),
         ({"dataset": "org/script"}, r"DATASET=org/script: is a Python script \(script.py\), .*=refs/convert/parquet"),
         ({"dataset": "org/pictures"}, "image"),
+        ({"dataset": "org/images"}, "DATASET=org/images: is a data set of pictures, sound or films, such as train/1"),
+        ({"dataset": "org/huge"}, r"DATA_PATH=.*: org/huge needs 10000000.0 GB, but only .* TRAIN_SPLIT=train\[:1"),
         ({"dataset": "org/nothing"}, "DATASET=org/nothing: holds no training file"),
         ({"dataset": "org/columns"}, "COLUMNS=.*: no row of org/columns has a prompt or a response but a, b;"),
         ({"dataset": "org/status-403"}, r"DATASET=org/status-403: may not be read without a token \(HTTP 403\)"),
@@ -176,6 +182,32 @@ def test_a_download_that_breaks_goes_on_where_it_was(hub, tmp_path):
     assert got["train"] == [row["question"] for row in many]
     assert [request.range for request in hub.downloads("train.jsonl")] == ["", f"bytes={chunk}-"]
     assert all(request.token is None for request in hub.requests if "/blobs/" in request.path)
+
+
+def test_a_hub_that_fails_for_a_moment_is_asked_again(hub, tmp_path):
+    hub.faults += [Fault("resolve/.*train", 429, {"Retry-After": "1"}, times=1), Fault("resolve/.*test", 503, times=1)]
+    (got,) = read(hub, tmp_path, {})
+    assert len(got["train"]) == 40 and len(got["validation"]) == 6
+    assert {429, 503} <= {request.status for request in hub.requests}
+
+
+def test_names_may_have_any_characters(hub, tmp_path):
+    names = ["train/[1] *.jsonl", "train/50%25.jsonl", "train/größe?.jsonl", "train/a+b&c#d.jsonl"]
+    hub.add("datasets", "org/odd", {name: jsonl(rows(name, 2)) for name in names} | {".train.jsonl": "no rows"})
+    (got,) = read(hub, tmp_path, {"dataset": "org/odd"})
+    assert sorted(got["train"]) == sorted(row["question"] for name in names for row in rows(name, 2))
+
+
+def test_a_bad_row_is_named_by_its_file_on_the_hub(hub, tmp_path):
+    hub.add("datasets", "org/bad", {"train.jsonl": jsonl(rows("row", 2)) + '{"question": \n'})
+    names = "import sys; from sft.settings.load import load; from sft.trainer.data import sources\n"
+    names += "for where, row in sources.readers(load(None))['train']: print(where, row)"
+    places = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path), "DATA_PATH": str(tmp_path), "DATASET": "org/bad"}
+    done = subprocess.run(
+        [sys.executable, "-c", names], env=os.environ | places, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    *_, last = done.stdout.splitlines()
+    assert last.startswith("org/bad/train.jsonl:3 org/bad/train.jsonl:3: is not valid JSON")
 
 
 def test_the_user_s_own_cache_is_used_instead_of_a_second_download(hub, tmp_path):

@@ -22,6 +22,7 @@ class Repository:
     readers: set[str] = field(default_factory=set)  # tokens that have access, if it is gated or private
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)  # branches and tags
+    sizes: dict[str, int] = field(default_factory=dict)  # that the listing claims of files, instead of their own
 
     def push(self, files: dict[str, bytes | str], revision: str = "main") -> str:
         """Add a commit with these files and return its hash."""
@@ -46,9 +47,9 @@ def etag(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def entry(name: str, data: bytes) -> dict[str, object]:
+def entry(name: str, data: bytes, size: int | None = None) -> dict[str, object]:
     """Return a file as the hub lists it."""
-    found: dict[str, object] = {"type": "file", "path": name, "size": len(data), "oid": etag(data)[:40]}
+    found: dict[str, object] = {"type": "file", "path": name, "size": size or len(data), "oid": etag(data)[:40]}
     if len(data) > LARGE_BYTES:
         found["lfs"] = {"oid": etag(data), "size": len(data), "pointerSize": 134}
     return found

@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         files = repository.commits[commit]
         if what == "tree":
-            return self.json([entry(path, data) for path, data in sorted(files.items())])
+            return self.json([entry(path, data, repository.sizes.get(path)) for path, data in sorted(files.items())])
         about = {
             "_id": "0", "id": name, "modelId": name, "sha": commit, "private": repository.private,
             "gated": "manual" if repository.gated else False, "disabled": False, "tags": [], "downloads": 0,

@@ -70,6 +70,15 @@ def test_wrong_splits_list_those_that_there_are(tmp_path):
         rows(tmp_path, "train[5:3]")
 
 
+def test_no_rows_are_held_out_if_none_are_evaluated(tmp_path):
+    path = write(tmp_path, train=3, test=2)
+    settings = load(None, dataset=str(path), eval_split="none", evaluate=False)
+    found = local_files(path, settings)
+    assert [file.name for file in found.train] == ["train.jsonl"] and not found.validation
+    with pytest.raises(SettingsError, match="EVAL_SPLIT=none: leaves no rows to evaluate on; set EVALUATE=0"):
+        load(None, eval_split="none")
+
+
 @pytest.mark.parametrize("text", WRONG)
 def test_what_is_no_split_is_refused(text):
     with pytest.raises(SettingsError, match="TRAIN_SPLIT"):

@@ -7,6 +7,7 @@ import glob
 import itertools
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -112,22 +113,30 @@ def fetch(settings: Settings) -> LocalFiles:
     Those of a slice such as train[:1000] come one by one when it is read, until it ends. Raises SettingsError.
     """
     found = find(settings)
-    repository = pinned(Repository.of_dataset(settings))
+    if names := missing(found):
+        repository = pinned(Repository.of_dataset(settings))
+        if needed_bytes(names, repository) > LARGE_BYTES:
+            print(f"downloading {needed_bytes(names, repository) / 1e9:.1f} GB of {repository.name}", file=sys.stderr)
+        download(repository, [glob.escape(name) for name in names])
+    return found
+
+
+def missing(found: LocalFiles) -> list[str]:
+    """Return the files that are not here yet, of those of which every row is needed or has to be counted."""
     selections = [selection for several in found.selections.values() for selection in several]
     whole = [part for part in selections if part.slice.stop is None or part.slice.needs_count]
-    missing = list(dict.fromkeys(file.name for part in whole for file in part.files if not file.path.is_file()))
-    if not missing:
-        return found
+    return list(dict.fromkeys(file.name for part in whole for file in part.files if not file.path.is_file()))
+
+
+def needed_bytes(names: list[str], repository: Repository) -> int:
+    """Return the size of files of a data set. Raises SettingsError if the disk has no room for them."""
     sizes = listing(repository)
-    needed, free = sum(sizes.get(name, 0) for name in missing), shutil.disk_usage(repository.cache).free
+    needed, free = sum(sizes.get(name, 0) for name in names), shutil.disk_usage(repository.cache).free
     if needed > free:
         what = f"{repository.name} needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free"
         remedy = "choose another disk, or fewer rows, as in TRAIN_SPLIT=train[:1000]"
         raise SettingsError([wrong("DATA_PATH", repository.cache.parent, what, remedy)])
-    if needed > LARGE_BYTES:
-        print(f"downloading {needed / 1e9:.1f} GB of {repository.name}; TRAIN_SPLIT=train[:1000] would need less")
-    download(repository, [glob.escape(name) for name in missing])
-    return found
+    return needed
 
 
 def check(settings: Settings) -> None:
@@ -135,7 +144,9 @@ def check(settings: Settings) -> None:
 
     Raises SettingsError if it cannot be loaded, or lacks the columns, and DataError for preferences and pictures.
     """
-    rows = (row for selection in find(settings).selections["train"] for row in selection.read())
+    found = find(settings)
+    needed_bytes(missing(found), pinned(Repository.of_dataset(settings)))
+    rows = (row for selection in found.selections["train"] for row in selection.read())
     first = [(where, row) for where, row in itertools.islice(rows, COLUMN_ROWS) if isinstance(row, dict)]
     for where, row in first:
         if problem := kinds.problem(Columns.of(row, where, settings)):

@@ -12,6 +12,7 @@ from sft.rows.bad_rows import BadRows
 from sft.rows.row import ReadRow
 from sft.run.records import MixturePart, RowCounts
 from sft.settings.mixture import DataPart
+from sft.settings.slices import NONE
 from sft.trainer.data import hub, row_writer, sources
 from sft.trainer.data.looks import Gathered
 from sft.trainer.data.texts import TextTokeniser
@@ -47,7 +48,7 @@ def check(part: DataPart, written: MixturePart) -> None:
     long_rows.check(written.train, "training", part.settings)
     if not written.train.rows:
         raise DataError(f"DATASET={part.name}: has no training rows; add some")
-    if part.settings.eval_split and not written.validation.rows:
+    if part.settings.eval_split not in ("", NONE) and not written.validation.rows:
         raise DataError(f"EVAL_SPLIT={shown(part.settings.eval_split)}: has no rows to evaluate on; name others")
 
 
