@@ -32,21 +32,26 @@ def digests(said: Said) -> Digests:
     question = said.question or said.answer
     result = result_of(said.answer)
     return Digests(
-        row=digest(f"{question}\0{said.answer}"),
-        question=digest(question),
+        row=digest(encoded(f"{question}\0{said.answer}")),
+        question=digest(encoded(question)),
         alike=digest(normal(question)),
         answer=digest(normal(said.answer)),
         result=NONE if result is None else digest(result),
     )
 
 
-def digest(text: str) -> bytes:
-    """Return the digest of a text, which may hold anything that JSON can."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=BYTES).digest()
+def digest(content: bytes) -> bytes:
+    """Return the digest of some bytes."""
+    return hashlib.blake2b(content, digest_size=BYTES).digest()
 
 
-def result_of(answer: str) -> str | None:
-    """Return the result that an answer ends with, after #### or in \\boxed{}, so that equal numbers are equal texts."""
+def encoded(text: str) -> bytes:
+    """Return a text as bytes, also with half of a surrogate pair, which JSON can hold."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def result_of(answer: str) -> bytes | None:
+    """Return the result that an answer ends with, after #### or in \\boxed{}, so that equal numbers are equal bytes."""
     if "####" in answer:
         found = answer.rpartition("####")[2]
     elif "\\boxed" in answer and (boxes := BOXED.findall(answer)):
@@ -55,6 +60,6 @@ def result_of(answer: str) -> str | None:
         return None
     plain = found.strip().rstrip(".").replace(",", "").replace("$", "").replace(" ", "")
     try:
-        return repr(float(plain))
+        return repr(float(plain)).encode()
     except ValueError:
         return normal(found)

@@ -23,12 +23,13 @@ class LookedAt(NamedTuple):
 
 def look(said: Said, where: str, has_marks: bool = False) -> LookedAt:
     """Look at a row. `has_marks`: it is known already that its text holds marks of the model itself."""
-    odd = {name for text in said.texts for name in characters(text)}
-    odd.update(name for turn in said.turns for name in answers(turn))
-    if not has_marks and any(map(holds_marks, said.texts)):
+    odd = set(characters(said.text))
+    for turn in said.turns:
+        odd.update(answers(turn))
+    if not has_marks and holds_marks(said.text):
         odd.add("marks")
-    length = sum(map(len, said.texts))
-    return LookedAt(where, b"".join(digests(said)), len(said.answer.strip()), length, same(tuple(sorted(odd))))
+    names = same(tuple(sorted(odd))) if odd else ()
+    return LookedAt(where, b"".join(digests(said)), len(said.answer.strip()), len(said.text), names)
 
 
 @lru_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import NamedTuple
 
@@ -20,8 +21,8 @@ class Said(NamedTuple):
 
     question: str  # all that comes before the last answer
     answer: str  # the last one
-    turns: tuple[Turn, ...]  # every answer that is a target
-    texts: tuple[str, ...]  # of all messages
+    turns: list[Turn]  # every answer that is a target
+    text: str  # of all messages
 
 
 def of_conversation(conversation: Conversation) -> Said:
@@ -32,17 +33,18 @@ def of_conversation(conversation: Conversation) -> Said:
     else:
         tools = [json.dumps(tool, sort_keys=True) for tool in conversation.tools]
         question = "\n".join([*(f"{message.role}: {text_of(message)}" for message in before), *tools])
-    turns = tuple(
+    turns = [
         Turn(earlier.content or "" if earlier.role == "user" else None, message.content)
-        for earlier, message in zip(before, conversation.messages[1:], strict=True)
+        for earlier, message in itertools.pairwise(conversation.messages)
         if message.role == "assistant" and message.is_target and message.content
-    )
-    return Said(question, text_of(last), turns, tuple(message.content or "" for message in conversation.messages))
+    ]
+    text = "\n".join([message.content or "" for message in conversation.messages])
+    return Said(question, text_of(last), turns, text)
 
 
 def of_text(text: str) -> Said:
     """Return what a row of plain text says."""
-    return Said("", text, (), (text,))
+    return Said("", text, [], text)
 
 
 def text_of(message: Message) -> str:

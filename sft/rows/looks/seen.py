@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 
 from sft.rows.looks.row import LookedAt
 
-NUMBERED = re.compile(r"(.*\D)(0|[1-9]\d{0,11})", re.DOTALL)
+DIGITS = "0123456789"
+MOST_DIGITS = 12  # of the number of a row
 NO_NUMBER = -1
 
 
@@ -20,10 +20,11 @@ class Places:
         self.numbers = array("q")
 
     def add(self, where: str) -> None:
-        found = NUMBERED.fullmatch(where)
-        name, number = (found[1], int(found[2])) if found else (where, NO_NUMBER)
-        self.name_of.append(self.names.setdefault(name, len(self.names)))
-        self.numbers.append(number)
+        name = where.rstrip(DIGITS)
+        digits = where[len(name) :]
+        is_number = 0 < len(digits) <= MOST_DIGITS and (digits[0] != "0" or digits == "0")
+        self.name_of.append(self.names.setdefault(name if is_number else where, len(self.names)))
+        self.numbers.append(int(digits) if is_number else NO_NUMBER)
 
     def __len__(self) -> int:
         return len(self.numbers)
