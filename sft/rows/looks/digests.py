@@ -9,7 +9,7 @@ import hashlib
 import re
 from typing import NamedTuple
 
-from sft.rows.looks.normal import normal
+from sft.rows.looks.normal import normal, without_spaces
 from sft.rows.looks.said import Said
 
 BYTES = 8  # of each
@@ -23,7 +23,7 @@ class Digests(NamedTuple):
     row: bytes
     question: bytes
     alike: bytes  # the question's normal form
-    answer: bytes  # the answer's normal form
+    answer: bytes  # the answer without case, spaces and some punctuation
     result: bytes  # what the answer says after #### or in \boxed{}; NONE without either
 
 
@@ -35,7 +35,7 @@ def digests(said: Said) -> Digests:
         row=digest(encoded(f"{question}\0{said.answer}")),
         question=digest(encoded(question)),
         alike=digest(normal(question)),
-        answer=digest(normal(said.answer)),
+        answer=digest(without_spaces(said.answer)),
         result=NONE if result is None else digest(result),
     )
 
