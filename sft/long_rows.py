@@ -25,16 +25,15 @@ def warning(split: Split, settings: Settings) -> str:
     """Return the warning for a split of which more than MANY of the rows do not fit into MAX_LENGTH, or ""."""
     if not split.holds_most:
         return ""
-    lost = split.cut_rows + split.dropped_rows
-    what = f"{lost / split.read:.1%} of the rows ({lost:,} of {split.read:,}) are cut or dropped"
+    what = f"{split.too_long / split.read:.1%} of the rows ({split.too_long:,} of {split.read:,}) are cut or dropped"
     return f"{what} at MAX_LENGTH={settings.max_length}: {holding(split)}"
 
 
 def holding(split: Split) -> str:
     """Return which MAX_LENGTH holds how many of the rows."""
-    if split.holds_most == split.longest_row:
-        return f"{split.longest_row} holds all of them"
-    return f"{split.holds_most} holds 99 % of them, {split.longest_row} all"
+    if split.holds_most == split.holds_all:
+        return f"{split.holds_all} holds all of them"
+    return f"{split.holds_most} holds 99 % of them, {split.holds_all} all"
 
 
 def reasons(split: Split) -> list[str]:

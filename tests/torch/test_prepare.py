@@ -69,7 +69,8 @@ def test_every_row_is_trained_held_out_or_dropped_and_keeps_its_number(long_rows
     dropped = found.train.dropped_rows + found.validation.dropped_rows
     trained, held_out = found.train.conversations, found.validation.conversations
     assert found.row_counts == RowCounts(read=450, trained=trained, dropped=dropped, held_out=held_out)
-    assert found.train.longest_row == found.train.holds_most > 32
+    assert found.train.holds_all == found.train.holds_most > 32
+    assert found.train.too_long == found.train.cut_rows + found.train.dropped_rows
 
 
 def test_a_split_of_which_no_row_is_left_is_an_error_before_training(settings, tiny, tmp_path):

@@ -198,9 +198,9 @@ def test_what_became_of_every_row_is_said_at_the_start_in_the_report_and_by_the_
     reasons = {"no target is left within MAX_LENGTH": 2, "longer than MAX_LENGTH": 1}
     train = Split(
         rows=17, tokens=160, target_tokens=80, longest=12, cut_rows=4, conversations=17, dropped=reasons,
-        messages_left_out=1, longest_row=40, holds_most=30,
+        messages_left_out=1, too_long=7, holds_all=40, holds_most=30,
     )  # fmt: skip
-    held_out = Split(rows=5, tokens=50, target_tokens=20, longest=10, cut_rows=0, conversations=5, longest_row=10)
+    held_out = Split(rows=5, tokens=50, target_tokens=20, longest=10, cut_rows=0, conversations=5)
     counts = RowCounts(read=25, trained=17, dropped=3, held_out=5)
     typed_json.write(
         run.prepared,

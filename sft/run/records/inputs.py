@@ -31,8 +31,9 @@ class Split(Part):
     dropped_sequences: int = 0  # of which MAX_LENGTH leaves no target, so they are left out; not among `rows`
     dropped: dict[str, int] = field(default_factory=dict)  # rows of the data set that are not trained, by reason
     messages_left_out: int = 0  # that follow the last target of their row
-    longest_row: int = 0  # tokens of the longest row of the data set, before any is cut or dropped
-    holds_most: int = 0  # the MAX_LENGTH that would hold 99 % of the rows, if the present one does not
+    too_long: int = 0  # rows of the data set that are cut or dropped as MAX_LENGTH does not hold them
+    holds_all: int = 0  # the MAX_LENGTH that would hold all of these, if there are any
+    holds_most: int = 0  # the MAX_LENGTH that would hold 99 % of all rows, if the present one does not
     rows_with_marks: int = 0  # whose text holds control marks of the model
     rows_with_template: int = 0  # whose text holds a whole turn of the chat template: almost always a mistake
     # How many rows were made of which columns, given as the JSON list of their names, and how many fill another column.
@@ -59,7 +60,7 @@ class Split(Part):
                 found[each.name] = "texts" if set(values) == {"texts"} else "conversations"
             elif each.name in ("rows", "tokens", "target_tokens"):
                 found[each.name] = sum(value * times for value, (_, times) in zip(values, parts, strict=True))
-            elif each.name in ("longest", "longest_row", "holds_most"):
+            elif each.name in ("longest", "holds_all", "holds_most"):
                 found[each.name] = max(values)
             elif isinstance(values[0], dict):
                 found[each.name] = dict(sum(map(Counter, values), Counter()))

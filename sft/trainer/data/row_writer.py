@@ -62,7 +62,7 @@ class Tally:
 
     def __init__(self, kind: RowKind) -> None:
         self.kind = kind
-        self.read = self.longest = 0
+        self.read = 0
         self.dropped, self.used, self.unused = Counter[str](), Counter[tuple[str, ...]](), Counter[str]()
         self.counts = Counter[str]()  # by the names of the fields of Split
         self.too_long: list[int] = []  # lengths of the rows that MAX_LENGTH does not hold
@@ -71,14 +71,16 @@ class Tally:
         """Count a row that is not trained."""
         self.read += 1
         self.dropped[row.reason] += 1
-        self.note_length(row.length, True)
+        if row.length:
+            self.too_long.append(row.length)
 
     def add(self, row: Counts) -> None:
         """Count a row that is trained."""
         self.read += 1
         self.used[row.used] += 1
         self.unused.update(row.unused)
-        self.note_length(row.length, row.is_cut)
+        if row.is_cut:
+            self.too_long.append(row.length)
         self.counts["answers"] += row.answers
         self.counts["target_answers"] += row.target_answers
         self.counts["cut_rows"] += row.is_cut
@@ -86,12 +88,6 @@ class Tally:
         self.counts["messages_left_out"] += row.left_out
         self.counts["rows_with_marks"] += row.has_marks
         self.counts["rows_with_template"] += row.has_template
-
-    def note_length(self, length: int, is_too_long: bool) -> None:
-        """Note the length of a row."""
-        self.longest = max(self.longest, length)
-        if is_too_long:
-            self.too_long.append(length)
 
     def split(self, sequences: int, tokens: int, target_tokens: int, longest: int) -> Split:
         """Return all counts."""
@@ -108,7 +104,8 @@ class Tally:
             dropped_sequences=self.counts["dropped_sequences"],
             dropped=dict(self.dropped),
             messages_left_out=self.counts["messages_left_out"],
-            longest_row=self.longest,
+            too_long=len(self.too_long),
+            holds_all=max(self.too_long, default=0),
             holds_most=self.holds_most(),
             rows_with_marks=self.counts["rows_with_marks"],
             rows_with_template=self.counts["rows_with_template"],

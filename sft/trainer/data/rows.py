@@ -41,7 +41,7 @@ class Dropped:
     """A row of the data set that is not trained."""
 
     reason: DropReason
-    length: int  # tokens of its longest sequence
+    length: int  # tokens of its longest sequence; 0 if it is not dropped for them
 
 
 class Counts(NamedTuple):
