@@ -162,3 +162,29 @@ def test_the_tokenizer_is_left_as_it_was(with_bos):
     before = copy.deepcopy(with_bos("a").input_ids)
     made(with_bos, "a</s>", special_tokens_in_text="split")
     assert with_bos("a").input_ids == before and with_bos("a</s>").input_ids[-1] == with_bos.eos_token_id
+
+
+PIECES = [("<s><user>Two and two?<assistant>", False), ("Four</s>", True), ("<user>And one?<assistant>", False)]
+PIECES += [("Five", True)]
+
+
+def test_a_text_in_segments_is_trained_on_those_with_a_label(tokenizer):
+    row = {"segments": [{"label": label, "text": text} for text, label in PIECES]}
+    (found,) = made(tokenizer, row)
+    assert tokenizer.decode(found.ids) == "".join(text for text, _ in PIECES) + "</s>"
+    targets = [token for token, is_target in zip(found.ids, found.is_target, strict=True) if is_target]
+    assert tokenizer.decode(targets) == "Four</s>Five</s>"  # EOS ends the last one, as it ends every text
+    limit = len(found.ids) // 2 + 1
+    parts = made(tokenizer, row, max_length=limit)
+    assert [*parts[0].ids, *parts[1].ids[1:]] == found.ids and max(len(part.ids) for part in parts) == limit
+    assert [*parts[0].is_target, *parts[1].is_target[1:]] == found.is_target
+
+
+def test_segments_that_cannot_be_trained_are_named(tokenizer):
+    for segments, message in (
+        ([{"label": False, "text": "a"}], "no segment of column 'segments' has the label true, so no target token"),
+        ([{"label": 1, "text": "a"}], "`label` of segment 1 of column 'segments' is not true or false"),
+        ([{"label": True, "text": 3}], "the text of segment 1 of column 'segments' is not text but int"),
+        ([{"label": True, "text": "a", "role": "b"}], "segment 1 of column 'segments' has the key 'role'"),
+    ):
+        assert message in str(made(tokenizer, {"segments": segments}))

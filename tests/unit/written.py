@@ -31,9 +31,15 @@ def separated(rows: Rows, separator: str) -> bytes:
     return text.getvalue().encode()
 
 
+def table_of(rows: Rows) -> pyarrow.Table:
+    """Return rows as a table with all their columns: pyarrow looks at those of the first row alone."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pyarrow.Table.from_pylist([dict.fromkeys(names) | dict(row) for row in rows])
+
+
 def arrow(rows: Rows, new: Callable[..., pyarrow.RecordBatchWriter]) -> bytes:
     """Return an Arrow file or stream."""
-    table, buffer = pyarrow.Table.from_pylist(rows), io.BytesIO()
+    table, buffer = table_of(rows), io.BytesIO()
     with new(buffer, table.schema) as writer:
         writer.write_table(table)
     return buffer.getvalue()
@@ -41,7 +47,7 @@ def arrow(rows: Rows, new: Callable[..., pyarrow.RecordBatchWriter]) -> bytes:
 
 def parquet(rows: Rows) -> bytes:
     buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+    pyarrow.parquet.write_table(table_of(rows), buffer)
     return buffer.getvalue()
 
 

@@ -15,6 +15,7 @@ from sft.rows.conversation import Conversation, Message
 from sft.rows.files import ReadRow, Row
 from sft.rows.forms import history, kinds, messages, missing, prompt_response, text, unused
 from sft.rows.forms.columns import Columns, given, quoted
+from sft.rows.forms.segments import Segment
 from sft.rows.tools import tools_of
 from sft.settings.fields import Settings
 from sft.settings.kinds import RowKind
@@ -46,9 +47,13 @@ class Converted:
 class ConvertedText:
     """What was made of a row that is a text alone."""
 
-    text: str  # "" if the row has nothing else than white space
+    segments: tuple[Segment, ...]  # nothing if the row has nothing else than white space
     used: tuple[str, ...]  # columns
     unused: tuple[str, ...]  # filled columns
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text, _ in self.segments)
 
 
 def convert(row: Row | DataError, where: str, settings: Settings) -> Conversation:
@@ -92,8 +97,9 @@ def converted_text(row: Row | DataError, where: str, settings: Settings) -> Conv
     found, used = text.convert(columns), tuple(text.used(columns))
     others = unused.unused(columns, used)
     unused.check_named(others, columns, used)
-    unused.check_unused(others, columns, {found.strip()}, settings)
-    return ConvertedText(found, used, others)
+    result = ConvertedText(found, used, others)
+    unused.check_unused(others, columns, {result.text.strip()}, settings)
+    return result
 
 
 def kind_of(rows: Iterable[ReadRow], settings: Settings) -> RowKind | None:

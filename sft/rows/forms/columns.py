@@ -32,7 +32,7 @@ NAMES: Mapping[ColumnRole, tuple[str, ...]] = {
     "system": ("system", "system_prompt", "system_instruction", "systeminstruction"),
     "history": ("history",),
     "tools": ("tools", "functions"),
-    "text": ("text",),
+    "text": ("text", "segments"),
 }  # fmt: skip
 # Names that elsewhere stand for something else than messages: they count only if they hold a list.
 LISTS = frozenset({"contents", "data", "dialog", "dialogue", "turns", "chat"})

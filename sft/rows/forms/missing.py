@@ -81,8 +81,6 @@ def remedy(role: ColumnRole, setting: str, column: str, rows: list[Row]) -> str:
     names = columns_of(rows)
     if set(names) >= TREE or any(is_tree(value) for row in rows for value in row.values()):
         return "these are messages of a tree: write every conversation in it as a row with `messages`"
-    if "segments" in names:
-        return "pieces of text with marks of a template in them are not read: write a row with `messages`"
     if any(len(name) > LONGEST_NAME or name.endswith((".", "?", "!")) for name in names):
         return "these look like a row: put a line with the names of the columns above it"
     if near := difflib.get_close_matches(column, [name for name in names if recognised(name) in (None, role)], n=1):

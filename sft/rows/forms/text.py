@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from sft.errors import DataError
 from sft.rows.forms.columns import Columns, given, says_something, without
+from sft.rows.forms.segments import Segment, segments_of
 from sft.rows.values import checked_text
 from sft.settings.kinds import ColumnRole
 
@@ -40,10 +41,10 @@ def used(columns: Columns) -> list[str]:
     return columns.all_of("text") or [name for name in columns.candidates("text") if name in columns.row]
 
 
-def convert(columns: Columns) -> str:
-    """Return the text; "" if there is none but white space. Raises DataError."""
+def convert(columns: Columns) -> tuple[Segment, ...]:
+    """Return the text in segments, of which some may be context; nothing but white space is none. Raises DataError."""
     if not columns.filled.get("text"):
-        return ""
+        return ()
     name = columns.one("text")
     outputs = [
         column
@@ -54,7 +55,10 @@ def convert(columns: Columns) -> str:
         what = f"`{name}` stands beside `{outputs[0]}`, which could be an answer about it"
         remedy = f"set COLUMNS to name both as prompt and response, or set {without(outputs[0])} to train the text"
         raise DataError(f"{columns.where}: {what}; {remedy}")
-    return checked_text(columns.row[name], columns.where, f"column {name!r}")
+    value, what = columns.row[name], f"column {name!r}"
+    if isinstance(value, list) or name.strip().lower() == "segments":
+        return segments_of(value, columns.where, what)
+    return ((checked_text(value, columns.where, what), True),)
 
 
 def in_conversations(columns: Columns) -> DataError:

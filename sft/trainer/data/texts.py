@@ -19,10 +19,10 @@ from sft.rows.row import ReadRow
 from sft.run.records import TemplateFacts
 from sft.settings.fields import Settings
 from sft.settings.kinds import RowKind
-from sft.trainer.data.encode import check_ids
+from sft.trainer.data.encode import check_ids, in_pieces
 from sft.trainer.data.marks import special_tokens
 from sft.trainer.data.prober import any_of
-from sft.trainer.data.rows import EMPTY, TOO_LONG, Counts, Dropped, Tokenised, TokenisedRow, same
+from sft.trainer.data.rows import EMPTY, NO_TARGET, TOO_LONG, Counts, Dropped, Tokenised, TokenisedRow, same
 
 SHOWN = 200  # characters of a text that `inv rows --check` can show
 # How turns begin in the texts of usual chat templates, and in prompts of older data sets.
@@ -57,11 +57,18 @@ class TextTokeniser:
                 found.append((where, forms.converted_text(row, where, self.settings)))
             except DataError as error:
                 found.append((where, error))
-        ids = iter(self.encoded([item.text for _, item in found if isinstance(item, ConvertedText)]))
+        whole = [item.text for _, item in found if isinstance(item, ConvertedText) and not has_context(item)]
+        ids = iter(self.encoded(whole))
         result: list[Tokenised | DataError] = []
         for where, item in found:
             try:
-                result.append(item if isinstance(item, DataError) else self.sequences(item, next(ids), where))
+                if isinstance(item, DataError):
+                    result.append(item)
+                elif has_context(item):
+                    result.append(self.sequences(item, *self.in_segments(item), where))
+                else:
+                    tokens = next(ids)
+                    result.append(self.sequences(item, tokens, [True] * len(tokens), where))
             except DataError as error:
                 result.append(error)
         return result
@@ -78,6 +85,16 @@ class TextTokeniser:
             for text, is_literal in zip(texts, literal, strict=True)
         ]
 
+    def in_segments(self, item: ConvertedText) -> tuple[list[int], list[bool]]:
+        """Return the tokens of a text in segments, and which of them are targets. It has its marks, BOS too, itself."""
+        is_literal = self.settings.special_tokens_in_text == "split"
+        segments = [(text, is_target) for text, is_target in item.segments if text]
+        pieces = in_pieces([(text, is_literal) for text, _ in segments], self.tokenizer).pieces
+        ids = [token for piece in pieces for token in piece.ids]
+        is_target = [one for piece, (_, one) in zip(pieces, segments, strict=True) for _ in piece.ids]
+        end = [] if ids[-1] == self.tokenizer.eos_token_id else [self.tokenizer.eos_token_id]
+        return ids + end, is_target + [segments[-1][1]] * len(end)
+
     def ended(self, ids: list[int]) -> list[int]:
         """Return the tokens of a text with one BOS, and with EOS at the end: the text may have both as marks."""
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
@@ -85,8 +102,8 @@ class TextTokeniser:
             ids = ids[1:]
         return ids if ids[-1:] == [eos] else [*ids, eos]
 
-    def sequences(self, item: ConvertedText, ids: list[int], where: str) -> Tokenised:
-        """Return what becomes of a text. Raises DataError."""
+    def sequences(self, item: ConvertedText, ids: list[int], is_target: list[bool], where: str) -> Tokenised:
+        """Return what becomes of a text, of whose tokens some are targets. Raises DataError."""
         if not item.text or len(ids) < 2:
             return Dropped(EMPTY, 0)
         check_ids(ids, where, self.tokenizer, self.embedding_rows)
@@ -113,6 +130,15 @@ class TextTokeniser:
         # A sequence begins with the last token of the one before it: then something predicts every token of the text
         # but the first, and each is a target once.
         starts = range(0, max(1, len(ids) - 1), limit - 1)
-        parts = [ids[start : start + limit] for start in starts]
-        rows = [TokenisedRow(part, [False] + [True] * (len(part) - 1), "", "") for part in parts]
-        return [*rows[:-1], rows[-1]._replace(counts=counts, reference=item.text[:SHOWN])]
+        parts = [slice(start, start + limit) for start in starts]
+        rows = [TokenisedRow(ids[part], [False, *is_target[part][1:]], "", "") for part in parts]
+        kept = [row for row in rows if any(row.is_target)]
+        if not kept:
+            return Dropped(NO_TARGET, len(ids))
+        counts = counts._replace(dropped=len(rows) - len(kept))
+        return [*kept[:-1], kept[-1]._replace(counts=counts, reference=item.text[:SHOWN])]
+
+
+def has_context(item: ConvertedText) -> bool:
+    """Return whether parts of a text are context only."""
+    return not all(is_target for _, is_target in item.segments)
