@@ -12,7 +12,6 @@ from rich.cells import cell_len, set_cell_size
 from sft.host.rows.visible import visible
 from sft.host.rows.words import counted
 from sft.rows.looks.table import BY_NAME, LOOKS, Group, Look
-from sft.run import typed_json
 from sft.run.directory import Run
 from sft.run.records import FoundRow, LookCounts, LookFound, Looks, Prepared
 
@@ -35,8 +34,8 @@ def at_start(prepared: Prepared) -> Iterator[tuple[str, str]]:
 
 def of_scores(run: Run) -> Iterator[str]:
     """Yield a warning if the scores of a run are of rows that were in training too."""
-    prepared = typed_json.read(run.prepared, Prepared)
-    if prepared.looks and run.results().after:
+    prepared = run.record(run.prepared, Prepared)
+    if prepared and prepared.looks and run.results().after:
         yield from leaked(prepared.looks, prepared.validation.conversations or prepared.validation.rows)
 
 
