@@ -75,6 +75,11 @@ def layout(folder: Path) -> Path:
     return folder
 
 
+def library_folders() -> list[Path]:
+    """Return the folder in which this Python looks for its shared library; none if it has none."""
+    return [Path(str(sysconfig.get_config_var("LIBDIR")))] if libraries() else []
+
+
 def libraries() -> list[Path]:
     """Return the shared library of this Python; none if it has none."""
     folder = Path(sysconfig.get_config_var("LIBDIR") or "")

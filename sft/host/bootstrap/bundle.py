@@ -32,7 +32,7 @@ def use(environment: "MutableMapping[str, str]") -> None:
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX", "UV_DEFAULT_INDEX"):
         environment.pop(name, None)
     environment["PIP_CONFIG_FILE"] = os.devnull
-    environment["PIP_NO_INDEX"] = environment["UV_NO_INDEX"] = environment["UV_OFFLINE"] = "1"
+    environment["PIP_NO_INDEX"] = environment["UV_OFFLINE"] = "1"
     environment["PIP_FIND_LINKS"] = environment["UV_FIND_LINKS"] = str(place / WHEELS)
     environment["HF_HUB_OFFLINE"] = "1"
 

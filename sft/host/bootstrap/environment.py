@@ -97,11 +97,17 @@ def with_uv() -> None:
         if bundle.is_asked_for(os.environ):
             bundle.take_python(os.environ, uv.FOLDER / "python")
         chosen = sys.executable if usable else wanted()
-        command = [program, "venv", "--quiet", "--seed", "--python", chosen, str(VENV)]
-        done = subprocess.run(command, env=uv.environment(dict(os.environ)), stderr=subprocess.PIPE, text=True)
+        seen = sys.stderr.isatty()  # there uv shows its progress itself
+        command = [program, "venv", *(["--quiet"] * (not seen)), "--seed", "--python", chosen, str(VENV)]
+        done = subprocess.run(
+            command + uv.options(dict(os.environ)),
+            env=uv.environment(dict(os.environ)),
+            stderr=None if seen else subprocess.PIPE,
+            text=True,
+        )
         if done.returncode == 0:
             return
-        why_not = uv.reason(done.stderr)
+        why_not = "see above" if seen else uv.reason(done.stderr)
     stop(remedy(version, usable, why_not, os_release()))
 
 

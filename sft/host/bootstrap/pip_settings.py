@@ -73,8 +73,6 @@ def for_uv(pip: Settings, environment: "dict[str, str]") -> "dict[str, str]":
         told["UV_FIND_LINKS"] = ",".join(pip.links)
     if pip.certificates:
         told["SSL_CERT_FILE"] = pip.certificates
-    if pip.no_index:
-        told["UV_NO_INDEX"] = "1"
     told.update(environment)
     return told
 

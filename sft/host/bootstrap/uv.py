@@ -11,7 +11,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from sft.host.bootstrap import index, pip_settings, sound
 
@@ -33,6 +33,11 @@ def environment(given: "dict[str, str]") -> "dict[str, str]":
     told = pip_settings.for_uv(pip_settings.settings(given), given)
     told.setdefault("UV_PYTHON_INSTALL_DIR", str(FOLDER / "python"))
     return told
+
+
+def options(given: "dict[str, str]") -> List[str]:
+    """Return what uv is told about indexes that no variable of its own tells it."""
+    return ["--no-index"] if pip_settings.settings(given).no_index else []
 
 
 def program() -> Tuple[str, str]:
@@ -129,4 +134,4 @@ def told(text: str) -> Iterator[str]:
     for line in text.splitlines():
         words = re.sub(r"\x1b\[[\d;]*m", "", line).strip(" ×╰├│─▶>")
         if words and not words.startswith(("hint:", "WARNING:", "[notice]")):
-            yield re.sub(r"^(ERROR|error): ", "", words)
+            yield re.sub(r"^(ERROR|error|cause): ", "", words)

@@ -97,6 +97,7 @@ def with_uv(python: Path, version: str, wanted: str) -> bool:
     if not program:
         return False
     command = [program, "pip", "install", "--python", str(python), *CONSTRAINTS]
+    command += uv.options(dict(os.environ))
     command += [f"--torch-backend={wanted}", "--reinstall-package=torch", f"torch=={version}"]
     done = subprocess.run(command, cwd=ROOT, env=uv.environment(dict(os.environ)), check=False)
     return done.returncode == 0
