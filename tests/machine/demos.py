@@ -1,4 +1,4 @@
-"""`make demo` to a finished run on each kind of bare machine: `.venv/bin/python -m tests.machine [KIND …]`.
+"""`make demo` to a finished run on each kind of bare machine: `.venv/bin/python -m tests.machine.demos [KIND …]`.
 
 It needs a network and takes minutes and gigabytes for each. The last lines are a table with the times.
 """
