@@ -1,5 +1,7 @@
-"""The first `make` on machines as they come. They stop at torch, which has no wheel there: `python -m tests.machine.demos`
-goes on to a finished run, and takes minutes for each."""
+"""The first `make` on machines as they come. They stop at torch, which has no wheel there.
+
+`python -m tests.machine.demos` goes on to a finished run, which takes minutes for each.
+"""
 
 import re
 import sys
