@@ -51,7 +51,7 @@ def test_all_bad_rows_of_all_files_are_named(settings, tiny):
 @pytest.mark.parametrize("long_rows", ["cut", "drop"])
 def test_every_row_is_trained_held_out_or_dropped_and_keeps_its_number(long_rows, cores, settings, tiny, monkeypatch):
     monkeypatch.setattr("sft.resources.cores", lambda: cores)
-    monkeypatch.setattr("sft.trainer.data.tokenise.MANY_ROWS", 50)
+    monkeypatch.setattr("sft.trainer.data.workers.MANY_ROWS", 50)
     settings = settings.model_copy(update={"long_rows": long_rows})
     kinds = [GOOD, GOOD | {"question": "1" * 40}, GOOD | {"answer": "1" * 40}]
     numbers = np.random.default_rng(1).choice(3, 400, p=[0.6, 0.2, 0.2])

@@ -7,7 +7,7 @@ import pytest
 from sft.errors import DataError
 from sft.rows.bad_rows import BadRows
 from sft.settings.load import load
-from sft.trainer.data import chat_template, probe, tokenise
+from sft.trainer.data import chat_template, probe, workers
 from sft.trainer.data.rows import NO_TARGET, TOO_LONG, Dropped
 from sft.trainer.data.template_variables import DATE_STRING
 from sft.trainer.data.tokenise import Tokeniser
@@ -123,24 +123,38 @@ def test_messages_after_the_last_target_are_counted(tokenizer):
 
 
 def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenise, "MANY_ROWS", 7)
-    monkeypatch.setattr(tokenise, "CHUNK_ROWS", 7)
-    monkeypatch.setattr(tokenise.resources, "cores", lambda: 3)
+    monkeypatch.setattr(workers, "MANY_ROWS", 7)
+    monkeypatch.setattr(workers, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(workers.resources, "cores", lambda: 3)
     read = [(f"a.jsonl:{i}", {"question": f"{i}?", "answer": str(i + 1)}) for i in range(100)]
     made = tokeniser(tokenizer)
-    found = list(tokenise.tokenised(read, made, BadRows()))
+    found = list(workers.tokenised(read, made, BadRows()))
     whole = [sequence for row in made.rows(read) for sequence in row]
     assert found == whole
     wrong = range(5, 100, 8)
     for i in wrong:
         read[i][1]["answer"] = ""
     bad = BadRows()
-    assert list(tokenise.tokenised(read, made, bad)) == [row for i, row in enumerate(whole) if i not in wrong]
+    assert list(workers.tokenised(read, made, bad)) == [row for i, row in enumerate(whole) if i not in wrong]
     with pytest.raises(DataError) as caught:
         bad.check()
     *named, more = str(caught.value).splitlines()
     assert [line.split(": ")[0] for line in named] == [f"a.jsonl:{i}" for i in wrong[:10]]
     assert more == "and 2 more rows that cannot be used"
+
+
+def test_long_rows_are_taken_a_few_at_a_time_and_shared_by_all_cores(tokenizer, monkeypatch):
+    monkeypatch.setattr(workers, "CHUNK_CHARACTERS", 50)
+    monkeypatch.setattr(workers, "MANY_CHARACTERS", 200)
+    monkeypatch.setattr(workers.resources, "cores", lambda: 2)
+    read = [(f"a.jsonl:{i}", {"question": "1" * (i % 60), "answer": "2"}) for i in range(1, 40)]
+    read[3] = read[3][0], DataError("a.jsonl:3: not read")
+    found = list(workers.chunks(read))
+    assert [row for chunk in found for row in chunk] == read
+    assert all(sum(map(workers.characters, chunk[:-1])) < 50 for chunk in found) and len(found) > 10
+    made = tokeniser(tokenizer)
+    whole = [sequence for row in made.rows(read) if isinstance(row, list) for sequence in row]
+    assert list(workers.tokenised(read, made, BadRows())) == whole
 
 
 @pytest.mark.parametrize(
@@ -151,11 +165,11 @@ def test_many_rows_are_tokenised_in_order_by_all_cores(tokenizer, monkeypatch):
             {"max_length": 8, "long_rows": "refuse"},
             "a.jsonl:7: its 21 tokens are more than MAX_LENGTH=8; raise MAX_LENGTH, or set LONG_ROWS to cut or drop",
         ),
-        ({"question": "a"}, {}, "a.jsonl:7: has no column 'answer' but question; set RESPONSE_COLUMN"),
+        ({"question": "a"}, {}, "a.jsonl:7: has no column 'answer' but question; the rows have no response: add a"),
         ({"question": "a", "answer": " "}, {}, "a.jsonl:7: column 'answer' is empty, so no target token"),
         ({"question": 1, "answer": "b"}, {}, "a.jsonl:7: column 'question' is not text but int"),
         ({"messages": 3}, {}, "a.jsonl:7: `messages` is not a list of objects"),
-        ({"messages": [{"role": "bot", "content": "x"}]}, {}, "a.jsonl:7: message 1: role 'bot' is unknown"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, {}, "message 1: role 'narrator' is unknown"),
         ({"messages": [{"role": "user", "content": "x"}]}, {}, "a.jsonl:7: has no assistant message"),
         ({"messages": [{"role": "user", "content": None}]}, {}, "message 1: `content` is null or missing"),
     ],

@@ -16,7 +16,8 @@ from sft.settings.slices import NONE
 from sft.trainer.data import hub, row_writer, sources
 from sft.trainer.data.looks import Gathered
 from sft.trainer.data.texts import TextTokeniser
-from sft.trainer.data.tokenise import Tokeniser, tokenised
+from sft.trainer.data.tokenise import Tokeniser
+from sft.trainer.data.workers import tokenised
 
 
 def write(

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from multiprocessing import get_context
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-from sft import resources
 from sft.errors import DataError
 from sft.rows import forms
-from sft.rows.bad_rows import BadRows
 from sft.rows.conversation import Conversation, Message
 from sft.rows.files import ReadRow
 from sft.rows.looks.row import LookedAt, look
@@ -32,68 +26,6 @@ from sft.trainer.data.marks import Marked, Marks
 from sft.trainer.data.probe import Probe, facts
 from sft.trainer.data.rows import NO_TARGET, TOO_LONG, Counts, Dropped, Tokenised, TokenisedRow, same
 from sft.trainer.model import answer_text
-
-MANY_ROWS = 1000  # from here on worker processes share the rows
-# A worker takes so many at a time. More are no faster, and a row of many turns can become millions of tokens.
-CHUNK_ROWS = 100
-
-worker: RowTokeniser  # one in each process, inherited from the process that forks it
-
-
-class RowTokeniser(Protocol):
-    """What turns rows into tokens: of conversations, or of texts (texts.py)."""
-
-    def rows(self, read: Iterable[ReadRow]) -> list[Tokenised | DataError]:
-        """Return what becomes of each row, or the error that names its place, in order."""
-
-
-def tokenised(read: Iterable[ReadRow], tokeniser: RowTokeniser, bad: BadRows) -> Iterator[TokenisedRow | Dropped]:
-    """Yield what becomes of all rows, in order. Rows that cannot be used are added to `bad` instead.
-
-    Only a few chunks of rows are in memory at a time.
-    """
-    for found in rows_and_errors(read, tokeniser):
-        if isinstance(found, DataError):
-            bad.add(found)
-        elif isinstance(found, Dropped):
-            yield found
-        else:
-            yield from found
-
-
-def rows_and_errors(read: Iterable[ReadRow], tokeniser: RowTokeniser) -> Iterator[Tokenised | DataError]:
-    """Yield what becomes of each row, or its error, in order. Many rows are spread over all cores."""
-    global worker
-    worker = tokeniser
-    rows = iter(read)
-    first = list(itertools.islice(rows, MANY_ROWS))
-    every = itertools.chain(first, rows)
-    chunks = iter(lambda: list(itertools.islice(every, CHUNK_ROWS)), [])
-    workers = resources.cores()
-    if workers == 1 or len(first) < MANY_ROWS:
-        for chunk in chunks:
-            yield from work(chunk)
-        return
-    # The workers share this process's memory until somebody writes to it, which a garbage collection does everywhere.
-    gc.collect()
-    gc.freeze()
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("fork"))
-    try:
-        waiting: deque[Future[list[Tokenised | DataError]]] = deque()
-        for chunk in chunks:
-            waiting.append(pool.submit(work, chunk))
-            if len(waiting) > 2 * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        gc.unfreeze()
-
-
-def work(chunk: list[ReadRow]) -> list[Tokenised | DataError]:
-    """Tokenise a chunk of rows in this process."""
-    return worker.rows(chunk)
 
 
 @dataclass(frozen=True)
