@@ -4,6 +4,10 @@ import json
 
 import pytest
 
+from tests.hub import content
+from tests.hub.content import jsonl, rows
+from tests.hub.server import running
+
 from .project import metrics, stopped
 
 NAMES = ("step", "train/loss", "train/grad_norm", "train/target_tokens")
@@ -11,8 +15,8 @@ NAMES = ("step", "train/loss", "train/grad_norm", "train/target_tokens")
 
 def write(path, numbers, prompt, response):
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{prompt: f"What is {i} + {i % 7}?", response: f"{i + i % 7}"} for i in numbers]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = [{prompt: f"What is {i} + {i % 7}?", response: f"{i + i % 7}"} for i in numbers]
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
 
 
 def curve(run):
@@ -67,13 +71,37 @@ def test_one_node_trains_the_same(project, mixture, two_nodes):
 def test_a_resumed_run_trains_the_same_and_a_changed_data_set_is_named(project, two_nodes):
     run = stopped(two_nodes, "mix-stopped", 10)
     path = project.path / "data" / "b.jsonl"
-    rows = path.read_text()
-    path.write_text(rows + '{"ask": "What is 1 + 1?", "reply": "2"}\n')
+    kept = path.read_text()
+    path.write_text(kept + '{"ask": "What is 1 + 1?", "reply": "2"}\n')
     refused = project.inv("make", "resume", "NAME=mix-stopped")
     assert refused.returncode == 2 and "(data/b.jsonl has changed)" in refused.stdout, refused.stdout
-    path.write_text(rows)
+    path.write_text(kept)
     (project.path / "mix.toml").unlink()  # the run does not need it any more
     done = project.inv("make", "resume", "NAME=mix-stopped")
     assert done.returncode == 0, done.stdout
     assert curve(run) == curve(two_nodes)
     assert done.stdout.count("  exact match") == 3, done.stdout
+
+
+def test_a_resumed_run_has_the_commits_of_all_data_sets_on_the_hub(project, mixture, tmp_path):
+    with running() as hub:
+        first = hub.add("datasets", "org/first", {"train.jsonl": jsonl(rows("first", 60))})
+        second = hub.add("datasets", "org/second", content.with_configs("hard", "easy"))
+        where = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "huggingface")}
+        (project.path / "hub.toml").write_text(
+            '[[datasets]]\ndataset = "org/first"\nshare = 20\n\n'
+            '[[datasets]]\ndataset = "org/second"\ndataset_config = "hard"\n\n'
+            '[[datasets]]\ndataset = "data/a.jsonl"\nshare = "2x"\n'
+        )
+        run = project.train("mix-hub", DATASET="", DATASETS="hub.toml", NODES=1, SAVE_STEPS=5, **where)
+        commits = {name: found.commit_of("main") for name, found in (("org/first", first), ("org/second", second))}
+        prepared = json.loads(run.prepared.read_text())
+        assert prepared["inputs"]["dataset_commits"] == commits
+        assert [(part["taken"], part["held_out"]) for part in prepared["parts"]] == [(20, 3), (40, 6), (38, 2)]
+        first.push({"train.jsonl": jsonl(rows("moved", 60))}, "main")
+        assert first.commit_of("main") != commits["org/first"]
+        again = stopped(run, "mix-hub-stopped", 10)
+        done = project.inv("make", "resume", "NAME=mix-hub-stopped", **where)
+        assert done.returncode == 0, done.stdout
+        assert json.loads(again.prepared.read_text())["inputs"]["dataset_commits"] == commits
+        assert curve(again) == curve(run)

@@ -9,6 +9,8 @@ from sft.errors import DataError
 from sft.settings.load import load
 from sft.trainer.data import prepared_data, sources
 from sft.trainer.data.mixed_rows import rows_in
+from sft.trainer.evaluation import parts
+from sft.trainer.evaluation.score import Answer
 
 
 def write(path, numbers, word="q", **columns):
@@ -126,3 +128,57 @@ def test_prepared_data_depends_on_every_share_and_file(folder, tiny):
     assert prepared(tiny, "b.jsonl*0.5,a.jsonl")[0] != place
     write(folder / "b.jsonl", range(41), "b")
     assert prepared(tiny, "a.jsonl,b.jsonl*0.5")[0] != place
+
+
+def test_a_row_of_one_data_set_that_another_holds_out_is_found(folder, tiny):
+    settings = load(None, dataset="a.jsonl,b.jsonl,c*2x", max_length=64)
+    _, held_out = asked(settings)
+    (row,) = (row for _, row in sources.splits(settings)[1] if row["question"] == held_out[0])  # of a.jsonl
+    with (folder / "c" / "train.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    place, found = prepared_data.prepared_data(settings, tiny)
+    seen = json.loads((place / "looks.json").read_text())["found"]
+    leaks = [item for item in seen if item["split"] == "validation"]
+    assert [(row["where"], row["like"], row["prompt"]) for item in leaks for row in item["rows"]] == [
+        (f"a.jsonl:{int(held_out[0][1:]) + 1}", "c/train.jsonl:31", held_out[0])
+    ]
+    assert not found.looks.train  # the rows of a share of 2x are no repeats
+
+
+def test_texts_and_conversations_are_mixed(folder, tiny):
+    with (folder / "t.jsonl").open("w") as file:
+        file.writelines(json.dumps({"text": f"A text of {i}."}) + "\n" for i in range(20))
+    for dataset in ("a.jsonl,t.jsonl", "t.jsonl,a.jsonl"):
+        place, found, _ = prepared(tiny, dataset)
+        assert found.train.kind == "conversations" and found.template
+        assert {part.name: part.train.kind for part in found.parts} == {"a.jsonl": "conversations", "t.jsonl": "texts"}
+        assert found.train.conversations == 95 + 19
+        assert len(rows_in(place / "validation").asked()) == 5  # texts have no answers
+    assert prepared(tiny, "t.jsonl*0.5")[1].train.kind == "texts"
+
+
+def test_the_rows_that_are_asked_are_of_all_data_sets(folder, tiny):
+    place, _, _ = prepared(tiny, "a.jsonl,b.jsonl,c")
+    rows = rows_in(place / "validation")  # 5, 2 and 7 rows
+    assert parts.asked(rows, 0) == parts.asked(rows, 99) == list(range(14))
+    for limit in range(3, 14):
+        chosen = parts.asked(rows, limit)
+        assert len(chosen) == limit and chosen == sorted(chosen)
+        counts = [sum(part_of == number for part_of in rows.part_of[chosen]) for number in range(3)]
+        assert all(abs(count - limit * size / 14) < 1 for count, size in zip(counts, (5, 2, 7), strict=True))
+    assert parts.mean(rows, [1.0, 2.0, None]) == pytest.approx(
+        (rows.parts[0].targets.sum() + 2 * rows.parts[1].targets.sum())
+        / (rows.parts[0].targets.sum() + rows.parts[1].targets.sum())
+    )
+
+
+def test_answers_are_counted_for_their_data_set_by_the_numbers_of_rows(folder, tiny):
+    place, found, _ = prepared(tiny, "a.jsonl,b.jsonl,c")
+    rows = rows_in(place / "validation")
+    answers = [Answer(number, "", "#### 1", "#### 1" if number < 5 else "#### 2") for number in range(14)]
+    lines, form, said = parts.verdicts(rows, answers, "auto", "after")
+    assert (form, len(said), [line.index for line in lines]) == ("number", 3, list(range(14)))
+    results = parts.of_parts(found.parts, rows, [1.0, 2.0, 3.0], lines)
+    assert [(part.name, part.loss, part.answers, part.exact_match) for part in results] == [
+        ("a.jsonl", 1.0, 5, 1.0), ("b.jsonl", 2.0, 2, 0.0), ("c", 3.0, 7, 0.0),
+    ]  # fmt: skip

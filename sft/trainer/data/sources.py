@@ -60,7 +60,7 @@ def rows_of(part: DataPart) -> PartRows:
         number = min(MOST_VALIDATION_ROWS, max(int(rows > 1), int(rows * VALIDATION_SHARE)))
         held_out = set(random.Random(settings.seed).sample(range(rows), number))
         validation = (row for i, row in enumerate(readers(settings)["train"]) if i in held_out)
-    left_out = held_out | left_by_share(part, [i for i in range(rows) if i not in held_out])
+    left_out = held_out if share.is_all else held_out | left_by_share(part, sorted(set(range(rows)) - held_out))
     train = (row for i, row in enumerate(readers(settings)["train"]) if i not in left_out)
     return PartRows(part, train, validation, rows - len(held_out))
 
