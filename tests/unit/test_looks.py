@@ -105,7 +105,8 @@ def test_only_an_empty_message_of_the_user_is_an_empty_prompt():
     call = Message("assistant", None, keys={"tool_calls": [{"function": {"name": "f", "arguments": {}}}]})
     chat = [Message("user", "Rain?"), call, Message("tool", ""), Message("assistant", "Yes, it rains.")]
     assert look(of_conversation(Conversation.of(chat, "a:1")), "a:1").odd == ()
-    assert look(of_text("Only text, and it is long."), "a:1").odd == ()
+    assert look(of_text("Only text, and it is long, and"), "a:1").odd == ()
+    assert look(of_text(LOOP * 20), "a:1").odd == ("loop",)
 
 
 def test_every_answer_of_a_conversation_is_looked_at():

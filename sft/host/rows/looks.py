@@ -108,8 +108,9 @@ def of_look(item: LookFound, look: Look, rows: int) -> Iterator[str]:
 def of_row(row: FoundRow) -> Iterator[str]:
     """Yield a row's place and the beginning of its texts."""
     yield from wrapped(f"{row.where}{f' is like {row.like}' if row.like else ''}", INDENT)
-    yield one_line(row.prompt, f"{INDENT * 2}asks:    ")
-    yield one_line(row.answer, f"{INDENT * 2}answers: ", whole_end=True)
+    if row.prompt:
+        yield one_line(row.prompt, f"{INDENT * 2}asks:    ")
+    yield one_line(row.answer, f"{INDENT * 2}{'answers:' if row.prompt else 'text:   '} ", whole_end=True)
 
 
 def one_line(text: str, indent: str, whole_end: bool = False) -> str:

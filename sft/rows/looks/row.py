@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from sft.rows.looks.answers import answers
+from sft.rows.looks.answers import answers, is_loop
 from sft.rows.looks.characters import characters, holds_marks
 from sft.rows.looks.digests import digests
 from sft.rows.looks.said import Said
@@ -26,6 +26,8 @@ def look(said: Said, where: str, has_marks: bool = False) -> LookedAt:
     odd = set(characters(said.text))
     for turn in said.turns:
         odd.update(answers(turn))
+    if not said.turns and is_loop(said.answer):
+        odd.add("loop")
     if not has_marks and holds_marks(said.text):
         odd.add("marks")
     names = same(tuple(sorted(odd))) if odd else ()
