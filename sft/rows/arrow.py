@@ -38,8 +38,9 @@ def restorer(kind: pyarrow.DataType) -> Restore | None:
         return of_struct({field.name: restorer(field.type) for field in kind})
     if pyarrow.types.is_map(kind):
         return of_map(restorer(kind.item_type))
-    is_list = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
-    if is_list or pyarrow.types.is_fixed_size_list(kind):
+    types = pyarrow.types
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
+    if any(is_of_type(kind) for is_of_type in lists):
         return of_list(restorer(kind.value_type))
     return None
 

@@ -46,8 +46,28 @@ def parse_all(text: str, path: str) -> list[tuple[int, object]]:
 def refusal(error: ValueError | RecursionError, where: str) -> DataError:
     """Return the error for a text that cannot be read."""
     if isinstance(error, json.JSONDecodeError):
-        return DataError(f"{where}: is not valid JSON ({error.msg} at column {error.colno}); fix the line")
+        reason = reason_of(error) or f"{error.msg} at column {error.colno}"
+        return DataError(f"{where}: is not valid JSON ({reason}); fix the line")
     if isinstance(error, RecursionError):
         return DataError(f"{where}: is nested too deeply; fix the line")
     what = "holds a number with too many digits" if "integer string" in str(error) else shown(error, 200)
     return DataError(f"{where}: {what}; fix the line")
+
+
+def reason_of(error: json.JSONDecodeError) -> str:
+    """Return what is wrong with a text in better words than the json module's, for what people often write."""
+    rest = error.doc[error.pos :].lstrip()
+    before = error.doc[: error.pos].rstrip()
+    if rest.startswith(("//", "#", "/*")):
+        return "it has a comment"
+    if error.msg == "Extra data" and rest.startswith(","):
+        return "a comma follows the object"
+    if error.msg == "Extra data" and rest.startswith("{"):
+        return "another object follows it"
+    if rest.startswith("'"):
+        return "it has single quotes in place of double ones"
+    if before.endswith(",") and rest.startswith(("]", "}")):
+        return "a comma precedes the end of a list or an object"
+    if error.msg.startswith("Unterminated string"):
+        return f"the text that begins at column {error.colno} has no end"
+    return ""

@@ -56,6 +56,8 @@ def test_a_prompt_and_its_response_have_many_names(prompt, response):
         {"conversations": [HUMAN, GPT | {"from": "chatbot"}]},
         {"messages": [HUMAN | {"role": None}, GPT | {"content": ""}]},
         {"messages": [USER, ASSISTANT | {"role": "model"}]},
+        {"messages": {"role": ["user", "assistant"], "content": [ASK, ANSWER]}},
+        {"conversations": {"from": ["human", "gpt"], "value": [ASK, ANSWER], "weight": [None, 1.0]}},
         {"prompt": [USER], "completion": [ASSISTANT]},
         {"prompt": json.dumps([USER]), "completion": json.dumps([ASSISTANT])},
         {"prompt": [HUMAN], "completion": [GPT]},
@@ -70,7 +72,7 @@ def test_a_prompt_and_its_response_have_many_names(prompt, response):
 def test_one_turn_is_the_same_in_every_form(row, tmp_path):
     assert convert(row) == ONE
     with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
-        values = [json.dumps(value) if isinstance(value, list) else value for value in row.values()]
+        values = [json.dumps(value) if isinstance(value, (list, dict)) else value for value in row.values()]
         csv.writer(file).writerows([row, values])
     ((where, read),) = read_file(tmp_path / "a.csv")
     assert forms.convert(read, where, load(None)) == ONE

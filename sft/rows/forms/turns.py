@@ -1,5 +1,7 @@
-"""Lists of turns without roles, which take turns: the user's first. They become lists of messages.
+"""Other lists of turns than those of messages, which become such ones. Those without roles begin with the user's.
 
+- an object of lists, `{"role": ["user", …], "content": ["…", …]}`: what `datasets` makes of a `Sequence` of messages,
+  https://huggingface.co/docs/datasets/about_dataset_features
 - texts, `["question", "answer", …]`, in the column `data`: UltraChat, https://huggingface.co/datasets/openbmb/UltraChat
 - pairs, `[{"input": "…", "output": "…"}, …]`, the first maybe with a `system` message: Capybara and XTuner,
   https://huggingface.co/datasets/LDJnr/Capybara, https://xtuner.readthedocs.io/en/latest/training/multi_turn_conversation.html
@@ -7,6 +9,7 @@
 
 from __future__ import annotations
 
+from sft.rows.forms import sharegpt
 from sft.rows.values import check_keys, checked_text, is_filled
 
 PAIR = ("input", "output")
@@ -18,6 +21,8 @@ def as_messages(entries: object, where: str, what: str) -> object:
     >>> as_messages([{"input": "Hi", "output": "Hello"}], "", "")
     [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Hello'}]
     """
+    if isinstance(entries, dict):
+        return transposed(entries)
     if not isinstance(entries, list) or not entries:
         return entries
     if is_texts(entries, what):
@@ -36,6 +41,15 @@ def as_messages(entries: object, where: str, what: str) -> object:
             if is_filled(pair.get(key))
         ]
     return found
+
+
+def transposed(lists: dict[str, object]) -> object:
+    """Return the messages in an object of lists, and any other object as it is."""
+    columns = {key: value for key, value in lists.items() if isinstance(value, list)}
+    lengths = {len(column) for column in columns.values()}
+    if len(columns) < len(lists) or len(lengths) != 1 or not sharegpt.is_chat([lists]):
+        return lists
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def is_texts(entries: list[object], what: str) -> bool:
