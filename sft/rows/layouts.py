@@ -26,6 +26,10 @@ OLD_DEFAULT = "main"  # what DATASET_CONFIG once was for every data set: runs an
 CONVERTED = re.compile(r"(?P<config>[^/]+)/(partial-)?(?P<split>[^/]+)/\d{4}\.parquet")
 
 
+class NotReadHere(SettingsError):
+    """A data set that the library `datasets` can read, and this project cannot."""
+
+
 def without_rows(root: Path, names: list[str], settings: Settings) -> dict[str, str]:
     """Return the files of a data set that hold no rows of it, each with why it is left out, if that has to be said.
 
@@ -151,14 +155,13 @@ def configuration(configs: dict[str, dict[str, object]], settings: Settings) -> 
 
 
 def check_reading(config: dict[str, object], settings: Settings) -> None:
-    """Raise SettingsError for options with which `datasets` would read other rows out of the files."""
+    """Raise NotReadHere for options with which `datasets` would read other rows out of the files."""
     options = {name: value for name, value in config.items() if name not in HARMLESS}
     if options:
         said = shown(", ".join(f"{name}: {json.dumps(value, default=str)}" for name, value in options.items()))
         what = f"its README.md has options for reading its files that are not followed here ({said})"
-        raise SettingsError(
-            [wrong("DATASET", settings.dataset, what, "write the rows as JSON lines, and give that file")]
-        )
+        remedy = "write the rows as JSON lines, and give that file"
+        raise NotReadHere([wrong("DATASET", settings.dataset, what, remedy)])
 
 
 def patterns_of(data_files: object) -> dict[str, list[str]]:

@@ -23,6 +23,7 @@ from sft.settings.fields import Settings
 SHARD = re.compile(r"data/([^/]*)-\d{5}-of-\d{5}[^/]*\.[^/]*")  # how the hub names the files of a split
 ABOUT = re.compile(r"(README|LICENSE|LICENCE|CITATION|NOTICE|CHANGELOG|Makefile)\b.*|.*\.(md|rst|py|sh)", re.IGNORECASE)
 OWN_FOLDERS = re.compile(r"prepared|hub|demo-[0-9a-f]{12}")  # of DATA_PATH: no data of the user's
+PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".xz", ".bz2", ".lz4")  # that `datasets` reads
 FEW = 5  # files that a line names
 
 
@@ -101,6 +102,10 @@ def files_of(root: Path, names: list[str], settings: Settings, file: Callable[[s
     by_split = said.by_split or named([name for name in data if name.startswith(inside)], settings)
     files = {split: [file(name) for name in found] for split, found in by_split.items()}
     used = {name for found in by_split.values() for name in found}
+    others = [name for name in names if name not in left_out and name.lower().endswith(PACKED)]
+    if others and not any(by_split.values()):
+        what = f"has no file that is read here ({KINDS}), only such as {others[0]}"
+        raise layouts.NotReadHere([wrong("DATASET", settings.dataset, what, "unpack it, and give the folder")])
     why = "the data set does not name it" if said.by_split or said.folder else "its name has no word for a split"
     unused = {name: reason for name, reason in left_out.items() if reason}
     unused |= {

@@ -1,1 +1,1 @@
-"""Code that runs in every rank. Only this side imports torch, DeepSpeed and transformers."""
+"""Code that runs in every rank. Only this side imports torch, DeepSpeed, transformers and datasets."""

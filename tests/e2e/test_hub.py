@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -221,3 +223,39 @@ def test_the_user_s_own_cache_is_used_instead_of_a_second_download(hub, tmp_path
     (file,) = (tmp_path / "data").rglob("main/train-*.parquet")
     (theirs,) = (tmp_path / "huggingface").rglob("main/train-*.parquet")
     assert file.stat().st_ino == theirs.stat().st_ino, "a second name, not a second copy"
+
+
+WITHOUT_HEADER = """---
+configs:
+- config_name: default
+  data_files: [{split: train, path: a.csv}, {split: test, path: b.csv}]
+  sep: "|"
+  header: null
+  names: [question, answer]
+---
+"""
+
+
+def test_what_is_not_read_here_is_loaded_by_datasets_also_without_the_hub(hub, tmp_path):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("train.jsonl", jsonl(rows("zip", 4)))
+    hub.add("datasets", "org/options", {"README.md": WITHOUT_HEADER, "a.csv": "1+1|2\n2+2|4\n", "b.csv": "3+3|6\n"})
+    hub.add("datasets", "org/archive", {"train.zip": archive.getvalue()})
+    cases = [
+        {"dataset": "org/options"},
+        {"dataset": "org/options", "train_split": "train[:1]", "eval_split": "train[1:]"},
+        {"dataset": "org/archive", "eval_split": "train[:1]", "train_split": "train[1:]"},
+    ]
+    options, sliced, packed = read(hub, tmp_path, *cases)
+    assert (options["train"], options["validation"]) == (["1+1", "2+2"], ["3+3"])
+    assert (sliced["train"], sliced["validation"]) == (["1+1"], ["2+2"])
+    assert (packed["train"], packed["validation"]) == (questions("zip", 1, 2, 3), questions("zip", 0))
+    assert options["said"] == [
+        "train/data-00000-of-00001.arrow for training; test/data-00000-of-00001.arrow for evaluation"
+    ]
+    hub.add("datasets", "org/broken", {"train.zip": b"no archive"})
+    (broken,) = read(hub, tmp_path, {"dataset": "org/broken"})
+    assert broken["exit"] == 2 and "DATASET=org/broken: cannot be read by `datasets` (" in broken["error"]
+    hub.stop()
+    assert read(hub, tmp_path, *cases) == [options, sliced, packed]

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from sft.errors import DataError, SettingsError, wrong
 from sft.rows.forms import kinds
 from sft.rows.forms.columns import Columns
+from sft.rows.layouts import NotReadHere
 from sft.rows.look import check_columns
 from sft.rows.row import ReadRow
 from sft.rows.selections import DataFile
 from sft.rows.splits import LocalFiles, files_of, walk
 from sft.run import files
 from sft.settings.fields import Settings
+from sft.trainer.data import hub_library
 from sft.trainer.hub import Repository, download, explained
 
 ABOUT = ["README.md", "*dataset_dict.json", "*state.json"]  # files that say what the others are for
@@ -48,7 +50,10 @@ class HubFile(DataFile):
 
 
 def find(settings: Settings) -> LocalFiles:
-    """Return what each file of a data set on the hub is for; it is downloaded when it is read. Raises SettingsError."""
+    """Return what each file of a data set on the hub is for; it is downloaded when it is read. Raises SettingsError.
+
+    One that is not read here is loaded whole, by the library `datasets`.
+    """
     repository = pinned(Repository.of_dataset(settings))
     sizes = listing(repository)
     check_kind(repository, list(sizes))
@@ -57,7 +62,10 @@ def find(settings: Settings) -> LocalFiles:
         return HubFile(repository.snapshot / name, name, repository=repository)
 
     names = [name for name in sorted(sizes) if not any(part.startswith((".", "__")) for part in name.split("/"))]
-    return files_of(repository.snapshot, names, settings, file)
+    try:
+        return files_of(repository.snapshot, names, settings, file)
+    except NotReadHere:
+        return hub_library.load(repository, settings)
 
 
 def commit(settings: Settings) -> str:

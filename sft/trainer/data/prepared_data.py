@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # their imports take time, which a cached data set does not n
 FORMAT = 5  # of the prepared data: part of the cache's key
 MANIFEST = "manifest.json"  # of the prepared data
 CODE = (  # modules that decide the tokens
-    "sources", "hub", "chat_template", "template_variables", "template_traits", "prober", "probe", "answers",
+    "sources", "hub", "hub_library", "chat_template", "template_variables", "template_traits", "prober", "probe", "answers",
     "completeness", "marks", "encode", "tokenise", "texts", "rows", "row_writer", "part_writer", "mixed_rows",
     "looks",
 )  # fmt: skip
