@@ -1,78 +1,179 @@
-"""Try the chunked loss and packed sequences on this model, and use them only if they are right."""
+"""Try what is fast on this model (chunked loss, attention kernels, packed sequences), and use only what is right."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from sft.errors import SettingsError, wrong
 from sft.trainer import attention, distributed
 from sft.trainer.batching import collate
 from sft.trainer.data.rows import Row
 from sft.trainer.distributed import World
 from sft.trainer.loss import TargetLoss, evaluating
 
-TESTED = 10  # tokens at the end of a sequence whose loss is compared
-MIXERS = (AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
+TESTED = 10  # tokens at the end of a sequence whose logits are compared
+PLAIN = "eager"  # transformers' name for attention written out
+# Logits may differ by this share of their spread. Another order of the same sums changes them by less, whatever the
+# depth; a sequence that sees another one changes them by more.
+SHARE = {torch.float32: 2e-4}
+SHARE_ROUNDED = 0.06  # bf16 and fp16
+# If only the sequence before it changes, the same sums are computed in the same order: nothing may change but as much
+# as two equal passes differ, some times over (weights that are quantised anew in each pass, atomic additions).
+NEIGHBOUR = {torch.float32: 1e-5}
+NEIGHBOUR_ROUNDED = 4e-3
+REPEATS = 4.0
+# The head is the same product of the same hidden states. A cap on small logits changes them by little.
+HEAD = {torch.float32: 1e-5}
+HEAD_ROUNDED = 1e-2
+
+
+class Trial:
+    """A model under trial: the logits at the end of a sequence, alone or packed behind others (all ranks)."""
+
+    def __init__(self, module: torch.nn.Module, world: World) -> None:
+        target_loss = getattr(module, "module", module)
+        assert isinstance(target_loss, TargetLoss)
+        self.module, self.world, self.target_loss, self.model = module, world, target_loss, target_loss.model
+        rounded = self.model.dtype != torch.float32
+        self.share = SHARE_ROUNDED if rounded else SHARE[torch.float32]
+        self.neighbour = NEIGHBOUR_ROUNDED if rounded else NEIGHBOUR[torch.float32]
+
+    def logits(
+        self, of: npt.NDArray[np.int32], *before: npt.NDArray[np.int32], packed: bool = False, after: int | None = None
+    ) -> torch.Tensor:
+        """Return the logits of the last TESTED tokens of a sequence; `after`: one more token behind them."""
+        sequences: list[Row] = [(ids, np.zeros(len(ids), dtype=np.bool_)) for ids in before]  # without targets
+        is_target = np.arange(len(of)) >= len(of) - TESTED
+        if after is not None:
+            of, is_target = np.append(of, np.int32(after)), np.append(is_target, False)
+        sequences.append((of, is_target))
+        self.target_loss.gives_logits = True
+        try:
+            return self.module(*collate(sequences, packed, self.world.device))
+        finally:
+            self.target_loss.gives_logits = False
+
+    def same(self, left: torch.Tensor, right: torch.Tensor, share: float) -> bool:
+        """Tell whether two results are the same up to a share of their spread on every rank (all ranks)."""
+        return distributed.total([not difference(left, right) <= share], self.world) == [0.0]
+
+    def leave_out(self, what: str) -> None:
+        """Note which fast way this model cannot go; rank 0 prints it."""
+        self.target_loss.left_out.append(what)
+        if self.world.is_main:
+            print(f"{type(self.model).__name__} {what}", flush=True)
+
+
+def difference(left: torch.Tensor, right: torch.Tensor) -> float:
+    """Return the largest difference of two results in any position, as a share of the spread of its logits."""
+    spread = (left - left.mean(dim=1, keepdim=True)).norm(dim=1)
+    return float(((left - right).norm(dim=1) / spread.clamp_min(torch.finfo(torch.float32).tiny)).max())
 
 
 def take_fast_paths(module: torch.nn.Module, packing: bool, world: World, longest: int = 0) -> bool:
-    """Try the chunked loss and packing on this model, and keep what is right (all ranks). Return whether to pack.
+    """Try the chunked loss, attention kernels and packing on this model, and keep what is right (all ranks).
 
-    A model family may do more to its logits than its head does (scale them, cap them), or mix sequences in other places
-    than in the attention (convolutions, states). No list of names is complete, so the model itself is tried: a short
-    sequence must have the loss that the model's own logits give, both alone and packed behind another sequence, and
-    this loss must not change if that other sequence does. Windows and chunks of the attention only show in sequences
-    that are longer: so one as long as the `longest` row must have the same loss packed too. `module` is a TargetLoss or
-    an engine around one.
+    Return whether to pack. A model family may do more to its logits than its head does (scale them, cap them), or mix
+    sequences in other places than in the attention (convolutions, states). No list of names is complete, so the model
+    itself is tried: a short sequence must have the logits that the model gives with its attention written out, also
+    packed behind another sequence, and they must not change if that other sequence does. Windows and chunks of the
+    attention only show in longer sequences: so one as long as the `longest` row is packed too. `module` is a TargetLoss
+    or an engine around one. Raises SettingsError for a model that does not run, or that sees the tokens to predict.
     """
-    target_loss = getattr(module, "module", module)
-    assert isinstance(target_loss, TargetLoss)
-    model = target_loss.model
-    first, other, tested = (np.arange(*span, dtype=np.int32) for span in ((2, 9), (11, 18), (3, 3 + TESTED)))
-    long = 3 + np.arange(max(longest, TESTED), dtype=np.int32) % 97
-
-    def loss(*before: npt.NDArray[np.int32], packed: bool, of: npt.NDArray[np.int32] = tested) -> float:
-        sequences: list[Row] = [(ids, np.zeros(len(ids), dtype=np.bool_)) for ids in before]  # without targets
-        sequences.append((of, np.arange(len(of)) >= len(of) - TESTED))
-        return module(*collate(sequences, packed, world.device)).item()
-
+    trial = Trial(module, world)
+    target_loss, model = trial.target_loss, trial.model
     with evaluating(module):
-        # Every forward pass here is collective under ZeRO-3, and all ranks decide together (`same`).
+        # Every forward pass here is collective under ZeRO-3, and all ranks decide together (`Trial.same`).
+        tested = np.arange(3, 3 + TESTED, dtype=np.int32)
         head_loss, target_loss.head_loss = target_loss.head_loss, None
-        model.set_attn_implementation(target_loss.own_attention)
-        own = loss(packed=False)  # by the model's own logits and attention
-        tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2
-        target_loss.head_loss = head_loss
-        if head_loss is not None and not same(own, loss(packed=False), tolerance, world):
-            warn(model, "changes its logits after the head: no chunked loss", world)
-            target_loss.head_loss = None
+        plain = logits_of_own(trial, tested)
+        check_causal(trial, tested)
+        if head_loss is not None:
+            target_loss.head_loss = head_loss
+            if not works(trial, lambda: trial.logits(tested), plain, HEAD.get(model.dtype, HEAD_ROUNDED)):
+                trial.leave_out("changes its logits after the head: no chunked loss")
+                target_loss.head_loss = None
         if not packing:
             return False
-        own_long = loss(packed=False, of=long)
-        try:
-            model.set_attn_implementation(attention.IMPLEMENTATION)
-            behind, behind_other = loss(first, packed=True), loss(other, packed=True)
-            behind_long = loss(first, packed=True, of=long)
-            if (
-                same(own, behind, tolerance, world)
-                and same(behind, behind_other, 1e-6, world)
-                and same(own_long, behind_long, tolerance, world)
-            ):
-                return True
-        except MIXERS:
-            pass  # every rank has the same model, so all of them get here
-        warn(model, "cannot keep packed sequences apart: training on padded ones", world)
+        model.set_attn_implementation(attention.IMPLEMENTATION)
+        if keeps_apart(trial, tested, plain, longest):
+            return True
         model.set_attn_implementation(target_loss.own_attention)
+        trial.leave_out("cannot keep packed sequences apart: training on padded ones")
         return False
 
 
-def same(left: float, right: float, tolerance: float, world: World) -> bool:
-    """Tell whether two numbers are equal up to a relative tolerance on every rank (all ranks)."""
-    return distributed.total([abs(left - right) > tolerance * abs(left)], world) == [0.0]
+def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32]) -> torch.Tensor:
+    """Return the model's own logits, with its fast attention if that gives what attention written out gives."""
+    model, target_loss = trial.model, trial.target_loss
+    model.set_attn_implementation(target_loss.own_attention)
+    try:
+        own = trial.logits(tested)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of any kind: the code of a model family
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        what = f"{type(model).__name__} does not run on text alone ({type(error).__name__}: {reason})"
+        raise SettingsError([wrong("MODEL_NAME", model.name_or_path, what, "use another model")]) from error
+    if target_loss.own_attention in (PLAIN, None):
+        return own
+    try:
+        model.set_attn_implementation(PLAIN)
+        plain = trial.logits(tested)
+    except Exception:  # a family without it
+        model.set_attn_implementation(target_loss.own_attention)
+        return own
+    if trial.same(plain, own, trial.share) or not bool(plain.isfinite().all()):  # fp16 may overflow, written out
+        model.set_attn_implementation(target_loss.own_attention)
+        return own
+    trial.leave_out(
+        f"is wrong with {target_loss.own_attention} attention here: its own attention is written out, slower"
+    )
+    target_loss.own_attention = PLAIN
+    return plain
 
 
-def warn(model: torch.nn.Module, what: str, world: World) -> None:
-    """Print which fast path this model cannot use (rank 0)."""
-    if world.is_main:
-        print(f"{type(model).__name__} {what}", flush=True)
+def check_causal(trial: Trial, tested: npt.NDArray[np.int32]) -> None:
+    """Raise SettingsError if what follows a token changes what is predicted before it: nothing would be learnt."""
+    left, right = (trial.logits(tested, after=token) for token in (5, 50))
+    if not trial.same(left, right, trial.share / 2):
+        what = f"{type(trial.model).__name__} sees the tokens that it has to predict (an encoder, not a decoder)"
+        raise SettingsError([wrong("MODEL_NAME", trial.model.name_or_path, what, "use a causal language model")])
+
+
+def keeps_apart(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor, longest: int) -> bool:
+    """Tell whether packed sequences do not see each other, and give what they give alone."""
+    one, other = (np.arange(*span, dtype=np.int32) for span in ((2, 9), (11, 18)))
+    long = 3 + np.arange(max(longest, TESTED), dtype=np.int32) % 97
+    own, packed = trial.target_loss.own_attention, attention.IMPLEMENTATION
+
+    def behind(before: npt.NDArray[np.int32], of: npt.NDArray[np.int32]) -> torch.Tensor:
+        return trial.logits(of, before, packed=True)
+
+    if not works(trial, lambda: behind(one, tested), plain):
+        return False
+    first, again = behind(one, tested), behind(one, tested)
+    allowed = max(trial.neighbour, REPEATS * difference(first, again))
+    if not works(trial, lambda: behind(other, tested), first, allowed):
+        return False
+    trial.model.set_attn_implementation(own)
+    alone = trial.logits(long)
+    trial.model.set_attn_implementation(packed)
+    return works(trial, lambda: behind(one, long), alone)
+
+
+def works(
+    trial: Trial, compute: Callable[[], torch.Tensor], expected: torch.Tensor, share: float | None = None
+) -> bool:
+    """Tell whether a fast way gives what is expected. Every rank has the same model: all of them fail or none does."""
+    try:
+        found = compute()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # of any kind: what a kernel says to a family that it does not fit
+        return False
+    return trial.same(expected, found, trial.share if share is None else share)

@@ -29,6 +29,8 @@ class TargetLoss(torch.nn.Module):
         super().__init__()
         self.model = model
         self.own_attention = model.config._attn_implementation
+        self.gives_logits = False  # instead of the loss, to try what is fast (fast_paths.py)
+        self.left_out: list[str] = []  # the fast ways that this model cannot go, in words
         head = model.get_output_embeddings()
         # Without a part that ends before the head (Llama 4's class for text), the model computes its own logits.
         is_apart = isinstance(head, torch.nn.Linear) and model.base_model is not model
@@ -43,15 +45,18 @@ class TargetLoss(torch.nn.Module):
         predicting: torch.Tensor,
         targets: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the summed cross entropy in fp32, a scalar. The arguments are the fields of a MicroBatch."""
+        """Return the summed cross entropy in fp32, a scalar. The arguments are the fields of a MicroBatch.
+
+        With `gives_logits` return the logits of the positions in `predicting` instead, [targets, vocabulary] in fp32.
+        """
         inputs: dict[str, object] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         if packed is not None:
             inputs |= {"position_ids": position_ids, "packed": packed}
         if self.head_loss is None:
-            logits = self.model(**inputs).logits.flatten(0, 1)[predicting]
-            return F.cross_entropy(logits.float(), targets, reduction="sum")
+            logits = self.model(**inputs).logits.flatten(0, 1)[predicting].float()
+            return logits if self.gives_logits else F.cross_entropy(logits, targets, reduction="sum")
         hidden = self.model.base_model(**inputs).last_hidden_state.flatten(0, 1)[predicting]
-        return self.head_loss(hidden, targets)
+        return self.head_loss(hidden, None if self.gives_logits else targets)
 
 
 class HeadLoss(torch.nn.Module):
@@ -61,8 +66,13 @@ class HeadLoss(torch.nn.Module):
         super().__init__()
         self.weight, self.bias = head.weight, head.bias
 
-    def forward(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the summed cross entropy in fp32, a scalar, of `hidden` [targets, size] and `targets` [targets]."""
+    def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
+        """Return the summed cross entropy in fp32, a scalar, of `hidden` [targets, size] and `targets` [targets].
+
+        Without targets return the logits.
+        """
+        if targets is None:
+            return F.linear(hidden.to(self.weight.dtype), self.weight, self.bias).float()
         train_weight = self.weight.requires_grad and torch.is_grad_enabled()
         # Some families keep their hidden states in fp32 and cast them before the head.
         return LinearCrossEntropy.apply(hidden.to(self.weight.dtype), self.weight, self.bias, targets, train_weight)

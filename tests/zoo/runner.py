@@ -38,14 +38,19 @@ def results(
     """Yield the result of each family as it ends. Without names: of all of them."""
     # Read when their libraries are loaded in the child, or already now: one thread for each family.
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     waiting, running = list(names or families()), dict[str, tuple[BaseProcess, float]]()
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         data = trial.data_of(scratch / "rows")
-        trial.tokenizer_of(scratch / "tokenizer", (data / "train.jsonl").read_text().splitlines())
+        # Not in this process: once torch has threads, its forked children cannot have any.
+        texts = (data / "train.jsonl").read_text().splitlines()
+        maker = multiprocessing.get_context("fork").Process(
+            target=trial.tokenizer_of, args=(scratch / "tokenizer", texts)
+        )
+        maker.start()
+        maker.join()
         while waiting or running:
             while waiting and len(running) < jobs:
                 family = waiting.pop(0)
@@ -78,6 +83,7 @@ def one(family: str, ways: list[str], scratch: Path, device: str) -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     port = free_port(FIRST_PORT + PORTS * (os.getpid() % 500))  # no two families look for theirs in the same place
     os.environ |= {"MASTER_PORT": str(port), "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}

@@ -50,6 +50,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
     "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2},
     "nemotron": {"head_dim": 16},
+    "zamba2": {"attention_head_dim": 32},
     "reformer": {"axial_pos_embds": False},
     "roc_bert": {"enable_pronunciation": False, "enable_shape": False},
     "lfm2_moe": {"layer_types": HYBRID, "num_dense_layers": 1},

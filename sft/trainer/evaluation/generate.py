@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from sft.settings.fields import Settings
 from sft.trainer import distributed, process
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
-from sft.trainer.evaluation import kv_cache, parts
+from sft.trainer.evaluation import kv_cache, parts, ways
 from sft.trainer.evaluation.score import Answer
 from sft.trainer.model import answer_text, generation
 from sft.trainer.report import Reporter
@@ -48,17 +49,19 @@ def generate(
     mine = by_length[world.rank :: world.world_size]
     prompts = {index: texts[index].prompt_ids or rows.prompt_ids(index) for index in mine}
     most = settings.eval_batch_size or as_many_as_fit(model, max(map(len, prompts.values()), default=1), settings)
-    batches = max(1, math.ceil(len(mine) / most))
-    at_once = max(1, math.ceil(len(mine) / batches))  # batches of equal size: each takes as many decoding steps
     ends = generation.stops(model, tokenizer, template)
     padding = generation.pad_token(model, tokenizer, ends)
     reasoning_end = template.reasoning_end if template else []
+    longest = max((int(rows.answer_starts[index]) for index in asked), default=1)  # the same on every rank
+    way = ways.find(model, padding, longest, reporter, world)
+    if not way.pads:
+        mine = sorted(mine, key=lambda index: -len(prompts[index]))
     progress = Progress(run, len(mine), reporter, world)
     found: list[Answer] = []
-    for start in range(0, len(mine), at_once):
-        chosen = mine[start : start + at_once]
+    for chosen in batches_of(mine, prompts, most, way.pads):
         since = time.monotonic()
-        batch = answer_batch(model, [prompts[index] for index in chosen], ends, padding, settings, progress, world)
+        asked_now = [prompts[index] for index in chosen]
+        batch = answer_batch(model, asked_now, ends, padding, settings, progress, world, way.caches)
         if progress.stopped:
             break
         for index, ids in zip(chosen, batch, strict=True):
@@ -76,6 +79,16 @@ def generate(
     return sorted(everything, key=lambda answer: answer.index)
 
 
+def batches_of(mine: list[int], prompts: dict[int, list[int]], most: int, pads: bool) -> Iterator[list[int]]:
+    """Yield batches of at most `most` rows. Where prompts cannot be padded, those of a batch are equally long."""
+    groups = [mine] if pads else [list(rows) for _, rows in itertools.groupby(mine, lambda index: len(prompts[index]))]
+    for group in groups:
+        batches = max(1, math.ceil(len(group) / most))
+        at_once = max(1, math.ceil(len(group) / batches))  # batches of equal size: each takes as many decoding steps
+        for start in range(0, len(group), at_once):
+            yield group[start : start + at_once]
+
+
 def as_many_as_fit(model: Any, prompt_tokens: int, settings: Settings) -> int:
     """Return how many answers to generate at once: as many as fit into the GPU's free memory.
 
@@ -86,8 +99,11 @@ def as_many_as_fit(model: Any, prompt_tokens: int, settings: Settings) -> int:
     config = model.config.get_text_config()
 
     def size(name: str, default: int) -> int:
-        found = getattr(config, name, None) or default
-        return int(max(found)) if isinstance(found, list | tuple) else int(found)  # some families: one for each layer
+        try:
+            found = getattr(config, name, None) or default
+        except Exception:  # sizes that differ by layer, which some configurations refuse to sum up
+            return default
+        return int(max(found)) if isinstance(found, list | tuple) else int(found)  # one for each layer
 
     hidden = size("hidden_size", model.get_input_embeddings().embedding_dim)
     heads = size("num_attention_heads", 1)
@@ -131,8 +147,11 @@ def answer_batch(
     settings: Settings,
     progress: Progress,
     world: World,
+    caches: bool = True,
 ) -> list[list[int]]:
-    """Answer a batch of prompts, token ids, by greedy decoding. Return the new tokens of each.
+    """Answer a batch of prompts, token ids, by greedy decoding, with a key-value cache or without.
+
+    Return the new tokens of each.
 
     An answer ends with a token of `ends`, or without one after MAX_NEW_TOKENS tokens.
     """
@@ -146,13 +165,13 @@ def answer_batch(
     progress.batch = (width, new_tokens)
     config = transformers.GenerationConfig(
         max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=padding,
-        use_cache=True,
+        use_cache=caches,
     )  # fmt: skip
     model.generation_config = config  # transformers fills in what is None here, such as beams, from the model's own
     with torch.no_grad():
         output = model.generate(
             input_ids, attention_mask=mask, generation_config=config, stopping_criteria=[progress],
-            past_key_values=kv_cache.preallocated(model, width + new_tokens),
+            past_key_values=kv_cache.preallocated(model, width + new_tokens) if caches else None,
         )  # fmt: skip
     return [up_to_end(ids, ends) for ids in output[:, width:].tolist()]
 

@@ -37,6 +37,8 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
         task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
         target_modules=target_names(settings) or targets,
     )  # fmt: skip
+    if targets == "all-linear" and (others := other_linear(model)):
+        config.exclude_modules = others
     torch.manual_seed(settings.seed)
     try:
         try:
@@ -44,7 +46,7 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
         except ValueError as error:
             if targets != "all-linear" or "Mamba" not in str(error):
                 raise
-            config.exclude_modules = list(INSIDE_MAMBA)
+            config.exclude_modules = [*INSIDE_MAMBA, *other_linear(model)]
             model._hf_peft_config_loaded = False  # which the attempt has set
             model.add_adapter(config)
     except ValueError as error:
@@ -58,6 +60,18 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
     # ZeRO-3 takes a layer's gradients for complete once that of its input is there. So the first layer's input needs
     # one too, although the embeddings that compute it are frozen.
     model.get_input_embeddings().register_forward_hook(require_gradient)
+
+
+def other_linear(model: torch.nn.Module) -> list[str]:
+    """Return the names of linear layers that compute something else too, such as a router that returns a choice."""
+    plain, own = (torch.nn.Linear.forward, Conv1D.forward), ("torch.", "transformers.pytorch_utils", "bitsandbytes.")
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D)
+        and type(module).forward not in plain
+        and not type(module).__module__.startswith(own)
+    ]
 
 
 def require_gradient(_module: torch.nn.Module, _input: object, output: torch.Tensor) -> torch.Tensor:
