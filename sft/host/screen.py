@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import textwrap
 from typing import Any, TextIO, cast
 
 from rich.console import Console
+
+LABEL = 10  # columns of the labels on the left
 
 
 class Screen:
@@ -49,6 +52,18 @@ def terminal() -> Console:
     console = Console(file=cast(TextIO, Screen(sys.stdout)), highlight=False, markup=False, emoji=False)
     console.soft_wrap = not console.is_terminal
     return console
+
+
+def labelled(console: Console, label: str, text: str) -> None:
+    """Print a line with a label before it. In a terminal, what does not fit goes below the text, not the label."""
+    line = f"{label:>{LABEL}}{':' if label else ' '} {text}"
+    if console.is_terminal:
+        indent = " " * (LABEL + 2)
+        wrapped = textwrap.wrap(
+            line, console.width, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True
+        )
+        line = "\n".join(wrapped)
+    console.print(line, highlight=False, markup=False)
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sft.run.records import MixturePart, Split, TemplateFacts
+from sft.run.records import LookCounts, MixturePart, Split, TemplateFacts
 from sft.run.typed_json import Part, Record
 
 # context: the model only reads it. target: it learns to write it. end: the target that ends an answer.
@@ -85,4 +85,5 @@ class ShownRows(Record):
     lengths: list[Bar]
     template: TemplateFacts | None
     parts: list[MixturePart] = field(default_factory=list)  # of several data sets
+    looks: LookCounts | None = None  # of both splits
     problems: list[str]  # a line for each of the first rows that cannot be used, and one with the number of the others

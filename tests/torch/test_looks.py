@@ -42,11 +42,12 @@ def test_rows_are_named_in_every_process(cores, prepared, monkeypatch):
     held_out = [*rows(20, 5000), train[9], {"question": "8 + 1 ?", "answer": "nan"}]
     counts, file = prepared(train, held_out)
     assert counts == LookCounts(
+        train_rows=1500,
+        validation_rows=22,
         train={"repeated": 1, "cut_short": 1},
         validation={"leaked": 1, "leaked_alike": 1, "placeholder": 1},
         odd_rows=2,
     ) == file.counts  # fmt: skip
-    assert (file.train_rows, file.validation_rows) == (1500, 22)
     named = {item.look: item.rows for item in file.found}
     assert named["repeated"][0].where.endswith("rows/train.jsonl:1201")
     assert named["repeated"][0].like.endswith("rows/train.jsonl:8")

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
+from sft.host.rows import looks as words
 from sft.rows.conversation import Conversation, Message
 from sft.rows.looks import answers, characters
 from sft.rows.looks.compare import compare
@@ -16,6 +18,7 @@ from sft.rows.looks.row import look
 from sft.rows.looks.said import Said, of_conversation, of_text
 from sft.rows.looks.seen import Places, Seen
 from sft.rows.looks.table import BY_NAME, LOOKS
+from sft.run.records import FoundRow, LookCounts, LookFound, Looks
 
 LONG = "They came to the river every day to sell bread and fish in"
 LOOP = "I am sorry, I cannot say. "
@@ -280,3 +283,40 @@ def test_every_look_has_its_words_and_its_page():
     assert "## Looks before training" in page
     assert all(item.title and item.advice.endswith(".") for item in LOOKS)
     assert json.dumps([item.name for item in LOOKS]) and answers.PLACEHOLDERS and characters.MARKS
+
+
+def test_what_was_found_is_said_in_one_line_and_a_warning():
+    found = LookCounts(
+        train_rows=7473, validation_rows=1319, train={"repeated": 12, "contradiction": 1, "cut_short": 2},
+        validation={"leaked": 60, "leaked_alike": 6, "cut_short": 1}, odd_rows=3,
+    )  # fmt: skip
+    (looked, line), (label, warning) = words.lines(found)
+    assert (looked, label) == ("looks", "warning")
+    assert line == (
+        "training rows: 12 repeated (0.2 %), 1 contradicting an earlier one (<0.1 %); odd: 3 cut short; "
+        "`make rows CHECK=1` lists them"
+    )
+    assert warning.startswith(
+        "66 of 1,319 held-out rows (5.0 %) are in training too (60 word for word, 6 nearly): their"
+    )
+    assert [label for label, _ in words.of_results(found, has_scores=False)] == ["looks"]
+    assert list(words.lines(LookCounts())) == [("looks", "no training row is repeated, and none is odd")]
+    assert list(words.lines(None)) == list(words.of_results(LookCounts(), has_scores=True)) == []
+
+
+def test_the_list_fits_into_80_columns_and_shows_what_steers():
+    rows = [
+        FoundRow(
+            where=f"data/train.jsonl:{i}", like="data/train.jsonl:1", prompt="问" * 90, answer=f"\x1b{'y ' * 90}end"
+        )
+        for i in range(30)
+    ]
+    item = LookFound(look="control", split="train", number=45, rows=rows)
+    unknown = LookFound(look="later", split="train", number=1, rows=[])
+    listed = list(words.listing(Looks(counts=LookCounts(train_rows=90, validation_rows=9), found=[item, unknown])))
+    assert max(map(cell_len, listed)) <= 80 and "\x1b" not in "".join(listed)
+    assert listed[2].startswith("training: rows with null bytes or other control characters: 45 (50.0 %)")
+    assert "    answers: \\x1by y" in "\n".join(listed) and listed[-3].startswith("  and 25 more (JSON=1 names")
+    assert sum(line.endswith("end") for line in listed) == words.LISTED
+    text = FoundRow(where="a:1", prompt="", answer="Plain text.")
+    assert list(words.of_row(text))[-1] == "    text:    Plain text."

@@ -6,7 +6,7 @@ import os
 import pytest
 from rich.console import Console
 
-from sft.host.screen import Screen
+from sft.host.screen import Screen, labelled
 
 
 @pytest.fixture
@@ -31,3 +31,15 @@ def test_output_whose_reader_is_gone_is_dropped(pipe):
     for number in range(3):
         console.print(f"line {number}")
     stream.flush()  # as Python does at its end
+
+
+def test_a_line_that_does_not_fit_goes_on_below_its_text_in_a_terminal_only():
+    for is_terminal, lines in (
+        (True, ["     looks: one two", "            three"]),
+        (False, ["     looks: one two three"]),
+    ):
+        out = io.StringIO()
+        console = Console(file=out, width=20, force_terminal=is_terminal, color_system=None)
+        console.soft_wrap = not is_terminal
+        labelled(console, "looks", "one two three")
+        assert out.getvalue().splitlines() == lines

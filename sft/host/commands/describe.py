@@ -13,44 +13,49 @@ from sft.host.rows.parts import parts
 from sft.host.rows.summary import unusual
 from sft.host.rows.texts import not_applied, noun
 from sft.host.rows.words import answers, counted, row_counts
+from sft.host.screen import labelled
 from sft.run import typed_json
 from sft.run.directory import Run
 from sft.run.records import Prepared, Split
+from sft.settings.fields import Settings
 from sft.steps import Steps
 
 
 def describe(run: Run, console: Console) -> None:
     """Print the arithmetic of the run."""
-    settings = run.settings()
     prepared = typed_json.read(run.prepared, Prepared)
     for line in [*prepared.said, *provenance.since_it_began(run)]:
         console.print(f"  not as the run began: {line}")
-    for name, split in (("train", prepared.train), ("validation", prepared.validation)):
-        console.print(f"{name:>10}: {', '.join(counts(split, settings.max_length))}", highlight=False)
+    for label, line in lines(prepared, run.settings()):
+        labelled(console, label, line)
+
+
+def lines(prepared: Prepared, settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield a label and a line for everything that there is to say."""
+    splits = (("train", prepared.train), ("validation", prepared.validation))
+    for name, split in splits:
+        yield name, ", ".join(counts(split, settings.max_length))
         if split.answers:
-            console.print(f"{'':>10}  {answers(split.target_answers, split.answers)}", highlight=False)
+            yield "", answers(split.target_answers, split.answers)
     if prepared.row_counts:
-        console.print(f"{'rows':>10}: {row_counts(prepared.row_counts)}", highlight=False)
+        yield "rows", row_counts(prepared.row_counts)
     if prepared.train.kind == "texts" and (line := not_applied(settings)):
-        console.print(f"{'settings':>10}: {line}", highlight=False)
+        yield "settings", line
     for line in parts(prepared.parts):
-        console.print(f"{'data set':>10}: {line}", highlight=False, markup=False)
+        yield "data set", line
     for line in columns(prepared.train, prepared.validation):
-        console.print(f"{'columns':>10}: {line}", highlight=False, markup=False)
+        yield "columns", line
     for line in prepared.splits.said if prepared.splits else []:
-        console.print(f"{'files':>10}: {line}", highlight=False, markup=False)
-    for name, split in (("train", prepared.train), ("validation", prepared.validation)):
+        yield "files", line
+    for name, split in splits:
         for label, line in unusual(split, settings):
             if label == "warning":
-                console.print(
-                    f"{label:>10}: {name}: {line}; look at them with `make rows`", highlight=False, markup=False
-                )
-    for label, line in looks.at_start(prepared):
-        console.print(f"{label:>10}: {line}", highlight=False, markup=False)
+                yield label, f"{name}: {line}; look at them with `make rows`"
+    yield from looks.lines(prepared.looks)
     for line in prepared.template.said if prepared.template else []:
-        console.print(f"{'template':>10}: {line}", highlight=False, markup=False)
+        yield "template", line
     for line in Steps.of(settings, prepared.train.rows).describe(settings):
-        console.print(f"{'':>10}  {line}")
+        yield "", line
 
 
 def counts(split: Split, max_length: int) -> Iterator[str]:

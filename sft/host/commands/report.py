@@ -12,7 +12,7 @@ from sft.host.commands.watch import Watched
 from sft.host.plan import view  # fmt: skip
 from sft.host.rows import looks
 from sft.host.rows.words import row_counts
-from sft.host.screen import duration
+from sft.host.screen import duration, labelled
 from sft.run import budget
 from sft.run.directory import Run
 from sft.run.records import Evaluation, Prepared, Results
@@ -65,8 +65,8 @@ def report(run: Run, console: Console) -> None:
         console.print(f"warning: {line}")
     for line in evaluation_lines(run.results()):
         console.print(line)
-    for line in looks.of_scores(run):
-        console.print(f"{'warning':>10}: {line}", highlight=False, markup=False)
+    for label, line in looks.of_results(prepared.looks if prepared else None, run.results().after is not None):
+        labelled(console, label, line)
     if state.wandb:
         console.print(f"{'W&B':>10}: {state.wandb}", highlight=False, markup=False, soft_wrap=True)
     outputs = {"model": run.final, "metrics": run.metrics, "answers": run.answers, "logs": run.logs, "all": run.path}

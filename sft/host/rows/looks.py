@@ -12,8 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from sft.host.rows.visible import visible
 from sft.host.rows.words import counted
 from sft.rows.looks.table import BY_NAME, LOOKS, Group, Look
-from sft.run.directory import Run
-from sft.run.records import FoundRow, LookCounts, LookFound, Looks, Prepared
+from sft.run.records import FoundRow, LookCounts, LookFound, Looks
 
 COLUMNS = 80
 INDENT = "  "
@@ -22,46 +21,46 @@ LISTED = 20  # rows of each look
 LIST_THEM = "`make rows CHECK=1` lists them"
 
 
-def at_start(prepared: Prepared) -> Iterator[tuple[str, str]]:
+def lines(counts: LookCounts | None) -> Iterator[tuple[str, str]]:
     """Yield a label and a line for what was found, and for a warning."""
-    if prepared.looks is None:
+    if counts is None:  # prepared before there were looks
         return
-    train, validation = (split.conversations or split.rows for split in (prepared.train, prepared.validation))
-    yield "looks", summary(prepared.looks, train)
-    for line in leaked(prepared.looks, validation):
-        yield "warning", line
+    yield "looks", summary(counts) or "no training row is repeated, and none is odd"
+    yield from leaked(counts)
 
 
-def of_scores(run: Run) -> Iterator[str]:
-    """Yield a warning if the scores of a run are of rows that were in training too."""
-    prepared = run.record(run.prepared, Prepared)
-    if prepared and prepared.looks and run.results().after:
-        yield from leaked(prepared.looks, prepared.validation.conversations or prepared.validation.rows)
+def of_results(counts: LookCounts | None, has_scores: bool) -> Iterator[tuple[str, str]]:
+    """Yield a label and a line for what the results of a run are to be read with."""
+    if counts and (found := summary(counts)):
+        yield "looks", found
+    if counts and has_scores:
+        yield from leaked(counts)
 
 
-def summary(counts: LookCounts, train_rows: int) -> str:
-    """Return one line for all that was found."""
+def summary(counts: LookCounts) -> str:
+    """Return one line for all repeated and odd rows that were found, or ""."""
     parts = []
     if repeated := in_group(counts.train, "repeated"):
-        named = [f"{rows:,} {look.short} ({share(rows, train_rows)})" for look, rows in repeated]
+        named = [f"{rows:,} {look.short} ({share(rows, counts.train_rows)})" for look, rows in repeated]
         parts.append(f"training rows: {', '.join(named)}")
     if counts.odd_rows:
         odd = in_group(Counter(counts.train) + Counter(counts.validation), "odd")
         parts.append(f"odd: {', '.join(f'{rows:,} {look.short}' for look, rows in odd)}")
-    return "; ".join([*parts, LIST_THEM]) if parts else "no training row is repeated, and none is odd"
+    return "; ".join([*parts, LIST_THEM]) if parts else ""
 
 
-def leaked(counts: LookCounts, validation_rows: int) -> Iterator[str]:
-    """Yield a line if held-out rows are in training too."""
+def leaked(counts: LookCounts) -> Iterator[tuple[str, str]]:
+    """Yield a warning if held-out rows are in training too."""
     found = in_group(counts.validation, "leaked")
     if not found:
         return
-    number = sum(rows for _, rows in found)
+    number = sum(held_out for _, held_out in found)
     one = number == 1
-    how = ", ".join(f"{rows:,} {look.short}" for look, rows in found)
-    what = f"{number:,} of {counted(validation_rows, 'held-out row')} ({share(number, validation_rows)})"
+    how = ", ".join(f"{held_out:,} {look.short}" for look, held_out in found)
+    rows = counts.validation_rows
+    what = f"{number:,} of {counted(rows, 'held-out row')} ({share(number, rows)})"
     score = f"{'its' if one else 'their'} score shows what the model remembers, not what it can do"
-    yield f"{what} {'is' if one else 'are'} in training too ({how}): {score}; {LIST_THEM}"
+    yield "warning", f"{what} {'is' if one else 'are'} in training too ({how}): {score}; {LIST_THEM}"
 
 
 def in_group(counts: dict[str, int], group: Group) -> list[tuple[Look, int]]:
@@ -80,8 +79,8 @@ def share(part: int, whole: int) -> str:
 
 def listing(found: Looks) -> Iterator[str]:
     """Yield all that was found, in lines of 80 columns."""
-    of = {"train": found.train_rows, "validation": found.validation_rows}
-    yield f"{counted(found.train_rows, 'training row')}, {found.validation_rows:,} held out"
+    of = {"train": found.counts.train_rows, "validation": found.counts.validation_rows}
+    yield f"{counted(of['train'], 'training row')}, {of['validation']:,} held out"
     for item in found.found:
         if item.look in BY_NAME:  # a newer version of the project may have others
             yield ""

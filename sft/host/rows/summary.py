@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from sft import long_rows
 from sft.errors import shown
+from sft.host.rows import looks
 from sft.host.rows.columns import columns
 from sft.host.rows.parts import parts
 from sft.host.rows.texts import not_applied, noun
@@ -28,6 +29,8 @@ def summary(found: ShownRows, settings: Settings) -> Iterator[str]:
     else:
         what = f"{counted(found.number, 'row')}, some of which cannot be used: they are named below"
         yield from labelled(found.split, f"{what}. The figures of the split need every row")
+    for label, line in looks.lines(found.looks):
+        yield from labelled(label, line)
     if found.template:
         yield from of_template(found.template)
 

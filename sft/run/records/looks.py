@@ -35,6 +35,8 @@ class LookFound(Part):
 class LookCounts(Part):
     """How many rows the looks found."""
 
+    train_rows: int = 0  # that were looked at
+    validation_rows: int = 0
     train: dict[str, int] = field(default_factory=dict)  # rows by look; only looks that found any
     validation: dict[str, int] = field(default_factory=dict)
     odd_rows: int = 0  # of both splits; a row that is odd in two ways counts once
@@ -44,7 +46,5 @@ class LookCounts(Part):
 class Looks(Record):
     """`data/prepared/KEY/looks.json`."""
 
-    train_rows: int
-    validation_rows: int
     counts: LookCounts
     found: list[LookFound]

@@ -55,17 +55,13 @@ class Gathered:
         train, validation = self.splits["train"].seen, self.splits["validation"].seen
         found = compare(train, validation)
         counts = LookCounts(
+            train_rows=len(train),
+            validation_rows=len(validation),
             train={item.look: len(item.rows) for item in found if item.split == "train"},
             validation={item.look: len(item.rows) for item in found if item.split == "validation"},
             odd_rows=odd_rows(found),
         )
-        record = Looks(
-            train_rows=len(train),
-            validation_rows=len(validation),
-            counts=counts,
-            found=self.named(found, folder),
-        )
-        typed_json.write(folder / FILE, record)
+        typed_json.write(folder / FILE, Looks(counts=counts, found=self.named(found, folder)))
         return counts
 
     def named(self, found: list[Found], folder: Path) -> list[LookFound]:

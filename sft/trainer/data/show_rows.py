@@ -108,6 +108,7 @@ def show(model: Path, tokeniser: Tokeniser | TextTokeniser, choice: RowChoice) -
         template=tokeniser.facts,
         problems=problems,
         parts=prepared.parts if prepared else [],
+        looks=prepared.looks if prepared else None,
     )
 
 
