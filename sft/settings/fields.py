@@ -112,8 +112,8 @@ class Settings(BaseModel):
     )
     columns: OfPart[Columns] = Field(
         "{}",
-        description="roles of columns whose names are not recognised, as JSON: prompt, response, system, input, "
-        'history, messages, tools, text or unused, as in {"hint": "input", "label": "unused"}',
+        description="roles of columns whose names are not recognised, as JSON: prompt, response, reasoning, system, "
+        'input, history, messages, tools, text or unused, as in {"hint": "input", "label": "unused"}',
     )
     use_columns: OfPart[Annotated[UnusedColumns, Lower]] = Field(
         "warn", description="filled columns of rows that nothing uses are: warn = named and counted, refuse = an error"

@@ -27,7 +27,9 @@ TrainedAnswers = Literal["all", "last"]
 MarksInText = Literal["parse", "split"]
 RowKind = Literal["conversations", "texts"]  # what the rows of a data set hold: all of them the same
 LongRows = Literal["cut", "drop", "refuse"]
-ColumnRole = Literal["prompt", "response", "system", "input", "history", "messages", "tools", "text", "unused"]
+ColumnRole = Literal[
+    "prompt", "response", "reasoning", "system", "input", "history", "messages", "tools", "text", "unused"
+]
 UnusedColumns = Literal["refuse", "warn"]
 AskedForm = Literal["auto", "number", "boxed", "choice", "text"]
 

@@ -372,3 +372,17 @@ def test_alpacas_text_says_nothing_that_is_not_used():
     assert forms.converted(row, "a.jsonl:7", load(None, use_columns="refuse")).unused == ("text",)
     with pytest.raises(DataError, match="`text` is not used"):
         forms.converted(row | {"text": "Something else."}, "a.jsonl:7", load(None, use_columns="refuse"))
+
+
+def test_a_column_is_the_reasoning_of_an_answer():
+    row, named = (
+        {"question": ASK, "thoughts": "It is cold.", "answer": ANSWER},
+        {"columns": '{"thoughts": "reasoning"}'},
+    )
+    expected = {"messages": [USER, ASSISTANT | {"reasoning_content": "It is cold."}]}
+    assert convert(row, **named) == convert(expected)
+    assert convert(row | {"thoughts": ["It is cold."], "answer": [ASSISTANT]}, **named) == convert(expected)
+    assert convert(row | {"thoughts": ""}, **named) == ONE
+    for answer in ("<think>Snow.</think>Blanc", [ASSISTANT, ASSISTANT]):
+        assert "the reasoning in column 'thoughts' cannot be added" in refused(row | {"answer": answer}, **named)
+    assert "`thoughts` has the role reasoning, but" in refused(expected | {"thoughts": "It is cold."}, **named)

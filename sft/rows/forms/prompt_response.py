@@ -28,7 +28,7 @@ def used(columns: Columns) -> list[str]:
     if not prompt or "response" not in columns.filled:
         return []
     inputs = [name for name in columns.all_of("input") if name not in prompt]
-    return [*prompt, *inputs, *columns.all_of("response", "system", "history")]
+    return [*prompt, *inputs, *columns.all_of("response", "reasoning", "system", "history")]
 
 
 def prompts(columns: Columns) -> list[str]:
@@ -55,7 +55,20 @@ def convert(columns: Columns) -> list[Message]:
     answers = answers or [Message("assistant", text_in(columns, response))]
     if not any(message.is_answer for message in answers):
         raise DataError(f"{columns.where}: column {response!r} has no assistant message, so no target token; add one")
-    return [*history.history_of(columns), *before, *answers]
+    return [*history.history_of(columns), *before, *with_reasoning(answers, columns)]
+
+
+def with_reasoning(answers: list[Message], columns: Columns) -> list[Message]:
+    """Return the answer with the reasoning in a column that the settings name. Raises DataError if it has its own."""
+    if not columns.filled.get("reasoning"):
+        return answers
+    name = columns.one("reasoning")
+    text = text_in(columns, name)
+    *others, last = answers
+    if others or any(message.split()[0] for message in answers):
+        what = f"the reasoning in column {name!r} cannot be added to an answer of several messages, or with its own"
+        raise DataError(f"{columns.where}: {what}; set {without(name)}")
+    return [replace(last, keys={**last.keys, "reasoning_content": text})]
 
 
 def text_in(columns: Columns, name: str) -> str:
