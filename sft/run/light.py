@@ -16,6 +16,9 @@ else:
     dataclass = functools.partial(dataclasses.dataclass, init=False, repr=False, eq=False, match_args=False)
 
 
+required_by_class: dict[type, frozenset[str]] = {}  # a cache: a look at a run makes thousands of objects
+
+
 class Shared:
     """The methods of a frozen dataclass whose arguments are all named."""
 
@@ -40,8 +43,11 @@ class Shared:
         return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
-def required(kind: type[Shared]) -> set[str]:
+def required(kind: type[Shared]) -> frozenset[str]:
     """Return the names of the fields that have no default."""
-    missing = dataclasses.MISSING
-    parts = dataclasses.fields(kind)
-    return {part.name for part in parts if part.default is missing and part.default_factory is missing}
+    if kind not in required_by_class:
+        missing = dataclasses.MISSING
+        parts = dataclasses.fields(kind)
+        found = (part.name for part in parts if part.default is missing and part.default_factory is missing)
+        required_by_class[kind] = frozenset(found)
+    return required_by_class[kind]
