@@ -129,6 +129,11 @@ def data_sets(text: str) -> str:
     return text if entries else ""
 
 
+def common_kind(kinds: list[RowKind]) -> RowKind:
+    """Return what the rows of several data sets hold together: conversations, if those of any do."""
+    return "texts" if set(kinds) == {"texts"} else "conversations"
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be written in UTF-8: lone surrogates cannot."""
     try:

@@ -17,7 +17,8 @@ from sft.trainer.checkpoint.save import Saver
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 from sft.trainer.engine import backward, grad_norm
-from sft.trainer.evaluation.evaluate import mean_loss
+from sft.trainer.evaluation import parts
+from sft.trainer.evaluation.evaluate import mean_losses
 from sft.trainer.finish import finish
 from sft.trainer.report import Reporter, StepResult
 
@@ -45,8 +46,8 @@ def train(
         # Every EVAL_STEPS steps: the loss on the validation rows (all ranks).
         if validation_is_due(step, settings) and not (step == first_step and is_validated):
             with reporter.validation():
-                val_loss = mean_loss(engine, validation_rows, settings, packing, world)
-            reporter.log(step, {"val/loss": val_loss})
+                losses = mean_losses(engine, validation_rows, settings, packing, world)
+            reporter.log(step, parts.named_losses(prepared.parts, validation_rows, losses))
 
         # (seed, epoch) alone decides which rows this step trains on, and the lengths of the rows decide how they are
         # split into micro-steps over the ranks. So every rank computes the same by itself, also after a resume.

@@ -39,7 +39,7 @@ def mixture(project):
 
 @pytest.fixture(scope="module")
 def two_nodes(project, mixture):
-    return project.train("mix-2", **mixture, EVALUATE=1, MAX_NEW_TOKENS=4, EVAL_LIMIT=20, SAVE_STEPS=5)
+    return project.train("mix-2", **mixture, EVALUATE=1, MAX_NEW_TOKENS=4, EVAL_LIMIT=20, SAVE_STEPS=5, EVAL_STEPS=10)
 
 
 def test_an_epoch_has_each_data_set_by_its_share(two_nodes):
@@ -60,6 +60,9 @@ def test_the_report_has_a_score_of_each_data_set(two_nodes):
         assert sum(part.answers for part in results.parts) == results.answers == 20
         assert min(part.answers for part in results.parts) >= 1
         assert all(part.loss is not None for part in results.parts)
+    names = ["val/loss", *(f"val/loss/{name}" for name in ("data/a.jsonl", "data/b.jsonl", "demo"))]
+    seen = [values for values in metrics(two_nodes, "step", *names) if values[1] is not None]
+    assert [values[0] for values in seen] == [0, 10, 13] and all(None not in values for values in seen)
 
 
 def test_one_node_trains_the_same(project, mixture, two_nodes):

@@ -290,6 +290,18 @@ def test_without_training_packages_the_program_runs_in_a_container_of_its_own(mo
         rows.program(settings, Choice.of().words(), in_containers=True)
 
 
+def test_the_container_is_told_what_the_file_of_datasets_says(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rows.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(rows.image, "is_built", lambda: True)
+    (tmp_path / "mix.toml").write_text('[[datasets]]\ndataset = "demo"\nshare = 0.5\n')
+    monkeypatch.setenv("DATASETS", "mix.toml")
+    settings = load(None, launcher="compose")
+    command, _ = rows.program(settings, Choice.of().words(), in_containers=True)
+    (given,) = (word for word in command if word.startswith("DATASETS="))
+    assert load(None, datasets=given.removeprefix("DATASETS=")).datasets == settings.datasets
+
+
 @pytest.mark.parametrize(
     ("written", "inside"),
     [("mine.jinja", "/app/mine.jinja"), ("~/mine.jinja", "/tmp/mine.jinja"), ("{}/mine.jinja", "{}/mine.jinja")],

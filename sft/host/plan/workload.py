@@ -55,6 +55,7 @@ def estimated(part: DataPart) -> Rows:
         known = replace(known, source=f"{known.source}, until its rows are prepared")
     if known is None:
         known = replace(GSM8K, source=f"{GSM8K.source}, as {part.name} is not prepared yet (`make setup`)")
+        known = replace(known, rows=part.share.rows or known.rows)
     return replace(known, rows=part.share.taken(known.rows) * part.share.repeats)
 
 

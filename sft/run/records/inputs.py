@@ -10,7 +10,7 @@ from dataclasses import field
 from sft.run.light import dataclass
 from sft.run.records.looks import LookCounts
 from sft.run.typed_json import Part, Record
-from sft.settings.kinds import RowKind
+from sft.settings.kinds import RowKind, common_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Split(Part):
         for each in dataclasses.fields(cls):
             values = [getattr(split, each.name) for split, _ in parts]
             if each.name == "kind":
-                found[each.name] = "texts" if set(values) == {"texts"} else "conversations"
+                found[each.name] = common_kind(values)
             elif each.name in ("rows", "tokens", "target_tokens"):
                 found[each.name] = sum(value * times for value, (_, times) in zip(values, parts, strict=True))
             elif each.name in ("longest", "holds_all", "holds_most"):

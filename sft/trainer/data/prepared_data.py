@@ -15,7 +15,7 @@ from sft.rows.splits import local_files
 from sft.run import files, typed_json
 from sft.run.records import PreparedData, Split
 from sft.settings.fields import Settings
-from sft.settings.kinds import RowKind
+from sft.settings.kinds import RowKind, common_kind
 from sft.settings.mixture import is_mixture, parts_of, title, with_commits
 from sft.trainer.data import chat_template, hub, origin, sources
 from sft.trainer.data.hashes import file_hash, kept_hash, short_hash
@@ -133,8 +133,11 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
     for part in parts:
         if dataset_folder(part.settings) is None:
             hub.check(part.settings)
-    tokeniser = tokeniser_of(settings, model, sources.kind(settings), file)
-    its_own = [tokeniser_for(part.settings, tokeniser, model, file) for part in parts]
+    kinds = [sources.kind(part.settings) for part in parts]
+    tokeniser = tokeniser_of(settings, model, common_kind(kinds), file)
+    its_own = [
+        tokeniser_for(part.settings, kind, tokeniser, model, file) for part, kind in zip(parts, kinds, strict=True)
+    ]
     looked = looks.Gathered()
     written = part_writer.write(list(zip(parts, its_own, strict=True)), folder, looked)
     if is_mixture(settings):
@@ -161,10 +164,9 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
 
 
 def tokeniser_for(
-    settings: Settings, others: Tokeniser | TextTokeniser, model: Path, file: Path | None = None
+    settings: Settings, kind: RowKind, others: Tokeniser | TextTokeniser, model: Path, file: Path | None = None
 ) -> Tokeniser | TextTokeniser:
     """Return what makes tokens of one data set's rows: as for the `others` of the run, if they are of the same kind."""
-    kind = sources.kind(settings)
     return replace(others, settings=settings) if kind == others.kind else tokeniser_of(settings, model, kind, file)
 
 

@@ -148,7 +148,9 @@ def chosen(
                 continue
             try:
                 if its_own.tokeniser.settings is not settings:
-                    its_own = replace(viewer, tokeniser=tokeniser_for(settings, viewer.tokeniser, model))
+                    its_own = replace(
+                        viewer, tokeniser=tokeniser_for(settings, sources.kind(settings), viewer.tokeniser, model)
+                    )
                 shown = its_own.shown(index, row)
             except DataError:
                 if choice.index is not None:

@@ -14,7 +14,7 @@ from sft.rows.selections import check_apart
 from sft.rows.splits import LocalFiles, local_files
 from sft.run import files
 from sft.settings.fields import DEMO, Settings
-from sft.settings.kinds import RowKind
+from sft.settings.kinds import RowKind, common_kind
 from sft.settings.mixture import DataPart, parts_of
 from sft.trainer.data import demo, hub
 from sft.trainer.data.hashes import file_hash
@@ -80,8 +80,7 @@ def left_by_share(part: DataPart, rows: list[int]) -> set[int]:
 def kind(settings: Settings) -> RowKind:
     """Return what the rows of a run's data sets hold, as their first training rows say: texts, if all of them do."""
     first = ((itertools.islice(readers(part.settings)["train"], FIRST_ROWS), part) for part in parts_of(settings))
-    found = [forms.kind_of(rows, part.settings) or "conversations" for rows, part in first]
-    return "texts" if set(found) == {"texts"} else "conversations"
+    return common_kind([forms.kind_of(rows, part.settings) or "conversations" for rows, part in first])
 
 
 def readers(settings: Settings) -> dict[str, Iterator[ReadRow]]:

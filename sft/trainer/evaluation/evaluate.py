@@ -57,7 +57,7 @@ def evaluate_model(
     model: Any = load_model(path, settings, world.device)
     target_loss = TargetLoss(model)
     packing = take_fast_paths(target_loss, settings.packing, world, int(rows.lengths.max(initial=0)))
-    losses = [mean_loss(target_loss, part, settings, packing, world) for part in parts.data_sets(rows)]
+    losses = mean_losses(target_loss, rows, settings, packing, world)
     loss = parts.mean(rows, losses)
     model.set_attn_implementation(target_loss.own_attention)
     free_unused_memory(world.device)  # its free memory decides how many answers fit at once
@@ -91,6 +91,13 @@ def evaluate_model(
 def perplexity(loss: float | None) -> float | None:
     """Return e to the power of a loss; None without one, or if it is beyond the numbers that a computer has."""
     return math.exp(loss) if loss is not None and loss < LARGEST_EXPONENT else None
+
+
+def mean_losses(
+    module: torch.nn.Module, rows: Rows, settings: Effective, packing: bool, world: World
+) -> list[float | None]:
+    """Return the mean loss over the rows of each data set, as `mean_loss` does (all ranks)."""
+    return [mean_loss(module, part, settings, packing, world) for part in parts.data_sets(rows)]
 
 
 def mean_loss(module: torch.nn.Module, rows: Rows, settings: Effective, packing: bool, world: World) -> float | None:

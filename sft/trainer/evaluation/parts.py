@@ -48,6 +48,12 @@ def mean(rows: Rows, losses: Sequence[float | None]) -> float | None:
     return sum(loss * number for loss, number in known if loss is not None) / targets if targets else None
 
 
+def named_losses(parts: Sequence[MixturePart], rows: Rows, losses: Sequence[float | None]) -> dict[str, float | None]:
+    """Return the mean loss over all targets, and that of each data set if there are several, by names of metrics."""
+    of_each = {f"val/loss/{part.name}": loss for part, loss in zip(parts, losses, strict=False)}
+    return {"val/loss": mean(rows, losses)} | of_each
+
+
 def answered(rows: Rows, items: Sequence[Item]) -> list[list[Item]]:
     """Return the answers to the rows of each data set: their numbers are those of rows, not of sequences."""
     if not isinstance(rows, MixedRows):
