@@ -216,7 +216,7 @@ def test_what_is_wrong_with_the_rows_is_said_at_once_and_leaves_no_run(project, 
     done = project.inv("train", **small(DATASET=rows))
     assert done.returncode == 2
     assert done.stdout.splitlines()[-2:] == [
-        f"{rows}:2: has no column 'answer' but question; set RESPONSE_COLUMN to one of them",
+        f"{rows}:2: has no column 'answer' but question; no column is left that could be the response: add one",
         f"{rows}:3: column 'answer' is empty, so no target token; fill it or remove the row",
     ]
     rows.write_text("".join(json.dumps(good if i < 5 else good | {"question": "1" * 40}) + "\n" for i in range(25)))

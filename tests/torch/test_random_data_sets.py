@@ -128,7 +128,7 @@ def write(found, folder):
     return folder
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)  # 2,000 examples beside other work
 @given(found=data_sets())
 def test_every_row_of_any_data_set_is_accounted_for(found, tiny, tmp_path_factory, tokenizer):
     folder = tmp_path_factory.getbasetemp() / "random"

@@ -89,7 +89,7 @@ def remedy(role: ColumnRole, setting: str, column: str, rows: list[Row]) -> str:
         return f"if it is `{shown(inside)}`, set {given(inside, role)}"
     free = [name for name in names if is_free(name) and any(says_text(row.get(name)) for row in rows)]
     if not free and recognised(column) == role:
-        return f"the rows have no {role}: add a column with it"
+        return f"no column is left that could be the {role}: add one"
     if len(free) == 2 and not any(recognised(name) in SETTINGS for name in names):
         roles = json.dumps(dict(zip(free, SETTINGS, strict=True)))
         return f"if that is what they are, set COLUMNS={roles}"
