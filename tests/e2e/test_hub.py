@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -45,13 +46,15 @@ def hub():
         yield found
 
 
-def read(hub, home: Path, *cases: dict[str, str], offline: bool = False) -> list[dict[str, object]]:
+def read(
+    hub, home: Path, *cases: dict[str, str], offline: bool = False, data: Path | None = None
+) -> list[dict[str, object]]:
     """Return what a process makes of data sets on the hub."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
-    places = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home / "huggingface"), "DATA_PATH": str(home / "data")}
+    places = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home / "huggingface")}
     if offline:
         places["HF_HUB_OFFLINE"] = "1"
-    given = json.dumps([case | {"data_path": str(home / "data")} for case in cases])
+    given = json.dumps([case | {"data_path": str(data or home / "data")} for case in cases])
     done = subprocess.run(
         [sys.executable, "-c", READ], input=given, env=kept | places, cwd=ROOT, capture_output=True, text=True
     )
@@ -212,17 +215,22 @@ def test_a_bad_row_is_named_by_its_file_on_the_hub(hub, tmp_path):
     assert last.startswith("org/bad/train.jsonl:3 org/bad/train.jsonl:3: is not valid JSON")
 
 
-def test_the_user_s_own_cache_is_used_instead_of_a_second_download(hub, tmp_path):
-    fetch = "import huggingface_hub as h; h.snapshot_download('openai/gsm8k', repo_type='dataset')"
-    places = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "huggingface")}
-    subprocess.run([sys.executable, "-c", fetch], env=os.environ | places, check=True, capture_output=True)
-    hub.requests.clear()
-    (got,) = read(hub, tmp_path, {})
-    assert len(got["train"]) == 40
-    assert not [request for request in hub.requests if "resolve" in request.path and request.method == "GET"]
-    (file,) = (tmp_path / "data").rglob("main/train-*.parquet")
-    (theirs,) = (tmp_path / "huggingface").rglob("main/train-*.parquet")
-    assert file.stat().st_ino == theirs.stat().st_ino, "a second name, not a second copy"
+@pytest.mark.parametrize("memory", [False, True])
+def test_the_user_s_own_cache_is_used_instead_of_a_second_download(hub, tmp_path, memory):
+    """Also if it is on another disk, such as the one in memory."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if memory else tmp_path) as folder:
+        theirs = Path(folder)
+        fetch = "import huggingface_hub as h; h.snapshot_download('openai/gsm8k', repo_type='dataset')"
+        places = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(theirs / "huggingface")}
+        subprocess.run([sys.executable, "-c", fetch], env=os.environ | places, check=True, capture_output=True)
+        hub.requests.clear()
+        (got,) = read(hub, theirs, {}, data=tmp_path / "data")
+        assert len(got["train"]) == 40
+        assert not [request for request in hub.requests if "resolve" in request.path and request.method == "GET"]
+        (here,) = (tmp_path / "data").rglob("main/train-*.parquet")
+        (there,) = theirs.rglob("main/train-*.parquet")
+        assert here.stat().st_ino == there.stat().st_ino, "a second name, not a second copy"
+        assert here.resolve().is_relative_to(theirs if memory else tmp_path / "data")
 
 
 WITHOUT_HEADER = """---
