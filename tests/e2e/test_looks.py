@@ -64,7 +64,7 @@ def test_the_start_the_records_and_the_report_say_what_was_found(project):
     done = project.inv("train", **small(DATASET="data/faults", NODES=1, MAX_STEPS=1, EVALUATE=1))
     assert done.returncode == 0, done.stdout
     text = " ".join(done.stdout.split())
-    said = "looks: training rows: 1 repeated (2.3 %), 1 contradicting an earlier one (2.3 %); odd: 1 cut short, 1"
+    said = "looks: training rows: 1 repeated (2.3 %), 1 contradicting an earlier one (2.3 %); 4 odd rows (8.3 %): 1"
     assert text.count(said) == 2, text
     warning = "warning: 1 of 5 held-out rows (20.0 %) is in training too (1 word for word): its score shows what the"
     assert text.count(warning) == 2, "at the start, and below the scores"

@@ -293,11 +293,15 @@ def test_what_was_found_is_said_in_one_line_and_a_warning():
     (looked, line), (label, warning) = words.lines(found)
     assert (looked, label) == ("looks", "warning")
     assert line == (
-        "training rows: 12 repeated (0.2 %), 1 contradicting an earlier one (<0.1 %); odd: 3 cut short; "
-        "`make rows CHECK=1` lists them"
+        "training rows: 12 repeated (0.2 %), 1 contradicting an earlier one (<0.1 %); 3 odd rows (<0.1 %): 3 cut short"
+        "; `make rows CHECK=1` lists them"
     )
     assert warning.startswith(
         "66 of 1,319 held-out rows (5.0 %) are in training too (60 word for word, 6 nearly): their"
+    )
+    ways = LookCounts(train_rows=9, train={"cut_short": 1, "loop": 2, "marks": 2, "echo": 1, "long": 4}, odd_rows=8)
+    assert words.summary(ways).startswith(
+        "8 odd rows (88.9 %): 4 far longer than the others, 2 ending in a loop, 2 with marks of another chat template, …"
     )
     assert [label for label, _ in words.of_results(found, has_scores=False)] == ["looks"]
     assert list(words.lines(LookCounts())) == [("looks", "no training row is repeated, and none is odd")]

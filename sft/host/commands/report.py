@@ -51,9 +51,7 @@ def report(run: Run, console: Console) -> None:
     state = run.state()
     spent = state.seconds
     console.print(f"\nfinished: {state.total_steps:,} steps in {duration(sum(spent.values()))}")
-    console.print(
-        "          " + ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items() if seconds >= 0.5)
-    )
+    labelled(console, "", ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items() if seconds >= 0.5))
     prepared = run.record(run.prepared, Prepared)
     if prepared and prepared.row_counts:
         console.print(f"{'rows':>10}: {row_counts(prepared.row_counts)}", highlight=False)
@@ -104,7 +102,7 @@ def evaluation_lines(results: Evaluation) -> list[str]:
     for sample in after.samples:
         mark = "right" if sample.correct else "wrong"
         lines += ["", f"  asked:    {one_line(sample.prompt)}"]
-        lines += [f"  answered: {one_line(sample.answer)} ({mark}; expected {one_line(sample.reference)})"]
+        lines += [f"  answered: {one_line(sample.answer) or 'nothing'} ({mark}; expected {one_line(sample.reference)})"]
     return [*lines, ""]
 
 

@@ -17,6 +17,7 @@ from sft.run.records import FoundRow, LookCounts, LookFound, Looks
 COLUMNS = 80
 INDENT = "  "
 LINE_ENDS = re.compile(r"[ \t\r\n]+")
+NAMED = 3  # ways in which rows are odd, in one line
 LISTED = 20  # rows of each look
 LIST_THEM = "`make rows CHECK=1` lists them"
 
@@ -44,9 +45,18 @@ def summary(counts: LookCounts) -> str:
         named = [f"{rows:,} {look.short} ({share(rows, counts.train_rows)})" for look, rows in repeated]
         parts.append(f"training rows: {', '.join(named)}")
     if counts.odd_rows:
-        odd = in_group(Counter(counts.train) + Counter(counts.validation), "odd")
-        parts.append(f"odd: {', '.join(f'{rows:,} {look.short}' for look, rows in odd)}")
+        parts.append(odd(counts))
     return "; ".join([*parts, LIST_THEM]) if parts else ""
+
+
+def odd(counts: LookCounts) -> str:
+    """Return how many rows are odd, and in which ways most of them are."""
+    found = Counter(counts.train) + Counter(counts.validation)
+    ways = sorted(in_group(found, "odd"), key=lambda item: -item[1])
+    named = ", ".join(f"{rows:,} {look.short}" for look, rows in ways[:NAMED])
+    more = ", …" if len(ways) > NAMED else ""
+    whole = counts.train_rows + counts.validation_rows
+    return f"{counted(counts.odd_rows, 'odd row')} ({share(counts.odd_rows, whole)}): {named}{more}"
 
 
 def leaked(counts: LookCounts) -> Iterator[tuple[str, str]]:
