@@ -301,7 +301,7 @@ def test_what_was_found_is_said_in_one_line_and_a_warning():
     )
     ways = LookCounts(train_rows=9, train={"cut_short": 1, "loop": 2, "marks": 2, "echo": 1, "long": 4}, odd_rows=8)
     assert words.summary(ways).startswith(
-        "8 odd rows (88.9 %): 4 far longer than the others, 2 ending in a loop, 2 with marks of another chat template, …"
+        "8 odd rows (88.9 %): 4 far longer than the others, 2 ending in a loop, 2 with marks of another chat template"
     )
     assert [label for label, _ in words.of_results(found, has_scores=False)] == ["looks"]
     assert list(words.lines(LookCounts())) == [("looks", "no training row is repeated, and none is odd")]
