@@ -156,6 +156,17 @@ def entries_of(text: str) -> list[dict[str, str]]:
     return found
 
 
+def other_notation(text: str) -> str:
+    """Return the line for data sets or a share as other trainers write them; "" for any other text."""
+    names = re.split(r"[\s;]+", text.strip())
+    if len(names) > 1 and all(variables.is_there(variables.expanded(split_share(name)[0])) for name in names):
+        return wrong("DATASET", text, "no such file or folder", f"separate data sets by commas: {','.join(names)}")
+    if found := re.fullmatch(r"(.+?)[#:@](\d[\d.]*)", text):
+        what = "no such file or folder, and not a hub name"
+        return wrong("DATASET", text, what, f"write a share behind *, as in {found[1]}*{found[2]}")
+    return ""
+
+
 def is_name(text: str) -> bool:
     """Tell whether a text with commas is the path of one data set that is there, with or without a share."""
     name, _ = split_share(text.strip())

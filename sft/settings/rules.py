@@ -99,6 +99,8 @@ def name_problems(name: str, value: str) -> list[str]:
     }[name]
     if value == made or is_there(variables.expanded(value)):
         return []
+    if name == "dataset" and (line := mixture.other_notation(value)):
+        return [line]
     first, slash, _ = value.partition("/")
     is_path = value.startswith((".", "/", "~")) or bool(slash and is_there(Path(first)))
     if is_path or value.lower().endswith(suffixes):

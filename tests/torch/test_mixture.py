@@ -164,7 +164,7 @@ def test_the_rows_that_are_asked_are_of_all_data_sets(folder, tiny):
     for limit in range(3, 14):
         chosen = parts.asked(rows, limit)
         assert len(chosen) == limit and chosen == sorted(chosen)
-        counts = [sum(part_of == number for part_of in rows.part_of[chosen]) for number in range(3)]
+        counts = [sum(rows.part_of(index) == number for index in chosen) for number in range(3)]
         assert all(abs(count - limit * size / 14) < 1 for count, size in zip(counts, (5, 2, 7), strict=True))
     assert parts.mean(rows, [1.0, 2.0, None]) == pytest.approx(
         (rows.parts[0].targets.sum() + 2 * rows.parts[1].targets.sum())

@@ -121,6 +121,20 @@ def test_everything_that_is_wrong_with_a_list_is_named_at_once():
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("a.jsonl b.jsonl", "separate data sets by commas: a.jsonl,b.jsonl"),
+        ("a.jsonl; b.jsonl*0.5", "separate data sets by commas: a.jsonl,b.jsonl"),
+        ("org/set#500", "write a share behind *, as in org/set*500"),
+        ("a.jsonl:0.5,b.jsonl", "write a share behind *, as in a.jsonl*0.5"),
+    ],
+)
+def test_the_notations_of_other_trainers_are_known(text, remedy):
+    (line,) = problems(dataset=text)
+    assert line.endswith(f"; {remedy}")
+
+
 def test_a_configuration_is_that_of_its_data_set():
     parts = parts_of(load(None, dataset="openai/gsm8k*0.5,org/set"))
     assert [part.settings.dataset_config for part in parts] == ["main", ""]

@@ -6,8 +6,9 @@ them how many rows of the data set it has, and how often each is trained in an e
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,25 +37,28 @@ class MixedRows(Rows):
         self.folder = folder
         self.parts = [Rows(folder / str(number)) for number in range(len(numbers))]
         self.repeats = [repeats if repeated else 1 for _, repeats in numbers]
-        self.before: list[int] = np.cumsum(
-            [0, *(rows for rows, _ in numbers)]
-        ).tolist()  # rows of the data sets before each, and of all
+        self.before = list(accumulate((rows for rows, _ in numbers), initial=0))  # rows before each, and of all
+        sizes = (len(part) * times for part, times in zip(self.parts, self.repeats, strict=True))
+        *self.starts, _ = accumulate(sizes, initial=0)  # the first sequence of each
         self.lengths = self.joined([part.lengths for part in self.parts])
         self.targets = self.joined([part.targets for part in self.parts])
         self.answer_starts = self.joined([part.answer_starts for part in self.parts])
-        self.part_of = self.joined([np.full(len(part), number) for number, part in enumerate(self.parts)])
         # Over all data sets, as `sources.splits` reads them.
         self.row_of = self.joined([part.row_of + start for part, start in zip(self.parts, self.before, strict=False)])
-        self.place = self.joined([np.arange(len(part)) for part in self.parts])  # of each row in its data set
 
     def joined(self, arrays: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
         """Return an array of each data set as one."""
         return np.concatenate([np.tile(array, times) for array, times in zip(arrays, self.repeats, strict=True)])
 
     def __getitem__(self, index: int) -> Row:
-        return self.parts[self.part_of[index]][int(self.place[index])]
+        number = self.part_of(index)
+        part = self.parts[number]
+        return part[(index - self.starts[number]) % len(part)]
+
+    def part_of(self, index: int) -> int:
+        """Return the number of the data set that a sequence is of."""
+        return bisect.bisect_right(self.starts, index) - 1
 
     def numbers_of_parts(self) -> list[npt.NDArray[np.int64]]:
         """Return the numbers of each data set's sequences among all of them."""
-        sizes = [len(part) * times for part, times in zip(self.parts, self.repeats, strict=True)]
-        return [np.arange(start, end) for start, end in pairwise(np.cumsum([0, *sizes]).tolist())]
+        return [np.arange(start, end) for start, end in pairwise([*self.starts, len(self)])]
