@@ -18,6 +18,17 @@ INDEX = "model.safetensors.index.json"  # says which weights are in which file
 POINTER = b"version https://git-lfs"  # the beginning of a file that git-lfs has not fetched
 HEADER_LENGTH_BYTES = 8  # a safetensors file begins with its header's length
 LONGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses a longer one
+POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions")
+# Endings of architectures: decoders, also those that are a part of an encoder with a decoder, and others.
+DECODERS = ("ForCausalLM", "LMHeadModel")
+NOT_DECODERS = (
+    "ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
+    "ForMultipleChoice", "ForNextSentencePrediction",
+)  # fmt: skip
+ENCODERS = (  # families that are decoders only if their config.json says is_decoder
+    "bert", "roberta", "electra", "camembert", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "ernie",
+    "megatron-bert", "rembert", "roformer", "data2vec-text", "big_bird", "bert-generation", "roc_bert", "xmod",
+)  # fmt: skip
 # Names of the files of a tokenizer: of transformers, sentencepiece, tiktoken and Mistral.
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken", "tekken.json")
 
@@ -69,7 +80,43 @@ def check_without_weights(folder: Path, settings: Settings) -> None:
     if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
         remedy = "copy its tokenizer's files into the folder (tokenizer.json and tokenizer_config.json)"
         raise SettingsError([wrong("MODEL_NAME", name, "holds no tokenizer", remedy)])
+    check_config(config, settings)
+
+
+def check_config(config: Config, settings: Settings) -> None:
+    """Raise SettingsError for a model that cannot be trained, as far as its config.json says so."""
+    problems = []
+    if what := not_a_decoder(config):
+        problems.append(wrong("MODEL_NAME", settings.model_name, what, "use a causal language model"))
+    if what := quantisation(config):
+        remedy = "use the model with its original weights (LORA_BASE_BITS=4 quantises them as they are loaded)"
+        problems.append(wrong("MODEL_NAME", settings.model_name, what, remedy))
+    if problems:
+        raise SettingsError(problems)
     check_length(positions(config), settings)
+
+
+def not_a_decoder(config: Config) -> str:
+    """Return why a model does not predict the next token, or ""."""
+    names = config.get("architectures")
+    made_for = str(names[0]) if isinstance(names, list) and names else ""
+    if config.get("is_encoder_decoder") and not made_for.endswith(DECODERS):
+        return f"is an encoder with a decoder ({made_for or config.get('model_type')})"
+    if made_for.endswith(NOT_DECODERS):
+        return f"was not made to write text ({made_for})"
+    if config.get("is_decoder") is False and config.get("model_type") in ENCODERS:
+        return f"is an encoder ({made_for or config.get('model_type')}): it sees the tokens that it has to predict"
+    return ""
+
+
+def quantisation(config: Config) -> str:
+    """Return how a model's weights are quantised already, or ""."""
+    found = config.get("quantization_config") or language_part(config).get("quantization_config")
+    if not isinstance(found, dict):
+        return ""
+    bits = "4 bits" if found.get("load_in_4bit") else "8 bits" if found.get("load_in_8bit") else ""
+    method = ", ".join(filter(None, (str(found.get("quant_method") or ""), bits)))
+    return f"its weights are quantised already ({method})"
 
 
 def not_a_model(folder: Path) -> tuple[str, str]:
@@ -107,7 +154,7 @@ def stops(folder: Path) -> set[int]:
 def positions(config: Config) -> int | None:
     """Return the most tokens that a model can read, or None if its config.json does not say."""
     config = language_part(config)
-    for key in ("max_position_embeddings", "n_positions"):
+    for key in POSITIONS:
         if isinstance(value := config.get(key), int):
             return value
     return None

@@ -308,3 +308,34 @@ def test_a_run_that_came_to_nothing_is_taken_back(folder):
     assert find.latest(first.path.parent) == first and not second.path.exists()
     lifecycle.discard(first, None)
     assert find.latest(first.path.parent) is None and not any(first.path.parent.iterdir())
+
+
+KINDS = {
+    "t5": (
+        {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+        "is an encoder with a decoder",
+    ),
+    "bert": (
+        {"architectures": ["BertForMaskedLM"], "model_type": "bert"},
+        r"was not made to write text \(BertForMaskedLM\)",
+    ),
+    "roberta": (
+        {"architectures": ["RobertaForCausalLM"], "model_type": "roberta", "is_decoder": False},
+        "is an encoder .* sees the tokens",
+    ),
+    "nf4": (
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        r"its weights are quantised already \(bitsandbytes, 4 bits\)",
+    ),
+    "mxfp4": ({"quantization_config": {"quant_method": "mxfp4"}}, r"quantised already \(mxfp4\)"),
+    "short": ({"max_seq_len": 64}, "reads 64 tokens at most"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_cannot_be_trained_is_known_from_its_configuration(whole_model, folder, kind):
+    config, said = KINDS[kind]
+    shutil.copytree(whole_model, folder / "model")
+    (folder / "model" / "config.json").write_text(json.dumps({"model_type": "x", "vocab_size": 8} | config))
+    with pytest.raises(UserError, match=said):
+        inputs.check(load(None, model_name="./model", dataset="demo"))

@@ -38,7 +38,7 @@ def model(settings: Settings) -> None:
     """Check a local model, or the config.json of one that was downloaded. Raises SettingsError."""
     try:
         if model_files.local_model(settings) is None:
-            model_files.check_length(model_files.positions(known_config(settings)), settings)
+            model_files.check_config(known_config(settings), settings)
         else:
             model_files.check_local(settings)
     except OSError as error:

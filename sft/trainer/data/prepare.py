@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from sft import long_rows, model_files
 from sft.errors import SettingsError, SftError, UserError, kind_of, wrong
 from sft.run import files, owners, typed_json
@@ -82,6 +84,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
     data, found = prepared_data(settings, model, commits, kept_template(run))
     if settings.evaluate or settings.eval_steps:
         long_rows.check(found.validation, "held-out", settings, "set EVALUATE=0 and EVAL_STEPS=0")
+    check_ids(settings, model, data)
     data_there = time.monotonic()
     inputs = identity.inputs_of(model, found)
     return Prepared(
@@ -98,6 +101,20 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
         looks=found.looks,
         parts=found.parts,
     )
+
+
+def check_ids(settings: Settings, folder: Path, data: Path) -> None:
+    """Raise SettingsError if rows hold a token that the model has no embedding for: every rank would crash."""
+    config = model_files.read_json(folder / "config.json")
+    size = model_files.language_part(config).get("vocab_size") if isinstance(config, dict) else None
+    if type(size) is not int:
+        return
+    for tokens in data.glob("*/tokens.npy"):
+        highest = int(np.load(tokens, mmap_mode="r").max(initial=0))
+        if highest >= size:
+            what = f"its tokenizer gives token {highest}, and it has embeddings for {size} (0 to {size - 1})"
+            remedy = "use the tokenizer that the model was published with, or resize the model's embeddings"
+            raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)])
 
 
 def kept_template(run: Run | None) -> Path | None:
