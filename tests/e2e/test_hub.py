@@ -225,6 +225,7 @@ def test_the_user_s_own_cache_is_used_instead_of_a_second_download(hub, tmp_path
         subprocess.run([sys.executable, "-c", fetch], env=os.environ | places, check=True, capture_output=True)
         hub.requests.clear()
         (got,) = read(hub, theirs, {}, data=tmp_path / "data")
+        assert read(hub, theirs, {}, data=tmp_path / "data") == [got]
         assert len(got["train"]) == 40
         assert not [request for request in hub.requests if "resolve" in request.path and request.method == "GET"]
         (here,) = (tmp_path / "data").rglob("main/train-*.parquet")

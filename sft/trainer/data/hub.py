@@ -65,6 +65,7 @@ def find(settings: Settings) -> LocalFiles:
     try:
         return files_of(repository.snapshot, names, settings, file)
     except NotReadHere:
+        needed_bytes([name for name in names if not (repository.snapshot / name).is_file()], repository)
         return hub_library.load(repository, settings)
 
 
