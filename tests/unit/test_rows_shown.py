@@ -143,6 +143,14 @@ def test_a_cut_row_says_how_much_is_cut_and_several_sequences_which_one_it_is():
     assert "cut at MAX_LENGTH=128: its last 40 tokens are not trained\n" in text
 
 
+def test_a_dropped_row_says_why_and_by_how_much_it_is_too_long():
+    dropped = replace(row(sequence(piece("context", "Long"), cut=40)), dropped="longer than MAX_LENGTH")
+    text = printed(shown(dropped))
+    assert "dropped, so none of it is trained: longer than MAX_LENGTH\n" in text
+    assert "40 more tokens beyond MAX_LENGTH=128\n" in text and "no target is left" not in text
+    assert "40 more tokens beyond MAX_LENGTH=128" in page(shown(dropped), SETTINGS)
+
+
 def test_a_row_without_a_target_within_max_length_says_so():
     nothing = Sequence(pieces=[piece("context", "long")], target_tokens=0, cut_tokens=1)
     text = printed(shown(row(nothing)), width=200)

@@ -60,7 +60,7 @@ def row_lines(row: ShownRow, found: ShownRows, settings: Settings) -> Iterator[s
     for number, sequence in enumerate(row.sequences, 1):
         yield f"<p>{size(sequence, number, row)}</p>"
         if sequence.cut_tokens:
-            yield f'<p class="cut">{cut(sequence, settings.max_length)}</p>'
+            yield f'<p class="cut">{cut(sequence, settings.max_length, row.dropped)}</p>'
         yield f'<pre class="sequence">{"".join(map(piece_span, sequence.pieces))}</pre>'
         if any(piece.token_texts for piece in sequence.pieces):
             yield token_table(sequence)

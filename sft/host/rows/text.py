@@ -55,7 +55,7 @@ class Writer:
                 yield Text()
             yield Text(size(sequence, number, row))
             if sequence.cut_tokens:
-                yield Text(cut(sequence, self.max_length), "yellow")
+                yield Text(cut(sequence, self.max_length, row.dropped), "yellow")
             yield self.sequence(sequence)
             yield from token_lines(sequence)
         if len(few) < len(row.sequences):

@@ -19,10 +19,12 @@ def size(sequence: Sequence, number: int, row: ShownRow) -> str:
     return f"{of}{counted(sequence.tokens, 'token')}, {sequence.target_tokens:,} of them targets"
 
 
-def cut(sequence: Sequence, max_length: int) -> str:
-    """Return what MAX_LENGTH cuts off a sequence, or ""."""
+def cut(sequence: Sequence, max_length: int, dropped: str = "") -> str:
+    """Return what MAX_LENGTH cuts off a sequence, or "". `dropped`: why its row is, if it is."""
     if not sequence.cut_tokens:
         return ""
+    if dropped:
+        return f"{counted(sequence.cut_tokens, 'more token')} beyond MAX_LENGTH={max_length}"
     one = sequence.cut_tokens == 1
     what = f"its last {'token is' if one else f'{sequence.cut_tokens:,} tokens are'} not trained"
     left = "" if sequence.target_tokens else "; no target is left, so none of it is trained"
