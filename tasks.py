@@ -170,13 +170,15 @@ def test_env(c: Context) -> None:
     help={
         "fresh": "start a new run instead of resuming (FRESH=1)",
         "from": "repeat this run (a name or runs/NAME) with its own settings; those in the environment override them",
+        "follow": "with LAUNCHER=slurm: show the run until its job has ended",
+        "dry-run": "with LAUNCHER=slurm: print the job script and submit nothing",
     }
 )
 @one_line_errors
-def train(c: Context, fresh: bool = False, from_: str = "") -> None:
+def train(c: Context, fresh: bool = False, from_: str = "", follow: bool = False, dry_run: bool = False) -> None:
     """Fine-tune with the settings in .env, or resume a stopped run."""
     from sft.host import screen
-    from sft.host.commands import setup, train
+    from sft.host.commands import setup, submit, train
     from sft.run import find
     from sft.settings.load import load
 
@@ -185,19 +187,28 @@ def train(c: Context, fresh: bool = False, from_: str = "") -> None:
     if from_:
         train.repeat(find.find(variables.runs_path(), Path(from_).name), console)
     else:
-        train.train(load(variables.ENV_FILE, None, **given(fresh=fresh)), console)
+        settings = load(variables.ENV_FILE, None, **given(fresh=fresh))
+        if dry_run:
+            submit.show_script(settings)
+        else:
+            train.train(settings, console, follow)
 
 
-@task(help={"name": "the run's name; default: the newest unfinished run"})
+@task(
+    help={
+        "name": "the run's name; default: the newest unfinished run",
+        "follow": "with LAUNCHER=slurm: show the run until its job has ended",
+    }
+)
 @one_line_errors
-def resume(c: Context, name: str = "") -> None:
+def resume(c: Context, name: str = "", follow: bool = False) -> None:
     """Continue an unfinished run with its own settings; those that may change can be overridden."""
     from sft.host import screen
     from sft.host.commands import setup, train
 
     console = screen.terminal()
     setup.make_env_file(console)
-    train.resume(name, console)
+    train.resume(name, console, follow)
 
 
 @task(

@@ -105,6 +105,7 @@ class Run(RunPaths):
             self.budget: records.Budget,
             self.evaluation: Evaluation,
             self.failure_file: Failure,
+            self.job: records.Job,
         }
         return alone | dict.fromkeys(in_node_order(self.path.glob("node-*.json")), NodeInfo)
 
@@ -157,7 +158,7 @@ class Run(RunPaths):
             updated_at=now,
         )
         state = replace(state, **changes)
-        flushed = status in ("launching", *ENDED)
+        flushed = status in ("queued", "launching", *ENDED)
 
         def write() -> None:
             typed_json.write(self.state_file, state, flushed)

@@ -67,6 +67,16 @@ class RunPaths:
         """What the launcher reads."""
         return self.path / "hostfile"
 
+    @property
+    def job_script(self) -> Path:
+        """`job.sbatch`: what was submitted to Slurm; absent without it."""
+        return self.path / "job.sbatch"
+
+    @property
+    def job(self) -> Path:
+        """`job.json`: the newest job in Slurm's queue; absent without it."""
+        return self.path / "job.json"
+
     def node_file(self, rank: int) -> Path:
         """`node-R.json`: what a node is, written by itself."""
         return self.path / f"node-{rank}.json"

@@ -41,6 +41,7 @@ from sft.settings.kinds import (
     Secret,
     Splits,
     Text,
+    TimeLimit,
     TrainedAnswers,
     UnusedColumns,
     Wandb,
@@ -238,7 +239,8 @@ class Settings(BaseModel):
     gpus_per_node: MayChange[int] = Field(2, ge=1, le=GPUS_OF_A_NODE, description="GPUs (on CPU: processes) per node")
     launcher: MayChange[Annotated[Launcher, Lower]] = Field(
         "auto",
-        description="local: nodes are processes on this machine; compose: containers; auto chooses and says why",
+        description="local: nodes are processes on this machine; compose: containers; slurm: a job on a cluster; auto "
+        "chooses between the first two and says why",
     )
     device: MayChange[Annotated[Device, Lower]] = Field(
         "auto", description="cuda, cpu, or auto: cuda if there is a GPU; with auto, models other than `tiny` need one"
@@ -264,6 +266,19 @@ class Settings(BaseModel):
     )
     restarts: MayChange[Count] = Field(
         0, ge=0, description="how often a run that failed is started again from its last checkpoint"
+    )
+    # Slurm
+    slurm_partition: NotOfRun[Name] = Field("", description="partition of the job; empty = the cluster's default")
+    slurm_account: NotOfRun[Name] = Field("", description="account that the job is charged to")
+    slurm_qos: NotOfRun[Name] = Field("", description="quality of service of the job")
+    slurm_constraint: NotOfRun[Name] = Field("", description="features that the nodes must have, as in a100&nvlink")
+    slurm_time: NotOfRun[TimeLimit] = Field(
+        "",
+        description="time limit of the job: minutes, hours:minutes:seconds or days-hours; shortly before it the run is "
+        "saved and the job queued again, until the run is finished",
+    )
+    slurm_extra: NotOfRun[Name] = Field(
+        "", description="more options of sbatch, separated by spaces, as in --mem=0 --reservation=x"
     )
     # Run
     run_name: NotOfRun[Name] = Field("", description="name of the run directory; empty = date, time and model")

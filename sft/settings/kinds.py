@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
@@ -14,7 +15,7 @@ from sft.strict_json import once
 
 # The values that can be decided, and the same with `auto`, which a user may also write.
 OnDevice = Literal["cuda", "cpu"]
-Launched = Literal["local", "compose"]
+Launched = Literal["local", "compose", "slurm"]
 InPrecision = Literal["bf16", "fp16", "fp32"]
 Device = Literal["auto", OnDevice]
 Launcher = Literal["auto", Launched]
@@ -100,6 +101,13 @@ def json_object(text: str) -> str:
     return text or "{}"
 
 
+def time_limit(text: str) -> str:
+    """Check a time limit as Slurm takes it: minutes, [hours:]minutes:seconds, or days-hours[:minutes[:seconds]]."""
+    if text and not re.fullmatch(r"\d+|(\d+:)?\d+:\d\d|\d+-\d+(:\d\d){0,2}", text):
+        raise ValueError("is not a time limit such as 90 (minutes), 12:00:00 or 2-00 (days-hours)")
+    return text
+
+
 def column_roles(text: str) -> str:
     """Check the text of a JSON object of columns and their roles. Raises ValueError."""
     found = json.loads(json_object(text))
@@ -155,5 +163,6 @@ Arguments = Annotated[str, AfterValidator(plain), AfterValidator(json_object)]
 DataSets = Annotated[str, AfterValidator(plain), AfterValidator(data_sets)]
 Columns = Annotated[str, AfterValidator(plain), AfterValidator(column_roles)]
 Splits = Annotated[str, AfterValidator(plain), AfterValidator(splits)]
+TimeLimit = Annotated[str, AfterValidator(time_limit)]
 Folder = Annotated[Path, AfterValidator(folder)]
 Secret = Annotated[SecretStr, AfterValidator(secret)]

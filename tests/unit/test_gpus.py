@@ -17,6 +17,7 @@ from sft.host.launch import node as launch
 from sft.host.launch.decide import choose_device
 from sft.host.launch.link import Link
 from sft.host.launch.local import Local
+from sft.host.launch.offer import Offer
 from sft.host.plan import conditions, planner
 from sft.run import lifecycle
 from sft.settings.load import load
@@ -205,7 +206,7 @@ def test_the_plan_counts_the_instance_and_not_the_whole_card(here):
     assert found.conditions.card.matrix_tflops == pytest.approx(whole.conditions.card.matrix_tflops / 7)
     assert found.conditions.card.bandwidth_gb_s == pytest.approx(whole.conditions.card.bandwidth_gb_s / 8)
     with pytest.raises(SettingsError, match="need 2 GPUs, 1 are here"):
-        choose_device(load(None, nodes=1), gpus.visible(), 2, "here")
+        choose_device(load(None, nodes=1), Offer(gpus.visible(), 2, where="here"), 2)
 
 
 def test_of_mixed_cards_the_smallest_and_slowest_are_planned_for(here):
@@ -223,13 +224,13 @@ def test_what_cuda_visible_devices_hides_is_said(here, monkeypatch):
     here(FOUR)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-nosuch")
     with pytest.raises(SettingsError) as caught:
-        choose_device(load(None, device="cuda"), gpus.visible(), 4, "here")
+        choose_device(load(None, device="cuda"), Offer(gpus.visible(), 2, where="here"), 4)
     assert str(caught.value).startswith(
         "DEVICE=cuda: no NVIDIA GPU is visible here (CUDA_VISIBLE_DEVICES=GPU-nosuch; `nvidia-smi -L` lists 4); run "
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,7")
     with pytest.raises(SettingsError, match=r"need 4 GPUs, 2 are here \(CUDA_VISIBLE_DEVICES=0,1,7; "):
-        choose_device(load(None), gpus.visible(), 4, "here")
+        choose_device(load(None), Offer(gpus.visible(), 2, where="here"), 4)
 
 
 @pytest.mark.parametrize(

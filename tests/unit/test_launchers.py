@@ -13,6 +13,7 @@ from sft.host.gpus import Gpu
 from sft.host.launch import image
 from sft.host.launch.decide import choose_device
 from sft.host.launch.launcher import LAUNCHERS
+from sft.host.launch.offer import Offer
 from sft.settings import kinds, variables
 from sft.settings.kinds import Launched
 from sft.settings.load import load
@@ -28,11 +29,11 @@ def test_every_launcher_is_a_value_of_the_setting_and_knows_its_name():
 
 def test_a_node_in_a_container_needs_its_own_gpus_only():
     settings = load(None)
-    assert choose_device(settings, [CARD, CARD], 2, "in this container") == "cuda"
+    assert choose_device(settings, Offer([CARD, CARD], 2, where="in this container"), 2) == "cuda"
     with pytest.raises(SettingsError, match="GPUS_PER_NODE=2: 1 GPUs are in this container; .*device_ids"):
-        choose_device(settings, [CARD], 2, "in this container")
+        choose_device(settings, Offer([CARD], 2, where="in this container"), 2)
     with pytest.raises(SettingsError, match="COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"):
-        choose_device(settings, [], 2, "in this container")
+        choose_device(settings, Offer([], 2, where="in this container"), 2)
 
 
 def test_containers_of_root_are_those_of_who_called_sudo_or_of_sft_uid(monkeypatch, tmp_path):

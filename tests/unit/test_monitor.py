@@ -168,7 +168,7 @@ def test_the_json_of_the_monitor_keeps_its_keys(run, capsys):
     monitor.monitor(run, Console(), once=True, as_json=True)
     seen = json.loads(capsys.readouterr().out)
     keys = "run path running age_s elapsed_s state problems metrics losses evaluation rows template nodes gpus goes_on"
-    assert list(seen) == [*keys.split(), "logs", "others"]
+    assert list(seen) == [*keys.split(), "logs", "job", "others"]
     assert seen["problems"] == [] and seen["state"].items() >= json.loads((OLDER / "state.json").read_text()).items()
     assert seen["nodes"] == [{"name": "llm-master", "host": "machine", "ranks": [0], "gpus": []}]
     before = json.loads((OLDER / "evaluation.json").read_text())["before"]

@@ -171,7 +171,8 @@ def test_a_line_of_the_metrics_with_something_else_than_a_number_is_none(number)
 
 
 # As the project wrote them before its records had versions.
-NEW = {records.Looks, records.Share, records.Failure, records.RankEnd, records.RankExit}  # had no older form
+# had no older form
+NEW = {records.Looks, records.Share, records.Failure, records.RankEnd, records.RankExit, records.Job}
 OLDER = Path(__file__).parent / "older_run"
 FILES = {
     "state": records.State,

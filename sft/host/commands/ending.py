@@ -7,7 +7,10 @@ import re
 from sft.run import checkpoints
 from sft.run.directory import Run
 
+TIME_LIMIT, PREEMPTED = "time limit", "preempted"  # why the nodes of a job are wanted back
 WHO = {
+    TIME_LIMIT: "the time limit of its job",
+    PREEMPTED: "a job with a higher priority needed its nodes",
     "SIGINT": "Ctrl-C",
     "SIGTERM": "it was asked to end (SIGTERM), as `kill`, `timeout` and a shutdown do",
     "SIGHUP": "its terminal was closed",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from sft.errors import UserError
+from sft.errors import SettingsError, UserError, wrong
 from sft.host.commands.report import conclude, evaluation_lines
 from sft.host.commands.watch import watch
 from sft.host.launch import signals
@@ -22,6 +22,9 @@ def evaluate(written: Settings, name: str, console: Console) -> None:
 
     The run itself does not change. Its earlier results are replaced only once the new ones are complete.
     """
+    if written.launcher == "slurm":
+        remedy = "run it in a job: `salloc --gpus=1 make evaluate LAUNCHER=local`"
+        raise SettingsError([wrong("LAUNCHER", "slurm", "an evaluation is not submitted", remedy)])
     run = find.find(written.runs_path, name)
     with run.claim():
         if not run.final.is_dir():

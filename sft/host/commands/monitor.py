@@ -65,7 +65,7 @@ def loss_line(losses: list[float], last: float, width: int) -> Text:
 def render(seen: Snapshot) -> RenderableType:
     """Return a snapshot for people. For a failed run, its name and the reason come last, just above the prompt."""
     state, losses = seen.state, seen.losses
-    head = Text.assemble((seen.run.name, "bold"), "  ", (state.status, COLOURS.get(state.status, "cyan")))
+    head = Text.assemble((seen.run.name, "bold"), "  ", (seen.status, COLOURS.get(state.status, "cyan")))
     parts: list[RenderableType] = [*log_ends(seen)]
     if not state.error:
         parts.append(head)
@@ -96,7 +96,7 @@ def log_ends(seen: Snapshot) -> Iterator[Text]:
 
 def what_to_do(seen: Snapshot) -> Iterator[Text]:
     """Yield the lines about a run that is not running: how to continue it, and where to look."""
-    if seen.state.status not in ENDED and not seen.running:
+    if seen.is_dead:
         yield Text()
         yield Text("it is not running", "red")
     if seen.how_to_continue:
@@ -114,6 +114,8 @@ def facts(seen: Snapshot) -> list[tuple[str, str]]:
     if state.total_steps:
         step, total = state.step, state.total_steps
         found.append(("step", f"{step:,} of {total:,} ({step / total:.0%}), epoch {state.epoch:.2f}"))
+    if seen.job:
+        found.append(("Slurm", seen.job.words))
     since = " since it was resumed" if state.attempt > 1 else ""
     found.append(("elapsed", duration(seen.elapsed_s) + since))
     if state.status == "training" and state.time_left_s is not None:

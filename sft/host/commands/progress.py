@@ -62,7 +62,11 @@ def phase_of(state: State) -> Phase:
         name = {"evaluating": "validating", "saving": "saving a checkpoint"}.get(status, status)
         short = {"evaluating": "validating"}.get(status, status)
         return Phase("training", name, short, step, total, *rates(state))
-    words = {"launching": ("starting the nodes", "starting"), "preparing": ("preparing data and model", "preparing")}
+    words = {
+        "queued": ("waiting for its job to start", "queued"),
+        "launching": ("starting the nodes", "starting"),
+        "preparing": ("preparing data and model", "preparing"),
+    }
     return Phase(status, *words.get(status, (status, status)))
 
 

@@ -12,6 +12,8 @@ from sft.host import gpus
 from sft.host.commands import ending
 from sft.host.commands.logs import ends
 from sft.host.gpus import Gpu
+from sft.host.launch.slurm import queue
+from sft.host.launch.slurm.queue import JobState
 from sft.run.directory import Run
 from sft.run.find import at_work
 from sft.run.metrics import Line
@@ -71,6 +73,7 @@ class Snapshot:
     gpus: list[Gpu]
     how_to_continue: str  # how to continue a run that is not running
     logs: dict[str, list[str]]  # the end of each node's log, if the run failed
+    job: JobState | None  # of a scheduler, as it says now
     others: list[str]  # commands that show other runs, which are running
 
     @classmethod
@@ -79,7 +82,7 @@ class Snapshot:
         state, now = run.state(), time.time()
         prepared = run.record(run.prepared, Prepared)
         updated_at = state.updated_at or now
-        ended, running = state.status in ENDED, run.is_running()
+        ended, running, job = state.status in ENDED, run.is_running(), queue.job_of(run)
         latest: dict[str, float] = {}
         for line in metrics[-NEWEST:]:
             latest |= line.numbers()
@@ -98,11 +101,23 @@ class Snapshot:
             nodes=run.nodes(),
             gpus=gpus.visible(),
             how_to_continue=""
-            if running or state.status == "finished"
+            if running or state.status == "finished" or (job and job.is_active)
             else ending.how_to_continue(run, run.command("resume")),
-            logs=ends(run) if state.status == "failed" or not (ended or running) else {},
+            logs=ends(run) if state.status == "failed" or not (ended or running or (job and job.waits)) else {},
+            job=job,
             others=[] if running else [other.command("monitor") for other in at_work(run.path.parent)],
         )
+
+    @property
+    def status(self) -> str:
+        """The run's status; behind "stopped" why a scheduler wanted its nodes back, if that was the reason."""
+        why = self.run.stop_reason() if self.state.status == "stopped" else None
+        return f"stopped ({why})" if why in (ending.TIME_LIMIT, ending.PREEMPTED) else self.state.status
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether nothing is at work on a run that has not ended, and no job is going to be."""
+        return self.state.status not in ENDED and not self.running and not (self.job and self.job.is_active)
 
     def node_of(self, gpu: Gpu) -> str:
         """Return the name of the node that has a GPU, or ""."""
@@ -127,6 +142,7 @@ class Snapshot:
             "gpus": [asdict(gpu) | {"node": self.node_of(gpu)} for gpu in self.gpus],
             "goes_on": self.how_to_continue,
             "logs": self.logs,
+            "job": asdict(self.job) if self.job else None,
             "others": self.others,
         }
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from sft.errors import UserError
 from sft.host.commands import ending
 from sft.host.commands.progress import display
+from sft.host.launch.slurm import queue
 from sft.run.directory import Run
 from sft.run.find import at_work
 from sft.run.records import ENDED, State
@@ -18,7 +19,8 @@ POLL_S = 0.2
 
 def run_to_stop(latest: Run) -> Run:
     """Return the run that `make stop` without NAME means: the latest, or the only one that runs. Raises UserError."""
-    if latest.is_running():
+    job = queue.job_of(latest)
+    if latest.is_running() or (job and job.is_active):
         return latest
     working = at_work(latest.path.parent)
     if len(working) == 1:
@@ -40,7 +42,12 @@ def status_of(run: Run) -> str:
 
 
 def stop(run: Run, console: Console) -> None:
-    """Stop a run after its current step. Raises UserError if it is not running."""
+    """Stop a run after its current step, or take its job out of the queue. Raises UserError if it is not running."""
+    if not run.is_running() and (job := queue.job_of(run)) and job.is_active:
+        queue.cancel(job.number)
+        run.update_state("stopped")
+        console.print(f"{job.words}: cancelled; {ending.how_to_continue(run, run.command('resume'))}")
+        return
     if not run.is_running():
         others = "".join(f"; {other.name} is: `{other.command('stop')}`" for other in at_work(run.path.parent))
         raise UserError(f"{run.path}: is not running ({status_of(run)}){others or '; there is nothing to stop'}")

@@ -9,13 +9,13 @@ from rich.console import Console
 from sft import template_files
 from sft.errors import UserError
 from sft.host import provenance
+from sft.host.commands import submit
+from sft.host.commands.attempts import watch_all
 from sft.host.commands.report import conclude
-from sft.host.commands.watch import Watched, watch
 from sft.host.launch import signals
 from sft.host.launch.decide import Decision, decide
 from sft.host.launch.open import open_run
-from sft.host.launch.signals import StopRequest
-from sft.run import budget, find, lifecycle, unfinished
+from sft.run import find, lifecycle, unfinished
 from sft.run.directory import Run
 from sft.run.records import Environment, Start
 from sft.settings import load, rules, variables
@@ -23,17 +23,22 @@ from sft.settings.fields import Settings
 from sft.settings.stages import Decided
 
 
-def train(written: Settings, console: Console) -> Run:
-    """Run the whole pipeline, or resume it, and print the result. Raises SftError."""
-    unfinished.requested(written)  # if it is at work, say that first, not that its port is in use
+def train(written: Settings, console: Console, follow: bool = False) -> Run:
+    """Run the whole pipeline, or resume it, and print the result. Raises SftError.
+
+    A run that a scheduler starts is submitted only; `follow` shows it until it has ended.
+    """
+    submit.refuse_queued(unfinished.requested(written))  # before its port is in use
     decision = decide(written)
     for line in decision.lines:
         console.print(line)
     decision = decision.prepared(console)
+    if decision.launcher.queues:
+        return train_in_queue(decision, console, follow)
     latest = find.latest(written.runs_path)
     with signals.noted() as heard:
         with open_run(decision, console.print) as run:
-            watched = watch_all_attempts(run, decision, console, heard)
+            watched = watch_all(run, decision.launcher.start, decision.settings.restarts, console, heard)
             if watched.found_wrong:
                 reason = run.state().error
                 lifecycle.discard(run, latest)
@@ -43,33 +48,29 @@ def train(written: Settings, console: Console) -> Run:
     return run
 
 
-def watch_all_attempts(run: Run, decision: Decision, console: Console, heard: StopRequest) -> Watched:
-    """Watch a run, and start it again if that may help. Return how its last attempt ended. Raises UserError."""
-    restarts = 0
-    while True:
-        before = budget.cuts(run)
-        watched = watch(run, decision.launcher.start, console, heard)
-        cuts = budget.cuts(run)
-        if watched.broke and len(cuts) > len(before):  # each cut is smaller than the last, so this ends
-            what, limit = budget.in_words(cuts[-1]), cuts[-1].limit
-            said = f"warning: {what}: resuming from {run.last_checkpoint()} with {limit:,}"
-        elif restarts < decision.settings.restarts and watched.restart_may_help:
-            restarts += 1
-            number = f"{restarts} of RESTARTS={decision.settings.restarts}"
-            said = f"failed: {run.state().error}; starting again from {run.last_checkpoint()} ({number})"
-        else:
-            return watched
-        console.print(said)
-        for line in lifecycle.reopen(run, run.settings(), again=True):
-            console.print(line)
+def train_in_queue(decision: Decision, console: Console, follow: bool) -> Run:
+    """Open a run and submit it. Raises SftError, and then leaves no run behind that has not trained."""
+    latest = find.latest(decision.settings.runs_path)
+    with open_run(decision, console.print) as run:
+        try:
+            submit.submit(run, decision, console)
+        except UserError:
+            if not run.has_trained:
+                lifecycle.discard(run, latest)
+            raise
+    if follow and (watched := submit.follow(run, console)):
+        conclude(watched, console)
+    else:
+        submit.tell_how_to_follow(run, console)
+    return run
 
 
-def resume(name: str, console: Console) -> Run:
+def resume(name: str, console: Console, follow: bool = False) -> Run:
     """Resume the named run, or the newest unfinished one, with its own settings. Raises SftError."""
     run, said = unfinished.to_resume(variables.runs_path(), name or os.environ.get("RUN_NAME", ""))
     for line in said:
         console.print(line)
-    return train(load.resume(run.settings(), run_name=run.name, runs_path=run.path.parent), console)
+    return train(load.resume(run.settings(), run_name=run.name, runs_path=run.path.parent), console, follow)
 
 
 def repeat(before: Run, console: Console) -> None:

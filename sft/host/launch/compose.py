@@ -21,6 +21,7 @@ from sft.host.gpus import Gpu
 from sft.host.launch import compose_files, docker_engine, image, signals
 from sft.host.launch.compose_files import BASE, GPU
 from sft.host.launch.docker_engine import NO_GPU, last_line
+from sft.host.launch.offer import Offer
 from sft.run.directory import Run
 from sft.settings import variables
 from sft.settings.fields import FOLDERS, Settings
@@ -34,6 +35,7 @@ class Compose:
     name: Launched = "compose"
     place = "in containers of this machine"
     suits = "docker works and a GPU is here"
+    queues = False
 
     def problem(self) -> tuple[str, str] | None:
         return docker_engine.problem()
@@ -46,6 +48,9 @@ class Compose:
             return f"NODES={settings.nodes}"
         found = self.problem()
         return found[0] if found else ""
+
+    def offer(self, settings: Settings, here: list[Gpu]) -> Offer:
+        return Offer.of_this_machine(here)
 
     def cards(self, settings: Settings, here: list[Gpu]) -> list[Gpu]:
         """Return the GPUs that the compose files give to the nodes; `here` if docker has to say what is wrong."""

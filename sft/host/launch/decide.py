@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 from rich.console import Console
 
-from sft import resources
 from sft.errors import SettingsError, wrong
 from sft.host import gpus
 from sft.host.gpus import Gpu, unused
 from sft.host.launch import inputs, launcher, learning_rate
 from sft.host.launch.launcher import LAUNCHERS, Launcher
+from sft.host.launch.offer import PARTITION, Offer
 from sft.host.plan import planner, shapes, view
 from sft.host.plan.plan import Plan
 from sft.settings.fields import TINY, Settings
@@ -19,8 +19,10 @@ from sft.settings.kinds import OnDevice
 from sft.settings.stages import Decided, Resolved, resolve
 
 CPU_RANKS_PER_CORE = 16  # more would only starve the machine
-HERE, INSIDE = "here", "in this container"
+INSIDE = "in this container"
 OVERLAY = "COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"
+# What to do where there is no GPU, by where a run's nodes get theirs from.
+WITHOUT = {INSIDE: f"put {OVERLAY} into .env", PARTITION: "set SLURM_PARTITION to one with GPUs"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ def decide(written: Settings, in_container: bool = False, opened: bool = False) 
     here = gpus.visible() if written.device != "cpu" else []
     if in_container:
         wanted, chosen, reason = written.gpus_per_node, LAUNCHERS["compose"](), "by hand"
-        device = choose_device(written, here, wanted, INSIDE)
+        offer = Offer.of_this_machine(here, INSIDE)
+        device = choose_device(written, offer, wanted)
     else:
         wanted = written.world_size
-        device = choose_device(written, here, wanted, HERE)
         chosen, reason = launcher.choose(written, bool(here))
-        here = chosen.cards(written, here) if device == "cuda" else here
+        offer = chosen.offer(written, here)
+        device = choose_device(written, offer, wanted)
+        here = chosen.cards(written, offer.gpus) if device == "cuda" else here
         chosen.check(written)
     cards = here[:wanted]
     resolved = resolve(written, device, chosen.name, all(card.has_bf16 for card in cards), with_file=not opened)
@@ -63,7 +67,7 @@ def decide(written: Settings, in_container: bool = False, opened: bool = False) 
     lines = [where(resolved, chosen, reason, why)]
     if opened:
         return Decision(written, Decided.of(resolved), chosen, tuple(cards), None, tuple(lines))
-    settings, plan = planner.plan_run(resolved, cards)
+    settings, plan = planner.plan_run(resolved, cards, offer.host_gib)
     lines += [*view.short_lines(plan), *learning_rate.lines(written, shapes.weights_of(settings))]
     return Decision(written, settings, chosen, tuple(cards), plan, tuple(lines))
 
@@ -75,14 +79,14 @@ def where(settings: Resolved, chosen: Launcher, reason: str, why: str) -> str:
     return f"launcher {chosen.name} ({reason}): {nodes}, {ranks}, on {settings.device} ({why})"
 
 
-def choose_device(settings: Settings, cards: list[Gpu], wanted: int, where: str) -> OnDevice:
+def choose_device(settings: Settings, offer: Offer, wanted: int) -> OnDevice:
     """Decide the device. Raises SettingsError if `wanted` GPUs are not there."""
-    inside = where != HERE
-    most = CPU_RANKS_PER_CORE * resources.cores()
+    cards, where = offer.gpus, offer.where
+    most = CPU_RANKS_PER_CORE * offer.cores
     if not cards and wanted > most:
-        what = f"{wanted} ranks on {most // CPU_RANKS_PER_CORE} cores {where}"
+        what = f"{wanted} ranks on {offer.cores} cores {where}"
         raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, "use fewer nodes or ranks")])
-    without = f"put {OVERLAY} into .env" if inside else "run `make demo`, which needs none"
+    without = WITHOUT.get(where, "run `make demo`, which needs none")
     if settings.device == "cpu":
         return "cpu"
     if settings.device == "cuda" and not cards:
@@ -93,10 +97,12 @@ def choose_device(settings: Settings, cards: list[Gpu], wanted: int, where: str)
         remedy = f"{without}, or set DEVICE=cpu to train on the CPU, slowly"
         raise SettingsError([wrong("DEVICE", "auto", what, remedy)])
     if cards and wanted > len(cards):
-        what = f"{len(cards)} GPUs are {where}{unused()}"
-        remedy = f"set GPUS_PER_NODE={len(cards)}, or give the node more device_ids"
-        if not inside:
-            what = f"NODES={settings.nodes} nodes need {wanted} GPUs, {len(cards)} are here{unused()}"
-            remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
+        what = f"NODES={settings.nodes} nodes need {wanted} GPUs, {len(cards)} are {where}{unused()}"
+        remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
+        if where == INSIDE:
+            what = f"{len(cards)} GPUs are {where}{unused()}"
+            remedy = f"set GPUS_PER_NODE={len(cards)}, or give the node more device_ids"
+        elif where == PARTITION:
+            remedy = "use fewer nodes, or another partition"
         raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, remedy)])
     return "cuda" if cards else "cpu"

@@ -15,6 +15,8 @@ from sft.host import gpus
 from sft.host.gpus import Gpu
 from sft.host.launch.compose import Compose
 from sft.host.launch.local import Local
+from sft.host.launch.offer import Offer
+from sft.host.launch.slurm.launcher import Slurm
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 from sft.settings.kinds import Launched
@@ -37,6 +39,7 @@ class Launcher(Protocol):
     name: Launched
     place: str  # where its nodes are, as in "2 nodes on this machine"
     suits: str  # why LAUNCHER=auto takes it
+    queues: bool  # a scheduler starts its nodes, perhaps hours later: the task submits the run and need not wait
 
     def problem(self) -> tuple[str, str] | None:
         """Return why it does not work on this machine, and the remedy; None if it works."""
@@ -44,8 +47,11 @@ class Launcher(Protocol):
     def objection(self, settings: Settings, has_gpu: bool) -> str:
         """Return why LAUNCHER=auto does not take it; "" if it does."""
 
+    def offer(self, settings: Settings, here: list[Gpu]) -> Offer:
+        """Return what its nodes may take; `here` are the GPUs that this program may use. Raises UserError."""
+
     def cards(self, settings: Settings, here: list[Gpu]) -> list[Gpu]:
-        """Return the GPUs that its nodes get, in rank order; `here` are those that this program may use."""
+        """Return the GPUs that its nodes get, in rank order; `here` are those of its offer."""
 
     def check(self, settings: Settings) -> None:
         """Raise SettingsError for settings that its nodes could not run with."""
@@ -58,7 +64,7 @@ class Launcher(Protocol):
 
 
 # In the order in which LAUNCHER=auto tries them. `local` takes every run, so nothing behind it is tried.
-LAUNCHERS: dict[Launched, type[Launcher]] = {"compose": Compose, "local": Local}
+LAUNCHERS: dict[Launched, type[Launcher]] = {"compose": Compose, "local": Local, "slurm": Slurm}
 
 
 def choose(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:

@@ -16,6 +16,7 @@ from sft.host import gpus
 from sft.host.folders import make_folders
 from sft.host.gpus import Gpu
 from sft.host.launch import ports, signals
+from sft.host.launch.offer import Offer
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 from sft.settings.kinds import Launched
@@ -28,12 +29,16 @@ class Local:
     name: Launched = "local"
     place = "on this machine"
     suits = "nothing else can start it"
+    queues = False
 
     def problem(self) -> None:
         return None
 
     def objection(self, settings: Settings, has_gpu: bool) -> str:
         return ""
+
+    def offer(self, settings: Settings, here: list[Gpu]) -> Offer:
+        return Offer.of_this_machine(here)
 
     def cards(self, settings: Settings, here: list[Gpu]) -> list[Gpu]:
         return here

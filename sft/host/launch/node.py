@@ -26,7 +26,7 @@ from sft import hostfile
 from sft.errors import RunFailed, SftError, UserError, kind_of
 from sft.failures import Kind, exit_in_words, kind_of_exit
 from sft.host import provenance
-from sft.host.launch import meeting
+from sft.host.launch import meeting, rank_variables
 from sft.host.launch.heartbeat import Heartbeat
 from sft.host.launch.link import Link, MasterLink, master_address
 from sft.host.launch.processes import LAUNCHER
@@ -47,7 +47,8 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, default=variables.runs_path() / name if name else None, help="its directory"
     )
-    parser.add_argument("--node-rank", type=int, required=True, help="0 is the master")
+    rank = rank_variables.node_rank()
+    parser.add_argument("--node-rank", type=int, default=rank, required=rank is None, help="0 is the master")
     arguments = parser.parse_args()
     run = Run(arguments.run.resolve()) if arguments.run else None
     guard_tracebacks()

@@ -17,8 +17,9 @@ import psutil
 from sft import resources
 from sft.host import gpus
 from sft.host.gpus import Gpu
-from sft.host.launch import log, signals
+from sft.host.launch import interface, log, signals
 from sft.host.launch.deepspeed_launcher import RUN
+from sft.host.launch.link import master_address
 from sft.host.launch.log import Log
 from sft.run.directory import Run
 from sft.settings.kinds import OnDevice
@@ -76,6 +77,7 @@ class Processes:
         }
         if module == LAUNCHER:
             ours["HF_HUB_OFFLINE"] = "1"  # everything is here by now
+        default |= interface.variables(master_address())
         if self.device == "cpu":
             ours["DS_ACCELERATOR"] = "cpu"
         else:

@@ -47,10 +47,10 @@ class StopRequest:
 
 
 @contextmanager
-def handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    """Handle signals with `handler` meanwhile. If `nohup` has SIGHUP ignored, it stays ignored."""
+def handled(handler: Callable[[int, FrameType | None], Any], *more: signal.Signals) -> Iterator[None]:
+    """Handle those of STOP and `more` with `handler` meanwhile. If `nohup` has SIGHUP ignored, it stays ignored."""
     nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    mine = [number for number in STOP if number != signal.SIGHUP or not nohup]
+    mine = [number for number in (*STOP, *more) if number != signal.SIGHUP or not nohup]
     before = [(number, signal.signal(number, handler)) for number in mine]
     try:
         yield
@@ -78,10 +78,10 @@ def raising() -> Iterator[None]:
 
 
 @contextmanager
-def noted() -> Iterator[StopRequest]:
-    """Note signals instead of ending, while there is a run that this task has to see to its end."""
+def noted(*more: signal.Signals) -> Iterator[StopRequest]:
+    """Note signals instead of ending, while there is a run that this program has to see to its end."""
     request = StopRequest()
-    with handled(request.note):
+    with handled(request.note, *more):
         yield request
 
 

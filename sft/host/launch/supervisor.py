@@ -47,7 +47,9 @@ class Supervisor:
             with contextlib.suppress(OSError):  # a failed health check is better than a failed run
                 Path(self.alive_file).touch()
         who = self.heard.who()
-        if (reason := f"{who} {self.rank}" if who else self.time_is_over()) and self.run.stop_reason() is None:
+        reason = f"{who} {self.rank}" if who else self.time_is_over()
+        # Slurm ends the other nodes when one has failed: that is no request to stop, and the run may start again.
+        if reason and self.run.stop_reason() is None and not self.run.failure():
             self.run.request_stop(reason)
         self.link.poll()
         if (lost := self.link.lost()) and self.run.failure() is None:

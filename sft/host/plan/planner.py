@@ -28,15 +28,16 @@ def plan_with(settings: Settings, options: Options) -> Plan:
     return Plan.of(resolve(settings, "cuda", "local", found.card.has_bf16), found)
 
 
-def plan_run(settings: Resolved, here: list[gpus.Gpu]) -> tuple[Decided, Plan | None]:
+def plan_run(settings: Resolved, here: list[gpus.Gpu], host_gib: float = 0.0) -> tuple[Decided, Plan | None]:
     """Return the settings of a run with the plan's numbers instead of auto, and the plan.
 
-    There is no plan on a CPU, or for a model of unknown shape: the run finds its budget by trying. Raises SettingsError
-    for settings that cannot fit, unless PLAN=warn or the model's shape is a guess.
+    `host_gib`: main memory of a node; 0: what is free here. There is no plan on a CPU, for a model of unknown shape, or
+    for cards of unknown memory: the run finds its budget by trying. Raises SettingsError for settings that cannot fit,
+    unless PLAN=warn or the model's shape is a guess.
     """
-    if settings.device != "cuda" or not shapes.is_known(settings):
+    if settings.device != "cuda" or not shapes.is_known(settings) or not all(card.total_gib for card in here):
         return without_plan(settings), None
-    plan = Plan.of(settings, conditions(settings, here))
+    plan = Plan.of(settings, conditions(settings, here, Options(host_gib=host_gib)))
     problem = advice.problem(plan)
     if problem and settings.plan == "refuse" and not plan.conditions.shape.doubt:
         raise SettingsError([problem])

@@ -20,6 +20,7 @@ from sft.run.records.inputs import (
     SplitFiles,
     TemplateFacts,
 )
+from sft.run.records.job import Job
 from sft.run.records.looks import FoundRow, LookCounts, LookFound, Looks
 from sft.run.records.plan import Budget, BudgetSetting, Cut, PlanSummary
 from sft.run.records.state import ENDED, Evaluating, Moment, State, StateChanges, Status
@@ -39,6 +40,7 @@ __all__ = [
     "FoundRow",
     "FrozenSettings",
     "Inputs",
+    "Job",
     "LookCounts",
     "LookFound",
     "Looks",

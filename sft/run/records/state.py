@@ -8,7 +8,9 @@ from typing import Literal, TypedDict
 from sft.run.light import dataclass
 from sft.run.typed_json import Record
 
-Status = Literal["launching", "preparing", "training", "saving", "evaluating", "finished", "stopped", "failed"]
+Status = Literal[
+    "queued", "launching", "preparing", "training", "saving", "evaluating", "finished", "stopped", "failed"
+]
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
 Moment = Literal["before", "after"]  # training: when the base and the tuned model are evaluated
 Evaluating = Literal["before", "during", "after"]

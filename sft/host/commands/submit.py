@@ -1,0 +1,77 @@
+"""A run that waits in a scheduler's queue: submitted, followed, refused a second start."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+
+from sft.errors import SettingsError, UserError, wrong
+from sft.host.commands.progress import display
+from sft.host.commands.watch import Watched
+from sft.host.launch import signals
+from sft.host.launch.decide import Decision, decide
+from sft.host.launch.slurm import queue
+from sft.host.launch.slurm.launcher import Slurm
+from sft.run import files
+from sft.run.directory import Run
+from sft.run.records import Job
+from sft.settings.fields import Settings
+
+POLL_S = 2.0  # Slurm's controller serves a whole cluster
+
+
+def refuse_queued(run: Run | None) -> None:
+    """Raise UserError if a run has a job in the queue: a second one would wait for it in vain."""
+    job = queue.job_of(run) if run else None
+    if run and job and job.is_active:
+        raise UserError(
+            f"{run.path}: {job.words}; `{run.command('monitor')}` shows it, `{run.command('stop')}` ends it"
+        )
+
+
+def submit(run: Run, decision: Decision, console: Console) -> None:
+    """Write a run's job script and submit it. Raises UserError if Slurm refuses it; the script stays to be read."""
+    assert isinstance(decision.launcher, Slurm)
+    files.write_whole(run.job_script, decision.launcher.script(run, decision.settings, decision.plan))
+    job = decision.launcher.start(run)
+    console.print(f"submitted as job {job.number}: {run.job_script}")
+
+
+def tell_how_to_follow(run: Run, console: Console) -> None:
+    """Say what shows and what ends a run that was submitted."""
+    console.print(f"`{run.command('monitor')}` shows it, `{run.command('stop')}` saves and ends it")
+
+
+def follow(run: Run, console: Console) -> Watched | None:
+    """Show a submitted run until it has ended; None if a signal ends this first, or its job. The run goes on."""
+    with display(console) as shown, signals.noted() as heard:
+        while not (run.ended or has_left(run)):
+            if heard.stop:
+                return None
+            shown.show(run.state())
+            time.sleep(POLL_S)
+        shown.show(run.state())
+    if not run.ended:
+        return None
+    return Watched(run, interrupted=False, failure=run.failure() if run.state().status == "failed" else None)
+
+
+def has_left(run: Run) -> bool:
+    """Whether a run's job is neither waiting nor at work. A controller that does not answer says nothing about that."""
+    job = run.record(run.job, Job)
+    try:
+        state = queue.state_of(job.number) if job else None
+    except UserError:
+        return False
+    return state is None or not state.is_active
+
+
+def show_script(written: Settings) -> None:
+    """Print the job script that `make train` would submit. Raises SftError."""
+    decision = decide(written)
+    if not isinstance(decision.launcher, Slurm):
+        what = f"nothing is submitted with LAUNCHER={decision.launcher.name}"
+        raise SettingsError([wrong("DRY_RUN", 1, what, "set LAUNCHER=slurm, or see `make plan`")])
+    run = Run(written.runs_path / (written.run_name or "NAME"))
+    print(decision.launcher.script(run, decision.settings, decision.plan), end="")

@@ -1,0 +1,1 @@
+"""`LAUNCHER=slurm`: the nodes of a run are the nodes of a Slurm job."""

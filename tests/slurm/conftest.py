@@ -1,0 +1,43 @@
+"""A cluster for all tests of this tier. Without Slurm they are skipped, with the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.project import Project
+
+from .cluster import Cluster, why_not
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ours = [item for item in items if "slurm" in item.path.parts]
+    reason = why_not() if ours else None
+    for item in ours:
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Project:
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.launcher = "slurm"
+    return project
+
+
+@pytest.fixture(autouse=True)
+def idle(cluster: Cluster) -> Iterator[None]:
+    """No test meets another one's job."""
+    yield
+    cluster.wait_for_idle()

@@ -1,0 +1,215 @@
+"""A run as a Slurm job: warned at its time limit, preempted, cancelled, broken, and the same in the end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sft.host.launch.slurm import queue
+from sft.run.directory import Run
+from sft.run.records import Job
+from tests.e2e.project import CURVE, Project, metrics, small
+
+from .cluster import Cluster
+
+# Steps of a quarter of a second, so that a minute's job cannot do all of them.
+STEPS = {"MAX_STEPS": 150, "GLOBAL_BATCH_SIZE": 96, "MAX_EPOCHS": 20}
+UNENDING = {"MAX_STEPS": 0, "MAX_EPOCHS": 1000}
+WAIT_S = 240
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project: Project) -> Run:
+    """The same run on this machine without Slurm."""
+    return project.train("undisturbed", LAUNCHER="local", **STEPS)
+
+
+def submitted(project: Project, name: str, **settings: object) -> tuple[Run, int]:
+    """Return a run and the number of its job."""
+    done = project.inv("train", **small(RUN_NAME=name, **settings))
+    assert done.returncode == 0, done.stdout
+    run = Run(project.path / "runs" / name)
+    job = run.record(run.job, Job)
+    assert job and f"submitted as job {job.number}" in done.stdout
+    return run, job.number
+
+
+def wait(run: Run, true: Callable[[], bool], seconds: float = WAIT_S) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"{run.state()}\n{log(run)}"
+        time.sleep(0.1)
+
+
+def log(run: Run) -> str:
+    """Return what the run's jobs and nodes have printed."""
+    return "".join(path.read_text(errors="replace") for path in sorted(run.logs.glob("*.log")))
+
+
+def state(number: int) -> queue.JobState:
+    found = queue.state_of(number)
+    assert found is not None
+    return found
+
+
+def left_queue(run: Run, number: int) -> queue.JobState:
+    """Return the state of a job once it is neither waiting nor at work."""
+    wait(run, lambda: not state(number).is_active)
+    return state(number)
+
+
+def same(run: Run, other: Run) -> None:
+    """Check that two runs have trained the same, and that no step was logged twice."""
+    assert metrics(run, *CURVE) == metrics(other, *CURVE)
+    ours, theirs = (one.final / "model.safetensors" for one in (run, other))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def nothing_is_left(project: Project) -> None:
+    project.wait_for_no_process()
+
+
+def test_at_its_time_limit_a_run_is_saved_and_its_job_goes_on_until_it_is_finished(project, undisturbed):
+    run, number = submitted(project, "limited", SLURM_TIME="1", **STEPS)
+    wait(run, lambda: state(number).restarts == 1)
+    assert run.state().status == "stopped" and 0 < (run.saved_step() or 0) < 150
+    shown = project.inv("monitor", "--once", "--name", run.name).stdout
+    assert "stopped (time limit)" in shown and f"job {number} is pending" in shown and "not running" not in shown
+    queue.call("scontrol", "update", f"JobId={number}", "TimeLimit=30")  # the rest at once
+    assert left_queue(run, number).state == "COMPLETED"
+    assert run.state().status == "finished" and run.state().attempt == 2
+    same(run, undisturbed)
+    nothing_is_left(project)
+
+
+def test_a_job_that_is_preempted_three_times_ends_with_the_same_model(project, undisturbed, tmp_path):
+    run, number = submitted(project, "preempted", **STEPS)
+    urgent = tmp_path / "urgent.sh"
+    urgent.write_text("#!/bin/bash\n#SBATCH --nodes=2 --exclusive --partition=high --output=/dev/null\nsleep 1\n")
+    for times in range(3):
+        before = run.state().step
+        wait(run, lambda before=before: run.state().status == "training" and run.state().step > before + 1)
+        queue.submit(urgent)
+        wait(run, lambda times=times: state(number).restarts == times + 1)
+        assert run.stop_reason() == "preempted" and run.saved_step() == run.state().step
+    assert left_queue(run, number).state == "COMPLETED"
+    assert run.state().status == "finished" and run.state().attempt == 4
+    same(run, undisturbed)
+
+
+def test_a_warning_by_hand_saves_and_queues_again_and_make_stop_ends_it(project):
+    run, number = submitted(project, "warned", **UNENDING)
+    wait(run, lambda: run.state().step >= 3)
+    queue.call("scancel", "--signal=USR1", "--batch", str(number))
+    wait(run, lambda: state(number).restarts == 1)
+    assert run.state().status == "stopped" and run.saved_step() == run.state().step
+    waiting = project.inv("train", **small(RUN_NAME=run.name, **UNENDING))
+    assert waiting.returncode == 2 and f"job {number} is" in waiting.stdout, waiting.stdout
+    step = run.state().step
+    wait(run, lambda: run.state().status == "training" and run.state().step > step)
+    done = project.inv("stop", "--name", run.name)
+    assert done.returncode == 0 and "saved as step-" in done.stdout, done.stdout
+    assert left_queue(run, number).state == "COMPLETED" and state(number).restarts == 1
+    nothing_is_left(project)
+
+
+def test_scancel_saves_and_leaves_nothing_behind(project):
+    run, number = submitted(project, "cancelled", **UNENDING)
+    wait(run, lambda: run.state().step >= 3)
+    queue.cancel(number)
+    assert left_queue(run, number).state == "CANCELLED"
+    wait(run, lambda: run.ended)
+    assert run.state().status == "stopped" and run.saved_step() == run.state().step
+    shown = project.inv("monitor", "--once", "--name", run.name).stdout
+    assert f"job {number} was cancelled" in shown and "make resume NAME=cancelled" in shown
+    nothing_is_left(project)
+
+
+def test_a_job_that_waits_is_shown_and_taken_out_of_the_queue(project, cluster: Cluster, tmp_path):
+    busy = tmp_path / "busy.sh"
+    busy.write_text("#!/bin/bash\n#SBATCH --nodes=2 --exclusive --output=/dev/null\nsleep 300\n")
+    first = queue.submit(busy)
+    run, number = submitted(project, "waiting")
+    shown = project.inv("monitor", "--once", "--name", run.name).stdout
+    assert f"job {number} is pending" in shown and "not running" not in shown, shown
+    done = project.inv("stop", "--name", run.name)
+    assert done.returncode == 0 and "cancelled" in done.stdout, done.stdout
+    assert run.state().status == "stopped" and not state(number).is_active
+    queue.cancel(first)
+
+
+def test_a_rank_that_is_killed_is_started_again(project):
+    run, number = submitted(project, "killed", RESTARTS=1, SAVE_STEPS=5, **UNENDING | {"MAX_STEPS": 60})
+    wait(run, lambda: (run.saved_step() or 0) >= 5)
+    rank = next(one for one in project.processes() if "--local_rank=0" in one.cmdline())
+    rank.send_signal(signal.SIGKILL)
+    assert left_queue(run, number).state == "COMPLETED"
+    assert run.state().status == "finished" and "killed by signal 9" in run.state().earlier_errors[0]
+    nothing_is_left(project)
+
+
+def test_a_node_that_is_lost_gives_the_job_back_to_the_queue(project, cluster: Cluster):
+    run, number = submitted(project, "lost", SAVE_STEPS=5, **UNENDING | {"MAX_STEPS": 80})
+    wait(run, lambda: (run.saved_step() or 0) >= 5)
+    cluster.end("n1", signal.SIGKILL)
+    steps = subprocess.run(["pgrep", "-f", rf"slurmstepd: \[{number}\.0\]"], capture_output=True, text=True, check=True)
+    subprocess.run(["kill", "-9", steps.stdout.split()[-1]], check=True)  # the machine is gone, and all on it
+    wait(run, lambda: state(number).restarts >= 1 or not state(number).is_active)
+    cluster.start_node("n1")
+    assert left_queue(run, number).state == "COMPLETED", log(run)
+    assert run.state().status == "finished"
+    nothing_is_left(project)
+
+
+def test_the_job_outlives_the_controller_and_the_login(project, cluster: Cluster):
+    process = project.start("train", "--follow", **small(RUN_NAME="followed", **STEPS | {"MAX_STEPS": 60}))
+    run = Run(project.path / "runs" / "followed")
+    wait(run, lambda: run.state().step >= 2)
+    cluster.end("ctld")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "make monitor NAME=followed" in output, output
+    assert run.is_running() and run.stop_reason() is None
+    cluster.start_controller()
+    job = run.record(run.job, Job)
+    assert job
+    assert left_queue(run, job.number).state == "COMPLETED" and run.state().status == "finished"
+
+
+def test_a_finished_run_that_is_started_again_by_its_script_ends_at_once(project):
+    run, number = submitted(project, "chain", **STEPS | {"MAX_STEPS": 3})
+    assert left_queue(run, number).state == "COMPLETED"
+    attempt = run.state().attempt
+    again = queue.submit(run.job_script)
+    assert left_queue(run, again).state == "COMPLETED" and run.state().attempt == attempt
+    assert "is finished; there is nothing to do" in (run.logs / f"job-{again}.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"SLURM_PARTITION": "nosuch"}, "SLURM_PARTITION=nosuch: "),
+        ({"SLURM_TIME": "soon"}, "SLURM_TIME=soon: is not a time limit"),
+        ({"SLURM_CONSTRAINT": "gold"}, "sbatch: "),
+        ({"NODES": 3}, "NODES=3: the partition has 2 nodes"),
+        ({"DEVICE": "cuda"}, "no NVIDIA GPU is visible in the partition"),
+        ({"SLURM_EXTRA": "--no-such-option"}, "sbatch: "),
+    ],
+)
+def test_what_slurm_does_not_have_is_said_at_once(project, settings, message):
+    done = project.inv("train", **small(RUN_NAME="wrong", **settings))
+    assert done.returncode == 2 and message in done.stdout and "Traceback" not in done.stdout, done.stdout
+    assert not Path(project.path / "runs" / "wrong").exists(), "no run is left that never was in the queue"
+
+
+def test_the_script_can_be_read_before_it_is_submitted(project):
+    done = project.inv("train", "--dry-run", **small(RUN_NAME="dry", SLURM_TIME="2:00:00", SLURM_EXTRA="--mem=0"))
+    for line in ("#SBATCH --time=2:00:00", "#SBATCH --mem=0", "#SBATCH --nodes=2", "#SBATCH --signal=B:USR1@120"):
+        assert line in done.stdout.splitlines()
+    assert not (project.path / "runs" / "dry").exists()
