@@ -277,7 +277,7 @@ def rows(
     from sft.host.commands import rows
     from sft.settings.load import load
 
-    choice = rows.Choice.of(index, longest, cut, split, ids, number, check)
+    choice = rows.Choice.of(index, longest, cut, split, ids, number, check or json, html)
     if check or json:
         rows.check(load(), json, screen.terminal())
     else:

@@ -57,7 +57,7 @@ def test_nothing_is_found_in_good_rows_and_options_that_choose_rows_are_refused(
     done = check(project, DATASET="data/good.jsonl")
     assert done.returncode == 0 and "no row is repeated" in done.stdout, done.stdout
     done = check(project, "--index", "3", DATASET="data/good.jsonl")
-    assert done.returncode == 2 and "CHECK=1: looks at all rows" in done.stdout
+    assert done.returncode == 2 and "CHECK=1: lists what is found in all rows" in done.stdout
 
 
 def test_the_start_the_records_and_the_report_say_what_was_found(project):

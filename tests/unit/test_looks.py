@@ -185,6 +185,12 @@ def test_a_conversation_is_not_the_question_without_what_comes_before():
     assert found([chat("a"), chat("b"), chat("a", "Be brief."), chat("b", "Be kind.")]) == {}
     assert found([chat("a"), chat("a")]) == {"repeated": [2]}
 
+    def with_tools(name):
+        tools = ({"type": "function", "function": {"name": name}},)
+        return of_conversation(Conversation.of([Message("user", "a"), Message("assistant", "b")], "a:1", tools=tools))
+
+    assert found([with_tools("f"), with_tools("g"), with_tools("f")]) == {"repeated": [3]}
+
 
 def test_held_out_rows_in_training_are_found_once_each():
     train = [("a?", "one"), ("b?", "two"), ("c?", "three"), ("a?", "four")]

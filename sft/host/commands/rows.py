@@ -52,10 +52,11 @@ class Choice(RowChoice):
         ids: bool = False,
         number: str = "",
         check: bool = False,
+        html: str = "",
     ) -> Choice:
         """Return the options as they were typed. Raises UserError with a line for each that is wrong."""
         problems = []
-        chooses = [index, longest, cut, split, ids, number]
+        others = [index, longest, cut, split, ids, number, html]
         split = split or "train"
         if split not in ("train", "validation"):
             problems.append(wrong("SPLIT", split, "is not a split", "use train or validation"))
@@ -66,8 +67,8 @@ class Choice(RowChoice):
         asked = [name for name, given in (("INDEX", index), ("LONGEST", longest), ("CUT", cut)) if given]
         if len(asked) > 1:
             problems.append(f"{', '.join(asked)}: each chooses rows by itself; give one of them")
-        if check and any(chooses):
-            problems.append("CHECK=1: looks at all rows of both splits; leave out what chooses rows")
+        if check and any(others):
+            problems.append("CHECK=1: lists what is found in all rows of both splits; leave out the other options")
         if index and number:
             problems.append(wrong("NUMBER", number, "INDEX chooses one row", "leave one of them out"))
         if problems:

@@ -31,7 +31,7 @@ def of_conversation(conversation: Conversation) -> Said:
     if len(before) == 1 and before[0].role == "user" and not before[0].keys and not conversation.tools:
         question = before[0].content or ""  # the same question in every form of rows
     else:
-        tools = [json.dumps(tool, sort_keys=True) for tool in conversation.tools]
+        tools = [json.dumps(tool, sort_keys=True, default=str) for tool in conversation.tools]
         question = "\n".join([*(f"{message.role}: {text_of(message)}" for message in before), *tools])
     turns = [
         Turn(earlier.content or "" if earlier.role == "user" else None, message.content)

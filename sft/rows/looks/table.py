@@ -21,7 +21,8 @@ LOOKS = (
     Look(
         "leaked", "leaked", "word for word",
         "held-out rows that are in training too, word for word",
-        "Their score shows what the model remembers, not what it can do. Remove them from the training rows.",
+        "Their score shows what the model remembers, not what it can do. Remove them from the training rows; if both "
+        "were drawn from the same rows, remove the repeated ones.",
     ),
     Look(
         "leaked_question", "leaked", "with another answer",
