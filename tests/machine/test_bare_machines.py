@@ -12,7 +12,7 @@ from . import containers, python_mirror
 from .conftest import offline
 from .containers import Machine
 
-NO_TORCH = r"torch==[\d.]+\+cpu: not installed; check the network, or install it into .venv yourself and run this again"
+NO_TORCH = r"torch==[\d.]+\+cpu: not installed \(.+\); check the network, or install it into .venv yourself and .+"
 
 
 def problem(done):
@@ -75,17 +75,14 @@ def test_no_python(project):
     assert problem(done) == "PYTHON=python4: not found; install it, on Debian and Ubuntu: sudo apt install python3"
 
 
-def test_an_environment_from_another_machine_or_folder_is_made_anew(project, wheels, tmp_path):
+def test_an_environment_of_another_machine_or_without_its_python_is_made_anew(project, wheels):
     machine = offline("bookworm", wheels)
     machine.make(project, "demo")
     other = offline("trixie", wheels)
     done = other.make(project, "demo")
     assert ".venv: was made for another Python, and its python is 3.13 now; it is made anew" in done.stdout
     assert python_of(other, project) == (3, 13)
-    moved = project.rename(tmp_path / "moved")
-    script = moved / ".venv" / "bin" / "pip"
-    script.write_text(script.read_text().replace(containers.FOLDER, "/home/before/sft"))
-    assert ".venv: was made in another folder; it is made anew" in other.make(moved, "demo").stdout
-    (moved / ".venv" / "bin" / "python").unlink()
-    (moved / ".venv" / "bin" / "python").symlink_to("/usr/bin/python3.99")
-    assert ".venv: its python does not run here; it is made anew" in other.make(moved, "demo").stdout
+    python = project / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/usr/bin/python3.99")  # as after the distribution has removed it
+    assert ".venv: its python does not run here; it is made anew" in other.make(project, "demo").stdout

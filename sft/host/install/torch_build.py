@@ -77,30 +77,35 @@ def get(python: Path, version: str, wanted: str) -> None:
     """Install a build from the first place that has it. Exits with one line if none has."""
     if pip_install(python, *CONSTRAINTS, f"torch=={version}+{wanted}", errors=False):
         return
-    if not bundle.is_asked_for(os.environ) and with_uv(python, version, wanted):
+    if bundle.is_asked_for(os.environ):
+        why_not = "the bundle is for another build or another Python"
+    elif not (why_not := with_uv(python, version, wanted)):
         return
     # A public index has one build under the plain version. Every build computes on the CPU.
     if wanted in (CPU, backend.public()):
         if not bundle.is_asked_for(os.environ):
-            print("  PyTorch's index cannot be reached: taking the build that pip finds", flush=True)
-        if pip_install(python, *CONSTRAINTS, f"torch=={version}"):
+            print(f"  PyTorch's index: {why_not}; taking the build that pip finds", flush=True)
+        if pip_install(python, *CONSTRAINTS, f"torch=={version}", errors=False):
             return
     stop(
-        f"torch=={version}+{wanted}: not installed; check the network, or install it into .venv yourself "
+        f"torch=={version}+{wanted}: not installed ({why_not}); check the network, or install it into .venv yourself "
         "and run this again"
     )
 
 
-def with_uv(python: Path, version: str, wanted: str) -> bool:
-    """Install a build from PyTorch's index; tell whether it succeeded. uv shows its own progress."""
-    program, _ = uv.program()
+def with_uv(python: Path, version: str, wanted: str) -> str:
+    """Install a build from PyTorch's index; return why that failed, or "". In a terminal uv shows its own progress."""
+    program, why_not = uv.program()
     if not program:
-        return False
-    command = [program, "pip", "install", "--python", str(python), *CONSTRAINTS]
-    command += uv.options(dict(os.environ))
+        return why_not
+    seen = sys.stderr.isatty()
+    command = [program, "pip", "install", "--python", str(python), *CONSTRAINTS, *uv.options(dict(os.environ))]
     command += [f"--torch-backend={wanted}", "--reinstall-package=torch", f"torch=={version}"]
-    done = subprocess.run(command, cwd=ROOT, env=uv.environment(dict(os.environ)), check=False)
-    return done.returncode == 0
+    environment = uv.environment(dict(os.environ))
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stderr=None if seen else subprocess.PIPE, text=True, check=False
+    )
+    return "" if done.returncode == 0 else "see above" if seen else uv.reason(done.stderr)
 
 
 def asked() -> str:
