@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from sft.host.commands.constraints import LEFT_OUT
 from sft.run.directory import Run
-from tests.e2e.project import ROOT, small, wait_until
+from tests.e2e.project import ROOT, TIMEOUT_S, Hold, small
 
 # One rank, because `make demo` has trained on two.
 LORA = {
@@ -64,16 +64,16 @@ def test_an_adapter_is_trained_exported_and_evaluated(fresh, ds_config):
     fresh.wait_for_no_process()
 
 
-def test_a_stopped_run_is_resumed_and_evaluated_again(fresh):
+def test_a_stopped_run_is_resumed_and_evaluated_again(fresh, tmp_path):
     run = Run(fresh.path / "runs" / "stopped")
-    settings = small(RUN_NAME=run.name, NODES=1, MAX_STEPS=150)
-    process = fresh.start("train", **settings)
-    wait_until(lambda: run.state().step >= 3, process, run)
-    assert fresh.inv("stop", "--name", run.name).returncode == 0
-    output, _ = process.communicate(timeout=120)
-    assert run.state().status == "stopped" and run.state().step < 150, output
-    run = fresh.train(run.name, NODES=1, MAX_STEPS=150)
-    assert [line.step for line in run.read_metrics() if "train/loss" in line.values] == list(range(1, 151))
+    hold = Hold(tmp_path, step=4)
+    process = fresh.start("train", **small(RUN_NAME=run.name, NODES=1), **hold.settings)
+    hold.wait(process, run)
+    hold.stop(fresh, process, run)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert run.state().status == "stopped" and run.state().step < 12, output
+    run = fresh.train(run.name, NODES=1)
+    assert [line.step for line in run.read_metrics() if "train/loss" in line.values] == list(range(1, 13))
     done = fresh.inv("evaluate", "--name", run.name, EVAL_LIMIT=4, MAX_NEW_TOKENS=8)
     assert done.returncode == 0, done.stdout
     assert json.loads(run.evaluation.read_text())["after"]["answers"] == 4

@@ -176,6 +176,15 @@ class Hold:
         """Wait until the run has come to its step."""
         wait_until((self.folder / "held").exists, process, run)
 
+    def stop(self, project: Project, process: subprocess.Popen[str], run: Run) -> str:
+        """Call `inv stop`, and let the run go on when it has been asked to stop. Return what the task printed."""
+        asking = project.start("stop", "--name", run.name)
+        wait_until(lambda: run.stop_reason() is not None, process, run)
+        self.release()
+        said, _ = asking.communicate(timeout=TIMEOUT_S)
+        assert asking.returncode == 0, said
+        return said
+
     def release(self) -> None:
         """Let the run go on. It does not wait again, even if it is started again."""
         (self.folder / "go").touch()

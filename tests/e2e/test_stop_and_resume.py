@@ -10,7 +10,7 @@ from sft.run.directory import Run
 
 from .project import TIMEOUT_S, Hold, metrics, small, wait_until
 
-STEPS = {"MAX_STEPS": 120, "EVAL_STEPS": 50}
+STEPS = {"MAX_STEPS": 20, "EVAL_STEPS": 8}
 UNENDING = {"NODES": 1, "MAX_STEPS": 0, "MAX_EPOCHS": 1000}
 NAMES = ("step", "train/loss", "train/grad_norm", "train/lr", "val/loss")
 
@@ -25,17 +25,14 @@ def test_stopped_and_resumed_equals_undisturbed(project, undisturbed, tmp_path):
     hold = Hold(tmp_path, step=6)
     process = project.start("train", **small(RUN_NAME="stopped", **STEPS, **hold.settings))
     hold.wait(process, run)
-    asking = project.start("stop", "--name", "stopped")
-    wait_until(lambda: run.stop_reason() is not None, process, run)
-    hold.release()
-    asked, _ = asking.communicate(timeout=TIMEOUT_S)
+    asked = hold.stop(project, process, run)
     output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert (asking.returncode, process.returncode) == (0, 0), asked + output
+    assert process.returncode == 0, output
     state = run.state()
-    assert state.status == "stopped" and 5 <= state.step < 120
+    assert state.status == "stopped" and 5 <= state.step < 20
     saved = f"saved as step-{state.step:06d}; `make resume NAME=stopped` continues from there"
     for said in (output, asked):
-        assert f"stopped after step {state.step} of 120, {saved}" in said
+        assert f"stopped after step {state.step} of 20, {saved}" in said
     assert (run.checkpoints / "latest").read_text().strip() == f"step-{state.step:06d}"
     project.wait_for_no_process()
 

@@ -41,7 +41,7 @@ def started(folder, package, module, end_with):
     program = PROGRAM.format(package=package, module=module)
     done = subprocess.run(
         [sys.executable, "-c", program, *words, "--module", "rank_program", folder],
-        env=os.environ | given, capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ | given, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     ranks = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
     for _, environment in ranks.values():
@@ -114,7 +114,7 @@ def test_a_signal_to_it_takes_no_rank_with_it(launcher, tmp_path):
     end(tmp_path, 0, 0)
     lines_until(launcher, "exits successfully")  # its next look at the ranks: the signals are behind it
     end(tmp_path, 1, 0)
-    assert "exits successfully" in launcher.communicate(timeout=60)[0] and launcher.returncode == 0
+    assert "exits successfully" in launcher.communicate(timeout=300)[0] and launcher.returncode == 0
 
 
 def test_a_rank_that_breaks_is_told_of_at_once_and_the_others_live(launcher, tmp_path):
@@ -128,7 +128,7 @@ def test_a_rank_that_breaks_is_told_of_at_once_and_the_others_live(launcher, tmp
         time.sleep(0.01)
     assert run.rank_exit(1) == RankExit(pid=pids[1], code=7) and run.rank_exit(0) is None
     end(tmp_path, 0, 0)
-    output, _ = launcher.communicate(timeout=60)
+    output, _ = launcher.communicate(timeout=300)
     assert launcher.returncode == 7, output
     assert run.rank_exit(0) == RankExit(pid=pids[0], code=0)
 

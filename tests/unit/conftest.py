@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.process
 import os
 import subprocess
 import sys
@@ -32,6 +33,7 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(provenance, "git", lambda *words: None)
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
     for name in ("fork", "forkpty", "posix_spawn", "system"):
         monkeypatch.setattr(os, name, refuse)
 
