@@ -119,10 +119,13 @@ def explained(error: Exception, repository: Repository) -> UserError:
 
 def of_status(status: int, repository: Repository) -> UserError:
     """Return the line for an answer of the hub that has no error class of its own."""
-    if status in (401, 403) and repository.token:
+    from huggingface_hub import get_token
+
+    if status in (401, 403) and (repository.token or get_token()):
         what = "is not a token that the hub knows" if status == 401 else f"may not read {repository.name}"
+        whose = "" if repository.token else "the token that HF_TOKEN or `hf auth login` gives "
         remedy = "make one that may read at https://huggingface.co/settings/tokens"
-        return SettingsError([wrong("HUGGINGFACE_API_KEY", "***", what, remedy)])
+        return SettingsError([wrong("HUGGINGFACE_API_KEY", "***" * bool(repository.token), whose + what, remedy)])
     if status in (401, 403):
         return repository.wrong(f"may not be read without a token (HTTP {status})", "set HUGGINGFACE_API_KEY")
     if status == 429:

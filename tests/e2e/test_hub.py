@@ -203,6 +203,31 @@ def test_names_may_have_any_characters(hub, tmp_path):
     assert sorted(got["train"]) == sorted(row["question"] for name in names for row in rows(name, 2))
 
 
+def test_a_token_that_was_left_by_a_login_is_used(hub, tmp_path):
+    hub.add("datasets", "org/gated", {"train.jsonl": jsonl(rows("gated", 1))}, gated=True, readers={TOKEN})
+    kept = tmp_path / "huggingface" / "token"
+    kept.parent.mkdir()
+    kept.write_text(TOKEN)
+    (got,) = read(hub, tmp_path, {"dataset": "org/gated"})
+    assert got["train"] == questions("gated", 0)
+    kept.write_text(WRONG_TOKEN)
+    (got,) = read(hub, tmp_path, {"dataset": "org/gated", "dataset_revision": "v2"})
+    assert got["error"].startswith(
+        "HUGGINGFACE_API_KEY=: the token that HF_TOKEN or `hf auth login` gives is not a token"
+    )
+
+
+def test_what_killed_downloads_have_left_is_removed(hub, tmp_path):
+    blobs = tmp_path / "data" / "hub" / "datasets--openai--gsm8k" / "blobs"
+    blobs.mkdir(parents=True)
+    old, new = (blobs / f"{name}.incomplete" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_text("half a file")
+    os.utime(old, (0, 0))
+    read(hub, tmp_path, {})
+    assert not old.exists() and new.exists(), "another process may be writing the new one"
+
+
 def test_a_bad_row_is_named_by_its_file_on_the_hub(hub, tmp_path):
     hub.add("datasets", "org/bad", {"train.jsonl": jsonl(rows("row", 2)) + '{"question": \n'})
     names = "import sys; from sft.settings.load import load; from sft.trainer.data import sources\n"
