@@ -4,17 +4,20 @@ import contextlib
 import csv
 import json
 import random
+from typing import get_args
 
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from sft.errors import DataError
-from sft.rows import forms
+from sft.errors import DataError, SettingsError
+from sft.rows import forms, look
 from sft.rows.conversation import ROLES, Conversation
 from sft.rows.files import read_file
 from sft.rows.forms import columns, sharegpt
+from sft.rows.forms.columns import Columns
 from sft.rows.values import is_filled
+from sft.settings.kinds import ColumnRole
 from sft.settings.load import load
 
 SETTINGS = load(None)
@@ -94,6 +97,32 @@ def test_rows_of_all_forms_are_conversations_or_errors_and_no_column_is_lost(row
         found = forms.converted(row, "a.jsonl:7", SETTINGS)
         assert not set(found.used) & set(found.unused)
         assert {name for name, value in row.items() if columns.says_something(value)} == {*found.used, *found.unused}
+
+
+PATHS = st.lists(st.sampled_from(["info", "answers", "text", "0", "1", "role", "question"]), min_size=1, max_size=3)
+ROLES_OF_COLUMNS = st.dictionaries(PATHS.map(".".join), st.sampled_from(get_args(ColumnRole)), max_size=3)
+INSIDE = st.recursive(
+    st.text(max_size=3) | ANYTHING,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(PATHS.map(lambda path: path[0]), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(row=st.dictionaries(PATHS.map(lambda path: path[0]) | COLUMN, INSIDE, max_size=4), roles=ROLES_OF_COLUMNS)
+def test_parts_of_columns_are_used_or_named_whatever_the_row_holds(row, roles):
+    settings = load(None, columns=json.dumps(roles))
+    before = repr(row)
+    with contextlib.suppress(DataError):
+        found = forms.converted(row, "a.jsonl:7", settings)
+        texts = json.dumps(found.conversation.as_dicts())
+        for name in found.used:
+            value = Columns.of(row, "", settings).row[name]
+            assert not isinstance(value, str) or json.dumps(value)[1:-1] in texts or value.lstrip()[:1] in '[{"'
+    with contextlib.suppress(DataError):
+        forms.converted_text(row, "a.jsonl:7", settings)
+    with contextlib.suppress(DataError, SettingsError):
+        look.check_columns([row], settings)
+    assert repr(row) == before
 
 
 @given(data=st.data())

@@ -113,6 +113,10 @@ def test_calls_and_results_of_sharegpt_are_those_of_openai():
     turns[1] = {"role": "tool_call", "content": json.dumps([CALL])}
     turns[2] = {"role": "tool_response", "content": "4 C"}
     assert convert({"messages": turns, "functions": [WEATHER]}) == expected
+    system = {"from": "system", "value": 'You may call <tools>[{"name": "weather"}]</tools>.'}
+    assert "the system message has the functions in `tools` already" in refused(
+        {"conversations": [system, HUMAN, GPT], "tools": [WEATHER]}
+    )
     assert "but its text is not JSON" in refused({"conversations": [HUMAN, GPT | {"from": "function_call"}]})
 
 

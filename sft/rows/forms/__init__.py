@@ -6,7 +6,8 @@ conversation: text.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from sft.errors import DataError
 from sft.rows.conversation import Conversation, Message
 from sft.rows.files import ReadRow, Row
 from sft.rows.forms import history, kinds, messages, missing, prompt_response, text, unused
-from sft.rows.forms.columns import Columns, given, quoted
+from sft.rows.forms.columns import Columns, given, quoted, without
 from sft.rows.forms.segments import Segment
 from sft.rows.tools import tools_of
 from sft.settings.fields import Settings
@@ -144,7 +145,19 @@ def conversation_of(form: Form, columns: Columns, settings: Settings) -> Convers
     """Return the conversation that a form finds in a row. Raises DataError."""
     tools = tools_of(columns.row, columns.where, columns.all_of("tools"))
     found = history.with_system(columns, form.convert(columns))
+    check_tools_once(found, tools, columns)
     return Conversation.of(found, columns.where, settings.system_prompt, tools)
+
+
+def check_tools_once(found: list[Message], tools: Sequence[Mapping[str, object]], columns: Columns) -> None:
+    """Raise DataError for tools that the system message has too, as in Hermes' rows: a prompt would have them twice."""
+    system = next((message.content or "" for message in found if message.role in ("system", "developer")), "")
+    names = [function["name"] for tool in tools if isinstance(function := tool["function"], Mapping)]
+    written = set(re.findall(r"""["']name["']\s*:\s*["']([^"']+)["']""", system)) if names else set()
+    if names and written.issuperset(names):
+        name = columns.all_of("tools")[0]
+        what = f"the system message has the functions in {quoted([name])} already, so the template would repeat them"
+        raise DataError(f"{columns.where}: {what}; leave the column out: {without(name)}")
 
 
 def is_same(form: Form, columns: Columns, settings: Settings, conversation: Conversation) -> bool:
