@@ -250,6 +250,44 @@ def test_places_come_back_as_they_were(wheres):
     assert places.of(list(range(len(wheres)))) == wheres
 
 
+ROWS = st.lists(
+    st.tuples(st.sampled_from(["a?", "b?", "A ?", "c"]), st.sampled_from(["x", "X.", "y", "#### 1", "#### 2"]))
+)
+
+
+@given(ROWS, ROWS)
+@settings(max_examples=60)
+def test_comparing_finds_what_a_look_at_every_pair_finds(train, held_out):
+    expected = {}
+
+    def note(name, number):
+        expected.setdefault(name, []).append(number)
+
+    for number, (question, answer) in enumerate(train, start=1):
+        before = train[: number - 1]
+        if (question, answer) in before:
+            note("repeated", number)
+        elif any(normal(q) == normal(question) and normal(a) == normal(answer) for q, a in before):
+            note("repeated_alike", number)
+        elif earlier := [a for q, a in before if q == question and not is_alike_copy(train, (q, a))]:
+            both = answer.startswith("#") and earlier[0].startswith("#")
+            note("contradiction" if both else "several_answers", number)
+    for number, (question, answer) in enumerate(held_out, start=1):
+        if (question, answer) in train:
+            note("leaked", -number)
+        elif question in (q for q, _ in train):
+            note("leaked_question", -number)
+        elif normal(question) in (normal(q) for q, _ in train):
+            note("leaked_alike", -number)
+    assert found(train, held_out) == expected
+
+
+def is_alike_copy(rows, row):
+    """Tell whether the first of the rows that are like `row`, but for case and the like, is another one."""
+    like = [one for one in rows if (normal(one[0]), normal(one[1])) == (normal(row[0]), normal(row[1]))]
+    return like[0] != row
+
+
 @given(st.text(), st.text())
 @settings(max_examples=100)
 def test_any_text_can_be_looked_at_and_a_copy_is_found(question, answer):
@@ -310,7 +348,10 @@ def test_what_was_found_is_said_in_one_line_and_a_warning():
         "8 odd rows (88.9 %): 4 far longer than the others, 2 ending in a loop, 2 with marks of another chat template"
     )
     assert [label for label, _ in words.of_results(found, has_scores=False)] == ["looks"]
-    assert list(words.lines(LookCounts())) == [("looks", "no training row is repeated, and none is odd")]
+    nothing = "no row is repeated, none is odd, and no held-out row is in training too"
+    assert list(words.lines(LookCounts())) == [("looks", nothing)]
+    assert next(line[:31] for _, line in words.lines(LookCounts(validation={"leaked": 1}))) == nothing[:31]
+    assert list(words.listing(Looks(counts=LookCounts(), found=[])))[-1] == nothing
     assert list(words.lines(None)) == list(words.of_results(LookCounts(), has_scores=True)) == []
 
 

@@ -26,8 +26,10 @@ def lines(counts: LookCounts | None) -> Iterator[tuple[str, str]]:
     """Yield a label and a line for what was found, and for a warning."""
     if counts is None:  # prepared before there were looks
         return
-    yield "looks", summary(counts) or "no training row is repeated, and none is odd"
-    yield from leaked(counts)
+    warning = list(leaked(counts))
+    nothing = "no row is repeated, none is odd" + ("" if warning else ", and no held-out row is in training too")
+    yield "looks", summary(counts) or nothing
+    yield from warning
 
 
 def of_results(counts: LookCounts | None, has_scores: bool) -> Iterator[tuple[str, str]]:
@@ -96,7 +98,7 @@ def listing(found: Looks) -> Iterator[str]:
             yield ""
             yield from of_look(item, BY_NAME[item.look], of[item.split])
     if not found.found:
-        yield from wrapped("no row is repeated, none is held out and in training too, and none is odd", "")
+        yield "no row is repeated, none is odd, and no held-out row is in training too"
     elif any(BY_NAME[item.look].group == "odd" for item in found.found if item.look in BY_NAME):
         yield ""
         yield from wrapped("Odd rows may be right: look at them before you remove any.", "")

@@ -25,6 +25,7 @@ def make(folder: Path, texts: Iterable[str], seed: int) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils import logging
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -62,5 +63,9 @@ def make(folder: Path, texts: Iterable[str], seed: int) -> None:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar for a file of a megabyte, in the middle of what `make rows` prints
     model.save_pretrained(folder)
+    if shown:
+        logging.enable_progress_bar()
     tokenizer.save_pretrained(folder)
