@@ -16,7 +16,8 @@ from sft.settings.mixture import parts_of
 from sft.trainer.data import hub, sources
 from sft.trainer.data.hashes import file_hash, short_hash
 from sft.trainer.data.prepared_data import data_key
-from sft.trainer.hub import Repository, download
+from sft.trainer.hub.download import download
+from sft.trainer.hub.repository import Repository
 from sft.trainer.model.hub import FILES, WITHOUT_WEIGHTS, check_code, is_cached
 
 TINY_ROWS = 10_000  # that the tiny model's tokenizer is learnt from

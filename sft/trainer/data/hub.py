@@ -22,7 +22,9 @@ from sft.rows.splits import LocalFiles, files_of, walk
 from sft.run import files
 from sft.settings.fields import Settings
 from sft.trainer.data import hub_library
-from sft.trainer.hub import Repository, download, explained
+from sft.trainer.hub.download import download
+from sft.trainer.hub.problems import explained
+from sft.trainer.hub.repository import Repository
 
 ABOUT = ["README.md", "*dataset_dict.json", "*state.json"]  # files that say what the others are for
 CONVERTED = "refs/convert/parquet"  # the branch to which the hub has converted data sets of other kinds

@@ -13,7 +13,8 @@ from pathlib import Path
 from sft.rows.splits import LocalFiles, local_files
 from sft.run import files
 from sft.settings.fields import Settings
-from sft.trainer.hub import Repository, download
+from sft.trainer.hub.download import download
+from sft.trainer.hub.repository import Repository
 
 
 def load(repository: Repository, settings: Settings) -> LocalFiles:
