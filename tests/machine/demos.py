@@ -27,7 +27,7 @@ def machine(kind: str, folder: Path) -> Machine:
     if older is None:
         raise SystemExit(f"no Python {' or '.join(containers.OLDER)} here; pyenv or uv installs one")
     mirror = python_mirror.make(folder, f"{sys.prefix}/bin/uv")
-    found = connected(Machine("bookworm", python=str(older), environment=mirror.environment("/mirror")))
+    found = connected(Machine("trixie", python=str(older), environment=mirror.environment("/mirror")))
     found.mounts |= {"/mirror": mirror.folder, str(older.parents[1]): older.parents[1]}
     found.mounts |= {str(folder): folder for folder in python_mirror.library_folders()}
     return found

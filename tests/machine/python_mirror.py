@@ -7,6 +7,7 @@ file is not the one that uv knows.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TypedDict
 
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
+ORIGIN = "https://github.com/astral-sh/python-build-standalone/"
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "site-packages", "dist-packages", "test", "tests", "idlelib", "*.a")
 
 
@@ -48,8 +50,11 @@ def make(folder: Path, uv: str) -> Mirror:
     """Pack this Python into `folder` under the address of the same version in uv's list."""
     version = ".".join(map(str, sys.version_info[:3]))
     command = [uv, "python", "list", "--only-downloads", "--all-versions", "--output-format", "json", version]
-    rows: list[Row] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("UV_")}
+    rows: list[Row] = json.loads(subprocess.run(command, env=own, capture_output=True, text=True, check=True).stdout)
     row = next(row for row in rows if row["implementation"] == "cpython" and row["key"].endswith("-gnu"))
+    # uv replaces the beginning of this address by the mirror's; its list may name a mirror of its own.
+    address = ORIGIN + row["url"].partition("/python-build-standalone/")[2]
     place, name = row["url"].replace("%2B", "+").rsplit("/", 2)[1:]
     (folder / "pythons" / place).mkdir(parents=True)
     with tarfile.open(folder / "pythons" / place / name, "w:gz", compresslevel=1) as archive:
@@ -57,7 +62,7 @@ def make(folder: Path, uv: str) -> Mirror:
     about = {
         "name": "cpython", "arch": {"family": "x86_64", "variant": None}, "os": "linux", "libc": "gnu",
         "major": sys.version_info[0], "minor": sys.version_info[1], "patch": sys.version_info[2], "prerelease": "",
-        "url": row["url"], "sha256": None, "variant": None, "build": place,
+        "url": address, "sha256": None, "variant": None, "build": place,
     }  # fmt: skip
     (folder / "downloads.json").write_text(json.dumps({row["key"]: about}))
     return Mirror(folder, folder / "downloads.json")

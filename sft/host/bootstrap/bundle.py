@@ -48,5 +48,5 @@ def python(environment: "MutableMapping[str, str]") -> str:
 def take_python(environment: "MutableMapping[str, str]", target: Path) -> None:
     """Copy the bundle's Python to where uv keeps those of the project: the folder may be on a disk that goes away."""
     for path in (folder(environment) / PYTHON).glob("cpython-*"):
-        if not (target / path.name).exists():
+        if not path.is_symlink() and not (target / path.name).exists():  # links are to where it was downloaded
             shutil.copytree(str(path), str(target / path.name), symlinks=True)
