@@ -125,8 +125,9 @@ class Settings(BaseModel):
     )
     long_rows: OfData[Annotated[LongRows, Lower]] = Field(
         "cut",
-        description="rows longer than MAX_LENGTH are: cut = cut at the end, or dropped if no target would be left; "
-        "drop = dropped; refuse = an error. What is cut or dropped is counted and reported",
+        description="rows longer than MAX_LENGTH are: cut = cut at the end, or dropped if no target would be left "
+        "(plain texts are split instead); drop = dropped; refuse = an error. What is cut or dropped is counted and "
+        "reported",
     )
     chat_template: OfData[Name] = Field(
         "",

@@ -92,7 +92,7 @@ def test_a_long_text_is_split_and_every_token_is_a_target_once(with_bos, text, l
         ({"question": "1?", "answer": "1"}, "a.jsonl:7: is a conversation, in a data set of texts"),
         ({"id": 3}, "a.jsonl:7: has no text but `id`, in a data set of texts"),
         ({"text": "a", "image": "a.png"}, "`image` is not text"),
-        ({"text": "a", "summary": "b"}, "`text` stands beside `summary`, which could be an answer about it"),
+        ({"text": "a", "summary": "b"}, "has `text` and `summary`, which could be the response to it"),
     ],
 )
 def test_a_row_that_is_no_text_is_named(with_bos, row, message):

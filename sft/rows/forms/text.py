@@ -52,7 +52,7 @@ def convert(columns: Columns) -> tuple[Segment, ...]:
         if column.strip().lower() in OUTPUTS and column not in columns.named and says_something(value)
     ]
     if outputs and name not in columns.named:
-        what = f"`{name}` stands beside `{outputs[0]}`, which could be an answer about it"
+        what = f"has `{name}` and `{outputs[0]}`, which could be the response to it"
         remedy = f"set COLUMNS to name both as prompt and response, or set {without(outputs[0])} to train the text"
         raise DataError(f"{columns.where}: {what}; {remedy}")
     value, what = columns.row[name], f"column {name!r}"
