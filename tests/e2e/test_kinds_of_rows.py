@@ -37,7 +37,7 @@ def test_a_prompt_longer_than_max_length_does_not_end_a_run(project, tmp_path):
     answers = [json.loads(line) for line in run.answers.read_text().splitlines()]
     assert [answer["index"] for answer in answers] == [1, 2] * 2, "the numbers that the rows have in their split"
     seen = json.loads(project.inv("monitor", "--json", "--name", run.name).stdout)
-    assert seen["rows"] == {"read": 15, "trained": 11, "dropped": 2, "held_out": 2}
+    assert seen["rows"] == {"read": 15, "trained": 11, "dropped": 2, "held_out": 2, "not_in_share": 0}
 
 
 @pytest.fixture(scope="module")
