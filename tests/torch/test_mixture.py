@@ -1,12 +1,15 @@
 """Several data sets with shares: which rows are trained, how often, and that none of them is held out too."""
 
 import json
+import random
 from collections import Counter
 
 import pytest
 
 from sft.errors import DataError
 from sft.settings.load import load
+from sft.settings.mixture import is_mixture
+from sft.settings.shares import Share
 from sft.trainer.data import prepared_data, sources
 from sft.trainer.data.mixed_rows import rows_in
 from sft.trainer.evaluation import parts
@@ -182,3 +185,34 @@ def test_answers_are_counted_for_their_data_set_by_the_numbers_of_rows(folder, t
     assert [(part.name, part.loss, part.answers, part.exact_match) for part in results] == [
         ("a.jsonl", 1.0, 5, 1.0), ("b.jsonl", 2.0, 2, 0.0), ("c", 3.0, 7, 0.0),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_row_of_random_mixtures_is_accounted_for(seed, tmp_path, monkeypatch, tiny):
+    """Trained + held out + not in a share = read; no held-out row is trained; each as often as its share says."""
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(seed)
+    names, wanted = [], {}
+    for number in range(rng.randint(1, 4)):
+        path, train, test = f"d{number}", rng.randint(2, 60), rng.choice([0, 0, 3])
+        write(tmp_path / path / "train.jsonl", range(train), path)
+        if test:
+            write(tmp_path / path / "test.jsonl", range(1000, 1000 + test), path)
+        share = rng.choice(["1x", "2x", "3x", "0.5", "0.1", "10", "25", "2000"])
+        names.append(f"{path}*{share}")
+        held_out = test or max(1, int(train * 0.05))
+        there = train if test else train - held_out
+        taken = Share.parse(share).taken(there)
+        wanted[path] = (there, taken, Share.parse(share).repeats, held_out)
+    place, found, settings = prepared(tiny, ",".join(names))
+    assert {part.name: (part.rows, part.taken, part.repeats, part.held_out) for part in found.parts} == (
+        wanted if is_mixture(settings) else {}
+    )
+    train, validation = asked(settings)
+    assert not set(train) & set(validation) and len(train) == len(set(train))
+    counts = found.row_counts
+    assert counts.read == sum(there + held_out for there, _, _, held_out in wanted.values())
+    assert (counts.trained, counts.dropped, counts.held_out) == (len(train), 0, len(validation))
+    assert counts.not_in_share == sum(there - taken for there, taken, _, _ in wanted.values())
+    seen = Counter(rows_in(place / "train").row_of.tolist())
+    assert seen == {i: wanted[question[:2]][2] for i, question in enumerate(train)}  # as in d1, row 17: d117
