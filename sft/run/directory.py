@@ -102,6 +102,7 @@ class Run(RunPaths):
             self.prepared: records.Prepared,
             self.environment: records.Environment,
             self.plan: records.PlanSummary,
+            self.capabilities: records.Capabilities,
             self.budget: records.Budget,
             self.evaluation: Evaluation,
             self.failure_file: Failure,

@@ -63,6 +63,11 @@ class RunPaths:
         return self.path / "plan.json"
 
     @property
+    def capabilities(self) -> Path:
+        """`capabilities.json`: which fast ways the model goes on its device, as tried before the first step."""
+        return self.path / "capabilities.json"
+
+    @property
     def hostfile(self) -> Path:
         """What the launcher reads."""
         return self.path / "hostfile"

@@ -93,6 +93,16 @@ def fastest(device: str, dtype: torch.dtype, dropout: bool) -> Kernel:
     return torch_varlen if varlen_attn and not dropout else one_by_one
 
 
+def kernel_name(device: str, dtype: torch.dtype) -> str:
+    """Return the name of the fastest kernel for a device and a type, for people."""
+    kernels: dict[Kernel, str] = {
+        flash_attention: "flash-attn",
+        torch_varlen: "torch's varlen",
+        one_by_one: "sequence by sequence",
+    }
+    return kernels.get(fastest(device, dtype, dropout=False), "varlen")
+
+
 @functools.cache
 def flash_attn_varlen() -> Callable[..., torch.Tensor] | None:
     """Return flash-attn's function, or None if it is not installed or does not load: a build fits only one torch."""

@@ -46,8 +46,9 @@ def start_engine(
     import_muon()
     model = model_to_train(path, settings, config, world)
     layers = decoder_layers(model)
-    take_faster_kernels(model, layers, settings, world)
+    kernels = take_faster_kernels(model, layers, settings, world)
     loss = TargetLoss(model)
+    loss.kernels = kernels
     if settings.lora_rank:
         adapter.save_only_the_adapter(loss)
     filled = fill_in(config, loss, layers, world)
@@ -88,15 +89,18 @@ def model_to_train(path: Path, settings: Decided, config: DsConfig, world: World
     return model
 
 
-def take_faster_kernels(model: torch.nn.Module, layers: list[torch.nn.Module], settings: Decided, world: World) -> None:
-    """Compile the layers with COMPILE=1; otherwise use Liger's kernels, where they are installed."""
+def take_faster_kernels(
+    model: torch.nn.Module, layers: list[torch.nn.Module], settings: Decided, world: World
+) -> list[str]:
+    """Compile the layers with COMPILE=1; otherwise use Liger's kernels, if it is installed. Return their names."""
     if settings.compile:
         torch._dynamo.config.recompile_limit = len(layers) + 8  # each layer is compiled once
         for layer in layers:
             # The forward inside ZeRO's hooks: compiling the hooks too would break the graph at each of them.
             layer.forward = torch.compile(layer.forward, dynamic=True)
     elif world.device.type == "cuda" and has_kernels() and importlib.util.find_spec("liger_kernel"):
-        take_liger_kernels(model, world)
+        return take_liger_kernels(model, world)
+    return []
 
 
 def end_engine(engine: DeepSpeedEngine) -> None:
@@ -111,9 +115,12 @@ def gathers_whole_layers(engine: DeepSpeedEngine) -> bool:
     return any(z3_leaf_module(module) for module in engine.module.modules())
 
 
-def take_liger_kernels(model: torch.nn.Module, world: World) -> None:
-    """Replace modules of the model by Liger's, kernel by kernel: a family may lack one. Print what is left out."""
-    missing = []
+def take_liger_kernels(model: torch.nn.Module, world: World) -> list[str]:
+    """Replace modules of the model by Liger's, kernel by kernel: a family may lack one. Return what is used.
+
+    What is left out is printed.
+    """
+    used, missing = list[str](), list[str]()
     try:
         from transformers.integrations.liger import apply_liger_kernel  # imports peft, which takes a second
 
@@ -121,6 +128,7 @@ def take_liger_kernels(model: torch.nn.Module, world: World) -> None:
             alone = {name: name == kernel for name in (*LIGER, *LIGER_LOSSES)}
             try:
                 apply_liger_kernel(model, alone)
+                used.append(kernel)
             except (NotImplementedError, AttributeError, TypeError, ValueError):
                 missing.append(kernel)
     except (ImportError, OSError) as error:
@@ -129,6 +137,7 @@ def take_liger_kernels(model: torch.nn.Module, world: World) -> None:
             print(f"liger-kernel does not load ({reason}): training without it", flush=True)
     if missing and world.is_main:
         print(f"{type(model).__name__} has no {', '.join(missing)} kernel in Liger: its own is used", flush=True)
+    return used
 
 
 def import_muon() -> None:

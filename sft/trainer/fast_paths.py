@@ -16,6 +16,7 @@ from sft.trainer.distributed import World
 from sft.trainer.loss import TargetLoss, evaluating
 
 TESTED = 10  # tokens at the end of a sequence whose logits are compared
+WRITTEN_OUT = 1024  # tokens of the longest sequence for attention written out, which takes memory for each pair
 PLAIN = "eager"  # transformers' name for attention written out
 # Logits may differ by this share of their spread. Another order of the same sums changes them by less, whatever the
 # depth; a sequence that sees another one changes them by more.
@@ -90,7 +91,7 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World, longes
         # Every forward pass here is collective under ZeRO-3, and all ranks decide together (`Trial.same`).
         tested = np.arange(3, 3 + TESTED, dtype=np.int32)
         head_loss, target_loss.head_loss = target_loss.head_loss, None
-        plain = logits_of_own(trial, tested)
+        plain = logits_of_own(trial, tested, longest)
         check_causal(trial, tested)
         if head_loss is not None:
             target_loss.head_loss = head_loss
@@ -107,12 +108,18 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World, longes
         return False
 
 
-def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32]) -> torch.Tensor:
+def long_sequence(longest: int) -> npt.NDArray[np.int32]:
+    """Return a sequence of any tokens, as long as the longest row."""
+    return 3 + np.arange(max(longest, TESTED), dtype=np.int32) % 50
+
+
+def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32], longest: int) -> torch.Tensor:
     """Return the model's own logits, with its fast attention if that gives what attention written out gives."""
     model, target_loss = trial.model, trial.target_loss
     model.set_attn_implementation(target_loss.own_attention)
     try:
-        own = trial.logits(tested)
+        long = long_sequence(min(longest, WRITTEN_OUT))
+        own, own_long = trial.logits(tested), trial.logits(long)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of any kind: the code of a model family
@@ -123,11 +130,14 @@ def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32]) -> torch.Tensor:
         return own
     try:
         model.set_attn_implementation(PLAIN)
-        plain = trial.logits(tested)
+        plain, plain_long = trial.logits(tested), trial.logits(long)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # a family without it
         model.set_attn_implementation(target_loss.own_attention)
         return own
-    if trial.same(plain, own, trial.share) or not bool(plain.isfinite().all()):  # fp16 may overflow, written out
+    agree = trial.same(plain, own, trial.share) and trial.same(plain_long, own_long, trial.share)
+    if agree or not bool(plain.isfinite().all()):  # fp16 may overflow, written out
         model.set_attn_implementation(target_loss.own_attention)
         return own
     trial.leave_out(
@@ -148,7 +158,7 @@ def check_causal(trial: Trial, tested: npt.NDArray[np.int32]) -> None:
 def keeps_apart(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor, longest: int) -> bool:
     """Tell whether packed sequences do not see each other, and give what they give alone."""
     one, other = (np.arange(*span, dtype=np.int32) for span in ((2, 9), (11, 18)))
-    long = 3 + np.arange(max(longest, TESTED), dtype=np.int32) % 97
+    long = long_sequence(longest)
     own, packed = trial.target_loss.own_attention, attention.IMPLEMENTATION
 
     def behind(before: npt.NDArray[np.int32], of: npt.NDArray[np.int32]) -> torch.Tensor:

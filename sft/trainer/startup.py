@@ -12,7 +12,7 @@ from sft.run import files
 from sft.run.directory import Run
 from sft.settings.stages import Effective
 from sft.steps import Steps
-from sft.trainer import dry_run, fast_paths, gradients, oom
+from sft.trainer import capabilities, dry_run, fast_paths, gradients, oom
 from sft.trainer.checkpoint import resume
 from sft.trainer.checkpoint.save import Saver
 from sft.trainer.data.rows import Rows
@@ -70,6 +70,7 @@ def try_engine(
         if misfits.reasons:
             give_up(engine, ", ".join(misfits.reasons), reporter)
             return None
+        capabilities.note(engine, packing, settings, run, reporter, world)
         first_step = resume.resume(engine, run, world)
         saver = Saver(engine, run, settings.keep_checkpoints, world)
     if world.is_main:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -54,7 +55,7 @@ def results(
         while waiting or running:
             while waiting and len(running) < jobs:
                 family = waiting.pop(0)
-                arguments = (family, ways, scratch, device)
+                arguments = (family, ways, scratch, device, limit_s)
                 process: BaseProcess = multiprocessing.get_context("fork").Process(target=one, args=arguments)
                 process.start()
                 running[family] = (process, time.monotonic())
@@ -74,7 +75,12 @@ def results(
                 shutil.rmtree(scratch / "families" / family, ignore_errors=True)
 
 
-def one(family: str, ways: list[str], scratch: Path, device: str) -> None:
+def all_results(names: list[str], ways: list[str]) -> list[Result]:
+    """Return the results of families, one after another on a CPU, for tests."""
+    return list(results(names, ways, "cpu", jobs=1, limit_s=300))
+
+
+def one(family: str, ways: list[str], scratch: Path, device: str, limit_s: float) -> None:
     """Try one family in this process, and write its line of JSON."""
     folder, out = scratch / "families" / family, scratch / "found" / family
     for path in (folder, out.parent, scratch / "logs"):
@@ -83,6 +89,7 @@ def one(family: str, ways: list[str], scratch: Path, device: str) -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     warnings.simplefilter("ignore")
+    faulthandler.dump_traceback_later(0.9 * limit_s)  # into the log: where it is slow
     torch.set_num_threads(1)
     port = free_port(FIRST_PORT + PORTS * (os.getpid() % 500))  # no two families look for theirs in the same place
     os.environ |= {"MASTER_PORT": str(port), "MASTER_ADDR": "127.0.0.1"}
@@ -122,7 +129,9 @@ def result_of(family: str, scratch: Path, late: bool) -> Result:
         ways = {way: Found(**found) for way, found in content["ways"].items()}
         result = Result(**{**content, "ways": ways})
     if late:
-        result.ways["process"] = Found("traceback", "takes too long")
+        log = (scratch / "logs" / family).read_text(errors="replace").partition("Timeout (")[2].splitlines()
+        frames = [line.strip() for line in log if line.strip().startswith("File")]
+        result.ways["process"] = Found("traceback", f"takes too long: {' '.join(frames[:1])}", said=frames)
     elif not result.ways:
         log = (scratch / "logs" / family).read_text(errors="replace").splitlines()
         result.ways["process"] = Found("traceback", f"its process ended: {' '.join(log[-1:])}")

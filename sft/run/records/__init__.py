@@ -5,6 +5,7 @@ has its name in one place. A field that is added later gets a default, which old
 its meaning raises the record's `version`, and `upgraded` translates older files.
 """
 
+from sft.run.records.capabilities import Capabilities
 from sft.run.records.checkpoint import CheckpointFile, Manifest, Share
 from sft.run.records.ends import Failure, RankEnd, RankExit
 from sft.run.records.environment import Environment, Machine, NodeInfo, Start
@@ -31,6 +32,7 @@ __all__ = [
     "AnswerLine",
     "Budget",
     "BudgetSetting",
+    "Capabilities",
     "CheckpointFile",
     "Cut",
     "Environment",

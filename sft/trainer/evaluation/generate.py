@@ -19,6 +19,7 @@ from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 from sft.trainer.evaluation import kv_cache, parts, ways
 from sft.trainer.evaluation.score import Answer
+from sft.trainer.evaluation.ways import Way
 from sft.trainer.model import answer_text, generation
 from sft.trainer.report import Reporter
 
@@ -61,7 +62,7 @@ def generate(
     for chosen in batches_of(mine, prompts, most, way.pads):
         since = time.monotonic()
         asked_now = [prompts[index] for index in chosen]
-        batch = answer_batch(model, asked_now, ends, padding, settings, progress, world, way.caches)
+        batch = answer_batch(model, asked_now, ends, padding, settings, progress, world, way)
         if progress.stopped:
             break
         for index, ids in zip(chosen, batch, strict=True):
@@ -147,9 +148,9 @@ def answer_batch(
     settings: Settings,
     progress: Progress,
     world: World,
-    caches: bool = True,
+    way: Way = ways.WAYS[0],
 ) -> list[list[int]]:
-    """Answer a batch of prompts, token ids, by greedy decoding, with a key-value cache or without.
+    """Answer a batch of prompts, token ids, by greedy decoding, in a way that this model can go.
 
     Return the new tokens of each.
 
@@ -162,16 +163,18 @@ def answer_batch(
     new_tokens = min(settings.max_new_tokens, limit - width) if limit else settings.max_new_tokens
     if new_tokens < 1:
         return [[] for _ in prompts]
+    if way.by_hand:
+        return [up_to_end(ids, ends) for ids in ways.by_hand(model, prompts, new_tokens, world, tuple(ends))[0]]
     progress.batch = (width, new_tokens)
     config = transformers.GenerationConfig(
         max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=padding,
-        use_cache=caches,
+        use_cache=way.caches,
     )  # fmt: skip
     model.generation_config = config  # transformers fills in what is None here, such as beams, from the model's own
     with torch.no_grad():
         output = model.generate(
             input_ids, attention_mask=mask, generation_config=config, stopping_criteria=[progress],
-            past_key_values=kv_cache.preallocated(model, width + new_tokens) if caches else None,
+            past_key_values=kv_cache.preallocated(model, width + new_tokens) if way.caches else None,
         )  # fmt: skip
     return [up_to_end(ids, ends) for ids in output[:, width:].tolist()]
 

@@ -29,17 +29,19 @@ class Way:
 
     pads: bool  # prompts of different lengths in one batch, padded on the left
     caches: bool  # keys and values of earlier tokens are kept
+    by_hand: bool = False  # transformers' generate is wrong for this family: the model is called for each token
 
     @property
     def words(self) -> str:
         """What it means for an evaluation, after the model's name."""
         padding = "" if self.pads else "cannot pad prompts: answers those of one length at a time"
         cache = "" if self.caches else "has no cache that works here: answers without one, slowly"
-        return "; ".join(filter(None, (padding, cache)))
+        hand = "is answered wrongly by transformers' generate: answers token by token" if self.by_hand else ""
+        return "; ".join(filter(None, (padding, hand or cache)))
 
 
-WAYS = (Way(True, True), Way(False, True), Way(True, False))  # the fastest first
-PLAIN = Way(False, False)
+WAYS = (Way(True, True), Way(False, True), Way(True, False), Way(False, False))  # the fastest first
+PLAIN = Way(False, False, by_hand=True)
 
 
 def find(model: Any, padding: int, longest: int, reporter: Reporter, world: World) -> Way:
@@ -81,6 +83,8 @@ def first_logits(model: Any, way: Way, padding: int, longest: int, world: World)
     prompts = [[3 + (7 * i + i * i) % vocabulary for i in range(longest - SHORTER)]]
     if way.pads:
         prompts.append([3 + (5 * i + 2) % vocabulary for i in range(longest)])
+    if way.by_hand:
+        return by_hand(model, prompts, NEW_TOKENS, world)[1]
     width = max(map(len, prompts))
     rows = [[padding] * (width - len(ids)) + ids for ids in prompts]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
@@ -103,3 +107,29 @@ def first_logits(model: Any, way: Way, padding: int, longest: int, world: World)
     finally:
         model.generation_config = own
     return torch.stack([logits[0].float() for logits in output.logits])
+
+
+def by_hand(
+    model: Any, prompts: list[list[int]], new_tokens: int, world: World, ends: tuple[int, ...] = ()
+) -> tuple[list[list[int]], torch.Tensor | None]:
+    """Answer prompts of one length greedily, with the whole text in every pass. Return the new tokens.
+
+    The second value are the logits of the first prompt's answer, [tokens, vocabulary]. None if the model does not run.
+    """
+    ids, logits = torch.tensor(prompts, device=world.device), []
+    width, finished = ids.shape[1], torch.zeros(len(prompts), dtype=torch.bool, device=world.device)
+    last = torch.tensor(ends, device=world.device)
+    try:
+        with torch.no_grad():
+            for _ in range(new_tokens):
+                found = model(input_ids=ids, use_cache=False).logits[:, -1].float()
+                logits.append(found[0])
+                ids = torch.cat((ids, found.argmax(dim=-1, keepdim=True)), dim=1)
+                finished |= torch.isin(ids[:, -1], last)
+                if bool(finished.all()):
+                    break
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # of any kind: the code of a model family
+        return [[] for _ in prompts], None
+    return ids[:, width:].tolist(), torch.stack(logits)

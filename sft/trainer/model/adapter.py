@@ -5,6 +5,7 @@ Only a run with an adapter imports peft: that takes a second, and imports bitsan
 
 from __future__ import annotations
 
+import copy
 import difflib
 from pathlib import Path
 from typing import Any
@@ -64,14 +65,29 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
 
 def other_linear(model: torch.nn.Module) -> list[str]:
     """Return the names of linear layers that compute something else too, such as a router that returns a choice."""
-    plain, own = (torch.nn.Linear.forward, Conv1D.forward), ("torch.", "transformers.pytorch_utils", "bitsandbytes.")
-    return [
-        name
+    own = ("torch.", "transformers.pytorch_utils", "bitsandbytes.")
+    layers: dict[str, Any] = {
+        name: module
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D)
-        and type(module).forward not in plain
-        and not type(module).__module__.startswith(own)
-    ]
+        if isinstance(module, torch.nn.Linear | Conv1D) and not type(module).__module__.startswith(own)
+    }
+    return [name for name, layer in layers.items() if not returns_a_product(layer)]
+
+
+def returns_a_product(layer: Any) -> bool:
+    """Tell whether a linear layer of a family's own returns one tensor of its output's size. It computes nothing."""
+    sizes = (layer.in_features, layer.out_features) if isinstance(layer, torch.nn.Linear) else (layer.nx, layer.nf)
+    shapes = {"weight": sizes[::-1] if isinstance(layer, torch.nn.Linear) else sizes, "bias": sizes[1:]}
+    trial = copy.copy(layer)
+    trial._parameters = {
+        name: None if value is None else torch.empty(shapes.get(name, value.shape), device="meta")
+        for name, value in layer._parameters.items()
+    }
+    try:
+        output = trial(torch.empty(1, 3, sizes[0], device="meta"))
+    except Exception:  # of any kind: the code of a model family
+        return False
+    return isinstance(output, torch.Tensor) and output.shape == (1, 3, sizes[1])
 
 
 def require_gradient(_module: torch.nn.Module, _input: object, output: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,52 @@
+"""What a run's model can do on its device, as it was tried: one line for the user, one record in the run directory."""
+
+from __future__ import annotations
+
+from deepspeed import DeepSpeedEngine
+
+from sft.run import typed_json
+from sft.run.directory import Run
+from sft.run.records import Capabilities
+from sft.settings.stages import Decided
+from sft.trainer import attention
+from sft.trainer.distributed import World
+from sft.trainer.engine import count_weights
+from sft.trainer.loss import TargetLoss
+from sft.trainer.report import Reporter
+
+
+def of(engine: DeepSpeedEngine, packing: bool, settings: Decided, world: World) -> Capabilities:
+    """Return what was found out about the model of an engine."""
+    target_loss: TargetLoss = engine.module
+    model = target_loss.model
+    return Capabilities(
+        model=type(model).__name__,
+        device=world.device.type,
+        precision=settings.precision,
+        attention=attention.kernel_name(model.device.type, model.dtype) if packing else target_loss.own_attention,
+        packing=packing,
+        chunked_loss=target_loss.head_loss is not None,
+        recomputes=bool(settings.gradient_checkpointing) and bool(model.supports_gradient_checkpointing),
+        kernels=target_loss.kernels,
+        trained_share=round(count_weights(target_loss, only_trained=True) / count_weights(target_loss), 6),
+        left_out=target_loss.left_out,
+    )
+
+
+def line(found: Capabilities) -> str:
+    """Return it in one line."""
+    parts = [
+        f"{found.attention} attention",
+        "packed rows" if found.packing else "padded rows",
+        "loss in chunks" if found.chunked_loss else "loss of whole logits",
+        *([f"Liger's {', '.join(found.kernels)}"] if found.kernels else []),
+    ]
+    return f"{found.model}: {'; '.join(parts)}"
+
+
+def note(engine: DeepSpeedEngine, packing: bool, settings: Decided, run: Run, reporter: Reporter, world: World) -> None:
+    """Print what a model can do, and write `capabilities.json` (rank 0)."""
+    found = of(engine, packing, settings, world)
+    reporter.print(line(found))
+    if world.is_main:
+        typed_json.write(run.capabilities, found)

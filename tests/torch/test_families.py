@@ -1,0 +1,122 @@
+"""A dozen families of different kinds, through the zoo's trial; and planted faults, each found by what is tried."""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import transformers
+
+from sft.errors import SettingsError
+from sft.trainer import attention, engine
+from sft.trainer.distributed import World
+from sft.trainer.evaluation import ways
+from sft.trainer.fast_paths import take_fast_paths
+from sft.trainer.loss import TargetLoss
+from tests.zoo import runner
+
+from .small_models import HEADS, SIZES, model_of
+
+ALONE = World(0, 0, 1, torch.device("cpu"))
+LLAMA = transformers.LlamaConfig(**SIZES, **HEADS)
+# Learnt positions, windows, a cap, sinks, ALiBi, a state space, a hybrid, experts, latent attention, frozen weights.
+FAMILIES = (
+    "gpt2", "mistral", "gemma2", "gpt_oss", "bloom", "mamba", "jamba", "qwen3_moe", "deepseek_v3", "llama4_text",
+    "afmoe", "falcon",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found():
+    """The zoo's results, from a process of its own: its children are forked, which this one must not be."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        results = pool.submit(runner.all_results, list(FAMILIES), ["packed"]).result()
+    return {result.family: result for result in results}
+
+
+@pytest.fixture
+def group():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_trained_as_a_plain_loop_trains_it(found, family):
+    way = found[family].ways["packed"]
+    assert (way.verdict, way.reason) == ("right", "")
+
+
+def test_a_leak_between_packed_sequences_is_found(group, monkeypatch, capsys):
+    def leaking(query, key, value, packed, options):  # as if all were one sequence
+        whole = attention.Packed(packed.starts[[0, -1]], [sum(packed.lengths)])
+        return attention.one_by_one(query, key, value, whole, options)
+
+    module = TargetLoss(model_of(LLAMA)).eval()
+    assert take_fast_paths(module, True, ALONE) is True
+    monkeypatch.setattr(attention, "fastest", lambda *_: leaking)
+    assert take_fast_paths(module, True, ALONE) is False
+    assert "cannot keep packed sequences apart" in capsys.readouterr().out
+
+
+def test_a_leak_that_only_shows_in_long_rows_is_found(group, monkeypatch):
+    def windowless(query, key, value, packed, options):
+        return attention.one_by_one(query, key, value, packed, options._replace(window=0))
+
+    module = TargetLoss(model_of(transformers.MistralConfig(**SIZES, **HEADS, sliding_window=32))).eval()
+    monkeypatch.setattr(attention, "fastest", lambda *_: windowless)
+    assert take_fast_paths(module, True, ALONE) is True  # no row is longer than the window
+    assert take_fast_paths(module, True, ALONE, longest=64) is False
+
+
+def test_a_kernel_that_a_family_lacks_is_left_out_alone(monkeypatch, capsys):
+    def apply(model, kernels):
+        if kernels["rope"]:
+            raise NotImplementedError("liger_rotary_pos_emb is not available for this model")
+
+    monkeypatch.setattr("transformers.integrations.liger.apply_liger_kernel", apply)
+    assert engine.take_liger_kernels(model_of(LLAMA), ALONE) == ["swiglu", "rms_norm"]
+    assert "LlamaForCausalLM has no rope kernel in Liger" in capsys.readouterr().out
+
+
+def test_a_model_that_sees_what_it_has_to_predict_is_refused(group):
+    sizes = SIZES | {"num_attention_heads": 4, "is_decoder": False}
+    module = TargetLoss(model_of(transformers.BertConfig(**sizes)))
+    with pytest.raises(SettingsError, match="BertLMHeadModel sees the tokens that it has to predict"):
+        take_fast_paths(module, True, ALONE)
+
+
+class Quiet:
+    """A reporter that keeps what is printed."""
+
+    def __init__(self):
+        self.said = []
+
+    def print(self, text):
+        self.said.append(text)
+
+
+def test_prompts_are_not_padded_for_a_family_that_cannot_be_padded(group):
+    model = model_of(transformers.BartConfig(
+        vocab_size=128, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=64, is_decoder=True,
+        is_encoder_decoder=False, pad_token_id=0, bos_token_id=1, eos_token_id=2, forced_eos_token_id=None,
+        max_position_embeddings=128,
+    ))  # fmt: skip
+    reporter = Quiet()
+    way = ways.find(model, 0, 20, reporter, ALONE)
+    assert not way.pads and "cannot pad prompts" in reporter.said[0]
+    assert (
+        ways.find(model_of(transformers.LlamaConfig(**SIZES | {"vocab_size": 128}, **HEADS)), 0, 20, reporter, ALONE)
+        == ways.WAYS[0]
+    )
+
+
+def test_batches_of_one_length_have_every_row_once():
+    from sft.trainer.evaluation.generate import batches_of
+
+    lengths = np.array([5, 5, 3, 3, 3, 2])
+    prompts = {index: [0] * int(length) for index, length in enumerate(lengths)}
+    assert list(batches_of([0, 1, 2, 3, 4, 5], prompts, 2, pads=False)) == [[0, 1], [2, 3], [4], [5]]
+    assert list(batches_of([0, 1, 2, 3, 4, 5], prompts, 4, pads=True)) == [[0, 1, 2], [3, 4, 5]]
