@@ -24,7 +24,7 @@ LLAMA = transformers.LlamaConfig(**SIZES, **HEADS)
 # Learnt positions, windows, a cap, sinks, ALiBi, a state space, a hybrid, experts, latent attention, frozen weights.
 FAMILIES = (
     "gpt2", "mistral", "gemma2", "gpt_oss", "bloom", "mamba", "jamba", "qwen3_moe", "deepseek_v3", "llama4_text",
-    "afmoe", "falcon",
+    "afmoe", "qwen3_5_text",
 )  # fmt: skip
 
 
