@@ -60,10 +60,12 @@ def table(found: dict[str, Outcome], wrong: set[str]) -> rich.table.Table:
     shown.add_column("input", overflow="fold", ratio=2)
     shown.add_column("trained", justify="right")
     shown.add_column("held out", justify="right")
+    shown.add_column("dropped", justify="right")
     shown.add_column("the first, or why it is refused", overflow="fold", ratio=4)
     for name, one in found.items():
         first = one.refused[0] if one.refused else next(iter(one.trained), "")
-        numbers = ("-", "-") if one.refused else (str(len(one.trained)), str(len(one.held_out)))
+        counts = (len(one.trained), len(one.held_out), one.dropped)
+        numbers = ["-"] * 3 if one.refused else map(str, counts)
         is_wrong = "  NOT AS EXPECTED" if name in wrong else ""
         shown.add_row(name, *numbers, first.replace("\n", "\\n") + is_wrong)
     return shown

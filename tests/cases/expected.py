@@ -24,11 +24,12 @@ class Case:
     settings: dict[str, str] = field(default_factory=dict)
     trained: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
+    dropped: int = 0
     refused: list[str] = field(default_factory=list)
 
     @property
     def outcome(self) -> Outcome:
-        return Outcome(self.trained, self.held_out, self.refused)
+        return Outcome(self.trained, self.held_out, self.dropped, self.refused)
 
 
 def cases() -> dict[str, Case]:

@@ -22,10 +22,11 @@ TEMPLATE = Path(__file__).with_name("everything.jinja")
 
 @dataclass(frozen=True)
 class Outcome:
-    """The sequences of an input, each as text with its targets in «…»; or why it is refused."""
+    """The sequences of an input, each as text with its targets in «…», and the rows that are dropped; or a refusal."""
 
     trained: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
+    dropped: int = 0
     refused: list[str] = field(default_factory=list)
 
 
@@ -44,11 +45,12 @@ def outcome(path: Path, model: Path, cache: Path, **settings: str) -> Outcome:
         chosen = load(None, None, **given)
         look.check_first_rows(path, chosen)
         with contextlib.redirect_stderr(io.StringIO()):  # which file is for what
-            folder, _ = prepared_data.prepared_data(chosen, model)
+            folder, found = prepared_data.prepared_data(chosen, model)
     except SftError as error:
         return Outcome(refused=[line.replace(f"{path.parent}/", "") for line in str(error).splitlines()])
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    return Outcome(*(list(texts(Rows(folder / split), tokenizer)) for split in ("train", "validation")))
+    trained, held_out = (texts(Rows(folder / split), tokenizer) for split in ("train", "validation"))
+    return Outcome(trained, held_out, found.train.dropped_rows + found.validation.dropped_rows)
 
 
 def texts(rows: Rows, tokenizer: transformers.PreTrainedTokenizerBase) -> list[str]:
