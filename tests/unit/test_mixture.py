@@ -56,7 +56,7 @@ def test_what_is_not_a_share_is_refused_in_one_line(text):
 
 
 @given(st.text(st.sampled_from("0123456789.x*, ab/é\x00-"), max_size=12))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_text_is_read_or_refused(text):
     try:
         found = load(None, dataset=text)
@@ -72,7 +72,7 @@ def test_every_text_is_read_or_refused(text):
 
 
 @given(st.text(max_size=20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_share_is_read_or_refused(text):
     try:
         share = Share.parse(text)
@@ -256,7 +256,7 @@ def test_files_of_another_form(folder, text, what):
                     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(
                         st.sampled_from(["dataset", "share", "columns", "train_split", "x"]), inner, max_size=3),
                     max_leaves=6))  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_content_is_read_or_refused(content):
     try:
         parts_of(load(None, datasets=json.dumps([content])))
