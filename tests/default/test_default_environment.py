@@ -16,8 +16,8 @@ from tests.e2e.project import ROOT, TIMEOUT_S, Hold, small
 
 # One rank, because `make demo` has trained on two.
 LORA = {
-    "NODES": 1, "LORA_RANK": 4, "LEARNING_RATE": 1e-2, "MAX_STEPS": 4, "EVALUATE": 1, "EVAL_LIMIT": 4,
-    "MAX_NEW_TOKENS": 8,
+    "NODES": 1, "GLOBAL_BATCH_SIZE": 8, "LORA_RANK": 4, "LEARNING_RATE": 1e-2, "MAX_STEPS": 4, "EVALUATE": 1,
+    "EVAL_LIMIT": 4, "MAX_NEW_TOKENS": 8,
 }  # fmt: skip
 
 
