@@ -113,7 +113,9 @@ def test_every_link_leads_to_a_file_and_every_path_is_there(page):
     paths = re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
     modules = re.findall(r"python3? -m ((?:sft|benchmarks|tests)[\w.]*)", text)
-    assert [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").is_file()] == []
+    files = {name: ROOT / name.replace(".", "/") for name in modules}
+    programs = {name: (file.with_name(f"{file.name}.py"), file / "__main__.py") for name, file in files.items()}
+    assert [name for name, either in programs.items() if not any(path.is_file() for path in either)] == []
 
 
 def test_every_page_is_linked_from_the_readme():
