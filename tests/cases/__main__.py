@@ -7,6 +7,7 @@ FOLDER: of every file and folder in it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -26,7 +27,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--json", action="store_true", help="all of every outcome, as JSON")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
+    # Libraries write to standard output, where --json must be alone.
+    with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(sys.stderr):
         found, wrong = of_folder(given.folder, Path(temporary)) if given.folder else of_project(Path(temporary))
     if given.json:
         content = {name: dataclasses.asdict(one) | {"is_right": name not in wrong} for name, one in found.items()}
