@@ -1,6 +1,7 @@
 """`python -m tests.zoo [FAMILY ...]`: the whole zoo, or some families, each in a process of its own.
 
-A line of JSON for each family goes to `--out`, a table to the terminal. `--write` puts it into docs/families.md.
+A line of JSON for each family goes to `--out`, a table to the terminal. `--write TITLE=FILE …` makes docs/families.md
+of such files, which may be from several machines.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=150.0, help="seconds for each family")
     parser.add_argument("--out", type=Path, default=Path("zoo.jsonl"))
     parser.add_argument("--logs", type=Path, help="keep what each family's process printed in this folder")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/families.md")
+    parser.add_argument("--write", nargs="+", metavar="TITLE=FILE", help="write docs/families.md from earlier results")
     asked = parser.parse_args()
     if asked.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before the libraries choose a device
     from tests.zoo import runner, table
 
+    if asked.write:
+        parts = [one.rpartition("=") for one in asked.write]
+        table.write([(title, runner.read(Path(path))) for title, _, path in parts])
+        return
     lines = []
     with asked.out.open("w") as out:
         for result in runner.results(
@@ -38,8 +43,6 @@ def main() -> None:
             out.flush()
             print(table.short(result), flush=True)
     print(table.summary(lines))
-    if asked.write:
-        table.write(lines, asked.device)
 
 
 if __name__ == "__main__":

@@ -121,13 +121,20 @@ def free_port(first: int) -> int:
     raise RuntimeError(f"no free port from {first} on")
 
 
+def read(path: Path) -> list[Result]:
+    """Return the results in a file of JSON lines."""
+    contents = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        Result(**{**content, "ways": {way: Found(**found) for way, found in content["ways"].items()}})
+        for content in contents
+    ]
+
+
 def result_of(family: str, scratch: Path, late: bool) -> Result:
     """Return what a family's process has found, with a word about its end if it did not end well."""
     path, result = scratch / "found" / family, Result(family)
     if path.is_file():
-        content = json.loads(path.read_text())
-        ways = {way: Found(**found) for way, found in content["ways"].items()}
-        result = Result(**{**content, "ways": ways})
+        (result,) = read(path)
     if late:
         log = (scratch / "logs" / family).read_text(errors="replace").partition("Timeout (")[2].splitlines()
         frames = [line.strip() for line in log if line.strip().startswith("File")]

@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tests.zoo.trial import Result
+from tests.zoo.trial import Found, Result
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
+HEAD = """# Families
+
+What `python -m tests.zoo` found: every family of which transformers makes a causal language model, tiny and with random
+weights, through this project's own preparation, training, export and evaluation, compared with a plain loop that takes
+one row at a time. Failures are listed too.
+
+| word | meaning |
+|---|---|
+| right | loss and gradient norm of the first step, later losses, the resumed run, the exported weights and the answers are those of the plain loop |
+| right (padded) | the same, but rows cannot be packed: about half the speed |
+| refused | with its reason, before anything is prepared |
+| late | with its reason, but only once the ranks have loaded the model |
+| wrong | trained or evaluated, but not as the plain loop does it |
+| traceback | a crash, or the time limit (on a GPU it hit kernels that were still being compiled) |
+| not built | no tiny model could be made of the family's configuration, so nothing is known of it |
+"""  # noqa: E501
 
 
 def short(result: Result) -> str:
     """Return a family's results in one line."""
-    ways = []
-    for way, found in result.ways.items():
-        padded = " (padded)" if way == "packed" and not found.packed else ""
-        ways.append(f"{way}={found.verdict}{padded} {' '.join(found.reason.split())[:110]}".strip())
+    ways = [f"{way}={cell(found, way)} {reason(found)}".strip() for way, found in result.ways.items()]
     return f"{result.family:<24} plan {result.plan:<12.40} {'; '.join(ways)}"
+
+
+def cell(found: Found, way: str) -> str:
+    """Return a verdict, and whether rows had to be padded."""
+    return found.verdict + " (padded)" * (way == "packed" and found.verdict == "right" and not found.packed)
+
+
+def reason(found: Found, most: int = 110) -> str:
+    """Return the beginning of a reason, without the path of a model in a temporary folder."""
+    words = [word for word in found.reason.split() if not word.startswith(("MODEL_NAME=/", "/tmp/"))]
+    return " ".join(words)[:most]
 
 
 def summary(results: Iterable[Result]) -> str:
@@ -23,13 +49,32 @@ def summary(results: Iterable[Result]) -> str:
     results = list(results)
     lines = [f"{len(results)} families"]
     for way in dict.fromkeys(way for result in results for way in result.ways):
-        counts = Counter(result.ways[way].verdict for result in results if way in result.ways)
+        counts = Counter(cell(result.ways[way], way) for result in results if way in result.ways)
         lines.append(f"{way:<8} " + ", ".join(f"{number} {verdict}" for verdict, number in counts.most_common()))
     return "\n".join(lines)
 
 
-def write(results: Iterable[Result], device: str) -> None:
+def page(parts: Sequence[tuple[str, list[Result]]]) -> str:
+    """Return docs/families.md from the results of several runs, each with a line that says where and with what."""
+    texts = [HEAD]
+    for title, results in parts:
+        ways = list(dict.fromkeys(way for result in results for way in result.ways if way not in ("built", "process")))
+        texts.append(f"## {title}\n\n```\n{summary(results)}\n```\n")
+        texts.append(
+            f"| family | {' | '.join(ways)} | plan's weights / true ones | reason |\n|{'---|' * (len(ways) + 3)}"
+        )
+        for result in sorted(results, key=lambda one: one.family):
+            others = next((found for way, found in result.ways.items() if way not in ways), None)
+            cells = [cell(result.ways[way], way) if way in result.ways else "" for way in ways]
+            if others:
+                cells[0] = cells[0] or others.verdict
+            why = next((reason(found) for found in result.ways.values() if found.verdict != "right"), "")
+            plan = result.plan if result.plan[:1].isdigit() else "unknown"
+            texts.append(f"| {result.family} | {' | '.join(cells)} | {plan} | {why.replace('|', '/')} |")
+        texts.append("")
+    return "\n".join(texts)
+
+
+def write(parts: Sequence[tuple[str, list[Result]]]) -> None:
     """Write docs/families.md."""
-    lines = [short(result) for result in results]
-    text = "\n".join(["# Families", "", f"On {device}.", "", "```", *lines, "```", ""])
-    (Path(__file__).resolve().parents[2] / "docs" / "families.md").write_text(text)
+    PAGE.write_text(page(parts))
