@@ -12,6 +12,7 @@ from sft.host.launch.decide import decide
 from sft.host.plan import shapes, view, workload
 from sft.host.plan.conditions import Options, conditions
 from sft.host.plan.plan import Plan
+from sft.host.plan.shapes import Shape
 from sft.run import records, typed_json
 from sft.settings.load import load
 from sft.settings.stages import resolve
@@ -137,3 +138,18 @@ def test_errors_are_one_line():
         UserError, match="half.json: has no hidden_size; give the config.json of a causal language model"
     ):
         planned(shape="half.json")
+
+
+FAMILIES = {
+    "mpt": {"d_model": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 100},
+    "xglm": {"d_model": 64, "num_layers": 2, "attention_heads": 4, "ffn_dim": 256, "vocab_size": 100},
+    "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 16, "expand": 2, "vocab_size": 100},
+    "dbrx": {"d_model": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 100},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_familys_names_are_read_and_a_guess_says_so(family):
+    found = Shape.of(FAMILIES[family] | {"model_type": family}, "config.json")
+    assert (found.layers, found.hidden, found.vocabulary) == (2, 64, 100)
+    assert bool(found.doubt) is (family == "mamba") and found.weights > 2 * 12 * 64 * 64 / 2
