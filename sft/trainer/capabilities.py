@@ -10,9 +10,11 @@ from sft.run.records import Capabilities
 from sft.settings.stages import Decided
 from sft.trainer import attention
 from sft.trainer.distributed import World
-from sft.trainer.engine import count_weights
+from sft.trainer.engine import count_weights, true_shape
 from sft.trainer.loss import TargetLoss
 from sft.trainer.report import Reporter
+
+STACKED = 3  # dimensions of a tensor of experts: one matrix for each
 
 
 def of(engine: DeepSpeedEngine, packing: bool, settings: Decided, world: World) -> Capabilities:
@@ -29,8 +31,18 @@ def of(engine: DeepSpeedEngine, packing: bool, settings: Decided, world: World) 
         recomputes=bool(settings.gradient_checkpointing) and bool(model.supports_gradient_checkpointing),
         kernels=target_loss.kernels,
         trained_share=round(count_weights(target_loss, only_trained=True) / count_weights(target_loss), 6),
-        left_out=target_loss.left_out,
+        left_out=[*target_loss.left_out, *without_adapters(target_loss, settings)],
     )
+
+
+def without_adapters(target_loss: TargetLoss, settings: Decided) -> list[str]:
+    """Return a word about the weights that no adapter reaches: experts that are stacked in one tensor."""
+    if not settings.lora_rank:
+        return []
+    shapes = [true_shape(parameter) for parameter in target_loss.model.parameters()]
+    stacked = sum(shape.numel() for shape in shapes if len(shape) == STACKED)
+    share = stacked / max(1, count_weights(target_loss.model))
+    return [f"no adapter reaches the experts, {share:.0%} of the weights: they stay as they are"] if stacked else []
 
 
 def line(found: Capabilities) -> str:
@@ -48,5 +60,7 @@ def note(engine: DeepSpeedEngine, packing: bool, settings: Decided, run: Run, re
     """Print what a model can do, and write `capabilities.json` (rank 0)."""
     found = of(engine, packing, settings, world)
     reporter.print(line(found))
+    for said in without_adapters(engine.module, settings):
+        reporter.print(f"{found.model}: {said}")
     if world.is_main:
         typed_json.write(run.capabilities, found)
