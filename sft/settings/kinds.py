@@ -26,7 +26,6 @@ Wandb = Literal["auto", "online", "offline", "disabled"]
 BaseBits = Literal[16, 4]
 TrainedAnswers = Literal["all", "last"]
 MarksInText = Literal["parse", "split"]
-RowKind = Literal["conversations", "texts"]  # what the rows of a data set hold: all of them the same
 LongRows = Literal["cut", "drop", "refuse"]
 ColumnRole = Literal[
     "prompt", "response", "reasoning", "system", "input", "history", "messages", "tools", "text", "unused"
@@ -135,11 +134,6 @@ def data_sets(text: str) -> str:
         if not values.get("dataset") or not all(isinstance(value, str) for value in values.values()):
             raise ValueError("is not a list of data sets")
     return text if entries else ""
-
-
-def common_kind(kinds: list[RowKind]) -> RowKind:
-    """Return what the rows of several data sets hold together: conversations, if those of any do."""
-    return "texts" if set(kinds) == {"texts"} else "conversations"
 
 
 def is_unicode(text: str) -> bool:

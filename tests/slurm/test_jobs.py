@@ -168,18 +168,23 @@ def test_a_node_that_is_lost_gives_the_job_back_to_the_queue(project, cluster: C
 
 
 def test_the_job_outlives_the_controller_and_the_login(project, cluster: Cluster):
-    process = project.start("train", "--follow", **small(RUN_NAME="followed", **STEPS | {"MAX_STEPS": 60}))
+    process = project.start("train", "--follow", **small(RUN_NAME="followed", **UNENDING))
     run = Run(project.path / "runs" / "followed")
     wait(run, lambda: run.state().step >= 2)
     cluster.end("ctld")
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    try:
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        cluster.start_controller()
     assert process.returncode == 0 and "make monitor NAME=followed" in output, output
     assert run.is_running() and run.stop_reason() is None
-    cluster.start_controller()
+    step = run.state().step
+    wait(run, lambda: run.state().step > step)
+    assert project.inv("stop", "--name", run.name).returncode == 0
     job = run.record(run.job, Job)
     assert job
-    assert left_queue(run, job.number).state == "COMPLETED" and run.state().status == "finished"
+    assert left_queue(run, job.number).state == "COMPLETED" and run.state().status == "stopped"
 
 
 def test_a_finished_run_that_is_started_again_by_its_script_ends_at_once(project):

@@ -17,9 +17,9 @@ from sft.rows.files import ReadRow, Row
 from sft.rows.forms import history, kinds, messages, missing, prompt_response, text, unused
 from sft.rows.forms.columns import Columns, given, quoted, without
 from sft.rows.forms.segments import Segment
+from sft.rows.row_kind import RowKind
 from sft.rows.tools import tools_of
 from sft.settings.fields import Settings
-from sft.settings.kinds import RowKind
 
 
 class Form(Protocol):

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import field
 
+from sft.rows.row_kind import RowKind, common_kind
 from sft.run.light import dataclass
 from sft.run.records.looks import LookCounts
 from sft.run.typed_json import Part, Record
-from sft.settings.kinds import RowKind, common_kind
 
 
 @dataclass(frozen=True, kw_only=True)

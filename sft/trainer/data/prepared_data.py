@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from sft import model_files, template_files
 from sft.errors import SettingsError, shown, wrong
 from sft.rows import forms
+from sft.rows.row_kind import RowKind, common_kind
 from sft.rows.splits import local_files
 from sft.run import files, typed_json
 from sft.run.records import PreparedData, Split
 from sft.settings.fields import Settings
-from sft.settings.kinds import RowKind, common_kind
 from sft.settings.mixture import is_mixture, parts_of, title, with_commits
 from sft.trainer.data import chat_template, hub, origin, sources
 from sft.trainer.data.hashes import file_hash, kept_hash, short_hash

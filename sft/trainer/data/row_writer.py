@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sft.rows.row_kind import RowKind
 from sft.run.records import Split
-from sft.settings.kinds import RowKind
 from sft.trainer.data.rows import Counts, Dropped, Texts, TokenisedRow
 
 COPY_BYTES = 2**20  # copied at a time

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from sft.rows import forms
 from sft.rows.row import ReadRow
+from sft.rows.row_kind import RowKind, common_kind
 from sft.rows.selections import check_apart
 from sft.rows.splits import LocalFiles, local_files
 from sft.run import files
 from sft.settings.fields import DEMO, Settings
-from sft.settings.kinds import RowKind, common_kind
 from sft.settings.mixture import DataPart, parts_of
 from sft.trainer.data import demo, hub
 from sft.trainer.data.hashes import file_hash

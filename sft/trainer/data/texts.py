@@ -16,9 +16,9 @@ from sft.rows.forms import ConvertedText
 from sft.rows.looks.row import look
 from sft.rows.looks.said import of_text
 from sft.rows.row import ReadRow
+from sft.rows.row_kind import RowKind
 from sft.run.records import TemplateFacts
 from sft.settings.fields import Settings
-from sft.settings.kinds import RowKind
 from sft.trainer.data.encode import check_ids, in_pieces
 from sft.trainer.data.marks import special_tokens
 from sft.trainer.data.prober import any_of

@@ -15,9 +15,9 @@ from sft.rows.conversation import Conversation, Message
 from sft.rows.files import ReadRow
 from sft.rows.looks.row import LookedAt, look
 from sft.rows.looks.said import of_conversation
+from sft.rows.row_kind import RowKind
 from sft.run.records import TemplateFacts
 from sft.settings.fields import Settings
-from sft.settings.kinds import RowKind
 from sft.trainer.data import completeness
 from sft.trainer.data.answers import Rendered, rendered
 from sft.trainer.data.chat_template import Refused
