@@ -109,3 +109,36 @@ def test_an_empty_file_has_no_rows(tmp_path):
     for name in ("a.jsonl", "a.json", "a.csv", "a.tsv"):
         (tmp_path / name).write_text("\n")
         assert read(tmp_path / name) == []
+
+
+# Those whose bytes are those of other text in UTF-8 (UTF-7, ISO-2022) cannot be told from it.
+ENCODINGS = (
+    "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "latin-1", "cp1251", "koi8-r",
+    "shift_jis", "euc-jp", "gb18030", "big5", "euc-kr",
+)  # fmt: skip
+WORDS = st.lists(
+    st.sampled_from(["2", "+", "five", "café", "Größe", "сколько", "日本語", "こと", "한국어", "–", "€"]), min_size=1
+)
+
+
+@given(
+    st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4),
+    st.sampled_from(ENCODINGS),
+    st.sampled_from(["a.csv", "a.jsonl"]),
+)
+def test_text_in_any_encoding_is_read_as_it_was_written_or_refused(tmp_path_factory, pairs, encoding, name):
+    rows = [{"question": " ".join(asked), "answer": " ".join(said)} for asked, said in pairs]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    if name == "a.csv":
+        lines = ["question,answer", *(f'"{row["question"]}","{row["answer"]}"' for row in rows)]
+    try:
+        content = "\n".join([*lines, ""]).encode(encoding)
+    except UnicodeEncodeError:
+        return  # it has no such letters
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(content)
+    found = [row for _, row in read_file(path)]
+    if any(isinstance(row, DataError) for row in found):
+        assert encoding not in ("utf-8", "utf-8-sig")
+    else:
+        assert found == rows
