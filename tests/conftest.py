@@ -9,7 +9,7 @@ import contextlib
 import gc
 import os
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import psutil
@@ -53,6 +53,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(tier)
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(TIMEOUTS_S[tier]))
+
+
+def skip_tier(items: list[pytest.Item], tier: str, why_not: Callable[[], str | None]) -> None:
+    """Skip the tests of a tier if it cannot run here, with the reason and the remedy."""
+    ours = [item for item in items if tier in item.path.parts]
+    if reason := why_not() if ours else None:
+        for item in ours:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def place_of(file: str) -> int:

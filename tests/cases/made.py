@@ -12,6 +12,8 @@ from collections.abc import Callable
 import pyarrow
 import pyarrow.parquet
 
+from tests.unit.written import zstandard
+
 LINES = b'{"question": "Largest planet?", "answer": "Jupiter"}\n'
 CSV = "question,answer\nCapital of Perú?,Lima\n"
 CHAT = [{"role": "user", "content": "Largest planet?"}, {"role": "assistant", "content": "Jupiter"}]
@@ -30,14 +32,6 @@ def stream(**columns: pyarrow.Array | list[object]) -> bytes:
     with pyarrow.ipc.new_stream(buffer, table.schema) as writer:
         writer.write_table(table)
     return buffer.getvalue()
-
-
-def zstandard(content: bytes) -> bytes:
-    """Return content compressed with zstd."""
-    buffer = pyarrow.BufferOutputStream()
-    with pyarrow.CompressedOutputStream(buffer, "zstd") as file:
-        file.write(content)
-    return bytes(buffer.getvalue())
 
 
 ASKED = ["Largest planet?"]

@@ -8,16 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from sft.host.launch import docker_engine
+from tests.conftest import skip_tier
 
 from .stack import Stack
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    ours = [item for item in items if "compose" in item.path.parts]
-    reason = why_not() if ours else None
-    for item in ours:
-        if reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
+    skip_tier(items, "compose", why_not)
 
 
 def why_not() -> str | None:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from sft.host.launch import ports
+from tests.claims import claimed
 from tests.settings import decided
 
 from .project import free_port
@@ -18,13 +19,6 @@ MEANWHILE_S = 60
 @pytest.fixture
 def base():
     return free_port()
-
-
-def claimed(settings):
-    said = io.StringIO()
-    claim = ports.claim(settings, Console(file=said, width=200))
-    claim.close()
-    return claim.port, said.getvalue().strip()
 
 
 def test_of_many_that_start_at_once_each_has_ports_of_its_own(base):

@@ -8,17 +8,14 @@ from pathlib import Path
 import pytest
 
 from sft.host.bootstrap import uv
+from tests.conftest import skip_tier
 
 from . import containers, python_mirror
 from .containers import Machine
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    ours = [item for item in items if "machine" in item.path.parts]
-    reason = containers.why_not() if ours else None
-    for item in ours:
-        if reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
+    skip_tier(items, "machine", containers.why_not)
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.conftest import skip_tier
 from tests.e2e.project import Project
 
 from .cluster import Cluster, why_not
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    ours = [item for item in items if "slurm" in item.path.parts]
-    reason = why_not() if ours else None
-    for item in ours:
-        if reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
+    skip_tier(items, "slurm", why_not)
 
 
 @pytest.fixture(scope="session")

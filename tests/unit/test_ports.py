@@ -1,17 +1,15 @@
 """A run whose nodes are processes of this machine gets ports that nobody else has or is about to have."""
 
-import io
 import socket
 
 import pytest
-from rich.console import Console
 
 from sft import hostfile
 from sft.errors import SettingsError
 from sft.host.doctor import machine
-from sft.host.launch import ports
 from sft.run import lifecycle
 from sft.settings.load import resume
+from tests.claims import claimed
 from tests.e2e.project import free_port
 from tests.settings import decided
 
@@ -19,13 +17,6 @@ from tests.settings import decided
 @pytest.fixture
 def base():
     return free_port()
-
-
-def claimed(settings):
-    said = io.StringIO()
-    claim = ports.claim(settings, Console(file=said, width=200))
-    claim.close()
-    return claim.port, said.getvalue().strip()
 
 
 def listening(port):

@@ -12,10 +12,9 @@ from sft.host.commands.watch import Watched
 from sft.host.launch import signals
 from sft.host.launch.decide import Decision, decide
 from sft.host.launch.slurm import queue
-from sft.host.launch.slurm.launcher import Slurm
+from sft.host.launch.slurm.launcher import Queued, Slurm
 from sft.run import files
 from sft.run.directory import Run
-from sft.run.records import Job
 from sft.settings.fields import Settings
 
 POLL_S = 2.0  # Slurm's controller serves a whole cluster
@@ -30,12 +29,13 @@ def refuse_queued(run: Run | None) -> None:
         )
 
 
-def submit(run: Run, decision: Decision, console: Console) -> None:
-    """Write a run's job script and submit it. Raises UserError if Slurm refuses it; the script stays to be read."""
+def submit(run: Run, decision: Decision, console: Console) -> Queued:
+    """Write a run's job script and submit it. Raises UserError if Slurm refuses it."""
     assert isinstance(decision.launcher, Slurm)
     files.write_whole(run.job_script, decision.launcher.script(run, decision.settings, decision.plan))
     job = decision.launcher.start(run)
     console.print(f"submitted as job {job.number}: {run.job_script}")
+    return job
 
 
 def tell_how_to_follow(run: Run, console: Console) -> None:
@@ -43,10 +43,10 @@ def tell_how_to_follow(run: Run, console: Console) -> None:
     console.print(f"`{run.command('monitor')}` shows it, `{run.command('stop')}` saves and ends it")
 
 
-def follow(run: Run, console: Console) -> Watched | None:
+def follow(run: Run, job: Queued, console: Console) -> Watched | None:
     """Show a submitted run until it has ended; None if a signal ends this first, or its job. The run goes on."""
     with display(console) as shown, signals.noted() as heard:
-        while not (run.ended or has_left(run)):
+        while not run.ended and None in job.codes():
             if heard.stop:
                 return None
             shown.show(run.state())
@@ -55,16 +55,6 @@ def follow(run: Run, console: Console) -> Watched | None:
     if not run.ended:
         return None
     return Watched(run, interrupted=False, failure=run.failure() if run.state().status == "failed" else None)
-
-
-def has_left(run: Run) -> bool:
-    """Whether a run's job is neither waiting nor at work. A controller that does not answer says nothing about that."""
-    job = run.record(run.job, Job)
-    try:
-        state = queue.state_of(job.number) if job else None
-    except UserError:
-        return False
-    return state is None or not state.is_active
 
 
 def show_script(written: Settings) -> None:

@@ -53,12 +53,12 @@ def train_in_queue(decision: Decision, console: Console, follow: bool) -> Run:
     latest = find.latest(decision.settings.runs_path)
     with open_run(decision, console.print) as run:
         try:
-            submit.submit(run, decision, console)
+            job = submit.submit(run, decision, console)
         except UserError:
             if not run.has_trained:
                 lifecycle.discard(run, latest)
             raise
-    if follow and (watched := submit.follow(run, console)):
+    if follow and (watched := submit.follow(run, job, console)):
         conclude(watched, console)
     else:
         submit.tell_how_to_follow(run, console)

@@ -99,8 +99,14 @@ class Queued:
     number: int
 
     def codes(self) -> list[int | None]:
-        """Return [None] as long as the job waits or is at work, then [0]: the run directory says how it ended."""
-        state = queue.state_of(self.number)
+        """Return [None] as long as the job waits or is at work, then [0]: the run directory says how it ended.
+
+        A controller that does not answer says nothing about the job.
+        """
+        try:
+            state = queue.state_of(self.number)
+        except UserError:
+            return [None]
         return [None if state and state.is_active else 0]
 
     def end_now(self) -> None:
