@@ -363,15 +363,14 @@ def check(c: Context) -> None:
 @task(help={"options": "passed on to pytest"})
 @one_line_errors
 def test(c: Context, options: str = "") -> None:
-    """Run every test that this machine can run, two at a time; list what cannot run, with the reason."""
+    """Run every test that this machine can run, a few at a time; list what cannot run, with the reason."""
     refuse_unknown_words("OPTIONS")
-    how = "-n 2 --dist loadfile"
-    # Unit tests in processes of their own: seconds, and proof that they import no training package.
-    parts = [options] if options else ["tests/unit", "tests --ignore tests/unit"]
+    # Unit tests in processes of their own: seconds, and proof that they import no training package. Of the others, many
+    # wait for daemons and downloads: three keep two cores busy.
+    parts = [f"-n 2 {options}"] if options else ["-n 2 tests/unit", "-n 3 tests --ignore tests/unit"]
     with c.cd(ROOT):
-        ended = [
-            c.run(f"{sys.executable} -m pytest {how} {part}", pty=sys.stdout.isatty(), warn=True) for part in parts
-        ]
+        pytest = f"{sys.executable} -m pytest --dist loadfile"
+        ended = [c.run(f"{pytest} {part}", pty=sys.stdout.isatty(), warn=True) for part in parts]
     if not all(ended):
         raise Exit(code=1)
 

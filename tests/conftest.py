@@ -21,10 +21,11 @@ HERE = Path(__file__).parent
 TIMEOUTS_S = {
     "unit": 120, "torch": 300, "e2e": 600, "compose": 900, "slurm": 600, "default": 2400, "machine": 600,
 }  # fmt: skip
-# The files that take longest in their tier come first, so that neither of two processes is left alone with one of them
-# at the end.
+# The files that take longest come first, so that no process is left alone with one of them at the end. The first two
+# mostly wait, for downloads and for Slurm, while others compute.
 LONGEST = (
-    "default/test_default_environment.py", "e2e/test_harm.py", "e2e/test_failure.py", "e2e/test_same_result.py",
+    "slurm/test_jobs.py", "default/test_default_environment.py",
+    "e2e/test_harm.py", "e2e/test_failure.py", "e2e/test_same_result.py",
     "e2e/test_stop_and_resume.py", "e2e/test_end_marks.py", "e2e/test_models.py", "e2e/test_lora.py",
     "e2e/test_demo.py",
     "unit/test_wrong_types.py", "unit/test_random_rows.py", "unit/test_wrong_settings.py", "unit/test_records.py",
