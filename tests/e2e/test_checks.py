@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from sft.host.check import Check
 from sft.host.doctor import template
-from sft.host.doctor.check import Check
 
 ANSWERS = {
     "org/open": (200, {"ETag": '"abc"', "X-Repo-Commit": "abc", "Content-Length": "2"}),

@@ -5,9 +5,8 @@ import os
 import pytest
 
 from sft.errors import SettingsError
-from sft.host.doctor import docker as docker_checks
 from sft.host.gpus import Gpu
-from sft.host.launch import docker_engine
+from sft.host.launch import compose_checks, docker_engine
 from sft.host.launch.launcher import choose
 from sft.settings.load import load
 
@@ -107,5 +106,5 @@ def test_an_engine_with_other_users_is_named(tmp_path, monkeypatch, options, sai
     program.write_text(f"#!/bin/sh\necho '{options}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    found = docker_checks.other_users()
+    found = compose_checks.other_users()
     assert (found and found.found.startswith(said)) if said else found is None

@@ -25,7 +25,7 @@ def test_memory_and_disk_are_held_against_what_the_settings_need(tmp_path):
     assert needed(model_name="org/unknown") == 0
     assert hardware.amount("disk", 40, 5, needed_gb=64, remedy="lower it").level == "warning"
     assert hardware.amount("disk", 3, 5, needed_gb=64, remedy="lower it").remedy == "64 GB are needed"
-    assert hardware.amount("disk", 40, 5, needed_gb=0.02, remedy="lower it") == ("disk", "ok", "40 GB", "")
+    assert hardware.amount("disk", 40, 5, needed_gb=0.02, remedy="lower it") == ("disk", "ok", "40 GB", "", "")
 
 
 def test_what_an_image_lacks_is_said(monkeypatch, tmp_path):
@@ -58,7 +58,13 @@ def test_what_is_found_out_about_the_chat_template_is_one_line():
 
 def test_a_chat_template_that_cannot_be_used_is_a_failure_with_its_remedy():
     found = template_check('{"error": "MODEL_NAME=x: its chat template takes no answer; set CHAT_TEMPLATE"}', 2)
-    assert found == ("chat template", "failure", "MODEL_NAME=x: its chat template takes no answer", "set CHAT_TEMPLATE")
+    assert found == (
+        "chat template",
+        "failure",
+        "MODEL_NAME=x: its chat template takes no answer",
+        "set CHAT_TEMPLATE",
+        "",
+    )
     for line in ("", "Killed", "[]", "{}"):
         assert template_check(line, -9).level == "failure", line
 

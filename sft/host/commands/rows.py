@@ -123,7 +123,7 @@ def check(settings: Settings, as_json: bool, console: Console) -> None:
 def prepared(settings: Settings, words: list[str], kind: type[R]) -> R:
     """Have the rows tokenised, and return what the program prints for these options. Raises UserError."""
     made = make_folders(settings)
-    if in_containers := launcher.is_compose(settings):
+    if in_containers := launcher.would_be(settings).own_packages:
         ownership.hand_over(settings, made)
     found = read(settings, words, in_containers, kind)
     if in_containers:

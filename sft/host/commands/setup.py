@@ -41,34 +41,21 @@ def make_env_file(console: Console) -> None:
     console.print(f"made {ENV_FILE} from {EXAMPLE.name}: your settings and keys go there")
 
 
-def set_up_docker(settings: Settings, made: list[Path], console: Console) -> bool:
-    """If runs will be in containers, check docker and build the image. Return whether they will. Raises SftError.
+def set_up_launcher(settings: Settings, made: list[Path], console: Console) -> bool:
+    """Set up the launcher that runs would have. Return whether its nodes have packages of their own. Raises SftError.
 
     `made` are the folders that are new.
     """
-    from sft.host import gpus, ownership
-    from sft.host.doctor import check, docker, hardware
-    from sft.host.launch import compose
+    from sft.host import check, gpus
+    from sft.host.doctor import hardware
     from sft.host.launch.launcher import choose
 
-    cards = gpus.visible() if settings.device != "cpu" else []
-    launcher, why = choose(settings, bool(cards))
+    launcher, why = choose(settings, settings.device != "cpu" and bool(gpus.visible()))
     console.print(f"launcher {launcher.name} ({why})")
-    if launcher.name != "compose":
-        return False
-    ownership.say(console)
-    ownership.hand_over(settings, made)
-    settings = Settings.of(settings, device="cuda" if cards else "cpu")
-    machine = [hardware.memory(settings), hardware.disk(settings), hardware.gpu(settings)]
-    check.report([*docker.before_build(settings), *machine], console)
-    stack = compose.Stack(settings)
-    stack.build(console)
-    if cards:
-        check.report([docker.gpus_inside(settings)], console)
-    for line in stack.complete_env_file():
-        console.print(f"added to {ENV_FILE}, for `docker compose` by hand: {line}")
-    ownership.hand_over_env_file(console)
-    return True
+    if launcher.own_packages:
+        check.report([hardware.memory(settings), hardware.disk(settings), hardware.gpu(settings)], console)
+    launcher.set_up(settings, made, console)
+    return launcher.own_packages
 
 
 def error_in(output: str) -> str:
@@ -111,7 +98,7 @@ def setup(console: Console) -> None:
         bundle.use(os.environ)
         manifest.copy_caches(bundle.folder(os.environ), settings.model_path, settings.data_path)
     try:
-        in_containers = set_up_docker(settings, made, console)
+        in_containers = set_up_launcher(settings, made, console)
     except SftError as error:
         missing.append(str(error))
     if not in_containers:  # the image has a torch of its own
@@ -128,7 +115,8 @@ def setup(console: Console) -> None:
 
 def torch_problem(settings: Settings, console: Console) -> list[str]:
     """Let torch compute, and print the result; return a line if it cannot."""
-    from sft.host.doctor import check, kernel
+    from sft.host import check
+    from sft.host.doctor import kernel
 
     try:
         check.report([kernel.check(settings)], console)

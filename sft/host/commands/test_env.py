@@ -1,4 +1,4 @@
-"""`make test-env`: check this machine, docker and both containers; every problem comes with a remedy."""
+"""`make test-env`: check this machine and what the launcher needs; every problem comes with a remedy."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from sft.errors import SettingsError
-from sft.host import folders, gpus, ownership
-from sft.host.doctor import docker, machine, template
-from sft.host.doctor.check import Check, report
-from sft.host.launch import image, launcher
+from sft.host.check import Check, report
+from sft.host.doctor import machine, template
+from sft.host.launch import launcher
 from sft.settings.fields import Settings
 from sft.settings.load import load
 from sft.settings.variables import ENV_FILE
@@ -36,30 +35,4 @@ def run_checks() -> Iterator[Check]:
         for check in machine.CHECKS:
             yield check(settings)
         yield template.check(probing)
-    if launcher.is_compose(settings):
-        cards = gpus.visible() if settings.device != "cpu" else []
-        yield from in_containers(Settings.of(settings, device="cuda" if cards else "cpu"))
-
-
-def in_containers(settings: Settings) -> Iterator[Check]:
-    """Yield the checks of docker, and those inside both nodes' containers."""
-    failed = False
-    for check in docker.before_build(settings):
-        failed = failed or check.level == "failure"
-        yield check
-    if failed:
-        return
-    try:
-        ownership.hand_over(settings, folders.make_folders(settings))
-    except SettingsError as error:
-        for problem in error.problems:
-            yield Check("folders", "failure", *problem.split("; ", 1))
-        return
-    if not image.is_built():
-        yield Check(
-            "image", "failure", f"{image.name()} is missing, or was built from other code", "`make setup` builds it"
-        )
-        return
-    if settings.device == "cuda":
-        yield docker.gpus_inside(settings)
-    yield from docker.inside(settings)
+    yield from launcher.would_be(settings).checks(settings)

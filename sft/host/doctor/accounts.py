@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from sft import model_files
-from sft.host.doctor.check import Check
+from sft.host.check import Check
 from sft.host.plan import shapes
 from sft.settings.fields import TINY, Settings
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from sft import hostfile
 from sft.host import gpus
-from sft.host.doctor.check import Check
+from sft.host.check import Check
 from sft.host.doctor.installation import packages, torch_cuda
-from sft.host.doctor.probe import PROBE_TIMEOUT_S, probe
 from sft.host.launch.link import MasterLink, WorkerLink, master_address
+from sft.host.launch.probe import PROBE_TIMEOUT_S, probe
 from sft.settings.fields import FOLDERS, Settings
 
 NODES = 2

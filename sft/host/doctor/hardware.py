@@ -10,7 +10,7 @@ import psutil
 from sft import resources
 from sft.errors import UserError
 from sft.host import gpus
-from sft.host.doctor.check import Check
+from sft.host.check import Check
 from sft.host.plan import shapes
 from sft.settings.fields import TINY, Settings
 

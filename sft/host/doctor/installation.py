@@ -11,16 +11,14 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from sft import ROOT, model_files
+from sft import ROOT
 from sft.errors import SettingsError
-from sft.host.doctor.check import Check
+from sft.host.check import Check
 from sft.host.launch import launcher
-from sft.settings import variables
 from sft.settings.fields import Settings
 from sft.settings.variables import ENV_FILE
 
 PYPROJECT = ROOT / "pyproject.toml"
-NO_EXTRAS = Check("optional packages", "ok", "all that the settings need")
 
 
 def env_file(_: Settings) -> Check:
@@ -59,17 +57,12 @@ def packages(_: Settings) -> Check:
 
 
 def extras(settings: Settings) -> Check:
-    """Check for the optional package that LORA_BASE_BITS=4 needs, here or in the image."""
-    if launcher.is_compose(settings):
-        missing = settings.lora_base_bits == 4 and variables.of_user("QLORA") != "1"
-        remedy = "set QLORA=1 in .env, and `make setup`"
-        what = "not in the image, for LORA_BASE_BITS=4"
-        return Check("bitsandbytes", "failure", what, remedy) if missing else NO_EXTRAS
+    """Check for the optional package that LORA_BASE_BITS=4 needs, where the nodes would be."""
     try:
-        model_files.check_bitsandbytes(settings)
+        launcher.would_be(settings).check(settings)
     except SettingsError as error:
-        return Check("bitsandbytes", "failure", *str(error).split("; ", 1))
-    return NO_EXTRAS
+        return Check("optional packages", "failure", *str(error).split("; ", 1))
+    return Check("optional packages", "ok", "all that the settings need")
 
 
 def torch_cuda() -> str | None:

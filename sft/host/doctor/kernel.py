@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, field
 
 from sft.host import gpus
-from sft.host.doctor.check import Check
+from sft.host.check import Check
 from sft.host.install import backend
 from sft.host.install.driver import Card, Machine
 from sft.settings.fields import Settings

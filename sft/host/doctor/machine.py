@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from sft.errors import UserError
 from sft.host import gpus
+from sft.host.check import Check
 from sft.host.doctor import accounts, hardware, installation, kernel
-from sft.host.doctor.check import Check
-from sft.host.doctor.probe import PROBE_TIMEOUT_S, probe
 from sft.host.launch import inputs, ports
+from sft.host.launch.probe import PROBE_TIMEOUT_S, probe
 from sft.settings.fields import Settings
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from sft import model_files
 from sft.errors import shown
-from sft.host.doctor.check import Check
+from sft.host.check import Check
 from sft.host.plan import shapes
 from sft.host.rows.visible import visible
 from sft.run.records import TemplateFacts

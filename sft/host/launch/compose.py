@@ -1,4 +1,4 @@
-"""`LAUNCHER=compose`: the nodes of a run are the two services of docker-compose.yml.
+"""The two services of docker-compose.yml, which are the nodes of a run with `LAUNCHER=compose`.
 
 This module calls `docker compose` as a user would, with the run's name, the user's ids and the secrets in its
 environment. Everything else is in the compose files.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -16,61 +15,12 @@ from rich.console import Console
 from sft import hostfile
 from sft.errors import SettingsError, UserError, wrong
 from sft.host import gpus, ownership
-from sft.host.folders import make_folders
-from sft.host.gpus import Gpu
-from sft.host.launch import compose_files, docker_engine, image, signals
+from sft.host.launch import compose_files, image, signals
 from sft.host.launch.compose_files import BASE, GPU
 from sft.host.launch.docker_engine import NO_GPU, last_line
-from sft.host.launch.offer import Offer
 from sft.run.directory import Run
 from sft.settings import variables
 from sft.settings.fields import FOLDERS, Settings
-from sft.settings.kinds import Launched
-from sft.settings.stages import Decided
-
-
-class Compose:
-    """The launcher that starts node programs in containers."""
-
-    name: Launched = "compose"
-    place = "in containers of this machine"
-    suits = "docker works and a GPU is here"
-    queues = False
-
-    def problem(self) -> tuple[str, str] | None:
-        return docker_engine.problem()
-
-    def objection(self, settings: Settings, has_gpu: bool) -> str:
-        """Return why LAUNCHER=auto does not take it: for a CPU, containers are only the longer way."""
-        if not has_gpu:
-            return "DEVICE=cpu" if settings.device == "cpu" else "no GPU"
-        if settings.nodes != len(hostfile.node_names(2)):
-            return f"NODES={settings.nodes}"
-        found = self.problem()
-        return found[0] if found else ""
-
-    def offer(self, settings: Settings, here: list[Gpu]) -> Offer:
-        return Offer.of_this_machine(here)
-
-    def cards(self, settings: Settings, here: list[Gpu]) -> list[Gpu]:
-        """Return the GPUs that the compose files give to the nodes; `here` if docker has to say what is wrong."""
-        return Stack(Settings.of(settings, device="cuda")).cards() or here
-
-    def check(self, settings: Settings) -> None:
-        """Nothing: the image has every package, or `make test-env` says what it lacks."""
-
-    def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> int:
-        """Check the compose files, make the folders and build the image. Raises UserError."""
-        self.stack = Stack(settings)
-        self.stack.check()
-        self.stack.need_idle()
-        ownership.say(console)
-        ownership.hand_over(settings, make_folders(settings))
-        self.stack.build(console)
-        return settings.master_port  # a container has all ports to itself
-
-    def start(self, run: Run) -> Containers:
-        return self.stack.up(run)
 
 
 @dataclass(frozen=True)

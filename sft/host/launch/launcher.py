@@ -5,15 +5,17 @@ A new launcher is one file beside `local.py` and one line in LAUNCHERS; `Launche
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 
 from sft.errors import SettingsError, wrong
 from sft.host import gpus
+from sft.host.check import Check
 from sft.host.gpus import Gpu
-from sft.host.launch.compose import Compose
+from sft.host.launch.compose_launcher import Compose
 from sft.host.launch.local import Local
 from sft.host.launch.offer import Offer
 from sft.host.launch.slurm.launcher import Slurm
@@ -39,6 +41,8 @@ class Launcher(Protocol):
     name: Launched
     place: str  # where its nodes are, as in "2 nodes on this machine"
     suits: str  # why LAUNCHER=auto takes it
+    on_this_machine: bool  # its nodes use this machine's GPUs, memory and ports
+    own_packages: bool  # its nodes have packages of their own, those of an image
     queues: bool  # a scheduler starts its nodes, perhaps hours later: the task submits the run and need not wait
 
     def problem(self) -> tuple[str, str] | None:
@@ -55,6 +59,12 @@ class Launcher(Protocol):
 
     def check(self, settings: Settings) -> None:
         """Raise SettingsError for settings that its nodes could not run with."""
+
+    def checks(self, settings: Settings) -> Iterator[Check]:
+        """Yield what `make test-env` checks besides this machine, quick checks first: the nodes, and between them."""
+
+    def set_up(self, settings: Settings, made: Sequence[Path], console: Console) -> None:
+        """Do its part of `make setup`; `made` are the folders that are new. Raises SftError."""
 
     def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> int:
         """Make ready what the nodes need: ports, folders, an image. Return the run's MASTER_PORT. Raises SftError."""
@@ -83,7 +93,8 @@ def choose(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
     raise AssertionError("no launcher takes every run")
 
 
-def is_compose(settings: Settings) -> bool:
-    """Tell whether a run would be in containers, without an error if docker does not work."""
-    has_gpu = settings.device != "cpu" and bool(gpus.visible())
-    return settings.launcher == "compose" or choose(settings, has_gpu)[0].name == "compose"
+def would_be(settings: Settings) -> Launcher:
+    """Return the launcher that a run would have, whether that works here or not."""
+    if settings.launcher != "auto":
+        return LAUNCHERS[settings.launcher]()
+    return choose(settings, settings.device != "cpu" and bool(gpus.visible()))[0]

@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
 from sft import model_files, resources
 from sft.host import gpus
+from sft.host.check import Check
 from sft.host.folders import make_folders
 from sft.host.gpus import Gpu
 from sft.host.launch import ports, signals
@@ -30,6 +32,8 @@ class Local:
     place = "on this machine"
     suits = "nothing else can start it"
     queues = False
+    on_this_machine = True
+    own_packages = False
 
     def problem(self) -> None:
         return None
@@ -46,6 +50,13 @@ class Local:
     def check(self, settings: Settings) -> None:
         """Raise SettingsError if a package that the settings need is not installed."""
         model_files.check_bitsandbytes(settings)
+
+    def checks(self, settings: Settings) -> Iterator[Check]:
+        """Yield nothing: its nodes are on this machine, which is checked for every launcher."""
+        yield from ()
+
+    def set_up(self, settings: Settings, made: Sequence[Path], console: Console) -> None:
+        """Nothing: its nodes use the packages of this installation."""
 
     def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> int:
         """Claim the ports and make the folders. Raises SettingsError if that fails."""

@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
 from sft.errors import SettingsError, UserError, wrong
+from sft.host.check import Check
 from sft.host.folders import make_folders
 from sft.host.gpus import Gpu
 from sft.host.launch import signals
@@ -39,6 +41,8 @@ class Slurm:
     place = "of a Slurm job"
     suits = "LAUNCHER=slurm"
     queues = True
+    on_this_machine = False
+    own_packages = False
 
     def problem(self) -> tuple[str, str] | None:
         """Return why nothing can be submitted from here, and the remedy; None if it can."""
@@ -73,6 +77,24 @@ class Slurm:
 
     def check(self, settings: Settings) -> None:
         """Nothing: a login node may have none of the packages that the nodes have."""
+
+    def checks(self, settings: Settings) -> Iterator[Check]:
+        """Yield the checks of the commands and the partition. The nodes themselves check before they train."""
+        if problem := self.problem():
+            yield Check("Slurm", "failure", *problem)
+            return
+        try:
+            offer = self.offer(settings, [])
+        except UserError as error:
+            what, _, remedy = str(error).rpartition("; ")
+            yield Check("partition", "failure", what, remedy)
+            return
+        nodes = sum(kind.number for kind in self.kinds)
+        what = f"{nodes} nodes, {offer.cores} cores, {len(offer.gpus)} GPUs where a node has enough of them"
+        yield Check("partition", "ok", what)
+
+    def set_up(self, settings: Settings, made: Sequence[Path], console: Console) -> None:
+        """Nothing: its nodes use the packages of this installation."""
 
     def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> int:
         """Make the folders. Return MASTER_PORT as it is: the job takes a port by its own number."""

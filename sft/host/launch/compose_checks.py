@@ -1,4 +1,4 @@
-"""Checks of docker for `make setup` and `make test-env`: engine, compose files, GPUs in containers, both nodes."""
+"""Checks of `LAUNCHER=compose`: the engine, compose files, the image, GPUs in containers, both nodes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,38 @@ import time
 from collections.abc import Iterator
 
 from sft import hostfile
-from sft.errors import SftError
-from sft.host import gpus, ownership
-from sft.host.doctor.check import Check
-from sft.host.launch import compose, compose_files, docker_engine
+from sft.errors import SettingsError, SftError
+from sft.host import folders, gpus, ownership
+from sft.host.check import Check
+from sft.host.launch import compose, compose_files, docker_engine, image
 from sft.settings import variables
 from sft.settings.fields import Settings
 
 NODES_TIMEOUT_S = 300
 POLL_S = 0.5
+
+
+def checks(settings: Settings) -> Iterator[Check]:
+    """Yield every check of docker, and those inside both nodes' containers if these can start."""
+    failed = False
+    for check in before_build(settings):
+        failed = failed or check.level == "failure"
+        yield check
+    if failed:
+        return
+    try:
+        ownership.hand_over(settings, folders.make_folders(settings))
+    except SettingsError as error:
+        for problem in error.problems:
+            yield Check("folders", "failure", *problem.split("; ", 1))
+        return
+    if not image.is_built():
+        what = f"{image.name()} is missing, or was built from other code"
+        yield Check("image", "failure", what, "`make setup` builds it")
+        return
+    if settings.device == "cuda":
+        yield gpus_inside(settings)
+    yield from inside(settings)
 
 
 def before_build(settings: Settings) -> Iterator[Check]:
@@ -95,10 +118,9 @@ def inside(settings: Settings) -> Iterator[Check]:
             lines = told.replace("\x1b[2K", "").splitlines()  # compose clears lines even without a terminal
             found = [json.loads(line) for line in lines if line.startswith('{"name"')]
             for check in found:
-                yield Check(f"{name}: {check['name']}", check["level"], check["found"], check["remedy"])
+                yield Check(check["name"], check["level"], check["found"], check["remedy"], where=name)
             if not found:
-                yield Check(
-                    name, "failure", docker_engine.last_line("\n".join(lines)), "`make setup` rebuilds the image"
-                )
+                said = docker_engine.last_line("\n".join(lines))
+                yield Check("container", "failure", said, "`make setup` rebuilds the image", where=name)
     finally:
         call("down", "--timeout", "0")

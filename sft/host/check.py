@@ -10,16 +10,23 @@ from rich.text import Text
 
 from sft.errors import RunFailed
 
+Level = Literal["ok", "warning", "failure"]
 COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
 
 
 class Check(NamedTuple):
     """What one check found. The remedy is empty if all is well."""
 
-    name: str
-    level: Literal["ok", "warning", "failure"]
+    name: str  # the same on every machine
+    level: Level
     found: str
     remedy: str = ""
+    where: str = ""  # the node, as in "llm-worker"; "": this machine
+
+    @property
+    def label(self) -> str:
+        """The name, behind that of its node."""
+        return f"{self.where}: {self.name}" if self.where else self.name
 
 
 def report(checks: Iterable[Check], console: Console) -> None:
@@ -27,7 +34,7 @@ def report(checks: Iterable[Check], console: Console) -> None:
     failures = 0
     for check in checks:
         failures += check.level == "failure"
-        console.print(Text.assemble((f"{check.level:>8}", COLOURS[check.level]), f"  {check.name}: {check.found}"))
+        console.print(Text.assemble((f"{check.level:>8}", COLOURS[check.level]), f"  {check.label}: {check.found}"))
         if check.remedy:
             console.print(f"{'':>8}  -> {check.remedy}")
     if failures:
