@@ -21,7 +21,7 @@ import psutil
 from sft import resources
 
 POLL_S = 0.2
-PREPARE = "from sft.settings.load import load; from sft.trainer.data import prepare; print(prepare.prepare(load(None)))"
+PREPARE = "from sft.settings.load import load; from sft.trainer import prepare; print(prepare.prepare(load(None)))"
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.settings.fields import Settings
-from sft.trainer.data import prepare
+from sft.trainer import prepare
 from sft.trainer.data.rows import Rows
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ benchmarks/README.md has a measurement of each choice made here.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from pathlib import Path
 
 import deepspeed
@@ -22,16 +21,11 @@ from sft.settings.deepspeed import DsConfig
 from sft.settings.stages import Decided
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
 from sft.trainer import distributed, oom
-from sft.trainer.attention import has_kernels
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import adapter, quantised
+from sft.trainer.model import adapter, liger, quantised
 from sft.trainer.model.load import load_model
-
-# Liger's kernels that replace single modules. Its losses are not among them: loss.py has its own.
-LIGER = ("rope", "swiglu", "rms_norm")
-LIGER_LOSSES = ("cross_entropy", "fused_linear_cross_entropy")
 
 
 def start_engine(
@@ -98,7 +92,7 @@ def take_faster_kernels(
         for layer in layers:
             # The forward inside ZeRO's hooks: compiling the hooks too would break the graph at each of them.
             layer.forward = torch.compile(layer.forward, dynamic=True)
-    elif world.device.type == "cuda" and has_kernels() and importlib.util.find_spec("liger_kernel"):
+    elif liger.is_usable(world.device):
         return take_liger_kernels(model, world)
     return []
 
@@ -115,28 +109,12 @@ def gathers_whole_layers(engine: DeepSpeedEngine) -> bool:
     return any(z3_leaf_module(module) for module in engine.module.modules())
 
 
-def take_liger_kernels(model: torch.nn.Module, world: World) -> list[str]:
-    """Replace modules of the model by Liger's, kernel by kernel: a family may lack one. Return what is used.
-
-    What is left out is printed.
-    """
-    used, missing = list[str](), list[str]()
-    try:
-        from transformers.integrations.liger import apply_liger_kernel  # imports peft, which takes a second
-
-        for kernel in LIGER:
-            alone = {name: name == kernel for name in (*LIGER, *LIGER_LOSSES)}
-            try:
-                apply_liger_kernel(model, alone)
-                used.append(kernel)
-            except (NotImplementedError, AttributeError, TypeError, ValueError):
-                missing.append(kernel)
-    except (ImportError, OSError) as error:
-        if world.is_main:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            print(f"liger-kernel does not load ({reason}): training without it", flush=True)
-    if missing and world.is_main:
-        print(f"{type(model).__name__} has no {', '.join(missing)} kernel in Liger: its own is used", flush=True)
+def take_liger_kernels(model: torch.nn.Module, world: World, without: list[str] | None = None) -> list[str]:
+    """Replace modules of the model by Liger's. Return what is used; what is left out is printed."""
+    said = list[str]()
+    used = list(liger.apply_all(model, without or [], said))
+    for line in said if world.is_main else []:
+        print(line, flush=True)
     return used
 
 

@@ -10,7 +10,7 @@ from sft.host.commands import setup
 def test_setup_tells_what_the_program_that_prepares_found(tmp_path, monkeypatch):
     """Its libraries write to the same output."""
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "sft.trainer.data.prepare"]
+    command = [sys.executable, "-m", "sft.trainer.prepare"]
     environment = os.environ | {"BATCH_SIZE": "0", "DATASET": "data/none.csv", "PYTHONPATH": str(setup.EXAMPLE.parent)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2

@@ -109,7 +109,7 @@ def test_a_setup_that_is_ended_leaves_nothing_at_work(project, tmp_path, number)
     os.mkfifo(tmp_path / "train.jsonl")  # nobody writes into it: preparing goes on for ever
     process = project.start("setup", **small(DATASET=tmp_path))
     deadline = time.monotonic() + TIMEOUT_S
-    while not is_at_work(project, "sft.trainer.data.prepare"):
+    while not is_at_work(project, "sft.trainer.prepare"):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)

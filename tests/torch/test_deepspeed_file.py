@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sft.errors import UserError
 from sft.settings import deepspeed
 from sft.settings.load import load
-from sft.trainer.data import prepare
+from sft.trainer import prepare
 
 from ..unit.strategies import KEYS, NAMED, VALUES
 

@@ -15,7 +15,8 @@ from sft.run.records import PreparedData, Split
 from sft.settings import deepspeed
 from sft.settings.fields import Settings
 from sft.settings.load import DEMO_SETTINGS
-from sft.trainer.data import base_model, identity, prepare, prepared_data, sources
+from sft.trainer import prepare
+from sft.trainer.data import base_model, identity, prepared_data, sources
 from tests.settings import decided, decision
 
 from ..unit.test_unfinished import checkpoint

@@ -4,7 +4,7 @@ import pytest
 
 from sft.errors import SettingsError
 from sft.settings.load import load
-from sft.trainer.data import prepare
+from sft.trainer import prepare
 
 
 def check(model, targets):

@@ -13,7 +13,8 @@ from sft.run import lifecycle
 from sft.run.records import RowCounts
 from sft.settings.load import load
 from sft.settings.stages import resolve
-from sft.trainer.data import prepare, prepared_data, rows
+from sft.trainer import prepare
+from sft.trainer.data import prepared_data, rows
 from tests.settings import decided
 
 GOOD = {"question": "1 + 1?", "answer": "2"}

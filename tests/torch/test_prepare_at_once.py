@@ -14,7 +14,7 @@ def preparing(folder):
     settings = {"MODEL_NAME": "tiny", "DATASET": "demo", "DEVICE": "cpu", "MAX_LENGTH": "128", "OMP_NUM_THREADS": "1"}
     paths = {"DATA_PATH": str(folder / "data"), "MODEL_PATH": str(folder / "models")}
     return subprocess.Popen(
-        [sys.executable, "-m", "sft.trainer.data.prepare"], cwd=ROOT, env=os.environ | settings | paths,
+        [sys.executable, "-m", "sft.trainer.prepare"], cwd=ROOT, env=os.environ | settings | paths,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

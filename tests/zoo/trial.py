@@ -33,8 +33,8 @@ from sft.run.records import AnswerLine, Prepared
 from sft.settings.load import load
 from sft.settings.stages import Decided, resolve, without_plan
 from sft.steps import Steps
-from sft.trainer import batching, loop, main
-from sft.trainer.data import demo, prepare
+from sft.trainer import batching, loop, main, prepare
+from sft.trainer.data import demo
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 from sft.trainer.model import adapter

@@ -128,7 +128,7 @@ def torch_problem(settings: Settings, console: Console) -> list[str]:
 def preparation_problem(settings: Settings, console: Console, **given: str) -> list[str]:
     """Prepare data and model, with the settings `given` in place of others; return why that failed, if it did."""
     console.print(f"getting {title(settings)} and {settings.model_name} (once)")
-    command = [sys.executable, "-m", "sft.trainer.data.prepare"]
+    command = [sys.executable, "-m", "sft.trainer.prepare"]
     environment = os.environ | settings.secrets() | {"TOKENIZERS_PARALLELISM": "false"} | given
     code, said = output(command, environment)
     return [error_in(said) or "the preparation failed; see above"] if code else []

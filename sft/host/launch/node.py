@@ -178,7 +178,7 @@ class Node:
         """Run the program that prepares the inputs. Return False if the run is stopped meanwhile."""
         self.run.update_state("preparing")
         provenance.note_machine(self.run)
-        process = self.processes.start("sft.trainer.data.prepare", "--run", str(self.run.path))
+        process = self.processes.start("sft.trainer.prepare", "--run", str(self.run.path))
         self.supervisor.see_through(process, until_stop=True)
         if self.run.prepared.is_file():
             provenance.note_inputs(self.run)

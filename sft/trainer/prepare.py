@@ -1,4 +1,4 @@
-"""Prepare a run's data and model, once on node 0: `python -m sft.trainer.data.prepare --run runs/NAME`.
+"""Prepare a run's data and model, once on node 0: `python -m sft.trainer.prepare --run runs/NAME`.
 
 The base model is made, found or downloaded; the data is read, validated, tokenised and cached. When both are complete,
 `prepared.json` in the run directory says where they are: the ranks of all nodes wait for that file. If both are in the
