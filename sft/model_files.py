@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sft.errors import SettingsError, wrong
@@ -167,14 +168,18 @@ def check_length(most: int | None, settings: Settings) -> None:
         raise SettingsError([wrong("MAX_LENGTH", settings.max_length, what, f"use {most} or less")])
 
 
+def weight_files(folder: Path) -> list[str]:
+    """Return the names of the safetensors files that a model is loaded from; an empty list if it has none."""
+    if (folder / "model.safetensors").is_file():  # loaded even if there is an index too
+        return ["model.safetensors"]
+    if isinstance(index := read_json(folder / INDEX), dict) and isinstance(index.get("weight_map"), dict):
+        return sorted({str(name) for name in index["weight_map"].values()})
+    return []
+
+
 def broken_weights(folder: Path) -> str:
     """Return what is wrong with a model's safetensors files: missing, not fetched or incomplete; "" if nothing is."""
-    names = {path.name for path in folder.glob("*.safetensors")}
-    if (folder / "model.safetensors").is_file():  # loaded even if there is an index too
-        names = {"model.safetensors"}
-    elif isinstance(index := read_json(folder / INDEX), dict) and isinstance(index.get("weight_map"), dict):
-        names = set(index["weight_map"].values())
-    for name in sorted(map(str, names)):
+    for name in weight_files(folder) or sorted(path.name for path in folder.glob("*.safetensors")):
         if not (folder / name).is_file():
             return f"{name} is missing, which {INDEX} names"
         if problem := broken_file(folder / name):
@@ -184,22 +189,47 @@ def broken_weights(folder: Path) -> str:
 
 def broken_file(path: Path) -> str:
     """Return what is wrong with a safetensors file by its header and size, or ""."""
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            return "is a git-lfs pointer and not the file (`git lfs pull`)"
+    try:
+        sizes, start = header(path)
+        whole = start + max((size.end for size in sizes.values()), default=0)
+    except BadHeader:
+        return "is not a complete safetensors file"
+    size = path.stat().st_size
+    return "" if size == whole else f"has {size:,} bytes of {whole:,}"
+
+
+class BadHeader(Exception):
+    """A file does not begin with the header of a safetensors file."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a safetensors file's header says of a tensor: its shape, and where it ends, in bytes behind the header."""
+
+    shape: tuple[int, ...]
+    end: int
+
+
+def header(path: Path) -> tuple[dict[str, StoredTensor], int]:
+    """Return a safetensors file's tensors by name, and the bytes before the first one. Raises BadHeader, OSError."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(len(POINTER))
-        if start == POINTER:
-            return "is a git-lfs pointer and not the file (`git lfs pull`)"
-        length = int.from_bytes(start[:HEADER_LENGTH_BYTES], "little")
+        length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
         if size < HEADER_LENGTH_BYTES + length or length > LONGEST_HEADER:
-            return "is not a complete safetensors file"
-        file.seek(HEADER_LENGTH_BYTES)
+            raise BadHeader
         try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-            whole = HEADER_LENGTH_BYTES + length + max(ends, default=0)
+            content = json.loads(file.read(length))
+            tensors = {
+                name: StoredTensor(tuple(entry["shape"]), int(entry["data_offsets"][1]))
+                for name, entry in content.items()
+                if name != "__metadata__"
+            }
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return "is not a complete safetensors file"
-    return "" if size == whole else f"has {size:,} bytes of {whole:,}"
+            raise BadHeader from None
+    return tensors, HEADER_LENGTH_BYTES + length
 
 
 def check_bitsandbytes(settings: Settings) -> None:

@@ -55,7 +55,7 @@ def needed_gb(settings: Settings, checkpoints: int) -> float:
         shape = None
     if shape is None:
         return 0.0
-    trained = shape.lora_weights(settings.lora_rank) if settings.lora_rank else shape.weights
+    trained = shape.lora_weights(settings.lora_rank) if settings.lora_rank else shape.language_weights
     return (checkpoints * TRAINED_BYTES * trained + 2 * WHOLE_BYTES * shape.weights) / 1e9
 
 

@@ -46,7 +46,7 @@ class Job:
         small = weight_bytes <= PERSISTENT_SHARE * card.memory_gib * GIB and "offload_param" not in config.zero
         threshold = config.size("stage3_param_persistence_threshold", shape.weights if small else 0)
         ranks, rank = settings.world_size, settings.lora_rank
-        trained = shape.lora_weights(rank) if rank else shape.weights
+        trained = shape.lora_weights(rank) if rank else shape.language_weights
         return cls(
             shape=shape,
             card=card,
@@ -75,7 +75,7 @@ class Job:
     @property
     def trained(self) -> int:
         """Weights that are trained."""
-        return self.shape.lora_weights(self.lora_rank) if self.lora_rank else self.shape.weights
+        return self.shape.lora_weights(self.lora_rank) if self.lora_rank else self.shape.language_weights
 
     @property
     def weights(self) -> int:

@@ -181,7 +181,7 @@ def gathered_bytes(job: Job) -> float:
     apart = job.stage == 3 and (job.ranks > 1 or job.offload_weights)
     if not apart or job.persistent:
         return 0
-    following = 2 * min(job.weights, job.shape.layer_weights + job.shape.head_weights)
+    following = 2 * min(job.weights, job.shape.largest_layer + job.shape.head_weights)
     return job.element * (min(job.weights, MAX_LIVE) + following)
 
 

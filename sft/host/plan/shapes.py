@@ -1,19 +1,22 @@
 """The shape of a model, from its `config.json`: all that the plan needs to know, without torch or transformers.
 
-Families of models give the same few sizes different names: those of transformers' own attribute maps. Weights and
-activations follow from the sizes, for decoders of attention and a (gated) feed-forward network; in a mixture of experts
-every expert's weights count. Of other layers (state-space, hybrid) the plan is a guess, and `Shape.doubt` says so.
+Families of models give the same few sizes different names: those of transformers' own attribute maps. Weights are
+counted in the model's own files, if they are there. Otherwise they follow from the sizes, as activations do, for
+decoders of attention and a (gated) feed-forward network; in a mixture of experts every expert's weights count. Of other
+layers (state-space, hybrid) such a plan is a guess, and `Shape.doubt` says so.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sft import model_files
 from sft.errors import SettingsError, UserError, wrong
+from sft.host.plan import counted
+from sft.host.plan.counted import Counted, Sizes
 from sft.model_files import Config
 from sft.settings.fields import TINY, Settings
 
@@ -40,7 +43,10 @@ UNGATED = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi
 # Sizes by all their names in transformers' families, the more special ones first.
 NAMES: dict[str, tuple[str, ...]] = {
     "hidden": ("hidden_size", "n_embd", "d_model", "embed_dim", "n_embed", "emb_dim", "dim"),
-    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"),
+    "layers": (
+        "num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers",
+        "layers_block_type", "layer_types", "hybrid_override_pattern",
+    ),
     "heads": (
         "num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads", "attention_heads",
     ),
@@ -57,6 +63,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "positions": ("n_positions", "n_ctx", "max_position_embeddings"),
     "vocabulary": ("vocab_size",),
 }  # fmt: skip
+LAYER_KINDS = ("layers_block_type", "layer_types", "hybrid_override_pattern")  # one entry, or one letter, a layer
 # Families whose head is the embedding where config.json says nothing: files of older versions left out what was usual.
 TIED = (
     "gpt2", "opt", "gemma", "gemma2", "gemma3_text", "bloom", "falcon", "gpt_neo", "gpt_bigcode", "mpt", "xglm",
@@ -71,6 +78,7 @@ STATE_SPACE = (
     "linear_num_value_heads",
     "conv_L_cache",
 )
+UNCOUNTED = "its parts for other inputs than text are not counted"
 CHANGE_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
 
@@ -99,6 +107,7 @@ class Shape:
     dense_layers: int = 0  # of a mixture of experts, without experts ...
     dense_intermediate: int = 0  # ... but with one wider feed-forward network
     doubt: str = ""  # why the numbers are a guess; "" if they are not
+    counted: Counted | None = None  # the weights, in the model's own files
 
     @property
     def attention_weights(self) -> int:
@@ -143,24 +152,50 @@ class Shape:
 
     @property
     def weights(self) -> int:
-        """All weights; a head that is the embedding counts once."""
+        """All weights, those of parts for other inputs than text too; a head that is the embedding counts once."""
+        return self.counted.language + self.counted.frozen if self.counted else self.language_weights
+
+    @property
+    def language_weights(self) -> int:
+        """The weights that training changes, unless it trains an adapter."""
+        if self.counted:
+            return self.counted.language
         ends = self.head_weights * (1 if self.tied else 2) + self.positions * self.hidden
         layers = (self.layers - self.dense_layers) * self.layer_weights + self.dense_layers * self.dense_weights
         return layers + ends + self.norms // 2 * self.hidden
 
     @property
+    def largest_layer(self) -> int:
+        """Weights of the largest layer."""
+        return self.counted.layer if self.counted else self.layer_weights
+
+    @property
+    def expert_share(self) -> float:
+        """The share of all weights that are in experts."""
+        if self.counted:
+            return self.counted.experts / max(1, self.weights)
+        stacked = (self.layers - self.dense_layers) * self.experts * self.feed_forward_weights
+        return stacked / self.weights if self.experts > 1 else 0.0
+
+    @property
     def matrix_weights(self) -> int:
         """Weights of all layers that one token is multiplied with."""
+        if self.counted:
+            return self.counted.linear + round(self.counted.experts * self.experts_per_token / max(1, self.experts))
         active = self.attention_weights + self.experts_per_token * self.feed_forward_weights + self.shared_weights
         return self.layers * active
 
     @property
     def linear_weights(self) -> int:
         """Weights of all layers that can be quantised: those of linear modules, which stacked experts are not."""
+        if self.counted:
+            return self.counted.linear
         return self.layers * (self.attention_weights + self.feed_forward_weights * (self.experts == 1))
 
     def lora_weights(self, rank: int) -> int:
         """Weights of adapters of this rank on every matrix of the layers. Stacked experts have none."""
+        if self.counted:
+            return rank * self.counted.sides
         pairs = (self.hidden + self.queries) * 2 + (self.hidden + self.keys) * 2
         wide = self.intermediate if self.experts == 1 else self.shared
         feed_forward = (3 if self.gated else 2) * (self.hidden + wide) * (wide > 0)
@@ -176,6 +211,8 @@ class Shape:
                 value = config.get(name)
                 if isinstance(value, list) and value and all(type(one) is int for one in value):
                     value = max(value)  # one for each layer
+                if name in LAYER_KINDS and isinstance(value, list | str):
+                    value = len(value)
                 if type(value) is int and value > 0:
                     return value
             return default
@@ -225,6 +262,12 @@ class Shape:
             doubt=doubt(whole, config, heads),
         )
 
+    def with_weights(self, sizes: Sizes) -> Shape:
+        """Return the shape with its weights counted, by the shapes of the model's tensors."""
+        found = counted.count(sizes, self.layers, self.tied)
+        doubt = "" if self.doubt == UNCOUNTED else self.doubt
+        return replace(self, counted=found, tied=not found.has_head, doubt=doubt)
+
 
 def latent_weights(size: Callable[[str], int], hidden: int, heads: int) -> int:
     """Return the weights of a layer's attention whose keys and values are made of a small latent; 0 without one."""
@@ -244,7 +287,7 @@ def doubt(whole: Config, text: Config, heads: int) -> str:
     if any(name in text for name in STATE_SPACE):
         return "some of its layers are not attention"
     if "vision_config" in whole or "audio_config" in whole:
-        return "its parts for other inputs than text are not counted"
+        return UNCOUNTED
     return ""
 
 
@@ -258,7 +301,9 @@ def read(path: Path) -> Shape:
         raise UserError(f"{path}: is not valid JSON; give the config.json of a model") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: does not hold a JSON object; give the config.json of a model")
-    return Shape.of(config, str(path))
+    shape = Shape.of(config, str(path))
+    sizes = counted.sizes_in(path.parent)
+    return shape.with_weights(sizes) if sizes else shape
 
 
 def name_of(path: Path) -> str:
