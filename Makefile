@@ -27,7 +27,7 @@ setup: $(if $(TORCH_BACKEND)$(OFFLINE),renewed,$(INV)) ## environment, .env, fol
 bundle: $(INV) ## all that `make setup OFFLINE=1` needs (PYTHON_VERSION=3.12)
 	@$(INV) bundle
 
-test-env: $(INV) ## check this machine: ok, warning or failure with the remedy
+test-env: $(INV) ## can a run start here: ok, warning or failure with the remedy (JSON=1)
 	@$(INV) test-env
 
 rows: $(INV) ## rows as they will be trained (INDEX=n LONGEST=1 CHECK=1)

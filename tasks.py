@@ -156,14 +156,14 @@ def bundle(c: Context, python_version: str = "", dev: bool = False) -> None:
     bundle.write(load(), python_version, dev, screen.terminal())
 
 
-@task(name="test-env")
+@task(name="test-env", help={"json": "print the checks as JSON"})
 @one_line_errors
-def test_env(c: Context) -> None:
-    """Check this machine: ok, warning or failure, with the remedy."""
+def test_env(c: Context, json: bool = False) -> None:
+    """Check whether a run can start here: ok, warning or failure, with the remedy."""
     from sft.host import screen
     from sft.host.commands import test_env
 
-    test_env.test_env(screen.terminal())
+    test_env.test_env(screen.terminal(), json)
 
 
 @task(

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sft.host.check import Check
+from sft.host.check import CheckRecord
 from sft.host.doctor import template
 
 ANSWERS = {
@@ -50,7 +50,7 @@ import json, sys
 from sft.host.doctor import accounts
 from sft.run.records import TemplateFacts
 from sft.settings.load import load
-print(json.dumps([accounts.hub_access(load(None, model_name=name)) for name in sys.argv[1:]]))
+print(json.dumps([accounts.hub_access(load(None, model_name=name)).record().to_json() for name in sys.argv[1:]]))
 """
 
 
@@ -60,7 +60,7 @@ def access(*names, **environment):
     done = subprocess.run(
         [sys.executable, "-c", ASK, *names], env=clean | environment, capture_output=True, text=True, check=True
     )
-    return [Check(*found) for found in json.loads(done.stdout)]
+    return [CheckRecord.from_json(found) for found in json.loads(done.stdout)]
 
 
 def test_access_is_asked_of_the_endpoint_that_is_set(hub):

@@ -1,7 +1,14 @@
 """What `inv test-env` says of the hub, the token, memory and disk: what a run with these settings would meet."""
 
+import io
 import json
+from dataclasses import replace
 
+from rich.console import Console
+
+from sft.errors import RunFailed
+from sft.host import check_lines
+from sft.host.check import Check, CheckRecord
 from sft.host.doctor import accounts, hardware, installation, machine, template
 from sft.run.records import TemplateFacts
 from sft.settings.load import load
@@ -25,7 +32,7 @@ def test_memory_and_disk_are_held_against_what_the_settings_need(tmp_path):
     assert needed(model_name="org/unknown") == 0
     assert hardware.amount("disk", 40, 5, needed_gb=64, remedy="lower it").level == "warning"
     assert hardware.amount("disk", 3, 5, needed_gb=64, remedy="lower it").remedy == "64 GB are needed"
-    assert hardware.amount("disk", 40, 5, needed_gb=0.02, remedy="lower it") == ("disk", "ok", "40 GB", "", "")
+    assert hardware.amount("disk", 40, 5, needed_gb=0.02, remedy="lower it") == Check("disk", "ok", "40 GB")
 
 
 def test_what_an_image_lacks_is_said(monkeypatch, tmp_path):
@@ -58,13 +65,8 @@ def test_what_is_found_out_about_the_chat_template_is_one_line():
 
 def test_a_chat_template_that_cannot_be_used_is_a_failure_with_its_remedy():
     found = template_check('{"error": "MODEL_NAME=x: its chat template takes no answer; set CHAT_TEMPLATE"}', 2)
-    assert found == (
-        "chat template",
-        "failure",
-        "MODEL_NAME=x: its chat template takes no answer",
-        "set CHAT_TEMPLATE",
-        "",
-    )
+    said = "MODEL_NAME=x: its chat template takes no answer"
+    assert found == Check("chat template", "failure", said, "set CHAT_TEMPLATE")
     for line in ("", "Killed", "[]", "{}"):
         assert template_check(line, -9).level == "failure", line
 
@@ -73,3 +75,42 @@ def test_no_program_looks_at_a_tokenizer_that_is_not_here(tmp_path):
     for name in ("tiny", "org/model"):
         with template.started(load(None, model_name=name, model_path=tmp_path)) as process:
             assert process is None and template.check(process).level == "ok"
+
+
+def told(*checks):
+    """Return what is printed of checks, and the error that follows."""
+    console = Console(file=io.StringIO(), width=200)
+    console.soft_wrap = True
+    error = ""
+    try:
+        check_lines.report(checks, console)
+    except RunFailed as failed:
+        error = str(failed)
+    return console.file.getvalue().splitlines(), error
+
+
+def test_failures_come_last_one_line_each():
+    lines, error = told(
+        Check("a", "failure", "wrong", "do this"), Check("b", "ok", "fine"), Check("c", "warning", "slow", "do that"),
+        Check("d", "failure", "also wrong", "do so", where="llm-worker"),
+    )  # fmt: skip
+    assert [line.strip() for line in lines] == [
+        "ok  b: fine", "warning  c: slow; do that", "failure  a: wrong; do this",
+        "failure  llm-worker: d: also wrong; do so",
+    ]  # fmt: skip
+    assert error == "2 checks failed; see the remedies above"
+    assert told(Check("c", "warning", "slow", "do that"))[1] == ""
+
+
+def test_a_terminal_gets_lines_of_80_columns():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    check_lines.show(Check("disk", "warning", "word " * 30, "another one"), console)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 3 and all(len(line) <= 80 for line in lines) and lines[1].startswith(" " * 10 + "word")
+
+
+def test_json_has_the_values_behind_the_words():
+    check = Check("disk", "warning", "40 GB", "lower it", values={"free_bytes": 40_000_000_000})
+    assert CheckRecord.from_json(json.loads(json.dumps(check.record().to_json()))).check("node") == replace(
+        check, where="node"
+    )

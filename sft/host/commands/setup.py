@@ -46,14 +46,14 @@ def set_up_launcher(settings: Settings, made: list[Path], console: Console) -> b
 
     `made` are the folders that are new.
     """
-    from sft.host import check, gpus
+    from sft.host import check_lines, gpus
     from sft.host.doctor import hardware
     from sft.host.launch.launcher import choose
 
     launcher, why = choose(settings, settings.device != "cpu" and bool(gpus.visible()))
     console.print(f"launcher {launcher.name} ({why})")
     if launcher.own_packages:
-        check.report([hardware.memory(settings), hardware.disk(settings), hardware.gpu(settings)], console)
+        check_lines.report([hardware.memory(settings), hardware.disk(settings), hardware.gpu(settings)], console)
     launcher.set_up(settings, made, console)
     return launcher.own_packages
 
@@ -115,11 +115,11 @@ def setup(console: Console) -> None:
 
 def torch_problem(settings: Settings, console: Console) -> list[str]:
     """Let torch compute, and print the result; return a line if it cannot."""
-    from sft.host import check
+    from sft.host import check_lines
     from sft.host.doctor import kernel
 
     try:
-        check.report([kernel.check(settings)], console)
+        check_lines.report([kernel.check(settings)], console)
     except RunFailed:
         return ["torch: does not compute here; see above"]
     return []

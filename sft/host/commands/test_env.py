@@ -1,38 +1,52 @@
-"""`make test-env`: check this machine and what the launcher needs; every problem comes with a remedy."""
+"""`make test-env`: whether a run with these settings can start here; every problem comes with a remedy."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from rich.console import Console
 
 from sft.errors import SettingsError
-from sft.host.check import Check, report
+from sft.host.check import Check, ChecksRecord
+from sft.host.check_lines import of_level, raise_failures, report
 from sft.host.doctor import machine, template
 from sft.host.launch import launcher
+from sft.host.launch.launcher import Launcher
+from sft.run import typed_json
 from sft.settings.fields import Settings
 from sft.settings.load import load
 from sft.settings.variables import ENV_FILE
 
 
-def test_env(console: Console) -> None:
-    """Print every check as it ends. Raises RunFailed if one failed."""
-    report(run_checks(), console)
-    console.print("this machine is ready: `make train`, or `make demo` first")
+def test_env(console: Console, as_json: bool) -> None:
+    """Print every check, or all of them as JSON. Raises RunFailed if one failed."""
+    settings, of_settings = loaded()
+    chosen = launcher.would_be(settings)
+    checks = run_checks(settings, chosen, of_settings)
+    if not as_json:
+        report(checks, console)
+        console.print("this machine is ready: `make train`, or `make demo` first")
+        return
+    found = list(checks)
+    ready = not of_level("failure", found)
+    record = ChecksRecord(ready=ready, launcher=chosen.name, checks=[check.record() for check in found])
+    console.print(json.dumps(typed_json.content_of(record), indent=2), soft_wrap=True)
+    raise_failures(found)
 
 
-def run_checks() -> Iterator[Check]:
-    """Yield the checks of this machine, quick ones first."""
+def loaded() -> tuple[Settings, list[Check]]:
+    """Return the settings, the defaults in place of wrong ones, and the checks of them."""
     try:
-        settings = load()
-        of_template: Settings | None = settings
-        yield Check("settings", "ok", f"{ENV_FILE} and the environment are in order")
+        return load(), [Check("settings", "ok", f"{ENV_FILE} and the environment are in order")]
     except SettingsError as error:
-        settings, of_template = Settings(), None
-        for problem in error.problems:
-            yield Check("settings", "failure", problem, f"fix it in {ENV_FILE} or the environment")
-    with template.started(of_template) as probing:
-        for check in machine.CHECKS:
-            yield check(settings)
+        return Settings(), [Check.from_problem("settings", problem) for problem in error.problems]
+
+
+def run_checks(settings: Settings, chosen: Launcher, of_settings: list[Check]) -> Iterator[Check]:
+    """Yield the checks of this machine, quick ones first, and those of the launcher."""
+    yield from of_settings
+    with template.started(None if of_level("failure", of_settings) else settings) as probing:
+        yield from machine.checks(settings, chosen)
         yield template.check(probing)
-    yield from launcher.would_be(settings).checks(settings)
+    yield from chosen.checks(settings)

@@ -18,6 +18,7 @@ from pathlib import Path
 from sft import hostfile
 from sft.host import gpus
 from sft.host.check import Check
+from sft.host.doctor import kernel
 from sft.host.doctor.installation import packages, torch_cuda
 from sft.host.launch.link import MasterLink, WorkerLink, master_address
 from sft.host.launch.probe import PROBE_TIMEOUT_S, probe
@@ -38,16 +39,16 @@ def main() -> None:
     cards = gpus.visible()
     device = "cuda" if os.environ.get("DEVICE") == "cuda" or cards else "cpu"
     for check in checks(given.node_rank, given.gpus_per_node, given.master_port, device, len(cards)):
-        print(json.dumps(check._asdict()), flush=True)
+        print(json.dumps(check.record().to_json()), flush=True)
 
 
 def checks(rank: int, slots: int, port: int, device: str, cards: int) -> Iterator[Check]:
     """Yield the checks of this node."""
-    cuda = torch_cuda()
-    yield packages(Settings())
-    yield Check("torch", "ok", f"built for {'CUDA ' + cuda if cuda else 'the CPU'}")
+    settings = Settings()
+    yield packages(settings)
+    yield kernel.check(settings)
     if device == "cuda":
-        enough = cards == slots and cuda is not None
+        enough = cards == slots and torch_cuda() is not None
         remedy = "" if enough else "make GPUS_PER_NODE and device_ids agree; build from a CUDA base image (BASE_IMAGE)"
         yield Check("GPUs", "ok" if enough else "failure", f"{cards} visible, {slots} ranks", remedy)
     yield shared_memory(device)

@@ -61,7 +61,7 @@ def extras(settings: Settings) -> Check:
     try:
         launcher.would_be(settings).check(settings)
     except SettingsError as error:
-        return Check("optional packages", "failure", *str(error).split("; ", 1))
+        return Check.from_problem("optional packages", str(error))
     return Check("optional packages", "ok", "all that the settings need")
 
 

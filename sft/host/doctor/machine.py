@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Iterator
 
 from sft.errors import UserError
 from sft.host import gpus
 from sft.host.check import Check
 from sft.host.doctor import accounts, hardware, installation, kernel
 from sft.host.launch import inputs, ports
+from sft.host.launch.launcher import Launcher
 from sft.host.launch.probe import PROBE_TIMEOUT_S, probe
 from sft.settings.fields import Settings
 
@@ -55,8 +56,23 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-CHECKS: tuple[Callable[[Settings], Check], ...] = (
-    installation.env_file, installation.python, installation.packages, installation.extras,
-    hardware.cpu, hardware.memory, hardware.disk, hardware.gpu, kernel.check,
-    port, accounts.wandb_key, model_and_data, accounts.hub_token, accounts.hub_access, all_reduce,
-)  # fmt: skip
+def checks(settings: Settings, chosen: Launcher) -> Iterator[Check]:
+    """Yield the checks of this machine for runs with a launcher, quick ones first."""
+    yield installation.env_file(settings)
+    yield installation.python(settings)
+    if not chosen.own_packages:
+        yield installation.packages(settings)
+    yield installation.extras(settings)
+    yield hardware.disk(settings)
+    if chosen.on_this_machine:
+        yield hardware.cpu(settings)
+        yield hardware.memory(settings)
+        yield hardware.gpu(settings)
+        yield port(settings)
+    yield accounts.wandb_key(settings)
+    yield model_and_data(settings)
+    yield accounts.hub_token(settings)
+    yield accounts.hub_access(settings)
+    if chosen.on_this_machine and not chosen.own_packages:
+        yield kernel.check(settings)
+        yield all_reduce(settings)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sft import hostfile
 from sft.errors import SettingsError, SftError
 from sft.host import folders, gpus, ownership
-from sft.host.check import Check
+from sft.host.check import Check, CheckRecord
 from sft.host.launch import compose, compose_files, docker_engine, image
 from sft.settings import variables
 from sft.settings.fields import Settings
@@ -31,7 +31,7 @@ def checks(settings: Settings) -> Iterator[Check]:
         ownership.hand_over(settings, folders.make_folders(settings))
     except SettingsError as error:
         for problem in error.problems:
-            yield Check("folders", "failure", *problem.split("; ", 1))
+            yield Check.from_problem("folders", problem)
         return
     if not image.is_built():
         what = f"{image.name()} is missing, or was built from other code"
@@ -56,8 +56,7 @@ def before_build(settings: Settings) -> Iterator[Check]:
         compose.Stack(settings).check()
     except SftError as error:
         for line in str(error).splitlines():
-            what, _, remedy = line.rpartition("; ")
-            yield Check("compose files", "failure", what, remedy)
+            yield Check.from_problem("compose files", line)
     else:
         yield Check("compose files", "ok", "they agree with the settings")
 
@@ -107,8 +106,7 @@ def inside(settings: Settings) -> Iterator[Check]:
     try:
         started = call("up", "--detach", "--no-build", "--force-recreate")
         if started.returncode:
-            what, _, remedy = str(compose.refused(started.stderr)).rpartition("; ")
-            yield Check("containers", "failure", what, remedy)
+            yield Check.from_problem("containers", str(compose.refused(started.stderr)))
             return
         deadline = time.monotonic() + NODES_TIMEOUT_S
         while call("ps", "-q").stdout.strip() and time.monotonic() < deadline:
@@ -116,9 +114,8 @@ def inside(settings: Settings) -> Iterator[Check]:
         for name in hostfile.node_names(2):
             told = call("logs", "--no-color", "--no-log-prefix", name).stdout
             lines = told.replace("\x1b[2K", "").splitlines()  # compose clears lines even without a terminal
-            found = [json.loads(line) for line in lines if line.startswith('{"name"')]
-            for check in found:
-                yield Check(check["name"], check["level"], check["found"], check["remedy"], where=name)
+            found = [CheckRecord.from_json(json.loads(line)) for line in lines if line.startswith('{"name"')]
+            yield from (check.check(where=name) for check in found)
             if not found:
                 said = docker_engine.last_line("\n".join(lines))
                 yield Check("container", "failure", said, "`make setup` rebuilds the image", where=name)

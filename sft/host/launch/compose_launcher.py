@@ -10,7 +10,8 @@ from rich.console import Console
 from sft import hostfile
 from sft.errors import SettingsError, wrong
 from sft.host import gpus, ownership
-from sft.host.check import Check, report
+from sft.host.check import Check
+from sft.host.check_lines import report
 from sft.host.folders import make_folders
 from sft.host.gpus import Gpu
 from sft.host.launch import compose_checks, docker_engine

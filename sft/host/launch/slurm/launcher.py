@@ -86,8 +86,7 @@ class Slurm:
         try:
             offer = self.offer(settings, [])
         except UserError as error:
-            what, _, remedy = str(error).rpartition("; ")
-            yield Check("partition", "failure", what, remedy)
+            yield Check.from_problem("partition", str(error))
             return
         nodes = sum(kind.number for kind in self.kinds)
         what = f"{nodes} nodes, {offer.cores} cores, {len(offer.gpus)} GPUs where a node has enough of them"
