@@ -7,10 +7,11 @@ CUDA_DEVICE_ORDER=PCI_BUS_ID, the order of `nvidia-smi`. The processes of a run 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,16 +95,25 @@ def environment(cards: list[Gpu]) -> dict[str, str]:
 
 def facts() -> list[Gpu]:
     """Return every GPU of this machine or container in PCI order, those in MIG mode with their instances."""
+    with handles() as found:
+        return [card_of(handle, index) for index, handle in enumerate(found)]
+
+
+@contextlib.contextmanager
+def handles() -> Iterator[list[object]]:
+    """Yield NVML's handle of every GPU in PCI order, with NVML at work; none without a driver."""
     if not has_driver():
-        return []
+        yield []
+        return
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return []
+        yield []
+        return
     try:
-        found = []
+        found: list[tuple[str, object]] = []
         for number in range(pynvml.nvmlDeviceGetCount()):
             try:
                 handle = pynvml.nvmlDeviceGetHandleByIndex(number)
@@ -111,7 +121,7 @@ def facts() -> list[Gpu]:
             except pynvml.NVMLError:
                 continue  # lost, or not accessible to this user: CUDA does not count it either
         found.sort(key=lambda one: one[0])
-        return [card_of(handle, index) for index, (_, handle) in enumerate(found)]
+        yield [handle for _, handle in found]
     finally:
         pynvml.nvmlShutdown()
 
@@ -201,16 +211,16 @@ def text(value: str | bytes) -> str:
 # What NCCL needs
 
 
-def have_no_peer_access(gpus: list[Gpu]) -> bool:
-    """Tell whether NCCL must not try peer-to-peer copies.
+def are_without_peers(names: Iterable[str]) -> bool:
+    """Tell whether NCCL must not try peer-to-peer copies between cards of these names.
 
     Drivers report peer access between GeForce RTX 40 cards, but copies hang or corrupt data (NCCL issue 969, and
     NVIDIA's statement that these cards do not support it). RTX 4000 to 6000 are cards for workstations, and have it.
     NCCL finds out by itself that GeForce RTX 50 cards have none (NCCL issue 1637).
     """
-    return any(re.search(r"\bGeForce RTX 40[5-9]0\b", gpu.name) for gpu in gpus)
+    return any(re.search(r"\bGeForce RTX 40[5-9]0\b", name) for name in names)
 
 
 def nccl_variables(gpus: list[Gpu]) -> dict[str, str]:
     """Return the variables that NCCL needs on these cards."""
-    return {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"} if have_no_peer_access(gpus) else {}
+    return {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"} if are_without_peers(gpu.name for gpu in gpus) else {}

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from sft import hostfile
 from sft.host import gpus
 from sft.host.check import Check
 from sft.host.doctor import kernel
+from sft.host.doctor.hardware import shared_memory
 from sft.host.doctor.installation import packages, torch_cuda
 from sft.host.launch.link import MasterLink, WorkerLink, master_address
 from sft.host.launch.probe import PROBE_TIMEOUT_S, probe
@@ -51,17 +51,9 @@ def checks(rank: int, slots: int, port: int, device: str, cards: int) -> Iterato
         enough = cards == slots and torch_cuda() is not None
         remedy = "" if enough else "make GPUS_PER_NODE and device_ids agree; build from a CUDA base image (BASE_IMAGE)"
         yield Check("GPUs", "ok" if enough else "failure", f"{cards} visible, {slots} ranks", remedy)
-    yield shared_memory(device)
+    yield shared_memory(SHM_LEAST_GB[device], "raise shm_size of llm-master in docker/gpu.yml")
     yield from folders()
     yield from meeting(rank, slots, port, device)
-
-
-def shared_memory(device: str) -> Check:
-    """Check the size of /dev/shm, through which NCCL connects the nodes."""
-    gigabytes = shutil.disk_usage("/dev/shm").total / 1e9
-    if gigabytes < SHM_LEAST_GB[device]:
-        return Check("/dev/shm", "failure", f"{gigabytes:.1f} GB", "raise shm_size of llm-master in docker/gpu.yml")
-    return Check("/dev/shm", "ok", f"{gigabytes:.1f} GB")
 
 
 def folders() -> Iterator[Check]:

@@ -69,6 +69,15 @@ def amount(name: str, found_gb: float, least_gb: float, needed_gb: float, remedy
     return Check(name, "ok", f"{found_gb:,.0f} GB{needs}")
 
 
+def shared_memory(least_gb: float, remedy: str) -> Check:
+    """Check the free space of /dev/shm, through which NCCL connects ranks without peer-to-peer copies."""
+    gigabytes = shutil.disk_usage("/dev/shm").free / 1e9
+    values = {"free_gb": round(gigabytes, 2)}
+    if gigabytes < least_gb:
+        return Check("/dev/shm", "failure", f"{gigabytes:.1f} GB free, NCCL needs {least_gb:g}", remedy, values=values)
+    return Check("/dev/shm", "ok", f"{gigabytes:.1f} GB free", values=values)
+
+
 def gpu(settings: Settings) -> Check:
     """Check that there is a GPU for every rank."""
     cards = gpus.visible()
