@@ -17,12 +17,15 @@ import transformers
 
 from sft.sizes import CHUNK_BYTES
 from sft.trainer.attention import Packed
+from sft.trainer.router_loss import RouterLoss
 
 
 class TargetLoss(torch.nn.Module):
     """A causal language model that returns the sum of its loss over the target tokens of a micro-batch.
 
     A sum, not a mean: the mean is over the targets of the whole global batch, whose number a micro-batch does not know.
+    In training it includes the router's auxiliary loss, if the model's config.json asks for one. That loss is not a sum
+    over tokens: it depends on which of them share a micro-batch.
     """
 
     def __init__(self, model: transformers.PreTrainedModel) -> None:
@@ -34,7 +37,9 @@ class TargetLoss(torch.nn.Module):
         self.left_out: list[str] = []  # the fast ways that this model cannot go, in words
         head = model.get_output_embeddings()
         # Without a part that ends before the head (Llama 4's class for text), the model computes its own logits.
+        self.router_loss = RouterLoss(model)
         is_apart = isinstance(head, torch.nn.Linear) and model.base_model is not model
+        is_apart = is_apart and not self.router_loss.needs_whole_model
         self.head_loss = HeadLoss(head) if is_apart else None
 
     def forward(
@@ -53,11 +58,20 @@ class TargetLoss(torch.nn.Module):
         inputs: dict[str, object] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         if packed is not None:
             inputs |= {"position_ids": position_ids, "packed": packed}
+        balances = self.training and self.router_loss.coefficient > 0
+        if balances:
+            inputs["output_router_logits"] = True
         if self.head_loss is None:
-            logits = self.model(**inputs).logits.flatten(0, 1)[predicting].float()
-            return logits if self.gives_logits else F.cross_entropy(logits, targets, reduction="sum")
-        hidden = self.model.base_model(**inputs).last_hidden_state.flatten(0, 1)[predicting]
-        return self.head_loss(hidden, None if self.gives_logits else targets)
+            outputs = self.model(**inputs)
+            logits = outputs.logits.flatten(0, 1)[predicting].float()
+            loss = logits if self.gives_logits else F.cross_entropy(logits, targets, reduction="sum")
+        else:
+            outputs = self.model.base_model(**inputs)
+            hidden = outputs.last_hidden_state.flatten(0, 1)[predicting]
+            loss = self.head_loss(hidden, None if self.gives_logits else targets)
+        if balances:  # weighted by targets, so that the step's loss has the mean over its micro-batches
+            loss = loss + len(targets) * self.router_loss.of(outputs, attention_mask)
+        return loss
 
 
 class HeadLoss(torch.nn.Module):
