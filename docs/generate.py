@@ -29,7 +29,8 @@ COLUMNS = 80  # of the terminal that the plan is printed for
 
 # From the user's command inwards: the folders of the map, in the order in which they are read.
 FOLDERS = (
-    "sft/host/commands", "sft/host/doctor", "sft/host/launch", "sft/host/launch/slurm", "sft/host/plan",
+    "sft/host/commands", "sft/host/doctor", "sft/host/launch", "sft/host/launch/slurm", "sft/host/launch/hosts",
+    "sft/host/plan",
     "sft/host/rows", "sft/host", "sft/host/install", "sft/host/bootstrap", "sft/trainer", "sft/trainer/trackers",
     "sft/trainer/hub", "sft/trainer/data", "sft/trainer/model", "sft/trainer/checkpoint", "sft/trainer/evaluation",
     "sft/run", "sft/run/records", "sft/rows", "sft/rows/files", "sft/rows/forms", "sft/rows/looks", "sft/settings",

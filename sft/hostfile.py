@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from sft.errors import SettingsError, UserError, wrong
@@ -18,13 +19,13 @@ def node_names(nodes: int) -> list[str]:
     return [MASTER, *workers]
 
 
-def hostfile(nodes: int, slots: int) -> str:
-    """Return a hostfile with `slots` ranks on each of `nodes` nodes.
+def hostfile(nodes: int, slots: int, names: Sequence[str] = ()) -> str:
+    """Return a hostfile with `slots` ranks on each of `nodes` nodes, which may have names of their own.
 
     Every node has the same number of slots: DeepSpeed's launcher computes ``local_rank = rank % slots``, which is wrong
     if they differ.
     """
-    return "".join(f"{name} slots={slots}\n" for name in node_names(nodes))
+    return "".join(f"{name} slots={slots}\n" for name in names or node_names(nodes))
 
 
 def read_hostfile(path: Path) -> dict[str, int]:

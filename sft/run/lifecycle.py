@@ -116,6 +116,7 @@ def reopen(
     clear(run)
     new_hostfile = (settings.nodes, settings.gpus_per_node) != (before.nodes, before.gpus_per_node)
     new_config = new_config or new_hostfile
+    new_hostfile = new_hostfile or settings.host_names != before.host_names
     try:
         hostfile.read_hostfile(run.hostfile)
     except UserError as error:
@@ -127,7 +128,7 @@ def reopen(
         new_config = True
         said.append(f"warning: {run.ds_config}: cannot be read; writing a new one from the settings")
     if new_hostfile:
-        write_whole(run.hostfile, hostfile.hostfile(settings.nodes, settings.gpus_per_node))
+        write_whole(run.hostfile, hostfile.hostfile(settings.nodes, settings.gpus_per_node, settings.host_names))
     if new_config:
         write_json(run.ds_config, (config or deepspeed.configuration(settings)).content)
     # Last: if this is interrupted, the old settings still tell the next start that the other files are out of date.

@@ -11,6 +11,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
+from sft.settings import hosts
 from sft.settings.kinds import (
     LARGEST,
     OF_DATA,
@@ -24,6 +25,7 @@ from sft.settings.kinds import (
     DataSets,
     Device,
     Folder,
+    HostNames,
     Launcher,
     LongRows,
     Lower,
@@ -240,8 +242,13 @@ class Settings(BaseModel):
     gpus_per_node: MayChange[int] = Field(2, ge=1, le=GPUS_OF_A_NODE, description="GPUs (on CPU: processes) per node")
     launcher: MayChange[Annotated[Launcher, Lower]] = Field(
         "auto",
-        description="local: nodes are processes on this machine; compose: containers; slurm: a job on a cluster; auto "
-        "chooses between the first two and says why",
+        description="local: nodes are processes on this machine; compose: containers; slurm: a job on a cluster; "
+        "hosts: the machines in HOSTS; auto: hosts if HOSTS is set, otherwise one of the first two, and says why",
+    )
+    hosts: NotOfRun[HostNames] = Field(
+        "",
+        description="machines that are the nodes, reached with ssh, as in hostA,user@hostB:2222, or the path of a "
+        "DeepSpeed hostfile; they decide NODES",
     )
     device: MayChange[Annotated[Device, Lower]] = Field(
         "auto", description="cuda, cpu, or auto: cuda if there is a GPU; with auto, models other than `tiny` need one"
@@ -323,6 +330,11 @@ class Settings(BaseModel):
     def world_size(self) -> int:
         """Ranks over all nodes."""
         return self.nodes * self.gpus_per_node
+
+    @property
+    def host_names(self) -> list[str]:
+        """The names of the nodes if the launcher takes them from HOSTS; otherwise none."""
+        return [host.text for host in hosts.parse(self.hosts)] if self.launcher == "hosts" else []
 
     @property
     def sequences_per_step(self) -> int:

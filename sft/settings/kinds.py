@@ -10,12 +10,12 @@ from typing import Annotated, Literal, TypeVar, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from sft import redaction
-from sft.settings import slices, variables
+from sft.settings import hosts, slices, variables
 from sft.strict_json import once
 
 # The values that can be decided, and the same with `auto`, which a user may also write.
 OnDevice = Literal["cuda", "cpu"]
-Launched = Literal["local", "compose", "slurm"]
+Launched = Literal["local", "compose", "slurm", "hosts"]
 InPrecision = Literal["bf16", "fp16", "fp32"]
 Device = Literal["auto", OnDevice]
 Launcher = Literal["auto", Launched]
@@ -158,5 +158,6 @@ DataSets = Annotated[str, AfterValidator(plain), AfterValidator(data_sets)]
 Columns = Annotated[str, AfterValidator(plain), AfterValidator(column_roles)]
 Splits = Annotated[str, AfterValidator(plain), AfterValidator(splits)]
 TimeLimit = Annotated[str, AfterValidator(time_limit)]
+HostNames = Annotated[str, AfterValidator(plain), AfterValidator(hosts.names)]
 Folder = Annotated[Path, AfterValidator(folder)]
 Secret = Annotated[SecretStr, AfterValidator(secret)]

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from sft import redaction
 from sft.errors import SettingsError, UserError, shown, wrong
-from sft.settings import mixture_file, rules, variables
+from sft.settings import hosts, mixture_file, rules, variables
 from sft.settings.explain import explain
 from sft.settings.fields import DEMO, FOLDERS, TINY, Settings, secret_names
 from sft.settings.stages import Decided, Resolved, without_plan
@@ -63,6 +63,7 @@ def load(
     around = variables.around(list(names)) | cleared
     values |= around | given
     problems += settle_data(values, written, around | given)
+    problems += hosts.settle(values, {name.lower() for name in written} | set(around) | set(given))
     while True:
         try:
             settings = Settings.model_validate(values)

@@ -16,6 +16,7 @@ from sft.host import gpus
 from sft.host.check import Check
 from sft.host.gpus import Gpu
 from sft.host.launch.compose_launcher import Compose
+from sft.host.launch.hosts.launcher import Hosts
 from sft.host.launch.local import Local
 from sft.host.launch.offer import Offer
 from sft.host.launch.slurm.launcher import Slurm
@@ -74,7 +75,7 @@ class Launcher(Protocol):
 
 
 # In the order in which LAUNCHER=auto tries them. `local` takes every run, so nothing behind it is tried.
-LAUNCHERS: dict[Launched, type[Launcher]] = {"compose": Compose, "local": Local, "slurm": Slurm}
+LAUNCHERS: dict[Launched, type[Launcher]] = {"compose": Compose, "local": Local, "slurm": Slurm, "hosts": Hosts}
 
 
 def choose(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
@@ -84,6 +85,8 @@ def choose(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
         if problem := launcher.problem():
             raise SettingsError([wrong("LAUNCHER", launcher.name, *problem)])
         return launcher, f"LAUNCHER={launcher.name}"
+    if settings.hosts:
+        return Hosts(), Hosts.suits
     objections: list[str] = []
     for launcher in (kind() for kind in LAUNCHERS.values()):
         objection = launcher.objection(settings, has_gpu)
@@ -97,4 +100,6 @@ def would_be(settings: Settings) -> Launcher:
     """Return the launcher that a run would have, whether that works here or not."""
     if settings.launcher != "auto":
         return LAUNCHERS[settings.launcher]()
+    if settings.hosts:
+        return Hosts()
     return choose(settings, settings.device != "cpu" and bool(gpus.visible()))[0]

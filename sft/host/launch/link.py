@@ -2,27 +2,56 @@
 
 Ranks notice a dead peer late, over NCCL only after minutes. If a node program dies, its connection closes at once; if
 the network is cut, the kernel's keepalive notices within half a minute. A node that ends well says goodbye first.
-The messages are lines of text: `node R` from a newcomer, `run NAME` or `failed REASON` to it, `goodbye` from both.
+The messages are lines of text: `prove NONCE` to a newcomer, `node R PROOF` from it, `run NAME` or `failed REASON` to
+it, `goodbye` from both. The proof is made from a word that only the nodes of a run know; it does not reveal the word.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
 import re
+import secrets
 import socket
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 # The kernel asks a silent peer after 5 s, and gives it up after 20 s without an answer.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 CONNECT_TIMEOUT_S = 2.0
 REFUSE_S = 10.0
+LONGEST = 1000  # characters that a newcomer may send before it has said which node it is
+WORD = "SFT_LINK_WORD"  # in the environment of nodes that were started over ssh
 
 
 def master_address() -> str:
     """Return where node 0 is: MASTER_ADDR of the environment, or this machine."""
     return os.environ.get("MASTER_ADDR", "127.0.0.1")
+
+
+def word_of(runs: Path) -> str:
+    """Return the word that the nodes of a run know: that of the environment, or of a file that only this user reads.
+
+    Raises OSError.
+    """
+    if word := os.environ.get(WORD):
+        return word
+    path = runs / f".link-word-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        runs.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    while not (found := path.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.05)  # another node is writing it
+    return found
+
+
+def proof(word: str, nonce: str, rank: int) -> str:
+    """Return what only a node that knows the word can answer."""
+    return hmac.new(word.encode(), f"node {rank} {nonce}".encode(), "sha256").hexdigest()
 
 
 @dataclass
@@ -32,6 +61,7 @@ class Peer:
     connection: socket.socket
     text: str = ""
     lost: str = ""
+    nonce: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def __post_init__(self) -> None:
         self.connection.setblocking(False)
@@ -96,32 +126,46 @@ class Link:
 class MasterLink(Link):
     """Node 0's side."""
 
-    def __init__(self, nodes: int, port: int) -> None:
+    def __init__(self, nodes: int, port: int, word: str = "") -> None:
         """Listen on `port` for the other nodes. Raises OSError if that is not possible."""
         super().__init__()
-        self.nodes, self.answer = nodes, ""
+        self.nodes, self.answer, self.word = nodes, "", word
         self.newcomers: list[Peer] = []
         address = master_address()
-        host = address if address.startswith("127.") or address == "localhost" else ""
-        self.listener = socket.create_server((host, port))
+        if address.startswith("127.") or address == "localhost":
+            self.listener = socket.create_server((address, port))
+        elif socket.has_dualstack_ipv6():
+            self.listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        else:
+            self.listener = socket.create_server(("", port))
         self.listener.setblocking(False)
 
     def poll(self) -> None:
         """Accept newcomers, answer them as soon as the answer is known, and receive what the others have sent."""
         with contextlib.suppress(BlockingIOError):
             self.newcomers.append(Peer(self.listener.accept()[0]))
+            self.newcomers[-1].say(f"prove {self.newcomers[-1].nonce}")
         for newcomer in list(self.newcomers if self.answer else []):
             newcomer.read()
-            rank = newcomer.said(r"node (\d+)")
-            if rank is None and not newcomer.lost:
+            said = newcomer.said(r"node (\d+ \w+)")
+            if said is None and not newcomer.lost and len(newcomer.text) < LONGEST:
                 continue
             self.newcomers.remove(newcomer)
-            if rank is None or not 0 < int(rank) < self.nodes or int(rank) in self.peers:
+            rank = self.rank_of(said, newcomer.nonce)
+            if rank is None:
                 newcomer.connection.close()  # not a node of this run
                 continue
-            self.peers[int(rank)] = newcomer
+            self.peers[rank] = newcomer
             newcomer.say(self.answer)
         super().poll()
+
+    def rank_of(self, said: str | None, nonce: str) -> int | None:
+        """Return the rank of a newcomer by what it has said, or None if it is not a node of this run."""
+        number, _, proven = (said or "").partition(" ")
+        rank = int(number[:6] or 0)
+        if not 0 < rank < self.nodes or rank in self.peers:
+            return None
+        return rank if hmac.compare_digest(proven, proof(self.word, nonce, rank)) else None
 
     def name_run(self, name: str) -> None:
         """Answer every node that comes with the name of the run."""
@@ -151,10 +195,11 @@ class MasterLink(Link):
 class WorkerLink(Link):
     """Another node's side."""
 
-    def __init__(self, rank: int, port: int) -> None:
+    def __init__(self, rank: int, port: int, word: str = "") -> None:
         """`rank` is this node's; node 0 listens on `port`."""
         super().__init__()
-        self.rank, self.port = rank, port
+        self.rank, self.port, self.word = rank, port, word
+        self.has_proven = False
 
     def poll(self) -> None:
         """Connect to node 0 if that has not been done yet, and receive what it has sent."""
@@ -169,8 +214,10 @@ class WorkerLink(Link):
                 connection.close()
                 return
             self.peers[0] = Peer(connection)
-            self.peers[0].say(f"node {self.rank}")
         super().poll()
+        if not self.has_proven and (nonce := self.peers[0].said(r"prove (\w+)")):
+            self.has_proven = True
+            self.peers[0].say(f"node {self.rank} {proof(self.word, nonce, self.rank)}")
 
     def run_name(self) -> str | None:
         """Return the name of the run that node 0 works on, or None until node 0 has named it."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 
-from sft import hostfile
+from sft import hostfile, redaction
 from sft.errors import RunFailed, SettingsError, UserError, wrong
 from sft.host.folders import make_folders
 from sft.host.launch.decide import decide
-from sft.host.launch.link import Link, MasterLink, WorkerLink, master_address
+from sft.host.launch.link import Link, MasterLink, WorkerLink, master_address, word_of
 from sft.host.launch.open import open_run
 from sft.host.launch.signals import Signals
 from sft.run.directory import Run
@@ -23,10 +23,17 @@ def start_link(settings: Settings, rank: int) -> Link:
     port = hostfile.link_port(settings.master_port)
     if settings.nodes == 1:
         return Link()
-    if rank:
-        return WorkerLink(rank, port)
     try:
-        return MasterLink(settings.nodes, port)
+        word = word_of(settings.runs_path)
+    except OSError as error:
+        what = f"the word by which the nodes know each other cannot be read or written there ({error.strerror})"
+        remedy = "every node needs the same folder, and the same user"
+        raise SettingsError([wrong("RUNS_PATH", settings.runs_path, what, remedy)]) from None
+    redaction.know([word])
+    if rank:
+        return WorkerLink(rank, port, word)
+    try:
+        return MasterLink(settings.nodes, port, word)
     except OSError as error:
         what = f"the next port, {port}, on which the nodes meet, cannot be used ({error.strerror})"
         raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")]) from None

@@ -8,6 +8,7 @@ from sft import resources
 from sft.host.gpus import Gpu
 
 PARTITION = "in the partition"  # of a cluster
+HOSTS = "on the hosts"
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def open_run(decision: Decision, say: Callable[[str], None]) -> Iterator[Run]:
                 said += [how_it_starts(run), *adjusted(settings, before), *changed]
                 said += lifecycle.reopen(run, before, settings, config, new_config=bool(changed) and not run.is_saved)
             else:
-                run = lifecycle.create(settings, hostfile.hostfile(settings.nodes, settings.gpus_per_node), config)
+                nodes = hostfile.hostfile(settings.nodes, settings.gpus_per_node, settings.host_names)
+                run = lifecycle.create(settings, nodes, config)
                 claim = run.claim()
                 said.append(f"run {run.path}")
             keep_template(run, settings)

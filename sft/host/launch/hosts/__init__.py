@@ -1,0 +1,1 @@
+"""`LAUNCHER=hosts`: the nodes of a run are machines that ssh reaches, without a scheduler."""

@@ -1,0 +1,195 @@
+"""The launcher that starts a run's nodes on machines that ssh reaches."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from sft.errors import SettingsError, UserError, wrong
+from sft.host.check import Check
+from sft.host.folders import make_folders
+from sft.host.gpus import Gpu
+from sft.host.launch import ports
+from sft.host.launch.hosts import look, shared
+from sft.host.launch.hosts.agent import END
+from sft.host.launch.hosts.messages import Facts, Request
+from sft.host.launch.hosts.ssh import SSH_FAILED, Agent, agents, configured_name
+from sft.host.launch.link import WORD
+from sft.host.launch.offer import HOSTS, Offer
+from sft.run.directory import Run
+from sft.run.records import Failure
+from sft.settings import hosts
+from sft.settings.fields import FOLDERS, Settings
+from sft.settings.hosts import Host
+from sft.settings.kinds import Launched
+from sft.settings.stages import Decided
+
+LOST_WAIT_S = 60.0  # for a better reason than ssh's
+
+T = TypeVar("T")
+
+
+class Hosts:
+    """The launcher that starts node programs with ssh."""
+
+    name: Launched = "hosts"
+    place = "on hosts of their own"
+    suits = "HOSTS is set"
+    on_this_machine = False
+    own_packages = False
+    queues = False
+
+    def problem(self) -> tuple[str, str] | None:
+        if not shutil.which("ssh"):
+            return "ssh is not installed here", "install it (Debian and Ubuntu: sudo apt install openssh-client)"
+        return None
+
+    def objection(self, settings: Settings, has_gpu: bool) -> str:
+        return "HOSTS is not set"
+
+    def offer(self, settings: Settings, here: list[Gpu]) -> Offer:
+        """Ask the hosts what they have. Raises UserError with a line for each that does not answer."""
+        self.hosts = hosts.parse(settings.hosts)
+        if not self.hosts:
+            raise SettingsError([wrong("HOSTS", "", "is empty", "name the machines, as in HOSTS=hostA,hostB")])
+        self.place = f"on {', '.join(host.text for host in self.hosts)}"
+        self.facts = facts_of(self.hosts)
+        slots = settings.gpus_per_node
+        cards = [[card.gpu(index) for index, card in enumerate(facts.cards)] for facts in self.facts]
+        if settings.device != "cpu" and any(cards):
+            few = [
+                wrong("GPUS_PER_NODE", slots, f"{host.text} has {len(own)} GPUs", "use as many as every host has")
+                for host, own in zip(self.hosts, cards, strict=True)
+                if len(own) < slots
+            ]
+            if few:
+                raise SettingsError(few)
+        return Offer(
+            gpus=[card for own in cards for card in own[:slots]],
+            cores=sum(facts.cores for facts in self.facts),
+            host_gib=min(facts.memory_gib for facts in self.facts),
+            where=HOSTS,
+        )
+
+    def cards(self, settings: Settings, here: list[Gpu]) -> list[Gpu]:
+        return here
+
+    def check(self, settings: Settings) -> None:
+        """Nothing yet: hosts are compared when a run is to start."""
+
+    def checks(self, settings: Settings) -> Iterator[Check]:
+        """Yield what `make test-env` checks of the hosts."""
+        yield from ()
+
+    def set_up(self, settings: Settings, made: Sequence[Path], console: Console) -> None:
+        """Nothing: `make setup` is called on each host."""
+
+    def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> int:
+        """Compare the hosts, and prove that they share the folders and reach the first one. Raises UserError."""
+        make_folders(settings)
+        self.settings = settings
+        first, facts = self.hosts[0], self.facts[0]
+        problems = [
+            line
+            for host, found in zip(self.hosts[1:], self.facts[1:], strict=True)
+            for line in look.differences(host.text, found, first.text, facts)
+        ]
+        if problems:  # other code may not understand what it is asked
+            raise SettingsError(problems)
+        self.address = os.environ.get("MASTER_ADDR") or facts.address or "127.0.0.1"
+        self.first = Agent(first)
+        port = self.listen(settings, console)
+        with agents(self.hosts) as started:
+            said = shared.prove(started, settings, self.address, port)
+        self.first.ask(Request(task="release"))
+        for line in said:
+            console.print(line)
+        return port
+
+    def listen(self, settings: Settings, console: Console) -> int:
+        """Claim the two ports of the run on the first host. Raises SettingsError."""
+        candidates = list(ports.candidates(settings))
+        found = self.first.ask(Request(task="listen", ports=candidates))
+        if found.problem:
+            what = f"is in use on {self.hosts[0].text}, or the next port is"
+            raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")])
+        if found.port != settings.master_port:
+            console.print(f"port {settings.master_port} is in use there: this run takes MASTER_PORT={found.port}")
+        return found.port
+
+    def start(self, run: Run) -> HostNodes:
+        """Start the node program on every host."""
+        word = secrets.token_hex(32)
+        return HostNodes(run, [self.start_node(run, rank, host, word) for rank, host in enumerate(self.hosts)])
+
+    def start_node(self, run: Run, rank: int, host: Host, word: str) -> Agent:
+        """Start the node program on a host. Secrets travel over ssh's standard input, and in the environment."""
+        folders = {name.upper(): str(getattr(self.settings, name).absolute()) for name in FOLDERS}
+        environment = {name: value for name, value in os.environ.items() if look.is_forwarded(name)} | folders
+        environment |= self.settings.secrets() | {"MASTER_ADDR": self.address, WORD: word}
+        with (run.logs / f"node-{rank}.log").open("ab") as log:
+            agent = Agent(host, log)
+        arguments = ["--run", str(run.path.absolute()), "--node-rank", str(rank)]
+        agent.request(Request(task="node", environment=environment, arguments=arguments))
+        return agent
+
+
+def facts_of(all_hosts: list[Host]) -> list[Facts]:
+    """Return what the hosts are, in their order. Raises UserError with a line for each that does not answer."""
+    towards = [name for host in all_hosts[1:2] for name in (configured_name(host), host.name)]
+    with agents(all_hosts) as started:
+        return at_once([partial(agent.look, [] if rank else towards) for rank, agent in enumerate(started)])
+
+
+def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """Return the results of calls that are made at the same time. Raises UserError with the lines of all that fail."""
+    with ThreadPoolExecutor(max(1, len(calls))) as pool:
+        futures = [pool.submit(call) for call in calls]
+    problems = [str(error) for future in futures if (error := future.exception()) and isinstance(error, UserError)]
+    if problems:
+        raise SettingsError(problems)
+    return [future.result() for future in futures]
+
+
+@dataclass
+class HostNodes:
+    """Started nodes on hosts."""
+
+    run: Run
+    agents: list[Agent]
+    lost_at: dict[int, float] = field(default_factory=dict)
+
+    def codes(self) -> list[int | None]:
+        """Return each node's exit code: None while it runs, or may say why the connection to it broke."""
+        return [self.code(rank, agent) for rank, agent in enumerate(self.agents)]
+
+    def code(self, rank: int, agent: Agent) -> int | None:
+        code = agent.process.poll()
+        if code != SSH_FAILED:
+            return 128 - code if code and 128 < code < 160 else code
+        # The connection broke: the node saves and stops if it still can, and the other nodes miss it otherwise.
+        lost_at = self.lost_at.setdefault(rank, time.monotonic())
+        if self.run.ended or self.run.failure():
+            return 0
+        if time.monotonic() - lost_at < LOST_WAIT_S:
+            return None
+        self.run.fail(Failure(kind="lost_node", reason=f"node {rank}: the connection to {agent.host.text} was lost"))
+        return 0
+
+    def end_now(self) -> None:
+        """End the nodes without saving."""
+        for agent in self.agents:
+            agent.send(END)
+            with contextlib.suppress(OSError):
+                agent.process.poll()
