@@ -2,16 +2,22 @@
 
 import io
 import json
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
-from sft.errors import RunFailed
-from sft.host import check_lines
+from sft.errors import RunFailed, SettingsError
+from sft.host import check_lines, gpus
 from sft.host.check import Check, CheckRecord
-from sft.host.doctor import accounts, hardware, installation, machine, template
+from sft.host.doctor import accounts, hardware, installation, start, template
+from sft.host.gpus import Gpu
+from sft.host.plan import disk
 from sft.run.records import TemplateFacts
 from sft.settings.load import load
+from sft.settings.stages import Resolved, resolve
 
 
 def test_a_gated_model_without_a_token_is_named_before_the_download(tmp_path):
@@ -21,18 +27,96 @@ def test_a_gated_model_without_a_token_is_named_before_the_download(tmp_path):
     assert accounts.hub_token(load(None, model_name="Qwen/Qwen3-0.6B", model_path=tmp_path)).level == "ok"
 
 
-def test_memory_and_disk_are_held_against_what_the_settings_need(tmp_path):
-    def needed(**settings):
-        return hardware.needed_gb(load(None, model_path=tmp_path, **settings), checkpoints=3)
+@pytest.fixture
+def free(monkeypatch):
+    """Let every file system have so many bytes free."""
 
-    assert needed(model_name="tiny") < 0.1
-    one_b = needed()
-    assert 55 < one_b < 75 and needed(model_name="meta-llama/Llama-3.1-8B") > 6 * one_b
-    assert needed(lora_rank=16) < 8
-    assert needed(model_name="org/unknown") == 0
-    assert hardware.amount("disk", 40, 5, needed_gb=64, remedy="lower it").level == "warning"
-    assert hardware.amount("disk", 3, 5, needed_gb=64, remedy="lower it").remedy == "64 GB are needed"
-    assert hardware.amount("disk", 40, 5, needed_gb=0.02, remedy="lower it") == Check("disk", "ok", "40 GB")
+    def tell(number):
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=number))
+
+    return tell
+
+
+def needed(folder, **settings):
+    folders = {name: folder / name for name in ("runs_path", "model_path", "data_path")}
+    return disk.need(resolve(load(None, **folders | settings), settings.get("device", "cuda"), "local"))
+
+
+def test_the_disk_that_a_run_needs_follows_from_its_checkpoints(tmp_path):
+    one_b = needed(tmp_path)
+    assert one_b.checkpoint == 12 * 1_235_814_400 and one_b.checkpoints == 3
+    assert one_b.runs == 3 * one_b.checkpoint and one_b.model == one_b.final == 2 * 1_235_814_400
+    assert needed(tmp_path, ds_config="zero2").checkpoint == 14 * 1_235_814_400
+    assert needed(tmp_path, keep_checkpoints=1).checkpoints == 2
+    assert needed(tmp_path, save_steps=0).checkpoints == 1
+    assert needed(tmp_path, max_steps=30, save_steps=20).checkpoints == 2  # at step 20 and after the last one
+    adapter = needed(tmp_path, lora_rank=16)
+    assert adapter.checkpoint < 0.2e9 and adapter.runs == 2 * adapter.checkpoint + adapter.final
+    assert needed(tmp_path, model_name="org/unknown") is None
+    assert needed(tmp_path, model_name="tiny", dataset="demo", device="cpu").runs < 20e6
+
+
+def test_what_a_resumed_run_has_already_is_not_needed_again(tmp_path):
+    folder = tmp_path / "runs_path" / "mine" / "checkpoints" / "step-000100"
+    folder.mkdir(parents=True)
+    with (folder / "shard").open("wb") as file:
+        file.truncate(10**9)
+    assert needed(tmp_path, run_name="mine").runs == needed(tmp_path).runs - 10**9
+    assert needed(tmp_path, run_name="mine", fresh=True).runs == needed(tmp_path).runs
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_run(tmp_path, free):
+    folders = {name: tmp_path / name for name in ("runs_path", "model_path", "data_path")}
+    settings = resolve(load(None, **folders), "cuda", "local")
+    free(60e9)
+    assert disk.check(settings) == [] and [check.level for check in hardware.disks(settings)] == ["ok"]
+    free(40e9)
+    with pytest.raises(SettingsError) as caught:
+        disk.check(settings)
+    assert str(caught.value) == (
+        f"RUNS_PATH={tmp_path}/runs_path: 40.0 GB are free, this run needs 47.0 GB "
+        "(3 checkpoints of 14.8 GB, final/ 2.5 GB); "
+        "set KEEP_CHECKPOINTS=1, make room, or set RUNS_PATH to a folder on a larger disk"
+    )
+    (found,) = hardware.disks(settings)
+    assert found.level == "failure" and found.values["checkpoint_bytes"] == 12 * 1_235_814_400
+    assert found.values["settings"] == "RUNS_PATH, MODEL_PATH, DATA_PATH"
+    assert len(disk.check(Resolved.of(settings, plan="warn"))) == 1
+    free(20e9)
+    (found,) = hardware.disks(settings)
+    assert found.remedy == "make room, or set RUNS_PATH to a folder on a larger disk"  # KEEP_CHECKPOINTS=1 is too much
+
+
+def test_each_file_system_is_asked_for_its_own_part(tmp_path, monkeypatch):
+    settings = load(None, **{name: tmp_path / name for name in ("runs_path", "model_path", "data_path")})
+    for name in ("runs_path", "model_path", "data_path"):
+        (tmp_path / name).mkdir()
+    stat = os.stat
+    monkeypatch.setattr(
+        disk.os, "stat", lambda path, **more: SimpleNamespace(st_dev=7) if path.name == "model_path" else stat(path)
+    )
+    need = disk.need(resolve(settings, "cuda", "local"))
+    found = {place.settings: place.needed for place in disk.places(settings, need)}
+    assert found == {("RUNS_PATH", "DATA_PATH"): need.runs + need.data, ("MODEL_PATH",): need.model}
+
+
+def test_what_make_train_would_refuse_is_a_failure(tmp_path, free, monkeypatch):
+    free(1e12)
+    folders = {name: tmp_path / name for name in ("runs_path", "model_path", "data_path")}
+    monkeypatch.setattr(gpus, "facts", lambda: [])
+    good = {check.name: check for check in start.checks(load(None, model_name="tiny", **folders), False)}
+    assert good["run"].level == "ok" and good["run"].values == {"launcher": "local", "gpus": 0}
+    (bad,) = [check for check in start.checks(load(None, **folders), False) if check.level == "failure"]
+    assert bad.name == "run" and bad.found.startswith("DEVICE=auto: no NVIDIA GPU is visible here")
+    assert all(check.level == "ok" for check in start.checks(load(None, **folders), True))
+    card = Gpu(0, "NVIDIA GeForce RTX 4090", 0, 0.0, 24.0, 40, 50.0, "580.1", "GPU-0", (8, 9))
+    monkeypatch.setattr(gpus, "facts", lambda: [replace(card, index=i, uuid=f"GPU-{i}") for i in range(4)])
+    found = {check.name: check for check in start.checks(load(None, launcher="local", **folders), False)}
+    assert found["plan"].level == "ok" and found["plan"].values["usable_gib"] == 23.04
+    assert found["host memory"].values["with_copy_gib"] > 13
+    large = load(None, launcher="local", model_name="meta-llama/Llama-3.1-8B", **folders)
+    (bad,) = [check for check in start.checks(large, False) if check.level == "failure"]
+    assert bad.name == "run" and "needs" in bad.found and "LORA_RANK=16" in bad.remedy
 
 
 def test_what_an_image_lacks_is_said(monkeypatch, tmp_path):
@@ -46,7 +130,7 @@ def test_what_an_image_lacks_is_said(monkeypatch, tmp_path):
 
 def test_what_is_wrong_with_model_or_data_is_a_failure(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"question": "a"}\n')
-    found = machine.model_and_data(load(None, model_name="tiny", dataset=str(tmp_path / "rows.jsonl")))
+    (found,) = start.model_and_data(load(None, model_name="tiny", dataset=str(tmp_path / "rows.jsonl")))
     assert found.level == "failure" and "RESPONSE_COLUMN=answer: no row of" in found.found
 
 

@@ -53,7 +53,7 @@ def set_up_launcher(settings: Settings, made: list[Path], console: Console) -> b
     launcher, why = choose(settings, settings.device != "cpu" and bool(gpus.visible()))
     console.print(f"launcher {launcher.name} ({why})")
     if launcher.own_packages:
-        check_lines.report([hardware.memory(settings), hardware.disk(settings), hardware.gpu(settings)], console)
+        check_lines.report([hardware.memory(settings), *hardware.disks(settings), hardware.gpu(settings)], console)
     launcher.set_up(settings, made, console)
     return launcher.own_packages
 

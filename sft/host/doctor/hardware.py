@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from typing import Literal
 
-import psutil
-
 from sft import resources
-from sft.errors import UserError
+from sft.errors import SettingsError
 from sft.host import gpus
 from sft.host.check import Check
-from sft.host.plan import shapes
+from sft.host.launch import launcher
+from sft.host.plan import disk, shapes
 from sft.settings.fields import TINY, Settings
+from sft.settings.stages import Resolved, resolve
 
-MEMORY_LEAST_GB, DISK_LEAST_GB = 4, 5
-# Bytes per trained weight of a checkpoint, and of the copy in main memory that it is written from: the weight, its fp32
-# copy and two moments. And bytes per weight of a model that is downloaded or exported.
-TRAINED_BYTES, WHOLE_BYTES = 16, 2
+MEMORY_LEAST_BYTES = 2e9
+# Per weight of a run on the CPU: weight, gradient, fp32 copy and two moments, and the copy of a save. ASSUMED.
+CPU_BYTES = 28
 
 
 def cpu(settings: Settings) -> Check:
@@ -30,43 +30,44 @@ def cpu(settings: Settings) -> Check:
 
 
 def memory(settings: Settings) -> Check:
-    """Check main memory: it holds the model, and the copy that a checkpoint is written from."""
-    needed = needed_gb(settings, checkpoints=1)
-    return amount("memory", psutil.virtual_memory().total / 1e9, MEMORY_LEAST_GB, needed, "`make plan` says more")
+    """Check main memory for a run on the CPU, where it holds everything. The plan knows what a run on GPUs needs."""
+    free = resources.available_bytes()
+    weights = shapes.weights_of(settings) if settings.device == "cpu" or not gpus.visible() else None
+    needed = CPU_BYTES * weights if weights else 0
+    values = {"free_bytes": free, "needed_bytes": needed}
+    if free < max(needed, MEMORY_LEAST_BYTES):
+        what = f"{disk.size(free)} free, about {disk.size(max(needed, MEMORY_LEAST_BYTES))} are needed"
+        return Check("memory", "warning", what, "end other programs, or use a smaller model", values=values)
+    return Check("memory", "ok", f"{disk.size(free)} free", values=values)
 
 
-def disk(settings: Settings) -> Check:
-    """Check the free space for checkpoints, the model and its export in RUNS_PATH."""
-    path = settings.runs_path.absolute()
-    while not path.exists():
-        path = path.parent
-    needed = needed_gb(
-        settings, checkpoints=settings.keep_checkpoints + 1
-    )  # the next one is written before one is removed
-    free = shutil.disk_usage(path).free / 1e9
-    return amount(f"free disk at {path}", free, DISK_LEAST_GB, needed, "lower KEEP_CHECKPOINTS or set RUNS_PATH")
-
-
-def needed_gb(settings: Settings, checkpoints: int) -> float:
-    """Return the gigabytes of a run's checkpoints, its model and its export; 0 if the model's size is unknown."""
+def disks(settings: Settings) -> Iterator[Check]:
+    """Check the free space of each file system that a run writes to."""
     try:
-        shape = shapes.find(settings)
-    except UserError:
-        shape = None
-    if shape is None:
-        return 0.0
-    trained = shape.lora_weights(settings.lora_rank) if settings.lora_rank else shape.language_weights
-    return (checkpoints * TRAINED_BYTES * trained + 2 * WHOLE_BYTES * shape.weights) / 1e9
+        needed = disk.need(resolved(settings))
+    except SettingsError:  # the settings contradict each other, which another check says
+        needed = None
+    for place in disk.places(settings, needed):
+        where = ", ".join(place.settings)
+        values: dict[str, int | float | str] = {"settings": where, "free_bytes": place.free}
+        if needed is None:
+            found = f"{disk.size(place.free)} free for {where}; what is needed is not known yet"
+            yield Check("disk", "ok", found, values=values)
+            continue
+        values |= {"needed_bytes": round(place.needed), "checkpoint_bytes": round(needed.checkpoint)}
+        if place.fits:
+            words = f": {needed.words}" if "RUNS_PATH" in place.settings else ""
+            found = f"{disk.size(place.free)} free for {where}, this run needs {disk.size(place.needed)}{words}"
+            yield Check("disk", "ok", found, values=values)
+        else:
+            what, remedy = disk.problem(needed, place)
+            yield Check("disk", "failure", f"{where}: {what}", remedy, values=values)
 
 
-def amount(name: str, found_gb: float, least_gb: float, needed_gb: float, remedy: str) -> Check:
-    """Check an amount against the least for any run, and what these settings need (0: unknown)."""
-    if found_gb < least_gb:
-        return Check(name, "failure", f"{found_gb:,.0f} GB", f"{max(least_gb, needed_gb):,.0f} GB are needed")
-    if found_gb < needed_gb:
-        return Check(name, "warning", f"{found_gb:,.0f} GB, these settings need about {needed_gb:,.0f} GB", remedy)
-    needs = f", these settings need about {needed_gb:,.0f} GB" if needed_gb > 1 else ""
-    return Check(name, "ok", f"{found_gb:,.0f} GB{needs}")
+def resolved(settings: Settings) -> Resolved:
+    """Return the settings for the device that a run would have. Raises SettingsError."""
+    on_gpu = settings.device == "cuda" or (settings.device == "auto" and settings.model_name != TINY)
+    return resolve(settings, "cuda" if on_gpu or gpus.visible() else "cpu", launcher.would_be(settings).name)
 
 
 def shared_memory(least_gb: float, remedy: str) -> Check:

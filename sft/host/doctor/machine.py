@@ -5,11 +5,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-from sft.errors import UserError
 from sft.host import gpus
 from sft.host.check import Check
-from sft.host.doctor import accounts, card_facts, cards, hardware, installation, kernel
-from sft.host.launch import inputs, ports
+from sft.host.doctor import accounts, card_facts, cards, hardware, installation, kernel, start
+from sft.host.launch import ports
 from sft.host.launch.launcher import Launcher
 from sft.host.launch.probe import PROBE_TIMEOUT_S, probe
 from sft.run import find
@@ -40,15 +39,6 @@ def port(settings: Settings) -> Check:
     return Check("port", "failure", f"MASTER_PORT={in_use}", "choose another MASTER_PORT, or leave it out")
 
 
-def model_and_data(settings: Settings) -> Check:
-    """Check local model and data as far as `make train` does before a run."""
-    try:
-        inputs.check(settings)
-    except UserError as error:
-        return Check("model and data", "failure", str(error), "`make train` would say the same")
-    return Check("model and data", "ok", "no problem in the local files")
-
-
 def all_reduce(settings: Settings) -> Check:
     """Check that two ranks meet and add: on two GPUs if there are two, otherwise on the CPU."""
     device = "cuda" if len(gpus.visible()) > 1 and installation.torch_cuda() else "cpu"
@@ -72,21 +62,22 @@ def free_port() -> int:
 
 def checks(settings: Settings, chosen: Launcher) -> Iterator[Check]:
     """Yield the checks of this machine for runs with a launcher, quick ones first."""
+    of_gpus = hardware.gpu(settings)
     yield installation.env_file(settings)
     yield installation.python(settings)
     if not chosen.own_packages:
         yield installation.packages(settings)
     yield installation.extras(settings)
-    yield hardware.disk(settings)
+    yield from hardware.disks(settings)
     if chosen.on_this_machine:
         yield hardware.cpu(settings)
         yield hardware.memory(settings)
-        yield hardware.gpu(settings)
+        yield of_gpus
         yield from cards.checks(card_facts.facts(), [card.index for card in gpus.visible()])
         yield runs_at_work(settings)
         yield port(settings)
     yield accounts.wandb_key(settings)
-    yield model_and_data(settings)
+    yield from start.checks(settings, chosen.on_this_machine and of_gpus.level == "failure")
     yield accounts.hub_token(settings)
     yield accounts.hub_access(settings)
     if chosen.on_this_machine and not chosen.own_packages:

@@ -12,7 +12,7 @@ from sft.host.gpus import Gpu, unused
 from sft.host.launch import inputs, launcher, learning_rate
 from sft.host.launch.launcher import LAUNCHERS, Launcher
 from sft.host.launch.offer import PARTITION, Offer
-from sft.host.plan import planner, shapes, view
+from sft.host.plan import disk, planner, shapes, view
 from sft.host.plan.plan import Plan
 from sft.settings.fields import TINY, Settings
 from sft.settings.kinds import OnDevice
@@ -49,6 +49,11 @@ def decide(written: Settings, in_container: bool = False, opened: bool = False) 
     a run that has its plan and its DeepSpeed configuration already.
     """
     inputs.check(written)
+    return on_machine(written, in_container, opened)
+
+
+def on_machine(written: Settings, in_container: bool = False, opened: bool = False) -> Decision:
+    """Decide as `decide` does, without another look at model and data. Raises UserError."""
     here = gpus.visible() if written.device != "cpu" else []
     if in_container:
         wanted, chosen, reason = written.gpus_per_node, LAUNCHERS["compose"](), "by hand"
@@ -68,6 +73,7 @@ def decide(written: Settings, in_container: bool = False, opened: bool = False) 
     if opened:
         return Decision(written, Decided.of(resolved), chosen, tuple(cards), None, tuple(lines))
     settings, plan = planner.plan_run(resolved, cards, offer.host_gib)
+    lines += disk.check(resolved)
     lines += [*view.short_lines(plan), *learning_rate.lines(written, shapes.weights_of(settings))]
     return Decision(written, settings, chosen, tuple(cards), plan, tuple(lines))
 
