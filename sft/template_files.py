@@ -10,6 +10,8 @@ from sft.model_files import read_json
 from sft.settings import variables
 from sft.settings.fields import Settings
 
+# Where the processor of a multimodal model has its template, if not in chat_template.jinja as its tokenizer has.
+OF_PROCESSOR = ("chat_template.json", "processor_config.json")
 SHIPPED = Path(__file__).with_name("templates")
 
 
@@ -52,10 +54,20 @@ def in_folder(model: Path) -> list[str]:
     content = read_json(model / "tokenizer_config.json")
     found = content.get("chat_template") if isinstance(content, dict) else None
     names = [str(one.get("name")) for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    if isinstance(found, str) or (model / "chat_template.jinja").is_file():
+    if isinstance(found, str) or (model / "chat_template.jinja").is_file() or of_processor(model):
         names.append("default")
     names += [path.stem for path in model.glob("additional_chat_templates/*.jinja")]
     return sorted(set(names))
+
+
+def of_processor(model: Path) -> str | None:
+    """Return the chat template that the processor of a multimodal model has in a file of its own, or None."""
+    for name in OF_PROCESSOR:
+        content = read_json(model / name)
+        found = content.get("chat_template") if isinstance(content, dict) else None
+        if isinstance(found, str) and found.strip():
+            return found
+    return None
 
 
 def unknown(settings: Settings, names: list[str]) -> SettingsError:

@@ -12,6 +12,7 @@ from sft.trainer import attention
 from sft.trainer.distributed import World
 from sft.trainer.engine import count_weights, true_shape
 from sft.trainer.loss import TargetLoss
+from sft.trainer.model import towers
 from sft.trainer.report import Reporter
 
 STACKED = 3  # dimensions of a tensor of experts: one matrix for each
@@ -31,6 +32,7 @@ def of(engine: DeepSpeedEngine, packing: bool, settings: Decided, world: World) 
         recomputes=bool(settings.gradient_checkpointing) and bool(model.supports_gradient_checkpointing),
         kernels=target_loss.kernels,
         trained_share=round(count_weights(target_loss, only_trained=True) / count_weights(target_loss), 6),
+        frozen=towers.in_words(model, target_loss.unused),
         left_out=[*target_loss.left_out, *without_adapters(target_loss, settings)],
     )
 
@@ -56,10 +58,23 @@ def line(found: Capabilities) -> str:
     return f"{found.model}: {'; '.join(parts)}"
 
 
+def frozen_line(target_loss: TargetLoss) -> str:
+    """Return in one line what is frozen because text does not pass it; "" for a model for text alone."""
+    unused, model = set(target_loss.unused), target_loss.model
+    if not unused:
+        return ""
+    number = sum(true_shape(parameter).numel() for name, parameter in model.named_parameters() if name in unused)
+    share = number / max(1, count_weights(model))
+    words = towers.in_words(model, target_loss.unused)
+    return f"{type(model).__name__}: text does not pass {words}: {share:.0%} of the weights, frozen and kept"
+
+
 def note(engine: DeepSpeedEngine, packing: bool, settings: Decided, run: Run, reporter: Reporter, world: World) -> None:
     """Print what a model can do, and write `capabilities.json` (rank 0)."""
     found = of(engine, packing, settings, world)
     reporter.print(line(found))
+    if said := frozen_line(engine.module):
+        reporter.print(said)
     for said in without_adapters(engine.module, settings):
         reporter.print(f"{found.model}: {said}")
     if world.is_main:

@@ -6,6 +6,7 @@ benchmarks/README.md has a measurement of each choice made here.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from pathlib import Path
 
 import deepspeed
@@ -24,7 +25,7 @@ from sft.trainer import distributed, oom
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import adapter, liger, quantised
+from sft.trainer.model import adapter, liger, quantised, towers
 from sft.trainer.model.load import load_model
 
 
@@ -38,11 +39,11 @@ def start_engine(
     """
     nvtx.enable_nvtx = False  # NVTX ranges for profilers: about 900 a step, 10 % of the host time of a small step
     import_muon()
-    model = model_to_train(path, settings, config, world)
-    layers = decoder_layers(model)
+    model, unused = model_to_train(path, settings, config, world)
+    layers = decoder_layers(model, unused)
     kernels = take_faster_kernels(model, layers, settings, world)
     loss = TargetLoss(model)
-    loss.kernels = kernels
+    loss.kernels, loss.unused = kernels, unused
     if settings.lora_rank:
         adapter.save_only_the_adapter(loss)
     filled = fill_in(config, loss, layers, world)
@@ -67,9 +68,15 @@ def start_engine(
     return engine, filled
 
 
-def model_to_train(path: Path, settings: Decided, config: DsConfig, world: World) -> transformers.PreTrainedModel:
-    """Load a model with everything that training changes in it, such as an adapter (all ranks)."""
+def model_to_train(
+    path: Path, settings: Decided, config: DsConfig, world: World
+) -> tuple[transformers.PreTrainedModel, list[str]]:
+    """Load a model with everything that training changes in it, such as an adapter (all ranks).
+
+    Return it and the names of the weights that text does not pass, which are frozen.
+    """
     model = load_model(path, settings, world.device, config)
+    unused = towers.freeze(model)
     model.config.use_cache = False
     if settings.gradient_checkpointing and model.supports_gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -78,9 +85,9 @@ def model_to_train(path: Path, settings: Decided, config: DsConfig, world: World
             f"{type(model).__name__} cannot recompute activations: training without GRADIENT_CHECKPOINTING", flush=True
         )
     if settings.lora_rank:
-        adapter.add(model, settings)
+        adapter.add(model, settings, unused)
     model.train()
-    return model
+    return model, unused
 
 
 def take_faster_kernels(
@@ -130,9 +137,20 @@ def import_muon() -> None:
     compiler.compile = compiled
 
 
-def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the model's repeated layers: the longest ModuleList by weights, whatever its family calls it."""
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) > 1]
+def decoder_layers(model: torch.nn.Module, unused: Collection[str] = ()) -> list[torch.nn.Module]:
+    """Return the model's repeated layers: the longest ModuleList by weights, whatever its family calls it.
+
+    Lists whose weights are all `unused` belong to another part than the language model.
+    """
+
+    def is_used(path: str, layers: torch.nn.ModuleList) -> bool:
+        return any(f"{path}.{name}" not in unused for name, _ in layers.named_parameters())
+
+    lists = [
+        module
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) > 1 and is_used(path, module)
+    ]
     return list(max(lists, key=count_weights, default=[]))
 
 

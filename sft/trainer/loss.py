@@ -34,6 +34,7 @@ class TargetLoss(torch.nn.Module):
         self.own_attention = model.config._attn_implementation
         self.gives_logits = False  # instead of the loss, to try what is fast (fast_paths.py)
         self.kernels: list[str] = []  # of Liger, in the model
+        self.unused: list[str] = []  # names of the weights that text does not pass, frozen
         self.left_out: list[str] = []  # the fast ways that this model cannot go, in words
         head = model.get_output_embeddings()
         # Without a part that ends before the head (Llama 4's class for text), the model computes its own logits.

@@ -129,12 +129,12 @@ def check_lora_targets(settings: Settings, folder: Path) -> None:
     import torch
     import transformers
 
-    from sft.trainer.model import adapter
+    from sft.trainer.model import adapter, published, towers
 
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
-    adapter.check_targets(model, settings)
+        model = published.from_config(config, settings.trust_remote_code)
+    adapter.check_targets(model, settings, towers.unused(model))
 
 
 def check_deepspeed(settings: Settings, config: DsConfig) -> None:

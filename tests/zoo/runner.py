@@ -21,6 +21,7 @@ import transformers
 from transformers.models.auto import modeling_auto
 
 from sft.trainer import distributed
+from sft.trainer.model import published
 from tests.zoo import tiny, trial
 from tests.zoo.trial import Found, Result
 
@@ -29,8 +30,9 @@ FIRST_PORT, PORTS = 12_000, 40
 
 
 def families() -> list[str]:
-    """Return the names of all families that transformers makes a causal language model of."""
-    return list(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    """Return the names of all families that transformers makes a model of that writes text."""
+    mappings = (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES)
+    return list(dict.fromkeys(name for names in mappings for name in names))
 
 
 def results(
@@ -98,7 +100,7 @@ def one(family: str, ways: list[str], scratch: Path, device: str, limit_s: float
     try:
         config = tiny.config_of(family)
         model = trial.folder_of(config, shutil.copytree(scratch / "tokenizer", folder / "model"))
-        made = trial.model_class(config).from_config(config)
+        made = published.from_config(config)
         result.model = type(made).__name__
         result.plan = trial.plan_of(model, sum(parameter.numel() for parameter in made.parameters()))
     except Exception as error:

@@ -37,7 +37,7 @@ from sft.trainer import batching, loop, main, prepare
 from sft.trainer.data import demo
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
-from sft.trainer.model import adapter
+from sft.trainer.model import adapter, published, towers
 from sft.trainer.model import tiny as maker
 
 ROWS, ASKED, NEW_TOKENS, STEPS, STOP_AFTER = 64, 6, 8, 3, 2
@@ -81,18 +81,13 @@ class Wrong(Exception):
 def folder_of(config: transformers.PreTrainedConfig, folder: Path) -> Path:
     """Write a model of this configuration, with random weights, and the tiny model's tokenizer to a folder."""
     torch.manual_seed(0)
-    model = model_class(config).from_config(config)
+    model = published.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "embed" in name:  # larger, so that what a token sees matters
                 parameter.mul_(5)
     model.to(torch.bfloat16).save_pretrained(folder)  # weights that every precision holds
     return folder
-
-
-def model_class(config: transformers.PreTrainedConfig) -> Any:
-    """Return the automatic class that a configuration's model is made with."""
-    return transformers.AutoModelForCausalLM
 
 
 def tokenizer_of(folder: Path, texts: list[str]) -> None:
@@ -208,9 +203,10 @@ def compare(run: Run, settings: Decided, way: str, world: World) -> None:
     for step, (ours, theirs) in enumerate(zip(losses, plain_losses, strict=True)):
         if not near(ours, theirs, LATER * loss_share):
             raise Wrong(f"loss {ours:.6f} in step {step + 1}, plain {theirs:.6f}")
-    final = model_class(plain.config).from_pretrained(run.final, dtype=plain.dtype).to(world.device).eval()
+    final = published.from_pretrained(run.final, dtype=plain.dtype).to(world.device).eval()
     if type(final) is not type(plain):
         raise Wrong(f"final/ holds a {type(final).__name__}, not a {type(plain).__name__}")
+    compare_kept(final, plain, Path(prepared.model), settings)
     if world.device.type == "cpu":
         compare_answers(run, final, Rows(Path(prepared.data) / "validation"), world)
 
@@ -224,10 +220,9 @@ def plain_steps(
     settings: Decided, path: Path, rows: Rows, way: str, world: World, steps: int, dtype: torch.dtype = torch.float32
 ) -> tuple[list[float], float, transformers.PreTrainedModel]:
     """Train in plain PyTorch, one row at a time. Return the losses, the first gradient norm and the model."""
-    config = transformers.AutoConfig.from_pretrained(path)
-    model = model_class(config).from_pretrained(path, dtype=dtype, attn_implementation="eager").to(world.device)
+    model = published.from_pretrained(path, dtype=dtype, attn_implementation="eager").to(world.device)
     if way == "lora":
-        adapter.add(model, settings)
+        adapter.add(model, settings, towers.unused(model))
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, weight_decay=0.0)
@@ -249,8 +244,21 @@ def plain_steps(
         for group in optimizer.param_groups:
             group["lr"] = Steps.of(settings, len(rows)).learning_rate(settings, step)
         optimizer.step()
-        optimizer.zero_grad()
+        if step < steps - 1:
+            optimizer.zero_grad()
     return losses, first_norm, model
+
+
+def compare_kept(final: Any, plain: Any, base: Path, settings: Decided) -> None:
+    """Raise Wrong if a weight that no loss depends on is not as the base model has it, to the bit."""
+    if settings.lora_rank:
+        return
+    kept = [name for name, parameter in plain.named_parameters() if parameter.grad is None]
+    before = published.from_pretrained(base, dtype=plain.dtype).state_dict()
+    after = final.state_dict()
+    changed = [name for name in kept if not torch.equal(before[name], after[name].cpu())]
+    if changed:
+        raise Wrong(f"{len(changed)} weights without a gradient have changed, such as {changed[0]}")
 
 
 def compare_answers(run: Run, model: Any, rows: Rows, world: World) -> None:

@@ -19,4 +19,5 @@ class Capabilities(Record):
     recomputes: bool  # activations, in the backward pass
     kernels: list[str]  # of Liger, in use
     trained_share: float  # of the weights, adapters included
+    frozen: str = ""  # the parts that text does not pass: towers for pictures and sound
     left_out: list[str]  # in words, with the reason

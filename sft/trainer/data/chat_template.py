@@ -99,11 +99,16 @@ def tokenizer_in(folder: Path, settings: Settings) -> Any:
 
     trusted = settings.trust_remote_code
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
     except Exception as error:  # of any kind: each tokenizer has code of its own
         reason = shown((str(error).strip().splitlines() or [type(error).__name__])[0], 200)
         what = f"its tokenizer cannot be loaded ({reason})"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
+    # A multimodal model is asked through its processor, which reads its own template before the tokenizer's.
+    own = template_files.of_processor(folder)
+    if own and not isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = own
+    return tokenizer
 
 
 def of(tokenizer: Any, settings: Settings, file: Path | None = None) -> ChatTemplate:

@@ -208,11 +208,14 @@ def sizes_of(settings: Settings, model: Path) -> tuple[int | None, int | None]:
     """Return the most tokens that a model reads and the number of its embeddings, as far as its config.json says."""
     import transformers
 
+    from sft.trainer.model import published
+
     try:
         config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
     except Exception as error:  # of any kind: each kind of model checks its own values
         reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
         what = f"its config.json cannot be loaded ({reason})"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
+    published.check(config, settings)
     text = config.get_text_config()
     return getattr(text, "max_position_embeddings", None), getattr(text, "vocab_size", None)

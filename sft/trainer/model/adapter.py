@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +20,30 @@ from sft import model_files
 from sft.errors import SettingsError, wrong
 from sft.run.records import TemplateFacts
 from sft.settings.fields import TINY, Settings
-from sft.trainer.model import generation, quantised
+from sft.trainer.model import generation, published, quantised
 
 INSIDE_MAMBA = ("out_proj", "conv1d")  # layers whose weights Mamba's kernels read themselves, past an adapter
 NAME = "default"  # peft's name for the only adapter of a model
 
 
-def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
+def add(model: transformers.PreTrainedModel, settings: Settings, unused: Collection[str] = ()) -> None:
     """Freeze a model's weights and put an adapter beside its linear layers, the same on every rank.
 
-    Raises SettingsError if LORA_TARGETS names something other than layers of the model.
+    Not beside those whose weights are among `unused`: text does not pass them (towers.py). Raises SettingsError if
+    LORA_TARGETS names something other than layers of the model.
     """
     import peft
 
     targets = settings.lora_targets
-    check_targets(model, settings)
+    check_targets(model, settings, unused)
+    beside = [name for name in linear_layers(model) if f"{name}.weight" in unused]
     config = peft.LoraConfig(
         task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
         target_modules=target_names(settings) or targets,
     )  # fmt: skip
-    if targets == "all-linear" and (others := other_linear(model)):
-        config.exclude_modules = others
+    if targets == "all-linear":
+        beside += other_linear(model)
+    config.exclude_modules = beside or None
     torch.manual_seed(settings.seed)
     try:
         try:
@@ -47,7 +51,7 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
         except ValueError as error:
             if targets != "all-linear" or "Mamba" not in str(error):
                 raise
-            config.exclude_modules = [*INSIDE_MAMBA, *other_linear(model)]
+            config.exclude_modules = [*INSIDE_MAMBA, *beside]
             model._hf_peft_config_loaded = False  # which the attempt has set
             model.add_adapter(config)
     except ValueError as error:
@@ -66,11 +70,7 @@ def add(model: transformers.PreTrainedModel, settings: Settings) -> None:
 def other_linear(model: torch.nn.Module) -> list[str]:
     """Return the names of linear layers that compute something else too, such as a router that returns a choice."""
     own = ("torch.", "transformers.pytorch_utils", "bitsandbytes.")
-    layers: dict[str, Any] = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and not type(module).__module__.startswith(own)
-    }
+    layers = {name: layer for name, layer in linear_layers(model).items() if not type(layer).__module__.startswith(own)}
     return [name for name, layer in layers.items() if not returns_a_product(layer)]
 
 
@@ -101,13 +101,18 @@ def target_names(settings: Settings) -> list[str]:
     return [] if names == ["all-linear"] else [name for name in names if name]
 
 
-def check_targets(model: Any, settings: Settings) -> None:
+def linear_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Return a model's linear layers by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)}
+
+
+def check_targets(model: Any, settings: Settings, unused: Collection[str] = ()) -> None:
     """Raise SettingsError if a name in LORA_TARGETS fits no linear layer: peft would silently use only the others.
 
-    The model's weights may be on the meta device.
+    Layers whose weights are `unused` do not count. The model's weights may be on the meta device.
     """
     modules = dict(model.named_modules())
-    linear = {name for name, module in modules.items() if isinstance(module, torch.nn.Linear | Conv1D)}
+    linear = {name for name in linear_layers(model) if f"{name}.weight" not in unused}
     last = sorted({name.rpartition(".")[2] for name in linear if modules[name] is not model.get_output_embeddings()})
     problems = []
     for target in target_names(settings):
@@ -116,7 +121,8 @@ def check_targets(model: Any, settings: Settings) -> None:
             continue
         near = difflib.get_close_matches(target, last, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"use all-linear or some of {','.join(last)}"
-        what = f"{target} " + ("is not a linear layer" if fitting else "is not a layer of this model")
+        fits_nothing = "is not a linear layer" + " that text passes" * bool(unused)
+        what = f"{target} {fits_nothing if fitting else 'is not a layer of this model'}"
         problems.append(wrong("LORA_TARGETS", settings.lora_targets, what, remedy))
     if problems:
         raise SettingsError(problems)
@@ -184,7 +190,7 @@ def merged(model: Any, base: Path, adapter: Path, permissions: dict[str, object]
     """
     import peft
 
-    whole = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=model.dtype, **permissions)
+    whole = published.from_pretrained(base, None, dtype=model.dtype, **permissions)
     for name, value in quantised.weights(model):
         layer: Any = whole.get_submodule(name.removesuffix(".weight").removesuffix(".base_layer"))
         # The weights of GPT-2's layers are transposed before they are quantised.

@@ -14,7 +14,7 @@ from sft.run.records import Prepared, TemplateFacts
 from sft.settings.fields import Settings
 from sft.trainer import distributed
 from sft.trainer.distributed import World
-from sft.trainer.model import adapter, generation
+from sft.trainer.model import adapter, generation, processor, published
 from sft.trainer.model.load import permissions
 
 
@@ -63,9 +63,11 @@ def write_model(
     """
     with torch.device("meta"):
         whole = type(model)(model.config)
-    published = transformers.AutoConfig.from_pretrained(base, trust_remote_code=trusted)
-    if hasattr(published, "use_cache"):  # training has switched it off
-        whole.config.use_cache = published.use_cache
+    own = transformers.AutoConfig.from_pretrained(base, trust_remote_code=trusted)
+    if hasattr(own, "use_cache"):  # training has switched it off
+        whole.config.use_cache = own.use_cache
+    elif hasattr(whole.config, "use_cache"):  # a multimodal model has it in its part about text, as it was
+        del whole.config.use_cache
     whole.load_state_dict(weights, strict=False, assign=True)
     whole.tie_weights()
     # transformers reads some generation configurations that it refuses to write, such as a temperature without
@@ -74,11 +76,12 @@ def write_model(
     whole.save_pretrained(folder)
     tokenizer = generation.exported_tokenizer(base, template, trusted)
     tokenizer.save_pretrained(folder)
+    processor.copy(base, template, folder)
     if model.generation_config is not None:
         configuration = generation.configuration(model, tokenizer, template)
         configuration.to_json_file(folder / transformers.utils.GENERATION_CONFIG_NAME)
     dtype = next(iter(weights.values())).dtype
-    reloaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trusted)
+    reloaded = published.from_pretrained(folder, dtype=dtype, trust_remote_code=trusted)
     loaded = reloaded.state_dict()
     different = [name for name, value in weights.items() if name not in loaded or not torch.equal(loaded[name], value)]
     missing = loaded.keys() - weights.keys() - set(reloaded.all_tied_weights_keys)

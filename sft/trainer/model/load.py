@@ -12,7 +12,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from sft.settings.deepspeed import DsConfig
 from sft.settings.fields import Settings
-from sft.trainer.model import quantised
+from sft.trainer.model import published, quantised
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -35,9 +35,7 @@ def load_model(
     model_config.use_cache = ds_config is None
     padding = without_padding(model_config)
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            path, config=model_config, dtype=dtype, **options, **permissions(settings)
-        )
+        model = published.from_pretrained(path, model_config, dtype=dtype, **options, **permissions(settings))
     except (ValueError, RuntimeError, IndexError, AttributeError):
         if zero3 is None:
             raise
@@ -45,31 +43,45 @@ def load_model(
         del zero3
         gc.collect()
         zero3 = None
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            path, config=model_config, dtype=dtype, device_map={"": device}, **permissions(settings)
+        model = published.from_pretrained(
+            path, model_config, dtype=dtype, device_map={"": device}, **permissions(settings)
         )
     quantised.disable_cpu_packing(model)
-    model.config.pad_token_id = padding
+    # The last of them is the one about text, which may be all of the model's.
+    for part, token in zip(reversed(text_configs(model.config)), reversed(padding), strict=False):
+        part.pad_token_id = token
     others: list[Any] = [module for module in model.modules() if not isinstance(module, torch.nn.Embedding)]
     for module in others:
         if getattr(module, "padding_idx", padding) is None:
-            module.padding_idx = padding  # some families number the positions from the padding token on
+            # Some families number the positions from the padding token on.
+            module.padding_idx = next(reversed(padding), None)
     model.config.use_cache = True
     del zero3
     return model
 
 
-def without_padding(config: transformers.PreTrainedConfig) -> int | None:
-    """Take the padding token out of a configuration, if its family allows that. Return the token.
+def text_configs(config: transformers.PreTrainedConfig) -> list[transformers.PreTrainedConfig]:
+    """Return the configurations that name a padding token: the whole, and its part about text if it has one.
+
+    Some multimodal models have it in one of them, some in both.
+    """
+    parts = [config, config.get_text_config()]
+    return [part for part in parts[: 1 if parts[0] is parts[1] else 2] if hasattr(part, "pad_token_id")]
+
+
+def without_padding(config: transformers.PreTrainedConfig) -> list[int | None]:
+    """Take the padding token out of each of a model's `text_configs`, if its family allows that. Return the tokens.
 
     Initialising an embedding writes zeros into its padding row, which a sharded embedding does not have.
     """
-    padding: int | None = getattr(config, "pad_token_id", None)
-    try:
-        config.pad_token_id = None
-    except Exception:  # a configuration that checks its fields, with an error of its own
-        config.pad_token_id = padding
-    return padding
+    found: list[int | None] = []
+    for part in text_configs(config):
+        found.append(part.pad_token_id)
+        try:
+            part.pad_token_id = None
+        except Exception:  # a configuration that checks its fields, with an error of its own
+            part.pad_token_id = found[-1]
+    return found
 
 
 def permissions(settings: Settings) -> dict[str, object]:

@@ -1,0 +1,88 @@
+"""The class of transformers that a checkpoint was published as, and is trained, evaluated and exported as.
+
+A multimodal checkpoint has towers beside its language model. For some of them transformers' AutoModelForCausalLM loads
+the language model alone, and for others nothing. Whoever uses the tuned model expects the class that they know.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from sft.errors import SettingsError, wrong
+from sft.settings.fields import Settings
+
+# The automatic classes whose models write text, in the order in which they are asked.
+AUTOMATIC = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+
+
+def class_of(config: transformers.PreTrainedConfig) -> Any:
+    """Return the class for a configuration: the one that it names itself, if transformers has it.
+
+    It is a model's class, or an automatic one where transformers has to choose. Raises LookupError if there is none.
+    """
+    automatic = [getattr(transformers, name) for name in AUTOMATIC if hasattr(transformers, name)]
+    for one in automatic:
+        if one.__name__ in getattr(config, "auto_map", {}):  # code of the model's own
+            return one
+    writers = {found.__name__: found for one in automatic if (found := mapped(one, config))}
+    named = (getattr(config, "architectures", None) or [""])[0]
+    if named in writers:
+        kind = writers[named]
+    elif named in names_of_writers(automatic) and of_config(found := getattr(transformers, named), config):
+        kind = found  # the language model of a larger one, published alone
+    else:
+        kind = next((one for one in writers.values() if of_config(one, config)), next(iter(writers.values()), None))
+    if kind is None:
+        raise LookupError(f"transformers {transformers.__version__} has no {named or 'class'} that writes text for it")
+    return kind if of_config(kind, config) else automatic[0]
+
+
+def mapped(automatic: Any, config: transformers.PreTrainedConfig) -> Any:
+    """Return the class that an automatic class has for a configuration, or None."""
+    mapping = automatic._model_mapping
+    if type(config) not in mapping:
+        return None
+    found = mapping[type(config)]
+    return found[0] if isinstance(found, tuple) else found
+
+
+def names_of_writers(automatic: list[Any]) -> set[str]:
+    """Return the names of all classes that the automatic classes know."""
+    found = (name for one in automatic for name in one._model_mapping._model_mapping.values())
+    return {name for names in found for name in ([names] if isinstance(names, str) else names)}
+
+
+def of_config(kind: Any, config: transformers.PreTrainedConfig) -> bool:
+    """Tell whether a model's class takes the whole of a configuration, and not only its part about text."""
+    return isinstance(config, getattr(kind, "config_class", None) or ())
+
+
+def from_pretrained(path: Path, config: transformers.PreTrainedConfig | None = None, **options: Any) -> Any:
+    """Load the model in `path` as it was published, with its own configuration or `config`.
+
+    `options` are those of transformers' from_pretrained.
+    """
+    if config is None:
+        trusted = options.get("trust_remote_code", False)
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trusted)
+    return class_of(config).from_pretrained(path, config=config, **options)
+
+
+def from_config(config: transformers.PreTrainedConfig, trusted: bool = False) -> Any:
+    """Return a model with random weights. `trusted`: run code of the model's own."""
+    kind = class_of(config)
+    if kind.__name__ in AUTOMATIC:
+        return kind.from_config(config, trust_remote_code=trusted)
+    return kind._from_config(config)
+
+
+def check(config: transformers.PreTrainedConfig, settings: Settings) -> None:
+    """Raise SettingsError if transformers has no class for MODEL_NAME's configuration that writes text."""
+    try:
+        class_of(config)
+    except LookupError as error:
+        what = f"is a {config.model_type}: {error}"
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "use a causal language model")]) from None
