@@ -33,8 +33,8 @@ FOLDERS = (
     "sft/host/plan",
     "sft/host/rows", "sft/host", "sft/host/install", "sft/host/bootstrap", "sft/trainer", "sft/trainer/trackers",
     "sft/trainer/hub", "sft/trainer/data", "sft/trainer/model", "sft/trainer/checkpoint", "sft/trainer/evaluation",
-    "sft/run", "sft/run/records", "sft/rows", "sft/rows/files", "sft/rows/forms", "sft/rows/looks", "sft/settings",
-    "sft",
+    "sft/run", "sft/run/records", "sft/rows", "sft/rows/files", "sft/rows/forms", "sft/rows/looks", "sft/hub",
+    "sft/settings", "sft",
 )  # fmt: skip
 
 # The settings that `.env.example` sets: those that most users change, and the keys. The others are comments there.

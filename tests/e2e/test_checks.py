@@ -4,82 +4,91 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from urllib.parse import urlsplit
 
 import pytest
 
 from sft.host.check import CheckRecord
 from sft.host.doctor import template
+from tests.hub.content import DATASET, MODEL, OTHER_TOKEN, TOKEN, WRONG_TOKEN, jsonl, rows
+from tests.hub.server import running
 
-ANSWERS = {
-    "org/open": (200, {"ETag": '"abc"', "X-Repo-Commit": "abc", "Content-Length": "2"}),
-    "org/gated": (403, {"X-Error-Code": "GatedRepo"}),
-    "org/none": (404, {"X-Error-Code": "RepoNotFound"}),
-    "org/empty": (404, {"X-Error-Code": "EntryNotFound"}),
-    "org/old": (404, {"X-Error-Code": "RevisionNotFound"}),
-}
-
-
-class Hub(BaseHTTPRequestHandler):
-    """A hub that answers as the real one does."""
-
-    def do_HEAD(self):
-        path = urlsplit(self.path).path  # a proxy is asked for the whole address
-        code, headers = ANSWERS["/".join(path.split("/")[1:3])]
-        self.send_response(code)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
+MODEL_FILES = {"config.json": "{}", "model.safetensors": "weights"}
+ROWS = {"train.jsonl": jsonl(rows("a", 3))}
 
 
 @pytest.fixture(scope="module")
 def hub():
-    server = HTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with running() as hub:
+        hub.users = {TOKEN, OTHER_TOKEN}
+        hub.add("models", "org/open", MODEL_FILES)
+        hub.add("models", MODEL, MODEL_FILES, gated=True, readers={TOKEN})
+        hub.add("models", "org/empty", {"README.md": "soon"})
+        hub.add("models", "org/pickled", {"config.json": "{}", "pytorch_model.bin": "weights"})
+        hub.add("datasets", DATASET, ROWS)
+        hub.add("datasets", "org/gated", ROWS, gated=True, readers={TOKEN})
+        yield hub
 
 
 ASK = """
 import json, sys
-from sft.host.doctor import accounts
-from sft.run.records import TemplateFacts
+from sft.host.doctor import hub
 from sft.settings.load import load
-print(json.dumps([accounts.hub_access(load(None, model_name=name)).record().to_json() for name in sys.argv[1:]]))
+found = [check for given in json.loads(sys.argv[1]) for check in list(hub.checks(load(None, **given)))[1:]]
+print(json.dumps([check.record().to_json() for check in found]))
 """
 
 
-def access(*names, **environment):
-    """Return what is said of access to models; the hub's library reads its endpoint when it is imported."""
+def access(folder, *settings, **environment):
+    """Return what is said of access, without the tokens; the hub's library reads its endpoint when it is imported."""
     clean = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    clean |= {"HF_HOME": str(folder / "home")} | environment
+    given = [{"model_path": str(folder), "data_path": str(folder), "dataset": "demo"} | more for more in settings]
     done = subprocess.run(
-        [sys.executable, "-c", ASK, *names], env=clean | environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", ASK, json.dumps(given)], env=clean, capture_output=True, text=True, check=True
     )
     return [CheckRecord.from_json(found) for found in json.loads(done.stdout)]
 
 
-def test_access_is_asked_of_the_endpoint_that_is_set(hub):
-    found = access(*ANSWERS, HF_ENDPOINT=hub)
-    assert [check.level for check in found] == ["ok", "failure", "failure", "failure", "failure"]
-    said = ["may be downloaded", "is gated for you", "is not on the hub", "has no config.json", "has no revision main"]
-    for check, words in zip(found, said, strict=True):
-        assert words in check.found
+def test_the_hub_says_what_may_be_downloaded(hub, tmp_path):
+    cases = [
+        ({"model_name": "org/open"}, "ok", "org/open may be downloaded", ""),
+        ({}, "failure", "it is gated, and there is no token", "ask for access"),
+        ({"huggingface_api_key": TOKEN}, "ok", "may be downloaded", ""),
+        ({"huggingface_api_key": OTHER_TOKEN}, "failure", "is gated", "ask for access on its page, with the account"),
+        ({"huggingface_api_key": WRONG_TOKEN}, "failure", "is not a token that the hub knows", "make one"),
+        ({"model_name": "org/none"}, "failure", "no such model on the hub", "HUGGINGFACE_API_KEY"),
+        ({"model_name": "org/open", "model_revision": "v9"}, "failure", "has no revision MODEL_REVISION=v9", "page"),
+        ({"model_name": "org/empty"}, "failure", "has no config.json", "layout"),
+        ({"model_name": "org/pickled"}, "failure", "has no weights in safetensors", "ALLOW_PICKLE=1"),
+        ({"model_name": "org/pickled", "allow_pickle": True}, "ok", "may be downloaded", ""),
+    ]
+    found = access(tmp_path, *(settings for settings, *_ in cases), HF_ENDPOINT=hub.endpoint)
+    for check, (settings, level, words, remedy) in zip(found, cases, strict=True):
+        assert (check.name, check.level) == ("model", level), (settings, check)
+        assert words in check.found and remedy in check.remedy, (settings, check)
 
 
-def test_access_is_asked_through_the_proxy_that_is_set(hub):
+def test_the_data_sets_are_asked_for_too(hub, tmp_path):
+    both = {"model_name": "tiny", "dataset": f"{DATASET},org/gated*0.5"}
+    _, first, second = access(tmp_path, both, HF_ENDPOINT=hub.endpoint)
+    assert (first.name, first.level, first.found) == ("data set", "ok", f"{DATASET} may be downloaded")
+    assert second.level == "failure" and "DATASET=org/gated: is gated" in second.found
+
+
+def test_access_is_asked_through_the_proxy_that_is_set(hub, tmp_path):
     """A name that only the proxy can know."""
-    (found,) = access("org/gated", HF_ENDPOINT="http://mirror.invalid:8080", HTTP_PROXY=hub)
-    assert "is gated for you" in found.found
+    (found,) = access(
+        tmp_path, {"model_name": "org/open"}, HF_ENDPOINT="http://mirror.invalid:8080", HTTP_PROXY=hub.endpoint
+    )
+    assert found.found == "org/open may be downloaded"
 
 
-def test_a_hub_that_is_not_there_is_a_warning():
-    (found,) = access("org/open", HF_ENDPOINT="http://127.0.0.1:1")
-    assert found.level == "warning" and found.found.startswith("the hub cannot be reached (")
+def test_a_model_that_is_not_here_cannot_be_had_without_the_hub(hub, tmp_path):
+    gone, gated = access(tmp_path, {"model_name": "org/open"}, {}, HF_ENDPOINT="http://127.0.0.1:1")
+    assert gone.level == "failure" and "the hub cannot be reached (" in gone.found and "network" in gone.remedy
+    assert gated.level == "failure" and "(it is gated, and there is no token)" in gated.found
+    (offline,) = access(tmp_path, {"model_name": "org/open"}, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="1")
+    assert offline.level == "failure" and "HF_HUB_OFFLINE=1 forbids a download" in offline.found
 
 
 def test_a_program_that_hangs_is_a_warning_and_is_ended(monkeypatch):

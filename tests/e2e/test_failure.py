@@ -99,7 +99,9 @@ def test_a_full_disk_is_the_reason_given(project, tmp_path):
             RUN_NAME="full", RUNS_PATH=runs, NODES=1, MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=2, KEEP_CHECKPOINTS=50
         )
         refused = project.inv("train", **settings)
-        assert refused.returncode == 2 and f"RUNS_PATH={runs}: 12.6 MB are free, this run needs 0.3 GB" in refused.stdout
+        assert (
+            refused.returncode == 2 and f"RUNS_PATH={runs}: 12.6 MB are free, this run needs 0.3 GB" in refused.stdout
+        )
         assert not (runs / "full").exists()
         settings |= {"PLAN": "warn"}
         done = project.inv("train", **settings)

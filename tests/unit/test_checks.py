@@ -12,7 +12,7 @@ from rich.console import Console
 from sft.errors import RunFailed, SettingsError
 from sft.host import check_lines, gpus
 from sft.host.check import Check, CheckRecord
-from sft.host.doctor import accounts, hardware, installation, start, template
+from sft.host.doctor import hardware, hub, installation, start, template
 from sft.host.gpus import Gpu
 from sft.host.plan import disk
 from sft.run.records import TemplateFacts
@@ -20,11 +20,23 @@ from sft.settings.load import load
 from sft.settings.stages import Resolved, resolve
 
 
-def test_a_gated_model_without_a_token_is_named_before_the_download(tmp_path):
-    gated = accounts.hub_token(load(None, model_path=tmp_path))
-    assert gated.level == "warning" and "meta-llama/Llama-3.2-1B-Instruct is a gated model" in gated.found
-    assert accounts.hub_token(load(None, model_name="tiny")).level == "ok"
-    assert accounts.hub_token(load(None, model_name="Qwen/Qwen3-0.6B", model_path=tmp_path)).level == "ok"
+def test_the_form_of_a_hub_token_is_checked():
+    assert hub.token(load(None)).level == "ok"
+    assert hub.token(load(None, huggingface_api_key="hf_" + "a" * 34)).level == "ok"
+    assert hub.token(load(None, huggingface_api_key="gho_" + "a" * 34)).level == "failure"
+
+
+def test_what_is_here_needs_no_hub(tmp_path):
+    assert hub.model(load(None, model_name="tiny")).found == "tiny is on this machine"
+    snapshot = tmp_path / "models--org--model" / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    settings = load(None, model_name="org/model", model_path=tmp_path)
+    assert not disk.has_weights(settings)
+    (snapshot / "model.safetensors").touch()
+    assert hub.model(settings).level == "ok"
+    names = [check.name for check in hub.checks(load(None, model_name="tiny", dataset="demo"))]
+    assert names == ["hub token", "model"]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sft.host import gpus
 from sft.host.check import Check
-from sft.host.doctor import accounts, card_facts, cards, hardware, installation, kernel, start
+from sft.host.doctor import card_facts, cards, hardware, hub, installation, kernel, start, wandb
 from sft.host.launch import ports
 from sft.host.launch.launcher import Launcher
 from sft.host.launch.probe import PROBE_TIMEOUT_S, probe
@@ -76,10 +76,9 @@ def checks(settings: Settings, chosen: Launcher) -> Iterator[Check]:
         yield from cards.checks(card_facts.facts(), [card.index for card in gpus.visible()])
         yield runs_at_work(settings)
         yield port(settings)
-    yield accounts.wandb_key(settings)
+    yield wandb.wandb_key(settings)
     yield from start.checks(settings, chosen.on_this_machine and of_gpus.level == "failure")
-    yield accounts.hub_token(settings)
-    yield accounts.hub_access(settings)
+    yield from hub.checks(settings)
     if chosen.on_this_machine and not chosen.own_packages:
         if len(gpus.visible()) > 1:
             yield hardware.shared_memory(SHM_LEAST_GB, SHM_REMEDY)

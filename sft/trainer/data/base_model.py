@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sft import model_files
 from sft.errors import DataError
+from sft.hub.repository import Repository
 from sft.rows import forms
 from sft.run import files
 from sft.settings.fields import TINY, Settings
@@ -17,7 +18,6 @@ from sft.trainer.data import hub, sources
 from sft.trainer.data.hashes import file_hash, short_hash
 from sft.trainer.data.prepared_data import data_key
 from sft.trainer.hub.download import download
-from sft.trainer.hub.repository import Repository
 from sft.trainer.model.hub import FILES, WITHOUT_WEIGHTS, check_code, is_cached
 
 TINY_ROWS = 10_000  # that the tiny model's tokenizer is learnt from

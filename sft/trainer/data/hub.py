@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sft.errors import DataError, SettingsError, wrong
+from sft.hub.problems import explained
+from sft.hub.repository import Repository
 from sft.rows.forms import kinds
 from sft.rows.forms.columns import Columns
 from sft.rows.layouts import NotReadHere
@@ -23,8 +25,6 @@ from sft.run import files
 from sft.settings.fields import Settings
 from sft.trainer.data import hub_library
 from sft.trainer.hub.download import download
-from sft.trainer.hub.problems import explained
-from sft.trainer.hub.repository import Repository
 
 ABOUT = ["README.md", "*dataset_dict.json", "*state.json"]  # files that say what the others are for
 CONVERTED = "refs/convert/parquet"  # the branch to which the hub has converted data sets of other kinds

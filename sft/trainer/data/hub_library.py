@@ -10,11 +10,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from sft.hub.repository import Repository
 from sft.rows.splits import LocalFiles, local_files
 from sft.run import files
 from sft.settings.fields import Settings
 from sft.trainer.hub.download import download
-from sft.trainer.hub.repository import Repository
 
 
 def load(repository: Repository, settings: Settings) -> LocalFiles:

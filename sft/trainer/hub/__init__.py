@@ -1,1 +1,1 @@
-"""Models and data sets on the hub: downloaded once, and what goes wrong is one line for the user."""
+"""Models and data sets from the hub, downloaded once."""

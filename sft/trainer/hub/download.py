@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from sft.hub.problems import explained
+from sft.hub.repository import Repository
 from sft.trainer.hub.own_cache import adopt
-from sft.trainer.hub.problems import explained
-from sft.trainer.hub.repository import Repository
 
 LEFT_OVER_S = 3600  # without a write, after which a partial download belongs to a process that was killed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sft.trainer.hub.repository import Repository
+from sft.hub.repository import Repository
 
 
 def adopt(repository: Repository) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sft.errors import SettingsError, wrong
+from sft.hub.repository import Repository
 from sft.settings.fields import Settings
 from sft.trainer.hub.own_cache import adopt
-from sft.trainer.hub.repository import Repository
 
 # Of a model, these files are downloaded.
 WITHOUT_WEIGHTS = ["*.json", "*.model", "*.txt", "*.jinja", "*.py"]

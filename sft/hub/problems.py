@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from sft.errors import SettingsError, UserError, wrong
-from sft.trainer.hub.repository import Repository
+from sft.hub.repository import Repository
 
 
 def explained(error: Exception, repository: Repository) -> UserError:
