@@ -107,6 +107,11 @@ def add_up(tensor: torch.Tensor) -> None:
     dist.all_reduce(tensor)
 
 
+def gather_into(whole: torch.Tensor, part: torch.Tensor) -> None:
+    """Fill `whole` with every rank's `part`, in rank order (all ranks)."""
+    dist.all_gather_into_tensor(whole, part)
+
+
 class Pending:
     """An asynchronous copy from the device to the host: the host does not wait for queued GPU work."""
 

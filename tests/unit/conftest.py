@@ -12,6 +12,7 @@ from typing import NoReturn
 import pytest
 
 from sft.host import provenance
+from sft.host.plan import disk, measured
 from sft.settings.fields import Settings
 
 SETTINGS = {name.upper() for name in [*Settings.model_fields, "make_settings"]}
@@ -23,6 +24,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every setting out of the environment."""
     for name in SETTINGS & os.environ.keys():
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what this machine has: plans of tests have the table's speeds, and a large disk."""
+    monkeypatch.setattr(disk, "free_bytes", lambda path: 1e15)
+    monkeypatch.setattr(measured, "folder", lambda settings: settings.data_path / "machines-of-a-test")
 
 
 @pytest.fixture(autouse=True)

@@ -44,7 +44,7 @@ def free(monkeypatch):
     """Let every file system have so many bytes free."""
 
     def tell(number):
-        monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=number))
+        monkeypatch.setattr(disk, "free_bytes", lambda path: number)
 
     return tell
 

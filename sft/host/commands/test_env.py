@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from sft.errors import SettingsError
 from sft.host.check import Check, ChecksRecord
 from sft.host.check_lines import of_level, raise_failures, report
 from sft.host.doctor import machine, template
+from sft.host.doctor.keep import keep
 from sft.host.launch import launcher
 from sft.host.launch.launcher import Launcher
 from sft.run import typed_json
@@ -46,7 +48,11 @@ def loaded() -> tuple[Settings, list[Check]]:
 def run_checks(settings: Settings, chosen: Launcher, of_settings: list[Check]) -> Iterator[Check]:
     """Yield the checks of this machine, quick ones first, and those of the launcher."""
     yield from of_settings
+    found = []
     with template.started(None if of_level("failure", of_settings) else settings) as probing:
-        yield from machine.checks(settings, chosen)
+        for check in itertools.chain(machine.checks(settings, chosen), chosen.checks(settings)):
+            found.append(check)
+            yield check
         yield template.check(probing)
-    yield from chosen.checks(settings)
+    if kept := keep(settings, chosen.name, found):
+        yield kept

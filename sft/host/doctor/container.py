@@ -21,7 +21,7 @@ from sft.host.doctor import kernel
 from sft.host.doctor.hardware import shared_memory
 from sft.host.doctor.installation import packages, torch_cuda
 from sft.host.launch.link import MasterLink, WorkerLink, master_address
-from sft.host.launch.probe import PROBE_TIMEOUT_S, probe
+from sft.host.launch.probe import PROBE_TIMEOUT_S, measured, probe
 from sft.settings.fields import FOLDERS, Settings
 
 NODES = 2
@@ -92,14 +92,14 @@ def all_reduce(rank: int, slots: int, port: int, device: str) -> Iterator[Check]
     """Check how fast the ranks of both nodes all-reduce, and what NCCL uses between the nodes."""
     world_size = NODES * slots
     ranks = range(rank * slots, (rank + 1) * slots)
-    found = probe(device, ranks, world_size, MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    found = probe(device, ranks, world_size, NODES, MASTER_PORT=str(port), OMP_NUM_THREADS="1")
     if found is None:
         yield Check("all-reduce", "failure", f"hung for {PROBE_TIMEOUT_S} s", "NCCL_DEBUG=INFO shows where")
         return
-    if not found.succeeded or (rank == 0 and not found.speed):
+    if not found.succeeded or (rank == 0 and not found.speeds):
         yield Check("all-reduce", "failure", found.last_line, "see the other node's checks")
-    elif rank == 0:
-        yield Check("all-reduce", "ok", f"{world_size} ranks of {NODES} nodes on {device} over {found.speed}")
+    elif found.speeds:
+        yield measured(found.speeds, device)
     if device == "cuda":
         yield transport("\n".join(found.outputs), slots)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from sft.host import gpus
 from sft.host.check import Check
-from sft.host.doctor import card_facts, cards, hardware, hub, installation, kernel, start, wandb
+from sft.host.doctor import card_facts, cards, disk_speed, hardware, hub, installation, kernel, start, wandb
 from sft.host.launch import ports
 from sft.host.launch.launcher import Launcher
-from sft.host.launch.probe import PROBE_TIMEOUT_S, probe
+from sft.host.launch.probe import PROBE_TIMEOUT_S, measured, probe
 from sft.run import find
 from sft.settings.fields import Settings
 
@@ -40,17 +40,18 @@ def port(settings: Settings) -> Check:
 
 
 def all_reduce(settings: Settings) -> Check:
-    """Check that two ranks meet and add: on two GPUs if there are two, otherwise on the CPU."""
-    device = "cuda" if len(gpus.visible()) > 1 and installation.torch_cuda() else "cpu"
+    """Check that ranks meet and add: those of the run on its GPUs, or two on the CPU. With one GPU, its copies."""
+    number = min(len(gpus.visible()), max(2, settings.world_size)) if installation.torch_cuda() else 0
+    device, ranks = ("cuda", number) if number else ("cpu", 2)
     rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
-    found = probe(device, range(2), 2, **rendezvous)
+    found = probe(device, range(ranks), ranks, 1, **rendezvous)
     if found is None:
-        what = f"two {device} ranks hung for {PROBE_TIMEOUT_S} s"
+        what = f"{ranks} {device} ranks hung for {PROBE_TIMEOUT_S} s"
         return Check("all-reduce", "failure", what, "check firewall and GPUs")
-    if not found.succeeded or not found.speed:
-        what = f"two {device} ranks: {found.last_line}"
+    if not found.succeeded or not found.speeds:
+        what = f"{ranks} {device} ranks: {found.last_line}"
         return Check("all-reduce", "failure", what, "`make clean setup` reinstalls torch")
-    return Check("all-reduce", "ok", f"two ranks on {device} over {found.speed}")
+    return measured(found.speeds, device)
 
 
 def free_port() -> int:
@@ -84,3 +85,4 @@ def checks(settings: Settings, chosen: Launcher) -> Iterator[Check]:
             yield hardware.shared_memory(SHM_LEAST_GB, SHM_REMEDY)
         yield kernel.check(settings)
         yield all_reduce(settings)
+    yield disk_speed.check(settings)

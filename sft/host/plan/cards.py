@@ -41,6 +41,8 @@ class Card:
     link: str
     has_bf16: bool = True  # cards without it cannot run the kernels of Triton and flash-attn either
     note: str = ""
+    all_reduce_gb_s: float = 0.0  # bus bandwidth of an all-reduce, if it was measured
+    host_gb_s: float = OFFLOAD_GB_S  # between the card and the machine's memory
 
     @property
     def matrix_flops(self) -> float:

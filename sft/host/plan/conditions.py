@@ -13,8 +13,9 @@ from typing import TypeVar
 
 from sft import resources
 from sft.errors import UserError, wrong
+from sft.host import gpus
 from sft.host.gpus import Gpu
-from sft.host.plan import cards, shapes, workload
+from sft.host.plan import cards, measured, shapes, workload
 from sft.host.plan.cards import Card
 from sft.host.plan.job import GIB
 from sft.host.plan.shapes import Shape
@@ -93,6 +94,8 @@ class Conditions:
     host_gib: float  # of the machine's memory that is available
     fused: bool  # Liger's kernels are installed
     notes: tuple[str, ...] = ()
+    disk_gb_s: float = 0.0  # at which RUNS_PATH is written; 0: not measured
+    disk_measured_on: str = ""
 
     @property
     def limit_bytes(self) -> float:
@@ -102,11 +105,15 @@ class Conditions:
 
 def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> Conditions:
     """Return the conditions on the GPUs that are `here`, or as the options say. Raises UserError."""
+    speeds, unused = measured.kept(settings, gpus.visible())
     if options.gpu or options.gpu_gib or not here:
         card, notes = imagined(options)
         free_gib, fused = card.memory_gib, True
     else:
         card, notes = slowest(here)
+        if all(gpu.uuid for gpu in here):  # those of a cluster's nodes have none
+            card = speeds.applied(card, settings.launcher) if speeds else card
+            notes += [unused] if unused else []
         free_gib = min(gpu.total_gib - gpu.used_gib for gpu in here)
         # The image for GPUs has Liger's kernels; the host of the containers needs none of the training packages.
         fused = settings.launcher == "compose" or importlib.util.find_spec("liger_kernel") is not None
@@ -128,6 +135,8 @@ def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> 
         host_gib=options.host_gib or resources.available_bytes() / GIB,
         fused=fused,
         notes=tuple(notes),
+        disk_gb_s=speeds.disk_gb_s.get(str(settings.runs_path.absolute()), 0.0) if speeds else 0.0,
+        disk_measured_on=speeds.day if speeds else "",
     )
 
 

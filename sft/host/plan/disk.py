@@ -53,9 +53,7 @@ class Need:
     @property
     def words(self) -> str:
         """What is in RUNS_PATH at the peak."""
-        many = f"{self.checkpoints} checkpoints" if self.checkpoints > 1 else "a checkpoint"
-        each = "of " if self.checkpoints > 1 else ""
-        return f"{many} {each}{size(self.checkpoint)}, final/ {size(self.final)}"
+        return in_words(self.checkpoints, self.checkpoint, self.final)
 
 
 @dataclass(frozen=True)
@@ -82,15 +80,20 @@ def need(settings: Resolved) -> Need | None:
         return None
     host = host_memory(Job.of(settings, shape, cards.need(STAND_IN)))
     rows = workload.rows_of(settings)
-    saves = Steps.of(settings, rows.rows).total // settings.save_steps + 1 if settings.save_steps else 1
     return Need(
         checkpoint=host.save,
-        checkpoints=min(settings.keep_checkpoints + 1, saves),
+        checkpoints=checkpoints(settings, rows),
         final=host.export,
         kept=kept_bytes(settings),
         model=0.0 if has_weights(settings) else DOWNLOADED_BYTES * shape.weights,
         data=data_bytes(settings, rows),
     )
+
+
+def checkpoints(settings: Settings, rows: Rows) -> int:
+    """Return the most checkpoints that a run has at once."""
+    saves = Steps.of(settings, rows.rows).total // settings.save_steps + 1 if settings.save_steps else 1
+    return min(settings.keep_checkpoints + 1, saves)
 
 
 def has_weights(settings: Settings) -> bool:
@@ -154,8 +157,12 @@ def places(settings: Settings, needed: Need | None) -> list[Place]:
 def place(settings: Settings, names: list[str], needed: float) -> Place:
     """Return the file system of the folders that these settings name."""
     path: Path = getattr(settings, names[0])
-    free = shutil.disk_usage(existing(path)).free
-    return Place(tuple(name.upper() for name in names), path, needed, free)
+    return Place(tuple(name.upper() for name in names), path, needed, free_bytes(path))
+
+
+def free_bytes(path: Path) -> float:
+    """Return what is free on the file system of a folder, which need not exist yet."""
+    return shutil.disk_usage(existing(path)).free
 
 
 def existing(path: Path) -> Path:
@@ -196,6 +203,12 @@ def is_guess(settings: Settings) -> bool:
     """Tell whether the number of the model's weights is a guess."""
     shape = shapes.find(settings)
     return shape is not None and bool(shape.doubt)
+
+
+def in_words(checkpoints: int, checkpoint: float, final: float) -> str:
+    """Return what is in RUNS_PATH, as in "3 checkpoints of 14.8 GB, final/ 2.5 GB"."""
+    many = f"{checkpoints} checkpoints of" if checkpoints > 1 else "a checkpoint of"
+    return f"{many} {size(checkpoint)}, final/ {size(final)}"
 
 
 def size(number: float) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sft.host.plan.cards import OFFLOAD_GB_S
 from sft.host.plan.job import NF4_BYTES, Job
 from sft.host.plan.workload import Rows, Work
 
@@ -52,7 +51,7 @@ def step_timing(job: Job, work: Work, rows: Rows) -> Timing:
     python_s = python_seconds(job)
     busy_s = (gpu_seconds(job, work, rows) ** TOGETHER + python_s**TOGETHER) ** (1 / TOGETHER)
     bytes_micro, bytes_step = link_bytes(job)
-    speed = job.card.link_gb_s * 1e9 * (REDUCED_TO_ALL if job.stage < 3 else 1)
+    speed = link_speed(job)
     link_micro_s, link_step_s = bytes_micro / speed + offload_seconds(job), bytes_step / speed
     micro_s = max(busy_s, link_micro_s) + (1 - OVERLAP) * min(busy_s, link_micro_s)
     optimizer_s = optimizer_seconds(job)
@@ -101,17 +100,23 @@ def offload_seconds(job: Job) -> float:
     """Return the seconds of one micro-step in which gradients and weights move between a GPU and the machine."""
     gradients = job.element * job.trained / job.ranks if job.offload_optimizer else 0
     weights = 2 * job.element * job.weights / job.ranks if job.offload_weights else 0
-    return (gradients + weights) / (OFFLOAD_GB_S * 1e9)
+    return (gradients + weights) / (job.card.host_gb_s * 1e9)
 
 
 def optimizer_seconds(job: Job) -> float:
     """Return the seconds of the optimizer's part of a step."""
     shard = job.trained / job.ranks
     if job.offload_optimizer:
-        return (
-            job.trained * HOST_ADAM_BYTES / HOST_BYTES_PER_S + job.element * shard / (OFFLOAD_GB_S * 1e9) + STEP_HOST_S
-        )
+        back_s = job.element * shard / (job.card.host_gb_s * 1e9)
+        return job.trained * HOST_ADAM_BYTES / HOST_BYTES_PER_S + back_s + STEP_HOST_S
     return shard * OPTIMIZER_BYTES / job.card.bytes_per_s + STEP_HOST_S
+
+
+def link_speed(job: Job) -> float:
+    """Return the bytes/s of bus bandwidth that the job's collectives reach: all-reduce below ZeRO-3."""
+    gather = job.card.link_gb_s
+    all_reduce = job.card.all_reduce_gb_s or gather * REDUCED_TO_ALL
+    return (all_reduce if job.stage < 3 else gather) * 1e9
 
 
 def link_bytes(job: Job) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sft.errors import SettingsError
-from sft.host.plan import advice
+from sft.host.plan import advice, disk
 from sft.host.plan.alternatives import variants
 from sft.host.plan.conditions import Options
 from sft.host.plan.job import GIB
@@ -129,7 +129,9 @@ def step_lines(plan: Plan) -> Iterator[str]:
     recompute = "recomputed" if plan.job.recompute else "kept"
     yield f"{'':<7}{micro_step_size(plan)}; activations {recompute}"
     if plan.job.ranks > 1 or plan.job.offload_optimizer:
-        link = f"{plan.conditions.card.link}, {plan.conditions.card.link_gb_s:.0f} GB/s"
+        card = plan.conditions.card
+        speed = (plan.job.stage < 3 and card.all_reduce_gb_s) or card.link_gb_s
+        link = f"{card.link}, {speed:.3g} GB/s"
         yield f"{'link':<7}{timing.link_bytes / 1e9:.2f} GB a step: {seconds(timing.link_s)}"
         yield f"{'':<7}{link}"
     bound = ", bound by Python" if timing.python_s > 0.9 * timing.computing_s else ""
@@ -141,8 +143,19 @@ def step_lines(plan: Plan) -> Iterator[str]:
         f"{'run':<7}{work.steps:,} steps, {work.tokens:,} tokens at {timing.tokens_per_second:,.0f} tokens/s: "
         f"{duration(timing.total_s)}"
     )
+    yield from disk_lines(plan)
     for line in better(plan):
         yield from textwrap.wrap(line, 80, initial_indent=" " * 7, subsequent_indent=" " * 9)
+
+
+def disk_lines(plan: Plan) -> Iterator[str]:
+    """Yield what a run needs of RUNS_PATH, and how long a save takes if its disk was measured."""
+    conditions, host = plan.conditions, plan.host
+    number = disk.checkpoints(plan.settings, conditions.rows)
+    yield f"{'disk':<7}{disk.in_words(number, host.save, host.export)}"
+    if conditions.disk_gb_s:
+        speed = f"{conditions.disk_gb_s:.3g} GB/s, measured on {conditions.disk_measured_on}"
+        yield f"{'':<7}a save takes {seconds(host.save / conditions.disk_gb_s / 1e9)} at {speed}"
 
 
 def better(plan: Plan) -> list[str]:

@@ -24,6 +24,7 @@ from sft.run.records.inputs import (
 from sft.run.records.job import Job
 from sft.run.records.looks import FoundRow, LookCounts, LookFound, Looks
 from sft.run.records.plan import Budget, BudgetSetting, Cut, PlanSummary
+from sft.run.records.speeds import LinkSpeeds
 from sft.run.records.state import ENDED, Evaluating, Moment, State, StateChanges, Status
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "FrozenSettings",
     "Inputs",
     "Job",
+    "LinkSpeeds",
     "LookCounts",
     "LookFound",
     "Looks",

@@ -62,7 +62,7 @@ def test_cards_without_bf16_train_in_fp16(gpu):
 def test_a_run_on_cards_without_bf16_is_in_fp16(monkeypatch):
     old = [replace(card, name="Tesla T4", capability=(7, 5)) for card in card_here()]
     monkeypatch.setattr(gpus, "visible", lambda: old)
-    settings = decide(load(None, launcher="local", keep_checkpoints=1, plan="warn")).settings
+    settings = decide(load(None, launcher="local")).settings
     assert settings.precision == "fp16"
     assert conditions(settings, old).card.has_bf16 is False
 
