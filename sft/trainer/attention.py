@@ -2,7 +2,7 @@
 
 Registered with transformers under the name `IMPLEMENTATION`, so every model family that goes through its attention
 interface gets it. The kernel is flash-attn's if that is installed, otherwise PyTorch's own variable-length
-attention, otherwise (CPU, fp32) one scaled dot product after another.
+attention; PyTorch's flex attention for sinks and soft capping; otherwise (CPU, fp32) one sequence after another.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import functools
 import importlib.util
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
+
+from sft.trainer.flex import flex
+from sft.trainer.packed import Packed, noted
 
 try:
     from torch.nn.attention import varlen
@@ -33,25 +35,14 @@ VARLEN_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varle
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Packed", "Options"], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Packed:
-    """The borders of packed sequences: several sequences in one tensor [1, tokens], one behind the other."""
-
-    starts: torch.Tensor  # int32 [sequences + 1] on the device: token offsets; the last is the number of tokens
-    lengths: list[int]  # of each sequence, in tokens
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(self.lengths)
-
-
 class Options(NamedTuple):
     """What a model asks of its attention."""
 
     scale: float | None  # of the scores; None: 1 / sqrt(size)
     window: int  # tokens that a token attends to, itself included; 0: all before it
     dropout: float
+    softcap: float = 0.0  # scores are softcap * tanh(score / softcap); 0: as they are
+    sinks: torch.Tensor | None = None  # [heads]: one more score of every token, whose value is zero
 
 
 def attention(
@@ -61,36 +52,48 @@ def attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    packed: Packed,
+    packed: Packed | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each sequence. Query, key and value are [1, heads, tokens, size], as transformers passes them.
 
-    Raises NotImplementedError for what no kernel here can do; the model is then trained on padded sequences.
+    Some families do not pass `packed` on: then it is the micro-batch that is noted. Inside an unpacked layer there is
+    none: then they are [sequences, heads, longest, size], and the mask, if any, is [sequences, 1, longest, longest].
     """
-    if softcap or s_aux is not None:
-        raise NotImplementedError("attention with soft capping or sinks")
-    window = sliding_window if sliding_window and sliding_window < packed.longest else 0
+    packed = packed or noted()
+    options = Options(scaling, sliding_window or 0, dropout, softcap or 0.0, s_aux)
+    if packed is None:
+        mask = attention_mask if position_bias is None else bias(query, attention_mask) + position_bias
+        return in_batches(query, key, value, mask, options).transpose(1, 2), None
+    if options.window >= packed.longest:
+        options = options._replace(window=0)
+    if position_bias is not None:
+        raise NotImplementedError("a bias for each pair of packed tokens")
     query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
-    attend = fastest(query.device.type, query.dtype, dropout > 0)
-    return attend(query, key, value, packed, Options(scaling, window, dropout))[None], None
+    attend = fastest(query.device.type, query.dtype, options)
+    return attend(query, key, value, packed, options)[None], None
 
 
 AttentionInterface.register(IMPLEMENTATION, attention)
 
 
-def fastest(device: str, dtype: torch.dtype, dropout: bool) -> Kernel:
-    """Return the fastest kernel for a device and a type, with `dropout` one that can do it."""
+def fastest(device: str, dtype: torch.dtype, options: Options) -> Kernel:
+    """Return the fastest kernel for a device and a type that can do what a model asks."""
     if device != "cuda" or dtype not in (torch.bfloat16, torch.float16) or not has_kernels():
         return one_by_one
-    if flash_attn_varlen():
+    if options.sinks is None and flash_attn_varlen():
         return flash_attention
-    return torch_varlen if varlen_attn and not dropout else one_by_one
+    if options.dropout:
+        return one_by_one
+    if options.sinks is not None or options.softcap:
+        return flex
+    return torch_varlen if varlen_attn else one_by_one
 
 
 def kernel_name(device: str, dtype: torch.dtype) -> str:
@@ -100,7 +103,7 @@ def kernel_name(device: str, dtype: torch.dtype) -> str:
         torch_varlen: "torch's varlen",
         one_by_one: "sequence by sequence",
     }
-    return kernels.get(fastest(device, dtype, dropout=False), "varlen")
+    return kernels.get(fastest(device, dtype, Options(None, 0, 0.0)), "varlen")
 
 
 @functools.cache
@@ -132,7 +135,7 @@ def flash_attention(
     return attend(
         query, key, value, packed.starts, packed.starts, packed.longest, packed.longest,
         dropout_p=options.dropout, softmax_scale=options.scale, causal=True,
-        window_size=(options.window - 1, 0) if options.window else (-1, -1),
+        window_size=(options.window - 1, 0) if options.window else (-1, -1), softcap=options.softcap,
     )  # fmt: skip
 
 
@@ -152,18 +155,52 @@ def one_by_one(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, options: Options
 ) -> torch.Tensor:
     """Attend in one sequence after another: exact on any device, and without a mask of tokens x tokens."""
-    outputs = []
-    parts = (part.transpose(0, 1).split(packed.lengths, dim=1) for part in (query, key, value))
-    for q, k, v in zip(*parts, strict=True):
-        mask = None
-        if 0 < options.window < q.shape[1]:
-            positions = torch.arange(q.shape[1], device=q.device)
-            behind = positions[:, None] - positions
-            mask = (behind >= 0) & (behind < options.window)
-        outputs.append(
-            F.scaled_dot_product_attention(
-                q[None], k[None], v[None], attn_mask=mask, dropout_p=options.dropout, is_causal=mask is None,
-                scale=options.scale, enable_gqa=q.shape[0] != k.shape[0],
-            )[0].transpose(0, 1)
-        )  # fmt: skip
+    parts = (part.transpose(0, 1)[None].split(packed.lengths, dim=2) for part in (query, key, value))
+    outputs = [in_batches(q, k, v, None, options)[0].transpose(0, 1) for q, k, v in zip(*parts, strict=True)]
     return torch.cat(outputs)
+
+
+def in_batches(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, options: Options
+) -> torch.Tensor:
+    """Attend in each sequence of a batch, [sequences, heads, tokens, size]. No mask: causal, in the window."""
+    is_plain = options.sinks is None and not options.softcap
+    if mask is None and (0 < options.window < query.shape[2] or not is_plain):
+        mask = causal(query, options.window)
+    if not is_plain:
+        return written_out(query, key, value, mask, options)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=options.dropout, is_causal=mask is None, scale=options.scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+
+
+def causal(query: torch.Tensor, window: int) -> torch.Tensor:
+    """Return which tokens each token of a query [..., tokens, size] sees: [tokens, tokens]."""
+    positions = torch.arange(query.shape[-2], device=query.device)
+    behind = positions[:, None] - positions
+    return (behind >= 0) & (behind < (window or len(positions)))
+
+
+def bias(query: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return what a mask adds to scores; without one, causal attention."""
+    mask = causal(query, 0) if mask is None else mask
+    return (
+        mask if mask.dtype != torch.bool else torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
+    )
+
+
+def written_out(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, options: Options
+) -> torch.Tensor:
+    """Attend with soft capping and sinks, [sequences, heads, tokens, size]."""
+    key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+    scale = query.shape[-1] ** -0.5 if options.scale is None else options.scale
+    scores = (query @ key.transpose(2, 3)).float() * scale
+    if options.softcap:
+        scores = options.softcap * torch.tanh(scores / options.softcap)
+    scores = scores + bias(scores, mask)
+    if options.sinks is not None:
+        scores = torch.cat((scores, options.sinks.float()[:, None, None].expand(*scores.shape[:3], 1)), dim=-1)
+    shares = scores.softmax(-1)[..., : key.shape[2]].to(value.dtype)
+    return F.dropout(shares, options.dropout) @ value

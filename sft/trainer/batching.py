@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 
 from sft.settings.stages import Effective
-from sft.trainer.attention import Packed
 from sft.trainer.data.rows import Row
+from sft.trainer.packed import Packed
 
 Indices = npt.NDArray[np.int64]
 PADDING = 0  # masked and never a target, so any token does

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from sft.errors import SettingsError, wrong
-from sft.trainer import attention, distributed
+from sft.trainer import attention, distributed, packed, unpacked_layers
 from sft.trainer.batching import collate
 from sft.trainer.data.rows import Row
 from sft.trainer.distributed import World
@@ -30,6 +31,22 @@ REPEATS = 4.0
 # The head is the same product of the same hidden states. A cap on small logits changes them by little.
 HEAD = {torch.float32: 1e-5}
 HEAD_ROUNDED = 1e-2
+
+
+class Way(NamedTuple):
+    """A way to pack sequences."""
+
+    attention: str  # its name for transformers
+    unpacks: bool  # layers that mix tokens
+    gives_positions: bool  # to the model, which counts them itself otherwise
+
+
+WAYS = (  # the fastest first
+    Way(attention.IMPLEMENTATION, unpacks=False, gives_positions=True),
+    Way(attention.IMPLEMENTATION, unpacks=True, gives_positions=True),
+    Way(unpacked_layers.MASKED_IMPLEMENTATION, unpacks=True, gives_positions=True),
+    Way(unpacked_layers.MASKED_IMPLEMENTATION, unpacks=True, gives_positions=False),
+)
 
 
 class Trial:
@@ -100,10 +117,8 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World, longes
                 target_loss.head_loss = None
         if not packing:
             return False
-        model.set_attn_implementation(attention.IMPLEMENTATION)
-        if keeps_apart(trial, tested, plain, longest):
+        if can_pack(trial, tested, plain, longest):
             return True
-        model.set_attn_implementation(target_loss.own_attention)
         trial.leave_out("cannot keep packed sequences apart: training on padded ones")
         return False
 
@@ -155,11 +170,43 @@ def check_causal(trial: Trial, tested: npt.NDArray[np.int32]) -> None:
         raise SettingsError([wrong("MODEL_NAME", trial.model.name_or_path, what, "use a causal language model")])
 
 
-def keeps_apart(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor, longest: int) -> bool:
+def can_pack(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor, longest: int) -> bool:
+    """Tell whether there is a way to pack this model's sequences, and leave the model in it; otherwise as it was."""
+    for way in WAYS:
+        unpacked_layers.set_attention(trial.model, way.attention)
+        trial.target_loss.gives_positions = way.gives_positions
+        if way.unpacks:
+            trial.target_loss.unpacked = layers_that_mix(trial, longest)
+        if way.unpacks == bool(trial.target_loss.unpacked) and keeps_apart(trial, tested, plain, longest, way):
+            return True
+        end_packing(trial.target_loss)
+    return False
+
+
+def end_packing(target_loss: TargetLoss) -> None:
+    """Make the model again what it was before packing: it takes padded sequences, and generates."""
+    for layer in target_loss.unpacked:
+        layer.remove()
+    target_loss.unpacked, target_loss.gives_positions = [], True
+    unpacked_layers.set_attention(target_loss.model, target_loss.own_attention)
+    packed.note(None)
+
+
+def layers_that_mix(trial: Trial, longest: int) -> list[unpacked_layers.Layer]:
+    """Return the layers that mix the tokens of packed sequences, which are computed on padded batches from now on."""
+    short = [np.arange(first, first + tokens, dtype=np.int32) for first, tokens in ((2, 5), (9, 7), (20, 4), (30, 9))]
+    try:
+        return unpacked_layers.find(trial.model, lambda: trial.logits(long_sequence(longest), *short, packed=True))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # of any kind: the code of a model family
+        return []
+
+
+def keeps_apart(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor, longest: int, way: Way) -> bool:
     """Tell whether packed sequences do not see each other, and give what they give alone."""
     one, other = (np.arange(*span, dtype=np.int32) for span in ((2, 9), (11, 18)))
     long = long_sequence(longest)
-    own, packed = trial.target_loss.own_attention, attention.IMPLEMENTATION
 
     def behind(before: npt.NDArray[np.int32], of: npt.NDArray[np.int32]) -> torch.Tensor:
         return trial.logits(of, before, packed=True)
@@ -170,9 +217,9 @@ def keeps_apart(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor
     allowed = max(trial.neighbour, REPEATS * difference(first, again))
     if not works(trial, lambda: behind(other, tested), first, allowed):
         return False
-    trial.model.set_attn_implementation(own)
+    unpacked_layers.set_attention(trial.model, trial.target_loss.own_attention)
     alone = trial.logits(long)
-    trial.model.set_attn_implementation(packed)
+    unpacked_layers.set_attention(trial.model, way.attention)
     return works(trial, lambda: behind(one, long), alone)
 
 

@@ -7,17 +7,24 @@ its logits are there (the idea of Apple's cut cross-entropy and Liger Kernel's f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 import transformers
 
 from sft.sizes import CHUNK_BYTES
-from sft.trainer.attention import Packed
+from sft.trainer.packed import Packed, note
 from sft.trainer.router_loss import RouterLoss
+
+
+class Unpacked(Protocol):
+    """A layer that is computed on padded batches (unpacked_layers.py)."""
+
+    def remove(self) -> None:
+        """Let it be computed packed again."""
 
 
 class TargetLoss(torch.nn.Module):
@@ -32,9 +39,11 @@ class TargetLoss(torch.nn.Module):
         super().__init__()
         self.model = model
         self.own_attention = model.config._attn_implementation
+        self.gives_positions = True  # to the model, for packed sequences; otherwise it counts them itself
         self.gives_logits = False  # instead of the loss, to try what is fast (fast_paths.py)
         self.kernels: list[str] = []  # of Liger, in the model
         self.unused: list[str] = []  # names of the weights that text does not pass, frozen
+        self.unpacked: Sequence[Unpacked] = []  # what mixes the tokens of packed sequences
         self.left_out: list[str] = []  # the fast ways that this model cannot go, in words
         head = model.get_output_embeddings()
         # Without a part that ends before the head (Llama 4's class for text), the model computes its own logits.
@@ -57,8 +66,9 @@ class TargetLoss(torch.nn.Module):
         With `gives_logits` return the logits of the positions in `predicting` instead, [targets, vocabulary] in fp32.
         """
         inputs: dict[str, object] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        note(packed)
         if packed is not None:
-            inputs |= {"position_ids": position_ids, "packed": packed}
+            inputs |= {"packed": packed} | ({"position_ids": position_ids} if self.gives_positions else {})
         balances = self.training and self.router_loss.coefficient > 0
         if balances:
             inputs["output_router_logits"] = True

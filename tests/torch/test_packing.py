@@ -8,12 +8,14 @@ import torch.nn.functional as F
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sft.trainer import attention, fast_paths, flex, unpacked_layers
 from sft.trainer import loss as losses
 from sft.trainer.attention import IMPLEMENTATION
 from sft.trainer.batching import collate
 from sft.trainer.distributed import World
 from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss
+from sft.trainer.packed import Packed, groups_of
 
 from .small_models import HEADS, SIZES, model_of
 
@@ -26,7 +28,30 @@ FAMILIES = {
     "mistral": transformers.MistralConfig(**SIZES, **HEADS, sliding_window=4),
     "phi3": transformers.Phi3Config(**SIZES, **HEADS, pad_token_id=0),
     "gpt2": transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4),
+    "gemma2": transformers.Gemma2Config(
+        **SIZES, **HEADS, head_dim=8, attn_logit_softcapping=0.5, sliding_window=4, query_pre_attn_scalar=8
+    ),
 }
+# Families that pack only because some of their layers are computed on padded batches, and which layers these are.
+UNPACKED = {
+    "ALiBi": (transformers.BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4), "BloomAttention"),
+    "a convolution": (
+        transformers.Lfm2Config(**SIZES, **HEADS, layer_types=["conv", "full_attention"]), "Lfm2ShortConv",
+    ),
+    "a state space": (transformers.Mamba2Config(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, state_size=8, n_groups=1,
+    ), "Mamba2Mixer"),
+    "a linear attention": (transformers.Qwen3NextConfig(
+        **SIZES, **HEADS, head_dim=8, layer_types=["linear_attention", "full_attention"], num_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=16, linear_num_value_heads=4,
+        linear_num_key_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
+    ), "Qwen3NextGatedDeltaNet"),
+    "positions that it counts itself": (transformers.BartConfig(
+        vocab_size=64, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=64, is_decoder=True,
+        is_encoder_decoder=False, pad_token_id=0, bos_token_id=1, eos_token_id=2, forced_eos_token_id=None,
+        scale_embedding=False,
+    ), "BartLearnedPositionalEmbedding"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,9 +104,88 @@ def test_packed_and_padded_have_the_same_loss_and_gradients(family):
         torch.testing.assert_close(packed, padded, atol=1e-4, rtol=1e-4)
 
 
-def test_a_family_whose_attention_does_more_trains_on_padded_sequences(capsys):
+@pytest.mark.parametrize("kind", UNPACKED)
+def test_layers_that_mix_tokens_are_computed_on_padded_batches(kind):
+    config, name = UNPACKED[kind]
+    module = TargetLoss(model_of(config)).eval()
+    rows = sequences(7, 12, 5, 12)
+    found = []
+    for packing in (True, False):
+        fast_paths.end_packing(module)
+        assert take_fast_paths(module, packing, ALONE) is packing
+        assert {type(layer.module).__name__ for layer in module.unpacked} == ({name} if packing else set())
+        module.model.zero_grad()
+        loss = module(*collate(rows, packing, CPU))
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in module.model.parameters() if p.grad is not None)])
+    for packed, padded in zip(*found, strict=True):
+        torch.testing.assert_close(packed, padded, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", UNPACKED)
+def test_a_layer_that_mixes_sequences_unnoticed_is_found(kind, monkeypatch):
+    """The search for such layers finds one too few: the last."""
+    find = unpacked_layers.find
+
+    def one_too_few(model, compute):
+        *layers, lost = find(model, compute)
+        lost.remove()
+        return layers
+
+    monkeypatch.setattr(unpacked_layers, "find", one_too_few)
+    assert take_fast_paths(TargetLoss(model_of(UNPACKED[kind][0])).eval(), True, ALONE) is False
+
+
+@pytest.mark.parametrize("lost", ["softcap", "sinks"])
+def test_a_kernel_that_forgets_soft_capping_or_sinks_is_found(lost, monkeypatch):
+    config = transformers.GptOssConfig(
+        **SIZES, **HEADS, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=4,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    ) if lost == "sinks" else FAMILIES["gemma2"]  # fmt: skip
+    module = TargetLoss(model_of(config)).eval()
+    assert take_fast_paths(module, True, ALONE) is True
+    fast_paths.end_packing(module)
+    fitting = attention.fastest
+
+    def forgetting(device, dtype, options):
+        kernel = fitting(device, dtype, options)
+        return lambda q, k, v, packed, asked: kernel(q, k, v, packed, asked._replace(**{lost: None}))
+
+    monkeypatch.setattr(attention, "fastest", forgetting)
+    assert take_fast_paths(module, True, ALONE) is False
+
+
+def test_flex_attention_is_attention_in_each_sequence(monkeypatch):
+    """Not compiled, which a CPU cannot do: as it is written out by PyTorch."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    monkeypatch.setattr(flex, "compiled", lambda: flex_attention)
+    torch.manual_seed(0)
+    lengths = [40, 7, 130, 1, 90]
+    starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    packed = Packed(torch.from_numpy(starts), lengths)
+    query, key, value = (torch.randn(sum(lengths), heads, 16) for heads in (4, 2, 2))
+    for window in (0, 9):
+        options = attention.Options(0.3, window, 0.0, softcap=2.0, sinks=torch.randn(4))
+        ours = flex.flex(query, key, value, packed, options)
+        torch.testing.assert_close(ours, attention.one_by_one(query, key, value, packed, options))
+
+
+def test_groups_have_little_padding_and_every_sequence_once():
+    lengths = np.random.default_rng(0).integers(1, 400, 60).tolist()
+    groups = groups_of(lengths, 1.25)
+    assert sorted(index for group in groups for index in group) == list(range(60))
+    assert sum(len(group) * lengths[group[0]] for group in groups) <= 1.25 * sum(lengths)
+    packed = Packed(torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32)), lengths)
+    tokens = torch.arange(sum(lengths))
+    for found in (packed.by_length, packed.together):
+        assert torch.equal(found.pack([found.unpack(tokens, group) for group in range(len(found.places))]), tokens)
+
+
+def test_a_model_that_no_way_of_packing_fits_trains_on_padded_sequences(capsys, monkeypatch):
     config = transformers.Gemma2Config(**SIZES, **HEADS, head_dim=8, final_logit_softcapping=0.1)
     module = TargetLoss(model_of(config)).eval()
+    monkeypatch.setattr(fast_paths, "WAYS", ())
     assert take_fast_paths(module, True, ALONE) is False
     assert module.head_loss is None and module.model.config._attn_implementation == module.own_attention
     said = capsys.readouterr().out

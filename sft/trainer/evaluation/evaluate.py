@@ -25,7 +25,7 @@ from sft.trainer.distributed import World
 from sft.trainer.evaluation import parts
 from sft.trainer.evaluation.generate import generate
 from sft.trainer.evaluation.score import results
-from sft.trainer.fast_paths import take_fast_paths
+from sft.trainer.fast_paths import end_packing, take_fast_paths
 from sft.trainer.loss import TargetLoss, evaluating
 from sft.trainer.model.load import free_unused_memory, load_model
 from sft.trainer.report import Reporter
@@ -59,7 +59,7 @@ def evaluate_model(
     packing = take_fast_paths(target_loss, settings.packing, world, int(rows.lengths.max(initial=0)))
     losses = mean_losses(target_loss, rows, settings, packing, world)
     loss = parts.mean(rows, losses)
-    model.set_attn_implementation(target_loss.own_attention)
+    end_packing(target_loss)
     free_unused_memory(world.device)  # its free memory decides how many answers fit at once
     generating = time.monotonic()
     has_answers = len(rows.asked()) > 0 or not len(rows)

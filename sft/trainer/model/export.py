@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -47,6 +48,15 @@ def export(engine: DeepSpeedEngine, prepared: Prepared, run: Run, settings: Sett
     distributed.barrier()
 
 
+def with_own_attention(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
+    """Return a configuration without the attention of the training, which some families cannot be built with."""
+    own = copy.deepcopy(config)
+    for part in (own, *(getattr(own, name, None) for name in own.sub_configs)):
+        if part is not None:
+            part._attn_implementation_internal = None
+    return own
+
+
 def write_model(
     model: transformers.PreTrainedModel,
     weights: dict[str, torch.Tensor],
@@ -62,7 +72,7 @@ def write_model(
     RuntimeError if the loaded weights differ.
     """
     with torch.device("meta"):
-        whole = type(model)(model.config)
+        whole = type(model)(with_own_attention(model.config))
     own = transformers.AutoConfig.from_pretrained(base, trust_remote_code=trusted)
     if hasattr(own, "use_cache"):  # training has switched it off
         whole.config.use_cache = own.use_cache
