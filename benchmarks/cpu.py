@@ -6,9 +6,7 @@ The variants take turns, so that other load on the machine affects both.
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import statistics
 import sys
 import tempfile
@@ -16,9 +14,9 @@ from pathlib import Path
 
 os.environ |= {"DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false", "GLOO_SOCKET_IFNAME": "lo"}
 
-from benchmarks import steps
+from benchmarks import steps, work
 
-ROWS, ROUNDS, WARMUP, STEPS = 2000, 3, 2, 8
+ROUNDS, WARMUP, STEPS = 3, 2, 8
 WORK = {"model_name": "tiny", "global_batch_size": 32, "batch_size": 32}
 VARIANTS = {"packed": {"packing": 1}, "padded": {"packing": 0}}
 
@@ -28,7 +26,7 @@ def main() -> None:
     steps.be_quiet()
     speeds: dict[str, list[float]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory() as scratch:
-        data = Path(sys.argv[1]) if len(sys.argv) > 1 else write_rows(Path(scratch) / "train.jsonl")
+        data = Path(sys.argv[1]) if len(sys.argv) > 1 else work.write_rows(Path(scratch) / "train.jsonl")
         paths = {"dataset": data, "data_path": Path(scratch) / "data", "model_path": Path(scratch) / "models"}
         for _ in range(ROUNDS):
             for name, given in VARIANTS.items():
@@ -41,18 +39,6 @@ def main() -> None:
             f"{name}: {medians[name]:,.0f} tokens/s without padding ({', '.join(f'{value:,.0f}' for value in values)})"
         )
     print(f"packed over padded: {medians['packed'] / medians['padded']:.1f}x")
-
-
-def write_rows(path: Path) -> Path:
-    """Write rows of random words whose lengths vary like GSM8K's; return the file."""
-    rng = random.Random(0)
-    words = [f"{first}{second}" for first in ("ba", "co", "du", "fi", "lo", "me") for second in ("n", "rt", "st", "x")]
-    with path.open("w") as file:
-        for _ in range(ROWS):
-            length = min(550, int(rng.gammavariate(5.5, 32)))
-            texts = [" ".join(rng.choices(words, k=max(2, int(length * share)))) for share in (0.45, 0.55)]
-            file.write(json.dumps({"question": texts[0], "answer": texts[1]}) + "\n")
-    return path
 
 
 if __name__ == "__main__":

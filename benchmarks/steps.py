@@ -171,12 +171,13 @@ def measure(settings: Effective, warmup: int, steps: int, cap_gib: float = 0.0) 
     path, rows = work.prepared(settings)
     flops = matrix_rate() if cuda else 0.0
     engine, received = start_engine(path, settings, configuration(settings), world)
-    packing = fast_paths.take_fast_paths(engine, settings.packing, world)
+    packing = fast_paths.take_fast_paths(engine, settings.packing, world, int(rows.lengths.max()))
     states_gib = torch.cuda.memory_allocated() / 2**30 if cuda else 0.0
     loading_gib = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     losses: list[float] = []
+    norms: list[float] = []
     tokens, started, chosen = 0, 0.0, batching.rows_of_step(0, len(rows), settings.sequences_per_step, settings.seed)
 
     def one(step: int) -> None:
@@ -186,7 +187,7 @@ def measure(settings: Effective, warmup: int, steps: int, cap_gib: float = 0.0) 
         micro_steps = batching.micro_steps(chosen, rows.lengths, settings, packing)
         loss_sum, _ = loop.optimizer_step(engine, rows, micro_steps, targets, packing, False, world)
         losses.append(loss_sum / targets)
-        grad_norm(engine)
+        norms.append(grad_norm(engine).read()[0])
         tokens += int(rows.lengths[chosen].sum())
 
     for step in range(warmup + steps):
@@ -209,7 +210,10 @@ def measure(settings: Effective, warmup: int, steps: int, cap_gib: float = 0.0) 
         "loading_peak_gib": round(loading_gib, 2),
         "states_gib": round(states_gib, 2),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
+        "packed": packing,
+        "unpacked_layers": len(engine.module.unpacked),
         "first_loss": round(losses[0], 5),
+        "first_norm": round(norms[0], 5),
         "last_loss": round(losses[-1], 5),
         "zero": {key: value for key, value in received.zero.items() if "threshold" in key},
         "device": torch.cuda.get_device_name() if cuda else "cpu",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from sft.trainer.data.rows import Rows
 if TYPE_CHECKING:
     import torch
 
+ROWS = 2000  # of random words
 SHARD_BYTES = 4 * 2**30  # per file of weights
 # With the special tokens that the tokenizer of the benchmarks has.
 TEMPLATE = (
@@ -82,6 +84,18 @@ def shards(config: Any, device: str) -> Iterator[dict[str, torch.Tensor]]:
             yield shard
             shard = {}
     yield shard
+
+
+def write_rows(path: Path) -> Path:
+    """Write rows of random words whose lengths vary like GSM8K's; return the file."""
+    rng = random.Random(0)
+    words = [f"{first}{second}" for first in ("ba", "co", "du", "fi", "lo", "me") for second in ("n", "rt", "st", "x")]
+    with path.open("w") as file:
+        for _ in range(ROWS):
+            length = min(550, int(rng.gammavariate(5.5, 32)))
+            texts = [" ".join(rng.choices(words, k=max(2, int(length * share)))) for share in (0.45, 0.55)]
+            file.write(json.dumps({"question": texts[0], "answer": texts[1]}) + "\n")
+    return path
 
 
 def prepared(settings: Settings) -> tuple[Path, Rows]:
