@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 from benchmarks import steps, work
@@ -36,20 +37,25 @@ def main() -> None:
     asked.scratch.mkdir(parents=True, exist_ok=True)
     rows = work.write_rows(asked.scratch / "train.jsonl")
     for shape in asked.shapes:
-        folder = asked.scratch / shape
-        if not folder.exists():
-            steps.forked(1, lambda folder=folder, shape=shape: make(shape, rows, folder, asked.device))
-        paths = {"model_name": folder, "dataset": rows, "data_path": asked.scratch / "data"}
         for name, variant in VARIANTS.items():
-            chosen = paths | WORK | variant | steps.given(" ".join(asked.set))
-            settings = steps.settings_of(asked.device, chosen)
-            steps.forked(1, lambda settings=settings: work.prepared(settings))
-            effective = Effective.of(without_plan(settings))
-            try:
-                found = steps.forked(1, lambda chosen=effective: steps.measure(chosen, asked.warmup, asked.steps))
-            except SystemExit as failed:  # out of memory, say: the other variants are measured all the same
-                found = {"failed": str(failed)}
+            found = measured(shape, rows, variant | steps.given(" ".join(asked.set)), asked)
             print(json.dumps({"shape": shape, "variant": name} | found), flush=True)
+
+
+def measured(shape: str, rows: Path, variant: dict[str, object], asked: argparse.Namespace) -> dict[str, object]:
+    """Return the measurements of a variant, or that it failed: out of memory, say."""
+    folder = asked.scratch / shape
+    if not folder.exists():
+        steps.forked(1, partial(make, shape, rows, folder, asked.device))
+    paths = {"model_name": folder, "dataset": rows, "data_path": asked.scratch / "data"}
+    settings = steps.settings_of(asked.device, paths | WORK | variant)
+    steps.forked(1, partial(work.prepared, settings))
+    effective = Effective.of(without_plan(settings))
+    try:
+        found: dict[str, object] = steps.forked(1, partial(steps.measure, effective, asked.warmup, asked.steps))
+    except SystemExit as failed:
+        return {"failed": str(failed)}
+    return found
 
 
 def make(shape: str, rows: Path, folder: Path, device: str) -> None:

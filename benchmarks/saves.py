@@ -34,7 +34,7 @@ def main() -> None:
     """Print the mean time of a step with and without saves, and their ratio."""
     steps.be_quiet()
     with tempfile.TemporaryDirectory() as scratch:
-        data = cpu.write_rows(Path(scratch) / "train.jsonl")
+        data = work.write_rows(Path(scratch) / "train.jsonl")
         paths = {"data_path": Path(scratch) / "data", "model_path": Path(scratch) / "models", "runs_path": scratch}
         chosen = {"dataset": data, "run_name": "saves"} | paths | cpu.WORK | RANKS
         settings = Effective.of(without_plan(steps.settings_of("cpu", chosen)))

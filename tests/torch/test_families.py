@@ -15,6 +15,7 @@ from sft.trainer.distributed import World
 from sft.trainer.evaluation import ways
 from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss
+from sft.trainer.packed import Packed
 from tests.zoo import runner
 
 from .small_models import HEADS, SIZES, model_of
@@ -51,7 +52,7 @@ def test_a_family_is_trained_as_a_plain_loop_trains_it(found, family):
 
 def test_a_leak_between_packed_sequences_is_found(group, monkeypatch, capsys):
     def leaking(query, key, value, packed, options):  # as if all were one sequence
-        whole = attention.Packed(packed.starts[[0, -1]], [sum(packed.lengths)])
+        whole = Packed(packed.starts[[0, -1]], [sum(packed.lengths)])
         return attention.one_by_one(query, key, value, whole, options)
 
     module = TargetLoss(model_of(LLAMA)).eval()
