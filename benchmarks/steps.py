@@ -35,7 +35,8 @@ from sft.settings.stages import Effective, Resolved, resolve, without_plan
 from sft.trainer import batching, distributed, fast_paths, loop
 from sft.trainer.data import hashes
 from sft.trainer.distributed import World
-from sft.trainer.engine import count_weights, grad_norm, start_engine
+from sft.trainer.engine import grad_norm, start_engine
+from sft.trainer.model.parts import count_weights
 
 TIMEOUT_S = 300
 

@@ -11,12 +11,13 @@ import functools
 import importlib.util
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
+from sft.trainer.attention_options import Kernel, Options
 from sft.trainer.flex import flex
 from sft.trainer.packed import Packed, noted
 
@@ -30,19 +31,6 @@ else:
 IMPLEMENTATION = "sft_packed"
 # torch 2.13 has an option for keys with fewer heads than queries; earlier versions take such keys without it.
 VARLEN_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn or print).parameters else {}
-
-# (query, key, value) [tokens, heads, size], packed, options -> [tokens, heads, size]
-Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, "Packed", "Options"], torch.Tensor]
-
-
-class Options(NamedTuple):
-    """What a model asks of its attention."""
-
-    scale: float | None  # of the scores; None: 1 / sqrt(size)
-    window: int  # tokens that a token attends to, itself included; 0: all before it
-    dropout: float
-    softcap: float = 0.0  # scores are softcap * tanh(score / softcap); 0: as they are
-    sinks: torch.Tensor | None = None  # [heads]: one more score of every token, whose value is zero
 
 
 def attention(

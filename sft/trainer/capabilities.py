@@ -10,9 +10,9 @@ from sft.run.records import Capabilities
 from sft.settings.stages import Decided
 from sft.trainer import attention
 from sft.trainer.distributed import World
-from sft.trainer.engine import count_weights, true_shape
 from sft.trainer.loss import TargetLoss
 from sft.trainer.model import towers
+from sft.trainer.model.parts import count_weights, true_shape
 from sft.trainer.report import Reporter
 
 STACKED = 3  # dimensions of a tensor of experts: one matrix for each

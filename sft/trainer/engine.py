@@ -6,7 +6,6 @@ benchmarks/README.md has a measurement of each choice made here.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
 from pathlib import Path
 
 import deepspeed
@@ -25,8 +24,9 @@ from sft.trainer import distributed, oom
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import adapter, liger, quantised, towers
+from sft.trainer.model import adapter, liger, towers
 from sft.trainer.model.load import load_model
+from sft.trainer.model.parts import count_weights, decoder_layers, true_shape
 
 
 def start_engine(
@@ -135,37 +135,6 @@ def import_muon() -> None:
     compiler.compile = lambda: lambda function: function
     importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     compiler.compile = compiled
-
-
-def decoder_layers(model: torch.nn.Module, unused: Collection[str] = ()) -> list[torch.nn.Module]:
-    """Return the model's repeated layers: the longest ModuleList by weights, whatever its family calls it.
-
-    Lists whose weights are all `unused` belong to another part than the language model.
-    """
-
-    def is_used(path: str, layers: torch.nn.ModuleList) -> bool:
-        return any(f"{path}.{name}" not in unused for name, _ in layers.named_parameters())
-
-    lists = [
-        module
-        for path, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) > 1 and is_used(path, module)
-    ]
-    return list(max(lists, key=count_weights, default=[]))
-
-
-def true_shape(parameter: torch.nn.Parameter) -> torch.Size:
-    """Return the original shape of a parameter.
-
-    ZeRO-3 leaves an empty tensor with its shape in `ds_shape`; a quantised parameter is packed.
-    """
-    return getattr(parameter, "ds_shape", quantised.true_shape(parameter))
-
-
-def count_weights(module: torch.nn.Module, only_trained: bool = False) -> int:
-    """Return the number of a module's weights over all ranks, sharded or not."""
-    parameters = (p for p in module.parameters() if p.requires_grad or not only_trained)
-    return sum(true_shape(parameter).numel() for parameter in parameters)
 
 
 def fill_in(config: DsConfig, module: torch.nn.Module, layers: list[torch.nn.Module], world: World) -> DsConfig:

@@ -10,8 +10,9 @@ from sft.settings.stages import Effective
 from sft.steps import Steps
 from sft.trainer.checkpoint.save import Saver
 from sft.trainer.distributed import World
-from sft.trainer.engine import count_weights, end_engine
+from sft.trainer.engine import end_engine
 from sft.trainer.model.export import export
+from sft.trainer.model.parts import count_weights
 from sft.trainer.report import Reporter
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from sft.trainer.attention_options import Options
+from sft.trainer.packed import Packed
+
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-    from sft.trainer.attention import Options
-    from sft.trainer.packed import Packed
 
 BLOCK = 128  # tokens: the side of a block of scores, which is computed or skipped as a whole
 

@@ -17,7 +17,7 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from transformers.masking_utils import AttentionMaskInterface
 
 from sft.trainer import attention, packed
-from sft.trainer.engine import decoder_layers
+from sft.trainer.model.parts import decoder_layers
 from sft.trainer.packed import Groups, Packed
 
 # Two ways to compute the same sums differ by less than this share of a token's output.

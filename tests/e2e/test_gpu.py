@@ -13,7 +13,7 @@ import transformers
 from sft.host import gpus
 from sft.run.directory import Run
 from sft.trainer import attention
-from sft.trainer.attention import Options
+from sft.trainer.attention_options import Options
 from sft.trainer.packed import Packed
 
 from .conftest import STEPS

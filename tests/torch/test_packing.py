@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sft.trainer import attention, fast_paths, flex, unpacked_layers
 from sft.trainer import loss as losses
 from sft.trainer.attention import IMPLEMENTATION
+from sft.trainer.attention_options import Options
 from sft.trainer.batching import collate
 from sft.trainer.distributed import World
 from sft.trainer.fast_paths import take_fast_paths
@@ -166,7 +167,7 @@ def test_flex_attention_is_attention_in_each_sequence(monkeypatch):
     packed = Packed(torch.from_numpy(starts), lengths)
     query, key, value = (torch.randn(sum(lengths), heads, 16) for heads in (4, 2, 2))
     for window in (0, 9):
-        options = attention.Options(0.3, window, 0.0, softcap=2.0, sinks=torch.randn(4))
+        options = Options(0.3, window, 0.0, softcap=2.0, sinks=torch.randn(4))
         ours = flex.flex(query, key, value, packed, options)
         torch.testing.assert_close(ours, attention.one_by_one(query, key, value, packed, options))
 
