@@ -12,8 +12,9 @@ from rich.console import Console
 from sft.errors import RunFailed, SettingsError
 from sft.host import check_lines, gpus
 from sft.host.check import Check, CheckRecord
-from sft.host.doctor import hardware, hub, installation, start, template
+from sft.host.doctor import hardware, hub, installation, machine, start, template
 from sft.host.gpus import Gpu
+from sft.host.launch.launcher import LAUNCHERS
 from sft.host.plan import disk
 from sft.run.records import TemplateFacts
 from sft.settings.load import load
@@ -210,3 +211,23 @@ def test_json_has_the_values_behind_the_words():
     assert CheckRecord.from_json(json.loads(json.dumps(check.record().to_json()))).check("node") == replace(
         check, where="node"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "left_out"),
+    [
+        ("local", "everything is checked", set()),
+        ("compose", "in the nodes' containers", {"packages", "torch", "all-reduce"}),
+        ("slurm", "LAUNCHER=local", {"packages", "torch", "all-reduce", "GPUs", "port", "memory", "CPU"}),
+    ],
+)
+def test_what_is_checked_here_depends_on_the_launcher(monkeypatch, tmp_path, name, words, left_out):
+    monkeypatch.setattr(gpus, "facts", lambda: [])
+    monkeypatch.setattr(machine.kernel, "check", lambda settings: Check("torch", "ok", ""))
+    monkeypatch.setattr(machine, "all_reduce", lambda settings: Check("all-reduce", "ok", ""))
+    monkeypatch.setattr(machine.disk_speed, "check", lambda settings: Check("disk speed", "ok", ""))
+    monkeypatch.setattr(start, "checks", lambda settings, gpus_are_missing: [])
+    settings = load(None, model_name="tiny", dataset="demo", launcher=name, runs_path=tmp_path, data_path=tmp_path)
+    found = {check.name: check for check in machine.checks(settings, LAUNCHERS[name]())}
+    everything = {"packages", "torch", "all-reduce", "GPUs", "port", "memory", "CPU", "disk", "model", "W&B"}
+    assert words in found["launcher"].found and everything - found.keys() == left_out

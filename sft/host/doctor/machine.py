@@ -39,6 +39,17 @@ def port(settings: Settings) -> Check:
     return Check("port", "failure", f"MASTER_PORT={in_use}", "choose another MASTER_PORT, or leave it out")
 
 
+def where(chosen: Launcher) -> Check:
+    """Say what is checked where, which depends on the launcher."""
+    if chosen.own_packages:
+        what = "GPUs, memory and disk are checked here; packages, folders and links in the nodes' containers"
+    elif chosen.on_this_machine:
+        what = "its nodes are on this machine, where everything is checked"
+    else:
+        what = "settings, inputs and disk are checked here; `make test-env LAUNCHER=local` on a node checks the rest"
+    return Check("launcher", "ok", f"{chosen.name}: {what}", values={"name": chosen.name})
+
+
 def all_reduce(settings: Settings) -> Check:
     """Check that ranks meet and add: those of the run on its GPUs, or two on the CPU. With one GPU, its copies."""
     number = min(len(gpus.visible()), max(2, settings.world_size)) if installation.torch_cuda() else 0
@@ -66,7 +77,8 @@ def checks(settings: Settings, chosen: Launcher) -> Iterator[Check]:
     of_gpus = hardware.gpu(settings)
     yield installation.env_file(settings)
     yield installation.python(settings)
-    if not chosen.own_packages:
+    yield where(chosen)
+    if chosen.on_this_machine and not chosen.own_packages:
         yield installation.packages(settings)
     yield installation.extras(settings)
     yield from hardware.disks(settings)
