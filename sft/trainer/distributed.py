@@ -45,8 +45,9 @@ def start(device: str, timeout_s: int) -> World:
     import deepspeed
 
     # DeepSpeed's shared-memory op is for all-reduce on a CPU within one node. Without it DeepSpeed compiles nothing,
-    # which saves a minute at the first start, and no compiler is needed.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # which saves a minute at the first start, and no compiler is needed. A new dict, because DeepSpeed fills its own by
+    # trying every op, and where there is a GPU and no nvcc it warns of each one that it could not build.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     if device == "cuda":
         torch.cuda.set_device(local_rank)

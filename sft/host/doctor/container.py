@@ -49,7 +49,7 @@ def checks(rank: int, slots: int, port: int, device: str, cards: int) -> Iterato
     yield kernel.check(settings)
     if device == "cuda":
         enough = cards == slots and torch_cuda() is not None
-        remedy = "" if enough else "make GPUS_PER_NODE and device_ids agree; build from a CUDA base image (BASE_IMAGE)"
+        remedy = "" if enough else "make GPUS_PER_NODE and device_ids agree; torch for the CPU: set TORCH_BACKEND=auto"
         yield Check("GPUs", "ok" if enough else "failure", f"{cards} visible, {slots} ranks", remedy)
     yield shared_memory(SHM_LEAST_GB[device], "raise shm_size of llm-master in docker/gpu.yml")
     yield from folders()

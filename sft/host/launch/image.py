@@ -12,7 +12,7 @@ from sft.host.install import backend, driver
 from sft.host.launch import docker_engine
 from sft.settings import variables
 
-COPIED = ("docker/Dockerfile", "pyproject.toml", "constraints.txt", "ds_configs", "sft")
+COPIED = ("docker/Dockerfile", "docker/pins.py", "pyproject.toml", "constraints.txt", "ds_configs", "sft")
 ARGUMENTS = ("BASE_IMAGE", "FLASH_ATTN", "QLORA")
 
 

@@ -1,0 +1,44 @@
+"""Write what an image's packages are installed from: `python3 pins.py SOURCE TARGET`. Standard library only.
+
+Every file here is a layer's input. So each has only what that layer needs: a change in the configuration of a linter, or
+in the version of one, must not install gigabytes again.
+"""
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+EXTRAS = ("gpu", "flash", "qlora")
+KEPT = "uv"  # of the tools for tests: it installs torch
+
+
+def main(source: Path, target: Path) -> None:
+    """Read pyproject.toml and constraints.txt; write a file of requirements each, and what installs torch reads."""
+    project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    target.mkdir(parents=True, exist_ok=True)
+    required = project["dependencies"]
+    torch = [item for item in required if name(item) == "torch"]
+    (target / "pyproject.toml").write_text(f"[project]\ndependencies = {json.dumps(torch)}\n")
+    write(target / "requirements.txt", required)
+    for extra in EXTRAS:
+        write(target / f"{extra}.txt", extras[extra])
+    tools = {name(item) for item in extras["dev"]} - {KEPT}
+    pins = (source / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    write(target / "constraints.txt", [pin for pin in pins if not pin.startswith("#") and name(pin) not in tools])
+
+
+def name(requirement: str) -> str:
+    """Return the name of a package in a requirement such as `torch>=2.11`."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower()
+
+
+def write(path: Path, lines: "list[str]") -> None:
+    """Write lines to a file."""
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
