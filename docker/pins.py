@@ -1,7 +1,7 @@
 """Write what an image's packages are installed from: `python3 pins.py SOURCE TARGET`. Standard library only.
 
-Every file here is a layer's input. So each has only what that layer needs: a change in the configuration of a linter, or
-in the version of one, must not install gigabytes again.
+Every file here is the input of a layer. So each has only what that layer needs: a change in the configuration of a
+linter, or in the version of one, must not install gigabytes again.
 """
 
 import json
