@@ -76,8 +76,8 @@ docs: $(INV) ## write the generated parts of docs/ and .env.example
 constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## write the newest versions of all packages to constraints.txt
 	@$(INV) constraints
 
-clean: ## remove .venv and caches; runs/, data/ and models/ stay
-	rm -rf .venv .uv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+clean: ## remove .venv, caches, containers and images of this folder; asks first (YES=1)
+	@$(PYTHON) -m sft.host.bootstrap.clean
 
 $(INV): pyproject.toml constraints.txt
 	@$(BOOTSTRAP)

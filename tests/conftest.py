@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 HERE = Path(__file__).parent
 # The most seconds that a test may take with the fixtures that it is the first to use, beside other work on the machine.
 TIMEOUTS_S = {
-    "unit": 120, "torch": 300, "e2e": 600, "compose": 900, "slurm": 600, "hosts": 600, "default": 2400, "machine": 600,
+    "unit": 120, "torch": 300, "e2e": 600, "compose": 1500, "slurm": 600, "hosts": 600, "default": 2400, "machine": 600,
 }  # fmt: skip
 # The files that take longest come first, so that no process is left alone with one of them at the end. The first two
 # mostly wait, for downloads and for Slurm, while others compute.

@@ -16,7 +16,7 @@ from dotenv.parser import parse_stream
 from sft.errors import UserError
 
 ENV_FILE = Path(".env")
-OF_MAKE = {"PYTHON", "OFFLINE", "BUNDLE", "TORCH_BACKEND"}  # the Makefile's own variables
+OF_MAKE = {"PYTHON", "OFFLINE", "BUNDLE", "TORCH_BACKEND", "YES"}  # the Makefile's own variables
 # docker-compose.yml's own ones
 OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN", "QLORA", "TORCH_BACKEND"}
 

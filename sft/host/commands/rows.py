@@ -16,6 +16,7 @@ from rich.text import Text
 from sft import hostfile, template_files
 from sft.errors import DataError, RunFailed, UserError, shown, wrong
 from sft.host import ownership
+from sft.host.bootstrap import checkout
 from sft.host.commands.setup import error_in, output
 from sft.host.folders import make_folders
 from sft.host.launch import image, launcher
@@ -153,7 +154,9 @@ def program(settings: Settings, options: list[str], in_containers: bool) -> tupl
     if importlib.util.find_spec("transformers") or not in_containers:
         return [sys.executable, *words], environment
     if not image.is_built():
-        raise UserError(f"{image.name()}: the image is missing, or was built from other code; `make setup` builds it")
+        raise UserError(
+            f"{checkout.image()}: the image is missing, or was built from other code; `make setup` builds it"
+        )
     stack = Stack(Settings.of(settings, device="cpu"))
     given = [f"{name.upper()}={os.environ[name.upper()]}" for name in settings.of_data() if name.upper() in os.environ]
     if settings.datasets:  # what its file says: a container does not see it

@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 
 from sft import ROOT
-from sft.host.bootstrap import bundle, uv
+from sft.host.bootstrap import bundle, checkout, uv
 from sft.host.bootstrap.stop import stop
 from sft.host.install import backend, driver
 from sft.host.install.backend import CPU
@@ -109,13 +109,8 @@ def with_uv(python: Path, version: str, wanted: str) -> str:
 
 
 def asked() -> str:
-    """Return TORCH_BACKEND from the environment, or from `.env`, where docker compose reads it too."""
-    given = os.environ.get("TORCH_BACKEND", "")
-    env_file = ROOT / ".env"
-    if given or not env_file.is_file():
-        return given
-    match = re.search(r"^\s*TORCH_BACKEND=[\"']?(\w*)", env_file.read_text(errors="replace"), re.MULTILINE)
-    return match[1] if match else ""
+    """Return TORCH_BACKEND from the environment or from `.env`."""
+    return checkout.variable("TORCH_BACKEND")
 
 
 def name_of(cuda: str | None) -> str:

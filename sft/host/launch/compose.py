@@ -7,6 +7,7 @@ environment. Everything else is in the compose files.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from rich.console import Console
 from sft import hostfile
 from sft.errors import SettingsError, UserError, wrong
 from sft.host import gpus, ownership
+from sft.host.bootstrap import checkout
+from sft.host.install import torch_build
 from sft.host.launch import compose_files, image, signals
 from sft.host.launch.compose_files import BASE, GPU
 from sft.host.launch.docker_engine import NO_GPU, last_line
@@ -32,10 +35,14 @@ class Stack:
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment of `docker compose`. Secrets are passed here, and on no command line."""
         uid, gid = ownership.owner()
-        ours = {"SFT_UID": str(uid), "SFT_GID": str(gid), "SFT_CONTENT": image.content()}
-        ours["TORCH_BACKEND"] = image.torch_backend()
+        ours = self.names() | {"SFT_UID": str(uid), "SFT_GID": str(gid)}
+        ours |= {"SFT_CONTENT": image.content(), "SFT_CHECKOUT": checkout.own(), "TORCH_BACKEND": image.torch_backend()}
         paths = {name.upper(): str(getattr(self.settings, name)) for name in FOLDERS}
         return dict(os.environ) | ours | paths | self.settings.secrets() | more
+
+    def names(self) -> dict[str, str]:
+        """Return the variables that keep the containers and the image of this folder apart from a second clone's."""
+        return {"COMPOSE_PROJECT_NAME": checkout.project(), "SFT_IMAGE": checkout.image()}
 
     def command(self, *arguments: str, overlay: str = "") -> list[str]:
         """Return a call of `docker compose` with the files of this stack, or those of the user's COMPOSE_FILE."""
@@ -96,7 +103,8 @@ class Stack:
         """Build the image if it is missing or was built from other files. Raises UserError."""
         if image.is_built():
             return
-        console.print(f"building the image {image.name()} (minutes, the first time)")
+        torch = torch_build.words_for(image.torch_backend())
+        console.print(f"building the image {checkout.image()}, with torch for {torch} (minutes, the first time)")
         command = self.command("build", hostfile.MASTER)
         if console.is_terminal:
             built = subprocess.run(command, env=self.environment(), text=True, check=False)
@@ -108,15 +116,32 @@ class Stack:
             raise UserError(f"docker compose build: failed: {why}; fix that, or set LAUNCHER=local")
 
     def complete_env_file(self) -> list[str]:
-        """Add to `.env` what makes `docker compose` by hand start the same stack; return the added lines."""
+        """Add to `.env` what makes `docker compose` by hand start the same stack; return the added lines.
+
+        The names that were made for another folder, from which `.env` was copied, are replaced.
+        """
         uid, gid = ownership.owner()
         wanted = {"COMPOSE_FILE": f"{BASE}:{GPU}"} if self.settings.device == "cuda" else {}
         if (uid, gid) != (ownership.DEFAULT_UID, ownership.DEFAULT_UID):
             wanted |= {"SFT_UID": str(uid), "SFT_GID": str(gid)}
-        lines = [f"{name}={value}" for name, value in wanted.items() if not variables.of_user(name)]
-        with variables.ENV_FILE.open("a", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
+        text = variables.ENV_FILE.read_text(encoding="utf-8")
+        lines = []
+        for name, value in (self.names() | wanted).items():
+            there = variables.of_user(name)
+            if checkout.GENERATED.fullmatch(there) and there != value:
+                text = re.sub(rf"^[ \t]*{name}=.*\n?", "", text, flags=re.MULTILINE)
+            elif there:
+                continue
+            text += ("" if text.endswith("\n") or not text else "\n") + f"{name}={value}\n"
+            lines.append(f"{name}={value}")
+        if lines:
+            variables.ENV_FILE.write_text(text, encoding="utf-8")
         return lines
+
+    def say_what_env_file_gets(self, console: Console) -> None:
+        """Complete `.env`, and print the added lines."""
+        for line in self.complete_env_file():
+            console.print(f"added to {variables.ENV_FILE}, for `docker compose` by hand: {line}")
 
     def need_idle(self) -> None:
         """Raise UserError if containers of this project are already running."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from sft import hostfile
 from sft.errors import SettingsError, SftError
 from sft.host import folders, gpus, ownership
+from sft.host.bootstrap import checkout
 from sft.host.check import Check, CheckRecord
 from sft.host.launch import compose, compose_files, docker_engine, image
-from sft.settings import variables
 from sft.settings.fields import Settings
 
 NODES_TIMEOUT_S = 300
@@ -34,7 +34,7 @@ def checks(settings: Settings) -> Iterator[Check]:
             yield Check.from_problem("folders", problem)
         return
     if not image.is_built():
-        what = f"{image.name()} is missing, or was built from other code"
+        what = f"{checkout.image()} is missing, or was built from other code"
         yield Check("image", "failure", what, "`make setup` builds it")
         return
     if settings.device == "cuda":
@@ -95,7 +95,7 @@ def gpus_inside(settings: Settings) -> Check:
 def inside(settings: Settings) -> Iterator[Check]:
     """Yield the checks of both nodes in their containers, in a compose project of its own that disturbs no run."""
     stack = compose.Stack(settings)
-    project = f"{variables.of_user('COMPOSE_PROJECT_NAME') or 'sft'}-check"
+    project = checkout.project() + checkout.CHECKING
     numbers = {"GPUS_PER_NODE": str(settings.gpus_per_node), "MASTER_PORT": str(settings.master_port)}
     environment = stack.environment(COMPOSE_PROJECT_NAME=project, **numbers)
 

@@ -73,8 +73,7 @@ class Compose:
         stack.build(console)
         if settings.device == "cuda":
             report([compose_checks.gpus_inside(settings)], console)
-        for line in stack.complete_env_file():
-            console.print(f"added to {variables.ENV_FILE}, for `docker compose` by hand: {line}")
+        stack.say_what_env_file_gets(console)
         ownership.hand_over_env_file(console)
 
     def prepare(self, settings: Decided, cards: Sequence[Gpu], console: Console) -> int:
@@ -84,6 +83,7 @@ class Compose:
         self.stack.need_idle()
         ownership.say(console)
         ownership.hand_over(settings, make_folders(settings))
+        self.stack.say_what_env_file_gets(console)
         self.stack.build(console)
         return settings.master_port  # a container has all ports to itself
 

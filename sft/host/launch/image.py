@@ -1,4 +1,4 @@
-"""The image of the nodes' containers: its name, and whether it was built from the present code."""
+"""The image of the nodes' containers: its build of torch, and whether it was built from the present code."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from pathlib import Path
 
 from sft import ROOT
 from sft.errors import UserError
+from sft.host.bootstrap import checkout
 from sft.host.install import backend, driver
 from sft.host.launch import docker_engine
 from sft.settings import variables
 
 COPIED = ("docker/Dockerfile", "docker/pins.py", "pyproject.toml", "constraints.txt", "ds_configs", "sft")
 ARGUMENTS = ("BASE_IMAGE", "FLASH_ATTN", "QLORA")
-
-
-def name() -> str:
-    """Return the image's name."""
-    return variables.of_user("SFT_IMAGE") or "sft"
 
 
 @functools.cache
@@ -33,7 +29,7 @@ def torch_backend() -> str:
 def is_built() -> bool:
     """Tell whether the image exists and was built from the present files."""
     label = '{{index .Config.Labels "sft.content"}}'
-    built = docker_engine.output("docker", "image", "inspect", "--format", label, name())
+    built = docker_engine.output("docker", "image", "inspect", "--format", label, checkout.image())
     return built.returncode == 0 and built.stdout.strip() == content()
 
 
