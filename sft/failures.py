@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 Kind = Literal[
     "user",  # a setting, a row or a file that the user can fix
-    "out_of_memory",  # of a GPU or of the machine, if a rank could still report it
+    "out_of_memory",  # of a GPU; or of the machine or a container, if a rank could still report it or the kernel has
     "not_finite",  # a loss or a gradient
     "disk_full",
     "hang",  # no sign of the ranks within STEP_TIMEOUT_S

@@ -56,6 +56,16 @@ def file_cache(folder: Path) -> int:
     return sum(int(counted.get(f"{total}{name}_file", 0)) for name in ("inactive", "active"))
 
 
+def memory_kills(root: Path = ROOT) -> int:
+    """Return how many processes of this control group the kernel has killed because memory ran out."""
+    group = next(groups("memory", root), None)
+    if group is None:
+        return 0
+    told = text(group / "memory.events") or text(group / "memory.oom_control")
+    counted = dict(line.split(maxsplit=1) for line in told.splitlines() if " " in line)
+    return int(counted.get("oom_kill", 0))
+
+
 def groups(kind: str, root: Path) -> Iterator[Path]:
     """Yield the folders of this process's control group for a kind of limit (cpu, memory), and of its parents."""
     trees = root / "sys/fs/cgroup"

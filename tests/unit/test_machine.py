@@ -97,3 +97,18 @@ def test_a_group_of_cgroup_v1_without_limits_has_the_machines(tmp_path):
     )
     assert resources.cores(root) == 128
     assert resources.memory_limits(root) == {"machine one": 100 * GIB}
+
+
+@pytest.mark.parametrize(
+    ("groups", "files"),
+    [
+        ("0::/\n", {"sys__fs__cgroup__memory.events": "low 0\noom 3\noom_kill 2\noom_group_kill 0\n"}),
+        ("9:memory:/\n", {"sys__fs__cgroup__memory__memory.oom_control": "oom_kill_disable 0\noom_kill 2\n"}),
+    ],
+)  # fmt: skip
+def test_processes_that_the_kernel_killed_for_memory_are_counted(tmp_path, groups, files):
+    assert resources.memory_kills(tree(tmp_path, proc__self__cgroup=groups, **files)) == 2
+
+
+def test_no_group_has_killed_nothing(tmp_path):
+    assert resources.memory_kills(tree(tmp_path)) == 0

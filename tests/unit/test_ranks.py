@@ -2,6 +2,7 @@
 
 import pytest
 
+from sft import resources
 from sft.failures import kind_of_library_error
 from sft.host.launch.ranks import REASON_WAIT_S, Ranks
 from sft.run import typed_json
@@ -141,3 +142,14 @@ def test_a_watchdog_that_has_only_lost_another_rank_is_waited_for(world):
     world.exit(2, -6)
     failure, wait_s = world.found()
     assert failure.kind == "lost_rank" and wait_s == 2 * REASON_WAIT_S
+
+
+def test_a_rank_that_the_kernel_killed_for_memory_is_told_from_one_that_somebody_killed(tmp_path, monkeypatch):
+    kills = 3  # of an earlier run in the same group
+    monkeypatch.setattr(resources, "memory_kills", lambda: kills)
+    world = World(tmp_path)
+    assert world.ranks.killed("preparing", -9).kind == "killed"
+    kills = 4
+    found = world.ranks.killed("rank 1", -9, 1)
+    assert (found.kind, found.rank) == ("out_of_memory", 1) and "main memory ran out; use fewer" in found.reason
+    assert world.ranks.killed("rank 1", -15, 1).kind == "killed"

@@ -189,8 +189,11 @@ class Node:
                 self.supervisor.log.write(f"not as the run began: {line}")
             return True
         if not self.supervisor.end_now and self.run.stop_reason() is None:
-            reason = f"preparing {exit_in_words(process.returncode)}"
-            self.supervisor.fail(Failure(kind=kind_of_exit(process.returncode), reason=reason))
+            if process.returncode < 0:
+                self.supervisor.fail(self.supervisor.ranks.killed("preparing", process.returncode))
+            else:
+                reason = f"preparing {exit_in_words(process.returncode)}"
+                self.supervisor.fail(Failure(kind=kind_of_exit(process.returncode), reason=reason))
             self.supervisor.raise_failure()
         self.run.update_state("stopped")
         return False

@@ -6,6 +6,7 @@ import re
 import signal
 import time
 
+from sft import resources
 from sft.failures import exit_in_words, kind_of_exit, kind_of_library_error
 from sft.run.directory import Run
 from sft.run.records import Failure, RankEnd
@@ -25,6 +26,7 @@ class Ranks:
         self.exits: dict[int, int] = {}  # exit codes of their processes
         self.failures: dict[int, Failure] = {}
         self.broke_at: float | None = None
+        self.kills_before = resources.memory_kills()
 
     def look(self) -> None:
         """Read the records that are new."""
@@ -59,8 +61,7 @@ class Ranks:
         """Return why the ranks broke, as far as this node knows, and how long to wait for a better reason."""
         for rank, code in self.broken.items():
             if code < 0 and code != -signal.SIGABRT:  # with that one NCCL ends a rank that has lost another one, too
-                hint = " (often because memory ran out: `dmesg` tells)" if code == -signal.SIGKILL else ""
-                return Failure(kind="killed", reason=f"rank {rank} {exit_in_words(code)}{hint}", rank=rank), 0
+                return self.killed(f"rank {rank}", code, rank), 0
         said = list(self.failures.values())
         if own := [failure for failure in said if failure.kind != "lost_rank"]:
             return own[0], REASON_WAIT_S
@@ -69,6 +70,17 @@ class Ranks:
                 reason = f"rank {rank} {exit_in_words(code)}"
                 return Failure(kind=kind_of_exit(code), reason=reason, rank=rank), REASON_WAIT_S
         return said[0], 2 * REASON_WAIT_S
+
+    def killed(self, what: str, code: int, rank: int | None = None) -> Failure:
+        """Return the failure of a process that a signal has ended: the kernel counts those it kills for memory."""
+        reason = f"{what} {exit_in_words(code)}"
+        if code != -signal.SIGKILL:
+            return Failure(kind="killed", reason=reason, rank=rank)
+        if resources.memory_kills() == self.kills_before:
+            hint = " (often because memory ran out: `dmesg` tells)"
+            return Failure(kind="killed", reason=reason + hint, rank=rank)
+        why = "main memory ran out; use fewer ranks or a smaller model, or allow more memory"
+        return Failure(kind="out_of_memory", reason=f"{reason}: {why}", rank=rank)
 
 
 def aborted_by_nccl(line: str) -> tuple[int, Failure] | None:
