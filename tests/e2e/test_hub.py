@@ -293,3 +293,19 @@ def test_what_is_not_read_here_is_loaded_by_datasets_also_without_the_hub(hub, t
     assert broken["exit"] == 2 and "DATASET=org/broken: cannot be read by `datasets` (" in broken["error"]
     hub.stop()
     assert read(hub, tmp_path, *cases) == [options, sliced, packed]
+
+
+def test_setup_names_the_data_set_and_the_model_if_it_can_have_neither(hub, tmp_path):
+    """The program that `make setup` starts: first both, then the data set alone, without the weights of the model."""
+    hub.add("models", "org/gated", {"config.json": "{}", "model.safetensors": "x"}, gated=True, readers={TOKEN})
+    command = [sys.executable, "-m", "sft.trainer.prepare"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
+    places = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "huggingface"), "PYTHONPATH": str(ROOT)}
+    places |= {"DATASET": "org/none", "MODEL_NAME": "org/gated"}
+    wanted = [(None, ["DATASET=org/none", "MODEL_NAME=org/gated"]), (TOKEN, ["DATASET=org/none"])]
+    for token, names in wanted:
+        key = {"HUGGINGFACE_API_KEY": token} if token else {}
+        done = subprocess.run(command, cwd=tmp_path, env=kept | places | key, capture_output=True, text=True)
+        error = json.loads(done.stdout.splitlines()[-1])["error"]
+        assert (done.returncode, [line.split(":")[0] for line in error.splitlines()]) == (2, names), error
+    assert not any(request.path.endswith("model.safetensors") for request in hub.requests)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sft import model_files
-from sft.errors import DataError
+from sft.errors import DataError, SettingsError
 from sft.hub.repository import Repository
 from sft.rows import forms
 from sft.run import files
@@ -38,9 +38,7 @@ def base_model(settings: Settings) -> Path:
         return folder
     local = model_files.local_model(settings)
     if local is None and not is_cached(settings):
-        for part in parts_of(settings):
-            if sources.dataset_folder(part.settings) is None:
-                hub.check(part.settings)  # before gigabytes are downloaded
+        check_hub(settings)
     folder = local or download(Repository.of_model(settings), FILES)
     if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
         folder = download(Repository.of_model(settings), [*FILES, *(f"*{suffix}" for suffix in model_files.PICKLED)])
@@ -48,6 +46,26 @@ def base_model(settings: Settings) -> Path:
     if model_files.has_code(folder):
         check_code(folder, settings)
     return folder
+
+
+def check_hub(settings: Settings) -> None:
+    """Check the data sets on the hub before gigabytes of the model are downloaded.
+
+    Raises SettingsError with a line for each that cannot be had, and one for the model if that cannot be had either.
+    """
+    problems: list[str] = []
+    for part in parts_of(settings):
+        if sources.dataset_folder(part.settings) is None:
+            try:
+                hub.check(part.settings)
+            except SettingsError as error:
+                problems += error.problems
+    if problems:
+        try:
+            download(Repository.of_model(settings), WITHOUT_WEIGHTS)
+        except SettingsError as error:
+            problems += error.problems
+        raise SettingsError(list(dict.fromkeys(problems)))
 
 
 def tokenizer_folder(settings: Settings) -> Path:
