@@ -1,5 +1,6 @@
 """What the image of the nodes is made from, and when a layer of it is made again."""
 
+import ast
 import re
 import runpy
 import shutil
@@ -9,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
-PINS = runpy.run_path(str(ROOT / "docker" / "pins.py"))["main"]
+PINS = runpy.run_path(str(ROOT / "docker" / "pins.py"))
 
 
 @pytest.fixture
@@ -18,14 +19,18 @@ def source(tmp_path):
     source.mkdir()
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, source)
+    for folder in ("sft/host/bootstrap", "sft/host/install"):
+        shutil.copytree(ROOT / folder, source / folder)
+    for name in ("sft/__init__.py", "sft/host/__init__.py"):
+        shutil.copy(ROOT / name, source / name)
     return source
 
 
 def written(source):
     """The inputs of the layers that install packages."""
     target = source.parent / "pins"
-    PINS(source, target)
-    return {path.name: path.read_text() for path in target.iterdir()}
+    PINS["main"](source, target)
+    return {str(path.relative_to(target)): path.read_text() for path in target.rglob("*") if path.is_file()}
 
 
 def changed(source, name, before, after):
@@ -42,13 +47,15 @@ def changed(source, name, before, after):
     [
         ("pyproject.toml", "line-length = 120", "line-length = 100", set()),
         ("pyproject.toml", '"wandb==.+"', '"wandb==9"', {"requirements.txt"}),
-        ("pyproject.toml", r"<=2\.13\.0", "<=2.13.1", {"requirements.txt", "pyproject.toml"}),
+        ("pyproject.toml", r"<=2\.13\.0", "<=2.13.1", {"requirements.txt", "install/pyproject.toml"}),
         ("pyproject.toml", "liger-kernel==.+?\"", 'liger-kernel==9"', {"gpu.txt"}),
         ("pyproject.toml", '"ruff==.+"', '"ruff==9"', set()),
         ("constraints.txt", "ruff==.+", "ruff==9", set()),
         ("constraints.txt", "# Left out", "# Not in here", set()),
-        ("constraints.txt", "pyarrow==.+", "pyarrow==99", {"constraints.txt"}),
-        ("constraints.txt", "uv==.+", "uv==9", {"constraints.txt"}),
+        ("constraints.txt", "pyarrow==.+", "pyarrow==99", {"install/constraints.txt"}),
+        ("constraints.txt", "uv==.+", "uv==9", {"install/constraints.txt"}),
+        ("sft/host/bootstrap/environment.py", "MANAGED", "Managed", set()),
+        ("sft/host/install/backends.toml", "525.60.13", "525.60.14", {"install/sft/host/install/backends.toml"}),
     ],
 )  # fmt: skip
 def test_packages_are_installed_again_only_if_what_they_are_installed_from_has_changed(
@@ -57,10 +64,24 @@ def test_packages_are_installed_again_only_if_what_they_are_installed_from_has_c
     assert changed(source, name, before, after) == inputs
 
 
-def test_no_layer_with_packages_copies_more_than_the_pins_and_the_installer():
+def test_no_layer_with_packages_copies_more_than_what_the_pins_say():
     packages = DOCKERFILE.partition("AS packages")[2].partition("\nFROM ")[0]
-    from_project = re.findall(r"^COPY (?!--from=pins)(\S+)", packages, re.MULTILINE)
-    assert from_project == ["sft/__init__.py", "sft/host/__init__.py", "sft/host/bootstrap", "sft/host/install"]
+    assert re.findall(r"^COPY (?!--from=pins)(\S+)", packages, re.MULTILINE) == []
+
+
+def test_what_installs_torch_gets_every_module_that_it_imports_and_no_other():
+    needed, wanted = set(), ["sft/host/install/torch_build.py"]
+    while wanted:
+        path = wanted.pop()
+        needed.add(path)
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            names = [f"{node.module}.{name.name}" for name in node.names] if isinstance(node, ast.ImportFrom) else []
+            files = {f"{name.replace('.', '/')}.py" for found in names for name in (found, found.rpartition(".")[0])}
+            wanted += [
+                file for file in files if file.startswith("sft/") and (ROOT / file).is_file() and file not in needed
+            ]
+    packages = {str(parent / "__init__.py") for path in needed for parent in Path(path).parents if parent.name}
+    assert set(PINS["INSTALLER"]) == needed | packages | {"sft/host/install/backends.toml"}
 
 
 def test_nvidias_compiler_is_only_in_stages_that_a_build_without_flash_attn_skips():
