@@ -20,6 +20,7 @@ import pytest
 from testcontainers.compose import DockerCompose
 
 from sft.host import ownership
+from sft.host.bootstrap import checkout, sound
 from sft.run.directory import Run
 from tests.e2e.project import Project
 
@@ -115,8 +116,17 @@ class Stack(Project):
         for process in self.processes():
             process.kill()
         self.docker("compose", "down", "--volumes", "--remove-orphans", "--timeout", "0")
-        self.docker("image", "prune", "--force", "--filter", "label=sft.content")
+        self.docker("image", "prune", "--force", "--filter", f"label=sft.checkout={own_name(self.path)}")
         shutil.rmtree(self.path)
+
+
+def own_name(folder: Path) -> str:
+    """Return the name that the code in a folder makes for it."""
+    before, sound.ROOT = sound.ROOT, str(folder)
+    try:
+        return checkout.own()
+    finally:
+        sound.ROOT = before
 
 
 def unprivileged_python() -> str:
