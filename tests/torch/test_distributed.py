@@ -3,6 +3,7 @@
 import socket
 from datetime import timedelta
 
+import deepspeed
 import pytest
 import torch
 import torch.distributed as dist
@@ -34,3 +35,15 @@ def test_collectives_wait_longer_than_ranks_wait_to_meet(tmp_path):
             assert group._get_backend(torch.device("cpu")).options._timeout == distributed.NO_LIMIT
     finally:
         dist.destroy_process_group()
+
+
+def test_deepspeed_starts_without_trying_its_ops(monkeypatch):
+    """On a machine with a GPU and no nvcc it would warn of each one that it could not build, in every rank."""
+    monkeypatch.setattr(deepspeed.ops, "_probe_compatible_ops", lambda: pytest.fail("DeepSpeed tries its ops"))
+    monkeypatch.delattr(deepspeed.ops, "__compatible_ops__", raising=False)
+    monkeypatch.setattr(deepspeed, "init_distributed", lambda **_: None)
+    monkeypatch.setattr(distributed, "wait_without_limit", lambda: None)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")
+    distributed.start("cpu", timeout_s=10)
+    assert deepspeed.ops.__compatible_ops__ == {"deepspeed_shm_comm": False}
