@@ -32,7 +32,8 @@ FOLDERS = (
     "sft/host/commands", "sft/host/doctor", "sft/host/launch", "sft/host/launch/slurm", "sft/host/launch/hosts",
     "sft/host/plan",
     "sft/host/rows", "sft/host", "sft/host/install", "sft/host/bootstrap", "sft/trainer", "sft/trainer/trackers",
-    "sft/trainer/hub", "sft/trainer/data", "sft/trainer/model", "sft/trainer/checkpoint", "sft/trainer/evaluation",
+    "sft/trainer/hub", "sft/trainer/data", "sft/trainer/model", "sft/trainer/trial", "sft/trainer/checkpoint",
+    "sft/trainer/evaluation",
     "sft/run", "sft/run/records", "sft/rows", "sft/rows/files", "sft/rows/forms", "sft/rows/looks", "sft/hub",
     "sft/settings", "sft",
 )  # fmt: skip

@@ -6,7 +6,7 @@ from deepspeed import DeepSpeedEngine
 
 from sft.run import typed_json
 from sft.run.directory import Run
-from sft.run.records import Capabilities
+from sft.run.records import Capabilities, Tried
 from sft.settings.stages import Decided
 from sft.trainer import attention
 from sft.trainer.distributed import World
@@ -18,7 +18,7 @@ from sft.trainer.report import Reporter
 STACKED = 3  # dimensions of a tensor of experts: one matrix for each
 
 
-def of(engine: DeepSpeedEngine, packing: bool, settings: Decided, world: World) -> Capabilities:
+def of(engine: DeepSpeedEngine, packing: bool, tried: Tried, settings: Decided, world: World) -> Capabilities:
     """Return what was found out about the model of an engine."""
     target_loss: TargetLoss = engine.module
     model = target_loss.model
@@ -29,11 +29,15 @@ def of(engine: DeepSpeedEngine, packing: bool, settings: Decided, world: World) 
         attention=attention.kernel_name(model.device.type, model.dtype) if packing else target_loss.own_attention,
         packing=packing,
         chunked_loss=target_loss.head_loss is not None,
-        recomputes=bool(settings.gradient_checkpointing) and bool(model.supports_gradient_checkpointing),
+        recomputes=bool(settings.gradient_checkpointing)
+        and tried.recomputes
+        and bool(model.supports_gradient_checkpointing),
         kernels=target_loss.kernels,
         trained_share=round(count_weights(target_loss, only_trained=True) / count_weights(target_loss), 6),
         frozen=towers.in_words(model, target_loss.unused),
         left_out=[*target_loss.left_out, *without_adapters(target_loss, settings)],
+        copy=tried.copy,
+        not_tried=tried.not_tried,
     )
 
 
@@ -69,9 +73,17 @@ def frozen_line(target_loss: TargetLoss) -> str:
     return f"{type(model).__name__}: text does not pass {words}: {share:.0%} of the weights, frozen and kept"
 
 
-def note(engine: DeepSpeedEngine, packing: bool, settings: Decided, run: Run, reporter: Reporter, world: World) -> None:
+def note(
+    engine: DeepSpeedEngine,
+    packing: bool,
+    tried: Tried,
+    settings: Decided,
+    run: Run,
+    reporter: Reporter,
+    world: World,
+) -> None:
     """Print what a model can do, and write `capabilities.json` (rank 0)."""
-    found = of(engine, packing, settings, world)
+    found = of(engine, packing, tried, settings, world)
     reporter.print(line(found))
     if said := frozen_line(engine.module):
         reporter.print(said)

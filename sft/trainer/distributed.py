@@ -139,7 +139,8 @@ class Pending:
 def start_total(values: Sequence[float | torch.Tensor], world: World) -> Pending:
     """Start to sum each value over all ranks (all ranks), in float64."""
     tensor = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=world.device) for value in values])
-    add_up(tensor)
+    if world.world_size > 1:  # a rank alone needs no process group
+        add_up(tensor)
     return Pending(tensor)
 
 

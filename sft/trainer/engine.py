@@ -17,6 +17,7 @@ from deepspeed.runtime.zero import parameter_offload
 from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
 from deepspeed.utils import nvtx, set_z3_leaf_modules, z3_leaf_module
 
+from sft.run.records import Tried
 from sft.settings.deepspeed import DsConfig
 from sft.settings.stages import Decided
 from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
@@ -30,19 +31,29 @@ from sft.trainer.model.parts import count_weights, decoder_layers, true_shape
 
 
 def start_engine(
-    path: Path, settings: Decided, config: DsConfig, world: World, whole_layers: bool = True
+    path: Path,
+    settings: Decided,
+    config: DsConfig,
+    world: World,
+    whole_layers: bool = True,
+    tried: Tried | None = None,
 ) -> tuple[DeepSpeedEngine, DsConfig]:
     """Return DeepSpeed's engine around the TargetLoss of the model in `path`, and the configuration that it got.
 
     (All ranks.) The configuration is `config` with the sizes that depend on the model. ZeRO-3 gathers `whole_layers`,
-    or else each module in them by itself, which is slower and right for every model.
+    or else each module in them by itself, which is slower and right for every model. What was `tried` on a copy of the
+    model and found wrong is left out.
     """
     nvtx.enable_nvtx = False  # NVTX ranges for profilers: about 900 a step, 10 % of the host time of a small step
     import_muon()
-    model, unused = model_to_train(path, settings, config, world)
+    tried = tried or Tried()
+    model, unused = model_to_train(path, settings, config, world, tried.recomputes)
     layers = decoder_layers(model, unused)
-    kernels = take_faster_kernels(model, layers, settings, world)
+    kernels = take_faster_kernels(model, layers, settings, world, tried.without_kernels)
     loss = TargetLoss(model)
+    loss.leave_out(tried)
+    for line in tried.left_out if world.is_main else []:
+        print(line, flush=True)
     loss.kernels, loss.unused = kernels, unused
     if settings.lora_rank:
         adapter.save_only_the_adapter(loss)
@@ -69,16 +80,19 @@ def start_engine(
 
 
 def model_to_train(
-    path: Path, settings: Decided, config: DsConfig, world: World
+    path: Path, settings: Decided, config: DsConfig, world: World, recomputes: bool = True
 ) -> tuple[transformers.PreTrainedModel, list[str]]:
     """Load a model with everything that training changes in it, such as an adapter (all ranks).
 
-    Return it and the names of the weights that text does not pass, which are frozen.
+    Return it and the names of the weights that text does not pass, which are frozen. `recomputes`: its gradients are
+    right with GRADIENT_CHECKPOINTING.
     """
     model = load_model(path, settings, world.device, config)
     unused = towers.freeze(model)
     model.config.use_cache = False
-    if settings.gradient_checkpointing and model.supports_gradient_checkpointing:
+    if not recomputes:
+        pass  # and said so
+    elif settings.gradient_checkpointing and model.supports_gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     elif settings.gradient_checkpointing and world.is_main:
         print(
@@ -91,7 +105,7 @@ def model_to_train(
 
 
 def take_faster_kernels(
-    model: torch.nn.Module, layers: list[torch.nn.Module], settings: Decided, world: World
+    model: torch.nn.Module, layers: list[torch.nn.Module], settings: Decided, world: World, without: list[str]
 ) -> list[str]:
     """Compile the layers with COMPILE=1; otherwise use Liger's kernels, if it is installed. Return their names."""
     if settings.compile:
@@ -100,7 +114,7 @@ def take_faster_kernels(
             # The forward inside ZeRO's hooks: compiling the hooks too would break the graph at each of them.
             layer.forward = torch.compile(layer.forward, dynamic=True)
     elif liger.is_usable(world.device):
-        return take_liger_kernels(model, world)
+        return take_liger_kernels(model, world, without)
     return []
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
+from sft.run.records import Tried
 from sft.sizes import CHUNK_BYTES
 from sft.trainer.packed import Packed, note
 from sft.trainer.router_loss import RouterLoss
@@ -51,6 +52,15 @@ class TargetLoss(torch.nn.Module):
         is_apart = isinstance(head, torch.nn.Linear) and model.base_model is not model
         is_apart = is_apart and not self.router_loss.needs_whole_model
         self.head_loss = HeadLoss(head) if is_apart else None
+
+    def leave_out(self, tried: Tried) -> None:
+        """Leave out what was found wrong on a copy of the model."""
+        self.left_out += tried.left_out
+        if tried.attention:
+            self.own_attention = tried.attention
+            self.model.set_attn_implementation(tried.attention)
+        if not tried.chunked_loss:
+            self.head_loss = None
 
     def forward(
         self,

@@ -26,8 +26,9 @@ from sft.settings.fields import DS_CONFIGS, Settings
 from sft.settings.load import load
 from sft.trainer import process
 from sft.trainer.data import identity
-from sft.trainer.data.base_model import base_model
+from sft.trainer.data.base_model import base_model, described
 from sft.trainer.data.prepared_data import prepared_data, prepared_path
+from sft.trainer.trial import cache as trials
 
 
 def main() -> None:
@@ -78,8 +79,12 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
     check_deepspeed(settings, frozen)
     model_files.check_bitsandbytes(settings)
     settings, commits = identity.pinned(run, settings) if run else (settings, {})
+    folder = described(settings)
+    check_lora_targets(settings, folder)
+    tried = trials.tried(settings, folder)
     model = base_model(settings)
-    check_lora_targets(settings, model)
+    if model != folder:  # the hub has another commit by now
+        tried = trials.tried(settings, model)
     model_there = time.monotonic()
     data, found = prepared_data(settings, model, commits, kept_template(run))
     if settings.evaluate or settings.eval_steps:
@@ -100,6 +105,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
         row_counts=found.row_counts,
         looks=found.looks,
         parts=found.parts,
+        tried=tried,
     )
 
 

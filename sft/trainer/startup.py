@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from deepspeed import DeepSpeedEngine
 
-from sft.run import files
+from sft.run import files, typed_json
 from sft.run.directory import Run
+from sft.run.records import Prepared, Tried
 from sft.settings.stages import Effective
 from sft.steps import Steps
 from sft.trainer import capabilities, dry_run, fast_paths, gradients, oom
@@ -63,14 +64,16 @@ def try_engine(
 ) -> Ready | None:
     """Start an engine and run its largest micro-step (all ranks). Return None if whole layers lose gradients."""
     config = run.deepspeed_config()
+    tried = typed_json.read(run.prepared, Prepared).tried or Tried()
+    packs = settings.packing and tried.packing
     with reporter.phase("loading"):
-        engine, received = start_engine(base, settings, config, world, whole_layers)
+        engine, received = start_engine(base, settings, config, world, whole_layers, tried)
         with gradients.Misfits(engine) as misfits:
-            packing = fast_paths.take_fast_paths(engine, settings.packing, world, int(rows.lengths.max()))
+            packing = fast_paths.take_fast_paths(engine, packs, world, int(rows.lengths.max()))
         if misfits.reasons:
             give_up(engine, ", ".join(misfits.reasons), reporter)
             return None
-        capabilities.note(engine, packing, settings, run, reporter, world)
+        capabilities.note(engine, packing, tried, settings, run, reporter, world)
         first_step = resume.resume(engine, run, world)
         saver = Saver(engine, run, settings.keep_checkpoints, world)
     if world.is_main:

@@ -26,6 +26,7 @@ from sft.run.records.looks import FoundRow, LookCounts, LookFound, Looks
 from sft.run.records.plan import Budget, BudgetSetting, Cut, PlanSummary
 from sft.run.records.speeds import LinkSpeeds
 from sft.run.records.state import ENDED, Evaluating, Moment, State, StateChanges, Status
+from sft.run.records.tried import Tried
 
 __all__ = [
     "ENDED",
@@ -70,4 +71,5 @@ __all__ = [
     "StateChanges",
     "Status",
     "TemplateFacts",
+    "Tried",
 ]

@@ -21,3 +21,5 @@ class Capabilities(Record):
     trained_share: float  # of the weights, adapters included
     frozen: str = ""  # the parts that text does not pass: towers for pictures and sound
     left_out: list[str]  # in words, with the reason
+    copy: str = ""  # the tiny copy on which gradients were compared before the data was prepared; "": none
+    not_tried: str = ""  # why there is none

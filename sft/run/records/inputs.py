@@ -10,6 +10,7 @@ from dataclasses import field
 from sft.rows.row_kind import RowKind, common_kind
 from sft.run.light import dataclass
 from sft.run.records.looks import LookCounts
+from sft.run.records.tried import Tried
 from sft.run.typed_json import Part, Record
 
 
@@ -168,3 +169,4 @@ class Prepared(Record):
     row_counts: RowCounts | None = None  # the same
     looks: LookCounts | None = None  # the same
     parts: list[MixturePart] = field(default_factory=list)  # as in PreparedData
+    tried: Tried | None = None  # on a tiny copy of the model; None: prepared before there was a trial

@@ -18,7 +18,7 @@ from sft.trainer.data import hub, sources
 from sft.trainer.data.hashes import file_hash, short_hash
 from sft.trainer.data.prepared_data import data_key
 from sft.trainer.hub.download import download
-from sft.trainer.model.hub import FILES, WITHOUT_WEIGHTS, check_code, is_cached
+from sft.trainer.model.hub import FILES, WITHOUT_WEIGHTS, cached, check_code
 
 TINY_ROWS = 10_000  # that the tiny model's tokenizer is learnt from
 
@@ -37,8 +37,6 @@ def base_model(settings: Settings) -> Path:
                 tiny.make(temporary, tiny_texts(settings), settings.seed)
         return folder
     local = model_files.local_model(settings)
-    if local is None and not is_cached(settings):
-        check_hub(settings)
     folder = local or download(Repository.of_model(settings), FILES)
     if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
         folder = download(Repository.of_model(settings), [*FILES, *(f"*{suffix}" for suffix in model_files.PICKLED)])
@@ -66,6 +64,19 @@ def check_hub(settings: Settings) -> None:
         except SettingsError as error:
             problems += error.problems
         raise SettingsError(list(dict.fromkeys(problems)))
+
+
+def described(settings: Settings) -> Path:
+    """Return a folder with the configuration of MODEL_NAME's model: as it is here, or downloaded without its weights.
+
+    Raises SettingsError if there is no such model, or no such data set.
+    """
+    if settings.model_name == TINY or model_files.local_model(settings):
+        return base_model(settings)
+    if folder := cached(settings):
+        return folder
+    check_hub(settings)
+    return tokenizer_folder(settings)
 
 
 def tokenizer_folder(settings: Settings) -> Path:

@@ -35,11 +35,11 @@ def check_code(folder: Path, settings: Settings) -> None:
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
 
 
-def is_cached(settings: Settings) -> bool:
-    """Tell whether MODEL_NAME's model from the hub is in MODEL_PATH already."""
+def cached(settings: Settings) -> Path | None:
+    """Return the folder of MODEL_NAME's model from the hub in MODEL_PATH, or None if it is not there yet."""
     from huggingface_hub import try_to_load_from_cache
 
     adopt(Repository.of_model(settings))
     name, revision = settings.model_name, settings.model_revision
     found = try_to_load_from_cache(name, "config.json", cache_dir=settings.model_path, revision=revision)
-    return isinstance(found, str)
+    return Path(found).parent if isinstance(found, str) else None

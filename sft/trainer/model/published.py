@@ -71,12 +71,12 @@ def from_pretrained(path: Path, config: transformers.PreTrainedConfig | None = N
     return class_of(config).from_pretrained(path, config=config, **options)
 
 
-def from_config(config: transformers.PreTrainedConfig, trusted: bool = False) -> Any:
-    """Return a model with random weights. `trusted`: run code of the model's own."""
+def from_config(config: transformers.PreTrainedConfig, trusted: bool = False, **options: Any) -> Any:
+    """Return a model with random weights. `trusted`: run code of the model's own; `options`: of transformers."""
     kind = class_of(config)
     if kind.__name__ in AUTOMATIC:
-        return kind.from_config(config, trust_remote_code=trusted)
-    return kind._from_config(config)
+        return kind.from_config(config, trust_remote_code=trusted, **options)
+    return kind._from_config(config, **options)
 
 
 def check(config: transformers.PreTrainedConfig, settings: Settings) -> None:

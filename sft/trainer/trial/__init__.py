@@ -1,0 +1,1 @@
+"""Try what a model can do on a tiny copy of it, before anything is prepared or downloaded."""

@@ -1,0 +1,142 @@
+"""The trial of a model before anything is prepared: what it cannot do is refused, what is wrong is left out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+import transformers
+
+from sft.errors import SettingsError, shown, wrong
+from sft.run.records import Tried
+from sft.settings.fields import Settings
+from sft.trainer import fast_paths
+from sft.trainer.distributed import World
+from sft.trainer.model import adapter, liger, published
+from sft.trainer.trial import copies as tiny
+from sft.trainer.trial import passes
+from sft.trainer.trial.copies import Copies
+from sft.trainer.trial.ways import SEEDS, Ways, reason_of
+
+# By this share of their spread, logits may change with the token behind them: the same sums, in a row of equal length.
+LEAK = 1e-4
+ANOTHER = "use another model"
+
+
+def try_model(config: transformers.PreTrainedConfig, settings: Settings, world: World) -> Tried:
+    """Try a model on a tiny copy of its configuration, on the run's device and in its precision.
+
+    Raises SettingsError for what certainly cannot be trained. Where a copy fails and the model might not, nothing is
+    said: the ranks try the model itself.
+    """
+    started = time.monotonic()
+    published.check(config, settings)
+    try:
+        found = try_copy(config, settings, world)
+    except SettingsError:
+        raise
+    except torch.OutOfMemoryError:
+        found = Tried(not_tried="the device has no memory left for it")
+    except Exception as error:  # of any kind: the copy's, until the ranks find it in the model
+        found = Tried(not_tried=f"its tiny copy cannot be tried ({shown(reason_of(error), 200)})")
+    return replace(found, positions=positions(config), seconds=round(time.monotonic() - started, 2))
+
+
+def try_copy(config: transformers.PreTrainedConfig, settings: Settings, world: World) -> Tried:
+    """Make a copy and try it."""
+    copies, error = tiny.first_that_runs(config, settings, world)
+    if error is not None:
+        return failed(copies, error, config, settings)
+    assert copies is not None
+    check_causal(copies, settings)
+    return fast_ways(copies, settings)
+
+
+def failed(copies: Copies | None, error: Exception, config: transformers.PreTrainedConfig, settings: Settings) -> Tried:
+    """Raise SettingsError if the model itself would fail as its copy did; otherwise return that nothing is known."""
+    if isinstance(error, ImportError):
+        raise refused(settings, f"needs a package that is not installed ({reason_of(error)})", "install it")
+    if copies and (copies.is_whole or tiny.fails_in_its_own_size(config, error, settings)):
+        raise refused(settings, f"{name_of(config)} does not run on text alone ({reason_of(error)})", ANOTHER)
+    return Tried(not_tried=f"no tiny copy of it runs ({shown(reason_of(error), 200)})")
+
+
+def check_causal(copies: Copies, settings: Settings) -> None:
+    """Raise SettingsError if what follows a token changes what is predicted before it: nothing would be learnt."""
+    for seed in SEEDS:
+        trial = fast_paths.Trial(copies.loss(seed).eval(), copies.world)
+        row, _ = passes.rows_of(copies.vocabulary, seed)[0]
+        with torch.no_grad():
+            left, right = (trial.logits(row, after=token) for token in (3, copies.vocabulary // 2 - 1))
+        if fast_paths.difference(left, right) <= LEAK:
+            return
+    what = f"{type(trial.model).__name__} sees the tokens that it has to predict (an encoder, not a decoder)"
+    raise refused(settings, what, "use a causal language model")
+
+
+def fast_ways(copies: Copies, settings: Settings) -> Tried:
+    """Try every fast way that the settings ask for. Raises SettingsError if no way is left."""
+    ways, left_out = Ways(copies), list[str]()
+    found: dict[str, Any] = {"copy": copies.how, "left_out": left_out}
+    name = type(copies.model()).__name__
+    if ways.has_plain_attention and (why := ways.own_attention()):
+        ways.attention = found["attention"] = "eager"
+        own = copies.model().config._attn_implementation
+        left_out.append(f"{name} is wrong with {own} attention ({why}): its own attention is written out, slower")
+    plain, _ = ways.plain(0)
+    if not plain.is_finite and not ways.plain(1)[0].is_finite:
+        return Tried(**found, not_tried="its loss or gradients are not finite in a tiny size")
+    if why := ways.chunked_loss():
+        found["chunked_loss"] = False
+        left_out.append(f"{name} gives another result with the loss in chunks ({why}): loss of whole logits")
+    if settings.gradient_checkpointing and (why := ways.recomputed()):
+        found["recomputes"] = False
+        left_out.append(f"{name} is wrong when it recomputes activations ({why}): they are kept")
+    if not settings.compile and liger.is_usable(copies.world.device):
+        wrong_ones = {kernel: said for kernel in liger.KERNELS if (said := ways.kernel(kernel))}
+        found["without_kernels"] = list(wrong_ones)
+        left_out += [f"{name} is wrong with Liger's {kernel} ({why}): its own" for kernel, why in wrong_ones.items()]
+    packed = ways.packed() if settings.packing else None
+    if packed:
+        found["packing"] = False
+        left_out.append(f"{name} is wrong with packed rows ({packed}): training on padded ones")
+    if packed != "" and settings.batch_size > 1 and (why := ways.padded()):
+        what = f"{name} is wrong with several rows in a batch ({why})"
+        raise refused(settings, what, "set BATCH_SIZE=1 and PACKING=0, with more GRADIENT_ACCUMULATION_STEPS")
+    check_adapter(copies, settings)
+    if why := ways.saved():
+        raise refused(settings, f"{name} does not load as it is saved ({why})", ANOTHER)
+    return Tried(**found)
+
+
+def check_adapter(copies: Copies, settings: Settings) -> None:
+    """Raise SettingsError if no adapter fits the model."""
+    if settings.lora_rank and settings.lora_targets == "all-linear":  # names are looked for in the whole model
+        adapter.add(copies.model(), settings)
+
+
+def positions(config: transformers.PreTrainedConfig) -> int | None:
+    """Return the most tokens that a model reads, if its configuration says so."""
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else None
+
+
+def name_of(config: transformers.PreTrainedConfig) -> str:
+    """Return the name of a configuration's model."""
+    kind = published.class_of(config)
+    return str(config.model_type) if kind.__name__ in published.AUTOMATIC else str(kind.__name__)
+
+
+def refused(settings: Settings, what: str, remedy: str) -> SettingsError:
+    """Return the error for a model that cannot be trained."""
+    return SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)])
+
+
+def world_of(settings: Settings) -> World:
+    """Return the device of a trial: the first of this machine's, where the run is on GPUs."""
+    device = "cuda" if settings.device == "cuda" and torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # as in the ranks: distributed.py
+    return World(0, 0, 1, torch.device(device, 0) if device == "cuda" else torch.device(device))

@@ -1,0 +1,191 @@
+"""The fast ways of a model's copy, each compared with the plain way: its loss, and the gradient of each weight.
+
+The plain way: one row at a time, attention written out, whole logits, no kernel but PyTorch's, every activation kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sft.trainer import fast_paths
+from sft.trainer.data.rows import Row
+from sft.trainer.loss import TargetLoss
+from sft.trainer.model import liger, published
+from sft.trainer.trial import passes
+from sft.trainer.trial.copies import Copies
+from sft.trainer.trial.passes import Result
+
+SEEDS = (0, 1)  # a way is wrong if it is with two different models: a tie of two experts may break either way
+# Rows in the same places are computed in the same order: if only a neighbour changes, so may nothing else, except as
+# much as two equal passes differ, some times over.
+NEIGHBOUR = {torch.float32: 1e-6}
+NEIGHBOUR_ROUNDED = 1e-3
+REPEATS = 4.0
+PLAIN = fast_paths.PLAIN
+
+
+class Ways:
+    """The plain way of a copy, and others compared with it. Each of them returns "", or what is wrong with it."""
+
+    def __init__(self, copies: Copies) -> None:
+        self.copies, self.device, self.dtype = copies, copies.world.device, copies.dtype
+        self.attention: str | None = None  # the implementation to use; None: the model's own
+
+    @functools.cached_property
+    def has_plain_attention(self) -> bool:
+        """Whether this family has its attention written out."""
+        try:
+            self.copies.alone(self.copies.loss(0, PLAIN))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # of any kind: the code of a model family
+            return False
+        return True
+
+    @functools.cache  # noqa: B019  # lives as long as the trial
+    def plain(self, seed: int) -> tuple[Result, float]:
+        """Return the plain result, and by what share another one may differ from it."""
+        loss = self.copies.loss(seed, PLAIN if self.has_plain_attention else None)
+        result = self.copies.alone(loss, seed)
+        try:
+            with passes.Reordered():
+                reordered = self.copies.alone(loss, seed)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # a product of a shape that was not foreseen
+            reordered = self.copies.alone(loss, seed)
+        return result, passes.allowed(result, reordered, self.dtype)
+
+    def compared(self, way: Callable[[int], Result]) -> str:
+        """Return what is wrong with a way, or "" if it is right."""
+        said = ""
+        for seed in SEEDS:
+            try:
+                found = way(seed)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of any kind: what a kernel says to a family that it does not fit
+                return reason_of(error)
+            plain, share = self.plain(seed)
+            differs, where = passes.difference(plain, found, self.dtype)
+            if differs <= share:
+                return ""
+            said = f"{where} is not finite" if differs == float("inf") else f"{where} differs by {differs:.2g} of it"
+        return said
+
+    def own_attention(self) -> str:
+        """Compare the attention that transformers chooses."""
+        return self.compared(lambda seed: self.copies.alone(self.copies.loss(seed), seed))
+
+    def chunked_loss(self) -> str:
+        """Compare the loss that never has the logits of all tokens."""
+
+        def way(seed: int) -> Result:
+            return self.copies.alone(self.with_head_loss(self.copies.loss(seed, self.attention)), seed)
+
+        return self.compared(way) if self.with_head_loss(self.copies.loss()).head_loss else ""
+
+    @staticmethod
+    def with_head_loss(loss: TargetLoss) -> TargetLoss:
+        """Return the same model with the chunked loss, if it has a head that is apart."""
+        return TargetLoss(loss.model)
+
+    def padded(self) -> str:
+        """Compare rows in one batch, padded."""
+
+        def way(seed: int) -> Result:
+            loss, rows = self.copies.loss(seed, self.attention), passes.rows_of(self.copies.vocabulary, seed)
+            return passes.run(loss, rows, False, self.device)
+
+        return self.compared(way)
+
+    def recomputed(self) -> str:
+        """Compare activations that are computed again in the backward pass."""
+
+        def way(seed: int) -> Result:
+            loss = self.copies.loss(seed, self.attention)
+            loss.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            try:
+                return self.copies.alone(loss, seed)
+            finally:
+                loss.model.gradient_checkpointing_disable()
+
+        return self.compared(way) if self.copies.loss().model.supports_gradient_checkpointing else ""
+
+    def kernel(self, name: str) -> str | None:
+        """Compare one of Liger's kernels; None: this family has none, or Liger does not load."""
+        try:
+            if not liger.apply(self.copies.model(), name):
+                return None
+        except (ImportError, OSError):
+            return None
+
+        def way(seed: int) -> Result:
+            loss = TargetLoss(self.copies.model(seed))
+            loss.head_loss = None
+            loss.model.set_attn_implementation(self.attention or loss.own_attention)
+            liger.apply(loss.model, name)
+            return self.copies.alone(loss, seed)
+
+        return self.compared(way)
+
+    def packed(self) -> str | None:
+        """Compare packed rows; None: their logits alone show already that they cannot be packed."""
+        if self.packing(0) is None:
+            return None
+
+        def way(seed: int) -> Result:
+            loss = self.packing(seed)
+            assert loss is not None  # packing of one copy works with any weights
+            return passes.run(loss, passes.rows_of(self.copies.vocabulary, seed), True, self.device)
+
+        return self.compared(way) or self.neighbours()
+
+    def packing(self, seed: int) -> TargetLoss | None:
+        """Return a copy that packs, or None if it does not keep rows apart."""
+        loss = self.with_head_loss(self.copies.loss(seed))
+        if self.attention:
+            loss.own_attention = self.attention
+        with passes.quietly():
+            packs = fast_paths.take_fast_paths(loss, True, self.copies.world, max(passes.LENGTHS))
+        loss.head_loss = None
+        return loss if packs else None
+
+    def neighbours(self) -> str:
+        """Change the rows around a packed one: the gradients of its targets must stay the same."""
+        rows, others = (passes.rows_of(self.copies.vocabulary, seed) for seed in (2, 3))
+        loss = self.packing(0)
+        assert loss is not None
+
+        def among(neighbours: list[Row]) -> Result:
+            first, _, last = map(passes.without_targets, neighbours)
+            return passes.run(loss, [first, rows[1], last], True, self.device)
+
+        first, again, changed = among(rows), among(rows), among(others)
+        repeated, _ = passes.difference(first, again, self.dtype)
+        differs, where = passes.difference(first, changed, self.dtype)
+        if differs <= max(NEIGHBOUR.get(self.dtype, NEIGHBOUR_ROUNDED), REPEATS * repeated):
+            return ""
+        return f"{where} depends on the rows beside it"
+
+    def saved(self) -> str:
+        """Save the copy and load it again: the export would."""
+        model = self.copies.model()
+        if type(model).__module__.startswith("transformers_modules."):
+            return ""  # its code would have to be beside it
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            loaded = published.from_pretrained(Path(folder), dtype=self.dtype).state_dict()
+        weights = {name: value.cpu() for name, value in model.state_dict().items()}
+        different = [name for name in weights if name not in loaded or not torch.equal(weights[name], loaded[name])]
+        return ", ".join(different[:3])
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error as a few words in one line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
