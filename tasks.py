@@ -179,6 +179,7 @@ def train(c: Context, fresh: bool = False, from_: str = "", follow: bool = False
     """Fine-tune with the settings in .env, or resume a stopped run."""
     from sft.host import screen
     from sft.host.commands import setup, submit, train
+    from sft.host.launch.hosts import by_hand
     from sft.run import find
     from sft.settings.load import load
 
@@ -190,6 +191,8 @@ def train(c: Context, fresh: bool = False, from_: str = "", follow: bool = False
         settings = load(variables.ENV_FILE, None, **given(fresh=fresh))
         if dry_run:
             submit.show_script(settings)
+        elif by_hand.is_for_another(settings.launcher, settings.hosts):
+            by_hand.join(settings, console)
         else:
             train.train(settings, console, follow)
 
@@ -205,10 +208,15 @@ def resume(c: Context, name: str = "", follow: bool = False) -> None:
     """Continue an unfinished run with its own settings; those that may change can be overridden."""
     from sft.host import screen
     from sft.host.commands import setup, train
+    from sft.host.launch.hosts import by_hand
+    from sft.settings.load import load
 
     console = screen.terminal()
     setup.make_env_file(console)
-    train.resume(name, console, follow)
+    if by_hand.is_for_another(variables.of_user("LAUNCHER").lower(), variables.of_user("HOSTS")):
+        by_hand.join(load(), console, by_hand.WITHOUT_SETTINGS)
+    else:
+        train.resume(name, console, follow)
 
 
 @task(

@@ -16,7 +16,8 @@ from dotenv.parser import parse_stream
 from sft.errors import UserError
 
 ENV_FILE = Path(".env")
-OF_MAKE = {"PYTHON", "OFFLINE", "BUNDLE", "TORCH_BACKEND", "YES"}  # the Makefile's own variables
+# The Makefile's own variables, and those that tell a host its place (sft/host/launch/rank_variables.py).
+OF_MAKE = {"PYTHON", "OFFLINE", "BUNDLE", "TORCH_BACKEND", "YES", "NODE_RANK", "MASTER_ADDR"}
 # docker-compose.yml's own ones
 OF_COMPOSE = {"SFT_UID", "SFT_GID", "SFT_IMAGE", "BASE_IMAGE", "FLASH_ATTN", "QLORA", "TORCH_BACKEND"}
 

@@ -150,6 +150,16 @@ class Network:
             call(*there, "link", "set", device, "up")
         return host
 
+    def drop_ipv4(self) -> None:
+        """Take the IPv4 addresses from the hosts."""
+        for host in self.hosts:
+            call(*host.enter, "ip", "-4", "address", "flush", "dev", "eth0")
+
+    def give_ipv4(self) -> None:
+        """Give the hosts their IPv4 addresses again."""
+        for host in self.hosts:
+            call(*host.enter, "ip", "address", "add", f"{host.address}/24", "dev", "eth0")
+
     def start_sshd(self, host: Host, more: str = "") -> None:
         """Start sshd on a host, with more lines in its configuration; in place of the one that runs there."""
         pid = self.folder / f"{host.name}.pid"

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
 import pytest
 
+from sft import ROOT
 from sft.run.directory import Run
-from tests.e2e.project import CURVE, Project, metrics, small
+from tests.e2e.project import CURVE, Project, metrics, small, wait_until
+
+from .conftest import on
+from .network import Host, Network
 
 HOSTS = {"HOSTS": "hostA,hostB"}
+SECRET = "not-a-real-key-0123456789abcdef0123456789"
+UNENDING = {"MAX_STEPS": 0, "MAX_EPOCHS": 1000, "SAVE_STEPS": 10}
 
 
 @pytest.fixture(scope="session")
@@ -22,26 +37,217 @@ def same(run: Run, other: Run) -> None:
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_two_hosts_train_what_one_machine_trains(project, at_home):
-    run = project.train("abroad", **HOSTS)
+def started(project: Project, name: str, **settings: object) -> tuple[Run, subprocess.Popen[str]]:
+    """Return a run without an end, and its task."""
+    return Run(project.path / "runs" / name), project.start("train", **small(RUN_NAME=name, **HOSTS, **settings))
+
+
+def goes_on(run: Run, process: subprocess.Popen[str], steps: int = 2) -> None:
+    """Wait until a run has done some more steps."""
+    step = run.state().step
+    wait_until(lambda: run.state().status == "training" and run.state().step >= step + steps, process, run)
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=200)
+    return said
+
+
+@contextlib.contextmanager
+def shown(network: Network, host: Host, content: Path, over: Path) -> Iterator[None]:
+    """Have one host see another file or folder in place of a shared one."""
+    network.mount(host, content, over)
+    try:
+        yield
+    finally:
+        network.unmount(host, over)
+
+
+# The same result
+
+
+def test_two_hosts_train_what_one_machine_trains_and_no_command_line_has_a_key(project, at_home):
+    run, process = started(project, "abroad", WANDB_API_KEY=SECRET)
+    lines: set[str] = set()
+    while process.poll() is None:
+        lines |= {" ".join(line) for line in command_lines()}
+        time.sleep(0.05)
+    assert process.returncode == 0, output(process)
+    assert any("ssh -T" in line for line in lines) and not any(SECRET in line for line in lines)
     assert [node.host for node in run.nodes()] == ["hostA", "hostB"]
-    assert "hostB slots=1" in run.hostfile.read_text()
+    assert run.hostfile.read_text() == "hostA slots=1\nhostB slots=1\n"
+    assert not [path for path in run.path.parent.iterdir() if path.name.startswith(".shared")]
     same(run, at_home)
     project.wait_for_no_process()
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"HOSTS": "hostA,nosuch"}, "HOSTS=nosuch: ssh: Could not resolve hostname nosuch"),
-        ({"HOSTS": "hostA,hostA"}, "names hostA twice"),
-        ({"HOSTS": "hostA,-oProxyCommand=x"}, "is not a host such as"),
-        ({"HOSTS": ""}, "HOSTS=: is empty"),
-        ({"HOSTS": "hostA,hostB", "NODES": 3}, "NODES=3: HOSTS names 2 hosts"),
-        ({"HOSTS": "./nosuch"}, "HOSTS=./nosuch: "),
-    ],
-)
-def test_hosts_that_cannot_be_are_refused(project, settings, message):
-    done = project.inv("train", **small(RUN_NAME="wrong", **settings))
-    assert done.returncode == 2 and message in done.stdout and "Traceback" not in done.stdout, done.stdout
+def command_lines() -> Iterator[list[str]]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            yield process.cmdline()
+
+
+def test_hosts_with_ipv6_alone_and_a_clock_two_minutes_ahead_train_the_same(
+    project, network, second, at_home, tmp_path
+):
+    # No namespace has a wall clock of its own, so the host's Python programs get another one.
+    (tmp_path / "sitecustomize.py").write_text("import time\nreal = time.time\ntime.time = lambda: real() + 120\n")
+    network.start_sshd(second, f"SetEnv PYTHONPATH={tmp_path}")
+    clock = "python3 -c 'import time; print(time.time())'"
+    try:
+        assert abs(float(network.hosts[0].run("ssh", "hostB", clock)) - time.time() - 120) < 20
+        network.drop_ipv4()
+        run = project.train("skewed", HOSTS="hostB-v6,hostA-v6", MAX_HOURS=0.03)
+    finally:
+        network.give_ipv4()
+        network.start_sshd(second)
+    assert [node.host for node in run.nodes()] == ["hostB", "hostA"]
+    same(run, at_home)
+
+
+def test_the_same_command_on_each_host_trains_the_same(project, network, first, second, at_home):
+    port = project.environment()["MASTER_PORT"]
+    schedulers = {"PET_NODE_RANK": 1, "PET_MASTER_ADDR": "hostA", "PET_NNODES": 2}
+    other = Project.__new__(Project)
+    other.__dict__ |= project.__dict__ | {"invoke": on(second, project)}
+    worker = other.start("train", **small(MASTER_PORT=port, **schedulers))
+    run = project.train("by-hand", MASTER_PORT=port, NODE_RANK=0, MASTER_ADDR="hostA")
+    assert worker.wait(60) == 0, output(worker)
+    same(run, at_home)
+    refused = other.start("train", **small(MASTER_PORT=port, MAX_LENGTH=64, **schedulers))
+    done = project.inv("train", **small(RUN_NAME="unlike", MASTER_PORT=port, NODE_RANK=0, MASTER_ADDR="hostA"))
+    line = "MAX_LENGTH=64: so on hostB, and 128 on hostA"
+    assert done.returncode == 2 and line in done.stdout, done.stdout
+    assert line in output(refused) and refused.returncode == 2
+    assert not (project.path / "runs" / "unlike").exists()
+
+
+# Refused
+
+
+def test_hosts_that_are_not_reached_are_a_line_each(project):
+    hosts = "hostA,nosuch,hostB:1,nobody@hostB"
+    done = project.inv("train", **small(RUN_NAME="wrong", HOSTS=hosts, NODES=4))
+    for line in (
+        "HOSTS=nosuch: ssh: Could not resolve hostname nosuch",
+        "HOSTS=hostB:1: ssh: connect to host hostb port 1: Connection refused; start sshd there",
+        "HOSTS=nobody@hostB: nobody@hostb: Permission denied",
+        "; `ssh-copy-id nobody@hostB` lets this user in",
+    ):
+        assert line in done.stdout, done.stdout
+    assert done.returncode == 2 and done.stdout.count("HOSTS=") == 3, done.stdout
     assert not (project.path / "runs" / "wrong").exists()
+
+
+def test_a_machine_that_is_named_twice_is_refused(project):
+    done = project.inv("train", **small(RUN_NAME="wrong", HOSTS="hostA,10.77.0.1"))
+    assert done.returncode == 2 and "HOSTS=10.77.0.1: is the same machine as hostA" in done.stdout, done.stdout
+
+
+def test_other_code_versions_and_variables_are_a_line_each(project, network, second, tmp_path):
+    changed = tmp_path / "steps.py"
+    changed.write_text((project.path / "sft" / "steps.py").read_text() + "# other\n")
+    metadata = next(Path(ROOT, ".venv").glob("lib/*/site-packages/torch-*.dist-info/METADATA"))
+    older = tmp_path / "METADATA"
+    older.write_text(metadata.read_text().replace("\nVersion: ", "\nVersion: 0.", 1))
+    network.start_sshd(second, "SetEnv NCCL_ALGO=Ring")
+    try:
+        with (
+            shown(network, second, changed, project.path / "sft" / "steps.py"),
+            shown(network, second, older, metadata),
+        ):
+            done = project.inv("train", **small(RUN_NAME="wrong", **HOSTS))
+    finally:
+        network.start_sshd(second)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("HOSTS=hostB: ")]
+    assert done.returncode == 2 and len(lines) == 3, done.stdout
+    assert "has other code than hostA: sft/steps.py; bring" in lines[0]
+    assert "has torch 0." in lines[1] and "make setup" in lines[1]
+    assert "has NCCL_ALGO=Ring, hostA has it not set" in lines[2]
+    assert not (project.path / "runs" / "wrong").exists()
+
+
+def test_folders_that_are_not_shared_are_a_line_each(project, network, second, tmp_path):
+    for name in ("runs", "data"):
+        (project.path / name).mkdir(exist_ok=True)
+        (tmp_path / name).mkdir()
+    with (
+        shown(network, second, tmp_path / "runs", project.path / "runs"),
+        shown(network, second, tmp_path / "data", project.path / "data"),
+    ):
+        done = project.inv("train", **small(RUN_NAME="wrong", **HOSTS))
+    for name in ("RUNS_PATH", "DATA_PATH"):
+        (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"{name}="))
+        assert "on hostB it is another folder; share it over NFS" in line
+    assert done.returncode == 2 and "MODEL_PATH" not in done.stdout
+    assert not (project.path / "runs" / "wrong").exists()
+
+
+def test_a_project_that_is_not_there_is_said(project, network, second, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with shown(network, second, empty, project.path):
+        done = project.inv("train", **small(RUN_NAME="wrong", **HOSTS))
+    assert done.returncode == 2 and f"{project.path.resolve()}" in done.stdout, done.stdout
+    assert "HOSTS=hostB: the project does not start there" in done.stdout or "is not there" in done.stdout
+
+
+# Harm
+
+
+def test_a_cut_of_ten_seconds_is_survived_and_one_for_good_ends_the_run_everywhere(project, network, second):
+    run, process = started(project, "cut", **UNENDING)
+    goes_on(run, process)
+    network.cut()
+    time.sleep(10)
+    network.join()
+    goes_on(run, process, steps=20)
+    assert "step" in project.inv("logs", "--name", "cut").stdout
+    assert "training" in project.inv("monitor", "--once", "--name", "cut").stdout
+    done = project.inv("stop", "--name", "cut")
+    assert done.returncode == 0 and "saved as step-" in done.stdout, done.stdout
+    assert process.wait(60) == 0 and run.state().status == "stopped"
+    step = run.saved_step()
+    process = project.start("resume", "--name", "cut")
+    goes_on(run, process)
+    network.cut()
+    try:
+        said = output(process)
+        project.wait_for_no_process()
+    finally:
+        network.join()
+    assert process.returncode == 1 and run.state().status == "failed", said
+    assert "lost node" in str(run.state().error) and run.saved_step() >= step
+    assert sum("lost node" in line for line in said.splitlines()) == 1, said
+
+
+def test_a_lost_host_a_lost_connection_and_ctrl_c(project, network, first, second):
+    run, process = started(project, "harmed", RESTARTS=1, **UNENDING)
+    goes_on(run, process, steps=12)
+    for one in on_host(second):  # as if it had been switched off: nobody is left to say so
+        with contextlib.suppress(psutil.Error):
+            one.kill()
+    wait_until(lambda: run.state().attempt == 2, process, run)
+    goes_on(run, process)
+    assert "lost node 1" in run.state().earlier_errors[0]
+    connection = next(one for one in project.processes() if one.name() == "ssh")
+    connection.kill()  # the node saves and stops when nobody is left who could stop it
+    said = output(process)
+    assert run.state().status == "stopped" and run.saved_step() == run.state().step, said
+    assert "the end of what started node 1" in str(run.stop_reason()) or "node 1" in str(run.stop_reason())
+    project.wait_for_no_process()
+    process = project.start("resume", "--name", "harmed")
+    goes_on(run, process)
+    process.send_signal(signal.SIGINT)
+    said = output(process)
+    assert run.state().status == "stopped" and run.saved_step() == run.state().step, said
+    project.wait_for_no_process()
+
+
+def on_host(host: Host) -> Iterator[psutil.Process]:
+    """Yield what runs on a host for the project: the processes in its network, but for sshd itself."""
+    space = os.readlink(f"/proc/{host.pid}/ns/net")
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.readlink(f"/proc/{process.pid}/ns/net") == space and "python" in process.name():
+                yield process

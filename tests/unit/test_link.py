@@ -1,5 +1,6 @@
 """The line between the node programs."""
 
+import socket
 import threading
 import time
 
@@ -77,3 +78,33 @@ def test_a_stranger_and_a_second_node_1_are_sent_away(met, port):
         until(lambda link=link: link.peers and link.peers[0].lost, master, link)
         assert link.run_name() is None
     assert master.lost() is None and worker.lost() is None
+
+
+def test_a_node_that_does_not_know_the_word_is_sent_away(port):
+    master, stranger, own = MasterLink(2, port, "ours"), WorkerLink(1, port, "theirs"), WorkerLink(1, port, "ours")
+    master.name_run("mine")
+    until(lambda: stranger.peers and stranger.peers[0].lost, master, stranger)
+    assert stranger.run_name() is None and master.missing() == [1]
+    until(lambda: own.run_name() == "mine", master, own)
+    assert master.not_ready() == [1]
+    own.ready()
+    until(lambda: not master.not_ready(), master, own)
+    for link in (own, stranger, master):
+        link.close(well=True)
+
+
+def test_a_stranger_who_talks_without_end_is_sent_away(port):
+    master = MasterLink(2, port, "ours")
+    master.name_run("mine")
+    with socket.create_connection(("127.0.0.1", port)) as stranger:
+        stranger.sendall(b"x" * 5000)
+        until(lambda: not master.newcomers and master.missing() == [1], master)
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            master.poll()
+            try:
+                if not stranger.recv(4096):
+                    break
+            except ConnectionError:
+                break
+    master.close(well=True)

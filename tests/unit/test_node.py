@@ -68,11 +68,13 @@ def test_an_export_of_ten_minutes_is_alive_by_default_and_a_hang_is_found(tmp_pa
 
 def test_a_clock_that_is_set_ends_no_run(tmp_path, monkeypatch):
     run = lifecycle.create(decided(runs_path=tmp_path, run_name="a", max_hours=1), hostfile.hostfile(1, 1))
-    clocks = {"time": run.state().hours_from + 1800, "monotonic": 50.0}
+    began = run.state().hours_from
+    run.update_state(attempt_started_at=began + 1800)  # as a restart half an hour later
+    clocks = {"time": began + 86_400, "monotonic": 50.0}  # this node's clock is not that of the task
     for name in clocks:
         monkeypatch.setattr(launch.time, name, lambda name=name: clocks[name])
     node = Node(run, 0, Link(), SimpleNamespace())
-    clocks["time"] += 86_400  # a machine that gets its time from the network only now
+    clocks["time"] -= 50_000  # a machine that gets its time from the network only now
     assert node.supervisor.time_is_over() is None
     clocks["monotonic"] += 1801
     assert node.supervisor.time_is_over() == "MAX_HOURS=1 have passed"

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from sft.host import gpus
 from sft.host.commands import ending
@@ -21,6 +22,19 @@ from sft.run.records import ENDED, Evaluation, NodeInfo, Prepared, RowCounts, St
 
 CURVE_POINTS = 60
 NEWEST = 50  # lines of metrics that are searched for the newest value of each
+signs: dict[Path, tuple[float, float | None]] = {}  # of runs: the last sign, and when this process saw it change
+
+
+def age_of(run: Run, updated_at: float, now: float) -> float:
+    """Return how many seconds ago a run gave its last sign of life.
+
+    It was written by another machine's clock, perhaps: as soon as a new sign is seen, this process's own clock counts.
+    """
+    last, seen_at = signs.get(run.path, (updated_at, None))
+    if last != updated_at:
+        seen_at = time.monotonic()
+    signs[run.path] = (updated_at, seen_at)
+    return max(0.0, now - updated_at) if seen_at is None else time.monotonic() - seen_at
 
 
 class MetricsReader:
@@ -89,8 +103,8 @@ class Snapshot:
         return cls(
             run=run,
             running=running,
-            age_s=round(now - updated_at, 1),
-            elapsed_s=round((updated_at if ended else now) - (state.attempt_started_at or now), 1),
+            age_s=round(age_of(run, updated_at, now), 1),
+            elapsed_s=round(max(0.0, (updated_at if ended else now) - (state.attempt_started_at or now)), 1),
             state=state,
             problems=list(problems),
             metrics=latest,

@@ -16,6 +16,7 @@ from sft.host import gpus
 from sft.host.check import Check
 from sft.host.gpus import Gpu
 from sft.host.launch.compose_launcher import Compose
+from sft.host.launch.hosts.by_hand import ByHand
 from sft.host.launch.hosts.launcher import Hosts
 from sft.host.launch.local import Local
 from sft.host.launch.offer import Offer
@@ -81,7 +82,7 @@ LAUNCHERS: dict[Launched, type[Launcher]] = {"compose": Compose, "local": Local,
 def choose(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
     """Return the launcher of a run, and why it is that one. Raises SettingsError if the one asked for does not work."""
     if settings.launcher != "auto":
-        launcher = LAUNCHERS[settings.launcher]()
+        launcher = would_be(settings)
         if problem := launcher.problem():
             raise SettingsError([wrong("LAUNCHER", launcher.name, *problem)])
         return launcher, f"LAUNCHER={launcher.name}"
@@ -98,6 +99,8 @@ def choose(settings: Settings, has_gpu: bool) -> tuple[Launcher, str]:
 
 def would_be(settings: Settings) -> Launcher:
     """Return the launcher that a run would have, whether that works here or not."""
+    if settings.launcher == "hosts" and not settings.hosts:
+        return ByHand()
     if settings.launcher != "auto":
         return LAUNCHERS[settings.launcher]()
     if settings.hosts:

@@ -3,7 +3,8 @@
 Ranks notice a dead peer late, over NCCL only after minutes. If a node program dies, its connection closes at once; if
 the network is cut, the kernel's keepalive notices within half a minute. A node that ends well says goodbye first.
 The messages are lines of text: `prove NONCE` to a newcomer, `node R PROOF` from it, `run NAME` or `failed REASON` to
-it, `goodbye` from both. The proof is made from a word that only the nodes of a run know; it does not reveal the word.
+it, `ready` from it, `goodbye` from both. The proof is made from a word that only the nodes of a run know; it does not
+reveal the word.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sft.host.launch import rank_variables
+
 # The kernel asks a silent peer after 5 s, and gives it up after 20 s without an answer.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 CONNECT_TIMEOUT_S = 2.0
@@ -27,8 +30,8 @@ WORD = "SFT_LINK_WORD"  # in the environment of nodes that were started over ssh
 
 
 def master_address() -> str:
-    """Return where node 0 is: MASTER_ADDR of the environment, or this machine."""
-    return os.environ.get("MASTER_ADDR", "127.0.0.1")
+    """Return where node 0 is: as the environment says, or this machine."""
+    return rank_variables.master_address() or "127.0.0.1"
 
 
 def word_of(runs: Path) -> str:
@@ -184,6 +187,10 @@ class MasterLink(Link):
         """Return the nodes that have not come yet."""
         return [rank for rank in range(1, self.nodes) if rank not in self.peers]
 
+    def not_ready(self) -> list[int]:
+        """Return the nodes that have not come yet, or have not said yet that they can begin."""
+        return [rank for rank in range(1, self.nodes) if rank in self.missing() or not self.peers[rank].said("(ready)")]
+
     def close(self, well: bool) -> None:
         """Close the connections, and stop listening."""
         super().close(well)
@@ -199,7 +206,7 @@ class WorkerLink(Link):
         """`rank` is this node's; node 0 listens on `port`."""
         super().__init__()
         self.rank, self.port, self.word = rank, port, word
-        self.has_proven = False
+        self.has_proven = self.is_ready = False
 
     def poll(self) -> None:
         """Connect to node 0 if that has not been done yet, and receive what it has sent."""
@@ -218,6 +225,12 @@ class WorkerLink(Link):
         if not self.has_proven and (nonce := self.peers[0].said(r"prove (\w+)")):
             self.has_proven = True
             self.peers[0].say(f"node {self.rank} {proof(self.word, nonce, self.rank)}")
+
+    def ready(self) -> None:
+        """Say that this node can begin, once it is connected."""
+        if self.has_proven and not self.is_ready:
+            self.is_ready = True
+            self.peers[0].say("ready")
 
     def run_name(self) -> str | None:
         """Return the name of the run that node 0 works on, or None until node 0 has named it."""

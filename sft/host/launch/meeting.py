@@ -80,9 +80,10 @@ def no_meeting(settings: Settings, missing: list[int], deadline: float) -> str:
 def missing_nodes(link: Link, run: Run) -> list[int]:
     """Return the nodes that this one has yet to meet. Raises UserError if node 0 works on another run."""
     if isinstance(link, MasterLink):
-        return link.missing()
+        return link.not_ready()
     if isinstance(link, WorkerLink):
         if (name := link.run_name()) not in (None, run.name):
             raise UserError(f"--run={run.path}: node 0 works on {name}; start every node with the same run")
+        link.ready()
         return [0] if name is None else []
     return []

@@ -28,6 +28,7 @@ from sft.failures import Kind, exit_in_words, kind_of_exit
 from sft.host import provenance
 from sft.host.launch import meeting, rank_variables
 from sft.host.launch.heartbeat import Heartbeat
+from sft.host.launch.hosts import by_hand
 from sft.host.launch.link import Link, MasterLink, master_address
 from sft.host.launch.processes import LAUNCHER
 from sft.host.launch.signals import Signals
@@ -61,6 +62,8 @@ def main() -> None:
             run = meeting.first_run(settings, opened)
         elif run is None:
             run = meeting.told_run(settings, link, heard)
+            if run and os.environ.get(by_hand.COMPARED):
+                by_hand.compare(run, settings, arguments.node_rank)
         if run:
             node = Node(run, arguments.node_rank, link, heard)
             node.work()

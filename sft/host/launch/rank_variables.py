@@ -12,6 +12,21 @@ NODE_RANK = (
     "SKYPILOT_NODE_RANK",
     "OMPI_COMM_WORLD_RANK",  # mpirun
 )
+# Where the first node is. SkyPilot lists the addresses of all nodes, one a line.
+MASTER_ADDRESS = ("MASTER_ADDR", "PET_MASTER_ADDR", "SKYPILOT_NODE_IPS", "SLURM_LAUNCH_NODE_IPADDR")
+NODES = ("PET_NNODES", "SLURM_STEP_NUM_NODES", "SKYPILOT_NUM_NODES", "OMPI_COMM_WORLD_SIZE")
+
+
+def master_address() -> str:
+    """Return the first node's name or address; "" if no variable says it."""
+    found = (os.environ.get(name, "").split() for name in MASTER_ADDRESS)
+    return next((words[0] for words in found if words), "")
+
+
+def nodes() -> tuple[str, int] | None:
+    """Return the number of nodes that a scheduler has started, with the variable that says it; None without one."""
+    found = ((name, os.environ.get(name, "")) for name in NODES)
+    return next(((name, int(value)) for name, value in found if value.isdecimal()), None)
 
 
 def node_rank() -> int | None:

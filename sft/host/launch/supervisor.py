@@ -36,9 +36,9 @@ class Supervisor:
         self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
         self.lost_at: float | None = None  # when another node was first missed
         self.max_hours = settings.max_hours
-        # The wall clock is read once: if somebody sets it later, that ends no run.
-        now = time.time()
-        hours_passed = max(0.0, now - (run.state().hours_from or now)) / 3600
+        # Both times are from the clock of the task, which may be another machine's; from here on this machine's counts.
+        state = run.state()
+        hours_passed = max(0.0, (state.attempt_started_at or 0.0) - (state.hours_from or 0.0)) / 3600
         self.ends_at = time.monotonic() + 3600 * (self.max_hours - hours_passed)
 
     def look(self) -> None:

@@ -176,9 +176,9 @@ class HostNodes:
 
     def code(self, rank: int, agent: Agent) -> int | None:
         code = agent.process.poll()
-        if code != SSH_FAILED:
+        if code is None or 0 <= code < SSH_FAILED:
             return 128 - code if code and 128 < code < 160 else code
-        # The connection broke: the node saves and stops if it still can, and the other nodes miss it otherwise.
+        # The connection broke, or somebody ended ssh: the node saves and stops if it can. Otherwise others miss it.
         lost_at = self.lost_at.setdefault(rank, time.monotonic())
         if self.run.ended or self.run.failure():
             return 0

@@ -24,7 +24,10 @@ def token_file(folder: Path, token: str, node_rank: int | None = None) -> Path:
 
 def prove(request: Request) -> Answer:
     """Read the token in every folder and write an answer beside it; connect to the first host."""
-    found = {name: seen(Path(folder), request.token, request.node_rank) for name, folder in request.folders.items()}
+    deadline = time.monotonic() + SEEN_WITHIN_S
+    found = {
+        name: seen(Path(folder), request.token, request.node_rank, deadline) for name, folder in request.folders.items()
+    }
     locks = {
         name: files.is_locked(token_file(Path(folder), request.token))
         for name, folder in request.folders.items()
@@ -34,9 +37,8 @@ def prove(request: Request) -> Answer:
     return Answer(folders=found, locks=locks, problem=problem)
 
 
-def seen(folder: Path, token: str, node_rank: int) -> str:
+def seen(folder: Path, token: str, node_rank: int, deadline: float) -> str:
     """Return why a folder is not the task's: "" if its token is there, and the answer could be written."""
-    deadline = time.monotonic() + SEEN_WITHIN_S
     path = token_file(folder, token)
     while (content := read(path)) != token:
         if not folder.is_dir():
