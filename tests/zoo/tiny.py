@@ -42,6 +42,11 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "qwen4_exp": {},
 }
 EXCEPTIONS["qwen4_exp"] = {"text_config": EXCEPTIONS["qwen4_exp_text"]}
+# How many frequencies turn with the time, height and width of a picture's token: half of a head's rotated elements.
+MROPE = {"text_config": {"rope_parameters": ROPE | {"mrope_section": [2, 3, 3]}}}
+HALF_MROPE = {"text_config": {"rope_parameters": ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}}
+EXCEPTIONS |= dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "glm4v", "glm46v", "glm_ocr", "glmga", "paddleocr_vl"), MROPE)
+EXCEPTIONS |= {"glm4v_moe": HALF_MROPE}
 UNSAID = {"head_dim": 16, "n_inner": 128}  # sizes that may be None, and then follow from others in some families
 
 
