@@ -1,5 +1,6 @@
 """A dozen families of different kinds, through the zoo's trial; and planted faults, each found by what is tried."""
 
+import math
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
@@ -10,13 +11,14 @@ import torch.distributed as dist
 import transformers
 
 from sft.errors import SettingsError
+from sft.settings.load import load
 from sft.trainer import attention, engine
 from sft.trainer.distributed import World
-from sft.trainer.evaluation import ways
+from sft.trainer.evaluation import generate, ways
 from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss
 from sft.trainer.packed import Packed
-from tests.zoo import runner
+from tests.zoo import runner, tiny
 
 from .small_models import HEADS, SIZES, model_of
 
@@ -99,6 +101,13 @@ class Quiet:
         self.said.append(text)
 
 
+class Never(transformers.StoppingCriteria):
+    """Ends no answer."""
+
+    def __call__(self, input_ids, scores, **_):
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
 def test_prompts_are_not_padded_for_a_family_that_cannot_be_padded(group):
     model = model_of(transformers.BartConfig(
         vocab_size=128, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=64, is_decoder=True,
@@ -115,9 +124,25 @@ def test_prompts_are_not_padded_for_a_family_that_cannot_be_padded(group):
 
 
 def test_batches_of_one_length_have_every_row_once():
-    from sft.trainer.evaluation.generate import batches_of
-
     lengths = np.array([5, 5, 3, 3, 3, 2])
     prompts = {index: [0] * int(length) for index, length in enumerate(lengths)}
-    assert list(batches_of([0, 1, 2, 3, 4, 5], prompts, 2, pads=False)) == [[0, 1], [2, 3], [4], [5]]
-    assert list(batches_of([0, 1, 2, 3, 4, 5], prompts, 4, pads=True)) == [[0, 1, 2], [3, 4, 5]]
+    assert list(generate.batches_of([0, 1, 2, 3, 4, 5], prompts, 2, 0)) == [[0, 1], [2, 3], [4], [5]]
+    assert list(generate.batches_of([0, 1, 2, 3, 4, 5], prompts, 4, math.inf)) == [[0, 1, 2], [3, 4, 5]]
+    assert list(generate.batches_of([0, 1, 2, 3, 4, 5], prompts, 4, 3)) == [[0, 1], [2, 3, 4, 5]]
+
+
+def test_a_cache_that_is_wrong_for_several_prompts_is_found(group):
+    torch.manual_seed(0)
+    model, reporter = transformers.RwkvForCausalLM(tiny.config_of("rwkv")).eval(), Quiet()
+    model.get_input_embeddings().weight.data.mul_(5)  # so that what a token follows matters
+    assert ways.find(model, 0, 20, reporter, ALONE) == ways.Way(False, False)
+    assert "has no cache that works here" in reporter.said[0]
+
+
+@pytest.mark.parametrize("prompt", [60, 63, 64])
+def test_an_answer_ends_where_the_positions_do(group, prompt):
+    model = model_of(transformers.GPT2Config(vocab_size=128, n_embd=32, n_layer=1, n_head=2, n_positions=64))
+    model.config.use_cache = False
+    for way in (*ways.WAYS, ways.PLAIN):
+        found = generate.answer_batch(model, [[5] * prompt], [-1], 0, load(None, max_new_tokens=8), Never(), ALONE, way)
+        assert len(found[0]) == min(8, 64 - prompt)

@@ -55,11 +55,13 @@ def generate(
     reasoning_end = template.reasoning_end if template else []
     longest = max((int(rows.answer_starts[index]) for index in asked), default=1)  # the same on every rank
     way = ways.find(model, padding, longest, reporter, world)
-    if not way.pads:
+    room = room_for_answers(model, rows, asked, settings, reporter)
+    padded = room if way.pads else 0
+    if padded < math.inf:
         mine = sorted(mine, key=lambda index: -len(prompts[index]))
     progress = Progress(run, len(mine), reporter, world)
     found: list[Answer] = []
-    for chosen in batches_of(mine, prompts, most, way.pads):
+    for chosen in batches_of(mine, prompts, most, padded):
         since = time.monotonic()
         asked_now = [prompts[index] for index in chosen]
         batch = answer_batch(model, asked_now, ends, padding, settings, progress, world, way)
@@ -80,10 +82,31 @@ def generate(
     return sorted(everything, key=lambda answer: answer.index)
 
 
-def batches_of(mine: list[int], prompts: dict[int, list[int]], most: int, pads: bool) -> Iterator[list[int]]:
-    """Yield batches of at most `most` rows. Where prompts cannot be padded, those of a batch are equally long."""
-    groups = [mine] if pads else [list(rows) for _, rows in itertools.groupby(mine, lambda index: len(prompts[index]))]
-    for group in groups:
+def room_for_answers(model: Any, rows: Rows, asked: list[int], settings: Settings, reporter: Reporter) -> float:
+    """Return how long a prompt may be that leaves room for MAX_NEW_TOKENS, if any prompt is longer; say how many are.
+
+    (All ranks.)
+    """
+    limit = ways.positions_of(model)
+    if limit is None:
+        return math.inf
+    room = limit - settings.max_new_tokens
+    longer = sum(int(rows.answer_starts[index]) > room for index in asked)
+    if not longer:
+        return math.inf
+    what = f"{longer:,} of {len(asked):,} prompts leave less room than MAX_NEW_TOKENS={settings.max_new_tokens}"
+    reporter.print(f"{what}: the model reads {limit:,} tokens, and their answers end there")
+    return room
+
+
+def batches_of(mine: list[int], prompts: dict[int, list[int]], most: int, padded: float) -> Iterator[list[int]]:
+    """Yield batches of at most `most` rows, which come longest prompt first.
+
+    Prompts of up to `padded` tokens are padded to the longest of their batch. Longer ones are with those of their own
+    length: padding would take away room for their answers, or cannot be told from the prompt by this model.
+    """
+    for _, rows in itertools.groupby(mine, lambda index: max(len(prompts[index]), padded)):
+        group = list(rows)
         batches = max(1, math.ceil(len(group) / most))
         at_once = max(1, math.ceil(len(group) / batches))  # batches of equal size: each takes as many decoding steps
         for start in range(0, len(group), at_once):
@@ -159,13 +182,14 @@ def answer_batch(
     width = max(map(len, prompts))
     input_ids = torch.tensor([[padding] * (width - len(ids)) + ids for ids in prompts], device=world.device)
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=world.device)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = ways.positions_of(model)
     new_tokens = min(settings.max_new_tokens, limit - width) if limit else settings.max_new_tokens
     if new_tokens < 1:
         return [[] for _ in prompts]
-    if way.by_hand:
-        return [up_to_end(ids, ends) for ids in ways.by_hand(model, prompts, new_tokens, world, tuple(ends))[0]]
     progress.batch = (width, new_tokens)
+    if way.by_hand:
+        found, _ = ways.by_hand(model, prompts, new_tokens, world, tuple(ends), progress)
+        return [up_to_end(ids, ends) for ids in found]
     config = transformers.GenerationConfig(
         max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.0, eos_token_id=ends, pad_token_id=padding,
         use_cache=way.caches,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 
+from sft import model_files
 from sft.trainer import distributed
 from sft.trainer.distributed import World
 from sft.trainer.evaluation import kv_cache
@@ -74,22 +75,25 @@ def agrees(expected: torch.Tensor, found: torch.Tensor | None, limit: float) -> 
 
 def positions_of(model: Any) -> int | None:
     """Return the most tokens that a model reads, or None."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    config = model.config.get_text_config()
+    sizes = (getattr(config, name, None) for name in model_files.POSITIONS)
+    return next((size for size in sizes if isinstance(size, int)), None)
 
 
 def first_logits(model: Any, way: Way, padding: int, longest: int, world: World) -> torch.Tensor | None:
     """Return the logits of the answer to the shorter prompt, NEW_TOKENS of them; None if this way fails."""
     vocabulary = min(97, model.get_input_embeddings().weight.shape[0] - 3)
     prompts = [[3 + (7 * i + i * i) % vocabulary for i in range(longest - SHORTER)]]
-    if way.pads:
-        prompts.append([3 + (5 * i + 2) % vocabulary for i in range(longest)])
+    if not way.by_hand:  # a cache may be right for a single prompt and wrong for several
+        length = longest if way.pads else longest - SHORTER
+        prompts.append([3 + (5 * i + 2) % vocabulary for i in range(length)])
     if way.by_hand:
         return by_hand(model, prompts, NEW_TOKENS, world)[1]
     width = max(map(len, prompts))
     rows = [[padding] * (width - len(ids)) + ids for ids in prompts]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
     config = transformers.GenerationConfig(
-        max_new_tokens=NEW_TOKENS, do_sample=False, use_cache=way.caches, pad_token_id=padding, eos_token_id=-1,
+        max_new_tokens=NEW_TOKENS, do_sample=False, use_cache=way.caches, pad_token_id=padding,
         output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
     own, model.generation_config = model.generation_config, config
@@ -110,11 +114,17 @@ def first_logits(model: Any, way: Way, padding: int, longest: int, world: World)
 
 
 def by_hand(
-    model: Any, prompts: list[list[int]], new_tokens: int, world: World, ends: tuple[int, ...] = ()
+    model: Any,
+    prompts: list[list[int]],
+    new_tokens: int,
+    world: World,
+    ends: tuple[int, ...] = (),
+    progress: transformers.StoppingCriteria | None = None,
 ) -> tuple[list[list[int]], torch.Tensor | None]:
     """Answer prompts of one length greedily, with the whole text in every pass. Return the new tokens.
 
     The second value are the logits of the first prompt's answer, [tokens, vocabulary]. None if the model does not run.
+    `progress` may end it early, as in transformers' generate.
     """
     ids, logits = torch.tensor(prompts, device=world.device), []
     width, finished = ids.shape[1], torch.zeros(len(prompts), dtype=torch.bool, device=world.device)
@@ -126,6 +136,8 @@ def by_hand(
                 logits.append(found[0])
                 ids = torch.cat((ids, found.argmax(dim=-1, keepdim=True)), dim=1)
                 finished |= torch.isin(ids[:, -1], last)
+                if progress:
+                    finished |= progress(ids, found)
                 if bool(finished.all()):
                     break
     except torch.OutOfMemoryError:
