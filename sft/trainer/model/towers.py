@@ -5,7 +5,10 @@ They are frozen and kept as they are. The structure of the model decides which w
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
+import logging
 from typing import Any
 
 import torch
@@ -32,19 +35,22 @@ def without_gradient(model: Any) -> list[str] | None:
     """Return the parameters on which a text's logits do not depend; None if that cannot be computed.
 
     A copy without values reads a text forward and backward. It cannot decide anything by values, such as which expert
-    of a list a token goes to. Torch has two kinds of such tensors, and some families can do with only one of them.
+    of a list a token goes to. Torch has two kinds of such tensors, and some families can do with only one of them, or
+    with only one type of numbers.
     """
-    for mode in (FakeTensorMode(allow_non_fake_inputs=True), torch.device("meta")):
-        try:
-            with mode:
-                shape = type(model)(copy.deepcopy(model.config)).train()
+    logging.disable(logging.ERROR)  # torch logs what these tensors cannot do, with its stack
+    try:
+        for dtype, kind in itertools.product((torch.float32, torch.bfloat16), ("fake", "meta")):
+            mode = torch.device("meta") if kind == "meta" else FakeTensorMode(allow_non_fake_inputs=True)
+            with contextlib.suppress(Exception), mode:  # of any kind: the code of a model family
+                shape = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype).train()
                 shape.tie_weights()
                 shape(input_ids=torch.zeros(1, TOKENS, dtype=torch.long), use_cache=False).logits.sum().backward()
-        except Exception:  # of any kind: the code of a model family
-            continue
-        unused = {name for name, parameter in shape.named_parameters() if parameter.grad is None}
-        if any(parameter.grad is not None for parameter in shape.get_input_embeddings().parameters()):
-            return [name for name, _ in model.named_parameters() if name in unused]
+                if any(parameter.grad is not None for parameter in shape.get_input_embeddings().parameters()):
+                    unused = {name for name, parameter in shape.named_parameters() if parameter.grad is None}
+                    return [name for name, _ in model.named_parameters() if name in unused]
+    finally:
+        logging.disable(logging.NOTSET)
     return None
 
 
