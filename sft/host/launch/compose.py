@@ -18,9 +18,9 @@ from sft.errors import SettingsError, UserError, wrong
 from sft.host import gpus, ownership
 from sft.host.bootstrap import checkout
 from sft.host.install import torch_build
-from sft.host.launch import compose_files, image, signals
+from sft.host.launch import compose_files, image, refusals, signals
 from sft.host.launch.compose_files import BASE, GPU
-from sft.host.launch.docker_engine import NO_GPU, last_line
+from sft.host.launch.docker_engine import last_line
 from sft.run.directory import Run
 from sft.settings import variables
 from sft.settings.fields import FOLDERS, Settings
@@ -101,6 +101,7 @@ class Stack:
 
     def build(self, console: Console) -> None:
         """Build the image if it is missing or was built from other files. Raises UserError."""
+        image.check_arguments()
         if image.is_built():
             return
         torch = torch_build.words_for(image.torch_backend())
@@ -111,9 +112,10 @@ class Stack:
             why = "see its output above"
         else:
             built = self.call("build", hostfile.MASTER, BUILDKIT_PROGRESS="plain")
-            why = last_line(built.stderr or built.stdout)
+            why = refusals.of_build(built.stderr or built.stdout)
         if built.returncode:
-            raise UserError(f"docker compose build: failed: {why}; fix that, or set LAUNCHER=local")
+            remedy = refusals.remedy(why, "fix that, or set LAUNCHER=local")
+            raise UserError(f"docker compose build: failed: {why}; {remedy}")
 
     def complete_env_file(self) -> list[str]:
         """Add to `.env` what makes `docker compose` by hand start the same stack; return the added lines.
@@ -196,9 +198,5 @@ class Containers:
 
 def refused(text: str) -> UserError:
     """Return the error for docker's output when it did not start the containers."""
-    why, remedy = last_line(text), "see `docker compose up`, or set LAUNCHER=local"
-    if "could not select device driver" in text:
-        remedy = NO_GPU
-    elif "bind source path does not exist" in text:
-        remedy = "`make setup` makes the folders and .env"
-    return UserError(f"docker compose up: {why}; {remedy}")
+    remedy = refusals.remedy(text, "see `docker compose up`, or set LAUNCHER=local")
+    return UserError(f"docker compose up: {last_line(text)}; {remedy}")

@@ -12,7 +12,7 @@ from sft.errors import SettingsError, SftError
 from sft.host import folders, gpus, ownership
 from sft.host.bootstrap import checkout
 from sft.host.check import Check, CheckRecord
-from sft.host.launch import compose, compose_files, docker_engine, image
+from sft.host.launch import compose, compose_files, docker_engine, image, refusals
 from sft.settings.fields import Settings
 
 NODES_TIMEOUT_S = 300
@@ -86,9 +86,9 @@ def gpus_inside(settings: Settings) -> Check:
     done = stack.call("run", "--rm", "--no-deps", "-T", hostfile.MASTER, "nvidia-smi", "--list-gpus")
     seen = [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
     if done.returncode or not seen:
-        return Check(
-            "GPU in a container", "failure", docker_engine.last_line(done.stderr or done.stdout), docker_engine.NO_GPU
-        )
+        said = done.stderr or done.stdout
+        remedy = refusals.remedy(said, docker_engine.NO_GPU)
+        return Check("GPU in a container", "failure", docker_engine.last_line(said), remedy)
     return Check("GPU in a container", "ok", f"{len(seen)} of {len(gpus.visible())} visible to {hostfile.MASTER}")
 
 

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from sft import ROOT
-from sft.errors import UserError
+from sft.errors import SettingsError, UserError, wrong
 from sft.host.bootstrap import checkout
 from sft.host.install import backend, driver
 from sft.host.launch import docker_engine
@@ -24,6 +24,21 @@ def torch_backend() -> str:
     if choice.problem:
         raise UserError(choice.problem)
     return choice.name
+
+
+def check_arguments() -> None:
+    """Raise SettingsError for a value that the Dockerfile could only fail with, minutes later."""
+    problems = []
+    for name in ("FLASH_ATTN", "QLORA"):
+        value = variables.of_user(name)
+        if value not in ("", "0", "1"):
+            problems.append(wrong(name, value, "is not 1 or 0", "use 1 or 0"))
+    if variables.of_user("FLASH_ATTN") == "1" and torch_backend() == backend.CPU:
+        problems.append(
+            wrong("FLASH_ATTN", 1, "flash-attn needs a GPU, and torch is built for the CPU", "set FLASH_ATTN=0")
+        )
+    if problems:
+        raise SettingsError(problems)
 
 
 def is_built() -> bool:
