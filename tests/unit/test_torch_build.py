@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sft.host.doctor import kernel
-from sft.host.install import backend, driver
+from sft.host.install import backend, driver, torch_build
 from sft.host.install.driver import Card, Machine
 
 RECORDED = Path(__file__).with_name("nvml")
@@ -164,3 +164,26 @@ def test_what_nvidia_smi_says_is_read():
 
 def test_the_answers_fit_into_what_is_given_to_c():
     assert ctypes.sizeof(ctypes.create_string_buffer(driver.NAME_LENGTH)) == 96
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "line"),
+    [
+        ("cu130", ("2.13.0+cu130", "13.0"), None),
+        ("cpu", ("2.13.0+cu130", "13.0"), None),  # every build computes on the CPU
+        ("cu130", ("2.13.0+cpu", None), r"torch==2.13.0+cu130: not installed (pip found torch 2.13.0+cpu); check"),
+        ("cu130", None, "torch==2.13.0+cu130: not installed (the torch that pip found cannot be imported); check"),
+        ("cu126", None, "torch==2.13.0+cu126: not installed (no network); check"),  # no index has it as plain torch
+    ],
+)
+def test_what_pip_finds_under_the_plain_version_is_looked_at(monkeypatch, capsys, wanted, found, line):
+    monkeypatch.setattr(torch_build, "pip_install", lambda *words, **_: words[-1] == "torch==2.13.0")
+    monkeypatch.setattr(torch_build, "with_uv", lambda *_: "no network")
+    monkeypatch.setattr(torch_build, "installed", lambda _: found)
+    monkeypatch.delenv("OFFLINE", raising=False)
+    if line is None:
+        torch_build.get(Path("python"), "2.13.0", wanted)
+        return
+    with pytest.raises(SystemExit) as ended:
+        torch_build.get(Path("python"), "2.13.0", wanted)
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith(line)

@@ -86,7 +86,10 @@ def get(python: Path, version: str, wanted: str) -> None:
         if not bundle.is_asked_for(os.environ):
             print(f"  PyTorch's index: {why_not}; taking the build that pip finds", flush=True)
         if pip_install(python, *CONSTRAINTS, f"torch=={version}", errors=False):
-            return
+            found = installed(python)
+            if wanted == CPU or (found and name_of(found[1]) == wanted):
+                return
+            why_not = f"pip found torch {found[0]}" if found else "the torch that pip found cannot be imported"
     stop(
         f"torch=={version}+{wanted}: not installed ({why_not}); check the network, or install it into .venv yourself "
         "and run this again"
