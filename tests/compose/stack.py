@@ -56,7 +56,8 @@ class Stack(Project):
     def environment(self, **settings: object) -> dict[str, str]:
         """Return the environment of a user's shell."""
         ours = {"COMPOSE_PROJECT_NAME": self.name, "SFT_IMAGE": IMAGE, "HOME": str(self.path)}
-        return super().environment(**settings) | ours | self.more
+        given = {name: str(value) for name, value in settings.items()}
+        return super().environment(**settings) | ours | self.more | given
 
     def env_file(self, **settings: object) -> None:
         """Write `.env`."""
