@@ -21,10 +21,9 @@ from sft.run import files, owners, typed_json
 from sft.run.directory import Run
 from sft.run.records import Failure, Prepared
 from sft.settings import deepspeed
-from sft.settings.deepspeed import DsConfig
-from sft.settings.fields import DS_CONFIGS, Settings
+from sft.settings.fields import Settings
 from sft.settings.load import load
-from sft.trainer import process
+from sft.trainer import deepspeed_file, process
 from sft.trainer.data import identity
 from sft.trainer.data.base_model import base_model, described
 from sft.trainer.data.prepared_data import prepared_data, prepared_path
@@ -76,7 +75,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
     started = time.monotonic()
     # The run's own copy of the DS_CONFIG: a container does not see the user's file, which may have changed by now too.
     frozen = run.deepspeed_config() if run else deepspeed.configuration(settings)
-    check_deepspeed(settings, frozen)
+    deepspeed_file.check(settings, frozen)
     model_files.check_bitsandbytes(settings)
     settings, commits = identity.pinned(run, settings) if run else (settings, {})
     folder = described(settings)
@@ -141,20 +140,6 @@ def check_lora_targets(settings: Settings, folder: Path) -> None:
     with torch.device("meta"):
         model = published.from_config(config, settings.trust_remote_code)
     adapter.check_targets(model, settings, towers.unused(model))
-
-
-def check_deepspeed(settings: Settings, config: DsConfig) -> None:
-    """Have DeepSpeed itself read a DS_CONFIG of the user's own. Raises SettingsError if it refuses it."""
-    if settings.ds_config in DS_CONFIGS:
-        return
-    from deepspeed.runtime.config import DeepSpeedConfig
-
-    try:
-        DeepSpeedConfig(config.content)
-    except Exception as error:  # of any kind: DeepSpeed finds wrong values by using them
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        what = f"DeepSpeed refuses it ({type(error).__name__}: {' '.join(lines[:3]) or 'no message'})"
-        raise SettingsError([wrong("DS_CONFIG", settings.ds_config, what, "fix the file")]) from None
 
 
 if __name__ == "__main__":
