@@ -228,6 +228,8 @@ def resume(c: Context, name: str = "", follow: bool = False) -> None:
         "tokens-per-row": "mean number of tokens per row, if the rows are not prepared",
         "rows": "number of rows, if they are not prepared",
         "host-gib": "main memory of the machine, for offload; default: what is free here",
+        "hosts": "plan for so many machines, each with the GPUs of this one or its share of --gpus",
+        "link": "the network between hosts: 10gbe, 25gbe, 100gbe or Gbit/s; default: what was measured, or 10gbe",
         "json": "print the plan as JSON",
     }
 )
@@ -241,6 +243,8 @@ def plan(
     tokens_per_row: str = "",
     rows: str = "",
     host_gib: str = "",
+    hosts: str = "",
+    link: str = "",
     json: bool = False,
 ) -> None:
     """Does it fit, how long does it take, what would be better? Needs no GPU."""
@@ -250,7 +254,7 @@ def plan(
     from sft.settings.load import load
 
     numbers = {"gpus": gpus, "tokens_per_row": tokens_per_row, "rows": rows, "host_gib": host_gib, "gpu_gib": gpu_gib}
-    options = Options.of(gpu, shape, **numbers)
+    options = Options.of(gpu, shape, hosts=hosts, link=link, **numbers)
     view.show(load(), options, screen.terminal(), json)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from sft.errors import SettingsError
@@ -136,6 +136,7 @@ def variants(chosen: Plan) -> Iterator[tuple[str, Plan]]:
     for name in dict.fromkeys([*DS_CONFIGS, chosen.settings.ds_config]):
         for recompute in (False, True):
             yield name, variant(chosen, name, recompute)
+    yield from inside_hosts(chosen)
     settings = chosen.settings
     rank = settings.lora_rank or LORA_RANK
     lora: list[tuple[str, BaseBits]] = [("zero2", 16), ("zero3", 16), ("zero2", 4)]
@@ -144,6 +145,21 @@ def variants(chosen: Plan) -> Iterator[tuple[str, Plan]]:
     for name, bits in dict.fromkeys(lora):
         for recompute in (False, True):
             yield f"{name}, {'QLoRA' if bits == 4 else 'LoRA'} {rank}", variant(chosen, name, recompute, rank, bits)
+
+
+def inside_hosts(chosen: Plan) -> Iterator[tuple[str, Plan]]:
+    """Yield ZeRO-3 with ZeRO++'s hpZ where it helps: gathers for backward stay on each host, which has a copy."""
+    wire = chosen.conditions.wire
+    on_a_host = chosen.settings.world_size // wire.hosts if wire else 1
+    if on_a_host < 2 or chosen.job.hpz:
+        return
+    kept_inside = replace(chosen, conditions=replace(chosen.conditions, hpz=on_a_host))
+    for recompute in (False, True):
+        without, found = variant(chosen, "zero3", recompute), variant(kept_inside, "zero3", recompute)
+        if found is kept_inside:
+            found = Plan.of(chosen.resolved, kept_inside.conditions)
+        if found.fits and found.timing.total_s < without.timing.total_s:
+            yield f"zero3, hpZ {on_a_host}", found
 
 
 def variant(chosen: Plan, ds_config: str, recompute: bool, lora_rank: int = 0, bits: BaseBits = 16) -> Plan:

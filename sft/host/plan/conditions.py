@@ -15,10 +15,11 @@ from sft import resources
 from sft.errors import UserError, wrong
 from sft.host import gpus
 from sft.host.gpus import Gpu
-from sft.host.plan import cards, measured, shapes, workload
+from sft.host.plan import cards, measured, shapes, wire, workload
 from sft.host.plan.cards import Card
 from sft.host.plan.job import GIB
 from sft.host.plan.shapes import Shape
+from sft.host.plan.wire import Wire
 from sft.host.plan.workload import Rows
 from sft.settings.fields import Settings
 
@@ -40,6 +41,8 @@ class Options:
     rows: int = 0
     host_gib: float = 0.0
     gpu_gib: float = 0.0
+    hosts: int = 0
+    link: str = ""
 
     @classmethod
     def of(
@@ -51,6 +54,8 @@ class Options:
         rows: str = "",
         host_gib: str = "",
         gpu_gib: str = "",
+        hosts: str = "",
+        link: str = "",
     ) -> Options:
         """Return the options as they were typed. Raises UserError with a line for each that is not a number above 0."""
         problems: list[str] = []
@@ -62,6 +67,8 @@ class Options:
             rows=number(int, "ROWS", rows, "4", problems),
             host_gib=number(float, "HOST_GIB", host_gib, "256", problems),
             gpu_gib=number(float, "GPU_GIB", gpu_gib, "24", problems),
+            hosts=wire.number_of_hosts(hosts),
+            link=link,
         )
         if problems:
             raise UserError("\n".join(problems))
@@ -96,6 +103,8 @@ class Conditions:
     notes: tuple[str, ...] = ()
     disk_gb_s: float = 0.0  # at which RUNS_PATH is written; 0: not measured
     disk_measured_on: str = ""
+    wire: Wire | None = None  # None: one host
+    hpz: int = 0  # ZeRO++'s hpZ: GPUs of a host that keep a copy of the weights together; 0: as DS_CONFIG says
 
     @property
     def limit_bytes(self) -> float:
@@ -112,7 +121,8 @@ def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> 
     else:
         card, notes = slowest(here)
         if all(gpu.uuid for gpu in here):  # those of a cluster's nodes have none
-            card = speeds.applied(card, settings.launcher) if speeds else card
+            inside = "local" if settings.launcher in wire.USUAL else settings.launcher  # of a host
+            card = speeds.applied(card, inside) if speeds else card
             notes += [unused] if unused else []
         free_gib = min(gpu.total_gib - gpu.used_gib for gpu in here)
         # The image for GPUs has Liger's kernels; the host of the containers needs none of the training packages.
@@ -137,6 +147,7 @@ def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> 
         notes=tuple(notes),
         disk_gb_s=speeds.disk_gb_s.get(str(settings.runs_path.absolute()), 0.0) if speeds else 0.0,
         disk_measured_on=speeds.day if speeds else "",
+        wire=wire.between(settings, options.hosts, options.link, speeds),
     )
 
 

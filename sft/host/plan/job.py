@@ -37,6 +37,9 @@ class Job:
     contiguous: bool = False  # gradients are copied into buckets
     sub_group: int = SUB_GROUP
     persistent: bool = False  # ZeRO-3 keeps the weights whole on every rank
+    hosts: int = 1
+    wire_gb_s: float = 0.0  # through each host's network card, if there are several
+    hpz: int = 0  # GPUs of a host that keep a second copy of the weights together (ZeRO++'s hpZ)
 
     @classmethod
     def of(cls, settings: Resolved, shape: Shape, card: Card, fused: bool = True) -> Job:
@@ -64,8 +67,14 @@ class Job:
             bucket=config.size("reduce_bucket_size", reduce_bucket(trained)),
             contiguous=bool(config.zero.get("contiguous_gradients", True)),
             sub_group=config.size("sub_group_size", SUB_GROUP),
+            hpz=config.size("zero_hpz_partition_size", 0),
             persistent=config.stage == 3 and ranks > 1 and threshold >= shape.head_weights,
         )
+
+    @property
+    def keeps_gathers_inside(self) -> bool:
+        """Whether the weights are gathered for backward from the GPUs of each host alone."""
+        return self.stage == 3 and self.hosts > 1 and self.hpz > 1 and not self.persistent
 
     @property
     def element(self) -> int:

@@ -144,7 +144,8 @@ def head_gradient_bytes(job: Job) -> float:
 def resident_weight_bytes(job: Job) -> float:
     """Return the bytes of weights that are on a GPU all the time."""
     shard = 0 if job.offload_weights else job.weight_bytes / (job.ranks if job.stage == 3 else 1)
-    return shard + job.element * job.weights * job.persistent
+    secondary = job.element * job.weights / job.hpz if job.keeps_gathers_inside else 0
+    return shard + job.element * job.weights * job.persistent + secondary
 
 
 def kept_bytes(job: Job, tokens: float, target_share: float) -> float:
@@ -220,6 +221,10 @@ class HostMemory:
     offloaded: float  # all the time
     save: float  # the copy that is written while training continues; without room for it, training waits instead
     export: float  # the weights that rank 0 gathers and writes; loaded again to compare, they are a map of the file
+
+    def of_a_host(self, hosts: int) -> HostMemory:
+        """Return what each of several hosts holds: its ranks' share, and the export on the first."""
+        return replace(self, offloaded=self.offloaded / hosts, save=self.save / hosts)
 
     @property
     def needed(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from sft.host.plan import workload
 from sft.host.plan.conditions import Conditions
@@ -37,7 +37,7 @@ class Plan:
     @classmethod
     def of(cls, resolved: Resolved, conditions: Conditions) -> Plan:
         settings = without_auto(resolved, conditions)
-        job = Job.of(settings, conditions.shape, conditions.card, conditions.fused)
+        job = job_of(settings, conditions)
         work = workload.work(settings, conditions.rows, settings.max_tokens_per_micro_step)
         memory = gpu_memory(job, work.largest, conditions.rows.target_share, work.micro_steps)
         return cls(resolved, settings, conditions, job, memory, work, step_timing(job, work, conditions.rows))
@@ -45,7 +45,7 @@ class Plan:
     @property
     def host(self) -> HostMemory:
         """What the run needs of the machine's memory."""
-        return host_memory(self.job)
+        return host_memory(self.job).of_a_host(self.job.hosts)
 
     @property
     def host_gib(self) -> float:
@@ -98,6 +98,15 @@ class Plan:
         )
 
 
+def job_of(settings: Resolved, conditions: Conditions) -> Job:
+    """Return the job of settings under given conditions."""
+    job = Job.of(settings, conditions.shape, conditions.card, conditions.fused)
+    wire = conditions.wire
+    if wire is None:
+        return job
+    return replace(job, hosts=wire.hosts, wire_gb_s=wire.gb_s, hpz=conditions.hpz or job.hpz)
+
+
 def without_auto(settings: Resolved, conditions: Conditions) -> Decided:
     """Return the settings with numbers for the token budget and recomputation, if they say auto.
 
@@ -112,7 +121,7 @@ def without_auto(settings: Resolved, conditions: Conditions) -> Decided:
     found = []
     for recompute in (False, True) if chosen is None else (chosen,):
         candidate = Resolved.of(settings, gradient_checkpointing=recompute)
-        job = Job.of(candidate, conditions.shape, conditions.card, conditions.fused)
+        job = job_of(candidate, conditions)
         fitting = tokens_that_fit(job, conditions.limit_bytes, rows.target_share, cap)
         budget = settings.max_tokens_per_micro_step or max(settings.max_length, fitting)
         decided = Decided.of(candidate, max_tokens_per_micro_step=budget)

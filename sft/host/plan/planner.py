@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sft.errors import SettingsError, UserError, wrong
 from sft.host import gpus
-from sft.host.plan import advice, shapes
+from sft.host.plan import advice, shapes, wire
 from sft.host.plan.conditions import Options, conditions
 from sft.host.plan.plan import Plan
 from sft.run import typed_json
@@ -17,11 +17,15 @@ from sft.settings.stages import Decided, Resolved, resolve, without_plan
 
 def plan_with(settings: Settings, options: Options) -> Plan:
     """Return the plan of settings on the GPUs of this machine, or as the options say. Raises UserError."""
-    if options.gpus > GPUS_OF_A_NODE:
-        raise UserError(wrong("GPUS", options.gpus, "is out of range", f"use at most {GPUS_OF_A_NODE}"))
-    if options.gpus:
-        settings = Settings.of(settings, nodes=1, gpus_per_node=options.gpus)
-    found = conditions(settings, gpus.visible()[: settings.world_size], options)
+    hosts = max(1, options.hosts)
+    if options.gpus > GPUS_OF_A_NODE * hosts:
+        raise UserError(wrong("GPUS", options.gpus, "is out of range", f"use at most {GPUS_OF_A_NODE * hosts}"))
+    if options.gpus % hosts:
+        raise UserError(wrong("GPUS", options.gpus, f"cannot be shared by {hosts} hosts", f"use a multiple of {hosts}"))
+    if options.gpus or options.hosts:
+        of_a_host = options.gpus // hosts or wire.gpus_of_a_host(settings)
+        settings = Settings.of(settings, nodes=hosts, gpus_per_node=of_a_host)
+    found = conditions(settings, gpus.visible()[: settings.world_size // hosts], options)
     if settings.device == "cpu" and not (options.gpu or options.gpu_gib):
         unplanned = f"DEVICE=cpu: a run trains on the CPU, which needs no plan; this is what {found.card.name} would do"
         found = replace(found, notes=(unplanned,))

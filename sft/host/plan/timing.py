@@ -39,6 +39,7 @@ class Timing:
     computing_s: float  # all micro-steps: the GPU's time, or Python's if that is longer
     python_s: float  # all micro-steps, if Python were all there is
     link_bytes: float  # that a rank sends in a step
+    wire_bytes: float  # that each host's network card sends in a step; 0: one host
     link_s: float
     optimizer_s: float
     step_s: float
@@ -51,8 +52,10 @@ def step_timing(job: Job, work: Work, rows: Rows) -> Timing:
     python_s = python_seconds(job)
     busy_s = (gpu_seconds(job, work, rows) ** TOGETHER + python_s**TOGETHER) ** (1 / TOGETHER)
     bytes_micro, bytes_step = link_bytes(job)
+    inside = inside_bytes(job)
     speed = link_speed(job)
-    link_micro_s, link_step_s = bytes_micro / speed + offload_seconds(job), bytes_step / speed
+    link_micro_s = (bytes_micro - inside) / speed + inside / (job.card.link_gb_s * 1e9) + offload_seconds(job)
+    link_step_s = bytes_step / speed
     micro_s = max(busy_s, link_micro_s) + (1 - OVERLAP) * min(busy_s, link_micro_s)
     optimizer_s = optimizer_seconds(job)
     step_s = work.micro_steps * micro_s + link_step_s + optimizer_s
@@ -60,6 +63,7 @@ def step_timing(job: Job, work: Work, rows: Rows) -> Timing:
         computing_s=work.micro_steps * busy_s,
         python_s=work.micro_steps * python_s,
         link_bytes=work.micro_steps * bytes_micro + bytes_step,
+        wire_bytes=work.micro_steps * (bytes_micro - inside) + bytes_step if job.hosts > 1 else 0.0,
         link_s=work.micro_steps * link_micro_s + link_step_s,
         optimizer_s=optimizer_s,
         step_s=step_s,
@@ -116,7 +120,16 @@ def link_speed(job: Job) -> float:
     """Return the bytes/s of bus bandwidth that the job's collectives reach: all-reduce below ZeRO-3."""
     gather = job.card.link_gb_s
     all_reduce = job.card.all_reduce_gb_s or gather * REDUCED_TO_ALL
-    return (all_reduce if job.stage < 3 else gather) * 1e9
+    speed = (all_reduce if job.stage < 3 else gather) * 1e9
+    return min(speed, job.wire_gb_s * 1e9) if job.hosts > 1 else speed
+
+
+def inside_bytes(job: Job) -> float:
+    """Return the bytes of a micro-step that a rank moves without the network: hpZ's gathers for backward.
+
+    They are counted as those of a gather over all ranks, a little more than they are.
+    """
+    return (job.ranks - 1) / job.ranks * job.element * job.weights if job.keeps_gathers_inside else 0.0
 
 
 def link_bytes(job: Job) -> tuple[float, float]:

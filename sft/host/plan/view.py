@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from sft.errors import SettingsError
-from sft.host.plan import advice, disk
+from sft.host.plan import advice, disk, several_hosts
 from sft.host.plan.alternatives import variants
 from sft.host.plan.conditions import Options
 from sft.host.plan.job import GIB
+from sft.host.plan.memory import host_memory
 from sft.host.plan.plan import Plan
 from sft.host.plan.planner import plan_with
 from sft.host.screen import duration
@@ -31,7 +32,8 @@ def show(settings: Settings, options: Options, console: Console, as_json: bool) 
     problem = advice.problem(found)
     if as_json:
         variants_json = [{"name": name} | variant.summary().to_json() for name, variant in variants(found)]
-        console.print(json.dumps(found.summary().to_json() | {"problem": problem, "variants": variants_json}, indent=2))
+        more = {"problem": problem, "several_hosts": several_hosts.summary(found), "variants": variants_json}
+        console.print(json.dumps(found.summary().to_json() | more, indent=2))
     else:
         for line in full_lines(found):
             console.print(line)
@@ -129,11 +131,7 @@ def step_lines(plan: Plan) -> Iterator[str]:
     recompute = "recomputed" if plan.job.recompute else "kept"
     yield f"{'':<7}{micro_step_size(plan)}; activations {recompute}"
     if plan.job.ranks > 1 or plan.job.offload_optimizer:
-        card = plan.conditions.card
-        speed = (plan.job.stage < 3 and card.all_reduce_gb_s) or card.link_gb_s
-        link = f"{card.link}, {speed:.3g} GB/s"
-        yield f"{'link':<7}{timing.link_bytes / 1e9:.2f} GB a step: {seconds(timing.link_s)}"
-        yield f"{'':<7}{link}"
+        yield from link_lines(plan)
     bound = ", bound by Python" if timing.python_s > 0.9 * timing.computing_s else ""
     yield (
         f"{'time':<7}{seconds(timing.step_s)} a step: micro-steps {seconds(timing.computing_s)}{bound}, "
@@ -148,9 +146,23 @@ def step_lines(plan: Plan) -> Iterator[str]:
         yield from textwrap.wrap(line, 80, initial_indent=" " * 7, subsequent_indent=" " * 9)
 
 
+def link_lines(plan: Plan) -> Iterator[str]:
+    """Yield what crosses the link between the ranks in a step, and between hosts if there are several."""
+    timing, card, wire = plan.timing, plan.conditions.card, plan.conditions.wire
+    speed = (plan.job.stage < 3 and card.all_reduce_gb_s) or card.link_gb_s
+    yield f"{'link':<7}{timing.link_bytes / 1e9:.2f} GB a step: {seconds(timing.link_s)}"
+    yield f"{'':<7}{card.link}, {speed:.3g} GB/s"
+    if wire:
+        sent = f"{timing.wire_bytes / 1e9:.2f} GB a step through each host's network card"
+        yield f"{'wire':<7}{sent}, {wire.gb_s:.3g} GB/s"
+        for line in (wire.name, *several_hosts.lines(plan)):
+            yield from textwrap.wrap(line, 80, initial_indent=" " * 7, subsequent_indent=" " * 9)
+
+
 def disk_lines(plan: Plan) -> Iterator[str]:
     """Yield what a run needs of RUNS_PATH, and how long a save takes if its disk was measured."""
-    conditions, host = plan.conditions, plan.host
+    conditions = plan.conditions
+    host = host_memory(plan.job)  # of all hosts: they share RUNS_PATH
     number = disk.checkpoints(plan.settings, conditions.rows)
     yield f"{'disk':<7}{disk.in_words(number, host.save, host.export)}"
     if conditions.disk_gb_s:
@@ -184,6 +196,8 @@ def comparison_table(plan: Plan) -> Iterator[str]:
             f"{speed if found.fits else 'does not fit':>19}{' *' if is_best else ''}"
         )
     yield "  > as set   * fastest that fits, of all weights and of a LoRA adapter"
+    if of_a_host := max(found.conditions.hpz for _, found in rows):
+        yield f'  hpZ: a DS_CONFIG file with "zero_hpz_partition_size": {of_a_host} (never run here)'
 
 
 def fastest(rows: list[tuple[str, Plan]], adapted: bool) -> float:

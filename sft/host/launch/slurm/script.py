@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 
 from sft.host.launch.slurm.cluster import NodeKind
+from sft.host.plan.memory import host_memory
 from sft.host.plan.plan import Plan
 from sft.run.directory import Run
 from sft.settings.fields import Settings
@@ -64,7 +65,7 @@ def lead_s(settings: Settings, plan: Plan | None) -> int:
     """
     needed = UNPLANNED_LEAD_S
     if plan:
-        needed = math.ceil(SAFETY * (plan.timing.step_s + plan.host.save / DISK_BYTES_PER_S))
+        needed = math.ceil(SAFETY * (plan.timing.step_s + host_memory(plan.job).save / DISK_BYTES_PER_S))
     limit = seconds_of(settings.slurm_time)
     return min(needed, max(1, (limit - LOOKS_EVERY_S) // 2)) if limit else needed
 

@@ -1,0 +1,76 @@
+"""The network between the hosts of a run, which every collective over all ranks passes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sft.errors import UserError, wrong
+from sft.host.plan.measured import Measured
+from sft.settings.fields import Settings
+
+REACHED = 0.9  # share of a network's rate that collectives over TCP reach. ASSUMED.
+# In Gbit/s, where neither LINK nor a measurement says it. ASSUMED.
+USUAL = {"hosts": 10.0, "slurm": 100.0}
+LINK = re.compile(r"(\d+(?:\.\d+)?)(?:gbe|gbit|g)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """The network between hosts. In a ring, each host's network card carries what each rank's link carries."""
+
+    hosts: int
+    gb_s: float  # that a collective reaches through each host's network card
+    name: str
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self.gb_s * 1e9
+
+
+def gbit_s(link: str) -> float:
+    """Return the rate that LINK names, as in 10gbe, 100GbE or 40, in Gbit/s. Raises UserError."""
+    found = LINK.fullmatch(link.strip())
+    if not found or not float(found[1]):
+        raise UserError(wrong("LINK", link, "is not a network", "use one such as 10gbe, 25gbe, 100gbe, or Gbit/s"))
+    return float(found[1])
+
+
+def number_of_hosts(text: str) -> int:
+    """Return how many hosts HOSTS means: a number, or names with commas between them. Raises UserError."""
+    names = [name for name in text.split(",") if name.strip()]
+    if text.strip().isdecimal():
+        number = int(text)
+    else:
+        number = len(names)
+    if text and number < 2:
+        raise UserError(wrong("HOSTS", text, "is not a number of hosts above 1", "use HOSTS=2, or their names"))
+    return number
+
+
+def gpus_of_a_host(settings: Settings) -> int:
+    """Return the GPUs that a run has on each host: a launcher for one host may divide them into nodes."""
+    return settings.gpus_per_node if settings.launcher in USUAL else settings.world_size
+
+
+def between(settings: Settings, hosts: int, link: str, speeds: Measured | None) -> Wire | None:
+    """Return the network between a run's hosts; None if it has one host.
+
+    `hosts`, `link`: what the user assumes, 0 and "" if nothing. Raises UserError.
+    """
+    number = hosts or (settings.nodes if settings.launcher in USUAL else 1)
+    if number < 2:
+        return None
+    if link:
+        return assumed(number, gbit_s(link))
+    kept = speeds.links.get(settings.launcher if settings.launcher in USUAL else "hosts") if speeds else None
+    if speeds and kept and kept.nodes > 1:
+        return Wire(
+            number, kept.gather_gb_s or kept.all_reduce_gb_s, f"network between hosts, measured on {speeds.day}"
+        )
+    return assumed(number, USUAL.get(settings.launcher, USUAL["hosts"]))
+
+
+def assumed(hosts: int, rate: float) -> Wire:
+    """Return a network of a rate in Gbit/s."""
+    return Wire(hosts, rate / 8 * REACHED, f"{rate:g} GbE between hosts (assumed; LINK=25gbe plans for another)")
