@@ -42,18 +42,35 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def make_model(shape: Path, tokenizer: Path, folder: Path, device: str) -> None:
-    """Write a Llama with random bf16 weights in the shape of a config.json, and a tokenizer, to `folder`.
+    """Write a model with random bf16 weights in the shape of a config.json, and a tokenizer, to `folder`."""
+    import torch
+    import transformers
 
-    The weights are drawn on `device` tensor by tensor, so that neither it nor main memory ever holds the whole model.
-    """
+    content = json.loads(shape.read_text())
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    if content["model_type"] == "llama":
+        write_llama(content, folder, device)
+    else:
+        with torch.device(device):
+            config = transformers.AutoConfig.for_model(**content)
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.save_pretrained(folder)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tokenizer), bos_token="<|bos|>", eos_token="<|eos|>", pad_token="<|pad|>"
+    )
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+
+
+def write_llama(content: dict[str, Any], folder: Path, device: str) -> None:
+    """Write a Llama's random weights, drawn on `device` tensor by tensor: nothing ever holds the whole model."""
     import torch
     import transformers
     from safetensors.torch import save_file
 
-    config = transformers.LlamaConfig(**json.loads(shape.read_text()) | {"architectures": ["LlamaForCausalLM"]})
+    config = transformers.LlamaConfig(**content | {"architectures": ["LlamaForCausalLM"]})
     config.dtype = torch.bfloat16
-    torch.manual_seed(0)
-    folder.mkdir(parents=True, exist_ok=True)
     index: dict[str, str] = {}
     for number, shard in enumerate(shards(config, device)):
         name = f"model-{number:05d}.safetensors"
@@ -61,11 +78,6 @@ def make_model(shape: Path, tokenizer: Path, folder: Path, device: str) -> None:
         index |= dict.fromkeys(shard, name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     config.save_pretrained(folder)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer), bos_token="<|bos|>", eos_token="<|eos|>", pad_token="<|pad|>"
-    )
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
 
 
 def shards(config: Any, device: str) -> Iterator[dict[str, torch.Tensor]]:

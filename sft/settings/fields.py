@@ -54,6 +54,7 @@ COMPRESSED_SUFFIXES = (".gz", ".zst")  # behind one of a text file
 BINARY_SUFFIXES = (".parquet", ".arrow")
 DATA_SUFFIXES = (*TEXT_SUFFIXES, *BINARY_SUFFIXES)
 GPUS_OF_A_NODE = 64  # at most
+ALL_LINEAR, EXPERTS = "all-linear", "experts"  # words in LORA_TARGETS
 DS_CONFIGS = ("zero3", "zero2", "zero1", "zero3_offload", "zero3_offload_all")
 TINY = "tiny"  # MODEL_NAME: a model of a few hundred thousand weights that the project makes itself
 DEMO = "demo"  # DATASET: a small task that the project generates itself
@@ -203,7 +204,10 @@ class Settings(BaseModel):
     lora_alpha: Count = Field(32, ge=1, description="the adapter's output is scaled by LORA_ALPHA / LORA_RANK")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that is dropped")
     lora_targets: Name = Field(
-        "all-linear", min_length=1, description="layers with an adapter: all-linear, or names as in q_proj,v_proj"
+        "all-linear",
+        min_length=1,
+        description="layers with an adapter: all-linear, or names as in q_proj,v_proj; with experts, as in "
+        "all-linear,experts, also those of a mixture of experts",
     )
     lora_base_bits: Annotated[BaseBits, Bits] = Field(
         16,
@@ -340,6 +344,16 @@ class Settings(BaseModel):
     def sequences_per_step(self) -> int:
         """The global batch size: sequences that one optimizer step trains on."""
         return self.global_batch_size or self.batch_size * self.gradient_accumulation_steps * self.world_size
+
+    @property
+    def adapted_layers(self) -> list[str]:
+        """The names in LORA_TARGETS: `all-linear`, `experts`, or those of linear layers."""
+        return [name.strip() for name in self.lora_targets.split(",") if name.strip()]
+
+    @property
+    def adapts_experts(self) -> bool:
+        """Whether a LoRA adapter reaches the experts, which are not linear layers but stacked in one tensor."""
+        return self.lora_rank > 0 and EXPERTS in self.adapted_layers
 
     @property
     def peak_learning_rate(self) -> float:

@@ -11,11 +11,9 @@ from sft.settings.stages import Decided
 from sft.trainer import attention
 from sft.trainer.distributed import World
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import towers
+from sft.trainer.model import experts, towers
 from sft.trainer.model.parts import count_weights, true_shape
 from sft.trainer.report import Reporter
-
-STACKED = 3  # dimensions of a tensor of experts: one matrix for each
 
 
 def of(engine: DeepSpeedEngine, packing: bool, tried: Tried, settings: Decided, world: World) -> Capabilities:
@@ -43,10 +41,9 @@ def of(engine: DeepSpeedEngine, packing: bool, tried: Tried, settings: Decided, 
 
 def without_adapters(target_loss: TargetLoss, settings: Decided) -> list[str]:
     """Return a word about the weights that no adapter reaches: experts that are stacked in one tensor."""
-    if not settings.lora_rank:
+    if not settings.lora_rank or settings.adapts_experts:
         return []
-    shapes = [true_shape(parameter) for parameter in target_loss.model.parameters()]
-    stacked = sum(shape.numel() for shape in shapes if len(shape) == STACKED)
+    stacked = sum(true_shape(parameter).numel() for parameter in experts.tensors(target_loss.model).values())
     share = stacked / max(1, count_weights(target_loss.model))
     return [f"no adapter reaches the experts, {share:.0%} of the weights: they stay as they are"] if stacked else []
 

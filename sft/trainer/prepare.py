@@ -21,7 +21,7 @@ from sft.run import files, owners, typed_json
 from sft.run.directory import Run
 from sft.run.records import Failure, Prepared
 from sft.settings import deepspeed
-from sft.settings.fields import Settings
+from sft.settings.fields import ALL_LINEAR, Settings
 from sft.settings.load import load
 from sft.trainer import deepspeed_file, process
 from sft.trainer.data import identity
@@ -129,7 +129,7 @@ def kept_template(run: Run | None) -> Path | None:
 
 def check_lora_targets(settings: Settings, folder: Path) -> None:
     """Raise SettingsError if LORA_TARGETS names no layers, before any rank spends time on loading and evaluation."""
-    if not settings.lora_rank or settings.lora_targets == "all-linear":
+    if not settings.lora_rank or settings.adapted_layers == [ALL_LINEAR]:
         return
     import torch
     import transformers

@@ -136,6 +136,9 @@ def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> 
     shape = shapes.read(Path(options.shape)) if options.shape else shapes.need(settings)
     if shape.doubt:
         notes.append(f"a guess: {shape.doubt}. The run tries its largest micro-step first")
+    if settings.lora_rank and shape.expert_share and not settings.adapts_experts:
+        share = f"{shape.expert_share:.0%} of the weights"
+        notes.append(f"no adapter reaches the experts, {share}: LORA_TARGETS=all-linear,experts adds them")
     return Conditions(
         model=shapes.name_of(Path(options.shape)) if options.shape else settings.model_name,
         shape=shape,

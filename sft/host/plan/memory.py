@@ -95,7 +95,7 @@ def in_forward(job: Job, always: Parts, tokens: float, target_share: float, micr
         always,
         gradients=gradient_bytes(job) if has_gradients else 0,
         buckets=gathered_bytes(job),
-        activations=kept_bytes(job, tokens, target_share),
+        activations=kept_bytes(job, tokens, target_share) + job.adapted_experts_bytes[1],
         loss=loss_bytes(job, tokens, target_share) + head_gradient_bytes(job),
     )
 
@@ -104,7 +104,9 @@ def in_backward(job: Job, always: Parts, tokens: float, target_share: float) -> 
     """Return the peak of backward: its beginning, with all activations, or its end, with a bucket full of gradients."""
     gradients, gathered = gradient_bytes(job), gathered_bytes(job)
     kept = kept_bytes(job, tokens, target_share)
-    at_work = tokens * (job.backward_bytes + (job.layer_bytes if job.recompute else 0))
+    one_layers_experts, kept_experts = job.adapted_experts_bytes
+    kept += kept_experts
+    at_work = 2 * one_layers_experts + tokens * (job.backward_bytes + (job.largest_layer_bytes if job.recompute else 0))
     bucket = job.element * min(job.trained, job.bucket)
     buffers = bucket * (2 if job.stage < 3 else 1) if job.contiguous else 0  # ZeRO-1 and 2 fill one while sending one
     begins = replace(
@@ -152,7 +154,7 @@ def kept_bytes(job: Job, tokens: float, target_share: float) -> float:
     """Return the bytes of activations that forward keeps for backward."""
     hidden_bytes = job.element * job.shape.hidden
     ends = hidden_bytes * (2 + 2 * target_share)  # around the last norm, and the loss's input and gradient
-    return tokens * (ends + job.shape.layers * (hidden_bytes if job.recompute else job.layer_bytes))
+    return tokens * (ends + (job.shape.layers * hidden_bytes if job.recompute else job.all_layers_bytes))
 
 
 def flattened_bytes(job: Job, shard: float) -> float:
@@ -162,7 +164,7 @@ def flattened_bytes(job: Job, shard: float) -> float:
     """
     if job.offload_optimizer:
         return 0
-    step = min(shard, max(job.sub_group, job.shape.head_weights / job.ranks)) if job.stage == 3 else shard
+    step = min(shard, max(job.sub_group, job.shape.largest_tensor / job.ranks)) if job.stage == 3 else shard
     return step * (4 + (job.element if job.element < 4 else 0))
 
 

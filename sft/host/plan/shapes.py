@@ -17,6 +17,7 @@ from sft import model_files
 from sft.errors import SettingsError, UserError, wrong
 from sft.host.plan import counted
 from sft.host.plan.counted import Counted, Sizes
+from sft.host.plan.mixers import ATTENTION_ONLY, Mixers, mixers
 from sft.model_files import Config
 from sft.settings.fields import TINY, Settings
 
@@ -79,6 +80,20 @@ STATE_SPACE = (
     "conv_L_cache",
 )
 UNCOUNTED = "its parts for other inputs than text are not counted"
+NORMS_ON_BOTH_SIDES = (  # of attention and of the feed-forward network
+    "gemma2", "gemma3", "gemma3_text", "gemma3n_text", "gemma4", "gemma4_text", "glm4", "afmoe",
+)  # fmt: skip
+NORMED_HEADS = ("qwen3", "gemma3", "gemma4")
+DROPOUTS = ("resid_pdrop", "hidden_dropout", "residual_dropout", "resid_dropout", "dropout")
+# Families whose norms and feed-forward network Liger's kernels compute (liger-kernel 0.8).
+FUSED = (
+    "llama", "mistral", "ministral", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5",
+    "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text",
+    "qwen3_vl", "qwen3_vl_text", "qwen3_vl_moe", "qwen3_vl_moe_text", "gemma", "gemma2", "gemma3", "gemma3_text",
+    "gemma4", "gemma4_text", "glm4", "glm4v", "glm4v_moe", "gpt_oss", "granite", "llama4", "llama4_text", "llava",
+    "internvl", "mllama", "mllama_text_model", "olmo2", "olmo3", "smollm3", "falcon_h1", "hunyuan_v1_dense",
+    "hunyuan_v1_moe", "exaone4", "deepseek_v2", "deepseek_v3", "deepseek_v4", "paligemma", "pixtral",
+)  # fmt: skip
 CHANGE_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
 
@@ -108,6 +123,11 @@ class Shape:
     dense_intermediate: int = 0  # ... but with one wider feed-forward network
     doubt: str = ""  # why the numbers are a guess; "" if they are not
     counted: Counted | None = None  # the weights, in the model's own files
+    mixers: Mixers = ATTENTION_ONLY  # layers that are not attention
+    activation: str = ""  # of the feed-forward network, by transformers' name
+    dropout: bool = False  # after attention and the feed-forward network
+    has_kernels: bool = True  # Liger knows its norms
+    has_feed_forward_kernel: bool = True  # ... and its feed-forward network
 
     @property
     def attention_weights(self) -> int:
@@ -129,6 +149,11 @@ class Shape:
             + self.small
             + router
         )
+
+    @property
+    def is_biased(self) -> bool:
+        """Whether norms have biases too: then `norms` counts each twice."""
+        return self.biases > 0 and not self.gated
 
     @property
     def small(self) -> int:
@@ -162,12 +187,18 @@ class Shape:
             return self.counted.language
         ends = self.head_weights * (1 if self.tied else 2) + self.positions * self.hidden
         layers = (self.layers - self.dense_layers) * self.layer_weights + self.dense_layers * self.dense_weights
-        return layers + ends + self.norms // 2 * self.hidden
+        return layers + ends + (2 if self.is_biased else 1) * self.hidden
 
     @property
     def largest_layer(self) -> int:
         """Weights of the largest layer."""
         return self.counted.layer if self.counted else self.layer_weights
+
+    @property
+    def largest_tensor(self) -> int:
+        """Weights of the largest tensor: the head, or the first matrices of all experts of a layer, stacked."""
+        stacked = self.feed_forward_weights * self.experts * 2 // 3 if self.experts > 1 else 0
+        return max(self.head_weights, stacked)
 
     @property
     def expert_share(self) -> float:
@@ -200,6 +231,16 @@ class Shape:
         wide = self.intermediate if self.experts == 1 else self.shared
         feed_forward = (3 if self.gated else 2) * (self.hidden + wide) * (wide > 0)
         return rank * self.layers * (pairs + feed_forward)
+
+    def expert_lora_weights(self, rank: int) -> int:
+        """Weights of adapters of this rank on the experts: on each expert's matrices before and after its middle."""
+        before, after = self.hidden + (2 if self.gated else 1) * self.intermediate, self.intermediate + self.hidden
+        return rank * (self.layers - self.dense_layers) * self.experts * (before + after) if self.experts > 1 else 0
+
+    @property
+    def expert_layer_weights(self) -> int:
+        """Weights of all experts of one layer."""
+        return self.experts * self.feed_forward_weights if self.experts > 1 else 0
 
     @classmethod
     def of(cls, config: Config, source: str) -> Shape:
@@ -234,7 +275,7 @@ class Shape:
         biases = 0
         if family == "qwen2" or config.get("attention_bias"):
             biases = attention + 2 * keys + (hidden if config.get("attention_bias") else 0)
-        norms = 2
+        norms = 4 if family in NORMS_ON_BOTH_SIDES else 2
         if family in ("gpt2", "opt"):  # biases everywhere, in the norms too
             biases, norms = attention + 2 * keys + 2 * hidden + intermediate, 4
         shared = size("shared_expert_intermediate_size") or intermediate * size("n_shared_experts") * (experts > 1)
@@ -250,7 +291,7 @@ class Shape:
             gated=family not in UNGATED,
             experts=experts,
             experts_per_token=size("experts per token", 1),
-            head_norms=2 * head_size if family.startswith("qwen3") else 0,
+            head_norms=attention + keys if "olmo" in family else 2 * head_size * family.startswith(NORMED_HEADS),
             biases=biases,
             norms=norms,
             positions=size("positions") if family in LEARNT_POSITIONS else 0,
@@ -260,6 +301,11 @@ class Shape:
             dense_layers=size("dense layers") if experts > 1 else 0,
             dense_intermediate=dense,
             doubt=doubt(whole, config, heads),
+            mixers=mixers(config, size, size("layers"), hidden),
+            activation=str(config.get("hidden_act") or config.get("activation_function") or ""),
+            dropout=any(isinstance(config.get(name), float) and config.get(name) for name in DROPOUTS),
+            has_kernels=family in ("", *FUSED),
+            has_feed_forward_kernel=family in ("", *FUSED) and experts == 1,  # experts have grouped products instead
         )
 
     def with_weights(self, sizes: Sizes) -> Shape:

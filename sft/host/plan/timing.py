@@ -83,7 +83,7 @@ def gpu_seconds(job: Job, work: Work, rows: Rows) -> float:
     flops += targets * shape.head_weights * passes
     rate = (card.fp32_flops if job.precision == "fp32" else card.matrix_flops) * MATRIX_EFFICIENCY
     times = PASSES + PASSES_RECOMPUTED * recomputed - PASSES_COMPILED * job.compile
-    traffic = tokens * shape.layers * job.layer_bytes * times + targets * shape.vocabulary * HEAD_BYTES
+    traffic = tokens * job.all_layers_bytes * times + targets * shape.vocabulary * HEAD_BYTES
     traffic += job.quantised * (NF4_BYTES + job.element) * (2 + recomputed)  # unpacked, forward and backward
     if job.lora_rank:
         traffic += tokens * job.element * shape.lora_weights(1) * ADAPTER_PASSES

@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from sft import model_files
 from sft.errors import SettingsError, wrong
 from sft.run.records import TemplateFacts
-from sft.settings.fields import TINY, Settings
-from sft.trainer.model import generation, published, quantised
+from sft.settings.fields import ALL_LINEAR, EXPERTS, TINY, Settings
+from sft.trainer.model import experts, generation, published, quantised
 
 INSIDE_MAMBA = ("out_proj", "conv1d")  # layers whose weights Mamba's kernels read themselves, past an adapter
 NAME = "default"  # peft's name for the only adapter of a model
@@ -37,11 +37,13 @@ def add(model: transformers.PreTrainedModel, settings: Settings, unused: Collect
     targets = settings.lora_targets
     check_targets(model, settings, unused)
     beside = [name for name in linear_layers(model) if f"{name}.weight" in unused]
+    all_linear = ALL_LINEAR in settings.adapted_layers
     config = peft.LoraConfig(
         task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
-        target_modules=target_names(settings) or targets,
+        target_modules=ALL_LINEAR if all_linear else target_names(settings),
+        target_parameters=experts.names(model) if settings.adapts_experts else None,
     )  # fmt: skip
-    if targets == "all-linear":
+    if all_linear:
         beside += other_linear(model)
     config.exclude_modules = beside or None
     torch.manual_seed(settings.seed)
@@ -49,7 +51,7 @@ def add(model: transformers.PreTrainedModel, settings: Settings, unused: Collect
         try:
             model.add_adapter(config)
         except ValueError as error:
-            if targets != "all-linear" or "Mamba" not in str(error):
+            if not all_linear or "Mamba" not in str(error):
                 raise
             config.exclude_modules = [*INSIDE_MAMBA, *beside]
             model._hf_peft_config_loaded = False  # which the attempt has set
@@ -96,9 +98,8 @@ def require_gradient(_module: torch.nn.Module, _input: object, output: torch.Ten
 
 
 def target_names(settings: Settings) -> list[str]:
-    """Return the names in LORA_TARGETS, an empty list for all-linear."""
-    names = [name.strip() for name in settings.lora_targets.split(",")]
-    return [] if names == ["all-linear"] else [name for name in names if name]
+    """Return the names of layers in LORA_TARGETS."""
+    return [name for name in settings.adapted_layers if name not in (ALL_LINEAR, EXPERTS)]
 
 
 def linear_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -114,7 +115,7 @@ def check_targets(model: Any, settings: Settings, unused: Collection[str] = ()) 
     modules = dict(model.named_modules())
     linear = {name for name in linear_layers(model) if f"{name}.weight" not in unused}
     last = sorted({name.rpartition(".")[2] for name in linear if modules[name] is not model.get_output_embeddings()})
-    problems = []
+    problems = experts.problems(model, settings) if settings.adapts_experts else []
     for target in target_names(settings):
         fitting = {name for name in modules if name == target or name.endswith(f".{target}")}  # as peft compares
         if fitting & linear:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from sft.trainer.attention import has_kernels
+from sft.trainer.model import experts
 
 KERNELS = ("rope", "swiglu", "rms_norm")
 # Liger's losses are not among them: loss.py has its own.
@@ -34,6 +35,9 @@ def apply(model: torch.nn.Module, kernel: str) -> bool:
 def apply_all(model: torch.nn.Module, without: list[str], said: list[str]) -> Iterator[str]:
     """Take Liger's kernels, but those in `without`. Yield the name of each that is used; add to `said` what is not."""
     missing = list[str]()
+    # For experts, Liger's kernel tries dozens of variants of itself on first use, which takes minutes, and it does not
+    # know adapters on them. transformers has grouped products for them.
+    without = [*without, "swiglu"] if experts.tensors(model) else without
     try:
         for kernel in KERNELS:
             if kernel in without:

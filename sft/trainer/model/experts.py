@@ -1,0 +1,43 @@
+"""The experts of a mixture, which transformers stacks in one tensor per matrix: [experts, rows, columns]."""
+
+from __future__ import annotations
+
+import torch
+
+from sft.errors import wrong
+from sft.settings.fields import Settings
+from sft.trainer.model.parts import true_shape
+
+STACKED = 3  # dimensions
+
+
+def tensors(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Return the stacked experts of a model by name."""
+    convolutions = {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Conv1d)
+        for own, _ in module.named_parameters(recurse=False)
+    }
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if len(true_shape(parameter)) == STACKED and name not in convolutions
+    }
+
+
+def names(model: torch.nn.Module) -> list[str]:
+    """Return how peft names the stacked experts: module and parameter, such as `experts.gate_up_proj`."""
+    return sorted({".".join(name.split(".")[-2:]) for name in tensors(model)})
+
+
+def problems(model: torch.nn.Module, settings: Settings) -> list[str]:
+    """Return why the experts of a model cannot have adapters as the settings say."""
+    found = []
+    if not tensors(model):
+        remedy = "use all-linear, or names of its linear layers"
+        found.append(wrong("LORA_TARGETS", settings.lora_targets, "this model has no experts in one tensor", remedy))
+    if settings.lora_dropout:
+        what, remedy = "an adapter on experts has no dropout", "use LORA_DROPOUT=0, or LORA_TARGETS=all-linear"
+        found.append(wrong("LORA_DROPOUT", settings.lora_dropout, what, remedy))
+    return found
