@@ -65,6 +65,8 @@ def test_env_file_gets_the_names_once_and_loses_those_of_the_folder_that_it_was_
     assert (found["SEED"], found["NODES"], found["SFT_IMAGE"]) == ("1", "2", checkout.own())
     (project / ".env").write_text("COMPOSE_PROJECT_NAME=mine\n")
     assert stack.complete_env_file()[0] == "SFT_IMAGE=mine"
+    (project / ".env").unlink()
+    assert stack.complete_env_file() == []
 
 
 class Docker:

@@ -126,6 +126,8 @@ class Stack:
         wanted = {"COMPOSE_FILE": f"{BASE}:{GPU}"} if self.settings.device == "cuda" else {}
         if (uid, gid) != (ownership.DEFAULT_UID, ownership.DEFAULT_UID):
             wanted |= {"SFT_UID": str(uid), "SFT_GID": str(gid)}
+        if not variables.ENV_FILE.is_file():
+            return []  # docker says that it is missing, and the error what makes it
         text = variables.ENV_FILE.read_text(encoding="utf-8")
         lines = []
         for name, value in (self.names() | wanted).items():
