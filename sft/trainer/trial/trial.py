@@ -102,7 +102,7 @@ def fast_ways(copies: Copies, settings: Settings) -> Tried:
     if packed:
         found["packing"] = False
         left_out.append(f"{name} is wrong with packed rows ({packed}): training on padded ones")
-    if packed != "" and settings.batch_size > 1 and (why := ways.padded()):
+    if packed != "" and settings.batch_size > 1 and (why := ways.padded()) and "differs" in why:
         what = f"{name} is wrong with several rows in a batch ({why})"
         raise refused(settings, what, "set BATCH_SIZE=1 and PACKING=0, with more GRADIENT_ACCUMULATION_STEPS")
     check_adapter(copies, settings)

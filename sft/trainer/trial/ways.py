@@ -148,7 +148,7 @@ class Ways:
 
     def packing(self, seed: int) -> TargetLoss | None:
         """Return a copy that packs, or None if it does not keep rows apart."""
-        loss = self.with_head_loss(self.copies.loss(seed))
+        loss = TargetLoss(self.copies.model(seed))  # a new one: packing may change more in it than its attention
         if self.attention:
             loss.own_attention = self.attention
         with passes.quietly():
