@@ -7,6 +7,7 @@ sequences do not need kernels of their own.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 
+Change = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 BLOCK = 128  # tokens: the side of a block of scores, which is computed or skipped as a whole
 
 
@@ -71,30 +73,40 @@ def first_seen(lengths: list[int], window: int) -> np.ndarray[Any, np.dtype[np.i
     return np.maximum(starts, np.arange(len(starts)) - window + 1) if window else starts
 
 
-@functools.cache
-def capped(softcap: float) -> Callable[..., torch.Tensor] | None:
-    """Return flex attention's change of scores for soft capping; None without it."""
-    if not softcap:
+@functools.lru_cache(maxsize=4)
+def change_of_scores(size: int, heads: int, scale: float | None, softcap: float, device: torch.device) -> Change | None:
+    """Return what turns flex attention's own scores, q k / sqrt(size), into a model's; None for nothing."""
+    if scale is None and not softcap:
         return None
+    # Tensors, because a kernel for any number of tokens takes no other numbers.
+    factors = torch.full((heads,), 1.0 if scale is None else scale * math.sqrt(size), device=device)
+    caps = torch.full((heads,), softcap, device=device)
 
-    def cap(
+    def scaled(
         score: torch.Tensor, batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
     ) -> torch.Tensor:
-        return softcap * torch.tanh(score / softcap)
+        return score * factors[head]
 
-    return cap
+    def scaled_and_capped(
+        score: torch.Tensor, batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> torch.Tensor:
+        return caps[head] * torch.tanh(score * factors[head] / caps[head])
+
+    return scaled_and_capped if softcap else scaled
 
 
 def flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, options: Options) -> torch.Tensor:
     """Attend with flex attention. Query, key and value are [tokens, heads, size]."""
     from torch.nn.attention.flex_attention import AuxRequest
 
-    tokens = len(query)
+    tokens, heads, size = query.shape
+    scale = None if options.scale == size**-0.5 else options.scale
+    change = change_of_scores(size, heads, scale, options.softcap, query.device)
     missing = -tokens % BLOCK
     query, key, value = (F.pad(part.transpose(0, 1), (0, 0, 0, missing))[None] for part in (query, key, value))
     output, seen = compiled()(
-        query, key, value, score_mod=capped(options.softcap), block_mask=block_mask(packed, options.window),
-        scale=options.scale, enable_gqa=query.shape[1] != key.shape[1], return_aux=AuxRequest(lse=True),
+        query, key, value, score_mod=change, block_mask=block_mask(packed, options.window),
+        enable_gqa=query.shape[1] != key.shape[1], return_aux=AuxRequest(lse=True),
     )  # fmt: skip
     if options.sinks is not None:
         # A sink is one more score in the softmax, whose value is zero: its share is lost.
