@@ -32,7 +32,7 @@ from sft.settings.deepspeed import configuration
 from sft.settings.kinds import OnDevice
 from sft.settings.load import load
 from sft.settings.stages import Effective, Resolved, resolve, without_plan
-from sft.trainer import batching, distributed, fast_paths, loop
+from sft.trainer import batching, distributed, fast_paths, loop, unpacked_layers
 from sft.trainer.data import hashes
 from sft.trainer.distributed import World
 from sft.trainer.engine import grad_norm, start_engine
@@ -212,7 +212,7 @@ def measure(settings: Effective, warmup: int, steps: int, cap_gib: float = 0.0) 
         "states_gib": round(states_gib, 2),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
         "packed": packing,
-        "unpacked_layers": len(engine.module.unpacked),
+        "unpacked_layers": len(unpacked_layers.of(engine.module)),
         "first_loss": round(losses[0], 5),
         "first_norm": round(norms[0], 5),
         "last_loss": round(losses[-1], 5),

@@ -7,9 +7,9 @@ its logits are there (the idea of Apple's cut cross-entropy and Liger Kernel's f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +19,6 @@ from sft.run.records import Tried
 from sft.sizes import CHUNK_BYTES
 from sft.trainer.packed import Packed, note
 from sft.trainer.router_loss import RouterLoss
-
-
-class Unpacked(Protocol):
-    """A layer that is computed on padded batches (unpacked_layers.py)."""
-
-    def remove(self) -> None:
-        """Let it be computed packed again."""
 
 
 class TargetLoss(torch.nn.Module):
@@ -44,7 +37,6 @@ class TargetLoss(torch.nn.Module):
         self.gives_logits = False  # instead of the loss, to try what is fast (fast_paths.py)
         self.kernels: list[str] = []  # of Liger, in the model
         self.unused: list[str] = []  # names of the weights that text does not pass, frozen
-        self.unpacked: Sequence[Unpacked] = []  # what mixes the tokens of packed sequences
         self.left_out: list[str] = []  # the fast ways that this model cannot go, in words
         head = model.get_output_embeddings()
         # Without a part that ends before the head (Llama 4's class for text), the model computes its own logits.

@@ -223,6 +223,19 @@ transformers.AttentionInterface.register(MASKED_IMPLEMENTATION, attention.attent
 AttentionMaskInterface.register(MASKED_IMPLEMENTATION, mask_of_a_sequence)
 
 
+def of(model: torch.nn.Module) -> list[Layer]:
+    """Return the layers of a model that are computed on padded batches."""
+    return [module.forward for module in model.modules() if isinstance(module.forward, Layer)]
+
+
+def undo(model: transformers.PreTrainedModel, attention_name: str) -> None:
+    """Have every layer computed as its family does, with an attention that takes padded batches."""
+    for layer in of(model):
+        layer.remove()
+    set_attention(model, attention_name)
+    packed.note(None)
+
+
 def find(model: transformers.PreTrainedModel, compute: Callable[[], object]) -> list[Layer]:
     """Return the layers that mix tokens in `compute`, a packed forward pass; they are computed on padded batches then.
 

@@ -105,6 +105,11 @@ def test_packed_and_padded_have_the_same_loss_and_gradients(family):
         torch.testing.assert_close(packed, padded, atol=1e-4, rtol=1e-4)
 
 
+def names_of_padded(module):
+    """The classes of the layers that are computed on padded batches."""
+    return {type(layer.module).__name__ for layer in unpacked_layers.of(module.model)}
+
+
 @pytest.mark.parametrize("kind", UNPACKED)
 def test_layers_that_mix_tokens_are_computed_on_padded_batches(kind):
     config, name = UNPACKED[kind]
@@ -114,7 +119,9 @@ def test_layers_that_mix_tokens_are_computed_on_padded_batches(kind):
     for packing in (True, False):
         fast_paths.end_packing(module)
         assert take_fast_paths(module, packing, ALONE) is packing
-        assert {type(layer.module).__name__ for layer in module.unpacked} == ({name} if packing else set())
+        assert {type(layer.module).__name__ for layer in unpacked_layers.of(module.model)} == (
+            {name} if packing else set()
+        )
         module.model.zero_grad()
         loss = module(*collate(rows, packing, CPU))
         loss.backward()
@@ -144,7 +151,7 @@ def test_a_kernel_that_forgets_soft_capping_or_sinks_is_found(lost, monkeypatch)
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},
     ) if lost == "sinks" else FAMILIES["gemma2"]  # fmt: skip
     module = TargetLoss(model_of(config)).eval()
-    assert take_fast_paths(module, True, ALONE) is True
+    assert take_fast_paths(module, True, ALONE) is True and not names_of_padded(module)
     fast_paths.end_packing(module)
     fitting = attention.fastest
 
@@ -153,7 +160,8 @@ def test_a_kernel_that_forgets_soft_capping_or_sinks_is_found(lost, monkeypatch)
         return lambda q, k, v, packed, asked: kernel(q, k, v, packed, asked._replace(**{lost: None}))
 
     monkeypatch.setattr(attention, "fastest", forgetting)
-    assert take_fast_paths(module, True, ALONE) is False
+    assert take_fast_paths(module, True, ALONE) is True
+    assert names_of_padded(module) == {type(module.model).__name__.replace("ForCausalLM", "Attention")}
 
 
 def test_flex_attention_is_attention_in_each_sequence(monkeypatch):

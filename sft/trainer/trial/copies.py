@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from sft.settings.fields import Settings
+from sft.trainer import unpacked_layers
 from sft.trainer.distributed import World
 from sft.trainer.loss import TargetLoss
 from sft.trainer.model import published, tiny_copy
@@ -54,7 +55,7 @@ class Copies:
     def loss(self, seed: int = 0, attention: str | None = None) -> TargetLoss:
         """Return the model that was made first, with the loss of whole logits and its own attention or another one."""
         model, own = self.first(seed)
-        model.set_attn_implementation(own)
+        unpacked_layers.undo(model, own)  # a trial of packing may have left it packed
         loss = TargetLoss(model).train()
         loss.head_loss = None
         if attention:
