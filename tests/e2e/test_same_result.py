@@ -9,10 +9,10 @@ import math
 
 import pytest
 import torch
-import transformers
 
 from sft.trainer import batching
 from sft.trainer.data.rows import Rows
+from sft.trainer.model import published
 
 from .conftest import RANKS, STEPS
 from .project import CURVE, metrics, small, stopped
@@ -22,7 +22,7 @@ def plain_pytorch(run, project):
     """Train on the run's data with AdamW and nothing of the project's trainer but the order of the rows."""
     settings, prepared = run.settings(), json.loads(run.prepared.read_text())
     rows = Rows(project.path / prepared["data"] / "train")
-    model = transformers.AutoModelForCausalLM.from_pretrained(project.path / prepared["model"], dtype=torch.float32)
+    model = published.from_pretrained(project.path / prepared["model"], dtype=torch.float32)
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]

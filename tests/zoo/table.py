@@ -11,9 +11,10 @@ from tests.zoo.trial import Found, Result
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 HEAD = """# Families
 
-What `python -m tests.zoo` found: every family of which transformers makes a causal language model, tiny and with random
+What `python -m tests.zoo` found: every family of which transformers makes a model that writes text, tiny and with random
 weights, through this project's own preparation, training, export and evaluation, compared with a plain loop that takes
-one row at a time. Failures are listed too.
+one row at a time. Multimodal families are trained on text as the class that they are published as; what text does not
+pass must stay equal to the bit. Failures are listed too.
 
 | word | meaning |
 |---|---|
