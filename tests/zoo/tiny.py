@@ -47,7 +47,7 @@ MROPE = {"text_config": {"rope_parameters": ROPE | {"mrope_section": [2, 3, 3]}}
 HALF_MROPE = {"text_config": {"rope_parameters": ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}}}
 EXCEPTIONS |= dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "glm4v", "glm46v", "glm_ocr", "glmga", "paddleocr_vl"), MROPE)
 EXCEPTIONS |= {"glm4v_moe": HALF_MROPE}
-EXCEPTIONS |= dict.fromkeys(("emu3", "chameleon"), {"vocabulary_map": {"<image>": 4}})
+EXCEPTIONS |= {family: {"vocabulary_map": {"<image>": 4}} for family in ("emu3", "chameleon")}
 UNSAID = {"head_dim": 16, "n_inner": 128}  # sizes that may be None, and then follow from others in some families
 
 
