@@ -5,11 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import transformers
+from huggingface_hub.utils import filter_repo_objects
 
 from sft.errors import SettingsError
+from sft.hub.repository import Repository
 from sft.settings.load import load
 from sft.trainer.data import chat_template
+from sft.trainer.hub.download import download
 from sft.trainer.model import adapter, processor, published, towers
+from sft.trainer.model.hub import FILES
 from tests.zoo import tiny
 
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'][0]['text'] }}{% endfor %}"
@@ -107,3 +111,17 @@ def test_the_files_of_a_processor_go_with_the_model_and_have_the_template_that_w
 def test_a_model_without_a_class_is_refused_before_rows_are_read(tmp_path):
     with pytest.raises(SettingsError, match=r"MODEL_NAME=x: is a vit: transformers \S+ has no ViTModel that writes"):
         published.check(transformers.ViTConfig(architectures=["ViTModel"]), load(None, model_name="x"))
+
+
+def test_the_weights_of_a_model_are_downloaded_once(monkeypatch, tmp_path):
+    there = [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "consolidated.safetensors",
+        "original/model.safetensors",
+    ]
+    asked = {}
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **options: asked.update(options) or tmp_path)
+    download(Repository.of_model(load(None, model_name="a/b", model_path=tmp_path)), FILES)
+    patterns = {name: asked[name] for name in ("allow_patterns", "ignore_patterns")}
+    assert list(filter_repo_objects(there, **patterns)) == there[:2]

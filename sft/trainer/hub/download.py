@@ -9,6 +9,8 @@ from sft.hub.problems import explained
 from sft.hub.repository import Repository
 from sft.trainer.hub.own_cache import adopt
 
+# The same weights once more, for the publisher's own programs: Mistral's files, and those of gpt-oss in original/.
+COPIES = ["consolidated*.safetensors", "*/*.safetensors"]
 LEFT_OVER_S = 3600  # without a write, after which a partial download belongs to a process that was killed
 
 
@@ -29,6 +31,7 @@ def download(repository: Repository, patterns: list[str]) -> Path:
             cache_dir=repository.cache,
             token=repository.token or None,
             allow_patterns=patterns,
+            ignore_patterns=COPIES,
         )
     except Exception as error:  # each has its line: explained raises again what is not about the hub
         raise explained(error, repository) from None
