@@ -16,10 +16,11 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
-from sft.host.launch import signals
+from sft.host.launch import interface, signals
 from sft.host.launch.hosts.look import look
-from sft.host.launch.hosts.messages import ANSWER, Answer, Request
+from sft.host.launch.hosts.messages import ANSWER, Answer, Probed, Request
 from sft.host.launch.hosts.prove import Listener, prove
+from sft.host.launch.probe import PROBE_TIMEOUT_S, probe
 from sft.run.typed_json import Part, WrongType
 
 POLL_S = 0.2
@@ -43,6 +44,8 @@ def main() -> None:
             answer(Answer())
         elif request.task == "prove":
             answer(prove(request))
+        elif request.task == "probe":
+            answer(ranks_that_meet(request))
         elif request.task == "node":
             sys.exit(node(request.arguments))
 
@@ -66,6 +69,17 @@ def requested(line: str) -> Request:
 def answer(content: Part) -> None:
     """Print an answer."""
     print(ANSWER + json.dumps(content.to_json()), flush=True)
+
+
+def ranks_that_meet(request: Request) -> Probed:
+    """Have this host's share of ranks meet those of the other hosts."""
+    ranks = range(request.node_rank * request.slots, (request.node_rank + 1) * request.slots)
+    rendezvous = {"MASTER_ADDR": request.address, "MASTER_PORT": str(request.port)}
+    rendezvous |= interface.variables(request.address)
+    done = probe(request.device, ranks, request.nodes * request.slots, request.nodes, **rendezvous)
+    if done is None:
+        return Probed(said=f"they did not meet or add within {PROBE_TIMEOUT_S} s")
+    return Probed(said="" if done.succeeded else done.last_line, speeds=None if ranks.start else done.speeds)
 
 
 def node(arguments: list[str]) -> int:

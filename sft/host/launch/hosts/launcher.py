@@ -7,24 +7,21 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 
-from sft.errors import SettingsError, UserError, wrong
+from sft.errors import SettingsError, wrong
 from sft.host.check import Check
 from sft.host.folders import make_folders
 from sft.host.gpus import Gpu
-from sft.host.launch import ports
-from sft.host.launch.hosts import look, shared
+from sft.host.launch.hosts import checks, compare, look, shared
 from sft.host.launch.hosts.agent import END
-from sft.host.launch.hosts.messages import Facts, Request
-from sft.host.launch.hosts.ssh import SSH_FAILED, Agent, agents, configured_name
+from sft.host.launch.hosts.messages import Request
+from sft.host.launch.hosts.ssh import SSH_FAILED, Agent, agents
 from sft.host.launch.link import WORD
 from sft.host.launch.offer import HOSTS, Offer
 from sft.run.directory import Run
@@ -64,7 +61,7 @@ class Hosts:
         if not self.hosts:
             raise SettingsError([wrong("HOSTS", "", "is empty", "name the machines, as in HOSTS=hostA,hostB")])
         self.place = f"on {', '.join(host.text for host in self.hosts)}"
-        self.facts = facts_of(self.hosts)
+        self.facts = compare.facts_of(self.hosts)
         slots = settings.gpus_per_node
         cards = [[card.gpu(index) for index, card in enumerate(facts.cards)] for facts in self.facts]
         if settings.device != "cpu" and any(cards):
@@ -89,8 +86,8 @@ class Hosts:
         """Nothing yet: hosts are compared when a run is to start."""
 
     def checks(self, settings: Settings) -> Iterator[Check]:
-        """Yield what `make test-env` checks of the hosts."""
-        yield from ()
+        """Yield what `make test-env` checks of the hosts, and between them."""
+        yield from checks.checks(settings)
 
     def set_up(self, settings: Settings, made: Sequence[Path], console: Console) -> None:
         """Nothing: `make setup` is called on each host."""
@@ -99,34 +96,19 @@ class Hosts:
         """Compare the hosts, and prove that they share the folders and reach the first one. Raises UserError."""
         make_folders(settings)
         self.settings = settings
-        first, facts = self.hosts[0], self.facts[0]
-        problems = [
-            line
-            for host, found in zip(self.hosts[1:], self.facts[1:], strict=True)
-            for line in look.differences(host.text, found, first.text, facts)
-        ]
-        if problems:  # other code may not understand what it is asked
+        # Other code may not understand what it is asked: this comes first.
+        if problems := compare.differences(self.hosts, self.facts):
             raise SettingsError(problems)
-        self.address = os.environ.get("MASTER_ADDR") or facts.address or "127.0.0.1"
-        self.first = Agent(first)
-        port = self.listen(settings, console)
+        self.address = compare.address_of(self.facts[0])
+        self.claim = compare.claim(self.hosts[0], settings)
+        if self.claim.port != settings.master_port:
+            console.print(f"port {settings.master_port} is in use there: this run takes MASTER_PORT={self.claim.port}")
         with agents(self.hosts) as started:
-            said = shared.prove(started, settings, self.address, port)
-        self.first.ask(Request(task="release"))
+            said = shared.prove(started, settings, self.address, self.claim.port)
+        self.claim.release()
         for line in said:
             console.print(line)
-        return port
-
-    def listen(self, settings: Settings, console: Console) -> int:
-        """Claim the two ports of the run on the first host. Raises SettingsError."""
-        candidates = list(ports.candidates(settings))
-        found = self.first.ask(Request(task="listen", ports=candidates))
-        if found.problem:
-            what = f"is in use on {self.hosts[0].text}, or the next port is"
-            raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")])
-        if found.port != settings.master_port:
-            console.print(f"port {settings.master_port} is in use there: this run takes MASTER_PORT={found.port}")
-        return found.port
+        return self.claim.port
 
     def start(self, run: Run) -> HostNodes:
         """Start the node program on every host."""
@@ -143,23 +125,6 @@ class Hosts:
         arguments = ["--run", str(run.path.absolute()), "--node-rank", str(rank)]
         agent.request(Request(task="node", environment=environment, arguments=arguments))
         return agent
-
-
-def facts_of(all_hosts: list[Host]) -> list[Facts]:
-    """Return what the hosts are, in their order. Raises UserError with a line for each that does not answer."""
-    towards = [name for host in all_hosts[1:2] for name in (configured_name(host), host.name)]
-    with agents(all_hosts) as started:
-        return at_once([partial(agent.look, [] if rank else towards) for rank, agent in enumerate(started)])
-
-
-def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """Return the results of calls that are made at the same time. Raises UserError with the lines of all that fail."""
-    with ThreadPoolExecutor(max(1, len(calls))) as pool:
-        futures = [pool.submit(call) for call in calls]
-    problems = [str(error) for future in futures if (error := future.exception()) and isinstance(error, UserError)]
-    if problems:
-        raise SettingsError(problems)
-    return [future.result() for future in futures]
 
 
 @dataclass

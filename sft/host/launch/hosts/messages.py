@@ -7,6 +7,7 @@ from typing import Literal
 
 from sft.host.gpus import Gpu
 from sft.run.light import dataclass
+from sft.run.records import LinkSpeeds
 from sft.run.typed_json import Part
 
 ANSWER = "sft-answer "  # before an answer: what a login shell prints is none
@@ -16,7 +17,7 @@ ANSWER = "sft-answer "  # before an answer: what a login shell prints is none
 class Request(Part):
     """A request to an agent. The first one may bring variables of the environment, secrets among them."""
 
-    task: Literal["look", "listen", "prove", "release", "node"]
+    task: Literal["look", "listen", "prove", "release", "probe", "node"]
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     # look
     towards: list[str] = dataclasses.field(default_factory=list)  # names of the other hosts, the best one first
@@ -28,6 +29,10 @@ class Request(Part):
     node_rank: int = 0
     address: str = ""  # of the first host, "" if nobody listens there
     port: int = 0
+    # probe, with the address and the port of above
+    device: Literal["cuda", "cpu"] = "cpu"
+    slots: int = 0
+    nodes: int = 0
     # node
     arguments: list[str] = dataclasses.field(default_factory=list)
 
@@ -72,8 +77,16 @@ class Facts(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Probed(Part):
+    """How ranks of a host met those of the others."""
+
+    said: str = ""  # "": they met and added; otherwise their last line
+    speeds: LinkSpeeds | None = None  # as rank 0 has measured them
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer(Part):
-    """An agent's answer to any request but `look`."""
+    """An agent's answer to any other request."""
 
     problem: str = ""
     port: int = 0  # on which it listens

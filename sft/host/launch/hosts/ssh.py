@@ -129,20 +129,21 @@ class Agent:
         self.send(json.dumps(request.to_json()))
 
     def ask(self, request: Request) -> Answer:
-        """Return its answer to a request. Raises UserError if there is none."""
+        """Return its answer to an ordinary request. Raises UserError if there is none."""
         return self.answer(request, Answer)
 
     def look(self, towards: list[str]) -> Facts:
         """Return what its host is. Raises UserError if it does not answer."""
         return self.answer(Request(task="look", towards=towards), Facts)
 
-    def answer(self, request: Request, kind: type[P]) -> P:
+    def answer(self, request: Request, kind: type[P], timeout_s: float = ANSWER_TIMEOUT_S) -> P:
+        """Return its answer to a request. Raises UserError if there is none."""
         self.request(request)
         try:
-            text = self.answers.get(timeout=ANSWER_TIMEOUT_S)
+            text = self.answers.get(timeout=timeout_s)
         except queue.Empty:
             self.process.kill()
-            raise self.wrong(f"did not answer within {ANSWER_TIMEOUT_S} s", "log in there, and look") from None
+            raise self.wrong(f"did not answer within {timeout_s:.0f} s", "log in there, and look") from None
         if text is None:
             raise self.why_it_ended()
         return kind.from_json(json.loads(text))
