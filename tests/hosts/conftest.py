@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -41,10 +42,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, network: Network) -> Proje
     """The project in a folder that both hosts share; its commands are called on the first one."""
     project = Project(tmp_path_factory.mktemp("project"))
     project.launcher = "hosts"
-    project.invoke = on(network.hosts[0], project)
-    return project
+    return on(network.hosts[0], project)
 
 
-def on(host: Host, project: Project) -> list[str]:
-    """Return the beginning of a command of the project on a host."""
-    return [*host.enter, f"--wd={project.path}", project.invoke[-1]]
+def on(host: Host, project: Project, program: str = "") -> Project:
+    """Return the project with its commands called on a host, by `inv` or by another program."""
+    there = copy.copy(project)
+    there.invoke = [*host.enter, f"--wd={project.path}", program or project.invoke[-1]]
+    return there

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -180,10 +181,9 @@ class Network:
         ssh = ["ssh", "-o", "BatchMode=yes", f"{host.name}-v6", "true"]
         return subprocess.run([*self.hosts[0].enter, *ssh], check=False, stderr=subprocess.PIPE).returncode == 0
 
-    def wait(self, true: object) -> None:
+    def wait(self, true: Callable[[], bool]) -> None:
         """Wait until something is so."""
         deadline = time.monotonic() + WAIT_S
-        assert callable(true)
         while True:
             with contextlib.suppress(OSError, ValueError):
                 if true():
@@ -191,13 +191,16 @@ class Network:
             assert time.monotonic() < deadline, true
             time.sleep(0.02)
 
-    def set_rate(self, gbit: float | None) -> None:
-        """Limit what each host sends, or lift the limit."""
+    @contextlib.contextmanager
+    def limited(self, gbit: float) -> Iterator[None]:
+        """Limit what each host sends meanwhile."""
         for host in self.hosts:
-            tc = [*host.enter, "tc", "qdisc"]
-            call(*tc, "del", "dev", "eth0", "root", check=False)
-            if gbit:
-                call(*tc, "add", "dev", "eth0", "root", "tbf", *rate(gbit))
+            call(*host.enter, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *rate(gbit))
+        try:
+            yield
+        finally:
+            for host in self.hosts:
+                call(*host.enter, "tc", "qdisc", "del", "dev", "eth0", "root")
 
     def cut(self) -> None:
         """Pull the second host's cable out of the switch: what is sent is lost, and nobody is told."""

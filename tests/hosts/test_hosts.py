@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -105,21 +106,60 @@ def test_hosts_with_ipv6_alone_and_a_clock_two_minutes_ahead_train_the_same(
     same(run, at_home)
 
 
-def test_the_same_command_on_each_host_trains_the_same(project, network, first, second, at_home):
+def test_the_same_make_command_on_each_host_trains_the_same(project, first, second, at_home):
     port = project.environment()["MASTER_PORT"]
-    schedulers = {"PET_NODE_RANK": 1, "PET_MASTER_ADDR": "hostA", "PET_NNODES": 2}
-    other = Project.__new__(Project)
-    other.__dict__ |= project.__dict__ | {"invoke": on(second, project)}
-    worker = other.start("train", **small(MASTER_PORT=port, **schedulers))
-    run = project.train("by-hand", MASTER_PORT=port, NODE_RANK=0, MASTER_ADDR="hostA")
-    assert worker.wait(60) == 0, output(worker)
-    same(run, at_home)
-    refused = other.start("train", **small(MASTER_PORT=port, MAX_LENGTH=64, **schedulers))
+    words = ["train", "LAUNCHER=hosts", "NODES=2", "MASTER_ADDR=hostA", f"MASTER_PORT={port}"]
+    settings = {name: value for name, value in small(RUN_NAME="by-hand").items() if name != "NODES"}
+    nodes = [
+        on(host, project, "make").start(*words, f"NODE_RANK={rank}", **settings)
+        for rank, host in enumerate((first, second))
+    ]
+    said = [output(node) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert "node 1 of 2: waiting for the first node, hostA" in said[1]
+    same(Run(project.path / "runs" / "by-hand"), at_home)
+
+
+def test_other_settings_on_one_of_the_hosts_are_said_on_both(project, second):
+    port = project.environment()["MASTER_PORT"]
+    schedulers = {"PET_NODE_RANK": 1, "PET_MASTER_ADDR": "hostA", "PET_NNODES": 2}  # as Kubeflow's Trainer says it
+    other = on(second, project).start("train", **small(MASTER_PORT=port, MAX_LENGTH=64, **schedulers))
     done = project.inv("train", **small(RUN_NAME="unlike", MASTER_PORT=port, NODE_RANK=0, MASTER_ADDR="hostA"))
     line = "MAX_LENGTH=64: so on hostB, and 128 on hostA"
     assert done.returncode == 2 and line in done.stdout, done.stdout
-    assert line in output(refused) and refused.returncode == 2
+    assert line in output(other) and other.returncode == 2
     assert not (project.path / "runs" / "unlike").exists()
+
+
+# The network
+
+
+def test_the_hosts_are_checked_and_their_link_is_measured(project, network):
+    with network.limited(gbit=1):
+        done = project.inv("test-env", "--json", **small(**HOSTS))
+    checks = {(check["where"], check["name"]): check for check in json.loads(done.stdout)["checks"]}
+    assert {("hostA", "host"), ("hostB", "host"), ("", "hosts"), ("", "folders"), ("", "ports")} <= checks.keys()
+    assert all(checks[place]["level"] == "ok" for place in checks if place[1] in ("host", "hosts", "folders", "ports"))
+    measured = checks["", "all-reduce"]["values"]
+    assert (measured["ranks"], measured["nodes"]) == (2, 2)
+    assert 0.75 * 0.125 < measured["all_reduce_gb_s"] < 0.125, "1 Gbit/s is 0.125 GB/s"
+
+
+def test_a_step_takes_what_its_bytes_take_on_the_wire(project, network, first):
+    gbit = 0.02  # of the tiny model: a billion weights would need as long at 60 Gbit/s
+    with network.limited(gbit):
+        run, process = started(project, "slow", MAX_STEPS=8)
+        begins = {}
+        while process.poll() is None:
+            begins.setdefault(run.state().step, (time.monotonic(), network.sent_bytes()))
+            time.sleep(0.02)
+    assert run.state().status == "finished", output(process)
+    (began, sent), (ended, sent_then) = begins[2], begins[7]
+    weights_bytes = (run.final / "model.safetensors").stat().st_size
+    # ZeRO-3: half of the weights for the forward pass, half of them for the backward pass, half of the gradients.
+    step_bytes, step_s = (sent_then - sent) / 5, (ended - began) / 5
+    assert step_bytes == pytest.approx(1.5 * weights_bytes, rel=0.25)
+    assert step_s == pytest.approx(step_bytes * 8 / (gbit * 1e9), rel=0.25)
 
 
 # Refused
