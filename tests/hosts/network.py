@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.conftest import MARK
@@ -117,7 +118,7 @@ class Network:
         for host in self.hosts:
             self.start_sshd(host)
         for host in self.hosts:  # an IPv6 address is checked for duplicates before it can be used
-            self.wait(lambda host=host: self.answers(host))
+            self.wait(partial(self.answers, host))
 
     def write_files(self) -> None:
         """Write keys, and configurations that take the place of the system's on the hosts."""
