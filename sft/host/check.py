@@ -35,6 +35,10 @@ class Check:
         name = f"{self.where}: {self.name}" if self.where else self.name
         return f"{name}: {self.found}" + (f"; {self.remedy}" if self.remedy else "")
 
+    def says_the_same(self, other: Check) -> bool:
+        """Tell whether another check has found the same problem: several parts of a run may refuse the same setting."""
+        return (self.level, self.found, self.remedy) == (other.level, other.found, other.remedy)
+
     def record(self) -> CheckRecord:
         """Return the check as JSON has it."""
         values = dict(self.values)

@@ -91,6 +91,32 @@ def test_a_model_that_is_not_here_cannot_be_had_without_the_hub(hub, tmp_path):
     assert offline.level == "failure" and "HF_HUB_OFFLINE=1 forbids a download" in offline.found
 
 
+def test_test_env_as_json_and_what_it_keeps_for_the_plan(project):
+    settings = {"MODEL_NAME": "tiny", "DATASET": "demo", "LAUNCHER": "local"}
+    done = project.inv("test-env", "--json", **settings)
+    assert done.returncode == 0, done.stdout
+    found = json.loads(done.stdout)
+    assert found["ready"] is True and found["launcher"] == "local"
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["run"]["level"] == "ok" and checks["disk"]["values"]["checkpoint_bytes"] > 4e6
+    assert "computes" in checks["torch"]["found"]
+    assert checks["all-reduce"]["values"]["ranks"] >= 2 and checks["all-reduce"]["values"]["gather_gb_s"] > 0
+    speed = checks["disk speed"]["values"]["write_gb_s"]
+    (kept,) = (project.path / "data" / "machines").iterdir()
+    assert json.loads(kept.read_text())["disk_gb_s"] == {str(project.path / "runs"): speed}
+    planned = project.inv("plan", "--gpu", "4090", **settings).stdout
+    assert f"at {speed:.3g} GB/s, measured on " in planned
+
+
+def test_a_failure_is_the_last_line_and_the_exit_code(project):
+    """Of a run whose settings are wrong nothing else can be said; the machine is checked all the same."""
+    done = project.inv("test-env", DATASET="data/none.jsonl", LAUNCHER="local")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1 and lines[-1] == "1 check failed; see the remedies above", done.stdout
+    assert lines[-2].startswith(" failure  settings: DATASET=data/none.jsonl: ")
+    assert "ok  all-reduce: " in done.stdout and "Traceback" not in done.stdout
+
+
 def test_a_program_that_hangs_is_a_warning_and_is_ended(monkeypatch):
     monkeypatch.setattr(template, "TIMEOUT_S", 0.1)
     with subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE, text=True) as process:

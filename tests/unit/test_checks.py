@@ -117,18 +117,18 @@ def test_what_make_train_would_refuse_is_a_failure(tmp_path, free, monkeypatch):
     free(1e12)
     folders = {name: tmp_path / name for name in ("runs_path", "model_path", "data_path")}
     monkeypatch.setattr(gpus, "facts", lambda: [])
-    good = {check.name: check for check in start.checks(load(None, model_name="tiny", **folders), False)}
+    good = {check.name: check for check in start.decided(load(None, model_name="tiny", **folders), False)}
     assert good["run"].level == "ok" and good["run"].values == {"launcher": "local", "gpus": 0}
-    (bad,) = [check for check in start.checks(load(None, **folders), False) if check.level == "failure"]
+    (bad,) = [check for check in start.decided(load(None, **folders), False) if check.level == "failure"]
     assert bad.name == "run" and bad.found.startswith("DEVICE=auto: no NVIDIA GPU is visible here")
-    assert all(check.level == "ok" for check in start.checks(load(None, **folders), True))
+    assert all(check.level == "ok" for check in start.decided(load(None, **folders), True))
     card = Gpu(0, "NVIDIA GeForce RTX 4090", 0, 0.0, 24.0, 40, 50.0, "580.1", "GPU-0", (8, 9))
     monkeypatch.setattr(gpus, "facts", lambda: [replace(card, index=i, uuid=f"GPU-{i}") for i in range(4)])
-    found = {check.name: check for check in start.checks(load(None, launcher="local", **folders), False)}
+    found = {check.name: check for check in start.decided(load(None, launcher="local", **folders), False)}
     assert found["plan"].level == "ok" and found["plan"].values["usable_gib"] == 23.04
     assert found["host memory"].values["with_copy_gib"] > 13
     large = load(None, launcher="local", model_name="meta-llama/Llama-3.1-8B", **folders)
-    (bad,) = [check for check in start.checks(large, False) if check.level == "failure"]
+    (bad,) = [check for check in start.decided(large, False) if check.level == "failure"]
     assert bad.name == "run" and "needs" in bad.found and "LORA_RANK=16" in bad.remedy
 
 
@@ -226,8 +226,7 @@ def test_what_is_checked_here_depends_on_the_launcher(monkeypatch, tmp_path, nam
     monkeypatch.setattr(machine.kernel, "check", lambda settings: Check("torch", "ok", ""))
     monkeypatch.setattr(machine, "all_reduce", lambda settings: Check("all-reduce", "ok", ""))
     monkeypatch.setattr(machine.disk_speed, "check", lambda settings: Check("disk speed", "ok", ""))
-    monkeypatch.setattr(start, "checks", lambda settings, gpus_are_missing: [])
     settings = load(None, model_name="tiny", dataset="demo", launcher=name, runs_path=tmp_path, data_path=tmp_path)
     found = {check.name: check for check in machine.checks(settings, LAUNCHERS[name]())}
-    everything = {"packages", "torch", "all-reduce", "GPUs", "port", "memory", "CPU", "disk", "model", "W&B"}
+    everything = {"packages", "torch", "all-reduce", "GPUs", "port", "memory", "CPU", "disk speed"}
     assert words in found["launcher"].found and everything - found.keys() == left_out

@@ -1,8 +1,11 @@
 """What a job script asks for, and what Slurm's words mean."""
 
+import shutil
+
 import pytest
 
-from sft.host.launch.slurm import cluster, script
+from sft.host.launch.slurm import cluster, queue, script
+from sft.host.launch.slurm.launcher import Slurm
 from sft.host.launch.slurm.queue import JobState
 from sft.host.launch.slurm.script import LOOKS_EVERY_S, UNPLANNED_LEAD_S, lead_s, seconds_of
 from sft.run.directory import Run
@@ -70,3 +73,16 @@ def test_only_what_is_set_stands_in_the_script(tmp_path):
         assert f"#SBATCH {option}" in options
     assert not any("--partition" in option or "--time" in option for option in options)
     assert f"--run '{tmp_path}/a run'" in text
+
+
+def test_the_commands_and_the_partition_are_checked(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    (found,) = Slurm().checks(load(None))
+    assert (found.level, found.found) == ("failure", "sbatch is not installed here")
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    lines = "4|128|gpu:h100:8|1024000|gpu*"
+    monkeypatch.setattr(queue, "call", lambda *words, **more: lines)
+    (found,) = Slurm().checks(load(None, nodes=2, gpus_per_node=4))
+    assert (found.level, found.found) == ("ok", "4 nodes, 512 cores, 32 GPUs where a node has enough of them")
+    (found,) = Slurm().checks(load(None, nodes=9))
+    assert found.level == "failure" and found.found == "NODES=9: the partition has 4 nodes"

@@ -43,9 +43,8 @@ def packages(_: Settings) -> Check:
     problems, right = [], []
     for line in tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]:
         requirement = Requirement(line)
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+        version = version_of(requirement.name)
+        if not version:
             problems.append(f"{requirement.name} is missing")
             continue
         if not requirement.specifier.contains(version, prereleases=True):
@@ -63,6 +62,25 @@ def extras(settings: Settings) -> Check:
     except SettingsError as error:
         return Check.from_problem("optional packages", str(error))
     return Check("optional packages", "ok", "all that the settings need")
+
+
+def kernels(_: Settings) -> Check:
+    """Check for the optional kernels that make training on GPUs faster."""
+    found = {name: version_of(name) for name in ("liger-kernel", "flash-attn")}
+    words = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    if not found["liger-kernel"]:
+        what = "liger-kernel is not installed: activations take a third more memory"
+        return Check("fast kernels", "warning", what, "`make clean setup` installs it where a GPU is visible")
+    more = "" if found["flash-attn"] else "; without flash-attn, torch's own attention is used"
+    return Check("fast kernels", "ok", words + more)
+
+
+def version_of(name: str) -> str:
+    """Return the version of an installed package, or ""."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def torch_cuda() -> str | None:

@@ -7,25 +7,15 @@ from collections.abc import Iterator
 
 from sft.host import gpus
 from sft.host.check import Check
-from sft.host.doctor import card_facts, cards, disk_speed, hardware, hub, installation, kernel, start, wandb
+from sft.host.doctor import card_facts, cards, disk_speed, hardware, installation, kernel
 from sft.host.launch import ports
 from sft.host.launch.launcher import Launcher
 from sft.host.launch.probe import PROBE_TIMEOUT_S, measured, probe
-from sft.run import find
 from sft.settings.fields import Settings
 
 # NCCL has some 10 MB for each pair of ranks and channel, up to a hundred of them.
 SHM_LEAST_GB = 1.0
 SHM_REMEDY = "sudo mount -o remount,size=8G /dev/shm; in a container, start it with --shm-size=8g"
-
-
-def runs_at_work(settings: Settings) -> Check:
-    """Check whether another run is at work here, which has its part of the GPUs and of the memory."""
-    runs = [str(run.path) for run in find.at_work(settings.runs_path)]
-    if runs:
-        what = f"{', '.join(runs)} {'are' if len(runs) > 1 else 'is'} at work"
-        return Check("runs", "warning", what, "`make stop` ends a run; until then it shares this machine")
-    return Check("runs", "ok", "none is at work")
 
 
 def port(settings: Settings) -> Check:
@@ -74,24 +64,20 @@ def free_port() -> int:
 
 def checks(settings: Settings, chosen: Launcher) -> Iterator[Check]:
     """Yield the checks of this machine for runs with a launcher, quick ones first."""
-    of_gpus = hardware.gpu(settings)
     yield installation.env_file(settings)
     yield installation.python(settings)
     yield where(chosen)
     if chosen.on_this_machine and not chosen.own_packages:
         yield installation.packages(settings)
+        if gpus.visible():
+            yield installation.kernels(settings)
     yield installation.extras(settings)
-    yield from hardware.disks(settings)
     if chosen.on_this_machine:
         yield hardware.cpu(settings)
         yield hardware.memory(settings)
-        yield of_gpus
+        yield hardware.gpu(settings)
         yield from cards.checks(card_facts.facts(), [card.index for card in gpus.visible()])
-        yield runs_at_work(settings)
         yield port(settings)
-    yield wandb.wandb_key(settings)
-    yield from start.checks(settings, chosen.on_this_machine and of_gpus.level == "failure")
-    yield from hub.checks(settings)
     if chosen.on_this_machine and not chosen.own_packages:
         if len(gpus.visible()) > 1:
             yield hardware.shared_memory(SHM_LEAST_GB, SHM_REMEDY)

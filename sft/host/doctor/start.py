@@ -6,22 +6,31 @@ from collections.abc import Iterator
 
 from sft.errors import UserError
 from sft.host.check import Check
+from sft.host.doctor import hardware, hub, wandb
 from sft.host.launch import decide, inputs
+from sft.host.launch.launcher import Launcher
 from sft.host.plan import advice, view
 from sft.host.plan.job import GIB
 from sft.host.plan.plan import Plan
 from sft.host.screen import duration
+from sft.run import find
 from sft.settings.fields import Settings
 
 ABOUT_GPUS = ("DEVICE=", "GPUS_PER_NODE=")  # how problems begin that the check of the GPUs names too
 
 
-def checks(settings: Settings, gpus_are_missing: bool) -> Iterator[Check]:
-    """Yield the checks of the inputs and of everything that is decided before a run.
-
-    `gpus_are_missing`: another check has said so.
-    """
+def checks(settings: Settings, chosen: Launcher) -> Iterator[Check]:
+    """Yield the checks of what the run needs: its inputs, and everything that is decided before it."""
+    yield wandb.wandb_key(settings)
+    yield runs_at_work(settings)
+    yield from hardware.disks(settings)
     yield from model_and_data(settings)
+    yield from decided(settings, chosen.on_this_machine and hardware.gpu(settings).level == "failure")
+    yield from hub.checks(settings)
+
+
+def decided(settings: Settings, gpus_are_missing: bool) -> Iterator[Check]:
+    """Yield the checks of everything that is decided before a run. `gpus_are_missing`: another check says so."""
     try:
         decision = decide.on_machine(settings)
     except UserError as error:
@@ -35,6 +44,15 @@ def checks(settings: Settings, gpus_are_missing: bool) -> Iterator[Check]:
     else:
         yield planned(decision.plan)
         yield host_memory(decision.plan)
+
+
+def runs_at_work(settings: Settings) -> Check:
+    """Check whether another run is at work here, which has its part of the GPUs and of the memory."""
+    runs = [str(run.path) for run in find.at_work(settings.runs_path)]
+    if runs:
+        what = f"{', '.join(runs)} {'are' if len(runs) > 1 else 'is'} at work"
+        return Check("runs", "warning", what, "`make stop` ends a run; until then it shares this machine")
+    return Check("runs", "ok", "none is at work")
 
 
 def model_and_data(settings: Settings) -> Iterator[Check]:

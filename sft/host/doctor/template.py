@@ -28,9 +28,9 @@ REMEDY = "`make rows` shows rows as they are trained"
 
 
 @contextlib.contextmanager
-def started(settings: Settings | None) -> Iterator[subprocess.Popen[str] | None]:
+def started(settings: Settings) -> Iterator[subprocess.Popen[str] | None]:
     """Start finding out, if the model's tokenizer is on this machine; end it with the checks."""
-    if settings is None or not is_here(settings):
+    if not is_here(settings):
         yield None
         return
     process = subprocess.Popen(

@@ -42,7 +42,7 @@ class Options:
     host_gib: float = 0.0
     gpu_gib: float = 0.0
     hosts: int = 0
-    link: str = ""
+    link: float = 0.0  # Gbit/s
 
     @classmethod
     def of(
@@ -67,8 +67,8 @@ class Options:
             rows=number(int, "ROWS", rows, "4", problems),
             host_gib=number(float, "HOST_GIB", host_gib, "256", problems),
             gpu_gib=number(float, "GPU_GIB", gpu_gib, "24", problems),
-            hosts=wire.number_of_hosts(hosts),
-            link=link,
+            hosts=wire.number_of_hosts(hosts, problems),
+            link=wire.gbit_s(link, problems),
         )
         if problems:
             raise UserError("\n".join(problems))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sft.errors import UserError, wrong
+from sft.errors import wrong
 from sft.host.plan.measured import Measured
 from sft.settings.fields import Settings
 
 REACHED = 0.9  # share of a network's rate that collectives over TCP reach. ASSUMED.
 # In Gbit/s, where neither LINK nor a measurement says it. ASSUMED.
 USUAL = {"hosts": 10.0, "slurm": 100.0}
+MOST_HOSTS = 1024
 LINK = re.compile(r"(\d+(?:\.\d+)?)(?:gbe|gbit|g)?", re.IGNORECASE)
 
 
@@ -28,23 +29,30 @@ class Wire:
         return self.gb_s * 1e9
 
 
-def gbit_s(link: str) -> float:
-    """Return the rate that LINK names, as in 10gbe, 100GbE or 40, in Gbit/s. Raises UserError."""
+def gbit_s(link: str, problems: list[str]) -> float:
+    """Return the rate that LINK names, as in 10gbe, 100GbE or 40, in Gbit/s; 0 if it is not given.
+
+    Add a line to `problems` if it is not one.
+    """
+    if not link:
+        return 0.0
     found = LINK.fullmatch(link.strip())
-    if not found or not float(found[1]):
-        raise UserError(wrong("LINK", link, "is not a network", "use one such as 10gbe, 25gbe, 100gbe, or Gbit/s"))
-    return float(found[1])
+    if found and float(found[1]):
+        return float(found[1])
+    problems.append(wrong("LINK", link, "is not a network", "use one such as 10gbe, 25gbe, 100gbe, or Gbit/s"))
+    return 0.0
 
 
-def number_of_hosts(text: str) -> int:
-    """Return how many hosts HOSTS means: a number, or names with commas between them. Raises UserError."""
-    names = [name for name in text.split(",") if name.strip()]
-    if text.strip().isdecimal():
-        number = int(text)
-    else:
-        number = len(names)
-    if text and number < 2:
-        raise UserError(wrong("HOSTS", text, "is not a number of hosts above 1", "use HOSTS=2, or their names"))
+def number_of_hosts(text: str, problems: list[str]) -> int:
+    """Return how many hosts HOSTS means: a number, or names with commas between them; 0 if it is not given.
+
+    Add a line to `problems` if there are not several.
+    """
+    text = text.strip()
+    number = int(text) if text.isdecimal() else len([name for name in text.split(",") if name.strip()])
+    if text and not 1 < number <= MOST_HOSTS:
+        problems.append(wrong("HOSTS", text, f"is not a number of hosts from 2 to {MOST_HOSTS}", "use HOSTS=2"))
+        return 0
     return number
 
 
@@ -53,16 +61,16 @@ def gpus_of_a_host(settings: Settings) -> int:
     return settings.gpus_per_node if settings.launcher in USUAL else settings.world_size
 
 
-def between(settings: Settings, hosts: int, link: str, speeds: Measured | None) -> Wire | None:
+def between(settings: Settings, hosts: int, link: float, speeds: Measured | None) -> Wire | None:
     """Return the network between a run's hosts; None if it has one host.
 
-    `hosts`, `link`: what the user assumes, 0 and "" if nothing. Raises UserError.
+    `hosts`, `link`: what the user assumes, in Gbit/s; 0 if nothing.
     """
     number = hosts or (settings.nodes if settings.launcher in USUAL else 1)
     if number < 2:
         return None
     if link:
-        return assumed(number, gbit_s(link))
+        return assumed(number, link)
     kept = speeds.links.get(settings.launcher if settings.launcher in USUAL else "hosts") if speeds else None
     if speeds and kept and kept.nodes > 1:
         return Wire(

@@ -6,7 +6,7 @@ import pytest
 
 from sft.errors import UserError
 from sft.host import gpus
-from sft.host.plan import alternatives, measured, planner, several_hosts, view, wire
+from sft.host.plan import alternatives, measured, planner, several_hosts, view
 from sft.host.plan.conditions import Options
 from sft.run.records import LinkSpeeds
 from sft.settings.load import load
@@ -24,22 +24,25 @@ def planned(link="10gbe", hosts="2", gpus="", gpu="4090", **settings):
     ("text", "rate"), [("10gbe", 10), ("100GbE", 100), ("2.5gbe", 2.5), ("40", 40), ("25g", 25), ("1gbit", 1)]
 )
 def test_networks_are_named_by_their_rate(text, rate):
-    assert wire.gbit_s(text) == rate
+    assert Options.of(link=text).link == rate
 
 
 @pytest.mark.parametrize("text", ["wifi", "0", "-1", "10 gb/s", "gbe", "nan", "1e3"])
 def test_what_is_not_a_network_is_refused(text):
     with pytest.raises(UserError, match=r"LINK=.*: is not a network; use one such as 10gbe"):
-        wire.gbit_s(text)
+        Options.of(link=text)
 
 
 def test_hosts_are_a_number_or_names():
-    assert [wire.number_of_hosts(text) for text in ("2", "a,b", "a, b ,c", "")] == [2, 2, 3, 0]
-    for text in ("1", "0", "a", ","):
-        with pytest.raises(UserError, match="HOSTS="):
-            wire.number_of_hosts(text)
+    assert [Options.of(hosts=text).hosts for text in ("2", "a,b", "a, b ,c", "", "1024")] == [2, 2, 3, 0, 1024]
+    for text in ("1", "0", "a", ",", "99999999999"):
+        with pytest.raises(UserError, match="HOSTS=.*: is not a number of hosts from 2 to 1024"):
+            Options.of(hosts=text)
     with pytest.raises(UserError, match="GPUS=9: cannot be shared by 2 hosts"):
         planned(gpus="9")
+    with pytest.raises(UserError) as caught:
+        Options.of(hosts="1", link="wifi", gpus="x")
+    assert len(str(caught.value).splitlines()) == 3
 
 
 def test_two_hosts_of_two_cards_over_10_gbe():

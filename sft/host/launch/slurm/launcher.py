@@ -67,7 +67,7 @@ class Slurm:
             raise SettingsError([wrong("NODES", settings.nodes, what, f"use at most {there}, or another partition")])
         return Offer(
             gpus=cluster.gpus_of(kinds, ranks),
-            cores=sum(kind.cores for kind in kinds),
+            cores=sum(kind.number * kind.cores for kind in kinds),
             host_gib=min((kind.memory_gib for kind in kinds), default=0.0),
             where=PARTITION,
         )
