@@ -78,7 +78,7 @@ def run(settings: Settings, folder: Path) -> Tried:
     """Try the model. Raises SettingsError."""
     import transformers
 
-    from sft.trainer.trial import trial
+    from sft.trainer.trial import apart, trial
 
     transformers.logging.set_verbosity_error()
     try:
@@ -87,4 +87,6 @@ def run(settings: Settings, folder: Path) -> Tried:
         reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
         what = f"its config.json cannot be loaded ({reason})"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
-    return trial.try_model(config, settings, trial.world_of(settings))
+    if settings.device != "cuda":
+        return trial.try_model(config, settings, trial.world_of(settings))
+    return apart.tried(lambda: trial.try_model(config, settings, trial.world_of(settings)))
