@@ -30,6 +30,9 @@ ENCODERS = (  # families that are decoders only if their config.json says is_dec
     "bert", "roberta", "electra", "camembert", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "ernie",
     "megatron-bert", "rembert", "roformer", "data2vec-text", "big_bird", "bert-generation", "roc_bert", "xmod",
 )  # fmt: skip
+BEHIND_PADDING = (  # families that number the positions from the padding token on
+    "roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text", "xmod",
+)  # fmt: skip
 # Names of the files of a tokenizer: of transformers, sentencepiece, tiktoken and Mistral.
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "*.model", "*.tiktoken", "tekken.json")
 
@@ -155,10 +158,11 @@ def stops(folder: Path) -> set[int]:
 def positions(config: Config) -> int | None:
     """Return the most tokens that a model can read, or None if its config.json does not say."""
     config = language_part(config)
-    for key in POSITIONS:
-        if isinstance(value := config.get(key), int):
-            return value
-    return None
+    found = next((value for key in POSITIONS if isinstance(value := config.get(key), int)), None)
+    padding = config.get("pad_token_id")
+    if found and isinstance(padding, int) and config.get("model_type") in BEHIND_PADDING:
+        return found - padding - 1
+    return found
 
 
 def check_length(most: int | None, settings: Settings) -> None:

@@ -17,6 +17,7 @@ from sft.trainer.distributed import World
 from sft.trainer.evaluation import generate, ways
 from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss
+from sft.trainer.model import published
 from sft.trainer.packed import Packed
 from tests.zoo import runner, tiny
 
@@ -140,6 +141,25 @@ def test_a_cache_that_is_wrong_for_several_prompts_is_found(group):
     model.get_input_embeddings().weight.data.mul_(5)  # so that what a token follows matters
     assert ways.find(model, 0, 20, reporter, ALONE) == ways.Way(False, False)
     assert "has no cache that works here" in reporter.said[0]
+
+
+NUMBERED = (
+    "roberta", "xlm-roberta", "camembert", "data2vec-text", "roberta-prelayernorm", "xmod", "gpt2", "opt", "bart",
+    "whisper", "biogpt", "ctrl",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", NUMBERED)
+def test_the_positions_of_a_model_are_those_that_it_can_read(family):
+    config = tiny.config_of(family)
+    if family == "xmod":
+        config.default_language = "en_XX"
+    most = published.positions(config)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model(torch.full((1, most), 5), use_cache=False)
+        with pytest.raises((IndexError, RuntimeError)):
+            model(torch.full((1, most + 1), 5), use_cache=False)
 
 
 @pytest.mark.parametrize("prompt", [60, 63, 64])

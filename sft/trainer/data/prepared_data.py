@@ -218,4 +218,4 @@ def sizes_of(settings: Settings, model: Path) -> tuple[int | None, int | None]:
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
     published.check(config, settings)
     text = config.get_text_config()
-    return getattr(text, "max_position_embeddings", None), getattr(text, "vocab_size", None)
+    return published.positions(config), getattr(text, "vocab_size", None)

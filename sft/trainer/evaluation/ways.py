@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import transformers
 
-from sft import model_files
 from sft.trainer import distributed
 from sft.trainer.distributed import World
 from sft.trainer.evaluation import kv_cache
+from sft.trainer.model import published
 from sft.trainer.report import Reporter
 
 LEAST, SHORTER = 11, 6  # tokens of the longer of two prompts, and by how many the other one is shorter
@@ -75,9 +75,7 @@ def agrees(expected: torch.Tensor, found: torch.Tensor | None, limit: float) -> 
 
 def positions_of(model: Any) -> int | None:
     """Return the most tokens that a model reads, or None."""
-    config = model.config.get_text_config()
-    sizes = (getattr(config, name, None) for name in model_files.POSITIONS)
-    return next((size for size in sizes if isinstance(size, int)), None)
+    return published.positions(model.config)
 
 
 def first_logits(model: Any, way: Way, padding: int, longest: int, world: World) -> torch.Tensor | None:

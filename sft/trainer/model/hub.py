@@ -18,13 +18,17 @@ def check_code(folder: Path, settings: Settings) -> None:
     """Raise SettingsError if a model needs its own code and TRUST_REMOTE_CODE=0, or if that code does not work."""
     import transformers
 
+    from sft.trainer.model import published
+
     trusted = settings.trust_remote_code
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
         transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
-        own = "AutoModelForCausalLM" in getattr(config, "auto_map", {})
-        if own and not trusted and type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise ValueError("trust_remote_code")
+        if not trusted and set(published.AUTOMATIC) & set(getattr(config, "auto_map", {})):
+            try:
+                published.class_of(config)
+            except LookupError:
+                raise ValueError("trust_remote_code") from None
     except Exception as error:  # code of the model's author, and so its errors
         if not trusted and "trust_remote_code" in str(error):
             what = f"{settings.model_name} needs Python code of its own"

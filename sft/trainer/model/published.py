@@ -11,6 +11,7 @@ from typing import Any
 
 import transformers
 
+from sft import model_files
 from sft.errors import SettingsError, wrong
 from sft.settings.fields import Settings
 
@@ -18,14 +19,15 @@ from sft.settings.fields import Settings
 AUTOMATIC = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
 
-def class_of(config: transformers.PreTrainedConfig) -> Any:
+def class_of(config: transformers.PreTrainedConfig, trusted: bool = False) -> Any:
     """Return the class for a configuration: the one that it names itself, if transformers has it.
 
-    It is a model's class, or an automatic one where transformers has to choose. Raises LookupError if there is none.
+    It is a model's class, or an automatic one where transformers has to choose, as between its own code and that of the
+    model, if that is `trusted`. Raises LookupError if there is none.
     """
     automatic = [getattr(transformers, name) for name in AUTOMATIC if hasattr(transformers, name)]
     for one in automatic:
-        if one.__name__ in getattr(config, "auto_map", {}):  # code of the model's own
+        if one.__name__ in getattr(config, "auto_map", {}) and (trusted or mapped(one, config)):
             return one
     writers = {found.__name__: found for one in automatic if (found := mapped(one, config))}
     named = (getattr(config, "architectures", None) or [""])[0]
@@ -65,24 +67,31 @@ def from_pretrained(path: Path, config: transformers.PreTrainedConfig | None = N
 
     `options` are those of transformers' from_pretrained.
     """
+    trusted = bool(options.get("trust_remote_code"))
     if config is None:
-        trusted = options.get("trust_remote_code", False)
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trusted)
-    return class_of(config).from_pretrained(path, config=config, **options)
+    return class_of(config, trusted).from_pretrained(path, config=config, **options)
 
 
 def from_config(config: transformers.PreTrainedConfig, trusted: bool = False, **options: Any) -> Any:
     """Return a model with random weights. `trusted`: run code of the model's own; `options`: of transformers."""
-    kind = class_of(config)
+    kind = class_of(config, trusted)
     if kind.__name__ in AUTOMATIC:
         return kind.from_config(config, trust_remote_code=trusted, **options)
     return kind._from_config(config, **options)
 
 
+def positions(config: transformers.PreTrainedConfig) -> int | None:
+    """Return the most tokens that a model reads, if its configuration says so under any name."""
+    most = model_files.positions(config.to_dict())
+    most = getattr(config.get_text_config(), "max_position_embeddings", None) if most is None else most
+    return most if isinstance(most, int) and most > 0 else None
+
+
 def check(config: transformers.PreTrainedConfig, settings: Settings) -> None:
     """Raise SettingsError if transformers has no class for MODEL_NAME's configuration that writes text."""
     try:
-        class_of(config)
+        class_of(config, settings.trust_remote_code)
     except LookupError as error:
         what = f"is a {config.model_type}: {error}"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "use a causal language model")]) from None

@@ -41,7 +41,7 @@ def try_model(config: transformers.PreTrainedConfig, settings: Settings, world: 
         found = Tried(not_tried="the device has no memory left for it")
     except Exception as error:  # of any kind: the copy's, until the ranks find it in the model
         found = Tried(not_tried=f"its tiny copy cannot be tried ({shown(reason_of(error), 200)})")
-    return replace(found, positions=positions(config), seconds=round(time.monotonic() - started, 2))
+    return replace(found, positions=published.positions(config), seconds=round(time.monotonic() - started, 2))
 
 
 def try_copy(config: transformers.PreTrainedConfig, settings: Settings, world: World) -> Tried:
@@ -115,12 +115,6 @@ def check_adapter(copies: Copies, settings: Settings) -> None:
     """Raise SettingsError if no adapter fits the model."""
     if settings.lora_rank and settings.lora_targets == "all-linear":  # names are looked for in the whole model
         adapter.add(copies.model(), settings)
-
-
-def positions(config: transformers.PreTrainedConfig) -> int | None:
-    """Return the most tokens that a model reads, if its configuration says so."""
-    most = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return most if isinstance(most, int) and most > 0 else None
 
 
 def name_of(config: transformers.PreTrainedConfig) -> str:
