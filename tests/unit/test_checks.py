@@ -129,7 +129,7 @@ def test_what_make_train_would_refuse_is_a_failure(tmp_path, free, monkeypatch):
     assert found["host memory"].values["with_copy_gib"] > 13
     large = load(None, launcher="local", model_name="meta-llama/Llama-3.1-8B", **folders)
     (bad,) = [check for check in start.decided(large, False) if check.level == "failure"]
-    assert bad.name == "run" and "needs" in bad.found and "LORA_RANK=16" in bad.remedy
+    assert bad.name == "plan" and "needs" in bad.found and "LORA_RANK=16" in bad.remedy
 
 
 def test_what_an_image_lacks_is_said(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
@@ -86,7 +87,8 @@ def gpu(settings: Settings) -> Check:
         level: Literal["ok", "failure"] = "ok" if settings.device == "cpu" or settings.model_name == TINY else "failure"
         remedy = "install NVIDIA's driver (`nvidia-smi` must work), or train on the CPU with `make demo`"
         return Check("GPUs", level, f"none visible{gpus.unused()}", remedy if level == "failure" else "")
-    names = ", ".join(f"{card.index}: {card.name} {card.total_gib:.0f} GiB" for card in cards)
+    kinds = Counter(f"{card.name}, {card.total_gib:.0f} GiB" for card in cards)
+    names = "; ".join(f"{number} x {kind}" for kind, number in kinds.items())
     if len(cards) < settings.world_size:
         remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
         wanted = f"NODES x GPUS_PER_NODE = {settings.world_size} needed{gpus.unused()}"

@@ -100,5 +100,5 @@ def refused(name: str, error: UserError, repository: Repository) -> Check:
 
     check = Check.from_problem(name, str(error))
     if repository.name.startswith(GATED) and not (repository.token or get_token()):
-        return Check(name, "failure", f"{check.found} (it is gated, and there is no token)", ASK_FOR_ACCESS)
+        return Check(name, "failure", f"{check.found}; it is gated, and there is no token", ASK_FOR_ACCESS)
     return check

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from sft.errors import UserError
-from sft.host.check import Check
+from sft.host.check import Check, Level
 from sft.host.doctor import hardware, hub, wandb
 from sft.host.launch import decide, inputs
 from sft.host.launch.launcher import Launcher
@@ -31,8 +32,8 @@ def checks(settings: Settings, chosen: Launcher) -> Iterator[Check]:
 
 def decided(settings: Settings, gpus_are_missing: bool) -> Iterator[Check]:
     """Yield the checks of everything that is decided before a run. `gpus_are_missing`: another check says so."""
-    try:
-        decision = decide.on_machine(settings)
+    try:  # with PLAN=warn there is a plan to show even if it is refused; the disk has a check of its own
+        decision = decide.on_machine(Settings.of(settings, plan="warn"))
     except UserError as error:
         lines = [line for line in str(error).splitlines() if not (gpus_are_missing and line.startswith(ABOUT_GPUS))]
         yield from (Check.from_problem("run", line) for line in lines)
@@ -42,7 +43,7 @@ def decided(settings: Settings, gpus_are_missing: bool) -> Iterator[Check]:
     if decision.plan is None:
         yield Check("plan", "ok", "none: a run on the CPU, or of a model that the plan does not know, tries what fits")
     else:
-        yield planned(decision.plan)
+        yield planned(decision.plan, settings.plan == "refuse")
         yield host_memory(decision.plan)
 
 
@@ -65,8 +66,8 @@ def model_and_data(settings: Settings) -> Iterator[Check]:
         yield Check("model and data", "ok", "no problem in the local files")
 
 
-def planned(plan: Plan) -> Check:
-    """Return whether the run fits the GPUs, and how long it takes."""
+def planned(plan: Plan, refuses: bool) -> Check:
+    """Return whether the run fits the GPUs, and how long it takes. `refuses`: one that does not fit would not start."""
     timing = plan.timing
     values = {
         "peak_gib": round(plan.memory.peak / GIB, 2),
@@ -74,9 +75,9 @@ def planned(plan: Plan) -> Check:
         "step_s": round(timing.step_s, 4),
         "total_s": round(timing.total_s),
     }
-    if problem := advice.problem(plan):  # PLAN=warn, or a guess
-        what, _, remedy = problem.rpartition("; ")
-        return Check("plan", "warning", what, remedy, values=values)
+    if problem := advice.problem(plan):
+        level: Level = "failure" if refuses and not plan.conditions.shape.doubt else "warning"
+        return replace(Check.from_problem("plan", problem), level=level, values=values)
     fits = f"{values['peak_gib']:.1f} of {values['usable_gib']:.1f} GiB on each {plan.conditions.card.name}"
     steps = f"{plan.work.steps:,} steps of {view.seconds(timing.step_s)}: {duration(timing.total_s)}"
     return Check("plan", "ok", f"{fits}; {steps}", values=values)
