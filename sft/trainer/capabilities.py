@@ -43,7 +43,8 @@ def without_adapters(target_loss: TargetLoss, settings: Decided) -> list[str]:
     """Return a word about the weights that no adapter reaches: experts that are stacked in one tensor."""
     if not settings.lora_rank or settings.adapts_experts:
         return []
-    stacked = sum(true_shape(parameter).numel() for parameter in experts.tensors(target_loss.model).values())
+    found = experts.tensors(target_loss.model, target_loss.unused).values()
+    stacked = sum(true_shape(parameter).numel() for parameter in found)
     share = stacked / max(1, count_weights(target_loss.model))
     return [f"no adapter reaches the experts, {share:.0%} of the weights: they stay as they are"] if stacked else []
 

@@ -25,10 +25,11 @@ from .small_models import HEADS, SIZES, model_of
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 LLAMA = transformers.LlamaConfig(**SIZES, **HEADS)
-# Learnt positions, windows, a cap, sinks, ALiBi, a state space, a hybrid, experts, latent attention, frozen weights.
+# Learnt positions, windows, a cap, sinks, ALiBi, a state space, a hybrid, experts, latent attention, frozen weights, a
+# cache for one prompt alone; multimodal ones, with positions of three axes, and with layers that text does not pass.
 FAMILIES = (
     "gpt2", "mistral", "gemma2", "gpt_oss", "bloom", "mamba", "jamba", "qwen3_moe", "deepseek_v3", "llama4_text",
-    "afmoe", "qwen3_5_text",
+    "afmoe", "qwen3_5_text", "rwkv", "gemma3", "qwen3_vl", "mllama",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from sft.hub.repository import Repository
 from sft.settings.load import load
 from sft.trainer.data import chat_template
 from sft.trainer.hub.download import download
-from sft.trainer.model import adapter, processor, published, towers
+from sft.trainer.model import adapter, experts, processor, published, towers
 from sft.trainer.model.hub import FILES
 from tests.zoo import tiny
 
@@ -74,6 +74,14 @@ def test_adapters_are_put_beside_the_language_model_alone(tmp_path):
     adapted = [name for name, _ in model.named_parameters() if "lora_" in name]
     assert adapted
     assert all("language_model" in name for name in adapted)
+
+
+@pytest.mark.parametrize(
+    ("family", "names"), [("idefics2", []), ("qwen3_vl_moe", ["experts.down_proj", "experts.gate_up_proj"])]
+)
+def test_parameters_of_a_tower_are_not_taken_for_experts(family, names):
+    model = published.from_config(tiny.config_of(family))
+    assert experts.names(model, towers.unused(model)) == names
 
 
 def test_a_target_that_only_the_tower_has_is_refused(tmp_path):

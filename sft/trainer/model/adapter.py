@@ -41,7 +41,7 @@ def add(model: transformers.PreTrainedModel, settings: Settings, unused: Collect
     config = peft.LoraConfig(
         task_type="CAUSAL_LM", r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
         target_modules=ALL_LINEAR if all_linear else target_names(settings),
-        target_parameters=experts.names(model) if settings.adapts_experts else None,
+        target_parameters=experts.names(model, unused) if settings.adapts_experts else None,
     )  # fmt: skip
     if all_linear:
         beside += other_linear(model)
@@ -115,7 +115,7 @@ def check_targets(model: Any, settings: Settings, unused: Collection[str] = ()) 
     modules = dict(model.named_modules())
     linear = {name for name in linear_layers(model) if f"{name}.weight" not in unused}
     last = sorted({name.rpartition(".")[2] for name in linear if modules[name] is not model.get_output_embeddings()})
-    problems = experts.problems(model, settings) if settings.adapts_experts else []
+    problems = experts.problems(model, settings, unused) if settings.adapts_experts else []
     for target in target_names(settings):
         fitting = {name for name in modules if name == target or name.endswith(f".{target}")}  # as peft compares
         if fitting & linear:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from sft.errors import wrong
@@ -11,8 +13,8 @@ from sft.trainer.model.parts import true_shape
 STACKED = 3  # dimensions
 
 
-def tensors(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Return the stacked experts of a model by name."""
+def tensors(model: torch.nn.Module, unused: Collection[str] = ()) -> dict[str, torch.nn.Parameter]:
+    """Return the stacked experts of a model by name. Parameters among `unused` are none: text does not pass them."""
     convolutions = {
         f"{name}.{own}"
         for name, module in model.named_modules()
@@ -22,19 +24,20 @@ def tensors(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if len(true_shape(parameter)) == STACKED and name not in convolutions
+        if len(true_shape(parameter)) == STACKED and true_shape(parameter)[0] > 1
+        if name not in convolutions and name not in unused
     }
 
 
-def names(model: torch.nn.Module) -> list[str]:
+def names(model: torch.nn.Module, unused: Collection[str] = ()) -> list[str]:
     """Return how peft names the stacked experts: module and parameter, such as `experts.gate_up_proj`."""
-    return sorted({".".join(name.split(".")[-2:]) for name in tensors(model)})
+    return sorted({".".join(name.split(".")[-2:]) for name in tensors(model, unused)})
 
 
-def problems(model: torch.nn.Module, settings: Settings) -> list[str]:
+def problems(model: torch.nn.Module, settings: Settings, unused: Collection[str] = ()) -> list[str]:
     """Return why the experts of a model cannot have adapters as the settings say."""
     found = []
-    if not tensors(model):
+    if not tensors(model, unused):
         remedy = "use all-linear, or names of its linear layers"
         found.append(wrong("LORA_TARGETS", settings.lora_targets, "this model has no experts in one tensor", remedy))
     if settings.lora_dropout:
