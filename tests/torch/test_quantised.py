@@ -10,9 +10,10 @@ import torch
 import transformers
 
 from sft.settings import deepspeed
-from sft.trainer.model import adapter, quantised
+from sft.trainer.model import adapter, published, quantised, towers
 from sft.trainer.model.load import load_model, permissions
 from tests.settings import decided
+from tests.zoo import tiny
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed; pip install -e '.[dev]'")
 
@@ -76,6 +77,19 @@ def test_the_merged_model_is_what_was_trained(base, adapted, settings, tmp_path)
     merged = adapter.merged(adapted, base, tmp_path / "adapter", permissions(settings)).eval()
     torch.testing.assert_close(logits(merged), trained, atol=1e-4, rtol=1e-4)
     assert "quantization_config" not in json.loads(merged.config.to_json_string())
+
+
+def test_a_tower_that_was_quantised_in_training_is_the_base_models_again(tmp_path, tokenizer, settings):
+    published.from_config(tiny.config_of("gemma3")).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    model = load_model(tmp_path / "base", settings, CPU, deepspeed.configuration(settings))
+    unused = towers.freeze(model)
+    adapter.add(model, settings, unused)
+    assert {name for name, _ in quantised.weights(model)} & set(unused)
+    adapter.write(model, model.state_dict(), tmp_path / "base", None, tmp_path / "adapter", settings)
+    base = published.from_pretrained(tmp_path / "base", dtype=model.dtype).state_dict()
+    final = adapter.merged(model, tmp_path / "base", tmp_path / "adapter", permissions(settings), unused).state_dict()
+    assert all(torch.equal(base[name], final[name]) for name in unused)
 
 
 def test_evaluation_leaves_the_weights_as_they_are(adapted):

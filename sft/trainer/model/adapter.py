@@ -183,16 +183,18 @@ def base_name(base: Path, settings: Settings) -> tuple[str, str | None]:
     return settings.model_name, base.name if base.parent.name == "snapshots" else settings.model_revision
 
 
-def merged(model: Any, base: Path, adapter: Path, permissions: dict[str, object]) -> Any:
+def merged(model: Any, base: Path, adapter: Path, permissions: dict[str, object], unused: Collection[str] = ()) -> Any:
     """Return the base model with the adapter's product added to its weights: a plain model without peft.
 
     For a quantised base, merge into the dequantised weights, not the original ones: the adapter was trained on them,
-    and has learnt to make up for their error.
+    and has learnt to make up for their error. Those that are `unused` stay the original ones: text does not pass them.
     """
     import peft
 
     whole = published.from_pretrained(base, None, dtype=model.dtype, **permissions)
     for name, value in quantised.weights(model):
+        if name in unused:
+            continue
         layer: Any = whole.get_submodule(name.removesuffix(".weight").removesuffix(".base_layer"))
         # The weights of GPT-2's layers are transposed before they are quantised.
         layer.weight.data.copy_(value.T if isinstance(layer, Conv1D) else value)

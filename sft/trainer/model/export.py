@@ -41,7 +41,7 @@ def export(engine: DeepSpeedEngine, prepared: Prepared, run: Run, settings: Sett
         if adapter.is_adapted(model):
             with files.whole_folder(run.adapter) as folder:
                 adapter.write(model, named, base, template, folder, settings)
-            model = adapter.merged(model, base, run.adapter, permissions(settings))
+            model = adapter.merged(model, base, run.adapter, permissions(settings), engine.module.unused)
             named = model.state_dict()
         with files.whole_folder(run.final) as folder:
             write_model(model, named, base, template, folder, settings.trust_remote_code)
