@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from sft import resources
 from sft.errors import RunFailed, SettingsError
 from sft.host import check_lines, gpus
 from sft.host.check import Check, CheckRecord
@@ -115,6 +116,7 @@ def test_each_file_system_is_asked_for_its_own_part(tmp_path, monkeypatch):
 
 def test_what_make_train_would_refuse_is_a_failure(tmp_path, free, monkeypatch):
     free(1e12)
+    monkeypatch.setattr(resources, "available_bytes", lambda: 64 * 2**30)
     folders = {name: tmp_path / name for name in ("runs_path", "model_path", "data_path")}
     monkeypatch.setattr(gpus, "facts", lambda: [])
     good = {check.name: check for check in start.decided(load(None, model_name="tiny", **folders), False)}

@@ -166,8 +166,8 @@ def free_bytes(path: Path) -> float:
 
 
 def existing(path: Path) -> Path:
-    """Return a folder, or the one above it that exists."""
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    """Return a folder, or the one above it that exists and may be seen."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.exists(folder))
 
 
 def problems(needed: Need, found: Iterable[Place]) -> list[str]:

@@ -72,7 +72,7 @@ def between(settings: Settings, hosts: int, link: float, speeds: Measured | None
     if link:
         return assumed(number, link)
     kept = speeds.links.get(settings.launcher if settings.launcher in USUAL else "hosts") if speeds else None
-    if speeds and kept and kept.nodes > 1:
+    if speeds and kept and kept.nodes > 1 and kept.backend == "nccl":  # gloo is slower than most networks
         return Wire(
             number, kept.gather_gb_s or kept.all_reduce_gb_s, f"network between hosts, measured on {speeds.day}"
         )
