@@ -11,8 +11,8 @@ BOOTSTRAP := command -v $(PYTHON) >/dev/null || { \
   echo "PYTHON=$(PYTHON): not found; install it, on Debian and Ubuntu: sudo apt install python3" >&2; exit 2; }; \
   $(PYTHON) sft/host/bootstrap/__main__.py
 .DEFAULT_GOAL := help
-TARGETS := help setup bundle test-env rows plan train resume demo monitor stop logs evaluate bench check test soak docs constraints \
-  clean
+TARGETS := help setup bundle test-env rows plan train resume demo manifest monitor stop logs evaluate bench check test soak docs \
+  constraints clean
 .PHONY: $(TARGETS)
 # Otherwise `make stop older` would stop the latest run first, and say then that there is no `older`.
 $(foreach word,$(filter-out $(TARGETS) $(INV) .venv/.dev,$(MAKECMDGOALS)),$(error \
@@ -41,6 +41,9 @@ train: $(INV) ## fine-tune with .env, or resume a stopped run (FROM=run)
 
 resume: $(INV) ## continue an unfinished run with its own settings (NAME=run)
 	@$(INV) resume
+
+manifest: $(INV) ## a file for another scheduler (KIND=kubernetes|skypilot)
+	@$(INV) manifest '$(KIND)'
 
 demo: $(INV) ## the same on any CPU: tiny model, generated data, two nodes
 	@$(INV) demo

@@ -313,6 +313,23 @@ def given(**flags: bool) -> dict[str, bool]:
     return {name: value for name, value in flags.items() if value}
 
 
+@task(
+    help={
+        "kind": "kubernetes (a TrainJob of Kubeflow Trainer) or skypilot",
+        "image": "the nodes' image, in a registry (kubernetes)",
+        "volume": "the volume that the nodes share",
+        "gpu": "the cards' name, such as H100 (skypilot)",
+    },
+)
+@one_line_errors
+def manifest(c: Context, kind: str, image: str = "sft:latest", volume: str = "sft", gpu: str = "") -> None:
+    """Print a file with which Kubernetes or SkyPilot starts this run's nodes. It was never run there."""
+    from sft.host.launch.manifest import render
+    from sft.settings.load import load
+
+    print(render.rendered(load(), kind, image, volume, gpu), end="")
+
+
 @task(help=NAME | {"once": "print once and leave", "json": "print once, as JSON"})
 @one_line_errors
 def monitor(c: Context, name: str = "", once: bool = False, json: bool = False) -> None:
@@ -415,8 +432,8 @@ def constraints(c: Context) -> None:
 
 
 namespace = Collection(
-    setup, bundle, test_env, rows, plan, train, resume, demo, monitor, stop, logs, evaluate, bench, check, test, soak,
-    docs, constraints,
+    setup, bundle, test_env, rows, plan, train, resume, demo, manifest, monitor, stop, logs, evaluate, bench, check,
+    test, soak, docs, constraints,
 )  # fmt: skip
 if "inv" in Path(sys.argv[0]).name or Path(sys.argv[0]).parent.name == "invoke":
     refuse_settings_among(sys.argv[1:])

@@ -30,6 +30,7 @@ COLUMNS = 80  # of the terminal that the plan is printed for
 # From the user's command inwards: the folders of the map, in the order in which they are read.
 FOLDERS = (
     "sft/host/commands", "sft/host/doctor", "sft/host/launch", "sft/host/launch/slurm", "sft/host/launch/hosts",
+    "sft/host/launch/manifest",
     "sft/host/plan",
     "sft/host/rows", "sft/host", "sft/host/install", "sft/host/bootstrap", "sft/trainer", "sft/trainer/trackers",
     "sft/trainer/hub", "sft/trainer/data", "sft/trainer/model", "sft/trainer/trial", "sft/trainer/checkpoint",

@@ -82,6 +82,11 @@ class RunPaths:
         """`job.json`: the newest job in Slurm's queue; absent without it."""
         return self.path / "job.json"
 
+    @property
+    def host(self) -> Path:
+        """`host.json`: what the first node's host is, for the others; only if hosts start their nodes themselves."""
+        return self.path / "host.json"
+
     def node_file(self, rank: int) -> Path:
         """`node-R.json`: what a node is, written by itself."""
         return self.path / f"node-{rank}.json"

@@ -95,7 +95,7 @@ class ByHand:
 
     def start(self, run: Run) -> LocalNodes:
         """Note what this host is, and start its node."""
-        files.write_json(facts_file(run), look.look([]).to_json())
+        files.write_json(run.host, look.look([]).to_json())
         with (run.logs / "node-0.log").open("ab") as log, signals.blocked():
             process = subprocess.Popen(
                 [sys.executable, "-m", "sft.host.launch.node", "--run", str(run.path), "--node-rank", "0"],
@@ -106,11 +106,6 @@ class ByHand:
                 start_new_session=True,
             )
         return LocalNodes([process])
-
-
-def facts_file(run: Run) -> Path:
-    """`host.json`: what the first node's host is."""
-    return run.path / "host.json"
 
 
 def check_place(settings: Settings) -> None:
@@ -183,11 +178,11 @@ def begins_again(address: str, port: int) -> bool:
 
 def compare(run: Run, settings: Settings, rank: int) -> None:
     """Fail the run, and raise SettingsError, if this host differs from the first one in what has to be the same."""
-    name, found = socket.gethostname(), files.read_json(facts_file(run))
+    name, found = socket.gethostname(), files.read_json(run.host)
     try:
         first = Facts.from_json(found)
     except WrongType as error:
-        lines = [f"{name}: does not understand {facts_file(run)} ({error}); bring the project to the same state there"]
+        lines = [f"{name}: does not understand {run.host} ({error}); bring the project to the same state there"]
     else:
         lines = [line.removeprefix("HOSTS=") for line in look.differences(name, look.look([]), first.host, first)]
         if os.environ.get(COMPARED) == WITH_SETTINGS:
