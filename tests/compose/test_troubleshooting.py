@@ -14,7 +14,7 @@ import yaml
 
 from sft.host.launch import compose_checks, docker_engine
 from sft.settings.load import load
-from tests.e2e.project import ROOT, small
+from tests.e2e.project import ROOT, TIMEOUT_S, small
 
 from .stack import NODES, UID
 
@@ -80,7 +80,7 @@ def another_user_id(stack):
     environment = stack.environment(**SETTINGS, SFT_UID=4321, SFT_GID=4321)
     command = ["docker", "compose", "up"]
     return subprocess.run(
-        command, cwd=stack.path, env=environment, capture_output=True, text=True, check=False, timeout=200
+        command, cwd=stack.path, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
     ).stdout
 
 
