@@ -197,7 +197,7 @@ def comparison_table(plan: Plan) -> Iterator[str]:
         )
     yield "  > as set   * fastest that fits, of all weights and of a LoRA adapter"
     if of_a_host := max(found.conditions.hpz for _, found in rows):
-        yield f'  hpZ: a DS_CONFIG file with "zero_hpz_partition_size": {of_a_host} (never run here)'
+        yield f'  hpZ: a DS_CONFIG file with "zero_hpz_partition_size": {of_a_host} (tried on CPU only)'
 
 
 def fastest(rows: list[tuple[str, Plan]], adapted: bool) -> float:

@@ -95,7 +95,7 @@ def test_hpz_is_a_row_where_it_helps():
     assert kept_inside.timing.link_bytes == large.timing.link_bytes  # the rest of it moves on each host
     moment = kept_inside.memory.moments["optimizer"].weights - large.memory.moments["optimizer"].weights
     assert moment == pytest.approx(2 * large.job.weights / 8)  # the second copy
-    assert '"zero_hpz_partition_size": 8 (never run here)' in "\n".join(view.full_lines(large))
+    assert '"zero_hpz_partition_size": 8 (tried on CPU only)' in "\n".join(view.full_lines(large))
     small = planned()  # its weights are gathered once a step: nothing to keep
     assert not any("hpZ" in name for name, _ in alternatives.variants(small))
 
