@@ -52,7 +52,8 @@ def names(text: str) -> str:
 def settle(values: dict[str, object], given: set[str]) -> list[str]:
     """Put the hosts of a hostfile in place of its path, and their number and slots into NODES and GPUS_PER_NODE.
 
-    `given`: the settings that do not have their defaults. Returns a line for everything that is wrong.
+    `given`: the settings that were given for this run, behind `make` or in the environment; those in `.env`, which has
+    NODES and GPUS_PER_NODE from the beginning, give way. Returns a line for everything that is wrong.
     """
     text = str(values.get("hosts") or "")
     if not text or str(values.get("launcher") or "auto").lower() not in ("auto", "hosts"):

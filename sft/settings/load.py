@@ -63,7 +63,7 @@ def load(
     around = variables.around(list(names)) | cleared
     values |= around | given
     problems += settle_data(values, written, around | given)
-    problems += hosts.settle(values, {name.lower() for name in written} | set(around) | set(given))
+    problems += hosts.settle(values, set(around) | set(given))
     while True:
         try:
             settings = Settings.model_validate(values)

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from sft import ROOT
+from sft.host.launch.manifest import render
 from sft.host.plan import planner
 from sft.host.plan.conditions import Options
 from sft.host.plan.timing import Timing, step_timing
@@ -123,6 +125,21 @@ def test_the_same_make_command_on_each_host_trains_the_same(project, first, seco
     assert [node.returncode for node in nodes] == [0, 0], said
     assert "node 1 of 2: waiting for the first node, hostA" in said[1]
     same(Run(project.path / "runs" / "by-hand"), at_home)
+
+
+def test_the_pods_of_the_kubernetes_manifest_train(project, first, second):
+    settings = load(None, **{name.lower(): value for name, value in small(RUN_NAME="pods", MAX_STEPS=2).items()})
+    trainer = yaml.safe_load(render.rendered(settings, "kubernetes", "sft", "sft", ""))["spec"]["trainer"]
+    shell, *words = (word.replace("/app", str(project.path)) for word in trainer["command"])
+    given = {one["name"]: one["value"] for one in trainer["env"]}
+    given |= {"PATH": f"{Path(project.invoke[-1]).parent}:{os.environ['PATH']}", "PET_MASTER_ADDR": "hostA"}
+    given |= {"PET_NNODES": trainer["numNodes"], "MASTER_PORT": project.environment()["MASTER_PORT"]}
+    pods = [
+        on(host, project, shell).start(*words, PET_NODE_RANK=rank, **given) for rank, host in enumerate((first, second))
+    ]
+    said = [output(pod) for pod in pods]
+    assert [pod.returncode for pod in pods] == [0, 0], said
+    assert Run(project.path / "runs" / "pods").state().status == "finished"
 
 
 def test_other_settings_on_one_of_the_hosts_are_said_on_both(project, second):

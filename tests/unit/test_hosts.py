@@ -34,6 +34,14 @@ def test_hosts_decide_the_nodes():
         load(None, hosts="a,b,c", nodes=2)
 
 
+def test_hosts_win_over_the_nodes_in_the_env_file(tmp_path):
+    file = tmp_path / ".env"
+    file.write_text("NODES=2\nGPUS_PER_NODE=2\n")
+    assert load(file, hosts="a,b,c").nodes == 3
+    file.write_text("NODES=2\nHOSTS=a,b,c\n")
+    assert load(file).nodes == 3
+
+
 def test_a_hostfile_of_deepspeed_is_taken(tmp_path):
     file = tmp_path / "hostfile"
     file.write_text("# ours\nhostA slots=4\nme@hostB slots=4\n")
