@@ -121,7 +121,8 @@ def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> 
     else:
         card, notes = slowest(here)
         if all(gpu.uuid for gpu in here):  # those of a cluster's nodes have none
-            inside = "local" if settings.launcher in wire.USUAL else settings.launcher  # of a host
+            launcher = wire.launcher_of(settings)
+            inside = "local" if launcher in wire.USUAL else launcher  # of a host
             card = speeds.applied(card, inside) if speeds else card
             notes += [unused] if unused else []
         free_gib = min(gpu.total_gib - gpu.used_gib for gpu in here)
@@ -149,7 +150,7 @@ def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> 
         fused=fused,
         notes=tuple(notes),
         disk_gb_s=speeds.disk_gb_s.get(str(settings.runs_path.absolute()), 0.0) if speeds else 0.0,
-        disk_measured_on=speeds.day if speeds else "",
+        disk_measured_on=speeds.day(str(settings.runs_path.absolute())) if speeds else "",
         wire=wire.between(settings, options.hosts, options.link, speeds),
     )
 

@@ -56,9 +56,14 @@ def number_of_hosts(text: str, problems: list[str]) -> int:
     return number
 
 
+def launcher_of(settings: Settings) -> str:
+    """Return the launcher of a run; LAUNCHER=auto takes hosts if HOSTS is set."""
+    return "hosts" if settings.launcher == "auto" and settings.hosts else settings.launcher
+
+
 def gpus_of_a_host(settings: Settings) -> int:
     """Return the GPUs that a run has on each host: a launcher for one host may divide them into nodes."""
-    return settings.gpus_per_node if settings.launcher in USUAL else settings.world_size
+    return settings.gpus_per_node if launcher_of(settings) in USUAL else settings.world_size
 
 
 def between(settings: Settings, hosts: int, link: float, speeds: Measured | None) -> Wire | None:
@@ -66,17 +71,18 @@ def between(settings: Settings, hosts: int, link: float, speeds: Measured | None
 
     `hosts`, `link`: what the user assumes, in Gbit/s; 0 if nothing.
     """
-    number = hosts or (settings.nodes if settings.launcher in USUAL else 1)
+    launcher = launcher_of(settings)
+    number = hosts or (settings.nodes if launcher in USUAL else 1)
     if number < 2:
         return None
     if link:
         return assumed(number, link)
-    kept = speeds.links.get(settings.launcher if settings.launcher in USUAL else "hosts") if speeds else None
+    launcher = launcher if launcher in USUAL else "hosts"
+    kept = speeds.links.get(launcher) if speeds else None
     if speeds and kept and kept.nodes > 1 and kept.backend == "nccl":  # gloo is slower than most networks
-        return Wire(
-            number, kept.gather_gb_s or kept.all_reduce_gb_s, f"network between hosts, measured on {speeds.day}"
-        )
-    return assumed(number, USUAL.get(settings.launcher, USUAL["hosts"]))
+        name = f"network between hosts, measured on {speeds.day(launcher)}"
+        return Wire(number, kept.gather_gb_s or kept.all_reduce_gb_s, name)
+    return assumed(number, USUAL[launcher])
 
 
 def assumed(hosts: int, rate: float) -> Wire:

@@ -50,7 +50,7 @@ def test_the_plan_uses_what_was_measured_and_says_when(four, settings):
     before = planned(settings)
     assert checked(settings).level == "ok"
     found = planned(settings)
-    day = measured.kept(settings, four)[0].day
+    day = measured.kept(settings, four)[0].day()
     assert found.conditions.card.link == f"NCCL between 4 ranks, measured on {day}"
     assert (found.conditions.card.link_gb_s, found.conditions.card.host_gb_s) == (4.0, 11.0)
     ratio = before.conditions.card.link_gb_s / 4.0
@@ -82,6 +82,17 @@ def test_the_launchers_have_speeds_of_their_own(four, settings):
     assert planned(settings).conditions.card.link_gb_s == 4.0
     in_containers = planned(settings.model_copy(update={"launcher": "compose"}))
     assert in_containers.conditions.card.link_gb_s == 2.0 and in_containers.conditions.disk_gb_s == 2.0
+
+
+def test_each_speed_keeps_its_own_day_and_auto_takes_one_of_this_machine(four, settings, monkeypatch):
+    monkeypatch.setattr(measured.time, "time", lambda: 1_700_000_000.0)
+    checked(settings)
+    monkeypatch.setattr(measured.time, "time", lambda: 1_800_000_000.0)
+    checked(settings, "hosts", LinkSpeeds(ranks=8, nodes=2, backend="nccl", all_reduce_gb_s=1.0), disk=0.0)
+    found = planned(settings.model_copy(update={"launcher": "auto"})).conditions
+    assert found.card.link_gb_s == 4.0 and found.card.link.endswith("measured on 2023-11-14")
+    assert found.disk_measured_on == "2023-11-14"
+    assert planned(settings, Options(hosts=2)).conditions.wire.name.endswith("measured on 2027-01-15")
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,10 @@ def test_a_run_on_hosts_is_planned_with_what_was_measured_between_them(monkeypat
     cards = [replace(card, uuid=f"GPU-{card.index}") for card in card_here()]
     monkeypatch.setattr(gpus, "visible", lambda: cards)
     settings = load(None, launcher="hosts", hosts="a,b", gpus_per_node=4, data_path=tmp_path)
+    by_hosts = planner.plan_with(
+        load(None, hosts="a,b", gpus_per_node=4, data_path=tmp_path), Options.of(host_gib="256")
+    )
+    assert by_hosts.job.hosts == 2  # LAUNCHER=auto
     assumed = planner.plan_with(settings, Options.of(host_gib="256"))
     assert assumed.conditions.wire.name.startswith("10 GbE between hosts (assumed") and assumed.settings.world_size == 8
     between = LinkSpeeds(ranks=8, nodes=2, backend="nccl", all_reduce_gb_s=2.5, gather_gb_s=2.4)
