@@ -25,7 +25,7 @@ def cpu(settings: Settings) -> Check:
     """Check that there is a core for every rank."""
     cores = resources.cores()
     if cores < settings.world_size:
-        remedy = "ranks take turns; fine for a trial"
+        remedy = "ranks take turns: use fewer of them, except for a trial"
         return Check("CPU", "warning", f"{cores} cores for {settings.world_size} ranks", remedy)
     return Check("CPU", "ok", f"{cores} cores")
 
