@@ -7,10 +7,11 @@ import pytest
 import transformers
 from huggingface_hub.utils import filter_repo_objects
 
-from sft.errors import SettingsError
+from sft.errors import DataError, SettingsError
 from sft.hub.repository import Repository
 from sft.settings.load import load
 from sft.trainer.data import chat_template
+from sft.trainer.data.encode import check_ids
 from sft.trainer.hub.download import download
 from sft.trainer.model import adapter, experts, processor, published, towers
 from sft.trainer.model.hub import FILES
@@ -133,3 +134,13 @@ def test_the_weights_of_a_model_are_downloaded_once(monkeypatch, tmp_path):
     download(Repository.of_model(load(None, model_name="a/b", model_path=tmp_path)), FILES)
     patterns = {name: asked[name] for name in ("allow_patterns", "ignore_patterns")}
     assert list(filter_repo_objects(there, **patterns)) == there[:2]
+
+
+def test_a_row_with_the_place_of_a_picture_is_refused(folder):
+    tokenizer = chat_template.load(folder, load(None)).tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    config = transformers.Gemma3Config(image_token_index=tokenizer.convert_tokens_to_ids("<image>"))
+    pictures = published.tokens_of_pictures(config, tokenizer)
+    check_ids(tokenizer("What is it?").input_ids, "a.jsonl:1", tokenizer, None, pictures)
+    with pytest.raises(DataError, match="a.jsonl:2: <image> stands for a picture, film or sound; only text is trained"):
+        check_ids(tokenizer("<image>What is it?").input_ids, "a.jsonl:2", tokenizer, None, pictures)

@@ -126,8 +126,14 @@ def piece_of(text: str, is_literal: bool, start: int, first: int, tokenizer: Any
     return Piece(start, text, first, ids, encoding)
 
 
-def check_ids(ids: list[int], where: str, tokenizer: Any, embedding_rows: int | None) -> None:
-    """Raise DataError for a token that the model has no embedding for."""
+def check_ids(
+    ids: list[int], where: str, tokenizer: Any, embedding_rows: int | None, pictures: frozenset[int] = frozenset()
+) -> None:
+    """Raise DataError for a token that the model has no embedding for, or that stands for something else than text."""
+    if found := pictures.intersection(ids):
+        mark = shown(str(tokenizer.convert_ids_to_tokens(min(found))), 40)
+        what = f"{mark} stands for a picture, film or sound; only text is trained"
+        raise DataError(f"{where}: {what}: remove it, or the row")
     if embedding_rows is not None and ids and max(ids) >= embedding_rows:
         token = max(ids)
         text = shown(repr(tokenizer.convert_ids_to_tokens(token)), 40)

@@ -94,8 +94,9 @@ def cache_key(settings: Settings, model: Path, template: Path | None = None) -> 
 
 def is_of_tokenizer(path: Path) -> bool:
     """Tell whether a file of a model decides the tokens: those of its tokenizer, and where generation stops."""
-    begins = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template", "generation_config")
-    return path.name.startswith((*begins, "config.json")) or path.suffix in (".model", ".jinja", ".tiktoken", ".py")
+    tokenizer = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens")
+    others = ("config.json", "chat_template", "processor_config", "generation_config")
+    return path.name.startswith((*tokenizer, *others)) or path.suffix in (".model", ".jinja", ".tiktoken", ".py")
 
 
 def data_key(settings: Settings) -> str:
@@ -177,12 +178,15 @@ def tokeniser_of(
     from sft.trainer.data import probe
     from sft.trainer.data.texts import TextTokeniser
     from sft.trainer.data.tokenise import Tokeniser
+    from sft.trainer.model import published
 
-    most, embedding_rows = sizes_of(settings, model)
+    config = config_in(model, settings)
+    most, embedding_rows = published.positions(config), getattr(config.get_text_config(), "vocab_size", None)
     model_files.check_length(most, settings)
     if kind == "texts":
         tokenizer = chat_template.tokenizer_in(model, settings)
-        return TextTokeniser(tokenizer, settings, [checked_eos(tokenizer, settings)], embedding_rows)
+        pictures = published.tokens_of_pictures(config, tokenizer)
+        return TextTokeniser(tokenizer, settings, [checked_eos(tokenizer, settings)], embedding_rows, pictures)
     template = chat_template.load(model, settings, file)
     eos = checked_eos(template.tokenizer, settings)
     # A generation_config.json may name tokens that the model does not have, which it never generates.
@@ -191,7 +195,7 @@ def tokeniser_of(
     if missing := [str(template.tokenizer.convert_ids_to_tokens(stop)) for stop in found.stops if stop >= tokens]:
         what = f"it has no embedding for {', '.join(missing)}, which ends answers: only {tokens}"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "take the tokenizer that belongs to it")])
-    return Tokeniser(found, settings, embedding_rows)
+    return Tokeniser(found, settings, embedding_rows, published.tokens_of_pictures(config, template.tokenizer))
 
 
 def checked_eos(tokenizer: Any, settings: Settings) -> int:
@@ -204,8 +208,8 @@ def checked_eos(tokenizer: Any, settings: Settings) -> int:
     return eos
 
 
-def sizes_of(settings: Settings, model: Path) -> tuple[int | None, int | None]:
-    """Return the most tokens that a model reads and the number of its embeddings, as far as its config.json says."""
+def config_in(model: Path, settings: Settings) -> Any:
+    """Return the configuration in a model's folder. Raises SettingsError, also if no class writes text for it."""
     import transformers
 
     from sft.trainer.model import published
@@ -217,5 +221,4 @@ def sizes_of(settings: Settings, model: Path) -> tuple[int | None, int | None]:
         what = f"its config.json cannot be loaded ({reason})"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
     published.check(config, settings)
-    text = config.get_text_config()
-    return published.positions(config), getattr(text, "vocab_size", None)
+    return config

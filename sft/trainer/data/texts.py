@@ -34,12 +34,13 @@ TURNS = (
 
 @dataclass(frozen=True)
 class TextTokeniser:
-    """Turns rows that are texts into tokens. `embedding_rows`: token ids from there on have no embedding."""
+    """Turns rows that are texts into tokens. `embedding_rows` and `pictures`: see Tokeniser."""
 
     tokenizer: Any
     settings: Settings
     stops: list[int]  # tokens at which the model stops
     embedding_rows: int | None = None
+    pictures: frozenset[int] = frozenset()
     asked: bool = False  # texts have no answers
     kind: ClassVar[RowKind] = "texts"
     facts: ClassVar[TemplateFacts | None] = None
@@ -106,7 +107,7 @@ class TextTokeniser:
         """Return what becomes of a text, of whose tokens some are targets. Raises DataError."""
         if not item.text or len(ids) < 2:
             return Dropped(EMPTY, 0)
-        check_ids(ids, where, self.tokenizer, self.embedding_rows)
+        check_ids(ids, where, self.tokenizer, self.embedding_rows, self.pictures)
         limit, choice = self.settings.max_length, self.settings.long_rows
         if len(ids) > limit and choice == "refuse":
             remedy = "raise MAX_LENGTH, or set LONG_ROWS to cut or drop"

@@ -42,12 +42,14 @@ class Row:
 class Tokeniser:
     """Turns rows into tokens with a model's own tokenizer and what is known about its chat template.
 
-    `embedding_rows`: token ids from there on have no embedding. `asked`: evaluation asks for the rows' answers.
+    `embedding_rows`: token ids from there on have no embedding. `pictures`: tokens that stand for pictures, films and
+    sound. `asked`: evaluation asks for the rows' answers.
     """
 
     probe: Probe
     settings: Settings
     embedding_rows: int | None = None
+    pictures: frozenset[int] = frozenset()
     asked: bool = False
     kind: ClassVar[RowKind] = "conversations"
 
@@ -159,7 +161,7 @@ class Tokeniser:
     def sequence(self, row: Row, text: Rendered, tokens: Encoded) -> TokenisedRow:
         """Return a text as tokens, at most MAX_LENGTH, with its answers as targets."""
         ids, limit = tokens.ids, self.settings.max_length
-        check_ids(ids, row.where, self.probe.tokenizer, self.embedding_rows)
+        check_ids(ids, row.where, self.probe.tokenizer, self.embedding_rows, self.pictures)
         spans = [
             tokens.tokens_of(len(without_guards(text.text[: span.start])), len(without_guards(text.text[: span.end])))
             for span in text.answers

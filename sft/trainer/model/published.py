@@ -6,6 +6,7 @@ the language model alone, and for others nothing. Whoever uses the tuned model e
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sft import model_files
 from sft.errors import SettingsError, wrong
 from sft.settings.fields import Settings
 
+PICTURE_TOKEN = re.compile("(image|video|audio)_token_(id|index)")
 # The automatic classes whose models write text, in the order in which they are asked.
 AUTOMATIC = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
@@ -86,6 +88,12 @@ def positions(config: transformers.PreTrainedConfig) -> int | None:
     most = model_files.positions(config.to_dict())
     most = getattr(config.get_text_config(), "max_position_embeddings", None) if most is None else most
     return most if isinstance(most, int) and most > 0 else None
+
+
+def tokens_of_pictures(config: transformers.PreTrainedConfig, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that stand for pictures, films or sound: the model puts what it sees in their place."""
+    named = [value for name, value in config.to_dict().items() if PICTURE_TOKEN.fullmatch(name)]
+    return frozenset(token for token in named if token in tokenizer.added_tokens_decoder)
 
 
 def check(config: transformers.PreTrainedConfig, settings: Settings) -> None:
