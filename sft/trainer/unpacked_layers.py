@@ -50,12 +50,16 @@ class Layer:
         """Compute the layer both ways, and note whether they differ."""
         try:
             plain, error = self.forward(*args, **kwargs), None
+        except torch.OutOfMemoryError:
+            raise
         except Exception as found:  # of any kind: the code of a model family
             plain, error = None, found
         for repeats in (False, True):
             self.repeats = repeats
             try:
                 apart = self.unpacked(sequences, args, kwargs)
+            except torch.OutOfMemoryError:
+                raise
             except Exception:  # a layer that does not take padded batches
                 continue
             if error is None and not differs(plain, apart, sequences):

@@ -52,6 +52,7 @@ def group():
 def test_a_family_is_trained_as_a_plain_loop_trains_it(found, family):
     way = found[family].ways["packed"]
     assert (way.verdict, way.reason) == ("right", "")
+    assert way.packed
 
 
 def test_a_leak_between_packed_sequences_is_found(group, monkeypatch, capsys):

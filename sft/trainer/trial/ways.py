@@ -6,6 +6,7 @@ The plain way: one row at a time, attention written out, whole logits, no kernel
 from __future__ import annotations
 
 import functools
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ SEEDS = (0, 1)  # a way is wrong if it is with two different models: a tie of tw
 NEIGHBOUR = {torch.float32: 1e-6}
 NEIGHBOUR_ROUNDED = 1e-3
 REPEATS = 4.0
+ROUNDING = 2.0  # times the difference of the plain way from the same in fp32
 PLAIN = fast_paths.PLAIN
 
 
@@ -59,7 +61,14 @@ class Ways:
             raise
         except Exception:  # a product of a shape that was not foreseen
             reordered = self.copies.alone(loss, seed)
-        return result, passes.allowed(result, reordered, self.dtype)
+        share = passes.allowed(result, reordered, self.dtype)
+        if self.dtype != torch.float32:  # a way may round less than the plain one: some families take a softmax in bf16
+            exact = TargetLoss(self.copies.model(seed).float())
+            exact.head_loss = None
+            exact.model.set_attn_implementation(PLAIN if self.has_plain_attention else exact.own_attention)
+            rounded, _ = passes.difference(self.copies.alone(exact, seed), result, self.dtype)
+            share = max(share, ROUNDING * rounded if math.isfinite(rounded) else 0.0)
+        return result, share
 
     def compared(self, way: Callable[[int], Result]) -> str:
         """Return what is wrong with a way, or "" if it is right."""
