@@ -169,7 +169,10 @@ def collate(sequences: Sequence[Row], packing: bool, device: torch.device) -> Mi
         starts = np.arange(len(sequences) + 1) * int(lengths.max())
     flat = np.full(int(starts[-1]), PADDING, dtype=np.int64)
     next_is_target = np.zeros(len(flat), dtype=np.bool_)
-    for start, (ids, is_target) in zip(starts, sequences, strict=False):
+    for start, end, (ids, is_target) in zip(starts[:-1], starts[1:], sequences, strict=True):
+        # Padding repeats the last token: some families divide by the norm of a token's embedding, and that of the token
+        # for padding is zero.
+        flat[start:end] = ids[-1]
         flat[start : start + len(ids)] = ids
         next_is_target[start : start + len(ids) - 1] = is_target[1:]  # never across the border of two sequences
     predicting = np.flatnonzero(next_is_target)

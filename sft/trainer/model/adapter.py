@@ -81,6 +81,7 @@ def returns_a_product(layer: Any) -> bool:
     sizes = (layer.in_features, layer.out_features) if isinstance(layer, torch.nn.Linear) else (layer.nx, layer.nf)
     shapes = {"weight": sizes[::-1] if isinstance(layer, torch.nn.Linear) else sizes, "bias": sizes[1:]}
     trial = copy.copy(layer)
+    vars(trial).pop("forward", None)  # where accelerate has put one that moves what it gets to the real layer's device
     trial._parameters = {
         name: None if value is None else torch.empty(shapes.get(name, value.shape), device="meta")
         for name, value in layer._parameters.items()

@@ -86,7 +86,10 @@ def from_config(config: transformers.PreTrainedConfig, trusted: bool = False, **
 def positions(config: transformers.PreTrainedConfig) -> int | None:
     """Return the most tokens that a model reads, if its configuration says so under any name."""
     most = model_files.positions(config.to_dict())
-    most = getattr(config.get_text_config(), "max_position_embeddings", None) if most is None else most
+    try:
+        most = getattr(config.get_text_config(), "max_position_embeddings", None) if most is None else most
+    except ValueError:  # more than one part is about text
+        return None
     return most if isinstance(most, int) and most > 0 else None
 
 

@@ -19,7 +19,7 @@ from sft.trainer.model import adapter, liger, published
 from sft.trainer.trial import copies as tiny
 from sft.trainer.trial import passes
 from sft.trainer.trial.copies import Copies
-from sft.trainer.trial.ways import SEEDS, Ways, reason_of
+from sft.trainer.trial.ways import NOT_FINITE, OTHER, SEEDS, Ways, reason_of
 
 # By this share of their spread, logits may change with the token behind them: the same sums, in a row of equal length.
 LEAK = 1e-4
@@ -34,6 +34,8 @@ def try_model(config: transformers.PreTrainedConfig, settings: Settings, world: 
     """
     started = time.monotonic()
     published.check(config, settings)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would only wait for each other
     try:
         found = try_copy(config, settings, world)
     except SettingsError:
@@ -42,6 +44,8 @@ def try_model(config: transformers.PreTrainedConfig, settings: Settings, world: 
         found = Tried(not_tried="the device has no memory left for it")
     except Exception as error:  # of any kind: the copy's, until the ranks find it in the model
         found = Tried(not_tried=f"its tiny copy cannot be tried ({shown(reason_of(error), 200)})")
+    finally:
+        torch.set_num_threads(threads)
     return replace(found, positions=published.positions(config), seconds=round(time.monotonic() - started, 2))
 
 
@@ -110,13 +114,18 @@ def fast_ways(copies: Copies, settings: Settings) -> Tried:
     if packed:
         found["packing"] = False
         left_out.append(f"{name} is wrong with packed rows ({packed}): training on padded ones")
-    if packed != "" and settings.batch_size > 1 and (why := ways.padded()) and "differs" in why:
+    if packed != "" and settings.batch_size > 1 and (why := ways.padded()) and is_number(why):
         what = f"{name} is wrong with several rows in a batch ({why})"
         raise refused(settings, what, "set BATCH_SIZE=1 and PACKING=0, with more GRADIENT_ACCUMULATION_STEPS")
     check_adapter(copies, settings)
-    if why := ways.saved():
-        raise refused(settings, f"{name} does not load as it is saved ({why})", ANOTHER)
+    if not settings.lora_rank and (why := ways.saved()):
+        raise refused(settings, f"{name} does not load as it is saved: transformers changes {why}", ANOTHER)
     return Tried(**found)
+
+
+def is_number(why: str) -> bool:
+    """Tell whether a way gives other numbers; an error may be only the copy's."""
+    return why.endswith((OTHER, NOT_FINITE))
 
 
 def check_adapter(copies: Copies, settings: Settings) -> None:

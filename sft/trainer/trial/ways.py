@@ -10,6 +10,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,11 +25,14 @@ from sft.trainer.trial.passes import Result
 SEEDS = (0, 1)  # a way is wrong if it is with two different models: a tie of two experts may break either way
 # Rows in the same places are computed in the same order: if only a neighbour changes, so may nothing else, except as
 # much as two equal passes differ, some times over.
-NEIGHBOUR = {torch.float32: 1e-6}
-NEIGHBOUR_ROUNDED = 1e-3
+NEIGHBOUR = {torch.float32: 1e-4}
+NEIGHBOUR_ROUNDED = 2e-2
 REPEATS = 4.0
 ROUNDING = 2.0  # times the difference of the plain way from the same in fp32
+REFUSED_AT = 0.02  # a batch of several rows that differs by less from each row alone refuses no model
 PLAIN = fast_paths.PLAIN
+OTHER, NOT_FINITE = "of it", "is not finite"  # how words about another result end
+SHIFT = 0.01  # added to what is saved: values that a new model does not have, such as in the row of the padding token
 
 
 class Ways:
@@ -50,8 +54,8 @@ class Ways:
         return True
 
     @functools.cache  # noqa: B019  # lives as long as the trial
-    def plain(self, seed: int) -> tuple[Result, float]:
-        """Return the plain result, and by what share another one may differ from it."""
+    def plain(self, seed: int) -> tuple[Result, dict[str, float]]:
+        """Return the plain result, and by what shares another one may differ from it."""
         loss = self.copies.loss(seed, PLAIN if self.has_plain_attention else None)
         result = self.copies.alone(loss, seed)
         try:
@@ -61,30 +65,39 @@ class Ways:
             raise
         except Exception:  # a product of a shape that was not foreseen
             reordered = self.copies.alone(loss, seed)
-        share = passes.allowed(result, reordered, self.dtype)
+        shares = passes.allowed(result, reordered, self.dtype)
         if self.dtype != torch.float32:  # a way may round less than the plain one: some families take a softmax in bf16
             exact = TargetLoss(self.copies.model(seed).float())
             exact.head_loss = None
             exact.model.set_attn_implementation(PLAIN if self.has_plain_attention else exact.own_attention)
-            rounded, _ = passes.difference(self.copies.alone(exact, seed), result, self.dtype)
-            share = max(share, ROUNDING * rounded if math.isfinite(rounded) else 0.0)
-        return result, share
+            rounded = passes.differences(self.copies.alone(exact, seed), result, self.dtype)
+            shares = {
+                name: max(share, ROUNDING * rounded[name] if math.isfinite(rounded[name]) else 0.0)
+                for name, share in shares.items()
+            }
+        return result, shares
 
-    def compared(self, way: Callable[[int], Result]) -> str:
-        """Return what is wrong with a way, or "" if it is right."""
+    def compared(self, way: Callable[[int], Result], at_least: float = 0.0) -> str:
+        """Return what is wrong with a way, or "" if it is right: it differs by more than rounding and `at_least`."""
         said = ""
         for seed in SEEDS:
+            plain, shares = self.plain(seed)  # first: a way may leave something in the model
             try:
                 found = way(seed)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # of any kind: what a kernel says to a family that it does not fit
                 return reason_of(error)
-            plain, share = self.plain(seed)
-            differs, where = passes.difference(plain, found, self.dtype)
-            if differs <= share:
+            wrong = {
+                name: share
+                for name, share in passes.differences(plain, found, self.dtype).items()
+                if share > max(shares[name], at_least)
+            }
+            if not wrong:
                 return ""
-            said = f"{where} is not finite" if differs == float("inf") else f"{where} differs by {differs:.2g} of it"
+            where = max(wrong, key=lambda name: wrong[name])
+            differs = wrong[where]
+            said = f"{where} {NOT_FINITE}" if differs == float("inf") else f"{where} differs by {differs:.2g} {OTHER}"
         return said
 
     def own_attention(self) -> str:
@@ -111,7 +124,7 @@ class Ways:
             loss, rows = self.copies.loss(seed, self.attention), passes.rows_of(self.copies.vocabulary, seed)
             return passes.run(loss, rows, False, self.device)
 
-        return self.compared(way)
+        return self.compared(way, REFUSED_AT)
 
     def recomputed(self) -> str:
         """Compare activations that are computed again in the backward pass."""
@@ -176,17 +189,26 @@ class Ways:
             return passes.run(loss, [first, rows[1], last], True, self.device)
 
         first, again, changed = among(rows), among(rows), among(others)
-        repeated, _ = passes.difference(first, again, self.dtype)
-        differs, where = passes.difference(first, changed, self.dtype)
-        if differs <= max(NEIGHBOUR.get(self.dtype, NEIGHBOUR_ROUNDED), REPEATS * repeated):
-            return ""
-        return f"{where} depends on the rows beside it"
+        repeated = passes.differences(first, again, self.dtype)
+        least = NEIGHBOUR.get(self.dtype, NEIGHBOUR_ROUNDED)
+        for where, differs in passes.differences(first, changed, self.dtype).items():
+            if differs > max(least, REPEATS * repeated[where]):
+                return f"{where} depends on the rows beside it"
+        return ""
 
     def saved(self) -> str:
         """Save the copy and load it again: the export would."""
-        model = self.copies.model()
+        model: Any = self.copies.model()
         if type(model).__module__.startswith("transformers_modules."):
             return ""  # its code would have to be beside it
+        head = model.get_output_embeddings()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(SHIFT)
+            for module in model.modules():
+                untrained = getattr(module, "padding_idx", None) if isinstance(module, torch.nn.Embedding) else None
+                if untrained is not None and module.weight is not getattr(head, "weight", None):
+                    module.weight[untrained] = 0  # as every model has it that was trained
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             loaded = published.from_pretrained(Path(folder), dtype=self.dtype).state_dict()
