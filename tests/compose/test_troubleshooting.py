@@ -76,12 +76,11 @@ def small_shm(stack):
 
 
 def another_user_id(stack):
-    (stack.path / "runs").chmod(0o755)
     environment = stack.environment(**SETTINGS, SFT_UID=4321, SFT_GID=4321)
-    command = ["docker", "compose", "up"]
     return subprocess.run(
-        command, cwd=stack.path, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
-    ).stdout
+        ["docker", "compose", "up"], cwd=stack.path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, check=False, timeout=TIMEOUT_S,
+    ).stdout  # fmt: skip
 
 
 def memory_limit(stack):
