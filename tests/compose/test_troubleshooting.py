@@ -128,7 +128,7 @@ PROVOKED = {
     "/dev/shm: …": small_shm,
     ".env: cannot be read by user …": another_user_id,
     "main memory ran out; use fewer ranks": memory_limit,
-    "could not be written (No space left on device)": full_disk,
+    "could not be written (No space left on device…)": full_disk,
     "GPU in a container: …": no_card_in_a_container,
     "did not meet": another_network,
     "MASTER_PORT=37171: is in use": port_taken,
