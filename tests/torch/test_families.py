@@ -25,6 +25,7 @@ from .small_models import HEADS, SIZES, model_of
 
 ALONE = World(0, 0, 1, torch.device("cpu"))
 LLAMA = transformers.LlamaConfig(**SIZES, **HEADS)
+MIXTURE = transformers.MixtralConfig(**SIZES, **HEADS, num_local_experts=4)
 # Learnt positions, windows, a cap, sinks, ALiBi, a state space, a hybrid, experts, latent attention, frozen weights, a
 # cache for one prompt alone; multimodal ones, with positions of three axes, and with layers that text does not pass.
 FAMILIES = (
@@ -88,6 +89,11 @@ def test_a_kernel_that_a_family_lacks_is_left_out_alone(monkeypatch, capsys):
     monkeypatch.setattr("transformers.integrations.liger.apply_liger_kernel", apply)
     assert engine.take_liger_kernels(model_of(LLAMA), ALONE) == ["swiglu", "rms_norm"]
     assert "LlamaForCausalLM has no rope kernel in Liger" in capsys.readouterr().out
+
+
+def test_experts_keep_their_grouped_products(monkeypatch):
+    monkeypatch.setattr("transformers.integrations.liger.apply_liger_kernel", lambda model, kernels: None)
+    assert engine.take_liger_kernels(model_of(MIXTURE), ALONE) == ["rope", "rms_norm"]
 
 
 def test_a_model_that_sees_what_it_has_to_predict_is_refused(group):

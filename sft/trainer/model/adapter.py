@@ -49,13 +49,15 @@ def add(model: transformers.PreTrainedModel, settings: Settings, unused: Collect
     torch.manual_seed(settings.seed)
     try:
         try:
-            model.add_adapter(config)
+            with experts.targets_as_written():
+                model.add_adapter(config)
         except ValueError as error:
             if not all_linear or "Mamba" not in str(error):
                 raise
             config.exclude_modules = [*INSIDE_MAMBA, *beside]
             model._hf_peft_config_loaded = False  # which the attempt has set
-            model.add_adapter(config)
+            with experts.targets_as_written():
+                model.add_adapter(config)
     except ValueError as error:
         what = f"does not fit this model ({str(error).splitlines()[0]})"
         remedy = "use all-linear or names of its linear layers, such as q_proj,v_proj"
@@ -199,4 +201,5 @@ def merged(model: Any, base: Path, adapter: Path, permissions: dict[str, object]
         layer: Any = whole.get_submodule(name.removesuffix(".weight").removesuffix(".base_layer"))
         # The weights of GPT-2's layers are transposed before they are quantised.
         layer.weight.data.copy_(value.T if isinstance(layer, Conv1D) else value)
-    return peft.PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()
+    with experts.targets_as_written():
+        return peft.PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload()

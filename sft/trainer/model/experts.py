@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -27,6 +28,24 @@ def tensors(model: torch.nn.Module, unused: Collection[str] = ()) -> dict[str, t
         if len(true_shape(parameter)) == STACKED and true_shape(parameter)[0] > 1
         if name not in convolutions and name not in unused
     }
+
+
+@contextmanager
+def targets_as_written() -> Iterator[None]:
+    """Keep peft from moving an adapter's targets to the experts inside.
+
+    In transformers 4 each expert had linear layers. For adapters of that time peft takes names such as gate_proj, and
+    all-linear, for the experts of some families, with twice the rank: nine tenths of Mixtral's weights, unasked, and
+    none for the linear layers of that name that a shared expert still has.
+    """
+    from peft.utils import transformers_weight_conversion as conversion
+
+    converted = conversion.convert_peft_config_for_transformers
+    conversion.convert_peft_config_for_transformers = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        conversion.convert_peft_config_for_transformers = converted
 
 
 def names(model: torch.nn.Module, unused: Collection[str] = ()) -> list[str]:

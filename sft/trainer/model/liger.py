@@ -24,6 +24,10 @@ def apply(model: torch.nn.Module, kernel: str) -> bool:
     """Replace the modules of one kind by Liger's. Return whether the model's family has that kernel."""
     from transformers.integrations.liger import apply_liger_kernel  # imports peft, which takes a second
 
+    if kernel == "swiglu" and experts.tensors(model):
+        # Its kernel for experts tries dozens of variants of itself at first, which takes minutes, and it does not know
+        # adapters on them. transformers has grouped products for experts.
+        return False
     alone = {name: name == kernel for name in (*KERNELS, *LOSSES)}
     try:
         apply_liger_kernel(model, alone)
@@ -35,9 +39,6 @@ def apply(model: torch.nn.Module, kernel: str) -> bool:
 def apply_all(model: torch.nn.Module, without: list[str], said: list[str]) -> Iterator[str]:
     """Take Liger's kernels, but those in `without`. Yield the name of each that is used; add to `said` what is not."""
     missing = list[str]()
-    # For experts, Liger's kernel tries dozens of variants of itself on first use, which takes minutes, and it does not
-    # know adapters on them. transformers has grouped products for them.
-    without = [*without, "swiglu"] if experts.tensors(model) else without
     try:
         for kernel in KERNELS:
             if kernel in without:
