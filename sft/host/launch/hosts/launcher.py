@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -10,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from rich.console import Console
 
@@ -33,8 +31,6 @@ from sft.settings.kinds import Launched
 from sft.settings.stages import Decided
 
 LOST_WAIT_S = 60.0  # for a better reason than ssh's
-
-T = TypeVar("T")
 
 
 class Hosts:
@@ -156,5 +152,3 @@ class HostNodes:
         """End the nodes without saving."""
         for agent in self.agents:
             agent.send(END)
-            with contextlib.suppress(OSError):
-                agent.process.poll()
