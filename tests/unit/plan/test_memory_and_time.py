@@ -1,17 +1,21 @@
 """The memory and the time of the plan against what was measured (benchmarks/README.md), and against arithmetic."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from sft.host.plan import cards, workload
 from sft.host.plan.job import GIB, Job
 from sft.host.plan.memory import gpu_memory, host_memory, tokens_that_fit
+from sft.host.plan.mixers import PADDING, mixers
 from sft.host.plan.shapes import Shape
 from sft.host.plan.timing import step_timing
 from sft.settings.load import load
 from tests.unit.plan.planning import EIGHT_B, H100, HEADS, ONE_B, SIZES, THREE_B, planned
 
+SHAPES = Path(__file__).parents[3] / "benchmarks" / "shapes"
 MEASURED = [  # tokens and number of micro-steps, ranks, settings, not Liger, not persistent: peak GiB, tokens/s
     (660, 1, 1, {}, 24.08, 3_725),
     (16_353, 1, 1, {}, 38.79, 51_914),
@@ -88,6 +92,61 @@ def test_peak_and_speed_are_near_what_was_measured_since(
     found = gpu_memory(job, work.largest, workload.GSM8K.target_share, work.micro_steps)
     assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.1)
     assert step_timing(job, work, workload.GSM8K).tokens_per_second == pytest.approx(speed, rel=0.25)
+
+
+OF_OTHER_FAMILIES = [  # shape in benchmarks/shapes, settings, recompute: peak GiB, with AdamW's moments
+    ("gpt2-xl", {}, 1, 25.82),
+    ("gpt2-xl", {"ds_config": "zero2"}, 0, 58.86),
+    ("gemma-3-1b", {}, 1, 17.5),
+    ("gemma-3-1b", {}, 0, 28.4),
+    ("gemma-3-4b", {"lora_rank": 16, "ds_config": "zero2"}, 1, 11.32),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "recompute", "peak_gib"), OF_OTHER_FAMILIES)
+def test_the_plan_is_near_what_was_measured_of_other_families(name, settings, recompute, peak_gib):
+    shape = Shape.of(json.loads((SHAPES / f"{name}.json").read_text()), name)
+    chosen = {"nodes": 1, "gpus_per_node": 1, "precision": "bf16", "global_batch_size": 128} | settings
+    chosen |= {"max_tokens_per_micro_step": 8192, "gradient_checkpointing": recompute, "max_length": 1024}
+    rows = workload.Rows("", 2950, 173, 0.5, 317)
+    settings = load(None, **chosen)
+    work = workload.work(settings, rows, 8192)
+    found = gpu_memory(Job.of(settings, shape, H100), work.largest, rows.target_share, work.micro_steps)
+    assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.1)
+
+
+def test_experts_have_copies_of_their_inputs_and_outputs():
+    mixture = replace(ONE_B, experts=8, experts_per_token=2, intermediate=ONE_B.intermediate // 2)
+    dense, experts = (Job.of(load(None, precision="bf16"), shape, H100) for shape in (ONE_B, mixture))
+    assert experts.layer_bytes - dense.layer_bytes == 2 * 2 * 2 * 2048  # as wide together: two of each, bf16
+
+
+def test_adapters_on_experts_cost_a_copy_of_them():
+    mixture = replace(ONE_B, experts=8, experts_per_token=2)
+    jobs = [
+        Job.of(load(None, precision="bf16", lora_rank=4, lora_targets=targets), mixture, H100)
+        for targets in ("all-linear", "all-linear,experts")
+    ]
+    assert jobs[1].trained - jobs[0].trained == 4 * 16 * 8 * (2048 + 2 * 8192 + 8192 + 2048)
+    without, with_copies = (gpu_memory(job, 4096, 0.5, 1).moments["forward"].activations for job in jobs)
+    assert with_copies - without == 2 * 16 * mixture.expert_layer_weights
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "kept"),
+    [  # bytes per token as autograd counted them, beside what every layer keeps
+        ({"linear_num_key_heads": 16, "linear_num_value_heads": 16, "linear_key_head_dim": 128}
+         | {"linear_value_head_dim": 128, "layer_types": ["linear_attention"] * 3 + ["full_attention"]}, 3, 197_000),
+        ({"mamba_n_heads": 16, "mamba_d_state": 128, "mamba_expand": 1, "mamba_chunk_size": 64}
+         | {"layer_types": ["mamba", "attention"] * 2}, 2, 122_000),
+        ({"mamba_n_heads": 16, "mamba_d_state": 128, "mamba_expand": 1, "mamba_chunk_size": 256}
+         | {"attn_layer_indices": [1]}, 3, 129_000),
+    ],
+)  # fmt: skip
+def test_layers_without_attention_keep_what_autograd_saves(config, layers, kept):
+    hidden = 2048 if "linear_num_key_heads" in config else 1024
+    found = mixers(config, lambda name: value if type(value := config.get(name)) is int else 0, 4, hidden)
+    assert found.layers == layers and found.bytes_per_token / PADDING == pytest.approx(kept, rel=0.12)
 
 
 def test_memory_of_one_layer_by_hand():
