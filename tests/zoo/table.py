@@ -21,7 +21,7 @@ pass must stay equal to the bit. Failures are listed too.
 | right | loss and gradient norm of the first step, later losses, the resumed run, the exported weights and the answers are those of the plain loop |
 | right (padded) | the same, but rows cannot be packed: about half the speed |
 | refused | with its reason, before anything is prepared |
-| late | with its reason, but only once the ranks have loaded the model |
+| late | with its reason, but only once the ranks have loaded the model: before, a tiny copy of it is tried, and where no copy can be made nothing is known |
 | wrong | trained or evaluated, but not as the plain loop does it |
 | traceback | a crash, or the time limit (on a GPU it hit kernels that were still being compiled) |
 | not built | no tiny model could be made of the family's configuration, so nothing is known of it |
