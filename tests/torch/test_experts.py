@@ -58,6 +58,12 @@ def test_all_linear_reaches_no_expert_unasked(family):
     assert not [name for name, p in model.named_parameters() if p.requires_grad and "experts" in name]
 
 
+@pytest.mark.parametrize(("family", "moved"), [("deepseek_v3", True), ("glm4_moe", True), ("llama", False)])
+def test_an_adapter_that_peft_would_load_otherwise_is_known(family, moved):
+    assert bool(experts.moved_by_peft(family, {"q_proj", "gate_proj", "down_proj"})) is moved
+    assert not experts.moved_by_peft(family, {"q_proj"})
+
+
 def test_experts_are_refused_where_they_cannot_have_adapters():
     dense, mixture = model_of(transformers.LlamaConfig(**SIZES)), model_of(MIXTURES["mixtral"])
     with pytest.raises(SettingsError, match="LORA_TARGETS=all-linear,experts: this model has no experts"):

@@ -168,6 +168,9 @@ def write(
     config.base_model_name_or_path, config.revision = base_name(base, settings)
     config.inference_mode = True
     config.save_pretrained(str(folder))
+    if moved := experts.moved_by_peft(model.config.model_type, config.target_modules or []):
+        said = f"{folder.name}/: peft alone would take {', '.join(moved)} for the experts'; use final/, which is merged"
+        print(said, flush=True)
     own = {
         f"base_model.model.{name.replace(f'.{NAME}.', '.')}": value.contiguous()
         for name, value in weights.items()

@@ -48,6 +48,15 @@ def targets_as_written() -> Iterator[None]:
         conversion.convert_peft_config_for_transformers = converted
 
 
+def moved_by_peft(model_type: str, targets: Collection[str]) -> list[str]:
+    """Return the targets of an adapter that peft, loading it by itself, would move to the experts of a family."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    family = getattr(conversion, "_MODEL_TO_CONVERSION_PATTERN", {}).get(model_type, "")
+    moved = getattr(conversion, "_MOE_TARGET_MODULE_MAPPING", {}).get(family, {})
+    return sorted({last for target in targets if (last := target.rpartition(".")[2]) in moved})
+
+
 def names(model: torch.nn.Module, unused: Collection[str] = ()) -> list[str]:
     """Return how peft names the stacked experts: module and parameter, such as `experts.gate_up_proj`."""
     return sorted({".".join(name.split(".")[-2:]) for name in tensors(model, unused)})
