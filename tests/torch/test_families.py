@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import transformers
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sft.errors import SettingsError
 from sft.settings.load import load
@@ -19,6 +20,8 @@ from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss
 from sft.trainer.model import published
 from sft.trainer.packed import Packed
+from sft.trainer.trial import trial
+from tests.settings import decided
 from tests.zoo import runner, tiny
 
 from .small_models import HEADS, SIZES, model_of
@@ -177,3 +180,14 @@ def test_an_answer_ends_where_the_positions_do(group, prompt):
     for way in (*ways.WAYS, ways.PLAIN):
         found = generate.answer_batch(model, [[5] * prompt], [-1], 0, load(None, max_new_tokens=8), Never(), ALONE, way)
         assert len(found[0]) == min(8, 64 - prompt)
+
+
+def test_a_family_whose_fast_attention_sees_the_future_is_not_refused(group, monkeypatch, tmp_path):
+    def leaking(module, query, key, value, attention_mask, **_):
+        groups = query.shape[1] // key.shape[1]
+        key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2), None
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", leaking)
+    settings = decided(model_name="tiny", nodes=1, gpus_per_node=1, runs_path=tmp_path)
+    assert trial.try_model(LLAMA, settings, ALONE).not_tried == ""
