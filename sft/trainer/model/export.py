@@ -49,11 +49,16 @@ def export(engine: DeepSpeedEngine, prepared: Prepared, run: Run, settings: Sett
 
 
 def with_own_attention(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
-    """Return a configuration without the attention of the training, which some families cannot be built with."""
+    """Return a configuration without the attention of the training, which some families cannot be built with.
+
+    A tower's part of it may have parts again.
+    """
     own = copy.deepcopy(config)
-    for part in (own, *(getattr(own, name, None) for name in own.sub_configs)):
-        if part is not None:
-            part._attn_implementation_internal = None
+    parts = [own]
+    while parts:
+        part = parts.pop()
+        part._attn_implementation_internal = None
+        parts += [inner for inner in vars(part).values() if isinstance(inner, transformers.PreTrainedConfig)]
     return own
 
 
