@@ -14,7 +14,7 @@ from sft.trainer import attention, distributed, unpacked_layers
 from sft.trainer.batching import collate
 from sft.trainer.data.rows import Row
 from sft.trainer.distributed import World
-from sft.trainer.loss import TargetLoss, evaluating
+from sft.trainer.loss import HeadLoss, TargetLoss, evaluating
 
 TESTED = 10  # tokens at the end of a sequence whose logits are compared
 WRITTEN_OUT = 1024  # tokens of the longest sequence for attention written out, which takes memory for each pair
@@ -30,9 +30,10 @@ NEIGHBOUR = {torch.float32: 1e-5}
 NEIGHBOUR_ROUNDED = 4e-3
 REPEATS = 4.0
 MOST = 0.7  # of the tokens
-# The head is the same product of the same hidden states. A cap on small logits changes them by little.
+# The head is the same product of the same hidden states.
 HEAD = {torch.float32: 1e-5}
 HEAD_ROUNDED = 1e-2
+LARGER = 64.0
 
 
 class Way(NamedTuple):
@@ -114,7 +115,7 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World, longes
     or an engine around one. Raises SettingsError for a model that does not run, or that sees the tokens to predict.
     """
     trial = Trial(module, world)
-    target_loss, model = trial.target_loss, trial.model
+    target_loss = trial.target_loss
     with evaluating(module):
         # Every forward pass here is collective under ZeRO-3, and all ranks decide together (`Trial.same`).
         tested = np.arange(3, 3 + TESTED, dtype=np.int32)
@@ -122,10 +123,10 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World, longes
         plain = logits_of_own(trial, tested, longest)
         check_causal(trial, tested)
         if head_loss is not None:
-            target_loss.head_loss = head_loss
-            if not works(trial, lambda: trial.logits(tested), plain, HEAD.get(model.dtype, HEAD_ROUNDED)):
+            if head_is_last(trial, tested, head_loss, plain):
+                target_loss.head_loss = head_loss
+            else:
                 trial.leave_out("changes its logits after the head: no chunked loss")
-                target_loss.head_loss = None
         if not packing:
             return False
         if can_pack(trial, tested, plain, longest):
@@ -146,7 +147,7 @@ def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32], longest: int) -> 
     try:
         long = long_sequence(min(longest, WRITTEN_OUT))
         own, own_long = trial.logits(tested), trial.logits(long)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, OSError):  # OSError: a program or file that this machine lacks
         raise
     except Exception as error:  # of any kind: the code of a model family
         reason = (str(error).strip().splitlines() or ["no message"])[0]
@@ -171,6 +172,27 @@ def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32], longest: int) -> 
     )
     target_loss.own_attention = PLAIN
     return plain
+
+
+def head_is_last(trial: Trial, tested: npt.NDArray[np.int32], head_loss: HeadLoss, plain: torch.Tensor) -> bool:
+    """Tell whether the model's logits are the output of its head, and nothing is done to them after it.
+
+    A cap changes small logits by less than rounding does, but those of a trained model by much. So the head's output is
+    multiplied too, by a power of two, which is exact: logits that nothing changes are then multiplied as well.
+    """
+    target_loss, head = trial.target_loss, trial.model.get_output_embeddings()
+    target_loss.head_loss = head_loss
+    try:
+        if not works(trial, lambda: trial.logits(tested), plain, HEAD.get(trial.model.dtype, HEAD_ROUNDED)):
+            return False
+    finally:
+        target_loss.head_loss = None
+    allowed = max(trial.neighbour, REPEATS * difference(plain, trial.logits(tested)))
+    larger = head.register_forward_hook(lambda module, inputs, output: output * LARGER)
+    try:
+        return works(trial, lambda: trial.logits(tested), plain * LARGER, allowed)
+    finally:
+        larger.remove()
 
 
 def check_causal(trial: Trial, tested: npt.NDArray[np.int32]) -> None:

@@ -191,6 +191,15 @@ def test_groups_have_little_padding_and_every_sequence_once():
         assert torch.equal(found.pack([found.unpack(tokens, group) for group in range(len(found.places))]), tokens)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cap", [None, 1000.0])
+def test_a_cap_is_found_that_does_not_show_in_small_logits(cap, dtype):
+    config = transformers.Gemma2Config(**SIZES, **HEADS, head_dim=8, final_logit_softcapping=cap)
+    module = TargetLoss(model_of(config).to(dtype)).eval()
+    take_fast_paths(module, False, ALONE)
+    assert (module.head_loss is None) == (cap is not None)
+
+
 def test_a_model_that_no_way_of_packing_fits_trains_on_padded_sequences(capsys, monkeypatch):
     config = transformers.Gemma2Config(**SIZES, **HEADS, head_dim=8, final_logit_softcapping=0.1)
     module = TargetLoss(model_of(config)).eval()

@@ -76,6 +76,7 @@ def device(settings: Settings) -> str:
 
 def run(settings: Settings, folder: Path) -> Tried:
     """Try the model. Raises SettingsError."""
+    import torch
     import transformers
 
     from sft.trainer.trial import apart, trial
@@ -87,6 +88,6 @@ def run(settings: Settings, folder: Path) -> Tried:
         reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
         what = f"its config.json cannot be loaded ({reason})"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
-    if settings.device != "cuda":
+    if settings.device != "cuda" or torch.cuda.is_initialized():  # a forked process could not use the GPU then
         return trial.try_model(config, settings, trial.world_of(settings))
     return apart.tried(lambda: trial.try_model(config, settings, trial.world_of(settings)))
