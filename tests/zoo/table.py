@@ -16,6 +16,12 @@ weights, through this project's own preparation, training, export and evaluation
 one row at a time. Multimodal families are trained on text as the class that they are published as; what text does not
 pass must stay equal to the bit. Failures are listed too.
 
+Before anything is prepared, `make train` makes a tiny copy of the model's own configuration and tries it on the run's
+device: each fast way (attention, packing, loss in chunks, recomputed activations, Liger's kernels one by one) must give
+the plain way's loss and the gradient of every weight. What differs by more than the rounding that another order of the
+same sums causes is left out; what cannot be trained at all is refused with its reason. The result is kept in
+`MODEL_PATH/trials`.
+
 | word | meaning |
 |---|---|
 | right | loss and gradient norm of the first step, later losses, the resumed run, the exported weights and the answers are those of the plain loop |
