@@ -129,7 +129,7 @@ def test_the_answers_to_a_newcomers_questions_name_what_is_in_the_file():
     assert len(rows) == 5
     for question, path, more in rows:
         folder = (ROOT / path).parent
-        defined = re.findall(r"(?:class|def) (\w+)", "".join(path.read_text() for path in folder.glob("*.py")))
+        defined = re.findall(r"(?:class|def) (\w+)", "".join(path.read_text() for path in folder.rglob("*.py")))
         for name in re.findall(r"`([A-Za-z_]+(?:\.[a-z_]+)?)`", more):
             assert set(name.split(".")) <= set(defined), (question, name)
 
