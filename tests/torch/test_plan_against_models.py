@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from sft.host.plan import cards, shapes
+from sft.host.plan import cards, lookup, shapes
 from sft.host.plan.job import NF4_BYTES, Job
 from sft.host.plan.shapes import Shape
 from sft.settings.load import load
@@ -45,7 +45,7 @@ def test_weights_are_those_of_the_model(family):
 
 
 def test_the_built_in_tiny_shape_is_the_tiny_models(tiny):
-    found, built_in = shapes.read(tiny / "config.json"), Shape.of(shapes.BUILT_IN["tiny"], "")
+    found, built_in = shapes.read(tiny / "config.json"), Shape.of(lookup.BUILT_IN["tiny"], "")
     sizes = replace(found, source="", counted=None, activation="")
     assert replace(sizes, vocabulary=built_in.vocabulary) == built_in  # a tokenizer takes what its data has
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from sft.errors import UserError
 from sft.host.commands import train
 from sft.host.launch import inputs
-from sft.host.plan import shapes
+from sft.host.plan import lookup
 from sft.rows import bad_rows, look
 from sft.run import find, lifecycle
 from sft.settings.load import load
@@ -37,7 +37,7 @@ def folder(tmp_path, monkeypatch):
 def whole_model(tmp_path_factory):
     """A folder with every file that a model needs."""
     folder = tmp_path_factory.mktemp("whole")
-    config = shapes.BUILT_IN["tiny"] | {"max_position_embeddings": 4096}
+    config = lookup.BUILT_IN["tiny"] | {"max_position_embeddings": 4096}
     for name, content in (("config", config), ("tokenizer", {}), ("tokenizer_config", {})):
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "chat_template.jinja").write_text("{{ messages }}")

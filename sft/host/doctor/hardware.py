@@ -12,7 +12,7 @@ from sft.errors import SettingsError
 from sft.host import gpus
 from sft.host.check import Check
 from sft.host.launch import launcher
-from sft.host.plan import disk, shapes
+from sft.host.plan import disk, lookup
 from sft.settings.fields import TINY, Settings
 from sft.settings.stages import Resolved, resolve
 
@@ -33,7 +33,7 @@ def cpu(settings: Settings) -> Check:
 def memory(settings: Settings) -> Check:
     """Check main memory for a run on the CPU, where it holds everything. The plan knows what a run on GPUs needs."""
     free = resources.available_bytes()
-    weights = shapes.weights_of(settings) if settings.device == "cpu" or not gpus.visible() else None
+    weights = lookup.weights_of(settings) if settings.device == "cpu" or not gpus.visible() else None
     needed = CPU_BYTES * weights if weights else 0
     values = {"free_bytes": free, "needed_bytes": needed}
     if free < max(needed, MEMORY_LEAST_BYTES):

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from sft import model_files
 from sft.errors import shown
 from sft.host.check import Check
-from sft.host.plan import shapes
+from sft.host.plan import lookup
 from sft.host.rows.visible import visible
 from sft.run.records import TemplateFacts
 from sft.run.typed_json import WrongType
@@ -50,7 +50,7 @@ def started(settings: Settings) -> Iterator[subprocess.Popen[str] | None]:
 
 def is_here(settings: Settings) -> bool:
     """Tell whether the template can be looked at without a download; `tiny` is made with its data."""
-    there = model_files.local_model(settings) is not None or shapes.in_cache(settings) is not None
+    there = model_files.local_model(settings) is not None or lookup.in_cache(settings) is not None
     return settings.model_name != TINY and there and importlib.util.find_spec("transformers") is not None
 
 

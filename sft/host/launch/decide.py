@@ -12,7 +12,7 @@ from sft.host.gpus import Gpu, unused
 from sft.host.launch import inputs, launcher, learning_rate
 from sft.host.launch.launcher import LAUNCHERS, Launcher
 from sft.host.launch.offer import PARTITION, Offer
-from sft.host.plan import disk, planner, shapes, view
+from sft.host.plan import disk, lookup, planner, view
 from sft.host.plan.plan import Plan
 from sft.settings.fields import TINY, Settings
 from sft.settings.kinds import OnDevice
@@ -74,7 +74,7 @@ def on_machine(written: Settings, in_container: bool = False, opened: bool = Fal
         return Decision(written, Decided.of(resolved), chosen, tuple(cards), None, tuple(lines))
     settings, plan = planner.plan_run(resolved, cards, offer.host_gib)
     lines += disk.check(resolved)
-    lines += [*view.short_lines(plan), *learning_rate.lines(written, shapes.weights_of(settings))]
+    lines += [*view.short_lines(plan), *learning_rate.lines(written, lookup.weights_of(settings))]
     return Decision(written, settings, chosen, tuple(cards), plan, tuple(lines))
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from sft import model_files, template_files
 from sft.errors import SettingsError, UserError, wrong
-from sft.host.plan import shapes
+from sft.host.plan import lookup
 from sft.rows import look
 from sft.run.directory import Run
 from sft.settings import variables
@@ -47,8 +47,8 @@ def model(settings: Settings) -> None:
 
 def known_config(settings: Settings) -> model_files.Config:
     """Return the config.json of a hub model from MODEL_PATH, or the one built in; empty if there is none."""
-    cached = shapes.in_cache(settings)
-    found = model_files.read_json(cached) if cached else shapes.built_in(settings.model_name)
+    cached = lookup.in_cache(settings)
+    found = model_files.read_json(cached) if cached else lookup.built_in(settings.model_name)
     return found if isinstance(found, dict) else {}
 
 

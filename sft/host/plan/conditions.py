@@ -15,7 +15,7 @@ from sft import resources
 from sft.errors import UserError, wrong
 from sft.host import gpus
 from sft.host.gpus import Gpu
-from sft.host.plan import cards, measured, shapes, wire, workload
+from sft.host.plan import cards, lookup, measured, shapes, wire, workload
 from sft.host.plan.cards import Card
 from sft.host.plan.job import GIB
 from sft.host.plan.shapes import Shape
@@ -134,7 +134,7 @@ def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> 
         if settings.precision != "fp32":
             notes.append(f"{card.name} has no bf16: PRECISION=auto is fp16, with dynamic loss scaling")
     notes += [f"{card.name}: {card.note}"] if card.note else []
-    shape = shapes.read(Path(options.shape)) if options.shape else shapes.need(settings)
+    shape = shapes.read(Path(options.shape)) if options.shape else lookup.need(settings)
     if shape.doubt:
         notes.append(f"a guess: {shape.doubt}. The run tries its largest micro-step first")
     if settings.lora_rank and shape.expert_share and not settings.adapts_experts:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sft import model_files
 from sft.errors import SettingsError, UserError, wrong
-from sft.host.plan import cards, shapes, workload
+from sft.host.plan import cards, lookup, workload
 from sft.host.plan.conditions import STAND_IN
 from sft.host.plan.job import Job
 from sft.host.plan.memory import host_memory
@@ -73,7 +73,7 @@ class Place:
 def need(settings: Resolved) -> Need | None:
     """Return what a run needs; None if the size of its model cannot be known here."""
     try:
-        shape = shapes.find(settings)
+        shape = lookup.find(settings)
     except UserError:
         return None
     if shape is None:
@@ -100,7 +100,7 @@ def has_weights(settings: Settings) -> bool:
     """Tell whether the model's weights need no download."""
     if settings.model_name == TINY or model_files.local_model(settings) is not None:
         return True
-    config = shapes.in_cache(settings)
+    config = lookup.in_cache(settings)
     return config is not None and any(path.suffix in (".safetensors", ".bin") for path in config.parent.iterdir())
 
 
@@ -201,7 +201,7 @@ def check(settings: Resolved) -> list[str]:
 
 def is_guess(settings: Settings) -> bool:
     """Tell whether the number of the model's weights is a guess."""
-    shape = shapes.find(settings)
+    shape = lookup.find(settings)
     return shape is not None and bool(shape.doubt)
 
 

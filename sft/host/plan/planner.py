@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sft.errors import SettingsError, UserError, wrong
 from sft.host import gpus
-from sft.host.plan import advice, shapes, wire
+from sft.host.plan import advice, lookup, wire
 from sft.host.plan.conditions import Options, conditions
 from sft.host.plan.plan import Plan
 from sft.run import typed_json
@@ -39,7 +39,7 @@ def plan_run(settings: Resolved, here: list[gpus.Gpu], host_gib: float = 0.0) ->
     for cards of unknown memory: the run finds its budget by trying. Raises SettingsError for settings that cannot fit,
     unless PLAN=warn or the model's shape is a guess.
     """
-    if settings.device != "cuda" or not shapes.is_known(settings) or not all(card.total_gib for card in here):
+    if settings.device != "cuda" or not lookup.is_known(settings) or not all(card.total_gib for card in here):
         return without_plan(settings), None
     plan = Plan.of(settings, conditions(settings, here, Options(host_gib=host_gib)))
     problem = advice.problem(plan)

@@ -3,13 +3,13 @@
 from typing import Any
 
 from sft.host import gpus
-from sft.host.plan import cards, planner, shapes
+from sft.host.plan import cards, lookup, planner
 from sft.host.plan.conditions import Options
 from sft.host.plan.plan import Plan
 from sft.host.plan.shapes import Shape
 from sft.settings.load import load
 
-ONE_B, THREE_B, EIGHT_B = (Shape.of(config, name) for name, config in list(shapes.BUILT_IN.items())[:3])
+ONE_B, THREE_B, EIGHT_B = (Shape.of(config, name) for name, config in list(lookup.BUILT_IN.items())[:3])
 H100 = cards.need("H100")
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "pad_token_id": 0}

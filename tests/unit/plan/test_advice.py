@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.host.plan import advice, shapes, view
+from sft.host.plan import advice, lookup, view
 from tests.unit.plan.planning import planned
 
 
@@ -121,7 +121,7 @@ def test_small_steps_are_told_what_a_larger_batch_would_give():
 
 def test_what_does_not_even_fit_in_four_bits_is_sharded_in_sixteen():
     sizes = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
-    Path("large.json").write_text(json.dumps(shapes.LLAMA | sizes))
+    Path("large.json").write_text(json.dumps(lookup.LLAMA | sizes))
     found = planned(number=1, shape="large.json", lora_rank=8, lora_base_bits=4, ds_config="zero2")
     assert re.match(
         r"does not fit: large needs 4\d.\d GiB .*; use DS_CONFIG=zero3 LORA_BASE_BITS=16 on \d+ GPUs and 13\d GiB "
@@ -132,7 +132,7 @@ def test_what_does_not_even_fit_in_four_bits_is_sharded_in_sixteen():
 
 def test_a_model_that_trains_in_four_bits_may_be_too_large_to_be_evaluated():
     sizes = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48, "num_attention_heads": 40}
-    Path("14b.json").write_text(json.dumps(shapes.LLAMA | sizes))
+    Path("14b.json").write_text(json.dumps(lookup.LLAMA | sizes))
     settings = {"shape": "14b.json", "lora_rank": 16, "lora_base_bits": 4, "ds_config": "zero2"}
     found = planned(number=1, **settings)
     assert found.fits and re.match(

@@ -9,7 +9,7 @@ import pytest
 from sft.errors import SettingsError, UserError
 from sft.host import gpus
 from sft.host.launch.decide import decide
-from sft.host.plan import shapes, view, workload
+from sft.host.plan import lookup, view, workload
 from sft.host.plan.conditions import Options, conditions
 from sft.host.plan.plan import Plan
 from sft.host.plan.shapes import Shape
@@ -20,17 +20,17 @@ from tests.unit.plan.planning import card_here, planned
 
 
 def test_a_shape_is_found_in_a_folder_and_in_the_cache(tmp_path):
-    config = json.dumps(shapes.BUILT_IN["tiny"])
+    config = json.dumps(lookup.BUILT_IN["tiny"])
     snapshot = tmp_path / "models" / "models--a--b" / "snapshots" / "1234"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text(config)
     (tmp_path / "models" / "models--a--b" / "refs").mkdir()
     (tmp_path / "models" / "models--a--b" / "refs" / "main").write_text("1234")
-    assert shapes.need(load(None, model_name="a/b")).layers == 2
-    assert shapes.find(load(None, model_name="a/c")) is None
+    assert lookup.need(load(None, model_name="a/b")).layers == 2
+    assert lookup.find(load(None, model_name="a/c")) is None
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "config.json").write_text(config)
-    assert shapes.need(load(None, model_name="./own")).hidden == 128
+    assert lookup.need(load(None, model_name="./own")).hidden == 128
 
 
 def test_any_card_is_planned_for_by_its_memory():
@@ -102,7 +102,7 @@ def test_the_largest_micro_step_to_expect(sequences, budget, largest):
 
 
 def test_a_model_of_a_shape_has_its_own_name():
-    config = json.dumps(shapes.BUILT_IN["meta-llama/Llama-3.1-8B"])
+    config = json.dumps(lookup.BUILT_IN["meta-llama/Llama-3.1-8B"])
     cached = Path("hub/models--Qwen--Qwen2.5-7B/snapshots/abc")
     for folder in (cached, Path("mine/Mistral-7B")):
         folder.mkdir(parents=True)
