@@ -27,7 +27,7 @@ setup: $(if $(TORCH_BACKEND)$(OFFLINE),renewed,$(INV)) ## environment, .env, fol
 bundle: $(INV) ## all that `make setup OFFLINE=1` needs (PYTHON_VERSION=3.12)
 	@$(INV) bundle
 
-test-env: $(INV) ## can a run start here: ok, warning or failure with the remedy (JSON=1)
+test-env: $(INV) ## can this run start: a line for each check (JSON=1)
 	@$(INV) test-env
 
 rows: $(INV) ## rows as they will be trained (INDEX=n LONGEST=1 CHECK=1)
@@ -79,7 +79,7 @@ docs: $(INV) ## write the generated parts of docs/ and .env.example
 constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## write the newest versions of all packages to constraints.txt
 	@$(INV) constraints
 
-clean: ## remove .venv, caches, containers and images of this folder; asks first (YES=1)
+clean: ## remove .venv, caches, containers, images; asks first (YES=1)
 	@$(PYTHON) -m sft.host.bootstrap.clean
 
 $(INV): pyproject.toml constraints.txt

@@ -36,9 +36,10 @@ ADAPTER_FROM_START_TO_END = """
 KERNELS = """
     import torch
     from sft.trainer import attention, engine
+    from sft.trainer.attention_options import Options
     from sft.trainer.distributed import World
 
-    print(attention.fastest("cuda", torch.bfloat16, dropout=False).__name__)
+    print(attention.fastest("cuda", torch.bfloat16, Options(None, 0, 0.0)).__name__)
     engine.take_liger_kernels(torch.nn.Linear(2, 2), World(0, 0, 1, torch.device("cuda")))
 """
 

@@ -170,7 +170,7 @@ def test_rows_come_back_as_written(rows):
 
 def test_padded_rows(rows):
     batch = batching.collate(rows.take([0, 1]), False, torch.device("cpu"))
-    assert batch.input_ids.tolist() == [[1, 5, 6, 7], [1, 8, 0, 0]]
+    assert batch.input_ids.tolist() == [[1, 5, 6, 7], [1, 8, 8, 8]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert batch.packed is None
     assert (batch.predicting.tolist(), batch.targets.tolist()) == ([1, 2, 4], [6, 7, 8])

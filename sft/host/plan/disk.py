@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,8 +162,9 @@ def place(settings: Settings, names: list[str], needed: float) -> Place:
 
 
 def free_bytes(path: Path) -> float:
-    """Return what is free on the file system of a folder, which need not exist yet."""
-    return shutil.disk_usage(existing(path)).free
+    """Return what is free on the file system of a folder, which need not exist yet; no end of it without a size."""
+    usage = shutil.disk_usage(existing(path))
+    return usage.free if usage.total else sys.maxsize  # /proc and the like: writing there fails for another reason
 
 
 def existing(path: Path) -> Path:
