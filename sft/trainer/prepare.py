@@ -132,11 +132,10 @@ def check_lora_targets(settings: Settings, folder: Path) -> None:
     if not settings.lora_rank or settings.adapted_layers == [ALL_LINEAR]:
         return
     import torch
-    import transformers
 
     from sft.trainer.model import adapter, published, towers
 
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+    config = published.config_in(folder, settings)
     with torch.device("meta"):
         model = published.from_config(config, settings.trust_remote_code)
     adapter.check_targets(model, settings, towers.unused(model))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft import model_files, template_files
-from sft.errors import SettingsError, shown, wrong
+from sft.errors import SettingsError, wrong
 from sft.rows import forms
 from sft.rows.row_kind import RowKind, common_kind
 from sft.rows.splits import local_files
@@ -180,7 +180,7 @@ def tokeniser_of(
     from sft.trainer.data.tokenise import Tokeniser
     from sft.trainer.model import published
 
-    config = config_in(model, settings)
+    config = published.config_in(model, settings)
     most, embedding_rows = published.positions(config), getattr(config.get_text_config(), "vocab_size", None)
     model_files.check_length(most, settings)
     if kind == "texts":
@@ -206,19 +206,3 @@ def checked_eos(tokenizer: Any, settings: Settings) -> int:
         remedy = "set eos_token in its tokenizer_config.json"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)])
     return eos
-
-
-def config_in(model: Path, settings: Settings) -> Any:
-    """Return the configuration in a model's folder. Raises SettingsError, also if no class writes text for it."""
-    import transformers
-
-    from sft.trainer.model import published
-
-    try:
-        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=settings.trust_remote_code)
-    except Exception as error:  # of any kind: each kind of model checks its own values
-        reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
-        what = f"its config.json cannot be loaded ({reason})"
-        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
-    published.check(config, settings)
-    return config

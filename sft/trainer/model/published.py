@@ -13,7 +13,7 @@ from typing import Any
 import transformers
 
 from sft import model_files
-from sft.errors import SettingsError, wrong
+from sft.errors import SettingsError, shown, wrong
 from sft.settings.fields import Settings
 
 PICTURE_TOKEN = re.compile("(image|video|audio)_token_(id|index)")
@@ -97,6 +97,18 @@ def tokens_of_pictures(config: transformers.PreTrainedConfig, tokenizer: Any) ->
     """Return the tokens that stand for pictures, films or sound: the model puts what it sees in their place."""
     named = [value for name, value in config.to_dict().items() if PICTURE_TOKEN.fullmatch(name)]
     return frozenset(token for token in named if token in tokenizer.added_tokens_decoder)
+
+
+def config_in(folder: Path, settings: Settings) -> transformers.PreTrainedConfig:
+    """Return the configuration in MODEL_NAME's folder. Raises SettingsError, also if no class writes text for it."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+    except Exception as error:  # of any kind: each kind of model checks its own values
+        reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
+        what = f"its config.json cannot be loaded ({reason})"
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
+    check(config, settings)
+    return config
 
 
 def check(config: transformers.PreTrainedConfig, settings: Settings) -> None:

@@ -10,7 +10,6 @@ import importlib.metadata
 from pathlib import Path
 
 from sft import model_files
-from sft.errors import SettingsError, shown, wrong
 from sft.run import files, typed_json
 from sft.run.records import Tried
 from sft.settings.fields import TINY, Settings
@@ -79,15 +78,11 @@ def run(settings: Settings, folder: Path) -> Tried:
     import torch
     import transformers
 
+    from sft.trainer.model import published
     from sft.trainer.trial import apart, trial
 
     transformers.logging.set_verbosity_error()
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
-    except Exception as error:  # of any kind: each kind of model checks its own values
-        reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
-        what = f"its config.json cannot be loaded ({reason})"
-        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
+    config = published.config_in(folder, settings)
     if settings.device != "cuda" or torch.cuda.is_initialized():  # a forked process could not use the GPU then
         return trial.try_model(config, settings, trial.world_of(settings))
     return apart.tried(lambda: trial.try_model(config, settings, trial.world_of(settings)))
