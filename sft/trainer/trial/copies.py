@@ -42,6 +42,7 @@ class Copies:
         model: Any = from_config(self.config, self.settings, self.dtype)
         model.to(self.world.device)
         model.config.use_cache = False
+        model.name_or_path = self.settings.model_name  # for what is said of it
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if weight.dim() > 1 and "embed" in name:
