@@ -30,7 +30,9 @@ class Host:
 def parse(text: str) -> list[Host]:
     """Return the hosts of a list separated by commas. Raises ValueError."""
     found: list[Host] = []
-    for word in filter(None, map(str.strip, text.split(","))):
+    for word in map(str.strip, text.split(",")) if text.strip() else ():
+        if not word:
+            raise ValueError("has nothing between two commas, or at an end")
         match = HOST.fullmatch(word)
         if BARE_V6.fullmatch(word):
             host = Host(word, word)

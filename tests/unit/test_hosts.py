@@ -20,7 +20,9 @@ def test_hosts_are_written_as_for_ssh():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["-oProxyCommand=x", "a b", "host:", "host:99999", "@host", "a;b", "$(x)", "a,a"])
+@pytest.mark.parametrize(
+    "text", ["-oProxyCommand=x", "a b", "host:", "host:99999", "@host", "a;b", "$(x)", "a,a", "a,,b", "a,b,"]
+)
 def test_what_is_not_a_host_is_refused(text):
     with pytest.raises(SettingsError, match="HOSTS="):
         load(None, hosts=text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sft.errors import wrong
+from sft.errors import SettingsError, wrong
 from sft.host.plan.measured import Measured
 from sft.settings.fields import Settings
 
@@ -69,10 +69,13 @@ def gpus_of_a_host(settings: Settings) -> int:
 def between(settings: Settings, hosts: int, link: float, speeds: Measured | None) -> Wire | None:
     """Return the network between a run's hosts; None if it has one host.
 
-    `hosts`, `link`: what the user assumes, in Gbit/s; 0 if nothing.
+    `hosts`, `link`: what the user assumes, in Gbit/s; 0 if nothing. Raises SettingsError for a link of one host.
     """
     launcher = launcher_of(settings)
     number = hosts or (settings.nodes if launcher in USUAL else 1)
+    if number < 2 and link:
+        what = "this plan is for one host, which has no network to another"
+        raise SettingsError([wrong("LINK", f"{link:g}", what, "set HOSTS=2 too, or leave LINK out")])
     if number < 2:
         return None
     if link:

@@ -33,6 +33,11 @@ def test_what_is_not_a_network_is_refused(text):
         Options.of(link=text)
 
 
+def test_a_network_of_one_host_is_refused():
+    with pytest.raises(UserError, match="LINK=10: this plan is for one host.*; set HOSTS=2 too, or leave LINK out"):
+        planned(hosts="")
+
+
 def test_hosts_are_a_number_or_names():
     assert [Options.of(hosts=text).hosts for text in ("2", "a,b", "a, b ,c", "", "1024")] == [2, 2, 3, 0, 1024]
     for text in ("1", "0", "a", ",", "99999999999"):
