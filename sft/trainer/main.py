@@ -35,6 +35,7 @@ from sft.trainer.loop import train
 from sft.trainer.report import Reporter
 
 POLL_S = 0.05
+LOOKS_PER_S = 1000  # of all ranks together at most: they may share one NFS server
 
 
 def main() -> None:
@@ -82,7 +83,7 @@ def wait_for_inputs(run: Run) -> None:
     while not run.prepared.is_file():
         if process.stop_requested.is_set() and run.stop_reason() is None:
             run.request_stop("a signal to the ranks")
-        time.sleep(POLL_S)
+        time.sleep(max(POLL_S, int(os.environ.get("WORLD_SIZE", 1)) / LOOKS_PER_S))
 
 
 def evaluate_and_train(run: Run, settings: Effective, world: World) -> Literal["finished", "stopped"]:

@@ -1,13 +1,20 @@
 """The line between the node programs."""
 
+import os
+import resource
 import socket
 import threading
 import time
 
 import pytest
 
+from sft.errors import SettingsError
+from sft.host.launch import link as links
+from sft.host.launch import meeting
 from sft.host.launch.link import MasterLink, WorkerLink
+from sft.run.records import Failure
 from tests.e2e.project import free_port
+from tests.settings import decided
 
 
 @pytest.fixture
@@ -71,19 +78,22 @@ def test_a_worker_learns_why_there_is_no_run(port):
     assert worker.refusal() == "SEED=x: wrong / BATCH_SIZE=0: wrong"
 
 
-def test_a_stranger_and_a_second_node_1_are_sent_away(met, port):
+def test_a_second_node_1_and_one_beyond_the_last_are_told_why_they_are_sent_away(met, port):
     master, worker = met
-    second, stranger = WorkerLink(1, port), WorkerLink(7, port)
-    for link in (second, stranger):
-        until(lambda link=link: link.peers and link.peers[0].lost, master, link)
+    second, beyond = WorkerLink(1, port), WorkerLink(7, port)
+    for link in (second, beyond):
+        until(lambda link=link: link.refusal(), master, link)
         assert link.run_name() is None
-    assert master.lost() is None and worker.lost() is None
+    assert second.refusal() == "node 1 is there already: give each host a NODE_RANK of its own"
+    assert beyond.refusal() == "node 7 is not one of this run's 2 nodes, 0 to 1"
+    assert master.lost() is None and worker.lost() is None and len(master.said) == 2
 
 
-def test_a_node_that_does_not_know_the_word_is_sent_away(port):
+def test_a_node_of_another_user_does_not_know_the_word_and_is_told_so(port):
     master, stranger, own = MasterLink(2, port, "ours"), WorkerLink(1, port, "theirs"), WorkerLink(1, port, "ours")
     master.name_run("mine")
-    until(lambda: stranger.peers and stranger.peers[0].lost, master, stranger)
+    until(lambda: stranger.refusal(), master, stranger)
+    assert f"only user id {os.getuid()} may read it" in stranger.refusal()
     assert stranger.run_name() is None and master.missing() == [1]
     until(lambda: own.run_name() == "mine", master, own)
     assert master.not_ready() == [1]
@@ -108,3 +118,88 @@ def test_a_stranger_who_talks_without_end_is_sent_away(port):
             except ConnectionError:
                 break
     master.close(well=True)
+
+
+# Many nodes
+
+
+def test_nodes_that_all_come_in_the_same_moment_are_all_taken_at_the_next_look(port):
+    nodes = 300  # more than the 128 that Python's sockets let wait
+    master = MasterLink(nodes, port, "ours")
+    workers = [WorkerLink(rank, port, "ours") for rank in range(1, nodes)]
+    for worker in workers:
+        worker.poll()
+    master.name_run("mine")
+    assert all(worker.peers for worker in workers)
+    for _ in range(3):  # once for each message that is waited for
+        time.sleep(0.01)
+        master.poll()
+        for worker in workers:
+            worker.poll()
+            worker.ready()
+    time.sleep(0.01)
+    master.poll()
+    assert master.missing() == [] == master.not_ready()
+    master.tell(Failure(kind="lost_node", reason="node 0: lost node 7\nand more"))
+    until(lambda: workers[-1].broken(), *workers)
+    assert {(worker.broken().kind, worker.broken().reason) for worker in workers} == {
+        ("lost_node", "node 0: lost node 7\nand more")
+    }
+    for one in (*workers, master):
+        one.close(well=True)
+
+
+def test_strangers_who_stay_silent_keep_no_node_away(port, monkeypatch):
+    monkeypatch.setattr(links, "STRANGERS", 5)
+    master = MasterLink(2, port, "ours")
+    strangers = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    master.poll()
+    assert len(master.newcomers) == 7
+    worker = WorkerLink(1, port, "ours")
+    master.name_run("mine")
+    until(lambda: worker.run_name() == "mine", worker, master)
+    monkeypatch.setattr(links, "NEWCOMER_S", 0.0)
+    until(lambda: not master.newcomers, master)
+    assert master.lost() is None and not master.missing()
+    for one in (*strangers, worker, master):
+        one.close(True) if isinstance(one, links.Link) else one.close()
+
+
+def test_a_connection_that_is_reset_before_the_run_is_named_is_made_again(port):
+    worker = WorkerLink(1, port)
+    with socket.create_server(("127.0.0.1", port)) as other:
+        worker.poll()
+        other.accept()[0].close()
+        until(lambda: not worker.peers, worker)
+        assert worker.lost() is None
+    master = MasterLink(2, port)
+    master.name_run("mine")
+    until(lambda: worker.run_name() == "mine", master, worker)
+    master.close(well=True)
+    worker.close(well=True)
+
+
+def test_a_first_node_that_ends_before_it_names_a_run_is_lost(port):
+    master, worker = MasterLink(2, port), WorkerLink(1, port)
+    until(lambda: worker.has_proven, master, worker)
+    master.close(well=False)
+    until(lambda: worker.lost() is not None, worker)
+    assert worker.lost() == "lost node 0 (its program is gone)"
+
+
+def test_node_0_asks_for_the_files_that_it_needs_and_says_if_it_may_not_open_them(monkeypatch):
+    limits, wanted = {"now": (1024, 4096)}, []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits["now"])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: wanted.append(pair))
+    meeting.allow_files(2)
+    meeting.allow_files(1024)
+    assert wanted == [(1324, 4096)]
+    limits["now"] = (1024, 1024)
+    with pytest.raises(SettingsError, match=r"NODES=1024: node 0 may open 1024 files here, and needs 1324; raise"):
+        meeting.allow_files(1024)
+
+
+def test_a_message_about_missing_nodes_names_a_few(monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    said = meeting.no_meeting(decided(nodes=512), list(range(1, 512)), 0.0)
+    assert said.startswith("nodes 1, 2, 3, 4, 5, 6, 7, 8 and 503 more did not come to 127.0.0.1:")

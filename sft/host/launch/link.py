@@ -3,14 +3,16 @@
 Ranks notice a dead peer late, over NCCL only after minutes. If a node program dies, its connection closes at once; if
 the network is cut, the kernel's keepalive notices within half a minute. A node that ends well says goodbye first.
 The messages are lines of text: `prove NONCE` to a newcomer, `node R PROOF` from it, `run NAME` or `failed REASON` to
-it, `ready` from it, `goodbye` from both. The proof is made from a word that only the nodes of a run know; it does not
-reveal the word.
+it, `ready` from it, `broken FAILURE` to all, `goodbye` from both. The proof is made from a word that only the nodes of
+a run know; it does not reveal the word. Strangers, such as scanners of ports, may come at any time: one that does not
+prove itself is sent away, and never keeps a node from coming. `benchmarks/scale.py` measures this with 512 nodes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hmac
+import json
 import os
 import re
 import secrets
@@ -20,12 +22,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sft.host.launch import rank_variables
+from sft.run.records import Failure
 
 # The kernel asks a silent peer after 5 s, and gives it up after 20 s without an answer.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 CONNECT_TIMEOUT_S = 2.0
 REFUSE_S = 10.0
 LONGEST = 1000  # characters that a newcomer may send before it has said which node it is
+NEWCOMER_S = 30.0  # within which a newcomer must have said so
+STRANGERS = 200  # newcomers that are kept beside the nodes that are missing; if there are more, the oldest have to go
+# Connections that wait to be accepted: all nodes may come in the same moment. Python's own limit is 128, and the kernel
+# resets what is beyond it, or beyond its own limit, net.core.somaxconn (4,096 since Linux 5.4).
+WAITING = 4096
+PARTS = 16  # of 4 KiB that are read from a peer at a time: the others must not wait for one that talks without end
 WORD = "SFT_LINK_WORD"  # in the environment of nodes that were started over ssh
 
 
@@ -65,6 +74,7 @@ class Peer:
     text: str = ""
     lost: str = ""
     nonce: str = field(default_factory=lambda: secrets.token_hex(16))
+    came_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.connection.setblocking(False)
@@ -77,9 +87,12 @@ class Peer:
         if self.lost:
             return
         try:
-            while part := self.connection.recv(4096):
+            for _ in range(PARTS):
+                part = self.connection.recv(4096)
+                if not part:
+                    self.lost = "its program is gone"
+                    return
                 self.text += part.decode(errors="replace")
-            self.lost = "its program is gone"
         except BlockingIOError:
             return
         except OSError as error:
@@ -134,41 +147,64 @@ class MasterLink(Link):
         super().__init__()
         self.nodes, self.answer, self.word = nodes, "", word
         self.newcomers: list[Peer] = []
+        self.said: list[str] = []  # lines about newcomers that were sent away; whoever prints them removes them
         address = master_address()
         if address.startswith("127.") or address == "localhost":
-            self.listener = socket.create_server((address, port))
+            self.listener = socket.create_server((address, port), backlog=WAITING)
         elif socket.has_dualstack_ipv6():
-            self.listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+            self.listener = socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=WAITING
+            )
         else:
-            self.listener = socket.create_server(("", port))
+            self.listener = socket.create_server(("", port), backlog=WAITING)
         self.listener.setblocking(False)
 
     def poll(self) -> None:
         """Accept newcomers, answer them as soon as the answer is known, and receive what the others have sent."""
-        with contextlib.suppress(BlockingIOError):
-            self.newcomers.append(Peer(self.listener.accept()[0]))
-            self.newcomers[-1].say(f"prove {self.newcomers[-1].nonce}")
-        for newcomer in list(self.newcomers if self.answer else []):
+        self.accept()
+        for newcomer in list(self.newcomers):
             newcomer.read()
             said = newcomer.said(r"node (\d+ \w+)")
-            if said is None and not newcomer.lost and len(newcomer.text) < LONGEST:
-                continue
-            self.newcomers.remove(newcomer)
-            rank = self.rank_of(said, newcomer.nonce)
-            if rank is None:
-                newcomer.connection.close()  # not a node of this run
-                continue
-            self.peers[rank] = newcomer
-            newcomer.say(self.answer)
+            if said is None:
+                late = time.monotonic() - newcomer.came_at > NEWCOMER_S
+                if newcomer.lost or late or len(newcomer.text) >= LONGEST:
+                    self.send_away(newcomer)
+            elif reason := self.objection(said, newcomer.nonce):
+                newcomer.say(f"failed {reason}")
+                self.send_away(newcomer)
+                self.said.append(reason)
+            elif self.answer:
+                self.newcomers.remove(newcomer)
+                self.peers[rank_in(said)] = newcomer
+                newcomer.say(self.answer)
         super().poll()
 
-    def rank_of(self, said: str | None, nonce: str) -> int | None:
-        """Return the rank of a newcomer by what it has said, or None if it is not a node of this run."""
-        number, _, proven = (said or "").partition(" ")
-        rank = int(number[:6] or 0)
-        if not 0 < rank < self.nodes or rank in self.peers:
-            return None
-        return rank if hmac.compare_digest(proven, proof(self.word, nonce, rank)) else None
+    def accept(self) -> None:
+        """Accept everybody who waits at the port."""
+        with contextlib.suppress(OSError):  # nobody waits; or there are no more files, and then they wait on
+            while True:
+                newcomer = Peer(self.listener.accept()[0])
+                newcomer.say(f"prove {newcomer.nonce}")
+                self.newcomers.append(newcomer)
+                if len(self.newcomers) > self.nodes - len(self.peers) + STRANGERS:
+                    self.send_away(next((one for one in self.newcomers if not one.text), self.newcomers[0]))
+
+    def send_away(self, newcomer: Peer) -> None:
+        """Close the connection to a newcomer that is not a node of this run."""
+        self.newcomers.remove(newcomer)
+        newcomer.connection.close()
+
+    def objection(self, said: str, nonce: str) -> str:
+        """Return why a newcomer is not a node of this run, by what it has said; "" if it is one."""
+        rank, proven = rank_in(said), said.partition(" ")[2]
+        if not hmac.compare_digest(proven, proof(self.word, nonce, rank)):
+            me = f"user id {os.getuid()}"
+            return f"node {rank} does not know this run's word, as only {me} may read it: start all nodes with that id"
+        if not 0 < rank < self.nodes:
+            return f"node {rank} is not one of this run's {self.nodes} nodes, 0 to {self.nodes - 1}"
+        if rank in self.peers:
+            return f"node {rank} is there already: give each host a NODE_RANK of its own"
+        return ""
 
     def name_run(self, name: str) -> None:
         """Answer every node that comes with the name of the run."""
@@ -189,7 +225,12 @@ class MasterLink(Link):
 
     def not_ready(self) -> list[int]:
         """Return the nodes that have not come yet, or have not said yet that they can begin."""
-        return [rank for rank in range(1, self.nodes) if rank in self.missing() or not self.peers[rank].said("(ready)")]
+        return [rank for rank in range(1, self.nodes) if rank not in self.peers or not self.peers[rank].said("(ready)")]
+
+    def tell(self, failure: Failure) -> None:
+        """Tell all nodes why the run is broken: they look into the run directory now and then only."""
+        for peer in self.peers.values():
+            peer.say(f"broken {json.dumps(failure.to_json())}")
 
     def close(self, well: bool) -> None:
         """Close the connections, and stop listening."""
@@ -197,6 +238,11 @@ class MasterLink(Link):
         for newcomer in self.newcomers:
             newcomer.connection.close()
         self.listener.close()
+
+
+def rank_in(said: str) -> int:
+    """Return the rank that a newcomer says it has."""
+    return int(said.partition(" ")[0][:6])
 
 
 class WorkerLink(Link):
@@ -207,13 +253,15 @@ class WorkerLink(Link):
         super().__init__()
         self.rank, self.port, self.word = rank, port, word
         self.has_proven = self.is_ready = False
+        self.was_there = self.is_gone = False  # node 0
 
     def poll(self) -> None:
         """Connect to node 0 if that has not been done yet, and receive what it has sent."""
         if not self.peers:
             try:
                 connection = socket.create_connection((master_address(), self.port), CONNECT_TIMEOUT_S)
-            except OSError:
+            except OSError as error:
+                self.is_gone = self.was_there and isinstance(error, ConnectionRefusedError)
                 return  # not there yet
             if (
                 connection.getsockname() == connection.getpeername()
@@ -222,9 +270,18 @@ class WorkerLink(Link):
                 return
             self.peers[0] = Peer(connection)
         super().poll()
+        if self.peers[0].lost and self.run_name() is None and self.refusal() is None:
+            # Node 0 had no room for this connection, or took it for a stranger's: another one may do.
+            self.peers.pop(0).connection.close()
+            self.has_proven = False
+            return
         if not self.has_proven and (nonce := self.peers[0].said(r"prove (\w+)")):
-            self.has_proven = True
+            self.has_proven = self.was_there = True
             self.peers[0].say(f"node {self.rank} {proof(self.word, nonce, self.rank)}")
+
+    def lost(self) -> str | None:
+        """Return how node 0 was lost, or None."""
+        return "lost node 0 (its program is gone)" if self.is_gone else super().lost()
 
     def ready(self) -> None:
         """Say that this node can begin, once it is connected."""
@@ -239,3 +296,8 @@ class WorkerLink(Link):
     def refusal(self) -> str | None:
         """Return why node 0 has no run, or None."""
         return self.peers[0].said("failed (.+)") if self.peers else None
+
+    def broken(self) -> Failure | None:
+        """Return why the run is broken, if node 0 has said so."""
+        said = self.peers[0].said("broken (.+)") if self.peers else None
+        return Failure.from_json(json.loads(said)) if said else None

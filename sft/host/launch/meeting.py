@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import time
 
 from sft import hostfile, redaction
 from sft.errors import RunFailed, SettingsError, UserError, wrong
 from sft.host.folders import make_folders
 from sft.host.launch.decide import decide
-from sft.host.launch.link import Link, MasterLink, WorkerLink, master_address, word_of
+from sft.host.launch.link import STRANGERS, Link, MasterLink, WorkerLink, master_address, word_of
 from sft.host.launch.open import open_run
 from sft.host.launch.signals import Signals
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 
 POLL_S = 0.2
+OTHER_FILES = 100  # that a node program has open: logs, pipes, locks
+NAMED = 8  # missing nodes that a message names
 
 
 def start_link(settings: Settings, rank: int) -> Link:
@@ -32,11 +35,26 @@ def start_link(settings: Settings, rank: int) -> Link:
     redaction.know([word])
     if rank:
         return WorkerLink(rank, port, word)
+    allow_files(settings.nodes)
     try:
         return MasterLink(settings.nodes, port, word)
     except OSError as error:
         what = f"the next port, {port}, on which the nodes meet, cannot be used ({error.strerror})"
         raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")]) from None
+
+
+def allow_files(nodes: int) -> None:
+    """Let this process open a file for each node, and as many more as it needs. Raises SettingsError.
+
+    Many systems let a process open 1,024 files unless it asks for more.
+    """
+    needed = nodes + STRANGERS + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard) and hard < needed:
+        what = f"node 0 may open {hard} files here, and needs {needed}"
+        raise SettingsError([wrong("NODES", nodes, what, f"raise the limit: `ulimit -Hn {needed}` as root")])
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
@@ -72,7 +90,8 @@ def no_meeting(settings: Settings, missing: list[int], deadline: float) -> str:
     """Return why the nodes have not met, if the time is over; otherwise ""."""
     if time.monotonic() < deadline:
         return ""
-    nodes = f"node{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    nodes = f"node{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:NAMED]))}{more}"
     at = f"{master_address()}:{hostfile.link_port(settings.master_port)}"
     return f"{nodes} did not come to {at} within RENDEZVOUS_TIMEOUT_S={settings.rendezvous_timeout_s} seconds"
 
@@ -82,6 +101,8 @@ def missing_nodes(link: Link, run: Run) -> list[int]:
     if isinstance(link, MasterLink):
         return link.not_ready()
     if isinstance(link, WorkerLink):
+        if reason := link.refusal():
+            raise UserError(f"node 0: {reason}")
         if (name := link.run_name()) not in (None, run.name):
             raise UserError(f"--run={run.path}: node 0 works on {name}; start every node with the same run")
         link.ready()

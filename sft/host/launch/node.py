@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -51,26 +52,41 @@ def main() -> None:
     rank = rank_variables.node_rank()
     parser.add_argument("--node-rank", type=int, default=rank, required=rank is None, help="0 is the master")
     arguments = parser.parse_args()
-    run = Run(arguments.run.resolve()) if arguments.run else None
     guard_tracebacks()
+    run_node(Run(arguments.run.resolve()) if arguments.run else None, arguments.node_rank)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The modules that a node starts. `benchmarks/scale.py` has nodes without ranks."""
+
+    prepare: str = "sft.trainer.prepare"
+    ranks: str = LAUNCHER  # starts them, and ends when they have ended
+
+
+PROGRAMS = Programs()
+
+
+def run_node(run: Run | None, rank: int, programs: Programs = PROGRAMS) -> None:
+    """Run one node of `run`, or of the run that node 0 opens. Exits with a code if something went wrong."""
     heard, link, opened = Signals(), Link(), contextlib.ExitStack()
     node: Node | None = None
     try:
         settings = run.settings() if run else load()
-        link = meeting.start_link(settings, arguments.node_rank)
-        if run is None and arguments.node_rank == 0:
+        link = meeting.start_link(settings, rank)
+        if run is None and rank == 0:
             run = meeting.first_run(settings, opened)
         elif run is None:
             run = meeting.told_run(settings, link, heard)
             if run and os.environ.get(by_hand.COMPARED):
-                by_hand.compare(run, settings, arguments.node_rank)
+                by_hand.compare(run, settings, rank)
         if run:
-            node = Node(run, arguments.node_rank, link, heard)
+            node = Node(run, rank, link, heard, programs)
             node.work()
     except SftError as error:
         if run and node is None and run.logs.is_dir() and not run.is_running():
             # A node that is at work says so itself.
-            run.fail(Failure(kind=error.kind, reason=f"node {arguments.node_rank}: {error}"))
+            run.fail(Failure(kind=error.kind, reason=f"node {rank}: {error}"))
         print(redact(str(error)), file=sys.stderr, flush=True)
         if run is None and isinstance(link, MasterLink):
             link.refuse(str(error))
@@ -80,9 +96,9 @@ def main() -> None:
 class Node:
     """One node's share of a run, from meeting the others to the end of its last process."""
 
-    def __init__(self, run: Run, rank: int, link: Link, heard: Signals) -> None:
+    def __init__(self, run: Run, rank: int, link: Link, heard: Signals, programs: Programs = PROGRAMS) -> None:
         """Read the run directory. Raises UserError if the hostfile or the rank is wrong."""
-        self.run, self.rank, self.link = run, rank, link
+        self.run, self.rank, self.link, self.programs = run, rank, link, programs
         self.settings = run.settings()
         self.hosts = hostfile.read_hostfile(run.hostfile)
         if not 0 <= rank < len(self.hosts):
@@ -144,11 +160,10 @@ class Node:
             # another.
             if self.rank == 0 and self.run.stop_reason() is not None:
                 self.run.update_state("stopped")
-            if self.supervisor.end_now or self.run.ended:
+            if self.must_end():
                 return False
             if reason := meeting.no_meeting(self.settings, missing, deadline):
                 raise RunFailed(reason, "lost_node")
-            self.supervisor.raise_failure()
         return True
 
     def start_ranks(self) -> subprocess.Popen[str]:
@@ -159,7 +174,7 @@ class Node:
         # What `deepspeed --hostfile … --no_ssh` starts, after importing everything once more to read the hostfile.
         world = {name: list(range(slots)) for name, slots in self.hosts.items()}
         return self.processes.start(
-            LAUNCHER,
+            self.programs.ranks,
             f"--world_info={base64.urlsafe_b64encode(json.dumps(world).encode()).decode()}",
             f"--node_rank={self.rank}",
             f"--master_addr={master_address()}", f"--master_port={self.settings.master_port}",
@@ -172,16 +187,26 @@ class Node:
             return self.prepare()
         while not self.run.prepared.is_file():
             self.supervisor.look()
-            if self.supervisor.end_now or self.run.ended:
+            if self.must_end():
                 return False
-            self.supervisor.raise_failure()
         return True
+
+    def must_end(self) -> bool:
+        """Whether this node is to end before its ranks train. Raises RunFailed if the run is broken."""
+        if self.supervisor.end_now:
+            return True
+        if not self.supervisor.is_due():
+            return False
+        if self.run.ended:
+            return True
+        self.supervisor.raise_failure()
+        return False
 
     def prepare(self) -> bool:
         """Run the program that prepares the inputs. Return False if the run is stopped meanwhile."""
         self.run.update_state("preparing")
         provenance.note_machine(self.run)
-        process = self.processes.start("sft.trainer.prepare", "--run", str(self.run.path))
+        process = self.processes.start(self.programs.prepare, "--run", str(self.run.path))
         self.supervisor.see_through(process, until_stop=True)
         if self.run.prepared.is_file():
             provenance.note_inputs(self.run)

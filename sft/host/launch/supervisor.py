@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sft.errors import RunFailed
 from sft.host.launch.heartbeat import Heartbeat
-from sft.host.launch.link import Link
+from sft.host.launch.link import Link, MasterLink, WorkerLink
 from sft.host.launch.log import Log
 from sft.host.launch.processes import Processes, kill
 from sft.host.launch.ranks import REASON_WAIT_S, Ranks
@@ -21,6 +21,9 @@ from sft.run.records import Failure
 from sft.settings.stages import Decided
 
 POLL_S = 0.2
+# All nodes together look into the run directory, which may lie on one NFS server, so many times a second at most.
+# Node 0 looks at every turn, and tells the others over their connections if the run is broken.
+LOOKS_PER_S = 100
 FAILURE_GRACE_S = 10.0  # after a failure the other ranks get this long to write their stacks and end by themselves
 
 
@@ -35,6 +38,9 @@ class Supervisor:
         self.processes = Processes(run, settings.device, ranks, self.log, self.ranks.read_line)
         self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
         self.lost_at: float | None = None  # when another node was first missed
+        self.look_s = settings.nodes / LOOKS_PER_S if rank else 0.0
+        self.looked_at = 0.0
+        self.has_told = False  # of a failure
         self.max_hours = settings.max_hours
         # Both times are from the clock of the task, which may be another machine's; from here on this machine's counts.
         state = run.state()
@@ -52,12 +58,38 @@ class Supervisor:
         if reason and self.run.stop_reason() is None and not self.run.failure():
             self.run.request_stop(reason)
         self.link.poll()
+        self.pass_on_failure()
         if (lost := self.link.lost()) and self.run.failure() is None:
             # Wait for a better reason: that node itself, or what started it, may say why it was lost.
             self.lost_at = self.lost_at or time.monotonic()
             if time.monotonic() - self.lost_at > REASON_WAIT_S:
                 self.fail(Failure(kind="lost_node", reason=lost), "logs/ and `make test-env` may tell why")
         time.sleep(POLL_S)
+
+    def pass_on_failure(self) -> None:
+        """On node 0, tell the others once if the run is broken; on another node, believe it."""
+        if self.has_told:
+            return
+        if isinstance(self.link, MasterLink):
+            for line in self.link.said:
+                self.log.write(line)
+            self.link.said.clear()
+            if failure := self.run.failure():
+                self.has_told = True
+                self.link.tell(failure)
+        elif isinstance(self.link, WorkerLink) and (failure := self.link.broken()):
+            self.has_told = True
+            # Over NFS this node may not see the file for a minute. Trying to write it makes the system look again.
+            self.run.fail(failure)
+            self.looked_at = 0.0
+
+    def is_due(self) -> bool:
+        """Whether it is time for a look into the run directory: the more nodes there are, the less often."""
+        now = time.monotonic()
+        if now - self.looked_at < self.look_s:
+            return False
+        self.looked_at = now
+        return True
 
     def time_is_over(self) -> str | None:
         """Return a reason to stop if MAX_HOURS have passed, otherwise None. Only node 0 decides that."""
@@ -77,12 +109,13 @@ class Supervisor:
         failed_at = None
         while process.poll() is None:
             self.look()
-            self.judge_ranks()
-            if heartbeat and (silence := heartbeat.failure()):
-                self.fail(silence, "the stacks of all ranks are in logs/")
-            if failed_at is None and self.run.failure():
-                failed_at = time.monotonic()
-                self.processes.write_stacks()
+            if self.is_due():
+                self.judge_ranks()
+                if heartbeat and (silence := heartbeat.failure()):
+                    self.fail(silence, "the stacks of all ranks are in logs/")
+                if failed_at is None and self.run.failure():
+                    failed_at = time.monotonic()
+                    self.processes.write_stacks()
             stopped = self.end_now or (until_stop and self.run.stop_reason() is not None)
             if stopped or (failed_at and time.monotonic() - failed_at > FAILURE_GRACE_S):
                 kill(process)
@@ -98,8 +131,11 @@ class Supervisor:
 
     def wait_for_reason(self) -> None:
         """Wait until a reason for the failure has been recorded; this node has only a rank's exit code."""
-        while not self.run.failure() and not self.end_now:
-            self.judge_ranks()
+        while not self.end_now:
+            if self.is_due():
+                if self.run.failure():
+                    return
+                self.judge_ranks()
             self.look()
 
     def fail(self, failure: Failure, hint: str = "") -> None:
