@@ -15,6 +15,7 @@ from sft.trainer.batching import collate
 from sft.trainer.data.rows import Row
 from sft.trainer.distributed import World
 from sft.trainer.loss import HeadLoss, TargetLoss, evaluating
+from sft.trainer.model import experts
 
 TESTED = 10  # tokens at the end of a sequence whose logits are compared
 WRITTEN_OUT = 1024  # tokens of the longest sequence for attention written out, which takes memory for each pair
@@ -144,14 +145,13 @@ def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32], longest: int) -> 
     """Return the model's own logits, with its fast attention if that gives what attention written out gives."""
     model, target_loss = trial.model, trial.target_loss
     model.set_attn_implementation(target_loss.own_attention)
+    long = long_sequence(min(longest, WRITTEN_OUT))
     try:
-        long = long_sequence(min(longest, WRITTEN_OUT))
-        own, own_long = trial.logits(tested), trial.logits(long)
+        own, own_long = logits_or_in_turn(trial, tested, long)
     except (torch.OutOfMemoryError, OSError):  # OSError: a program or file that this machine lacks
         raise
     except Exception as error:  # of any kind: the code of a model family
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
-        what = f"{type(model).__name__} does not run on text alone ({type(error).__name__}: {reason})"
+        what = f"{type(model).__name__} does not run on text alone ({reason_of(error)})"
         raise SettingsError([wrong("MODEL_NAME", model.name_or_path, what, "use another model")]) from error
     if target_loss.own_attention in (PLAIN, None):
         return own
@@ -172,6 +172,20 @@ def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32], longest: int) -> 
     )
     target_loss.own_attention = PLAIN
     return plain
+
+
+def logits_or_in_turn(trial: Trial, *sequences: npt.NDArray[np.int32]) -> list[torch.Tensor]:
+    """Return the logits of each sequence. Experts whose grouped products fail are computed one after another."""
+    try:
+        return [trial.logits(sequence) for sequence in sequences]
+    except (torch.OutOfMemoryError, OSError):
+        raise
+    except Exception as error:  # of any kind: what a kernel says to sizes that it does not fit
+        if not experts.compute_in_turn(trial.model):
+            raise
+        found = [trial.logits(sequence) for sequence in sequences]
+        trial.leave_out(f"cannot compute its experts in grouped products here ({reason_of(error)}): one by one, slower")
+        return found
 
 
 def head_is_last(trial: Trial, tested: npt.NDArray[np.int32], head_loss: HeadLoss, plain: torch.Tensor) -> bool:
@@ -299,3 +313,8 @@ def works(
     except Exception:  # of any kind: what a kernel says to a family that it does not fit
         return False
     return trial.same(expected, found, trial.share if share is None else share)
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error as a few words in one line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import transformers
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama import modeling_llama
 
 from sft.errors import SettingsError
 from sft.settings.load import load
@@ -18,7 +20,7 @@ from sft.trainer.distributed import World
 from sft.trainer.evaluation import generate, ways
 from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import published
+from sft.trainer.model import liger, published
 from sft.trainer.packed import Packed
 from sft.trainer.trial import trial
 from tests.settings import decided
@@ -90,13 +92,49 @@ def test_a_kernel_that_a_family_lacks_is_left_out_alone(monkeypatch, capsys):
             raise NotImplementedError("liger_rotary_pos_emb is not available for this model")
 
     monkeypatch.setattr("transformers.integrations.liger.apply_liger_kernel", apply)
+    monkeypatch.setattr(liger, "offered", lambda model: set(liger.KERNELS))
     assert engine.take_liger_kernels(model_of(LLAMA), ALONE) == ["swiglu", "rms_norm"]
     assert "LlamaForCausalLM has no rope kernel in Liger" in capsys.readouterr().out
 
 
+def test_a_family_that_liger_does_not_know_has_none_of_its_kernels(monkeypatch, capsys):
+    monkeypatch.setattr("transformers.integrations.liger.apply_liger_kernel", lambda model, kernels: None)
+    monkeypatch.setattr(liger, "offered", lambda model: {"geglu", "rope"})
+    assert engine.take_liger_kernels(model_of(LLAMA), ALONE) == ["rope", "swiglu"]
+    monkeypatch.setattr(liger, "offered", lambda model: set())
+    assert engine.take_liger_kernels(model_of(LLAMA), ALONE) == []
+    assert "LlamaForCausalLM has no rope, swiglu, rms_norm kernel in Liger" in capsys.readouterr().out
+
+
+def test_what_liger_replaces_for_all_models_is_put_back(monkeypatch):
+    def apply(model, kernels):
+        modeling_llama.LlamaRMSNorm = torch.nn.Identity
+
+    own = modeling_llama.LlamaRMSNorm
+    monkeypatch.setattr("transformers.integrations.liger.apply_liger_kernel", apply)
+    monkeypatch.setattr(liger, "offered", lambda model: {"rms_norm"})
+    assert liger.apply(model_of(LLAMA), "rms_norm")
+    with liger.undone():
+        assert isinstance(model_of(LLAMA).model.norm, own)
+    assert isinstance(model_of(LLAMA).model.norm, torch.nn.Identity)
+    liger.undo()
+    assert modeling_llama.LlamaRMSNorm is own
+
+
 def test_experts_keep_their_grouped_products(monkeypatch):
     monkeypatch.setattr("transformers.integrations.liger.apply_liger_kernel", lambda model, kernels: None)
+    monkeypatch.setattr(liger, "offered", lambda model: set(liger.KERNELS))
     assert engine.take_liger_kernels(model_of(MIXTURE), ALONE) == ["rope", "rms_norm"]
+
+
+def test_experts_whose_grouped_products_fail_are_computed_in_turn(group, monkeypatch, capsys):
+    def misfit(*_, **__):
+        raise RuntimeError("expected data_ptr to be aligned to 16 bytes")
+
+    module = TargetLoss(model_of(MIXTURE))
+    monkeypatch.setitem(ALL_EXPERTS_FUNCTIONS._global_mapping, "grouped_mm", misfit)
+    assert take_fast_paths(module, True, ALONE)
+    assert "cannot compute its experts in grouped products here (RuntimeError: expected" in capsys.readouterr().out
 
 
 def test_a_model_that_sees_what_it_has_to_predict_is_refused(group):

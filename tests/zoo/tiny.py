@@ -49,7 +49,7 @@ EXCEPTIONS |= dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "glm4v", "glm46v", "glm_o
 EXCEPTIONS |= {"glm4v_moe": HALF_MROPE}
 EXCEPTIONS |= {"hunyuan_vl": {"text_config": {"rope_parameters": ROPE | {"xdrope_section": [2, 2, 2, 2]}}}}
 EXCEPTIONS["qwen2_5_omni_thinker"] = MROPE | {"vision_start_token_id": 480}
-EXCEPTIONS |= {family: {"vocabulary_map": {"<image>": 4}} for family in ("emu3", "chameleon")}
+EXCEPTIONS |= {family: {"vocabulary_map": {"<image>": 490}} for family in ("emu3", "chameleon")}
 UNSAID = {"head_dim": 16, "n_inner": 128}  # sizes that may be None, and then follow from others in some families
 
 

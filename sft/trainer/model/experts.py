@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -12,6 +13,7 @@ from sft.settings.fields import Settings
 from sft.trainer.model.parts import true_shape
 
 STACKED = 3  # dimensions
+IN_TURN = "eager"  # transformers' name for experts that are computed one after another
 
 
 def tensors(model: torch.nn.Module, unused: Collection[str] = ()) -> dict[str, torch.nn.Parameter]:
@@ -28,6 +30,23 @@ def tensors(model: torch.nn.Module, unused: Collection[str] = ()) -> dict[str, t
         if len(true_shape(parameter)) == STACKED and true_shape(parameter)[0] > 1
         if name not in convolutions and name not in unused
     }
+
+
+def are_in(model: torch.nn.Module) -> bool:
+    """Tell whether a model is a mixture, though it be one of a single expert."""
+    return bool(tensors(model)) or any(type(module).__name__.endswith("Experts") for module in model.modules())
+
+
+def compute_in_turn(model: Any) -> bool:
+    """Take the experts one after another instead of in grouped products. Return whether that changes anything."""
+    grouped = getattr(model.config.get_text_config(), "_experts_implementation", None)
+    if grouped in (None, IN_TURN) or not are_in(model):
+        return False
+    try:
+        model.set_experts_implementation(IN_TURN)
+    except (ValueError, AttributeError):  # a family without a choice
+        return False
+    return True
 
 
 @contextmanager

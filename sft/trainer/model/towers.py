@@ -9,11 +9,15 @@ import contextlib
 import copy
 import itertools
 import logging
-from typing import Any
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import torch
 import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sft.trainer.model import liger
 
 TOKENS = 8  # of the text that a copy without values reads
 
@@ -42,7 +46,8 @@ def without_gradient(model: Any) -> list[str] | None:
     try:
         for dtype, kind in itertools.product((torch.float32, torch.bfloat16), ("fake", "meta")):
             mode = torch.device("meta") if kind == "meta" else FakeTensorMode(allow_non_fake_inputs=True)
-            with contextlib.suppress(Exception), mode:  # of any kind: the code of a model family
+            # Exceptions of any kind: the code of a model family.
+            with contextlib.suppress(Exception), liger.undone(), no_triton(), mode:
                 shape = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype).train()
                 shape.tie_weights()
                 shape(input_ids=torch.zeros(1, TOKENS, dtype=torch.long), use_cache=False).logits.sum().backward()
@@ -52,6 +57,29 @@ def without_gradient(model: Any) -> list[str] | None:
     finally:
         logging.disable(logging.NOTSET)
     return None
+
+
+@contextlib.contextmanager
+def no_triton() -> Iterator[None]:
+    """Have Triton's kernels raise an error: tensors without values are at the address 0 for them.
+
+    A kernel that writes there ends the process's use of the GPU.
+    """
+    if "triton" not in sys.modules:
+        yield
+        return
+    from triton.runtime.jit import JITFunction
+
+    run = JITFunction.run
+
+    def refused(*_: object, **options: object) -> NoReturn:
+        raise RuntimeError("a kernel was started on tensors without values")
+
+    JITFunction.run = refused
+    try:
+        yield
+    finally:
+        JITFunction.run = run
 
 
 def outside_decoder(model: Any) -> list[str]:

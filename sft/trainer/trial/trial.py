@@ -15,11 +15,12 @@ from sft.run.records import Tried
 from sft.settings.fields import Settings
 from sft.trainer import fast_paths
 from sft.trainer.distributed import World
+from sft.trainer.fast_paths import reason_of
 from sft.trainer.model import adapter, liger, published
 from sft.trainer.trial import copies as tiny
 from sft.trainer.trial import passes
 from sft.trainer.trial.copies import Copies
-from sft.trainer.trial.ways import NOT_FINITE, OTHER, SEEDS, Ways, reason_of
+from sft.trainer.trial.ways import NOT_FINITE, OTHER, SEEDS, Ways
 
 # By this share of their spread, logits may change with the token behind them: the same sums, in a row of equal length.
 LEAK = 1e-4

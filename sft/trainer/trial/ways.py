@@ -87,7 +87,7 @@ class Ways:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # of any kind: what a kernel says to a family that it does not fit
-                return reason_of(error)
+                return fast_paths.reason_of(error)
             wrong = {
                 name: share
                 for name, share in passes.differences(plain, found, self.dtype).items()
@@ -141,18 +141,24 @@ class Ways:
 
     def kernel(self, name: str) -> str | None:
         """Compare one of Liger's kernels; None: this family has none, or Liger does not load."""
+
         try:
             if not liger.apply(self.copies.model(), name):
                 return None
         except (ImportError, OSError):
             return None
+        finally:
+            liger.undo()
 
         def way(seed: int) -> Result:
             loss = TargetLoss(self.copies.model(seed))
             loss.head_loss = None
             loss.model.set_attn_implementation(self.attention or loss.own_attention)
-            liger.apply(loss.model, name)
-            return self.copies.alone(loss, seed)
+            try:
+                liger.apply(loss.model, name)
+                return self.copies.alone(loss, seed)
+            finally:
+                liger.undo()  # what is tried next is not to have it
 
         return self.compared(way)
 
@@ -215,8 +221,3 @@ class Ways:
         weights = {name: value.cpu() for name, value in model.state_dict().items()}
         different = [name for name in weights if name not in loaded or not torch.equal(weights[name], loaded[name])]
         return ", ".join(different[:3])
-
-
-def reason_of(error: Exception) -> str:
-    """Return an error as a few words in one line."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
