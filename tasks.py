@@ -117,7 +117,7 @@ def chosen(name: str) -> Run:
     """
     from sft.run import find
 
-    refuse_unknown_words("NAME", "ONCE", "JSON", "FOLLOW", "LINES")
+    refuse_unknown_words("NAME", "ONCE", "JSON", "FOLLOW", "LINES", "NODE")
     return find.find(variables.runs_path(), name)
 
 
@@ -351,14 +351,21 @@ def stop(c: Context, name: str = "") -> None:
     stop(run if name else run_to_stop(run), screen.terminal())
 
 
-@task(help=NAME | {"follow": "keep printing as the logs grow", "lines": "lines per node; 0 = all"})
+@task(
+    help=NAME
+    | {
+        "follow": "keep printing as the logs grow",
+        "lines": "lines per node; 0 = all",
+        "node": "numbers of nodes, such as 0,17, or all; default: all, but of many nodes those that a failure names",
+    }
+)
 @one_line_errors
-def logs(c: Context, name: str = "", follow: bool = False, lines: int = 100) -> None:
+def logs(c: Context, name: str = "", follow: bool = False, lines: int = 100, node: str = "") -> None:
     """Print the logs of every node."""
     from sft.host import screen
     from sft.host.commands.logs import logs
 
-    logs(chosen(name), screen.terminal(), follow, lines)
+    logs(chosen(name), screen.terminal(), follow, lines, node)
 
 
 @task(help=NAME)

@@ -54,8 +54,11 @@ class Run(RunPaths):
 
     def nodes(self) -> list[NodeInfo]:
         """Return what the nodes say of themselves, in rank order."""
-        paths = in_node_order(self.path.glob("node-*.json"))
-        return [node for path in paths if (node := self.record(path, NodeInfo))]
+        found = []
+        for path in in_node_order(self.path.glob("node-*.json")):
+            with contextlib.suppress(FileNotFoundError, files.Unreadable):
+                found.append(typed_json.read_unchanged(path, NodeInfo))
+        return found
 
     def results(self) -> Evaluation:
         """Return what the evaluations have found so far."""
@@ -130,7 +133,7 @@ class Run(RunPaths):
         problems = {}
         for path, kind in sorted(self.record_files().items()):
             try:
-                typed_json.read(path, kind, "it is left out")
+                (typed_json.read_unchanged if kind is NodeInfo else typed_json.read)(path, kind, "it is left out")
             except files.Unreadable as error:
                 problems[path] = str(error)
             except FileNotFoundError:

@@ -29,6 +29,7 @@ from typing import TextIO
 from sft.errors import UserError, shown
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+DECODER = json.JSONDecoder(parse_constant=lambda name: None)  # NaN and infinite numbers, which JSON lacks, are None
 NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF)  # errors of network file systems that cannot flush folders
 OWNER = "owner"  # in a temporary folder: a file on which its maker holds a lock
 
@@ -229,7 +230,7 @@ def finite(value: object) -> object:
 def parse(text: bytes) -> object:
     """Return the value of a JSON text. Raises ValueError for anything else."""
     try:
-        found: object = json.loads(text.decode("utf-8"), parse_constant=lambda name: None)
+        found: object = DECODER.decode(text.decode("utf-8"))
         return found
     except RecursionError:
         raise ValueError("nested too deep") from None

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from sft import hostfile
-from sft.host.commands import describe, monitor, report, snapshot
+from sft.host.commands import describe, metrics_reader, monitor, report, snapshot
 from sft.host.gpus import Gpu
 from sft.run import files, lifecycle, typed_json
 from sft.run.records import Inputs, Prepared, RowCounts, Split, TemplateFacts
@@ -117,22 +117,41 @@ def test_a_validation_between_steps_is_part_of_training(run):
 
 
 def test_metrics_are_read_as_they_grow_and_anew_after_a_resume(run):
-    reader = snapshot.MetricsReader(run)
-    assert reader.read() == []
+    reader = metrics_reader.MetricsReader(run)
+    assert reader.read() == metrics_reader.Metrics()
     with run.metrics.open("w") as file:
-        file.write('{"step": 1}\n{"step"')
+        file.write('{"step": 1, "train/loss": 3}\n{"step"')
         file.flush()
-        assert [line.step for line in reader.read()] == [1]
-        file.write(": 2}\n")
-    assert [line.step for line in reader.read()] == [1, 2]
-    files.write_whole(run.metrics, '{"step": 1}\n')
-    assert [line.step for line in reader.read()] == [1]
+        assert reader.read() == metrics_reader.Metrics({"step": 1, "train/loss": 3}, [3])
+        file.write(': 2, "train/loss": 2}\n')
+    assert reader.read() == metrics_reader.Metrics({"step": 2, "train/loss": 2}, [3, 2])
+    files.write_whole(run.metrics, '{"step": 1, "train/loss": 3}\n')
+    assert reader.read().losses == [3]
+
+
+def test_the_metrics_of_many_steps_are_a_curve_in_little_memory_and_no_large_file_is_read_whole(run, monkeypatch):
+    steps = 30_000
+    lines = (json.dumps({"step": i, "train/loss": float(i)}) + "\n" for i in range(steps))
+    run.metrics.write_text("".join(lines))
+    whole = metrics_reader.MetricsReader(run)
+    drawn = whole.read().losses
+    assert drawn == pytest.approx([500 * i + 250 for i in range(60)], abs=steps / metrics_reader.POINTS * 2)
+    assert len(whole.curve.means) < metrics_reader.POINTS and len(whole.last) == metrics_reader.NEWEST
+    monkeypatch.setattr(metrics_reader, "WHOLE_BYTES", 100_000)
+    monkeypatch.setattr(metrics_reader, "PLACE_BYTES", 500)
+    sampled = metrics_reader.MetricsReader(run)
+    found = sampled.read()
+    assert found.newest["step"] == steps - 1
+    assert found.losses == pytest.approx(drawn, abs=steps / 50)
+    with run.metrics.open("a") as file:
+        file.writelines(json.dumps({"step": steps + i, "train/loss": float(steps + i)}) + "\n" for i in range(steps))
+    assert sampled.read().losses == pytest.approx([1000 * i + 500 for i in range(60)], abs=2000)
 
 
 def test_a_long_curve_is_drawn_in_its_means():
-    assert snapshot.curve([1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
-    drawn = snapshot.curve([float(i) for i in range(6000)])
-    assert len(drawn) == snapshot.CURVE_POINTS and drawn[0] == 49.5
+    assert metrics_reader.curve([1.0, 2.0, 3.0]) == [1.0, 2.0, 3.0]
+    drawn = metrics_reader.curve([float(i) for i in range(6000)])
+    assert len(drawn) == metrics_reader.CURVE_POINTS and drawn[0] == 49.5
     assert monitor.blocks([0.0, 1.0]) == "▁█" and monitor.blocks([2.0, 2.0]) == "▁▁"
 
 
@@ -143,10 +162,28 @@ def test_both_nodes_and_whose_gpus_they_are(run, monkeypatch):
         mine = [2 * rank, 2 * rank + 1]
         about = {"name": name, "host": name, "ranks": mine, "gpus": [f"GPU-{i}" for i in mine]}
         run.node_file(rank).write_text(json.dumps(about))
-    seen = snapshot.Snapshot.of(run, []).to_json()
+    seen = snapshot.Snapshot.of(run, metrics_reader.Metrics()).to_json()
     assert [gpu["node"] for gpu in seen["gpus"]] == ["llm-master", "llm-master", "llm-worker", "llm-worker"]
     lines = [line for line in shown(run).splitlines() if "llm-worker" in line]
     assert "ranks 2, 3 on llm-worker" in lines[0] and "3 RTX 4090" in lines[-1]
+
+
+def test_many_nodes_are_two_lines_and_their_files_are_read_once(run, monkeypatch):
+    files.write_whole(run.hostfile, hostfile.hostfile(512, 8))
+    for rank in {*range(512)} - {17, 300}:
+        about = {"name": f"n{rank}", "host": f"gpu-{rank:03}", "ranks": [*range(8 * rank, 8 * rank + 8)], "gpus": []}
+        run.node_file(rank).write_text(json.dumps(about))
+    lines = shown(run, 80).splitlines()
+    assert max(map(len, lines)) <= 80 and len(lines) < 20
+    text = " ".join(" ".join(lines).split())
+    assert "nodes 510 of 512, 4,080 ranks, on 510 hosts, gpu-000 to gpu-511" in text
+    assert "not there yet nodes 17, 300" in text
+    reads = []
+    monkeypatch.setattr(typed_json, "read", lambda path, *_: reads.append(path))
+    assert len(run.nodes()) == 510 and reads == []
+    run.node_file(17).write_text("broken")
+    monkeypatch.undo()
+    assert len(run.nodes()) == 510 and any("node-17.json" in line for line in run.unreadable_files())
 
 
 def test_beside_a_run_that_has_ended_the_one_at_work_is_named(run):

@@ -10,7 +10,7 @@ import pytest
 
 from sft import hostfile
 from sft.errors import UserError
-from sft.host.commands import progress, snapshot
+from sft.host.commands import metrics_reader, progress, snapshot
 from sft.run import budget, files, find, lifecycle, unfinished
 from sft.run.metrics import Line
 from sft.run.records import Evaluation
@@ -187,7 +187,7 @@ def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, n
     assert found.path == run.path and len(lines) == 1
     assert lines[0].startswith(f"{run.path}/{name}.json: ") and lines[0].endswith("; it is left out")
     assert (budget.cuts(run), run.nodes(), run.record(run.evaluation, Evaluation)) == ([], [], None)
-    assert snapshot.Snapshot.of(run, [], run.unreadable_files()).problems == lines
+    assert snapshot.Snapshot.of(run, metrics_reader.Metrics(), run.unreadable_files()).problems == lines
     lifecycle.reopen(run, settings)
     assert run.state().status == "launching" and run.state().attempt == 2
     assert run.unreadable() == []  # said once

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sft import hostfile
 from sft.host import provenance
-from sft.host.commands import ending, monitor, report, snapshot
+from sft.host.commands import ending, metrics_reader, monitor, report, snapshot
 from sft.run import lifecycle
 from tests.settings import decided
 
@@ -60,7 +60,7 @@ def test_no_wrong_value_in_a_file_ends_the_monitor_or_the_report_with_a_tracebac
     named = 0
     for number, path in enumerate(places(content)):
         (run.path / name).write_text(json.dumps(changed(content, path, VALUES[number % len(VALUES)])))
-        reader = snapshot.MetricsReader(run)
+        reader = metrics_reader.MetricsReader(run)
         seen = snapshot.Snapshot.of(run, reader.read(), reader.problems())
         json.dumps(seen.to_json(), allow_nan=False)
         screen = Screen(file=io.StringIO(), width=80, highlight=False, markup=False, emoji=False)

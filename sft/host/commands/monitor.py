@@ -14,8 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sft import resources
+from sft.host.commands.logs import MANY
+from sft.host.commands.metrics_reader import MetricsReader, curve
 from sft.host.commands.progress import bar_line, phase_of
-from sft.host.commands.snapshot import MetricsReader, Snapshot, curve
+from sft.host.commands.snapshot import Snapshot
 from sft.host.screen import duration
 from sft.run.directory import Run
 from sft.run.records import ENDED, Evaluation, Results
@@ -34,6 +36,7 @@ FORMATS = {
     "perf/step_s": ("seconds per step", "{:.3f}"),
     "mem/peak_gib": ("peak GPU memory", "{:.2f} GiB"),
 }
+NAMED = 8  # nodes that are not there, in a line
 COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red"}
 
 
@@ -105,6 +108,8 @@ def what_to_do(seen: Snapshot) -> Iterator[Text]:
         yield Text(f"another run is at work: {', '.join(f'`{command}`' for command in seen.others)}")
     if seen.logs or seen.state.status == "failed":
         yield Text(f"the whole logs: `{seen.run.command('logs')} LINES=0`", "dim")
+        if len(seen.nodes) > MANY:
+            yield Text("the log of another node: NODE=7 behind it, or NODE=all", "dim")
 
 
 def facts(seen: Snapshot) -> list[tuple[str, str]]:
@@ -120,9 +125,7 @@ def facts(seen: Snapshot) -> list[tuple[str, str]]:
     found.append(("elapsed", duration(seen.elapsed_s) + since))
     if state.status == "training" and state.time_left_s is not None:
         found.append(("time left", duration(state.time_left_s)))
-    for node in seen.nodes:
-        ranks = ", ".join(map(str, node.ranks))
-        found.append((node.name, f"rank{'s' * (len(node.ranks) > 1)} {ranks} on {node.host}"))
+    found += places(seen)
     found += [(label, form.format(metrics[key])) for key, (label, form) in FORMATS.items() if key in metrics]
     found += scores(seen.results)
     found += [("template" * (number == 0), line) for number, line in enumerate(seen.template)]
@@ -139,6 +142,26 @@ def facts(seen: Snapshot) -> list[tuple[str, str]]:
     if state.wandb:
         found.append(("W&B", state.wandb))
     found.append(("directory", str(seen.run.path)))
+    return found
+
+
+def places(seen: Snapshot) -> list[tuple[str, str]]:
+    """Return where the ranks are: a line for each node, or for many nodes one line, and one for those not there."""
+    nodes = seen.nodes
+    if len(nodes) <= MANY:
+        return [
+            (node.name, f"rank{'s' * (len(node.ranks) > 1)} {', '.join(map(str, node.ranks))} on {node.host}")
+            for node in nodes
+        ]
+    hosts = dict.fromkeys(node.host for node in nodes)
+    first, last = nodes[0], nodes[-1]
+    where = f"on {len(hosts)} hosts, {first.host} to {last.host}" if len(hosts) > 1 else f"on {first.host}"
+    ranks = sum(len(node.ranks) for node in nodes)
+    found = [("nodes", f"{len(nodes)} of {seen.number_of_nodes}, {ranks:,} ranks, {where}")]
+    if seen.nodes_missing:
+        others = len(seen.nodes_missing) - NAMED
+        more = f" and {others} more" if others > 0 else ""
+        found.append(("not there yet", f"nodes {', '.join(map(str, seen.nodes_missing[:NAMED]))}{more}"))
     return found
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sft import hostfile
+from sft.errors import UserError
 from sft.host import gpus
 from sft.host.commands import ending
 from sft.host.commands.logs import ends
+from sft.host.commands.metrics_reader import Metrics
 from sft.host.gpus import Gpu
 from sft.host.launch.slurm import queue
 from sft.host.launch.slurm.queue import JobState
 from sft.run.directory import Run
 from sft.run.find import at_work
-from sft.run.metrics import Line
 from sft.run.records import ENDED, Evaluation, NodeInfo, Prepared, RowCounts, State
 
-CURVE_POINTS = 60
-NEWEST = 50  # lines of metrics that are searched for the newest value of each
 signs: dict[Path, tuple[float, float | None]] = {}  # of runs: the last sign, and when this process saw it change
 
 
@@ -37,35 +35,12 @@ def age_of(run: Run, updated_at: float, now: float) -> float:
     return max(0.0, now - updated_at) if seen_at is None else time.monotonic() - seen_at
 
 
-class MetricsReader:
-    """Reads `metrics.jsonl` as it grows, each line once."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.lines: list[Line] = []
-        self.inode = self.offset = self.bad = 0
-
-    def read(self) -> list[Line]:
-        """Return all complete lines so far. Lines that cannot be read are left out and counted."""
-        try:
-            with self.run.metrics.open("rb") as file:
-                if os.fstat(file.fileno()).st_ino != self.inode:  # a resumed run rewrites the file
-                    self.lines, self.inode, self.offset, self.bad = [], os.fstat(file.fileno()).st_ino, 0, 0
-                file.seek(self.offset)
-                whole = file.read().rpartition(b"\n")[0]
-        except FileNotFoundError:
-            return []
-        if whole:
-            found = [Line.parse(line) for line in whole.split(b"\n")]
-            self.lines += [line for line in found if line is not None]
-            self.bad += found.count(None)
-            self.offset += len(whole) + 1
-        return self.lines
-
-    def problems(self) -> list[str]:
-        """Return a line for everything in the run directory that cannot be read."""
-        lines = [f"{self.run.metrics}: lines that cannot be read and are left out: {self.bad}"] if self.bad else []
-        return [*self.run.unreadable_files(), *lines]
+def nodes_in(run: Run, begun: int) -> int:
+    """Return how many nodes the hostfile names; if it cannot be read, how many have begun."""
+    try:
+        return len(hostfile.read_hostfile(run.hostfile))
+    except (UserError, OSError):
+        return begun
 
 
 @dataclass(frozen=True)
@@ -83,7 +58,9 @@ class Snapshot:
     results: Evaluation
     rows: RowCounts | None  # None: not prepared yet
     template: list[str]  # a line for everything that is unusual about the chat template
-    nodes: list[NodeInfo]
+    nodes: list[NodeInfo]  # that have begun
+    number_of_nodes: int  # that the hostfile names
+    nodes_missing: list[int]  # of them, those that have not begun
     gpus: list[Gpu]
     how_to_continue: str  # how to continue a run that is not running
     logs: dict[str, list[str]]  # the end of each node's log, if the run failed
@@ -91,15 +68,16 @@ class Snapshot:
     others: list[str]  # commands that show other runs, which are running
 
     @classmethod
-    def of(cls, run: Run, metrics: list[Line], problems: Sequence[str] = ()) -> Snapshot:
-        """Return the present state of a run; `metrics` are the lines of its metrics so far."""
+    def of(cls, run: Run, metrics: Metrics, problems: Sequence[str] = ()) -> Snapshot:
+        """Return the present state of a run; `metrics` is what its metrics say so far."""
         state, now = run.state(), time.time()
         prepared = run.record(run.prepared, Prepared)
         updated_at = state.updated_at or now
         ended, running, job = state.status in ENDED, run.is_running(), queue.job_of(run)
-        latest: dict[str, float] = {}
-        for line in metrics[-NEWEST:]:
-            latest |= line.numbers()
+        nodes = run.nodes()
+        slots = max((len(node.ranks) for node in nodes), default=1) or 1
+        begun = {node.ranks[0] // slots for node in nodes if node.ranks}
+        number = nodes_in(run, len(nodes))
         return cls(
             run=run,
             running=running,
@@ -107,12 +85,14 @@ class Snapshot:
             elapsed_s=round(max(0.0, (updated_at if ended else now) - (state.attempt_started_at or now)), 1),
             state=state,
             problems=list(problems),
-            metrics=latest,
-            losses=curve([line.values["train/loss"] for line in metrics if "train/loss" in line.values]),
+            metrics=metrics.newest,
+            losses=metrics.losses,
             results=run.results(),
             rows=prepared.row_counts if prepared else None,
             template=prepared.template.said if prepared and prepared.template else [],
-            nodes=run.nodes(),
+            nodes=nodes,
+            number_of_nodes=number,
+            nodes_missing=[rank for rank in range(number) if rank not in begun],
             gpus=gpus.visible(),
             how_to_continue=""
             if running or state.status == "finished" or (job and job.is_active)
@@ -159,10 +139,3 @@ class Snapshot:
             "job": asdict(self.job) if self.job else None,
             "others": self.others,
         }
-
-
-def curve(values: list[float], width: int = CURVE_POINTS) -> list[float]:
-    """Return at most `width` values, each the mean of neighbouring ones."""
-    number = min(width, len(values))
-    edges = [round(i * len(values) / number) for i in range(number + 1)] if number else []
-    return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]

@@ -213,11 +213,16 @@ def seconds(value: float) -> str:
 
 def against_measured(run: Run) -> list[str]:
     """Return the line that compares a run's plan with what was measured; none if one of them is missing (on a CPU)."""
-    lines = [line.values for line in run.read_metrics() if line.values.get("mem/peak_gib")]
     planned = run.record(run.plan, PlanSummary)
-    if not lines or planned is None:
+    if planned is None:
         return []
-    peak, speed = lines[-1]["mem/peak_gib"], lines[-1].get("perf/tokens_per_second", 0.0)
+    last: dict[str, float] = {}
+    for line in run.read_metrics():
+        if line.values.get("mem/peak_gib"):
+            last = line.values
+    if not last:
+        return []
+    peak, speed = last["mem/peak_gib"], last.get("perf/tokens_per_second", 0.0)
     memory = f"{planned.allocated_gib:.1f} GiB, measured {peak:.1f} ({ratio(planned.allocated_gib, peak)})"
     rate = f"{planned.tokens_per_second:,} tokens/s, measured {speed:,.0f}"
     return [f"{'planned':>10}: {memory}; {rate} ({ratio(planned.tokens_per_second, speed)})"]

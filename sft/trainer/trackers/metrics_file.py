@@ -3,40 +3,78 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterable
+from pathlib import Path
 
 from sft.run import files
 from sft.run.directory import Run
 from sft.run.metrics import Line
 
+EVALUATED = ("val/", "eval/")  # how the names of an evaluation's metrics begin
+
 
 class MetricsFile:
-    """Appends lines to `metrics.jsonl`, after those of earlier attempts."""
+    """Appends lines to `metrics.jsonl`, after those of earlier attempts.
+
+    Those may be a million lines, which would take a gigabyte in memory: they are read one by one.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.earlier: list[Line] = list(run.read_metrics())
-        self.open_with(self.earlier)  # without a line that a killed attempt has left incomplete
+        self.steps = array("q")  # of each line of earlier attempts
+        self.evaluations: list[Line] = []  # lines of earlier attempts with an evaluation's numbers
+        self.validated: set[int] = set()  # steps after which the loss on held-out rows was logged
+        self.newest = 0
+        is_whole = True
+        for line in run.metrics_lines():
+            if line is None:
+                is_whole = False
+                continue
+            self.steps.append(line.step)
+            if any(name.startswith(EVALUATED) for name in line.values):
+                self.evaluations.append(line)
+            self.note(line)
+        # Without lines that cannot be read, and without one that a killed attempt has left incomplete.
+        self.open_with(None if is_whole and ends_whole(run.metrics) else run.read_metrics())
 
-    def open_with(self, lines: Iterable[Line]) -> None:
-        """Replace the file by these lines, and open it for more."""
-        files.write_whole(self.run.metrics, "".join(line.as_text() for line in lines))
+    def open_with(self, lines: Iterable[Line] | None) -> None:
+        """Open the file for more lines; replace it before by these lines if they are given."""
+        if lines is not None:
+            files.write_lines(self.run.metrics, (line.as_text() for line in lines))
         self.file = self.run.metrics.open("a", buffering=1)
 
-    def resume(self, first_step: int) -> list[Line]:
-        """Drop the lines after `first_step`, of an attempt whose steps are lost. Return the lines that stay."""
-        lines: list[Line] = list(self.run.read_metrics())
-        kept = [line for line in lines if line.step <= first_step]
-        if len(kept) < len(lines):
+    def note(self, line: Line) -> None:
+        """Note what is asked about the lines later."""
+        self.newest = max(self.newest, line.step)
+        if "val/loss" in line.values:
+            self.validated.add(line.step)
+
+    def logged(self, step: int) -> int:
+        """Return how many lines earlier attempts have logged up to a step."""
+        return sum(1 for one in self.steps if one <= step)
+
+    def resume(self, first_step: int) -> None:
+        """Drop the lines after `first_step`, of an attempt whose steps are lost."""
+        if self.newest > first_step:
             self.file.close()
-            self.open_with(kept)
-        return kept
+            self.open_with(line for line in self.run.read_metrics() if line.step <= first_step)
 
     def log(self, line: Line) -> None:
         """Append a line. The file is line buffered: a reader sees it at once."""
+        self.note(line)
         self.file.write(line.as_text())
 
     def close(self) -> None:
         """Flush to disk, so that a finished run has the lines of all its steps even after a power cut."""
         os.fsync(self.file.fileno())
         self.file.close()
+
+
+def ends_whole(path: Path) -> bool:
+    """Whether a file ends with a whole line, is empty, or is not there."""
+    if not path.is_file() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"

@@ -43,9 +43,9 @@ class Trackers:
 
         A run that was killed may have logged steps after its last checkpoint: their lines are dropped.
         """
-        kept = self.file.resume(first_step)
-        self.start_others(sum(line.step <= first_step for line in self.file.earlier))
-        return any(line.step == first_step and "val/loss" in line.values for line in kept)
+        self.file.resume(first_step)
+        self.start_others(self.file.logged(first_step))
+        return first_step in self.file.validated
 
     def start_others(self, logged: int) -> None:
         """Start the other trackers, which have had the first `logged` lines in earlier attempts."""
@@ -70,7 +70,7 @@ class Trackers:
     def log_once(self, step: int, values: Values) -> None:
         """Log one line, unless an earlier attempt has logged the same numbers for the same step."""
         numbers = {name: value for name, value in values.items() if value is not None}.items()
-        if not any(line.step == step and numbers <= line.values.items() for line in self.file.earlier):
+        if not any(line.step == step and numbers <= line.values.items() for line in self.file.evaluations):
             self.log(step, values)
 
     def flush(self) -> None:
@@ -89,7 +89,7 @@ class Trackers:
         self.flush()
         self.file.close()
         if not self.are_started and self.new:  # nothing was trained: an evaluation alone
-            self.start_others(len(self.file.earlier))
+            self.start_others(len(self.file.steps))
         for tracker in self.others:
             tracker.close()
 
