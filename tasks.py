@@ -230,6 +230,7 @@ def resume(c: Context, name: str = "", follow: bool = False) -> None:
         "host-gib": "main memory of the machine, for offload; default: what is free here",
         "hosts": "plan for so many machines, each with the GPUs of this one or its share of --gpus",
         "link": "the network between hosts: 10gbe, 25gbe, 100gbe or Gbit/s; default: what was measured, or 10gbe",
+        "measured": "name of a run on one host: its speed counts, in place of the card's figures",
         "json": "print the plan as JSON",
     }
 )
@@ -245,6 +246,7 @@ def plan(
     host_gib: str = "",
     hosts: str = "",
     link: str = "",
+    measured: str = "",
     json: bool = False,
 ) -> None:
     """Does it fit, how long does it take, what would be better? Needs no GPU."""
@@ -254,7 +256,7 @@ def plan(
     from sft.settings.load import load
 
     numbers = {"gpus": gpus, "tokens_per_row": tokens_per_row, "rows": rows, "host_gib": host_gib, "gpu_gib": gpu_gib}
-    options = Options.of(gpu, shape, hosts=hosts, link=link, **numbers)
+    options = Options.of(gpu, shape, hosts=hosts, link=link, measured=measured, **numbers)
     view.show(load(), options, screen.terminal(), json)
 
 

@@ -1,7 +1,7 @@
 """Write the generated parts of the documentation: `make docs`. A test fails where they are not what the code says.
 
 `docs/settings.md` and `.env.example` come from the fields of Settings, the map in `docs/architecture.md` from the first
-lines of the modules, and the plan in `docs/planning.md` from `make plan` itself.
+lines of the modules, and the plans in `docs/planning.md` and `docs/scale.md` from what `make plan` calls.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ast
 import contextlib
 import inspect
 import io
+import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
-from sft.host.plan import view
+from sft.host.plan import alternatives, lookup, planner, view
 from sft.host.plan.conditions import Options
+from sft.host.plan.plan import Plan
 from sft.settings.fields import Settings, marked, secret_names
 from sft.settings.kinds import MAY_CHANGE
 
@@ -54,6 +56,7 @@ def documents() -> dict[Path, str]:
         ROOT / ".env.example": example_env_file(),
         DOCS / "architecture.md": filled(DOCS / "architecture.md", "modules", module_map()),
         DOCS / "planning.md": filled(DOCS / "planning.md", "plan", plan()),
+        DOCS / "scale.md": filled(DOCS / "scale.md", "gpus", scaling()),
     }
 
 
@@ -205,6 +208,68 @@ def main() -> None:
         if not path.is_file() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")
             print(f"written: {path.relative_to(ROOT)}")
+
+
+# Many GPUs
+
+GPU_NUMBERS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+OF_A_HOST = 8
+NETWORKS = {"400 Gbit/s for each card": 3200, "100 Gbit/s for each host": 100}
+WORTH = 1.25  # times as fast with twice as many GPUs
+LLAMA_70B = lookup.LLAMA | {
+    "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+SEQUENCES, TOKENS = 1024, 2048  # of a step, and of each of them
+
+
+def scaling() -> str:
+    """Return a table for each model: the fastest way to train all weights on so many GPUs, over each network."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for model, name in (("Llama 1B", "Llama-3.2-1B"), ("Llama 8B", "Llama-3.1-8B"), ("Llama 70B", "")):
+            path = Path(folder, f"{model}.json")
+            path.write_text(json.dumps(lookup.BUILT_IN[f"meta-llama/{name}"] if name else LLAMA_70B))
+            lines += [f"{model}:", "", f"| GPUs | {' | | | | '.join(NETWORKS)} | | | |", "|" + "---|" * 9]
+            lines += ["| " + " | | GB | step | tokens/s" * len(NETWORKS) + " |"]
+            before: dict[int, float] = {}
+            for number in GPU_NUMBERS:
+                cells = []
+                for rate in NETWORKS.values():
+                    name, found = fastest(path, number, rate)
+                    cells.append(cell(name, found, before.get(rate, 0.0)))
+                    before[rate] = found.timing.tokens_per_second if found else 0.0
+                lines.append(f"| {number:,} | {' | '.join(cells)} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def fastest(shape: Path, gpus: int, rate: int) -> tuple[str, Plan | None]:
+    """Return the fastest way that fits, and its plan."""
+    hosts = gpus // OF_A_HOST if gpus > OF_A_HOST else 0
+    options = Options(
+        "H100", gpus, str(shape), TOKENS, rows=10**6, host_gib=2000.0, hosts=hosts, link=rate if hosts else 0.0
+    )
+    settings = Settings(max_length=TOKENS, global_batch_size=SEQUENCES, evaluate=False, launcher="local")
+    chosen = planner.plan_with(settings, options)
+    ways = [
+        (name, alternatives.variant(chosen, name, recompute))
+        for name in ("zero1", "zero2", "zero3")
+        for recompute in (False, True)
+    ]
+    ways = [(name, found) for name, found in [*ways, *alternatives.inside_hosts(chosen)] if found.fits]
+    return min(ways, key=lambda way: way[1].timing.step_s, default=("", None))
+
+
+def cell(name: str, found: Plan | None, before: float) -> str:
+    """Return a plan's cells; in bold if it is much faster than half as many GPUs."""
+    if found is None:
+        return "does not fit | | |"
+    words = f"{name.partition(',')[0]}{' hpZ' * ('hpZ' in name)}{' r' * found.job.recompute}"
+    speed = f"{found.timing.tokens_per_second:,.0f}"
+    pays = not before or found.timing.tokens_per_second >= WORTH * before
+    sent = f"{found.timing.wire_bytes / 1e9:.1f}" if found.timing.wire_bytes else ""
+    return f"{words} | {sent} | {view.seconds(found.timing.step_s)} | {f'**{speed}**' if pays else speed}"
 
 
 if __name__ == "__main__":

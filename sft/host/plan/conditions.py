@@ -43,6 +43,7 @@ class Options:
     gpu_gib: float = 0.0
     hosts: int = 0
     link: float = 0.0  # Gbit/s
+    measured: str = ""  # the name of a run whose speed counts
 
     @classmethod
     def of(
@@ -56,6 +57,7 @@ class Options:
         gpu_gib: str = "",
         hosts: str = "",
         link: str = "",
+        measured: str = "",
     ) -> Options:
         """Return the options as they were typed. Raises UserError with a line for each that is not a number above 0."""
         problems: list[str] = []
@@ -69,6 +71,7 @@ class Options:
             gpu_gib=number(float, "GPU_GIB", gpu_gib, "24", problems),
             hosts=wire.number_of_hosts(hosts, problems),
             link=wire.gbit_s(link, problems),
+            measured=measured,
         )
         if problems:
             raise UserError("\n".join(problems))
@@ -105,6 +108,7 @@ class Conditions:
     disk_measured_on: str = ""
     wire: Wire | None = None  # None: one host
     hpz: int = 0  # ZeRO++'s hpZ: GPUs of a host that keep a copy of the weights together; 0: as DS_CONFIG says
+    slower: float = 1.0  # times as long as the card's figures say, as an earlier run has measured
 
     @property
     def limit_bytes(self) -> float:

@@ -44,6 +44,7 @@ class Job:
     hosts: int = 1
     wire_gb_s: float = 0.0  # through each host's network card, if there are several
     hpz: int = 0  # GPUs of a host that keep a second copy of the weights together (ZeRO++'s hpZ)
+    slower: float = 1.0  # computing takes so many times as long as the card's figures say
 
     @classmethod
     def of(cls, settings: Resolved, shape: Shape, card: Card, fused: bool = True) -> Job:

@@ -100,7 +100,7 @@ class Plan:
 
 def job_of(settings: Resolved, conditions: Conditions) -> Job:
     """Return the job of settings under given conditions."""
-    job = Job.of(settings, conditions.shape, conditions.card, conditions.fused)
+    job = replace(Job.of(settings, conditions.shape, conditions.card, conditions.fused), slower=conditions.slower)
     wire = conditions.wire
     if wire is None:
         return job

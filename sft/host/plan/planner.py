@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sft.errors import SettingsError, UserError, wrong
 from sft.host import gpus
-from sft.host.plan import advice, lookup, wire
+from sft.host.plan import advice, earlier, lookup, wire
 from sft.host.plan.conditions import Options, conditions
 from sft.host.plan.plan import Plan
 from sft.run import typed_json
@@ -19,7 +19,8 @@ def plan_with(settings: Settings, options: Options) -> Plan:
     """Return the plan of settings on the GPUs of this machine, or as the options say. Raises UserError."""
     hosts = max(1, options.hosts)
     if options.gpus > GPUS_OF_A_NODE * hosts:
-        raise UserError(wrong("GPUS", options.gpus, "is out of range", f"use at most {GPUS_OF_A_NODE * hosts}"))
+        more = "" if options.hosts else f", or HOSTS={max(2, options.gpus // 8)} for as many machines"
+        raise UserError(wrong("GPUS", options.gpus, "is out of range", f"use at most {GPUS_OF_A_NODE * hosts}{more}"))
     if options.gpus % hosts:
         raise UserError(wrong("GPUS", options.gpus, f"cannot be shared by {hosts} hosts", f"use a multiple of {hosts}"))
     if options.gpus or options.hosts:
@@ -29,6 +30,8 @@ def plan_with(settings: Settings, options: Options) -> Plan:
     if settings.device == "cpu" and not (options.gpu or options.gpu_gib):
         unplanned = f"DEVICE=cpu: a run trains on the CPU, which needs no plan; this is what {found.card.name} would do"
         found = replace(found, notes=(unplanned,))
+    if options.measured:
+        found = earlier.measured(settings, options.measured, found)
     return Plan.of(resolve(settings, "cuda", "local", found.card.has_bf16), found)
 
 

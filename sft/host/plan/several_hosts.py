@@ -75,7 +75,9 @@ def advice(plan: Plan, wire: Wire) -> Iterator[str]:
     """Yield what makes several hosts pay: larger steps, or an adapter, which sends little."""
     found = pays_from(plan, wire)
     if found is None:
-        yield "no step size of these rows makes up for the network: one host is as fast"
+        now = compared(plan, wire, plan.settings.sequences_per_step)
+        than = "faster" if now and now.times < 1 else "as fast"
+        yield f"no step size of these rows makes up for the network: one host is {than}"
     else:
         size = found.all_hosts.settings.sequences_per_step
         tokens = found.all_hosts.work.tokens_per_step * found.all_hosts.settings.world_size

@@ -6,6 +6,7 @@ beside that. tests/unit/plan/test_memory_and_time.py compares the result with th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sft.host.plan.job import NF4_BYTES, Job
@@ -27,6 +28,10 @@ HOST_UNPACK_S = 0.0045  # ... with matrices in 4 bits
 HOST_GATHER_S = 0.003  # ... whose weights are gathered in every micro-step
 TOGETHER = 4  # norm of the GPU's time and Python's: the longer one hides the other, if they are about equal both wait
 REDUCED_TO_ALL = 1.35  # speed of an all-reduce against scattering and gathering: 240 instead of 178 GB/s on two H100s
+# A collective passes all ranks one after the other, however little it moves. ASSUMED: NVLink or PCIe, and RDMA. With
+# TCP a hop between hosts takes several times as long. It counts from about a hundred ranks on.
+HOP_S, HOST_HOP_S = 2e-6, 10e-6
+GATHERED_TOGETHER = 500_000_000  # weights that are gathered at once after a step (allgather_bucket_size)
 OVERLAP = 0.5  # share of the shorter of computing and communicating that the longer one hides (two H100s)
 # Offload: traffic of the machine's memory per weight in Adam, and what all ranks of a machine share. ASSUMED.
 HOST_ADAM_BYTES, HOST_BYTES_PER_S = 36, 60e9
@@ -49,15 +54,17 @@ class Timing:
 
 def step_timing(job: Job, work: Work, rows: Rows) -> Timing:
     """Return how long a step takes with the usual micro-steps of a run."""
-    python_s = python_seconds(job)
-    busy_s = (gpu_seconds(job, work, rows) ** TOGETHER + python_s**TOGETHER) ** (1 / TOGETHER)
+    python_s = python_seconds(job) * job.slower
+    busy_s = ((gpu_seconds(job, work, rows) * job.slower) ** TOGETHER + python_s**TOGETHER) ** (1 / TOGETHER)
     bytes_micro, bytes_step = link_bytes(job)
     inside = inside_bytes(job)
     speed = link_speed(job)
+    passes_micro, passes_step = passes(job)
     link_micro_s = (bytes_micro - inside) / speed + inside / (job.card.link_gb_s * 1e9) + offload_seconds(job)
-    link_step_s = bytes_step / speed
+    link_micro_s += passes_micro * ring_seconds(job)
+    link_step_s = bytes_step / speed + passes_step * ring_seconds(job)
     micro_s = max(busy_s, link_micro_s) + (1 - OVERLAP) * min(busy_s, link_micro_s)
-    optimizer_s = optimizer_seconds(job)
+    optimizer_s = optimizer_seconds(job) * job.slower
     step_s = work.micro_steps * micro_s + link_step_s + optimizer_s
     return Timing(
         computing_s=work.micro_steps * busy_s,
@@ -122,6 +129,25 @@ def link_speed(job: Job) -> float:
     all_reduce = job.card.all_reduce_gb_s or gather * REDUCED_TO_ALL
     speed = (all_reduce if job.stage < 3 else gather) * 1e9
     return min(speed, job.wire_gb_s * 1e9) if job.hosts > 1 else speed
+
+
+def ring_seconds(job: Job) -> float:
+    """Return the seconds that the smallest message takes once around all ranks."""
+    return (job.ranks - job.hosts) * HOP_S + (job.hosts if job.hosts > 1 else 0) * HOST_HOP_S
+
+
+def passes(job: Job) -> tuple[int, int]:
+    """Return how often messages go around all ranks in each micro-step, and once a step: twice for an all-reduce."""
+    buckets = math.ceil(job.trained / job.bucket) if job.bucket else 1
+    after = math.ceil(job.trained / GATHERED_TOGETHER)
+    if job.stage == 1:
+        return 0, 2 * buckets + after
+    if job.stage == 2:
+        return 2 * buckets, after
+    if job.persistent:
+        return buckets, after
+    gathers = 1 if job.keeps_gathers_inside else 2
+    return buckets + gathers * job.shape.layers, 0
 
 
 def inside_bytes(job: Job) -> float:

@@ -56,7 +56,7 @@ def test_two_hosts_of_two_cards_over_10_gbe():
     assert (plan.settings.nodes, plan.settings.gpus_per_node) == (2, 2)
     assert plan.timing.wire_bytes == plan.timing.link_bytes == pytest.approx(3.71e9, rel=0.01)
     assert plan.timing.link_s == pytest.approx(3.71 / 1.125, rel=0.01)
-    assert planned(link="25gbe", gpus="4").timing.link_s == pytest.approx(plan.timing.link_s / 2.5)
+    assert planned(link="25gbe", gpus="4").timing.link_s == pytest.approx(plan.timing.link_s / 2.5, rel=0.001)
     assert planned(link="400gbe", gpus="4").timing.link_s == pytest.approx(0.371, rel=0.01)  # PCIe decides
 
 
