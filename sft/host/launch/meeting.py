@@ -9,9 +9,7 @@ import time
 from sft import hostfile, redaction
 from sft.errors import RunFailed, SettingsError, UserError, wrong
 from sft.host.folders import make_folders
-from sft.host.launch.decide import decide
 from sft.host.launch.link import STRANGERS, Link, MasterLink, WorkerLink, master_address, word_of
-from sft.host.launch.open import open_run
 from sft.host.launch.signals import Signals
 from sft.run.directory import Run
 from sft.settings.fields import Settings
@@ -59,6 +57,9 @@ def allow_files(nodes: int) -> None:
 
 def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
     """Return the run that these settings ask for, kept open by node 0 itself in `opened`. Raises SettingsError."""
+    # Here because they import every launcher and the plan, half a node program's start: most nodes are told their run.
+    from sft.host.launch.decide import decide
+    from sft.host.launch.open import open_run
 
     def say(line: str) -> None:
         print(line, flush=True)
