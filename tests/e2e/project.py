@@ -29,6 +29,7 @@ PARTS = (
 )  # fmt: skip
 RENEWING = ("pyproject.toml", "constraints.txt")  # what make compares an environment with
 TIMEOUT_S = 300
+DELAYS = Path(__file__).parent / "delays"  # on PYTHONPATH, it reads variables that delay or break ranks
 CURVE = ("step", "train/loss", "train/grad_norm", "train/lr", "train/target_tokens")  # what makes two runs the same
 
 
@@ -160,6 +161,11 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[str], run: Ru
         time.sleep(0.05)
 
 
+def unending(**settings: object) -> dict[str, object]:
+    """Return the settings of a run that goes on until it is ended, and leaves the cores to others between its steps."""
+    return {"MAX_STEPS": 0, "MAX_EPOCHS": 1000, "PYTHONPATH": DELAYS, "STEP_DELAY_S": 0.1} | settings
+
+
 class Hold:
     """A step in which a run waits, so that what happens meanwhile happens there, however busy the machine is."""
 
@@ -170,11 +176,16 @@ class Hold:
     @property
     def settings(self) -> dict[str, object]:
         """Return what has the ranks of a run wait."""
-        return {"PYTHONPATH": Path(__file__).parent / "delays", "HOLD_AT": self.step, "HOLD": self.folder}
+        return {"PYTHONPATH": DELAYS, "HOLD_AT": self.step, "HOLD": self.folder}
+
+    @property
+    def held(self) -> bool:
+        """Whether the run has come to its step."""
+        return self._file("held").exists()
 
     def wait(self, process: subprocess.Popen[str], run: Run) -> None:
         """Wait until the run has come to its step."""
-        wait_until((self.folder / "held").exists, process, run)
+        wait_until(lambda: self.held, process, run)
 
     def stop(self, project: Project, process: subprocess.Popen[str], run: Run) -> str:
         """Call `inv stop`, and let the run go on when it has been asked to stop. Return what the task printed."""
@@ -186,8 +197,11 @@ class Hold:
         return said
 
     def release(self) -> None:
-        """Let the run go on. It does not wait again, even if it is started again."""
-        (self.folder / "go").touch()
+        """Let the run go on. It does not wait in this step again, even if it is started again."""
+        self._file("go").touch()
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}-{self.step}"
 
 
 def free_port() -> int:

@@ -23,14 +23,13 @@ from sft.host.plan.conditions import Options
 from sft.host.plan.timing import Timing, step_timing
 from sft.run.directory import Run
 from sft.settings.load import load
-from tests.e2e.project import CURVE, Project, metrics, small, wait_until
+from tests.e2e.project import CURVE, Project, metrics, small, unending, wait_until
 
 from .conftest import on
 from .network import Host, Network
 
 HOSTS = {"HOSTS": "hostA,hostB"}
 SECRET = "not-a-real-key-0123456789abcdef0123456789"
-UNENDING = {"MAX_STEPS": 0, "MAX_EPOCHS": 1000, "SAVE_STEPS": 10}
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +78,7 @@ def test_two_hosts_train_what_one_machine_trains_and_no_command_line_has_a_key(p
     lines: set[str] = set()
     while process.poll() is None:
         lines |= {" ".join(line) for line in command_lines()}
-        time.sleep(0.05)
+        time.sleep(0.2)
     assert process.returncode == 0, output(process)
     assert any("ssh -T" in line for line in lines) and not any(SECRET in line for line in lines)
     assert [node.host for node in run.nodes()] == ["hostA", "hostB"]
@@ -174,7 +173,7 @@ def test_a_step_over_a_slow_network_takes_what_the_plan_says(project, network, a
         begins: dict[int, tuple[float, int]] = {}
         while process.poll() is None:
             begins.setdefault(run.state().step, (time.monotonic(), network.sent_bytes()))
-            time.sleep(0.02)
+            time.sleep(0.05)
     assert run.state().status == "finished", output(process)
     (began, sent), (ended, sent_then) = begins[2], begins[7]
     planned = step_planned(at_home, gbit)
@@ -266,7 +265,7 @@ def test_a_project_that_is_not_there_is_said(project, network, second, tmp_path)
 
 
 def test_a_cut_of_ten_seconds_is_survived_and_one_for_good_ends_the_run_everywhere(project, network, second):
-    run, process = started(project, "cut", **UNENDING)
+    run, process = started(project, "cut", SAVE_STEPS=10, **unending())
     goes_on(run, process)
     network.cut()
     time.sleep(10)
@@ -292,7 +291,7 @@ def test_a_cut_of_ten_seconds_is_survived_and_one_for_good_ends_the_run_everywhe
 
 
 def test_a_lost_host_a_lost_connection_and_ctrl_c(project, network, first, second):
-    run, process = started(project, "harmed", RESTARTS=1, **UNENDING)
+    run, process = started(project, "harmed", RESTARTS=1, SAVE_STEPS=10, **unending())
     goes_on(run, process, steps=12)
     for one in on_host(second):  # as if it had been switched off: nobody is left to say so
         with contextlib.suppress(psutil.Error):

@@ -3,7 +3,8 @@
 EXPORT_DELAY_S: the final model takes so many seconds longer to be written, on rank 0.
 EXPORT_FAILS: the final model cannot be written, on rank 0.
 HANG_AT: in this step rank 0 hangs without end, and rank 1 raises an error of its own.
-HOLD_AT: in this step rank 0 makes the file HOLD/held, and waits for the file HOLD/go: project.Hold.
+HOLD_AT: in each of these steps rank 0 makes the file HOLD/held-STEP, and waits for HOLD/go-STEP: project.Hold.
+STEP_DELAY_S: every step takes so many seconds longer, in which rank 0 sleeps and the others wait for it.
 """
 
 import os
@@ -50,11 +51,23 @@ if os.environ.get("RANK") == "0" and "HOLD_AT" in os.environ:
     step_on = DeepSpeedEngine.step
 
     def waiting_step(engine):
-        if engine.global_steps + 1 == int(os.environ["HOLD_AT"]):
+        at = str(engine.global_steps + 1)
+        if at in os.environ["HOLD_AT"].split(","):
             folder = pathlib.Path(os.environ["HOLD"])
-            (folder / "held").touch()
-            while not (folder / "go").exists():
-                time.sleep(0.01)
+            (folder / f"held-{at}").touch()
+            while not (folder / f"go-{at}").exists():
+                time.sleep(0.05)
         step_on(engine)
 
     DeepSpeedEngine.step = waiting_step
+
+if os.environ.get("RANK") == "0" and "STEP_DELAY_S" in os.environ:
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    quick_step = DeepSpeedEngine.step
+
+    def slow_step(engine):
+        time.sleep(float(os.environ["STEP_DELAY_S"]))
+        quick_step(engine)
+
+    DeepSpeedEngine.step = slow_step
