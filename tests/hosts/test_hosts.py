@@ -152,6 +152,23 @@ def test_other_settings_on_one_of_the_hosts_are_said_on_both(project, second):
     assert not (project.path / "runs" / "unlike").exists()
 
 
+def test_a_user_with_another_id_on_one_of_the_hosts_is_told_so_on_both(project, second):
+    """The other user may read everything, as where a folder is open to all, and write where all may."""
+    for name in ("runs", "data", "models"):
+        (project.path / name).mkdir(exist_ok=True)
+        (project.path / name).chmod(0o777)
+    port = project.environment()["MASTER_PORT"]
+    more = {"MASTER_PORT": port, "MASTER_ADDR": "hostA", "LAUNCHER": "hosts", "RENDEZVOUS_TIMEOUT_S": 10}
+    there = on(second, project)
+    may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    there.invoke[-1:-1] = ["setpriv", "--reuid=1234", "--clear-groups", *may_read]
+    other = there.start("train", **small(RUN_NAME="ids", NODE_RANK=1, HOME="/tmp", **more))
+    done = project.inv("train", **small(RUN_NAME="ids", NODE_RANK=0, **more))
+    line = "node 1 does not know this run's word, which only user id 0 may read; start every node with that user id"
+    assert done.returncode == 2 and line in done.stdout, done.stdout
+    assert line in output(other) and other.returncode == 2
+
+
 # The network
 
 

@@ -93,7 +93,9 @@ def test_a_node_of_another_user_does_not_know_the_word_and_is_told_so(port):
     master, stranger, own = MasterLink(2, port, "ours"), WorkerLink(1, port, "theirs"), WorkerLink(1, port, "ours")
     master.name_run("mine")
     until(lambda: stranger.refusal(), master, stranger)
-    assert f"only user id {os.getuid()} may read it" in stranger.refusal()
+    reason = f"node 1 does not know this run's word, which only user id {os.getuid()} may read; start every node with"
+    assert stranger.refusal().startswith(reason)
+    assert meeting.no_meeting(decided(nodes=2), [1], 0.0, master).startswith(reason)
     assert stranger.run_name() is None and master.missing() == [1]
     until(lambda: own.run_name() == "mine", master, own)
     assert master.not_ready() == [1]

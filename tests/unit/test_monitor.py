@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +63,20 @@ def test_a_run_that_trains(run):
     text = " ".join(shown(run).split())
     assert "it is not running" in text
     assert f"`make resume NAME=a RUNS_PATH={run.path.parent}` starts it over: it has no checkpoint" in text
+
+
+@pytest.mark.parametrize("skew", [-120, 120])
+def test_a_clock_two_minutes_off_makes_no_run_silent(run, monkeypatch, skew):
+    with run.lock():
+        run.update_state("training", step=30, total_steps=60)
+        real = time.time
+        monkeypatch.setattr(snapshot.time, "time", lambda: real() + skew)
+        text = " ".join(shown(run).split())
+        assert "elapsed 0:00" in text and "last update 0:00 ago" in text and "silent" not in text
+        os.utime(run.state_file, (real() - 600, real() - 600))
+        snapshot.signs.clear()
+        assert "last update 10:00 ago - silent, see" in " ".join(shown(run).split())
+    assert not list(run.path.glob(".state*"))
 
 
 def test_of_a_failed_run_the_name_and_the_reason_are_the_last_on_a_small_screen(run, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from sft.host.commands.metrics_reader import Metrics
 from sft.host.gpus import Gpu
 from sft.host.launch.slurm import queue
 from sft.host.launch.slurm.queue import JobState
+from sft.run import files
 from sft.run.directory import Run
 from sft.run.find import at_work
 from sft.run.records import ENDED, Evaluation, NodeInfo, Prepared, RowCounts, State
@@ -26,13 +28,32 @@ signs: dict[Path, tuple[float, float | None]] = {}  # of runs: the last sign, an
 def age_of(run: Run, updated_at: float, now: float) -> float:
     """Return how many seconds ago a run gave its last sign of life.
 
-    It was written by another machine's clock, perhaps: as soon as a new sign is seen, this process's own clock counts.
+    It was written by another machine's clock, perhaps: as soon as a new sign is seen, this process's own clock counts,
+    and until then that of the file system.
     """
     last, seen_at = signs.get(run.path, (updated_at, None))
     if last != updated_at:
         seen_at = time.monotonic()
     signs[run.path] = (updated_at, seen_at)
-    return max(0.0, now - updated_at) if seen_at is None else time.monotonic() - seen_at
+    if seen_at is not None:
+        return time.monotonic() - seen_at
+    return max(0.0, age_on_disk(run) if run.is_running() else now - updated_at)
+
+
+def age_on_disk(run: Run) -> float:
+    """Return how many seconds older `state.json` is than a file that is written now, by the file system's own times."""
+    new = files.temporary_name(run.state_file)
+    written = time.time()
+    with contextlib.suppress(FileNotFoundError):
+        written = run.state_file.stat().st_mtime
+    try:
+        new.touch()
+        return new.stat().st_mtime - written
+    except OSError:  # another user's run, or a full disk
+        return time.time() - written
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink()
 
 
 def nodes_in(run: Run, begun: int) -> int:
@@ -74,6 +95,7 @@ class Snapshot:
         prepared = run.record(run.prepared, Prepared)
         updated_at = state.updated_at or now
         ended, running, job = state.status in ENDED, run.is_running(), queue.job_of(run)
+        age_s = age_of(run, updated_at, now)
         nodes = run.nodes()
         slots = max((len(node.ranks) for node in nodes), default=1) or 1
         begun = {node.ranks[0] // slots for node in nodes if node.ranks}
@@ -81,8 +103,9 @@ class Snapshot:
         return cls(
             run=run,
             running=running,
-            age_s=round(age_of(run, updated_at, now), 1),
-            elapsed_s=round(max(0.0, (updated_at if ended else now) - (state.attempt_started_at or now)), 1),
+            age_s=round(age_s, 1),
+            # Both times are of one machine's clock, which need not be this one's.
+            elapsed_s=round(max(0.0, updated_at - (state.attempt_started_at or updated_at)) + age_s * (not ended), 1),
             state=state,
             problems=list(problems),
             metrics=metrics.newest,

@@ -147,6 +147,7 @@ class MasterLink(Link):
         super().__init__()
         self.nodes, self.answer, self.word = nodes, "", word
         self.newcomers: list[Peer] = []
+        self.refused: dict[int, str] = {}  # why newcomers were sent away, by the rank that they said they had
         self.said: list[str] = []  # lines about newcomers that were sent away; whoever prints them removes them
         address = master_address()
         if address.startswith("127.") or address == "localhost":
@@ -173,6 +174,7 @@ class MasterLink(Link):
                 newcomer.say(f"failed {reason}")
                 self.send_away(newcomer)
                 self.said.append(reason)
+                self.refused[rank_in(said)] = reason
             elif self.answer:
                 self.newcomers.remove(newcomer)
                 self.peers[rank_in(said)] = newcomer
@@ -198,8 +200,8 @@ class MasterLink(Link):
         """Return why a newcomer is not a node of this run, by what it has said; "" if it is one."""
         rank, proven = rank_in(said), said.partition(" ")[2]
         if not hmac.compare_digest(proven, proof(self.word, nonce, rank)):
-            me = f"user id {os.getuid()}"
-            return f"node {rank} does not know this run's word, as only {me} may read it: start all nodes with that id"
+            what = f"node {rank} does not know this run's word, which only user id {os.getuid()} may read"
+            return f"{what}; start every node with that user id"
         if not 0 < rank < self.nodes:
             return f"node {rank} is not one of this run's {self.nodes} nodes, 0 to {self.nodes - 1}"
         if rank in self.peers:

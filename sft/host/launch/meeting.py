@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import time
 
@@ -28,7 +29,7 @@ def start_link(settings: Settings, rank: int) -> Link:
         word = word_of(settings.runs_path)
     except OSError as error:
         what = f"the word by which the nodes know each other cannot be read or written there ({error.strerror})"
-        remedy = "every node needs the same folder, and the same user"
+        remedy = f"every node needs the same folder and the same user id, which is {os.getuid()} here"
         raise SettingsError([wrong("RUNS_PATH", settings.runs_path, what, remedy)]) from None
     redaction.know([word])
     if rank:
@@ -87,14 +88,22 @@ def told_run(settings: Settings, link: Link, heard: Signals) -> Run | None:
     return Run(settings.runs_path.resolve() / name)
 
 
-def no_meeting(settings: Settings, missing: list[int], deadline: float) -> str:
+def no_meeting(settings: Settings, missing: list[int], deadline: float, link: Link | None = None) -> str:
     """Return why the nodes have not met, if the time is over; otherwise ""."""
     if time.monotonic() < deadline:
         return ""
+    if link and (refused := is_refused(link, missing)):
+        return refused
     more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
     nodes = f"node{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:NAMED]))}{more}"
     at = f"{master_address()}:{hostfile.link_port(settings.master_port)}"
     return f"{nodes} did not come to {at} within RENDEZVOUS_TIMEOUT_S={settings.rendezvous_timeout_s} seconds"
+
+
+def is_refused(link: Link, missing: list[int]) -> str:
+    """Return why node 0 has sent away one of the missing nodes; "" if it has not."""
+    refused = link.refused if isinstance(link, MasterLink) else {}
+    return next((refused[rank] for rank in missing if rank in refused), "")
 
 
 def missing_nodes(link: Link, run: Run) -> list[int]:

@@ -162,8 +162,8 @@ class Node:
                 self.run.update_state("stopped")
             if self.must_end():
                 return False
-            if reason := meeting.no_meeting(self.settings, missing, deadline):
-                raise RunFailed(reason, "lost_node")
+            if reason := meeting.no_meeting(self.settings, missing, deadline, self.link):
+                raise UserError(reason) if meeting.is_refused(self.link, missing) else RunFailed(reason, "lost_node")
         return True
 
     def start_ranks(self) -> subprocess.Popen[str]:
