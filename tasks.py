@@ -404,8 +404,8 @@ def test(c: Context, options: str = "") -> None:
     """Run every test that this machine can run, a few at a time; list what cannot run, with the reason."""
     refuse_unknown_words("OPTIONS")
     # Unit tests in processes of their own: seconds, and proof that they import no training package. Of the others, many
-    # wait for daemons and downloads: three keep two cores busy.
-    parts = [f"-n 2 {options}"] if options else ["-n 2 tests/unit", "-n 3 tests --ignore tests/unit"]
+    # wait for daemons, networks and containers: four keep two cores busy.
+    parts = [f"-n 2 {options}"] if options else ["-n 2 tests/unit", "-n 4 tests --ignore tests/unit"]
     with c.cd(ROOT):
         pytest = f"{sys.executable} -m pytest --dist loadfile"
         ended = [c.run(f"{pytest} {part}", pty=sys.stdout.isatty(), warn=True) for part in parts]

@@ -15,17 +15,19 @@ from pathlib import Path
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 HERE = Path(__file__).parent
 # The most seconds that a test may take with the fixtures that it is the first to use, beside other work on the machine.
 TIMEOUTS_S = {
     "unit": 120, "torch": 300, "e2e": 600, "compose": 1500, "slurm": 600, "hosts": 600, "default": 2400, "machine": 600,
 }  # fmt: skip
-# The files that take longest come first, so that no process is left alone with one of them at the end. The first two
-# mostly wait, for downloads and for Slurm, while others compute.
+# What takes longest comes first, so that no process is left alone with it at the end. The first three mostly wait, for
+# Slurm, lost networks and containers, while others compute.
 LONGEST = (
-    "slurm/test_jobs.py", "default/test_default_environment.py",
-    "e2e/test_harm.py", "e2e/test_failure.py", "e2e/test_same_result.py",
+    "slurm/test_jobs.py", "hosts/test_hosts.py", "compose",
+    "e2e/test_harm.py", "default/test_default_environment.py", "e2e/test_failure.py", "e2e/test_same_result.py",
     "e2e/test_stop_and_resume.py", "e2e/test_end_marks.py", "e2e/test_models.py", "e2e/test_lora.py",
     "e2e/test_demo.py",
     "unit/test_wrong_types.py", "unit/test_random_rows.py", "unit/test_wrong_settings.py", "unit/test_records.py",
@@ -66,7 +68,19 @@ def skip_tier(items: list[pytest.Item], tier: str, why_not: Callable[[], str | N
 
 def place_of(file: str) -> int:
     """Return when a file's turn comes; of files with the same number, first come, first served."""
-    return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+    return next((place for place, name in enumerate(LONGEST) if file.startswith(name)), len(LONGEST))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """Give each process whole files, as `--dist loadfile` does, and one process all files of `compose`."""
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+class Scheduling(LoadFileScheduling):
+    """Like `--dist loadfile`, but the files of `compose` share one stack, with an image, data and a model."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "compose" if nodeid.startswith("tests/compose/") else super()._split_scope(nodeid)
 
 
 @pytest.hookimpl(wrapper=True)
