@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Proje
 
 @pytest.fixture(autouse=True)
 def idle(cluster: Cluster) -> Iterator[None]:
-    """No test meets another one's job."""
+    """No test meets another one's job, even if that one failed."""
     yield
+    subprocess.run(["scancel", "--user=root"], check=False, stderr=subprocess.DEVNULL)
     cluster.wait_for_idle()

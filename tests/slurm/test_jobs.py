@@ -13,20 +13,17 @@ import pytest
 from sft.host.launch.slurm import queue
 from sft.run.directory import Run
 from sft.run.records import Job
-from tests.e2e.project import CURVE, Project, metrics, small
+from tests.e2e.project import CURVE, Hold, Project, metrics, small, unending
 
 from .cluster import Cluster
 
-# Steps of a quarter of a second, so that a minute's job cannot do all of them.
-STEPS = {"MAX_STEPS": 150, "GLOBAL_BATCH_SIZE": 96, "MAX_EPOCHS": 20}
-UNENDING = {"MAX_STEPS": 0, "MAX_EPOCHS": 1000}
 WAIT_S = 240
 
 
 @pytest.fixture(scope="module")
 def undisturbed(project: Project) -> Run:
     """The same run on this machine without Slurm."""
-    return project.train("undisturbed", LAUNCHER="local", **STEPS)
+    return project.train("undisturbed", LAUNCHER="local")
 
 
 def submitted(project: Project, name: str, **settings: object) -> tuple[Run, int]:
@@ -44,7 +41,7 @@ def wait(run: Run, true: Callable[[], bool], seconds: float = WAIT_S) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"{run.state()}\n{log(run)}"
-        time.sleep(0.1)
+        time.sleep(0.5)  # most conditions ask Slurm, with a program of its own
 
 
 def log(run: Run) -> str:
@@ -75,41 +72,52 @@ def nothing_is_left(project: Project) -> None:
     project.wait_for_no_process()
 
 
-def test_at_its_time_limit_a_run_is_saved_and_its_job_goes_on_until_it_is_finished(project, undisturbed):
-    run, number = submitted(project, "limited", SLURM_TIME="1", **STEPS)
+def test_at_its_time_limit_a_run_is_saved_goes_on_until_it_is_finished_and_is_not_begun_again(
+    project, undisturbed, tmp_path
+):
+    hold = Hold(tmp_path, step=5)
+    run, number = submitted(project, "limited", SLURM_TIME="1", **hold.settings)
+    wait(run, lambda: run.stop_reason() is not None)
+    assert hold.held
+    hold.release()
     wait(run, lambda: state(number).restarts == 1)
-    assert run.state().status == "stopped" and 0 < (run.saved_step() or 0) < 150
+    assert run.state().status == "stopped" and run.saved_step() == 5
     shown = project.inv("monitor", "--once", "--name", run.name).stdout
     assert "stopped (time limit)" in shown and f"job {number} is pending" in shown and "not running" not in shown
     queue.call("scontrol", "update", f"JobId={number}", "TimeLimit=30")  # the rest at once
     assert left_queue(run, number).state == "COMPLETED"
     assert run.state().status == "finished" and run.state().attempt == 2
     same(run, undisturbed)
+    again = queue.submit(run.job_script)  # as a chain of jobs does
+    assert left_queue(run, again).state == "COMPLETED" and run.state().attempt == 2
+    assert "is finished; there is nothing to do" in (run.logs / f"job-{again}.log").read_text()
     nothing_is_left(project)
 
 
 def test_a_job_that_is_preempted_three_times_ends_with_the_same_model(project, undisturbed, tmp_path):
-    run, number = submitted(project, "preempted", **STEPS)
+    holds = [Hold(tmp_path, step) for step in (3, 6, 9)]
+    run, number = submitted(project, "preempted", **holds[0].settings | {"HOLD_AT": "3,6,9"})
     urgent = tmp_path / "urgent.sh"
     urgent.write_text("#!/bin/bash\n#SBATCH --nodes=2 --exclusive --partition=high --output=/dev/null\nsleep 1\n")
-    for times in range(3):
-        before = run.state().step
-        wait(run, lambda before=before: run.state().status == "training" and run.state().step > before + 1)
+    for times, hold in enumerate(holds, 1):
+        wait(run, lambda hold=hold: hold.held)
         queue.submit(urgent)
-        wait(run, lambda times=times: state(number).restarts == times + 1)
-        assert run.stop_reason() == "preempted" and run.saved_step() == run.state().step
+        wait(run, lambda: run.stop_reason() is not None)
+        hold.release()
+        wait(run, lambda times=times: state(number).restarts == times)
+        assert run.stop_reason() == "preempted" and run.saved_step() == run.state().step == hold.step
     assert left_queue(run, number).state == "COMPLETED"
     assert run.state().status == "finished" and run.state().attempt == 4
     same(run, undisturbed)
 
 
 def test_a_warning_by_hand_saves_and_queues_again_and_make_stop_ends_it(project):
-    run, number = submitted(project, "warned", **UNENDING)
+    run, number = submitted(project, "warned", **unending())
     wait(run, lambda: run.state().step >= 3)
     queue.call("scancel", "--signal=USR1", "--batch", str(number))
     wait(run, lambda: state(number).restarts == 1)
     assert run.state().status == "stopped" and run.saved_step() == run.state().step
-    waiting = project.inv("train", **small(RUN_NAME=run.name, **UNENDING))
+    waiting = project.inv("train", **small(RUN_NAME=run.name, **unending()))
     assert waiting.returncode == 2 and f"job {number} is" in waiting.stdout, waiting.stdout
     step = run.state().step
     wait(run, lambda: run.state().status == "training" and run.state().step > step)
@@ -120,7 +128,7 @@ def test_a_warning_by_hand_saves_and_queues_again_and_make_stop_ends_it(project)
 
 
 def test_scancel_saves_and_leaves_nothing_behind(project):
-    run, number = submitted(project, "cancelled", **UNENDING)
+    run, number = submitted(project, "cancelled", **unending())
     wait(run, lambda: run.state().step >= 3)
     queue.cancel(number)
     assert left_queue(run, number).state == "CANCELLED"
@@ -145,7 +153,7 @@ def test_a_job_that_waits_is_shown_and_taken_out_of_the_queue(project, cluster: 
 
 
 def test_a_rank_that_is_killed_is_started_again(project):
-    run, number = submitted(project, "killed", RESTARTS=1, SAVE_STEPS=5, **UNENDING | {"MAX_STEPS": 60})
+    run, number = submitted(project, "killed", RESTARTS=1, SAVE_STEPS=5, **unending(MAX_STEPS=40))
     wait(run, lambda: (run.saved_step() or 0) >= 5)
     rank = next(one for one in project.processes() if "--local_rank=0" in one.cmdline())
     rank.send_signal(signal.SIGKILL)
@@ -155,7 +163,7 @@ def test_a_rank_that_is_killed_is_started_again(project):
 
 
 def test_a_node_that_is_lost_gives_the_job_back_to_the_queue(project, cluster: Cluster):
-    run, number = submitted(project, "lost", SAVE_STEPS=5, **UNENDING | {"MAX_STEPS": 80})
+    run, number = submitted(project, "lost", SAVE_STEPS=5, **unending(MAX_STEPS=40))
     wait(run, lambda: (run.saved_step() or 0) >= 5)
     cluster.end("n1", signal.SIGKILL)
     steps = subprocess.run(["pgrep", "-f", rf"slurmstepd: \[{number}\.0\]"], capture_output=True, text=True, check=True)
@@ -168,7 +176,7 @@ def test_a_node_that_is_lost_gives_the_job_back_to_the_queue(project, cluster: C
 
 
 def test_the_job_outlives_the_controller_and_the_login(project, cluster: Cluster):
-    process = project.start("train", "--follow", **small(RUN_NAME="followed", **UNENDING))
+    process = project.start("train", "--follow", **small(RUN_NAME="followed", **unending()))
     run = Run(project.path / "runs" / "followed")
     wait(run, lambda: run.state().step >= 2)
     cluster.end("ctld")
@@ -185,15 +193,6 @@ def test_the_job_outlives_the_controller_and_the_login(project, cluster: Cluster
     job = run.record(run.job, Job)
     assert job
     assert left_queue(run, job.number).state == "COMPLETED" and run.state().status == "stopped"
-
-
-def test_a_finished_run_that_is_started_again_by_its_script_ends_at_once(project):
-    run, number = submitted(project, "chain", **STEPS | {"MAX_STEPS": 3})
-    assert left_queue(run, number).state == "COMPLETED"
-    attempt = run.state().attempt
-    again = queue.submit(run.job_script)
-    assert left_queue(run, again).state == "COMPLETED" and run.state().attempt == attempt
-    assert "is finished; there is nothing to do" in (run.logs / f"job-{again}.log").read_text()
 
 
 @pytest.mark.parametrize(
