@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+from . import warm
+
 HERE = Path(__file__).parent
 # The most seconds that a test may take with the fixtures that it is the first to use, beside other work on the machine.
 TIMEOUTS_S = {
@@ -92,6 +94,19 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start what forks the ranks of end-to-end tests, once for all processes of pytest-xdist."""
+    if not hasattr(config, "workerinput") and os.environ.get(warm.NAME) != "0":
+        config.add_cleanup(warm.Server().end)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Leave the programs of a test as they are if it is marked `real`, or in another tier than e2e."""
+    with warm.left_out() if item.get_closest_marker("real") or "e2e" not in item.keywords else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

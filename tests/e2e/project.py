@@ -22,6 +22,8 @@ from sft.run import checkpoints
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 
+from .. import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = (
     "Makefile", "tasks.py", "pyproject.toml", "constraints.txt", ".env.example", "sft", "ds_configs",
@@ -68,7 +70,8 @@ class Project:
         given = {name: str(value) for name, value in settings.items()}
         ours = {"MASTER_PORT": str(free_port()), "SFT_TEST": self.mark}
         ours["OMP_NUM_THREADS"] = "1"  # other tests run beside
-        return kept | ours | given
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes import this copy
+        return kept | ours | given | warm.environment(given)
 
     def start(self, *command: str, **settings: object) -> subprocess.Popen[str]:
         """Start a command of the project's environment with settings in the environment."""

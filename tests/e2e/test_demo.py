@@ -11,6 +11,8 @@ from sft.run.directory import Run
 
 from .project import ROOT
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture(scope="module")
 def demo(project):

@@ -17,6 +17,8 @@ from sft.trainer import batching
 from . import harm
 from .project import TIMEOUT_S, Hold, small, wait_until
 
+pytestmark = pytest.mark.real
+
 
 def child(project, *words):
     """Return the process of the project whose command line has all the words."""

@@ -10,6 +10,8 @@ import pytest
 from . import harm
 from .project import Project
 
+pytestmark = pytest.mark.real
+
 SEED = 1
 KILLS, STOPS, FULL_DISKS = 4, 3, 2
 

@@ -19,6 +19,8 @@ from tests.hub.server import Fault, running
 
 from .project import Project, wait_until
 
+pytestmark = pytest.mark.real
+
 LIMITS = {
     "DEVICE": "cpu", "NODES": 2, "GPUS_PER_NODE": 1, "MAX_STEPS": 120, "SAVE_STEPS": 0, "EVAL_LIMIT": 4,
     "MAX_NEW_TOKENS": 4, "WANDB_MODE": "disabled", "RUN_NAME": "defaults", "MAX_EPOCHS": 20, "LEARNING_RATE": 1e-3,

@@ -13,6 +13,8 @@ from tests.settings import decided
 from .project import RENEWING, Project
 from .screen import run_in_terminal
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):

@@ -25,6 +25,8 @@ from tests.settings import decided
 
 from .project import ROOT, free_port
 
+pytestmark = pytest.mark.real
+
 UUIDS = ["GPU-8932f937-d72c-4106", "GPU-8932f9aa-0000-1111", "GPU-aaaa0000-1111-2222", "GPU-bbbb0000-1111-2222"]
 
 

@@ -13,6 +13,8 @@ from tests.settings import decided
 
 from .project import free_port
 
+pytestmark = pytest.mark.real
+
 MEANWHILE_S = 60
 
 

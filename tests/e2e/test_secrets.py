@@ -15,6 +15,8 @@ from sft.run.directory import Run
 
 from .project import Project, small
 
+pytestmark = pytest.mark.real
+
 KEYS = {"WANDB_API_KEY": "w4ndb" * 8, "HUGGINGFACE_API_KEY": "hf_p@ss/w0rd+" + "s3cr3t" * 4 + "'\"\\"}
 
 # What a careless library does in every process of a run: prints the environment, and fails with a URL that has the key.

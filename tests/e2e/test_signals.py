@@ -13,6 +13,8 @@ from sft.run.directory import Run
 
 from .project import TIMEOUT_S, small, wait_until
 
+pytestmark = pytest.mark.real
+
 # Steps of a few milliseconds, and none saved unless a stop saves it.
 ENDLESS = small(NODES=1, MAX_STEPS=0, MAX_EPOCHS=1000, SAVE_STEPS=0)
 
