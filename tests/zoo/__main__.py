@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--ways", default=",".join(WAYS), help="some of " + ",".join(WAYS))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="fp32 on a CPU and bf16 on a GPU by default")
     parser.add_argument("--limit-s", type=float, default=150.0, help="seconds for each family")
     parser.add_argument("--out", type=Path, default=Path("zoo.jsonl"))
     parser.add_argument("--logs", type=Path, help="keep what each family's process printed in this folder")
@@ -34,9 +35,10 @@ def main() -> None:
         table.write([(title, runner.read(Path(path))) for title, _, path in parts])
         return
     lines = []
+    precision = asked.precision or ("fp32" if asked.device == "cpu" else "bf16")
     with asked.out.open("w") as out:
         for result in runner.results(
-            asked.families, asked.ways.split(","), asked.device, asked.jobs, asked.limit_s, asked.logs
+            asked.families, asked.ways.split(","), asked.device, asked.jobs, asked.limit_s, asked.logs, precision
         ):
             lines.append(result)
             out.write(result.line() + "\n")

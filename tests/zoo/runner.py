@@ -36,7 +36,13 @@ def families() -> list[str]:
 
 
 def results(
-    names: Sequence[str], ways: list[str], device: str, jobs: int, limit_s: float, logs: Path | None = None
+    names: Sequence[str],
+    ways: list[str],
+    device: str,
+    jobs: int,
+    limit_s: float,
+    logs: Path | None = None,
+    precision: str = "fp32",
 ) -> Iterator[Result]:
     """Yield the result of each family as it ends. Without names: of all of them."""
     # Read when their libraries are loaded in the child, or already now: one thread for each family.
@@ -57,7 +63,7 @@ def results(
         while waiting or running:
             while waiting and len(running) < jobs:
                 family = waiting.pop(0)
-                arguments = (family, ways, scratch, device, limit_s)
+                arguments = (family, ways, scratch, device, precision, limit_s)
                 process: BaseProcess = multiprocessing.get_context("fork").Process(target=one, args=arguments)
                 process.start()
                 running[family] = (process, time.monotonic())
@@ -82,7 +88,7 @@ def all_results(names: list[str], ways: list[str]) -> list[Result]:
     return list(results(names, ways, "cpu", jobs=1, limit_s=300))
 
 
-def one(family: str, ways: list[str], scratch: Path, device: str, limit_s: float) -> None:
+def one(family: str, ways: list[str], scratch: Path, device: str, precision: str, limit_s: float) -> None:
     """Try one family in this process, and write its line of JSON."""
     folder, out = scratch / "families" / family, scratch / "found" / family
     for path in (folder, out.parent, scratch / "logs"):
@@ -108,7 +114,7 @@ def one(family: str, ways: list[str], scratch: Path, device: str, limit_s: float
     else:
         world = distributed.start(device, 60)
         for way in ways:
-            result.ways[way] = trial.trial(folder, model, scratch / "rows", way, world)
+            result.ways[way] = trial.trial(folder, model, scratch / "rows", way, precision, world)
             out.write_text(result.line() + "\n")
     out.write_text(result.line() + "\n")
     os._exit(0)  # without the ends of libraries, which may wait for other processes

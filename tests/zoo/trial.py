@@ -116,14 +116,14 @@ def data_of(folder: Path) -> Path:
     return folder
 
 
-def settings_of(folder: Path, model: Path, data: Path, way: str, device: str) -> Decided:
+def settings_of(folder: Path, model: Path, data: Path, way: str, device: str, precision: str) -> Decided:
     """Return the settings of one way to train."""
     given: dict[str, Any] = {"packing": way != "padded"}
     if way == "lora":
         given |= {"lora_rank": 4, "ds_config": "zero2", "learning_rate": 1e-3}
     written = load(
         None, model_name=str(model), dataset=str(data), prompt_column="question", response_column="answer",
-        nodes=1, gpus_per_node=1, precision="fp32" if device == "cpu" else "bf16", run_name=way,
+        nodes=1, gpus_per_node=1, precision=precision, run_name=way,
         batch_size=8, max_steps=STEPS, max_length=256, warmup_ratio=0.0,
         **{"learning_rate": 1e-4, "ds_config": "zero3", **given}, gradient_checkpointing=way == "padded",
         max_tokens_per_micro_step=1024, logging_steps=1, save_steps=0, eval_limit=ASKED, max_new_tokens=NEW_TOKENS,
@@ -132,10 +132,10 @@ def settings_of(folder: Path, model: Path, data: Path, way: str, device: str) ->
     return without_plan(resolve(written, "cuda" if device == "cuda" else "cpu", "local"))
 
 
-def trial(folder: Path, model: Path, data: Path, way: str, world: World) -> Found:
+def trial(folder: Path, model: Path, data: Path, way: str, precision: str, world: World) -> Found:
     """Train one way and compare. Whatever goes wrong is in what is returned."""
     found, started, said = Found(), time.monotonic(), io.StringIO()
-    settings = settings_of(folder, model, data, way, world.device.type)
+    settings = settings_of(folder, model, data, way, world.device.type, precision)
     try:
         with contextlib.redirect_stdout(said):
             found.verdict = "refused"  # by what is found out before anything is prepared
@@ -209,7 +209,7 @@ def compare(run: Run, settings: Decided, way: str, world: World) -> None:
     if type(final) is not type(plain):
         raise Wrong(f"final/ holds a {type(final).__name__}, not a {type(plain).__name__}")
     compare_kept(final, plain, Path(prepared.model), settings)
-    if world.device.type == "cpu":
+    if settings.precision == "fp32":
         compare_answers(run, final, Rows(Path(prepared.data) / "validation"), world)
 
 

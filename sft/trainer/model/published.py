@@ -41,7 +41,7 @@ def class_of(config: transformers.PreTrainedConfig, trusted: bool = False) -> An
         kind = next((one for one in writers.values() if of_config(one, config)), next(iter(writers.values()), None))
     if kind is None:
         raise LookupError(f"transformers {transformers.__version__} has no {named or 'class'} that writes text for it")
-    return kind if of_config(kind, config) else automatic[0]
+    return kind if of_config(kind, config) else next((one for one in automatic if mapped(one, config)), automatic[0])
 
 
 def mapped(automatic: Any, config: transformers.PreTrainedConfig) -> Any:

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import transformers
 
@@ -63,53 +63,136 @@ PERIODS = re.compile(r".*_(period|interval|every_n_layers|frequency|group_size|p
 OFF = re.compile(r".*(dropout|pdrop|drop_prob|jitter.*|layerdrop).*")
 TOKEN = re.compile(r".*_token_(id|index)")
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-# Not sizes: what transformers notes about the file itself, and what it derives from the kinds of the layers.
-ABOUT = ("architectures", "transformers_version", "_name_or_path", "model_type", "torch_dtype", "dtype",
-         "per_layer_config")  # fmt: skip
+# Not sizes: what transformers notes about the file itself.
+ABOUT = ("architectures", "transformers_version", "_name_or_path", "model_type", "torch_dtype", "dtype")
+PER_LAYER = "per_layer_config"  # sizes that differ from layer to layer, by its number
+# Sizes that may be the width of another part.
+LINK = re.compile(r".*(hidden|input|output)_size|.*(in|out|output|embed|projection)_dim|.*hidden_size_.*|.*width")
 
 Content = dict[str, Any]  # of a config.json
+Widths = Mapping[int, int]  # of a model's parts: their width in the copy, by their own
 
 
-def divided(config: transformers.PreTrainedConfig, longest: int = 2**62) -> transformers.PreTrainedConfig:
-    """Return a copy whose widths and heads are divided by one number, with a few layers of each kind.
+def divided(
+    config: transformers.PreTrainedConfig, longest: int = 2**62, layers: int = 0, widths: Widths | None = None
+) -> transformers.PreTrainedConfig:
+    """Return a copy whose widths and heads are divided by one number, with a few layers of each kind, or `layers`.
 
     Windows of the attention get small, so that they show in short rows, if the `longest` row is longer than they are.
     """
     parts, content = parts_of(config), config.to_dict()
-    ratio, layers = ratio_of(config), layers_of(content)
+    ratio, deep = ratio_of(config), layers or layers_of(content)
+    if widths is None:
+        widths = {width: smaller("hidden_size", width, ratio_of(one), deep) for width, one in widths_of(config)}
     changed = common_changes(content)
+    chosen = layers_chosen(content, deep)
     for name, value in content.items():
         if name in parts:
-            changed[name] = divided(parts[name], longest).to_dict()
+            changed[name] = divided(parts[name], longest, layers, widths).to_dict()
         elif name in changed or (WINDOW.fullmatch(name) and is_size(value, longest)):
             continue
         elif is_size(value):
-            changed[name] = smaller(name, value, ratio, layers)
+            changed[name] = smaller(name, value, ratio, deep)
         elif is_one_a_layer(value, content):
-            changed[name] = [
-                smaller(name, one, ratio, layers) if is_size(one) else one for one in some_of_each(value, layers)
-            ]
-    return made(config, changed)
+            changed[name] = [smaller(name, one, ratio, deep) if is_size(one) else one for one in at(value, chosen)]
+        elif name == PER_LAYER and value:
+            changed[name] = {
+                str(place): {key: smaller(key, one, ratio, deep) if is_size(one) else one for key, one in layer.items()}
+                for place, layer in layers_at(value, chosen)
+            }
+    fit_mamba_heads(content, changed)
+    return made(config, changed | linked(content, widths))
 
 
 def shrunk(
-    config: transformers.PreTrainedConfig, given: Mapping[str, Any] | None = None
+    config: transformers.PreTrainedConfig, given: Mapping[str, Any] | None = None, widths: Widths | None = None
 ) -> transformers.PreTrainedConfig:
     """Return a copy with a small value for every size that SIZES knows; `given` values take precedence."""
-    parts, content = parts_of(config), config.to_dict()
+    parts, content, given = parts_of(config), config.to_dict(), given or {}
+    if widths is None:
+        widths = small_widths(config)
     changed = common_changes(content)
+    chosen = layers_chosen(content, LAYERS)
     for name, value in content.items():
+        if name in given:
+            continue
+        fitting = size_of(name)
         if name in parts:
-            changed[name] = shrunk(parts[name]).to_dict()
+            changed[name] = shrunk(parts[name], widths=widths).to_dict()
         elif is_one_a_layer(value, content) and len(value) > LAYERS:
-            fitting = size_of(name)
-            changed[name] = some_of_each(value, LAYERS) if fitting is None else [fitting] * LAYERS
-        elif is_size(value):
-            fitting = size_of(name)
-            if fitting is not None and (value > fitting or name == "vocab_size"):
-                changed[name] = fitting
+            changed[name] = at(value, chosen) if fitting is None else [fitting] * LAYERS
+        elif name == PER_LAYER and value:
+            changed[name] = {str(place): small_layer(layer) for place, layer in layers_at(value, chosen)}
+        elif is_size(value) and fitting is not None and (value > fitting or name == "vocab_size"):
+            changed[name] = fitting
+    fit_keys(content, changed)
+    fit_sections(content, changed)
     changed |= {name: token for name, token in TOKENS.items() if name in content}
-    return made(config, {**changed, **(given or {})})
+    return made(config, {**changed, **linked(content, widths), **given})
+
+
+def small_layer(content: Content) -> Content:
+    """Return what is said of a single layer, in small sizes."""
+    changed = {name: min(size_of(name) or one, one) if is_size(one) else one for name, one in content.items()}
+    fit_keys(content, changed)
+    return changed
+
+
+def fit_keys(content: Content, changed: Content) -> None:
+    """Give a copy as many keys as queries if the model has as many: some families know no fewer."""
+    heads, keys = "num_attention_heads", "num_key_value_heads"
+    if is_size(content.get(heads)) and content[heads] == content.get(keys):
+        changed[keys] = changed.get(heads, content[heads])
+
+
+def widths_of(config: transformers.PreTrainedConfig) -> list[tuple[int, transformers.PreTrainedConfig]]:
+    """Return the widths of a model's parts, that of its text last."""
+    found = [(size_in(part, WIDTHS), part) for part in parts_of(config).values()]
+    found = [one for part in parts_of(config).values() for one in widths_of(part)] + found
+    text = config if not found else next((part for name, part in parts_of(config).items() if "text" in name), None)
+    if text is not None:
+        found.append((size_in(text, WIDTHS), text))
+    return [(width, one) for width, one in found if width]
+
+
+def small_widths(config: transformers.PreTrainedConfig) -> Widths:
+    """Return which width each part of a model has in small sizes, by the width that it has now."""
+    return {width: min(width, size_of("hidden_size") or width) for width, _ in widths_of(config)}
+
+
+def linked(content: Content, widths: Widths) -> Content:
+    """Return the sizes of a part that are the width of another one, such as that of a projector's output."""
+    return {
+        name: widths[value]
+        for name, value in content.items()
+        if is_size(value) and value in widths and LINK.fullmatch(name) and size_of(name) is None
+    }
+
+
+def fit_sections(content: Content, changed: Content) -> None:
+    """Divide the sections of rotary embeddings, for time, height and width, as the size of a head was divided."""
+    rope = changed.get("rope_parameters", content.get("rope_parameters"))
+    before, after = head_of(content), head_of(content | changed)
+    for name in ("mrope_section", "xdrope_section"):
+        if before and after and isinstance(rope, dict) and isinstance(sections := rope.get(name), list) and sections:
+            small = [max(1, section * after // before) for section in sections]
+            small[0] += round(sum(sections) * after / before) - sum(small)
+            changed["rope_parameters"] = rope | {name: small}
+
+
+def head_of(content: Content) -> int:
+    """Return the size of a head, 0 if it is not known."""
+    size, width, heads = (content.get(name) for name in ("head_dim", "hidden_size", "num_attention_heads"))
+    if is_size(size):
+        return size
+    return width // heads if is_size(width) and is_size(heads) else 0
+
+
+def fit_mamba_heads(content: Content, changed: Content) -> None:
+    """Fit the size of a Mamba head where there are too few heads to divide their number."""
+    heads, width, wider = (changed.get(name) for name in ("n_mamba_heads", "hidden_size", "mamba_expand"))
+    if "mamba_headdim" in content and is_size(heads) and is_size(width) and is_size(wider):
+        changed["mamba_headdim"] = width * wider // heads
 
 
 def as_it_is(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
@@ -160,7 +243,7 @@ def parts_of(config: transformers.PreTrainedConfig) -> dict[str, transformers.Pr
     return {name: value for name, value in vars(config).items() if isinstance(value, transformers.PreTrainedConfig)}
 
 
-def is_size(value: object, at_least: int = 1) -> bool:
+def is_size(value: object, at_least: int = 1) -> TypeGuard[int]:
     """Tell whether a value is a positive whole number."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
 
@@ -214,9 +297,29 @@ def size_of(name: str) -> int | None:
     return next((size for pattern, size, _ in SIZES if re.fullmatch(pattern, name)), None)
 
 
-def some_of_each(values: list[Any], layers: int) -> list[Any]:
-    """Return `layers` entries of a list with one a layer: the first ones, and one of each other kind at the end."""
-    first = values[:layers]
-    others = [value for value in dict.fromkeys(map(str, values)) if value not in map(str, first)]
-    kept = first[: layers - len(others)] if len(others) < layers else []
-    return kept + [next(value for value in values if str(value) == other) for other in others][: layers - len(kept)]
+def layers_chosen(content: Content, layers: int) -> list[int]:
+    """Return the numbers of `layers` layers: the first ones, and one of each other kind at the end."""
+    lists = [value for value in content.values() if is_one_a_layer(value, content)]
+    deep = len(lists[0]) if lists else 0
+    kinds = [str([one[place] for one in lists if not are_layers(one)]) for place in range(deep)]
+    others = [kind for kind in dict.fromkeys(kinds) if kind not in kinds[:layers]]
+    kept = list(range(min(layers - len(others), deep))) if len(others) < layers else []
+    return kept + [kinds.index(kind) for kind in others][: layers - len(kept)] if lists else list(range(layers))
+
+
+def are_layers(values: list[Any]) -> bool:
+    """Tell whether the values for each layer are numbers of layers, its own or an earlier one."""
+    return all(isinstance(one, int) and one <= place for place, one in enumerate(values)) and max(values) > 1
+
+
+def at(values: list[Any], chosen: list[int]) -> list[Any]:
+    """Return the values of the chosen layers; if they are numbers of layers, their new ones."""
+    if not are_layers(values):
+        return [values[place] for place in chosen]
+    return [chosen.index(values[place]) if values[place] in chosen else new for new, place in enumerate(chosen)]
+
+
+def layers_at(values: Mapping[Any, Content], chosen: list[int]) -> list[tuple[int, Content]]:
+    """Return what is said of single layers among the chosen ones, by their new numbers."""
+    by_number = {int(place): said for place, said in values.items()}
+    return [(new, by_number[place]) for new, place in enumerate(chosen) if place in by_number]

@@ -85,6 +85,10 @@ def candidates(config: Config, longest: int) -> Iterator[tuple[str, Callable[[],
         yield "its own sizes", functools.partial(tiny_copy.as_it_is, config)
     yield "widths and heads divided by one number, fewer layers", functools.partial(tiny_copy.divided, config, longest)
     yield "small sizes", functools.partial(tiny_copy.shrunk, config)
+    yield (
+        "widths and heads divided by one number, more layers",
+        functools.partial(tiny_copy.divided, config, longest, tiny_copy.MOST_LAYERS),
+    )
 
 
 def first_that_runs(config: Config, settings: Settings, world: World) -> tuple[Copies | None, Exception | None]:
