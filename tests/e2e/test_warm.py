@@ -11,13 +11,15 @@ import pytest
 from .. import warm
 
 PROGRAM = """
-import json, os, resource, signal, sys, time
+import atexit, json, os, resource, signal, sys, threading, time
 if "--die" in sys.argv:
     os.kill(os.getpid(), signal.SIGSEGV)
 if "--wait" in sys.argv:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
     print(os.getpid(), flush=True)
     time.sleep(600)
+threading.Thread(target=lambda: (time.sleep(0.5), print("a thread", file=sys.stderr))).start()
+atexit.register(print, "at exit", file=sys.stderr)
 mask = os.umask(0)
 print(json.dumps({
     "arguments": sys.argv, "file": __file__, "name": __name__, "path": sys.path, "environment": dict(os.environ),
@@ -26,8 +28,7 @@ print(json.dumps({
     "heeds": [signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGHUP, signal.SIGINT)],
     "files": len(os.listdir("/proc/self/fd")), "modules": "torch" in sys.modules,
 }))
-print("said", file=sys.stderr)
-raise SystemExit(5)
+raise {"--exit": SystemExit(5), "--say": SystemExit("said")}.get(sys.argv[1], ArithmeticError("broken"))
 """
 
 
@@ -60,14 +61,17 @@ def prepare():
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
 
 
-def test_it_has_what_the_program_would_have(folder):
+@pytest.mark.parametrize(("end", "code"), [("--exit", 5), ("--say", 1), ("--break", 1)])
+def test_it_has_what_the_program_would_have_and_ends_as_it_would(folder, end, code):
     found = []
     for fork in (True, False):
-        process = start(folder, "--a", "b c", fork=fork, preexec_fn=prepare)
+        process = start(folder, end, "b c", fork=fork, preexec_fn=prepare)
         output, errors = process.communicate("some input")
-        assert process.returncode == 5 and errors == "said\n"
-        found.append(json.loads(output))
-    forked, real = found
+        assert process.returncode == code
+        lines = errors.splitlines()
+        found.append((json.loads(output), [line for line in lines if not line.startswith("  ")]))  # frames
+    (forked, said), (real, as_said) = found
+    assert said == as_said and {"a thread", "at exit"} <= set(said)
     assert forked.pop("modules") and not real.pop("modules")
     hook = forked["environment"].pop("PYTHONPATH")
     forked["path"].remove(hook)
