@@ -34,6 +34,7 @@ LONGEST = (
     "e2e/test_demo.py",
     "unit/test_wrong_types.py", "unit/test_random_rows.py", "unit/test_wrong_settings.py", "unit/test_records.py",
 )  # fmt: skip
+OWN_STACKS = ("test_root.py", "test_two_clones.py")  # files of `compose` that do not use the stack of the others
 MARK = "SFT_TEST_PROCESS"  # in the environment of every process that the tests start
 
 # The same examples every time, so that a test fails for what was changed and not by chance; "thorough" draws new ones.
@@ -74,15 +75,16 @@ def place_of(file: str) -> int:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
-    """Give each process whole files, as `--dist loadfile` does, and one process all files of `compose`."""
+    """Give each process whole files, as `--dist loadfile` does, and one process those of `compose`."""
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 class Scheduling(LoadFileScheduling):
-    """Like `--dist loadfile`, but the files of `compose` share one stack, with an image, data and a model."""
+    """Like `--dist loadfile`, but files of `compose` share one stack, with an image, data and a model."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "compose" if nodeid.startswith("tests/compose/") else super()._split_scope(nodeid)
+        file = super()._split_scope(nodeid)
+        return "compose" if file.startswith("tests/compose/") and not file.endswith(OWN_STACKS) else file
 
 
 @pytest.hookimpl(wrapper=True)
