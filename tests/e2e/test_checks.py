@@ -9,6 +9,7 @@ import pytest
 
 from sft.host.check import CheckRecord
 from sft.host.doctor import template
+from sft.host.launch import probe
 from tests.hub.content import DATASET, MODEL, OTHER_TOKEN, TOKEN, WRONG_TOKEN, jsonl, rows
 from tests.hub.server import running
 
@@ -122,3 +123,11 @@ def test_a_program_that_hangs_is_a_warning_and_is_ended(monkeypatch):
     with subprocess.Popen(["sleep", "60"], stdout=subprocess.PIPE, text=True) as process:
         assert template.check(process).level == "warning"
         process.kill()
+
+
+def test_ranks_do_not_wait_for_one_that_has_failed():
+    """An all-reduce whose second rank fails: the first would wait for it until its own time is over."""
+    ranks = [subprocess.Popen([sys.executable, "-c", code]) for code in ("import time; time.sleep(600)", "exit(3)")]
+    assert probe.first_failure(ranks) == 1
+    ranks[0].kill()
+    assert probe.first_failure(ranks) in (0, 1)  # both have failed by now

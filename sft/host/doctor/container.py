@@ -96,7 +96,7 @@ def all_reduce(rank: int, slots: int, port: int, device: str) -> Iterator[Check]
     if found is None:
         yield Check("all-reduce", "failure", f"hung for {PROBE_TIMEOUT_S} s", "NCCL_DEBUG=INFO shows where")
         return
-    if not found.succeeded or (rank == 0 and not found.speeds):
+    if found.failed is not None or (rank == 0 and not found.speeds):
         yield Check("all-reduce", "failure", found.last_line, "see the other node's checks")
     elif found.speeds:
         yield measured(found.speeds, device)

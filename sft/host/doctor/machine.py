@@ -49,7 +49,7 @@ def all_reduce(settings: Settings) -> Check:
     if found is None:
         what = f"{ranks} {device} ranks hung for {PROBE_TIMEOUT_S} s"
         return Check("all-reduce", "failure", what, "check firewall and GPUs")
-    if not found.succeeded or not found.speeds:
+    if found.failed is not None or not found.speeds:
         what = f"{ranks} {device} ranks: {found.last_line}"
         return Check("all-reduce", "failure", what, "`make clean setup` reinstalls torch")
     return measured(found.speeds, device)

@@ -7,6 +7,7 @@ import re
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sft.errors import UserError
 
@@ -43,6 +44,7 @@ class Card:
     note: str = ""
     all_reduce_gb_s: float = 0.0  # bus bandwidth of an all-reduce, if it was measured
     host_gb_s: float = OFFLOAD_GB_S  # between the card and the machine's memory
+    through_host: str = ""  # its link in the table without peer-to-peer copies; "": it has none in any case
 
     @property
     def matrix_flops(self) -> float:
@@ -59,6 +61,13 @@ class Card:
         """Bytes/s that its memory reaches."""
         return self.bandwidth_gb_s * 1e9 * REACHED_BANDWIDTH
 
+    def between_containers(self) -> Card:
+        """Return the card as it is in containers, which have only their own cards: copies go through host memory."""
+        if not self.through_host:
+            return self
+        link = LINKS[self.through_host]
+        return replace(self, link_gb_s=link["gb_s"], link=link["name"], through_host="")
+
     def part(self, share: float, memory_gib: float) -> Card:
         """Return a MIG instance: a share of the processors, and bandwidth in proportion to the memory, in eighths."""
         eighths = min(8, max(1, round(8 * memory_gib / self.memory_gib)))
@@ -71,9 +80,8 @@ class Card:
         )
 
 
-def read_table(path: Path) -> list[Card]:
+def read_cards(table: dict[str, Any]) -> list[Card]:
     """Return the cards of a table in the form of cards.toml."""
-    table = tomllib.loads(path.read_text(encoding="utf-8"))
     cards = []
     for group in table["groups"]:
         for name, figures in group["cards"].items():
@@ -89,12 +97,14 @@ def read_table(path: Path) -> list[Card]:
                     link["name"],
                     group.get("has_bf16", True),
                     group.get("note", ""),
+                    through_host=link.get("through_host", ""),
                 )
             )
     return cards
 
 
-CARDS = read_table(TABLE)
+CONTENT = tomllib.loads(TABLE.read_text(encoding="utf-8"))
+LINKS, CARDS = CONTENT["links"], read_cards(CONTENT)
 
 
 def need(name: str) -> Card:

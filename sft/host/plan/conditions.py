@@ -119,11 +119,14 @@ class Conditions:
 def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> Conditions:
     """Return the conditions on the GPUs that are `here`, or as the options say. Raises UserError."""
     speeds, unused = measured.kept(settings, gpus.visible())
-    if options.gpu or options.gpu_gib or not here:
-        card, notes = imagined(options)
+    is_imagined = bool(options.gpu or options.gpu_gib or not here)
+    card, notes = imagined(options) if is_imagined else slowest(here)
+    if settings.launcher == "compose" and settings.nodes > 1 and card.through_host:
+        notes.append(f"cards of different containers cannot copy over {card.link}: LAUNCHER=local lets them")
+        card = card.between_containers()
+    if is_imagined:
         free_gib, fused = card.memory_gib, True
     else:
-        card, notes = slowest(here)
         if all(gpu.uuid for gpu in here):  # those of a cluster's nodes have none
             launcher = wire.launcher_of(settings)
             inside = "local" if launcher in wire.USUAL else launcher  # of a host

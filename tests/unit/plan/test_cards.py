@@ -32,7 +32,16 @@ def test_every_card_has_all_figures(name, figures):
 def test_every_link_has_a_speed_and_a_user():
     assert {figures["link"] for _, figures in ENTRIES} == set(TABLE["links"])
     for link in TABLE["links"].values():
-        assert set(link) == {"gb_s", "name"} and link["gb_s"] > 0 and link["name"]
+        assert set(link) - {"through_host"} == {"gb_s", "name"} and link["gb_s"] > 0 and link["name"]
+        slower = TABLE["links"][link["through_host"]] if "through_host" in link else {"gb_s": 0}
+        assert slower["gb_s"] < link["gb_s"] and "through_host" not in slower
+
+
+def test_cards_of_different_containers_copy_through_host_memory():
+    apart = cards.need("H100 SXM").between_containers()
+    assert (apart.link_gb_s, apart.link) == (15, "PCIe 5.0 through host memory (assumed)")
+    assert apart.between_containers() is apart
+    assert cards.need("4090").between_containers() is cards.need("4090")
 
 
 def test_the_table_is_read_whole_and_in_order():

@@ -79,7 +79,7 @@ def ranks_that_meet(request: Request) -> Probed:
     done = probe(request.device, ranks, request.nodes * request.slots, request.nodes, **rendezvous)
     if done is None:
         return Probed(said=f"they did not meet or add within {PROBE_TIMEOUT_S} s")
-    return Probed(said="" if done.succeeded else done.last_line, speeds=None if ranks.start else done.speeds)
+    return Probed(said="" if done.failed is None else done.last_line, speeds=None if ranks.start else done.speeds)
 
 
 def node(arguments: list[str]) -> int:
