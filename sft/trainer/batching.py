@@ -58,7 +58,7 @@ def micro_steps(chosen: Indices, lengths: Indices, settings: Effective, packing:
     """Split a step's rows into micro-steps over the ranks, packed or padded."""
     if packing:
         return packed_micro_steps(chosen, lengths, settings.world_size, settings.max_tokens_per_micro_step)
-    return padded_micro_steps(chosen, settings.world_size, settings.batch_size)
+    return padded_micro_steps(chosen, lengths, settings.world_size, settings.batch_size)
 
 
 def packed_micro_steps(chosen: Indices, lengths: Indices, world_size: int, max_tokens: int) -> MicroSteps:
@@ -143,13 +143,15 @@ def full_shares(sizes: list[int], limit: int) -> list[list[int]]:
     return shares
 
 
-def padded_micro_steps(chosen: Indices, world_size: int, batch_size: int) -> MicroSteps:
-    """Split a step's rows, in their order, into micro-steps of at most `batch_size` rows on each rank.
+def padded_micro_steps(chosen: Indices, lengths: Indices, world_size: int, batch_size: int) -> MicroSteps:
+    """Split a step's rows into micro-steps of at most `batch_size` rows on each rank, the longest rows first.
 
-    If fewer rows are left than ranks, some ranks get none.
+    Rows of similar lengths share a micro-step, so that little of it is padding, and no rank waits long for another. If
+    fewer rows are left than ranks, some ranks get none.
     """
+    longest_first = chosen[np.argsort(-lengths[chosen], kind="stable")]
     number = math.ceil(len(chosen) / (world_size * batch_size))
-    groups = np.array_split(chosen, number * world_size)
+    groups = np.array_split(longest_first, number * world_size)
     return [groups[i * world_size : (i + 1) * world_size] for i in range(number)]
 
 

@@ -70,6 +70,18 @@ def test_micro_steps_hold_every_row_once_on_any_number_of_ranks(world_size, numb
         assert max(len(rows) for rows in shares) <= 2
 
 
+def test_padded_micro_steps_have_rows_of_similar_lengths():
+    lengths = np.random.default_rng(0).gamma(4, 45, 7473).astype(np.int64) + 2  # about as long as GSM8K's rows
+    positions, tokens = 0, 0
+    for step in range(20):
+        chosen = batching.rows_of_step(step, len(lengths), 64, seed=1)
+        cut = batching.padded_micro_steps(chosen, lengths, world_size=4, batch_size=4)
+        assert [len(share) for per_rank in cut for share in per_rank] == [4] * 16
+        positions += sum(batching.tokens(share, lengths, packing=False) for per_rank in cut for share in per_rank)
+        tokens += int(lengths[chosen].sum())
+    assert positions < 1.1 * tokens  # 1.5 in the order of the rows
+
+
 def test_packed_shares_are_few_and_nearly_equal():
     lengths = np.random.default_rng(0).gamma(4, 45, 7473).astype(np.int64) + 2  # about as long as GSM8K's rows
     for step in range(5):

@@ -146,6 +146,27 @@ def test_a_failure_that_is_only_the_copys_refuses_nothing(monkeypatch):
     assert (found.copy, found.packing) == ("", True) and "sizes do not fit each other" in found.not_tried
 
 
+def test_a_model_that_cannot_be_made_is_refused(monkeypatch):
+    def broken(self, config):
+        raise KeyError("full_attention")
+
+    monkeypatch.setattr(transformers.models.llama.modeling_llama.LlamaRotaryEmbedding, "__init__", broken)
+    with pytest.raises(SettingsError, match="cannot make it from its config.json .KeyError: 'full_attention'."):
+        tried(LLAMA)
+
+
+def test_a_model_that_only_runs_in_fp32_is_told_so(monkeypatch):
+    def only_fp32(self, states):
+        return states @ torch.eye(states.shape[-1])
+
+    monkeypatch.setattr(transformers.models.llama.modeling_llama.LlamaRMSNorm, "forward", only_fp32)
+    with pytest.raises(
+        SettingsError, match="PRECISION=bf16: LlamaForCausalLM does not run in bf16 .*set PRECISION=fp32"
+    ):
+        tried(LLAMA, precision="bf16")
+    tried(LLAMA)
+
+
 def test_the_second_start_reads_what_the_first_has_found(tmp_path, monkeypatch):
     folder = tmp_path / "model"
     LLAMA.save_pretrained(folder)

@@ -102,7 +102,7 @@ def one(family: str, ways: list[str], scratch: Path, device: str, precision: str
     port = free_port(FIRST_PORT + PORTS * (os.getpid() % 500))  # no two families look for theirs in the same place
     os.environ |= {"MASTER_PORT": str(port), "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    result = Result(family)
+    result, config = Result(family), None
     try:
         config = tiny.config_of(family)
         model = trial.folder_of(config, shutil.copytree(scratch / "tokenizer", folder / "model"))
@@ -110,7 +110,7 @@ def one(family: str, ways: list[str], scratch: Path, device: str, precision: str
         result.model = type(made).__name__
         result.plan = trial.plan_of(model, sum(parameter.numel() for parameter in made.parameters()))
     except Exception as error:
-        result.ways["built"] = Found("not built", f"{type(error).__name__}: {error}"[:300])
+        result.ways["built"] = trial.unbuilt(error, config, folder, scratch, device, precision)
     else:
         world = distributed.start(device, 60)
         for way in ways:

@@ -39,6 +39,7 @@ from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 from sft.trainer.model import adapter, published, towers
 from sft.trainer.model import tiny as maker
+from sft.trainer.trial import cache
 
 ROWS, ASKED, NEW_TOKENS, STEPS, STOP_AFTER = 64, 6, 8, 3, 2
 # Loss and norm of the first step may differ by these shares of them.
@@ -89,6 +90,27 @@ def folder_of(config: transformers.PreTrainedConfig, folder: Path) -> Path:
                 parameter.mul_(5)
     model.to(torch.bfloat16).save_pretrained(folder)  # weights that every precision holds
     return folder
+
+
+def unbuilt(
+    error: Exception,
+    config: transformers.PreTrainedConfig | None,
+    folder: Path,
+    scratch: Path,
+    device: str,
+    precision: str,
+) -> Found:
+    """Return what a user is told of a model that cannot be made of its configuration."""
+    reason = f"{type(error).__name__}: {error}"[:300]
+    if config is None:
+        return Found("not built", reason)
+    model = folder / "model"
+    config.save_pretrained(model)
+    try:
+        cache.tried(settings_of(folder, model, scratch / "rows", "packed", device, precision), model)
+    except SftError as refusal:
+        return Found("refused", str(refusal))
+    return Found("not built", reason)
 
 
 def tokenizer_of(folder: Path, texts: list[str]) -> None:

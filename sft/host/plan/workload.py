@@ -117,13 +117,19 @@ def work(settings: Settings, rows: Rows, budget: int) -> Work:
         return Work(steps.total, tokens, per_rank, micro_steps, per_rank / micro_steps, most)
     micro_steps = math.ceil(sequences / (ranks * settings.batch_size))
     at_once = math.ceil(sequences / (ranks * micro_steps))
-    return Work(steps.total, tokens, per_rank, micro_steps, at_once * padded(rows, at_once), at_once * rows.longest)
+    usual = at_once * padded(rows, sequences, ranks * micro_steps)
+    return Work(steps.total, tokens, per_rank, micro_steps, usual, at_once * rows.longest)
 
 
-def padded(rows: Rows, at_once: int) -> float:
-    """Return the expected tokens of the longest of `at_once` rows (the bound of Hartley and David)."""
-    above = (at_once - 1) / math.sqrt(2 * at_once - 1)
-    return min(rows.longest, rows.tokens_per_row * (1 + SPREAD * above))
+def padded(rows: Rows, sequences: int, shares: int) -> float:
+    """Return the expected tokens of a row with its padding, if a step's rows are cut into shares by their lengths.
+
+    One share is as long as the longest of all rows (the bound of Hartley and David). Otherwise the padding of all
+    shares adds up to that of one of them.
+    """
+    above = (sequences - 1) / math.sqrt(2 * sequences - 1)
+    longest = min(rows.longest, rows.tokens_per_row * (1 + SPREAD * above))
+    return rows.tokens_per_row + (longest - rows.tokens_per_row) / shares
 
 
 def largest(rows: Rows, sequences: int, ranks: int, budget: int) -> int:

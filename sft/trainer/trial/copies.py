@@ -135,6 +135,15 @@ def weights_of(config: Config, settings: Settings) -> int:
         return sum(weight.numel() for weight in from_config(config, settings, torch.float32).parameters())
 
 
+def error_of_making(config: Config, settings: Settings) -> Exception | None:
+    """Return the error of making a model in its own size, without weights, as loading it would; None if it is made."""
+    try:
+        weights_of(config, settings)
+    except Exception as error:  # of any kind: the code of a model family
+        return None if isinstance(error, NotImplementedError) or is_about_meta(error) else error
+    return None
+
+
 def fails_in_its_own_size(config: Config, error: Exception, settings: Settings) -> bool:
     """Tell whether a model fails in its own size as its copy does. It has no weights there, and computes nothing."""
     try:

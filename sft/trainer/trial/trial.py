@@ -64,9 +64,25 @@ def failed(copies: Copies | None, error: Exception, config: transformers.PreTrai
     """Raise SettingsError if the model itself would fail as its copy did; otherwise return that nothing is known."""
     if isinstance(error, ImportError):
         raise refused(settings, f"needs a package that is not installed ({reason_of(error)})", "install it")
+    if copies is None and (own := tiny.error_of_making(config, settings)):
+        raise refused(settings, f"transformers cannot make it from its config.json ({reason_of(own)})", ANOTHER)
     if copies and (copies.is_whole or tiny.fails_in_its_own_size(config, error, settings)):
+        if copies.dtype != torch.float32 and runs(replace(copies, dtype=torch.float32)):
+            what = f"{name_of(config)} does not run in {settings.precision} ({reason_of(error)})"
+            raise SettingsError([wrong("PRECISION", settings.precision, what, "set PRECISION=fp32")])
         raise refused(settings, f"{name_of(config)} does not run on text alone ({reason_of(error)})", ANOTHER)
     return Tried(not_tried=f"no tiny copy of it runs ({shown(reason_of(error), 200)})")
+
+
+def runs(copies: Copies) -> bool:
+    """Tell whether a copy runs on text alone."""
+    try:
+        copies.alone(copies.loss())
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # of any kind: the code of a model family
+        return False
+    return True
 
 
 def check_causal(copies: Copies, settings: Settings) -> None:
