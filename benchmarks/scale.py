@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
 import socket
@@ -77,7 +78,7 @@ class Trial:
     port: int
     processes: dict[int, int] = field(default_factory=dict)  # by node
     codes: dict[int, int] = field(default_factory=dict)
-    opens: Path | None = None
+    files: int = 0  # that a node's program may open
 
     def begin(self, rank: int) -> None:
         """Start a node's program."""
@@ -89,10 +90,14 @@ class Trial:
         code = 1
         try:
             os.setsid()
+            os.closerange(3, 4096)  # what this program has open is not the node's
             null = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1):
                 os.dup2(null, stream)
             os.dup2(os.open(self.run.path / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+            if self.files:
+                hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+                resource.setrlimit(resource.RLIMIT_NOFILE, (self.files, hard))
             if rank == 1:
                 count_opens(self.run.path, self.run.path / "opens")
             run_node(self.run, rank, PROGRAMS)
@@ -236,9 +241,13 @@ def strangers(port: int) -> Iterator[None]:
             connection.close()
 
 
-def tried(nodes: int, harm: str, runs: Path, hold_s: float) -> Figures:
-    """Run a trial: the nodes meet, wait, and end; meanwhile one is harmed as `harm` says."""
+def tried(nodes: int, harm: str, runs: Path, hold_s: float, files: int = 0) -> Figures:
+    """Run a trial: the nodes meet, wait, and end; meanwhile one is harmed as `harm` says.
+
+    `files`: how many files a node's program may open unless it asks for more; 0: as many as this program.
+    """
     trial, found = made(nodes, runs), Figures(nodes, harm)
+    trial.files = files
     late = [nodes - 1] if harm == "late" else []
     middle = max(1, nodes // 2)
     try:
@@ -334,15 +343,11 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=0, help="limit of open files for each program (ulimit -n)")
     options = parser.parse_args()
     alone()
-    if options.files:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_NOFILE, (options.files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     print(f"# {platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for harm in options.harm:
             for nodes in options.nodes:
-                print(json.dumps(asdict(tried(nodes, harm, Path(folder), options.hold))), flush=True)
+                print(json.dumps(asdict(tried(nodes, harm, Path(folder), options.hold, options.files))), flush=True)
 
 
 if __name__ == "__main__":

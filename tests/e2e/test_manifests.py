@@ -14,6 +14,8 @@ import yaml
 
 from sft.host.launch.manifest import render
 from sft.settings.load import load
+from tests.e2e.project import Project
+from tests.pages import words_of
 
 PUBLISHED = ("kubeflow-trainer-api==2.3.0", "skypilot==0.14.1")
 GIVEN = {"run_name": "a", "nodes": 2, "gpus_per_node": 4, "lora_rank": 16, "wandb_api_key": "not-a-real-key-0123456789"}
@@ -41,6 +43,14 @@ def manifest(kind: str) -> dict[str, object]:
     found = yaml.safe_load(render.rendered(load(None, **GIVEN), kind, "registry/sft:1", "shared", "H100"))
     assert isinstance(found, dict)
     return found
+
+
+def test_the_commands_of_the_page_print_what_both_take(tmp_path):
+    project = Project(tmp_path)
+    for kind, key, value in (("kubernetes", "kind", "TrainJob"), ("skypilot", "num_nodes", 2)):
+        process = project.start(*words_of("docs/clusters.md", f"make -s manifest KIND={kind}"), LAUNCHER="auto")
+        said, _ = process.communicate(timeout=100)
+        assert process.returncode == 0 and yaml.safe_load(said)[key] == value, said
 
 
 def test_kubeflows_own_types_read_all_of_a_trainjob(imported):

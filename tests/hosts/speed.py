@@ -1,8 +1,8 @@
 """Steps between two hosts against the plan: `python -m tests.hosts.speed 1 10` (Gbit/s), as root.
 
 The model has 80 million random weights, so that the network counts. What a step takes without a network is measured by
-two runs of one host each, at the same time: on this machine two hosts share the cores. `make plan` is given one of
-these runs (MEASURED) and the network. Everything is repeated in turns; the medians are printed.
+a run of one host with two ranks. `make plan` is given this run (MEASURED) and the network. Everything is repeated in
+turns; the medians are printed. Two hosts that are namespaces of one machine share its cores, as the ranks of one do.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from .network import Network, why_not
 LARGE = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE |= {"num_key_value_heads": 12, "head_dim": 64}
 STEPS, SKIPPED = 8, 2  # steps of a run, and those that are not counted
-ROWS = 4  # of a step, on each host
+ROWS = 1  # of a step, on each host: the fewer, the more the network counts
 WAIT_S = 600
 
 
@@ -55,27 +57,27 @@ class Bench:
         return small(RUN_NAME=name, GRADIENT_CHECKPOINTING=0, **kept, **more)
 
     def alone(self, name: str, ds_config: str) -> float:
-        """Return the seconds of a step of one host, while the other one does the same."""
-        given = {"NODES": 1, "LAUNCHER": "local", "GLOBAL_BATCH_SIZE": ROWS}
-        started = [
-            on(host, self.project).start("train", **self.settings(f"{name}-{host.name}", ds_config, **given))
-            for host in self.network.hosts
-        ]
-        for process in started:
-            said, _ = process.communicate(timeout=WAIT_S)
-            assert process.returncode == 0, said
-        return statistics.mean(self.step_s(f"{name}-{host.name}") for host in self.network.hosts)
+        """Return the seconds of a step of as many ranks on one host."""
+        given = {"NODES": 1, "GPUS_PER_NODE": 2, "LAUNCHER": "local", "GLOBAL_BATCH_SIZE": 2 * ROWS}
+        process = self.project.start("train", **self.settings(name, ds_config, **given))
+        said, _ = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 0, said
+        return self.step_s(name)
 
     def together(self, name: str, ds_config: str, gbit: float) -> tuple[float, float]:
         """Return the seconds of a step of both hosts, and the bytes that the first one sends in one."""
+        sent: dict[int, int] = {}  # by the number of steps that are done
+        run = Run(self.project.path / "runs" / name)
         with self.network.limited(gbit):
-            before = self.network.sent_bytes()
             given = {"HOSTS": "hostA,hostB", "GLOBAL_BATCH_SIZE": 2 * ROWS}
             process = self.project.start("train", **self.settings(name, ds_config, **given))
+            while process.poll() is None:
+                sent.setdefault(run.state().step, self.network.sent_bytes())
+                time.sleep(0.05)
             said, _ = process.communicate(timeout=WAIT_S)
             assert process.returncode == 0, said
-            sent = self.network.sent_bytes() - before
-        return self.step_s(name), sent / STEPS
+        first, last = min(step for step in sent if step >= SKIPPED), STEPS - 1
+        return self.step_s(name), (sent[last] - sent[first]) / (last - first)
 
     def step_s(self, name: str) -> float:
         """Return the median seconds of a run's steps."""
@@ -89,6 +91,11 @@ class Bench:
         done = self.project.inv(*words, "--rows", "4000", "--tokens-per-row", "35", **given)
         found = json.loads(done.stdout[done.stdout.index("{") :])["timing"]
         return found["step_s"], found["wire_bytes"]
+
+
+def middle(values: list[float]) -> int:
+    """Return the index of the median."""
+    return sorted(range(len(values)), key=lambda number: values[number])[(len(values) - 1) // 2]
 
 
 @contextlib.contextmanager
@@ -115,6 +122,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--times", type=int, default=2)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the hosts are removed
     if reason := why_not():
         parser.error(reason)
     with bench(options.layers) as hosts:
@@ -129,9 +137,9 @@ def main() -> None:
             for gbit, found in both.items():
                 step_s = statistics.median(step for step, _ in found)
                 sent = statistics.median(sent for _, sent in found)
-                row = [ds_config, f"{gbit:g}", f"{statistics.median(alone):.2f}", f"{step_s:.2f}", f"{sent / 1e6:.0f}"]
+                row = [ds_config, f"{gbit:g}", f"{alone[middle(alone)]:.2f}", f"{step_s:.2f}", f"{sent / 1e6:.0f}"]
                 try:
-                    planned_s, planned_bytes = hosts.planned(f"alone-{ds_config}-0-hostA", ds_config, gbit)
+                    planned_s, planned_bytes = hosts.planned(f"alone-{ds_config}-{middle(alone)}", ds_config, gbit)
                     row += [f"{planned_s:.2f}", f"{planned_bytes / 1e6:.0f}", f"{step_s / planned_s:.2f}"]
                 except ValueError as error:
                     row.append(str(error))

@@ -24,6 +24,7 @@ from sft.host.plan.timing import Timing, step_timing
 from sft.run.directory import Run
 from sft.settings.load import load
 from tests.e2e.project import CURVE, Project, metrics, small, unending, wait_until
+from tests.pages import commands_of, words_of
 
 from .conftest import on
 from .network import Host, Network
@@ -112,13 +113,22 @@ def test_hosts_with_ipv6_alone_and_a_clock_two_minutes_ahead_train_the_same(
     same(run, at_home)
 
 
+def test_the_command_of_the_page_trains_two_ranks_on_each_host(project, first):
+    program, *words = words_of("docs/clusters.md", "make train HOSTS=")
+    settings = {name: value for name, value in small(RUN_NAME="page", MAX_STEPS=2).items() if name != "GPUS_PER_NODE"}
+    said = output(on(first, project, program).start(*words, **settings))
+    run = Run(project.path / "runs" / "page")
+    assert run.state().status == "finished", said
+    assert [node.ranks for node in run.nodes()] == [[0, 1], [2, 3]]
+
+
 def test_the_same_make_command_on_each_host_trains_the_same(project, first, second, at_home):
     port = project.environment()["MASTER_PORT"]
-    words = ["train", "LAUNCHER=hosts", "NODES=2", "MASTER_ADDR=hostA", f"MASTER_PORT={port}"]
-    settings = {name: value for name, value in small(RUN_NAME="by-hand").items() if name != "NODES"}
+    settings = {name: value for name, value in small(RUN_NAME="by-hand", MASTER_PORT=port).items() if name != "NODES"}
+    typed = [command for command in commands_of("docs/clusters.md") if command.startswith("make train LAUNCHER=hosts")]
     nodes = [
-        on(host, project, "make").start(*words, f"NODE_RANK={rank}", **settings)
-        for rank, host in enumerate((first, second))
+        on(host, project, "make").start(*command.split()[1:], **settings)
+        for command, host in zip(typed, (first, second), strict=True)
     ]
     said = [output(node) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said

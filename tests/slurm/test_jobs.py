@@ -14,6 +14,7 @@ from sft.host.launch.slurm import queue
 from sft.run.directory import Run
 from sft.run.records import Job
 from tests.e2e.project import CURVE, Hold, Project, metrics, small, unending
+from tests.pages import words_of
 
 from .cluster import Cluster
 
@@ -70,6 +71,36 @@ def same(run: Run, other: Run) -> None:
 
 def nothing_is_left(project: Project) -> None:
     project.wait_for_no_process()
+
+
+def test_the_commands_of_the_page_from_the_script_to_a_resumed_job(project):
+    """As docs/clusters.md has them, but for the partition and the ranks of a node, of which there are fewer here."""
+    page = "docs/clusters.md"
+    place = {"SLURM_PARTITION": "low", "GPUS_PER_NODE": "1"}
+    given = small(RUN_NAME="page", **unending())
+    settings = {name: value for name, value in given.items() if name not in place}
+    run = Run(project.path / "runs" / "page")
+
+    def typed(beginning: str, **instead: str) -> str:
+        process = project.start(*words_of(page, beginning, **instead), **settings)
+        said, _ = process.communicate(timeout=WAIT_S)
+        assert process.returncode == 0, said
+        return said
+
+    settings["GPUS_PER_NODE"] = 1
+    assert "#SBATCH --nodes=2" in typed("make train DRY_RUN=1") and not run.path.exists()
+    assert "submitted as job" in typed("make train LAUNCHER=slurm", **place)
+    wait(run, lambda: run.state().step >= 3)
+    del settings["RUN_NAME"]  # the latest run
+    assert "step" in typed("make monitor") and "node-1 | " in typed("make logs")
+    assert "saved as step-" in typed("make stop")
+    step = run.saved_step() or 0
+    wait(run, lambda: not run.is_running())
+    assert "submitted as job" in typed("make resume")
+    wait(run, lambda: run.state().step > step)
+    typed("make stop")
+    assert run.state().status == "stopped" and run.state().attempt == 2
+    nothing_is_left(project)
 
 
 def test_at_its_time_limit_a_run_is_saved_goes_on_until_it_is_finished_and_is_not_begun_again(

@@ -108,6 +108,7 @@ class Conditions:
     disk_measured_on: str = ""
     wire: Wire | None = None  # None: one host
     hpz: int = 0  # ZeRO++'s hpZ: GPUs of a host that keep a copy of the weights together; 0: as DS_CONFIG says
+    in_turns: bool = False  # computing and communicating, as on CPUs
     slower: float = 1.0  # times as long as the card's figures say, as an earlier run has measured
 
     @property

@@ -44,6 +44,7 @@ class Job:
     hosts: int = 1
     wire_gb_s: float = 0.0  # through each host's network card, if there are several
     hpz: int = 0  # GPUs of a host that keep a second copy of the weights together (ZeRO++'s hpZ)
+    in_turns: bool = False  # computing and communicating do not overlap
     slower: float = 1.0  # computing takes so many times as long as the card's figures say
 
     @classmethod

@@ -100,7 +100,8 @@ class Plan:
 
 def job_of(settings: Resolved, conditions: Conditions) -> Job:
     """Return the job of settings under given conditions."""
-    job = replace(Job.of(settings, conditions.shape, conditions.card, conditions.fused), slower=conditions.slower)
+    job = Job.of(settings, conditions.shape, conditions.card, conditions.fused)
+    job = replace(job, slower=conditions.slower, in_turns=conditions.in_turns)
     wire = conditions.wire
     if wire is None:
         return job

@@ -31,6 +31,8 @@ def plan_with(settings: Settings, options: Options) -> Plan:
         unplanned = f"DEVICE=cpu: a run trains on the CPU, which needs no plan; this is what {found.card.name} would do"
         found = replace(found, notes=(unplanned,))
     if options.measured:
+        # On a CPU computing waits for gloo, which has no stream of its own.
+        found = replace(found, in_turns=settings.device == "cpu")
         found = earlier.measured(settings, options.measured, found)
     return Plan.of(resolve(settings, "cuda", "local", found.card.has_bf16), found)
 

@@ -63,7 +63,8 @@ def step_timing(job: Job, work: Work, rows: Rows) -> Timing:
     link_micro_s = (bytes_micro - inside) / speed + inside / (job.card.link_gb_s * 1e9) + offload_seconds(job)
     link_micro_s += passes_micro * ring_seconds(job)
     link_step_s = bytes_step / speed + passes_step * ring_seconds(job)
-    micro_s = max(busy_s, link_micro_s) + (1 - OVERLAP) * min(busy_s, link_micro_s)
+    overlap = 0.0 if job.in_turns else OVERLAP
+    micro_s = max(busy_s, link_micro_s) + (1 - overlap) * min(busy_s, link_micro_s)
     optimizer_s = optimizer_seconds(job) * job.slower
     step_s = work.micro_steps * micro_s + link_step_s + optimizer_s
     return Timing(
