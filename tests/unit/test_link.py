@@ -10,7 +10,7 @@ import pytest
 
 from sft.errors import SettingsError
 from sft.host.launch import link as links
-from sft.host.launch import meeting
+from sft.host.launch import meeting, open_files
 from sft.host.launch.link import MasterLink, WorkerLink
 from sft.run.records import Failure
 from tests.e2e.project import free_port
@@ -189,16 +189,16 @@ def test_a_first_node_that_ends_before_it_names_a_run_is_lost(port):
     assert worker.lost() == "lost node 0 (its program is gone)"
 
 
-def test_node_0_asks_for_the_files_that_it_needs_and_says_if_it_may_not_open_them(monkeypatch):
+def test_a_program_asks_for_the_files_that_it_needs_and_says_if_it_may_not_open_them(monkeypatch):
     limits, wanted = {"now": (1024, 4096)}, []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits["now"])
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: wanted.append(pair))
-    meeting.allow_files(2)
-    meeting.allow_files(1024)
+    open_files.allow(202, "NODES", 2, "node 0")
+    open_files.allow(1224, "NODES", 1024, "node 0")
     assert wanted == [(1324, 4096)]
     limits["now"] = (1024, 1024)
     with pytest.raises(SettingsError, match=r"NODES=1024: node 0 may open 1024 files here, and needs 1324; raise"):
-        meeting.allow_files(1024)
+        open_files.allow(1224, "NODES", 1024, "node 0")
 
 
 def test_a_message_about_missing_nodes_names_a_few(monkeypatch):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import time
 
 from sft import hostfile, redaction
 from sft.errors import RunFailed, SettingsError, UserError, wrong
 from sft.host.folders import make_folders
+from sft.host.launch import open_files
 from sft.host.launch.link import STRANGERS, Link, MasterLink, WorkerLink, master_address, word_of
 from sft.host.launch.signals import Signals
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 
 POLL_S = 0.2
-OTHER_FILES = 100  # that a node program has open: logs, pipes, locks
 NAMED = 8  # missing nodes that a message names
 
 
@@ -34,26 +33,12 @@ def start_link(settings: Settings, rank: int) -> Link:
     redaction.know([word])
     if rank:
         return WorkerLink(rank, port, word)
-    allow_files(settings.nodes)
+    open_files.allow(settings.nodes + STRANGERS, "NODES", settings.nodes, "node 0")
     try:
         return MasterLink(settings.nodes, port, word)
     except OSError as error:
         what = f"the next port, {port}, on which the nodes meet, cannot be used ({error.strerror})"
         raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")]) from None
-
-
-def allow_files(nodes: int) -> None:
-    """Let this process open a file for each node, and as many more as it needs. Raises SettingsError.
-
-    Many systems let a process open 1,024 files unless it asks for more.
-    """
-    needed = nodes + STRANGERS + OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY not in (soft, hard) and hard < needed:
-        what = f"node 0 may open {hard} files here, and needs {needed}"
-        raise SettingsError([wrong("NODES", nodes, what, f"raise the limit: `ulimit -Hn {needed}` as root")])
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:

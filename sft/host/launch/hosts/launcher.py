@@ -16,6 +16,7 @@ from sft.errors import SettingsError, wrong
 from sft.host.check import Check
 from sft.host.folders import make_folders
 from sft.host.gpus import Gpu
+from sft.host.launch import open_files
 from sft.host.launch.hosts import checks, compare, look, shared
 from sft.host.launch.hosts.agent import END
 from sft.host.launch.hosts.messages import Request
@@ -30,6 +31,8 @@ from sft.settings.hosts import Host
 from sft.settings.kinds import Launched
 from sft.settings.stages import Decided
 
+NAMED = 8  # hosts that are named; of more, the first and the last
+PIPES = 4  # to and from the ssh of a host, and its log
 LOST_WAIT_S = 60.0  # for a better reason than ssh's
 
 
@@ -56,7 +59,11 @@ class Hosts:
         self.hosts = hosts.parse(settings.hosts)
         if not self.hosts:
             raise SettingsError([wrong("HOSTS", "", "is empty", "name the machines, as in HOSTS=hostA,hostB")])
-        self.place = f"on {', '.join(host.text for host in self.hosts)}"
+        names = [host.text for host in self.hosts]
+        self.place = f"on {', '.join(names)}" if len(names) <= NAMED else f"on {names[0]} to {names[-1]}"
+        open_files.allow(
+            PIPES * len(names), "HOSTS", f"{names[0]},…", f"the task, which has {len(names)} ssh connections,"
+        )
         self.facts = compare.facts_of(self.hosts)
         slots = settings.gpus_per_node
         cards = [[card.gpu(index) for index, card in enumerate(facts.cards)] for facts in self.facts]
