@@ -105,6 +105,21 @@ def test_what_a_layer_with_adapters_keeps_is_what_autograd_saves(dropout):
     assert seen - cpus_own + 2 * 2 * shape.hidden == pytest.approx(job.layer_bytes, rel=0.005)
 
 
+@pytest.mark.parametrize("rank", [0, 8])
+def test_what_a_layer_with_experts_keeps_is_what_autograd_saves(rank):
+    """Frozen experts keep less: neither what goes into them nor what goes into their second matrix."""
+    sizes = {"vocab_size": 128, "hidden_size": 256, "intermediate_size": 1024, "head_dim": 64, "pad_token_id": 0}
+    sizes |= {"num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 192}
+    three, four = (transformers.Qwen3MoeConfig(**sizes, **HEADS, num_hidden_layers=layers) for layers in (3, 4))
+    settings = load(None, precision="bf16", lora_rank=rank, ds_config="zero2")
+    adapted = settings if rank else None
+    seen = (saved_for_backward(four, False, adapted) - saved_for_backward(three, False, adapted)) / 256
+    shape = Shape.of(json.loads(four.to_json_string()), "")
+    job = Job.of(settings, shape, H100, fused=False)
+    seen += (2 * 2 * shape.hidden if rank else 0) - 2 * shape.queries  # as above
+    assert seen == pytest.approx(job.layer_bytes, rel=0.1)
+
+
 def nf4_bytes(rows, columns):
     """Return the bytes of a matrix of this size in 4 bits, as bitsandbytes makes it."""
     functional = pytest.importorskip("bitsandbytes", reason="not installed; pip install -e '.[dev]'").functional

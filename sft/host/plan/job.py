@@ -116,16 +116,20 @@ class Job:
 
         Its input and the feed-forward network's, both before and after their norms; query, key, value and the
         attention's output; gate, up and their product. Without fused kernels, the norms also keep fp32 copies, and the
-        gate's activation is kept. Experts have copies of their input and their output. An adapter keeps the input of
-        its small matrices: with dropout, a copy and a mask for each adapter, instead of the whole input, which a frozen
-        layer does not need.
+        gate's activation is kept. Experts have copies of their input and their output; frozen ones need neither that
+        input nor the product. An adapter keeps the input of its small matrices: with dropout, a copy and a mask for
+        each adapter, instead of the whole input, which a frozen layer does not need.
         """
         shape, wide = self.shape, self.wide
         pairs = shape.queries + shape.keys
         normed_heads = pairs * bool(shape.head_norms)
         more_norms = shape.hidden * (shape.norms == NORMS_ON_BOTH_SIDES and shape.gated) * 2
         elements = 4 * shape.hidden + more_norms + 2 * pairs + normed_heads + (3 if shape.gated else 2) * wide
-        elements += 7 * self.lora_rank + 2 * shape.hidden * shape.experts_per_token * (shape.experts > 1)
+        elements += 7 * self.lora_rank
+        if shape.experts > 1:
+            elements += 2 * shape.hidden * shape.experts_per_token
+            if self.lora_rank and not self.adapts_experts:
+                elements -= (shape.hidden + shape.intermediate) * shape.experts_per_token
         elements += WRITTEN_OUT.get(shape.activation, 0) * wide
         unfused = 0
         if not (self.fused and shape.has_kernels) and shape.gated:
