@@ -171,12 +171,18 @@ def test_a_connection_that_is_reset_before_the_run_is_named_is_made_again(port):
     worker = WorkerLink(1, port)
     with socket.create_server(("127.0.0.1", port)) as other:
         worker.poll()
-        other.accept()[0].close()
+        connection = other.accept()[0]
+        connection.sendall(b"prove abc\n")
+        until(lambda: worker.has_proven, worker)
+        worker.ready()
+        connection.close()
         until(lambda: not worker.peers, worker)
         assert worker.lost() is None
     master = MasterLink(2, port)
     master.name_run("mine")
     until(lambda: worker.run_name() == "mine", master, worker)
+    worker.ready()
+    until(lambda: not master.not_ready(), master, worker)
     master.close(well=True)
     worker.close(well=True)
 

@@ -28,6 +28,7 @@ from sft.run.records import Failure
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 CONNECT_TIMEOUT_S = 2.0
 REFUSE_S = 10.0
+NODE = r"node (\d+ \w+)"
 LONGEST = 1000  # characters that a newcomer may send before it has said which node it is
 NEWCOMER_S = 30.0  # within which a newcomer must have said so
 STRANGERS = 200  # newcomers that are kept beside the nodes that are missing; if there are more, the oldest have to go
@@ -165,7 +166,7 @@ class MasterLink(Link):
         self.accept()
         for newcomer in list(self.newcomers):
             newcomer.read()
-            said = newcomer.said(r"node (\d+ \w+)")
+            said = newcomer.said(NODE)
             if said is None:
                 late = time.monotonic() - newcomer.came_at > NEWCOMER_S
                 if newcomer.lost or late or len(newcomer.text) >= LONGEST:
@@ -189,7 +190,8 @@ class MasterLink(Link):
                 newcomer.say(f"prove {newcomer.nonce}")
                 self.newcomers.append(newcomer)
                 if len(self.newcomers) > self.nodes - len(self.peers) + STRANGERS:
-                    self.send_away(next((one for one in self.newcomers if not one.text), self.newcomers[0]))
+                    unproven = (one for one in self.newcomers if one.said(NODE) is None)
+                    self.send_away(next(unproven, self.newcomers[0]))
 
     def send_away(self, newcomer: Peer) -> None:
         """Close the connection to a newcomer that is not a node of this run."""
@@ -275,7 +277,7 @@ class WorkerLink(Link):
         if self.peers[0].lost and self.run_name() is None and self.refusal() is None:
             # Node 0 had no room for this connection, or took it for a stranger's: another one may do.
             self.peers.pop(0).connection.close()
-            self.has_proven = False
+            self.has_proven = self.is_ready = False
             return
         if not self.has_proven and (nonce := self.peers[0].said(r"prove (\w+)")):
             self.has_proven = self.was_there = True
