@@ -57,8 +57,11 @@ class Bench:
         return small(RUN_NAME=name, GRADIENT_CHECKPOINTING=0, **kept, **more)
 
     def alone(self, name: str, ds_config: str) -> float:
-        """Return the seconds of a step of as many ranks on one host."""
-        given = {"NODES": 1, "GPUS_PER_NODE": 2, "LAUNCHER": "local", "GLOBAL_BATCH_SIZE": 2 * ROWS}
+        """Return the seconds of a step of as many ranks on one host.
+
+        They are two nodes there too: the kernel shares the cores among sessions, of which each node has one.
+        """
+        given = {"NODES": 2, "LAUNCHER": "local", "GLOBAL_BATCH_SIZE": 2 * ROWS}
         process = self.project.start("train", **self.settings(name, ds_config, **given))
         said, _ = process.communicate(timeout=WAIT_S)
         assert process.returncode == 0, said
@@ -131,19 +134,16 @@ def main() -> None:
             both: dict[float, list[tuple[float, float]]] = {gbit: [] for gbit in options.gbit}
             for number in range(options.times):
                 alone.append(hosts.alone(f"alone-{ds_config}-{number}", ds_config))
-                for gbit in options.gbit:
-                    both[gbit].append(hosts.together(f"both-{ds_config}-{gbit:g}-{number}", ds_config, gbit))
-                    print(ds_config, gbit, alone[-1], both[gbit][-1], f"load {os.getloadavg()[0]:.1f}", flush=True)
-            for gbit, found in both.items():
-                step_s = statistics.median(step for step, _ in found)
-                sent = statistics.median(sent for _, sent in found)
-                row = [ds_config, f"{gbit:g}", f"{alone[middle(alone)]:.2f}", f"{step_s:.2f}", f"{sent / 1e6:.0f}"]
-                try:
+                for gbit, found in both.items():
+                    found.append(hosts.together(f"both-{ds_config}-{gbit:g}-{number}", ds_config, gbit))
+                    step_s, sent = (statistics.median(values) for values in zip(*found, strict=True))
                     planned_s, planned_bytes = hosts.planned(f"alone-{ds_config}-{middle(alone)}", ds_config, gbit)
-                    row += [f"{planned_s:.2f}", f"{planned_bytes / 1e6:.0f}", f"{step_s / planned_s:.2f}"]
-                except ValueError as error:
-                    row.append(str(error))
-                print(f"| {' | '.join(row)} |", flush=True)
+                    print(
+                        f"| {ds_config} | {gbit:g} | {alone[middle(alone)]:.2f} s | {planned_bytes / 1e6:.0f} MB | "
+                        f"{sent / 1e6:.0f} MB | {planned_s:.2f} s | {step_s:.2f} s | {step_s / planned_s:.2f} | "
+                        f"{number + 1} times, load {os.getloadavg()[0]:.0f} |",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":
