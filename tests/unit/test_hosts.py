@@ -6,7 +6,7 @@ import pytest
 
 from sft import hostfile
 from sft.errors import SettingsError
-from sft.host.launch import link, rank_variables
+from sft.host.launch import rank_variables, word
 from sft.host.launch.hosts import look
 from sft.host.launch.hosts.messages import Facts
 from sft.settings import hosts
@@ -95,13 +95,13 @@ def test_what_belongs_to_one_host_stays_there(name):
 
 
 def test_the_word_of_the_nodes_is_in_a_file_that_only_this_user_reads(tmp_path, monkeypatch):
-    monkeypatch.delenv(link.WORD, raising=False)
-    word = link.word_of(tmp_path / "runs")
+    monkeypatch.delenv(word.WORD, raising=False)
+    found = word.word_of(tmp_path / "runs")
     (path,) = (tmp_path / "runs").iterdir()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and len(word) == 64
-    assert link.word_of(tmp_path / "runs") == word
-    monkeypatch.setenv(link.WORD, "from ssh")
-    assert link.word_of(tmp_path) == "from ssh"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and len(found) == 64
+    assert word.word_of(tmp_path / "runs") == found
+    monkeypatch.setenv(word.WORD, "from ssh")
+    assert word.word_of(tmp_path) == "from ssh"
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ import secrets
 import socket
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from sft.host.launch import rank_variables
+from sft.host.launch.word import proof
 from sft.run.records import Failure
 
 # The kernel asks a silent peer after 5 s, and gives it up after 20 s without an answer.
@@ -36,35 +36,11 @@ STRANGERS = 200  # newcomers that are kept beside the nodes that are missing; if
 # resets what is beyond it, or beyond its own limit, net.core.somaxconn (4,096 since Linux 5.4).
 WAITING = 4096
 PARTS = 16  # of 4 KiB that are read from a peer at a time: the others must not wait for one that talks without end
-WORD = "SFT_LINK_WORD"  # in the environment of nodes that were started over ssh
 
 
 def master_address() -> str:
     """Return where node 0 is: as the environment says, or this machine."""
     return rank_variables.master_address() or "127.0.0.1"
-
-
-def word_of(runs: Path) -> str:
-    """Return the word that the nodes of a run know: that of the environment, or of a file that only this user reads.
-
-    Raises OSError.
-    """
-    if word := os.environ.get(WORD):
-        return word
-    path = runs / f".link-word-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        runs.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-    deadline = time.monotonic() + CONNECT_TIMEOUT_S
-    while not (found := path.read_text().strip()) and time.monotonic() < deadline:
-        time.sleep(0.05)  # another node is writing it
-    return found
-
-
-def proof(word: str, nonce: str, rank: int) -> str:
-    """Return what only a node that knows the word can answer."""
-    return hmac.new(word.encode(), f"node {rank} {nonce}".encode(), "sha256").hexdigest()
 
 
 @dataclass

@@ -10,8 +10,9 @@ from sft import hostfile, redaction
 from sft.errors import RunFailed, SettingsError, UserError, wrong
 from sft.host.folders import make_folders
 from sft.host.launch import open_files
-from sft.host.launch.link import STRANGERS, Link, MasterLink, WorkerLink, master_address, word_of
+from sft.host.launch.link import STRANGERS, Link, MasterLink, WorkerLink, master_address
 from sft.host.launch.signals import Signals
+from sft.host.launch.word import word_of
 from sft.run.directory import Run
 from sft.settings.fields import Settings
 

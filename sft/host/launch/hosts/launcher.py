@@ -21,8 +21,8 @@ from sft.host.launch.hosts import checks, compare, look, shared
 from sft.host.launch.hosts.agent import END
 from sft.host.launch.hosts.messages import Request
 from sft.host.launch.hosts.ssh import SSH_FAILED, Agent, agents
-from sft.host.launch.link import WORD
 from sft.host.launch.offer import HOSTS, Offer
+from sft.host.launch.word import WORD
 from sft.run.directory import Run
 from sft.run.records import Failure
 from sft.settings import hosts
