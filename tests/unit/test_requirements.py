@@ -61,7 +61,9 @@ def imported(*parts):
             for node in statements(ast.parse(file.read_text())):
                 modules = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
                 modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                for module in {module.split(".")[0] for module in modules} - sys.stdlib_module_names - OURS:
+                is_package = (file.parent / "__init__.py").exists()  # otherwise its modules import each other by name
+                beside = set() if is_package else {other.stem for other in file.parent.glob("*.py")}
+                for module in {module.split(".")[0] for module in modules} - sys.stdlib_module_names - OURS - beside:
                     yield module, str(file.relative_to(ROOT))
 
 
