@@ -21,6 +21,7 @@ OURS = {"sft", "tests", "benchmarks", "docs", "tasks"}
 ASKED_FOR = {
     "benchmarks/peer.py": "trl",  # a program that says itself what it needs
     "sft/trainer/kernel.py": "triton",  # torch's builds for CUDA require it, and it does without
+    "sft/trainer/model/towers.py": "triton",
 }
 WORLDS = [
     {
