@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from dataclasses import replace
 
@@ -15,8 +16,8 @@ from sft.settings.fields import Settings
 from sft.settings.stages import Decided
 
 SKIPPED = 2  # steps that a run begins with, in which kernels are compiled and memory is taken
-LEAST = 3  # lines of metrics from which a speed is known
-STEP_S, TOKENS = "perf/step_s", "train/tokens"
+LEAST = 3  # steps from which a speed is known: the median of the times between lines
+TOKENS = "train/tokens"
 TRIES, EXACT = 50, 0.001
 # What decides how long computing takes, and is not planned anew for other settings.
 SAME = ("precision", "compile", "lora_rank", "lora_base_bits")
@@ -42,17 +43,17 @@ def measured(settings: Settings, name: str, conditions: Conditions) -> Condition
     if shape.weights != conditions.shape.weights:
         refuse(name, f"that run's model, {before.model_name}, is another one", "name a run with this model")
     step_s, tokens = step_of(run, name)
-    slower = factor(before, replace(conditions, wire=None, hpz=0), step_s / tokens)
+    rows = replace(conditions.rows, tokens_per_row=tokens / before.sequences_per_step)
+    slower = factor(before, replace(conditions, wire=None, hpz=0, rows=rows), step_s)
     note = f"computing takes {slower:.3g} times as long as {conditions.card.name}'s figures say: measured by {run.name}"
     return replace(conditions, slower=slower, notes=(*conditions.notes, note))
 
 
-def factor(settings: Decided, conditions: Conditions, token_s: float) -> float:
-    """Return how many times as long computing has to take for the plan to say what was measured, seconds per token."""
+def factor(settings: Decided, conditions: Conditions, step_s: float) -> float:
+    """Return how many times as long computing has to take for the plan to say what was measured, seconds of a step."""
     slower = 1.0
     for _ in range(TRIES):
-        plan = Plan.of(settings, replace(conditions, slower=slower))
-        ratio = token_s * plan.timing.tokens_per_second
+        ratio = step_s / Plan.of(settings, replace(conditions, slower=slower)).timing.step_s
         if abs(ratio - 1) < EXACT:
             break
         slower *= ratio  # too little if the link takes some of the time: hence again
@@ -61,10 +62,13 @@ def factor(settings: Decided, conditions: Conditions, token_s: float) -> float:
 
 def step_of(run: Run, name: str) -> tuple[float, float]:
     """Return the seconds of a run's usual step, and its tokens."""
-    lines = [line.values for line in run.read_metrics() if STEP_S in line.values and TOKENS in line.values][SKIPPED:]
-    if len(lines) < LEAST:
+    lines = [line for line in run.read_metrics() if line.time and TOKENS in line.values][SKIPPED:]
+    # Steps between two lines: none if an attempt began anew, whose pause is not a step.
+    pairs = [(a, b) for a, b in itertools.pairwise(lines) if b.step > a.step]
+    if len(pairs) < LEAST:
         refuse(name, f"that run has logged {len(lines)} steps after its first {SKIPPED}", "name a longer run")
-    return statistics.median(line[STEP_S] for line in lines), statistics.mean(line[TOKENS] for line in lines)
+    step_s = statistics.median(((b.time or 0.0) - (a.time or 0.0)) / (b.step - a.step) for a, b in pairs)
+    return step_s, statistics.mean(line.values[TOKENS] for line in lines)
 
 
 def refuse(name: str, what: str, remedy: str) -> None:

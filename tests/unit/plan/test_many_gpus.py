@@ -61,7 +61,9 @@ def earlier(tmp_path):
     """A run of one host of 8 GPUs whose steps took 8 s."""
     settings = decided(runs_path=tmp_path, run_name="before", nodes=1, gpus_per_node=8, precision="bf16", **LONG)
     run = lifecycle.create(settings, hostfile.hostfile(1, 8))
-    lines = [{"step": i, "perf/step_s": 60.0 if i < 2 else 8.0, "train/tokens": 1024 * 2048} for i in range(9)]
+    # The first step took a minute, and the run was stopped for an hour after the sixth.
+    times = [0.0, 60.0, 68.0, 76.0, 84.0, 92.0, 3700.0, 3708.0, 3716.0]
+    lines = [{"step": i, "time": time, "train/tokens": 1024 * 2048} for i, time in enumerate(times)]
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run
 
