@@ -106,8 +106,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Leave the programs of a test as they are if it is marked `real`, or in another tier than e2e."""
-    with warm.left_out() if item.get_closest_marker("real") or "e2e" not in item.keywords else contextlib.nullcontext():
+    """Leave the programs of a test as they are if it is marked `real`, or in another tier than e2e and slurm."""
+    forked = not item.get_closest_marker("real") and any(item.get_closest_marker(tier) for tier in ("e2e", "slurm"))
+    with contextlib.nullcontext() if forked else warm.left_out():
         return (yield)
 
 

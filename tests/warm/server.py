@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import selectors
 import socket
 import subprocess
@@ -66,7 +67,9 @@ class Server:
     def start_template(self, request: dict[str, object]) -> socket.socket:
         """Start the template for requests like this one. It reads them from the socket returned."""
         arguments, options, environment = request["arguments"], request["options"], request["environment"]
+        groups = request["groups"]
         assert isinstance(arguments, list) and isinstance(options, list) and isinstance(environment, dict)
+        assert isinstance(groups, list)
         kept = {name: value for name, value in environment.items() if not name.startswith(MARKS)}
         kept.pop("PYTHONPATH", None)
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -77,6 +80,7 @@ class Server:
             self.processes.append(subprocess.Popen(
                 [arguments[0], *options, program, *words], env=kept, pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd="/",
+                extra_groups=groups if os.geteuid() == 0 else None,
             ))  # fmt: skip
         return ours
 

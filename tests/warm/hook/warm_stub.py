@@ -20,7 +20,7 @@ OFFER_S = 120.0  # a template imports for some seconds, and the machine may be b
 STATUS = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
           "Cpus_allowed", "Mems_allowed")  # fmt: skip
 # Variables that differ between programs and change nothing in a library that is imported.
-IGNORED = ("SFT_", "PYTEST_", "MAKE", "INVOKE_")
+IGNORED = ("SFT_", "PYTEST_", "MAKE", "INVOKE_", "SLURM", "SRUN_", "SBATCH_")
 IGNORED_NAMES = {
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT",
     "CUDA_VISIBLE_DEVICES", "PYTORCH_NVML_BASED_CUDA_CHECK", "PYTHONPATH", "PWD", "OLDPWD", "SHLVL", "MFLAGS", "_",
@@ -55,6 +55,7 @@ def accepted(folder: str, hooks: list[str]) -> socket.socket | None:
         "environment": dict(os.environ),
         "folder": os.getcwd(),
         "umask": umask(),
+        "groups": os.getgroups(),  # Slurm sets those of the user, and a template can have them too
         "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
         "ignored": [int(number) for number in FORWARDED if signal.getsignal(number) == signal.SIG_IGN],
     }
