@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -50,6 +51,7 @@ SchedulerParameters=bf_interval=1,sched_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
+FirstJobId={first_job}
 NodeName=n[0-1] NodeHostname={host} NodeAddr=127.0.0.1 Port={ports} CPUs=4 State=UNKNOWN
 PartitionName=low Nodes=n[0-1] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
 PartitionName=high Nodes=n[0-1] MaxTime=INFINITE State=UP PriorityTier=10
@@ -75,7 +77,12 @@ class Cluster:
         ports = free_port()  # and the next one
         self.conf.write_text(
             CONF.format(
-                host=self.host, port=free_port(), ports=f"{ports}-{ports + 1}", folder=folder, socket=folder / "munge"
+                first_job=random.SystemRandom().randrange(1, 6000),  # jobs of one number have one port
+                host=self.host,
+                port=free_port(),
+                ports=f"{ports}-{ports + 1}",
+                folder=folder,
+                socket=folder / "munge",
             )
         )
         os.environ["SLURM_CONF"] = str(self.conf)
