@@ -44,7 +44,9 @@ WAYS = {
 def test_processes_of_a_failed_test_are_ended_before_the_next_test(tmp_path):
     tier = tmp_path / "tests" / "e2e"
     tier.mkdir(parents=True)
-    shutil.copy(HERE / "conftest.py", tier.parent)
+    for file in ("__init__.py", "conftest.py"):
+        shutil.copy(HERE / file, tier.parent)
+    shutil.copytree(HERE / "warm", tier.parent / "warm")
     for name, (decorator, in_fixture, in_test) in WAYS.items():
         program = MODULE.format(decorator=decorator, in_fixture=in_fixture, in_test=in_test)
         (tier / f"test_{name}.py").write_text(program)
@@ -54,8 +56,8 @@ def test_processes_of_a_failed_test_are_ended_before_the_next_test(tmp_path):
     assert "Timeout (>2.0s)" in done.stdout
 
 
-def test_the_files_that_run_first_are_there():
-    assert [file for file in LONGEST if not (HERE / file).is_file()] == []
+def test_the_files_and_folders_that_run_first_are_there():
+    assert [name for name in LONGEST if not (HERE / name).exists()] == []
 
 
 COLLECT = """
