@@ -15,7 +15,7 @@ from sft.trainer.batching import collate
 from sft.trainer.data.rows import Row
 from sft.trainer.distributed import World
 from sft.trainer.loss import HeadLoss, TargetLoss, evaluating
-from sft.trainer.model import experts
+from sft.trainer.model import experts, implementation
 
 TESTED = 10  # tokens at the end of a sequence whose logits are compared
 WRITTEN_OUT = 1024  # tokens of the longest sequence for attention written out, which takes memory for each pair
@@ -146,7 +146,7 @@ def long_sequence(longest: int) -> npt.NDArray[np.int32]:
 def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32], longest: int) -> torch.Tensor:
     """Return the model's own logits, with its fast attention if that gives what attention written out gives."""
     model, target_loss = trial.model, trial.target_loss
-    model.set_attn_implementation(target_loss.own_attention)
+    implementation.use_attention(model, target_loss.own_attention)
     long = long_sequence(min(longest, WRITTEN_OUT))
     try:
         own, own_long = logits_or_in_turn(trial, tested, long)
@@ -158,16 +158,16 @@ def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32], longest: int) -> 
     if target_loss.own_attention in (PLAIN, None):
         return own
     try:
-        model.set_attn_implementation(PLAIN)
+        implementation.use_attention(model, PLAIN)
         plain, plain_long = trial.logits(tested), trial.logits(long)
     except torch.OutOfMemoryError:
         raise
     except Exception:  # a family without it
-        model.set_attn_implementation(target_loss.own_attention)
+        implementation.use_attention(model, target_loss.own_attention)
         return own
     agree = trial.same(plain, own, trial.share) and trial.same(plain_long, own_long, trial.share)
     if agree or not bool(plain.isfinite().all()):  # fp16 may overflow, written out
-        model.set_attn_implementation(target_loss.own_attention)
+        implementation.use_attention(model, target_loss.own_attention)
         return own
     trial.leave_out(
         f"is wrong with {target_loss.own_attention} attention here: its own attention is written out, slower"

@@ -17,6 +17,7 @@ import transformers
 
 from sft.run.records import Tried
 from sft.sizes import CHUNK_BYTES
+from sft.trainer.model import implementation
 from sft.trainer.packed import Packed, note
 from sft.trainer.router_loss import RouterLoss
 
@@ -50,7 +51,7 @@ class TargetLoss(torch.nn.Module):
         self.left_out += tried.left_out
         if tried.attention:
             self.own_attention = tried.attention
-            self.model.set_attn_implementation(tried.attention)
+            implementation.use_attention(self.model, tried.attention)
         if not tried.chunked_loss:
             self.head_loss = None
 

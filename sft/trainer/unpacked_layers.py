@@ -17,6 +17,7 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from transformers.masking_utils import AttentionMaskInterface
 
 from sft.trainer import attention, packed
+from sft.trainer.model import implementation
 from sft.trainer.model.parts import decoder_layers
 from sft.trainer.packed import Groups, Packed
 
@@ -197,7 +198,7 @@ def is_sharded(module: torch.nn.Module) -> bool:
 
 def set_attention(model: transformers.PreTrainedModel, name: str) -> None:
     """Set the attention of a model, also where a family writes it out itself: then the name decides its masks."""
-    model.set_attn_implementation(name)
+    implementation.use_attention(model, name)
     for module in model.modules():
         config = getattr(module, "config", None)
         if isinstance(config, transformers.PreTrainedConfig) and config._attn_implementation != name:

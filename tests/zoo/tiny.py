@@ -19,7 +19,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "blt": {"encoder_hash_byte_group_vocab": VOCABULARY, "encoder_hash_byte_group_size": [3]},
+    "blt": {"encoder_hash_byte_group_vocab": VOCABULARY, "encoder_hash_byte_group_size": [3], "cross_attn_k": 1}
+    | {f"{part}coder_config": {"cross_attn_k": 1} for part in ("en", "de")},
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
     "dots1": {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2},
     "muse_spark": {"out_hidden_size": 64, "projector_hidden_size": 64}
@@ -56,8 +57,10 @@ EXCEPTIONS |= {family: {"vocabulary_map": {"<image>": 490}} for family in ("emu3
 COMPASS = EXCEPTIONS["cohere_compass_text"]
 EXCEPTIONS |= {
     "cohere_compass": {"text_config": COMPASS},
-    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2}},
-    "deepseek_ocr2": {"text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}},
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}},
+    "deepseek_ocr2": {
+        "text_config": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2}
+    },
     "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}},
     "dots3_note": {"text_config": {"head_dim": 16}},
     "dots3_note_text": {"head_dim": 16},
@@ -66,7 +69,7 @@ EXCEPTIONS |= {
     "granite4_vision": {"deepstack_layer_map": [], "spatial_target_layers": [], "downsample_rate": "4/8"},
     "hunyuan_vl": {"text_config": {"rope_parameters": ROPE | {"xdrope_section": [2, 2, 2, 2]}}},
     "kyutai_speech_to_text": {"codec_config": {"upsample_groups": 64, "num_filters": 4}},
-    "mistral4": {"num_key_value_heads": 4},
+    "mistral4": {"num_key_value_heads": 4, "head_dim": 16},
     "molmo2": {"adapter_config": {"vision_feature_layer": [3, 2]}},
     "muse_spark": {"out_hidden_size": 64, "projector_hidden_size": 64}
     | {"audio_config": {"hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1]}},

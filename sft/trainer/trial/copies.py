@@ -15,7 +15,7 @@ from sft.settings.fields import Settings
 from sft.trainer import unpacked_layers
 from sft.trainer.distributed import World
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import published, tiny_copy
+from sft.trainer.model import implementation, published, tiny_copy
 from sft.trainer.model.load import DTYPES
 from sft.trainer.trial import passes
 from sft.trainer.trial.passes import Result
@@ -60,7 +60,7 @@ class Copies:
         loss = TargetLoss(model).train()
         loss.head_loss = None
         if attention:
-            model.set_attn_implementation(attention)
+            implementation.use_attention(model, attention)
         return loss
 
     @functools.cache  # noqa: B019  # lives as long as the trial

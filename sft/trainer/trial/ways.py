@@ -17,7 +17,7 @@ import torch
 from sft.trainer import fast_paths
 from sft.trainer.data.rows import Row
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import liger, published
+from sft.trainer.model import implementation, liger, published
 from sft.trainer.trial import passes
 from sft.trainer.trial.copies import Copies
 from sft.trainer.trial.passes import Result
@@ -69,7 +69,7 @@ class Ways:
         if self.dtype != torch.float32:  # a way may round less than the plain one: some families take a softmax in bf16
             exact = TargetLoss(self.copies.model(seed).float())
             exact.head_loss = None
-            exact.model.set_attn_implementation(PLAIN if self.has_plain_attention else exact.own_attention)
+            implementation.use_attention(exact.model, PLAIN if self.has_plain_attention else exact.own_attention)
             rounded = passes.differences(self.copies.alone(exact, seed), result, self.dtype)
             shares = {
                 name: max(share, ROUNDING * rounded[name] if math.isfinite(rounded[name]) else 0.0)
@@ -153,7 +153,7 @@ class Ways:
         def way(seed: int) -> Result:
             loss = TargetLoss(self.copies.model(seed))
             loss.head_loss = None
-            loss.model.set_attn_implementation(self.attention or loss.own_attention)
+            implementation.use_attention(loss.model, self.attention or loss.own_attention)
             try:
                 liger.apply(loss.model, name)
                 return self.copies.alone(loss, seed)
@@ -203,7 +203,7 @@ class Ways:
         return ""
 
     def saved(self) -> str:
-        """Save the copy and load it again: the export would."""
+        """Save the copy and load it again: the export would. Return what is wrong, or ""."""
         model: Any = self.copies.model()
         if type(model).__module__.startswith("transformers_modules."):
             return ""  # its code would have to be beside it
@@ -217,7 +217,12 @@ class Ways:
                     module.weight[untrained] = 0  # as every model has it that was trained
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            loaded = published.from_pretrained(Path(folder), dtype=self.dtype).state_dict()
+            try:
+                loaded = published.from_pretrained(Path(folder), dtype=self.dtype).state_dict()
+            except Exception as error:  # of any kind: the code of a model family
+                if self.copies.is_whole:
+                    return f"loading fails ({fast_paths.reason_of(error)})"
+                return ""  # sizes of the copy that its class has in other ways
         weights = {name: value.cpu() for name, value in model.state_dict().items()}
         different = [name for name in weights if name not in loaded or not torch.equal(weights[name], loaded[name])]
-        return ", ".join(different[:3])
+        return f"transformers changes {', '.join(different[:3])}" if different else ""
