@@ -25,7 +25,7 @@ same sums causes is left out; what cannot be trained at all is refused with its 
 | word | meaning |
 |---|---|
 | right | loss and gradient norm of the first step, later losses, the resumed run, the exported weights and the answers are those of the plain loop |
-| right (padded) | the same, but rows cannot be packed: about half the speed |
+| right (padded) | the same, but rows cannot be packed: slower, the more so the more their lengths differ |
 | refused | with its reason, before anything is prepared |
 | late | with its reason, but only once the ranks have loaded the model: before, a tiny copy of it is tried, and where no copy can be made nothing is known |
 | wrong | trained or evaluated, but not as the plain loop does it |
@@ -66,7 +66,7 @@ def page(parts: Sequence[tuple[str, list[Result]]]) -> str:
     texts = [HEAD]
     for title, results in parts:
         ways = list(dict.fromkeys(way for result in results for way in result.ways if way not in ("built", "process")))
-        texts.append(f"## {title}\n\n```\n{summary(results)}\n```\n")
+        texts.append(f"## {title}\n\n{words_under(title)}```\n{summary(results)}\n```\n")
         texts.append(
             f"| family | {' | '.join(ways)} | plan's weights / true ones | reason |\n|{'---|' * (len(ways) + 3)}"
         )
@@ -80,6 +80,12 @@ def page(parts: Sequence[tuple[str, list[Result]]]) -> str:
             texts.append(f"| {result.family} | {' | '.join(cells)} | {plan} | {why.replace('|', '/')} |")
         texts.append("")
     return "\n".join(texts)
+
+
+def words_under(title: str) -> str:
+    """Return what the page says under a heading, written by hand: it stays."""
+    under = PAGE.read_text().partition(f"## {title}\n\n")[2] if PAGE.is_file() else ""
+    return under.partition("```")[0]
 
 
 def write(parts: Sequence[tuple[str, list[Result]]]) -> None:
