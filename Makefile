@@ -54,7 +54,7 @@ monitor: $(INV) ## watch the run (NAME=run ONCE=1 JSON=1)
 stop: $(INV) ## finish the step, save a checkpoint, end (NAME=run)
 	@$(INV) stop
 
-logs: $(INV) ## the logs of every node (NAME=run FOLLOW=1 LINES=100 NODE=0,17)
+logs: $(INV) ## the logs of every node (NAME=run FOLLOW=1 LINES=100 NODE=7)
 	@$(INV) logs
 
 evaluate: $(INV) ## evaluate the final model of a finished run (NAME=run)
