@@ -17,7 +17,8 @@ from collections import Counter
 from pathlib import Path
 
 MOST = 1 << 20  # bytes of a request
-TEMPLATES = 6  # at most: each takes 300 MB
+TEMPLATES = 8  # at most: each takes 300 MB. The usual ones are needed first
+NEVER = -1_000_000  # as often as a kind of request has come
 MARKS = ("SFT_", "PYTEST_")  # a template belongs to no test
 
 
@@ -62,7 +63,11 @@ class Server:
                 if self.asked[name] < 2 or len(self.templates) == TEMPLATES:
                     return
                 self.templates[name] = self.start_template(request)
-            socket.send_fds(self.templates[name], [data], [*files, connection.fileno()])
+            try:
+                socket.send_fds(self.templates[name], [data], [*files, connection.fileno()])
+            except OSError:  # it has ended: it could not have these conditions
+                self.templates.pop(name).close()
+                self.asked[name] = NEVER
 
     def start_template(self, request: dict[str, object]) -> socket.socket:
         """Start the template for requests like this one. It reads them from the socket returned."""
