@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from testcontainers.compose import DockerCompose
 
 from sft.host import ownership
 from sft.host.bootstrap import checkout, sound
 from sft.run.directory import Run
-from tests.e2e.project import Project
+from tests.e2e.project import DELAYS, Project
 
 UID = 1000
 NODES = ("llm-master", "llm-worker")
@@ -71,6 +72,17 @@ class Stack(Project):
         path.chmod(0o600)
         for part in (path, path.parent):
             os.chown(part, 0 if self.root else self.uid, -1)
+
+    def delayed(self, step_delay_s: float) -> dict[str, object]:
+        """Return the settings that have every step of a run in containers take so many seconds longer."""
+        self.write("data/sitecustomize.py", (DELAYS / "sitecustomize.py").read_text())
+        return self.overlay(environment={"PYTHONPATH": "/app/data", "STEP_DELAY_S": str(step_delay_s)})
+
+    def overlay(self, **service: object) -> dict[str, object]:
+        """Write a compose file with the same lines for both nodes. Return the settings that have it used."""
+        path = self.path / "docker" / "mine.yml"
+        path.write_text(yaml.safe_dump({"services": dict.fromkeys(NODES, service)}))
+        return {"COMPOSE_FILE": f"docker-compose.yml:{path.relative_to(self.path)}"}
 
     def compose(self, monkeypatch: pytest.MonkeyPatch) -> DockerCompose:
         """Return the stack as testcontainers drives it: by the project's own compose file, without the tasks."""
@@ -142,10 +154,10 @@ def unprivileged_python() -> str:
     raise FileNotFoundError(f"{sys.executable} is closed to other users; install {own} or run the tests as a user")
 
 
-def wait_for(true: Callable[[], bool], seconds: float) -> float:
+def wait_for(true: Callable[[], bool], seconds: float, every_s: float = 0.1) -> float:
     """Wait until something is so, and return how long that took; fail where the time is over before."""
     started = time.monotonic()
     while not true():
         assert time.monotonic() - started < seconds
-        time.sleep(0.1)
+        time.sleep(every_s)
     return time.monotonic() - started

@@ -49,32 +49,46 @@ def checkpoint_is_whole(run):
     return files and all((folder / name).stat().st_size == entry["bytes"] for name, entry in files.items())
 
 
-@pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
-def test_it_fails_with_the_reason(stack, harm):
-    run, process = start(stack, harm.__name__, MAX_STEPS=0, MAX_EPOCHS=1000)
-    harm(stack)
+def fails(stack, run, process, reason):
+    """Check that a run ends everywhere within a minute, and says why."""
     output, _ = process.communicate(timeout=WITHIN_S)
     assert process.returncode == 1, output
-    assert run.state().status == "failed" and HARM[harm] in run.state().error
+    assert run.state().status == "failed" and reason in run.state().error
     assert output.strip().splitlines()[-1] == f"runs/{run.name}: failed: {run.state().error}"
     assert len(stack.exit_codes()) == 2
     assert checkpoint_is_whole(run) and not run.final.exists()
     stack.wait_for_no_process()
 
 
-# What ends a container or parts it from the other; tests/e2e/test_failure.py kills a rank and restarts without them.
-@pytest.mark.parametrize("harm", [kill_the_worker, cut_the_network], ids=lambda harm: harm.__name__)
-def test_with_restarts_it_finishes(stack, harm):
-    run, process = start(stack, f"restarted-{harm.__name__}", MAX_STEPS=150, RESTARTS=1)
+@pytest.mark.parametrize("harm", [kill_a_rank, kill_a_launcher], ids=lambda harm: harm.__name__)
+def test_it_fails_with_the_reason(stack, harm):
+    run, process = start(stack, harm.__name__, MAX_STEPS=0, MAX_EPOCHS=1000)
     harm(stack)
+    fails(stack, run, process, HARM[harm])
+
+
+# What ends a container or parts it from the other; tests/e2e/test_failure.py kills a rank and restarts without them.
+def test_with_restarts_it_finishes(stack):
+    run, process = start(stack, "finished", MAX_STEPS=40, RESTARTS=1, **stack.delayed(0.2))
+    cut_the_network(stack)
     wait_for(lambda: run.state().attempt == 2, WITHIN_S)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     state = run.state()
-    assert state.status == "finished" and state.step == 150
-    assert len(state.earlier_errors) == 1 and HARM[harm] in state.earlier_errors[0]
+    assert state.status == "finished" and state.step == 40
+    assert len(state.earlier_errors) == 1 and HARM[cut_the_network] in state.earlier_errors[0]
     assert "(1 of RESTARTS=1)" in output and "starting again from checkpoint step-" in output
     assert stack.exit_codes() == [0, 0]
+
+
+def test_after_the_last_restart_it_fails(stack):
+    run, process = start(stack, "killed", MAX_STEPS=0, MAX_EPOCHS=1000, RESTARTS=1, **stack.delayed(0.1))
+    kill_the_worker(stack)
+    wait_for(lambda: run.state().attempt == 2, WITHIN_S)
+    wait_until(lambda: run.state().status == "training", process, run)
+    assert HARM[kill_the_worker] in run.state().earlier_errors[0]
+    cut_the_network(stack)
+    fails(stack, run, process, HARM[cut_the_network])
 
 
 def test_what_would_only_come_back_is_not_started_again(stack):

@@ -13,7 +13,7 @@ def test_what_the_file_of_datasets_says_comes_into_the_containers(stack):
         "mix.toml",
         '[[datasets]]\ndataset = "data/a.jsonl"\nshare = "2x"\n\n[[datasets]]\ndataset = "data/b.jsonl"\nshare = 0.5\n',
     )
-    run, process = stack.start_training(**small(DATASET="", DATASETS="mix.toml", RUN_NAME="mixture"))
+    run, process = stack.start_training(**small(DATASET="", DATASETS="mix.toml", RUN_NAME="mixture", MAX_STEPS=1))
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     parts = json.loads(run.prepared.read_text())["parts"]

@@ -3,7 +3,8 @@
 from sft.run.directory import Run
 from tests.e2e.project import TIMEOUT_S, Project, metrics, small, wait_until
 
-SETTINGS = {"MAX_STEPS": 250}  # docker takes its time to pass a stop on
+SETTINGS = {"MAX_STEPS": 60}
+STEP_DELAY_S = 0.2  # docker takes its time to pass a stop on
 
 
 def inv_stop(stack):
@@ -22,7 +23,7 @@ def sigterm_to_the_worker(stack):
 def stopped(stack, run, stop):
     """Start or resume a run, stop it three steps later, and return the step that it was saved at."""
     before = run.state().step
-    _, process = stack.start_training(**small(RUN_NAME=run.name, **SETTINGS))
+    _, process = stack.start_training(**small(RUN_NAME=run.name, **SETTINGS), **stack.delayed(STEP_DELAY_S))
     wait_until(lambda: run.state().status == "training" and run.state().step >= before + 3, process, run)
     stop(stack)
     output, _ = process.communicate(timeout=TIMEOUT_S)

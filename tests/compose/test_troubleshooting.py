@@ -16,7 +16,7 @@ from sft.host.launch import compose_checks, docker_engine
 from sft.settings.load import load
 from tests.e2e.project import ROOT, TIMEOUT_S, small
 
-from .stack import NODES, UID
+from .stack import UID
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 SECTIONS = ("The GPU is not seen", "Containers", "Out of memory", "Communication")
@@ -25,13 +25,6 @@ NO_ENGINE = "unix:///tmp/no-engine-answers-here.sock"
 # Not run here: they need a GPU, or would remove what other projects have built.
 NOT_RUN = ("nvidia-smi", "docker compose run --rm --no-deps llm-master nvidia-smi", "docker builder prune")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="changes users and mounts: run the tests as root")
-
-
-def overlay(stack, **service):
-    """A compose file of the user's with the same lines for both nodes; the settings that have it used."""
-    path = stack.path / "docker" / "mine.yml"
-    path.write_text(yaml.safe_dump({"services": dict.fromkeys(NODES, service)}))
-    return SETTINGS | {"COMPOSE_FILE": "docker-compose.yml:docker/mine.yml"}
 
 
 # Each returns what the user reads.
@@ -72,7 +65,7 @@ def folder_missing(stack):
 
 
 def small_shm(stack):
-    return stack.inv("test-env", **overlay(stack, shm_size="64m")).stdout
+    return stack.inv("test-env", **SETTINGS, **stack.overlay(shm_size="64m")).stdout
 
 
 def another_user_id(stack):
@@ -84,7 +77,7 @@ def another_user_id(stack):
 
 
 def memory_limit(stack):
-    settings = overlay(stack, mem_limit="330m", memswap_limit="330m") | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000}
+    settings = SETTINGS | stack.overlay(mem_limit="330m", memswap_limit="330m") | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000}
     return stack.inv("train", **settings | {"RUN_NAME": "memory"}).stdout
 
 
@@ -194,18 +187,16 @@ def test_the_commands_are_right(ready):
     """Each as it is written, in a folder in which a run has ended."""
     done = ready.inv("train", **SETTINGS | {"RUN_NAME": "commands", "MAX_STEPS": 1, "SAVE_STEPS": 1})
     assert done.returncode == 0, done.stdout
-    environment, number = ready.environment(**SETTINGS), 0
-    for title in SECTIONS:
-        for command in commands(title):
-            if command.startswith(NOT_RUN):
-                continue
-            number += 1
-            words = " ".join([*ready.invoke, *command.split()[1:]]) if command.startswith("make ") else command
-            shell = ["bash", "-c", words]
-            ran = subprocess.run(
-                shell, cwd=ready.path, env=environment, capture_output=True, text=True, check=False, **ready.user
-            )
-            assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
-            print(command, ran.stdout, sep="\n")
-    assert number > 8
+    environment = ready.environment(**SETTINGS)
+    every = dict.fromkeys(command for title in SECTIONS for command in commands(title))
+    run = [command for command in every if not command.startswith(NOT_RUN)]
+    assert len(run) > 8
+    for command in run:
+        words = " ".join([*ready.invoke, *command.split()[1:]]) if command.startswith("make ") else command
+        shell = ["bash", "-c", words]
+        ran = subprocess.run(
+            shell, cwd=ready.path, env=environment, capture_output=True, text=True, check=False, **ready.user
+        )
+        assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
+        print(command, ran.stdout, sep="\n")
     assert "->" not in ready.docker("compose", "ps", "--all", "--format", "{{.Ports}}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 
 from sft import hostfile
@@ -18,7 +18,6 @@ from sft.settings.fields import Settings
 
 HOOK = "nvidia-container-runtime-hook"  # dockerd knows the driver `nvidia` of docker/gpu.yml if it finds this program
 NODES_TIMEOUT_S = 300
-POLL_S = 0.5
 
 
 def checks(settings: Settings) -> Iterator[Check]:
@@ -112,9 +111,9 @@ def inside(settings: Settings) -> Iterator[Check]:
         if started.returncode:
             yield Check.from_problem("containers", str(compose.refused(started.stderr)))
             return
-        deadline = time.monotonic() + NODES_TIMEOUT_S
-        while call("ps", "-q").stdout.strip() and time.monotonic() < deadline:
-            time.sleep(POLL_S)
+        ids = call("ps", "--all", "-q").stdout.split()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(["docker", "wait", *ids], env=environment, capture_output=True, timeout=NODES_TIMEOUT_S)
         for name in hostfile.node_names(2):
             told = call("logs", "--no-color", "--no-log-prefix", name).stdout
             lines = told.replace("\x1b[2K", "").splitlines()  # compose clears lines even without a terminal
