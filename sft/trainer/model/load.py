@@ -36,7 +36,7 @@ def load_model(
     padding = without_padding(model_config)
     try:
         model = published.from_pretrained(path, model_config, dtype=dtype, **options, **permissions(settings))
-    except (ValueError, RuntimeError, IndexError, AttributeError):
+    except (ValueError, RuntimeError, IndexError, AttributeError, ArithmeticError):
         if zero3 is None:
             raise
         # Some families compute weights while they are loaded, which needs them whole. DeepSpeed's engine shards them.

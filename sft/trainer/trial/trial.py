@@ -135,7 +135,7 @@ def fast_ways(copies: Copies, settings: Settings) -> Tried:
         what = f"{name} is wrong with several rows in a batch ({why})"
         raise refused(settings, what, "set BATCH_SIZE=1 and PACKING=0, with more GRADIENT_ACCUMULATION_STEPS")
     check_adapter(copies, settings)
-    if not settings.lora_rank and (why := ways.saved()):
+    if why := ways.saved():
         raise refused(settings, f"{name} does not load as it is saved: {why}", ANOTHER)
     return Tried(**found)
 

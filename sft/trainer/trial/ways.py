@@ -209,7 +209,8 @@ class Ways:
             return ""  # its code would have to be beside it
         head = model.get_output_embeddings()
         with torch.no_grad():
-            for weight in model.parameters():
+            # An adapter leaves a weight that transformers makes anew on loading as it was.
+            for weight in model.parameters() if not self.copies.settings.lora_rank else []:
                 weight.add_(SHIFT)
             for module in model.modules():
                 untrained = getattr(module, "padding_idx", None) if isinstance(module, torch.nn.Embedding) else None
