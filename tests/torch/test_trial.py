@@ -146,6 +146,12 @@ def test_a_failure_that_is_only_the_copys_refuses_nothing(monkeypatch):
     assert (found.copy, found.packing) == ("", True) and "sizes do not fit each other" in found.not_tried
 
 
+def test_weights_that_would_be_frozen_though_text_passes_them_refuse_a_model(monkeypatch):
+    monkeypatch.setattr(trial.towers, "unused", lambda model: ["model.layers.0.mlp.up_proj.weight"])
+    with pytest.raises(SettingsError, match="has 1 weights outside of its language model that text passes too"):
+        tried(LLAMA)
+
+
 def test_a_model_that_cannot_be_made_is_refused(monkeypatch):
     def broken(self, config):
         raise KeyError("full_attention")

@@ -16,7 +16,7 @@ from sft.settings.fields import Settings
 from sft.trainer import fast_paths
 from sft.trainer.distributed import World
 from sft.trainer.fast_paths import reason_of
-from sft.trainer.model import adapter, liger, published
+from sft.trainer.model import adapter, liger, published, towers
 from sft.trainer.trial import copies as tiny
 from sft.trainer.trial import passes
 from sft.trainer.trial.copies import Copies
@@ -117,6 +117,8 @@ def fast_ways(copies: Copies, settings: Settings) -> Tried:
     plain, _ = ways.plain(0)
     if not plain.is_finite and not ways.plain(1)[0].is_finite:
         return Tried(**found, not_tried="its loss or gradients are not finite in a tiny size")
+    if not settings.lora_rank:
+        check_frozen(copies, plain, settings)
     if why := ways.chunked_loss():
         found["chunked_loss"] = False
         left_out.append(f"{name} gives another result with the loss in chunks ({why}): loss of whole logits")
@@ -138,6 +140,18 @@ def fast_ways(copies: Copies, settings: Settings) -> Tried:
     if why := ways.saved():
         raise refused(settings, f"{name} does not load as it is saved: {why}", ANOTHER)
     return Tried(**found)
+
+
+def check_frozen(copies: Copies, plain: passes.Result, settings: Settings) -> None:
+    """Raise SettingsError if weights would be frozen, as those that text does not pass are, although it passes them.
+
+    Where a model without values cannot be run to see that, its structure decides, which may be none that is known.
+    """
+    found = plain.gradients
+    lost = [name for name in towers.unused(copies.model()) if name in found and bool(found[name].any())]
+    if lost:
+        what = f"{name_of(copies.config)} has {len(lost)} weights outside of its language model that text passes too"
+        raise refused(settings, f"{what} ({lost[0]}, …); they would not be trained", ANOTHER)
 
 
 def is_number(why: str) -> bool:
