@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 
 from sft.trainer.data import demo
 from sft.trainer.model import tiny as maker
 
 from ..unit.conftest import clean_environment  # noqa: F401 (a fixture)
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # threads of several processes that wait for each other's cores take more time than one
 
 
 @pytest.fixture(scope="session")
