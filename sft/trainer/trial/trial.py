@@ -162,7 +162,8 @@ def is_number(why: str) -> bool:
 def check_adapter(copies: Copies, settings: Settings) -> None:
     """Raise SettingsError if no adapter fits the model."""
     if settings.lora_rank and settings.lora_targets == "all-linear":  # names are looked for in the whole model
-        adapter.add(copies.model(), settings)
+        model = copies.model()
+        adapter.add(model, settings, towers.unused(model))
 
 
 def name_of(config: transformers.PreTrainedConfig) -> str:
