@@ -13,6 +13,8 @@ from sft.host.launch import probe
 from tests.hub.content import DATASET, MODEL, OTHER_TOKEN, TOKEN, WRONG_TOKEN, jsonl, rows
 from tests.hub.server import running
 
+pytestmark = pytest.mark.real  # ranks that meet within a minute must not wait for a template
+
 MODEL_FILES = {"config.json": "{}", "model.safetensors": "weights"}
 ROWS = {"train.jsonl": jsonl(rows("a", 3))}
 
