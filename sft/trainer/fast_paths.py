@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from sft.errors import SettingsError, wrong
+from sft.failures import MAY_FOLLOW, kind_of_library_error
 from sft.trainer import attention, distributed, unpacked_layers
 from sft.trainer.batching import collate
 from sft.trainer.data.rows import Row
@@ -153,6 +154,8 @@ def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32], longest: int) -> 
     except (torch.OutOfMemoryError, OSError):  # OSError: a program or file that this machine lacks
         raise
     except Exception as error:  # of any kind: the code of a model family
+        if kind_of_library_error(str(error)) in MAY_FOLLOW:
+            raise  # another rank has ended: nothing is known of the model
         what = f"{type(model).__name__} does not run on text alone ({reason_of(error)})"
         raise SettingsError([wrong("MODEL_NAME", model.name_or_path, what, "use another model")]) from error
     if target_loss.own_attention in (PLAIN, None):
@@ -183,7 +186,7 @@ def logits_or_in_turn(trial: Trial, *sequences: npt.NDArray[np.int32]) -> list[t
     except (torch.OutOfMemoryError, OSError):
         raise
     except Exception as error:  # of any kind: what a kernel says to sizes that it does not fit
-        if not experts.compute_in_turn(trial.model):
+        if kind_of_library_error(str(error)) in MAY_FOLLOW or not experts.compute_in_turn(trial.model):
             raise
         found = [trial.logits(sequence) for sequence in sequences]
         trial.leave_out(f"cannot compute its experts in grouped products here ({reason_of(error)}): one by one, slower")

@@ -10,6 +10,7 @@ import pytest
 
 from .. import warm
 
+TRIES = 5
 PROGRAM = """
 import atexit, json, os, resource, signal, sys, threading, time
 if "--die" in sys.argv:
@@ -34,16 +35,25 @@ raise {"--exit": SystemExit(5), "--say": SystemExit("said")}.get(sys.argv[1], Ar
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a package sft of one program, for which there is a template."""
-    if os.environ.get(warm.NAME, "0") == "0":
+    """A folder with a package sft of one program, for which there is a template, of a server of its own."""
+    shared = os.environ.get(warm.NAME, "0")  # it may have no place for another template
+    if shared == "0":
         pytest.skip("SFT_TEST_WARM=0: no program is forked")
+    server = warm.Server()
     folder = tmp_path_factory.mktemp("warm")
     for package in (folder / "sft", folder / "sft" / "trainer"):
         package.mkdir()
         (package / "__init__.py").touch()
     (folder / "sft" / "trainer" / "toy.py").write_text(PROGRAM)
-    start(folder, "--first").communicate()  # refused
-    return folder
+    try:
+        # The first is always refused.
+        if not any(json.loads(start(folder, "--first").communicate("")[0])["modules"] for _ in range(TRIES)):
+            said = (server.folder / "log").read_text() or "it says nothing"
+            pytest.skip(f"the server has made no template for this program: {said}")
+        yield folder
+    finally:
+        server.end()
+        os.environ[warm.NAME] = shared
 
 
 def start(folder, *arguments, fork=True, **options):

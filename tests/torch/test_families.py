@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -135,6 +136,15 @@ def test_experts_whose_grouped_products_fail_are_computed_in_turn(group, monkeyp
     monkeypatch.setitem(ALL_EXPERTS_FUNCTIONS._global_mapping, "grouped_mm", misfit)
     assert take_fast_paths(module, True, ALONE)
     assert "cannot compute its experts in grouped products here (RuntimeError: expected" in capsys.readouterr().out
+
+
+def test_the_end_of_another_rank_is_no_fault_of_the_model(group):
+    lost = "[gloo/transport/tcp/pair.cc:537] Read error [192.168.48.3]:15541: Connection reset by peer"
+    module = TargetLoss(model_of(LLAMA))
+    for error, raised in ((RuntimeError(lost), RuntimeError), (RuntimeError("shapes differ"), SettingsError)):
+        module.model.forward = mock.Mock(side_effect=error)
+        with pytest.raises(raised):
+            take_fast_paths(module, True, ALONE)
 
 
 def test_a_model_that_sees_what_it_has_to_predict_is_refused(group):
