@@ -280,7 +280,7 @@ def keeps_apart(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor
     pairs.append((changed, first, neighbour))
     # Attention that a family writes out sees every token if it gets no mask. In a model that has learnt little this
     # changes the logits by less than rounding does, so the same sums are compared here.
-    has_experts = any("expert" in name for name, _ in trial.model.named_modules())
+    has_experts = experts.are_in(trial.model)
     repeated = max(difference(first, again), own_behind_it, EXPERTS_CAUSAL if has_experts else CAUSAL)
     if not trial.agree([behind_it <= REPEATS * repeated]):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -46,8 +47,9 @@ def cell(found: Found, way: str) -> str:
 
 
 def reason(found: Found, most: int = 110) -> str:
-    """Return the beginning of a reason, without the path of a model in a temporary folder."""
+    """Return the beginning of a reason, without the folders of the machine that it comes from."""
     words = [word for word in found.reason.split() if not word.startswith(("MODEL_NAME=/", "/tmp/"))]
+    words = [re.sub(r"^(\"?)/\S*/", r"\1", word) for word in words]
     return " ".join(words)[:most]
 
 

@@ -33,7 +33,8 @@ class Curve:
     """Means of neighbouring values, each of equally many; of twice as many whenever there are too many means."""
 
     def __init__(self, each: int = 1) -> None:
-        self.each, self.means = each, [0.0][:0]
+        self.each = each
+        self.means: list[float] = []
         self.sum, self.count = 0.0, 0  # of the values since the last mean
 
     def add(self, value: float) -> None:

@@ -33,8 +33,8 @@ def tensors(model: torch.nn.Module, unused: Collection[str] = ()) -> dict[str, t
 
 
 def are_in(model: torch.nn.Module) -> bool:
-    """Tell whether a model is a mixture, though it be one of a single expert."""
-    return bool(tensors(model)) or any(type(module).__name__.endswith("Experts") for module in model.modules())
+    """Tell whether a model is a mixture of experts, stacked or not, though it be one of a single expert."""
+    return bool(tensors(model)) or any("expert" in name for name, _ in model.named_modules())
 
 
 def compute_in_turn(model: Any) -> bool:
