@@ -59,7 +59,7 @@ def test_an_end_without_a_goodbye_is_a_loss(met):
     master, worker = met
     worker.close(well=False)
     until(lambda: master.lost() is not None, master)
-    assert master.lost() == "lost node 1 (its program is gone)"
+    assert master.lost() == "lost node 1 (its program is gone)" and master.lost_rank() == 1
 
 
 def test_a_goodbye_is_no_loss(met):

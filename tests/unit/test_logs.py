@@ -45,11 +45,11 @@ def many(tmp_path):
     return run
 
 
-def test_of_many_nodes_the_logs_of_those_that_a_failure_names_are_shown(many):
+def test_of_many_nodes_the_logs_of_those_that_a_failure_is_about_are_shown(many):
     assert printed(many)[:-1] == ["node-0 | the end of 0"] and printed(many)[-1].startswith(
         "39 more nodes: `make logs "
     )
-    many.end_as_failed(Failure(kind="crash", reason="node 17: rank 35 broke", rank=61))
+    many.end_as_failed(Failure(kind="crash", reason="broken", rank=61, nodes=[17]))
     lines = printed(many)
     assert lines[:3] == [f"node-{number} | the end of {number}" for number in (17, 30, 0)] and len(lines) == 4
     assert list(logs.ends(many)) == ["node-17", "node-30", "node-0"]

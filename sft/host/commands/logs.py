@@ -63,11 +63,11 @@ def chosen(run: Run, node: str) -> list[Path]:
 
 
 def telling(run: Run, paths: Sequence[Path]) -> list[Path]:
-    """Return a few of many logs: those of the nodes that a failure names, and the first node's; or all if few."""
+    """Return a few of many logs: those of the nodes that a failure is about, and the first node's; or all if few."""
     if len(paths) <= MANY:
         return list(paths)
-    failure, error = run.failure(), str(run.state().error)
-    named = [int(number) for number in re.findall(r"\bnode (\d+)", error)]
+    failure = run.failure()
+    named = list(failure.nodes) if failure else []
     if failure and failure.rank is not None:
         named += [number for number, node in enumerate(run.nodes()) if failure.rank in node.ranks]
     names = dict.fromkeys(f"node-{number}" for number in (*named, 0))

@@ -91,7 +91,8 @@ def have_ended(run: Run, nodes: Nodes) -> bool:
     codes = nodes.codes()
     for rank, code in enumerate(codes):
         if code and run.failure() is None:
-            run.fail(Failure(kind=kind_of_exit(code), reason=f"node {rank}: its program {exit_in_words(code)}"))
+            reason = f"node {rank}: its program {exit_in_words(code)}"
+            run.fail(Failure(kind=kind_of_exit(code), reason=reason, nodes=[rank]))
     return None not in codes
 
 

@@ -100,12 +100,14 @@ class Link:
         for peer in self.peers.values():
             peer.read()
 
+    def lost_rank(self) -> int | None:
+        """Return which node was lost, or None. A node that said goodbye is not lost."""
+        return next((rank for rank, peer in self.peers.items() if peer.lost and peer.said("(goodbye)") is None), None)
+
     def lost(self) -> str | None:
-        """Return which node was lost and how, or None. A node that said goodbye is not lost."""
-        for rank, peer in self.peers.items():
-            if peer.lost and peer.said("(goodbye)") is None:
-                return f"lost node {rank} ({peer.lost})"
-        return None
+        """Return which node was lost and how, or None."""
+        rank = self.lost_rank()
+        return None if rank is None else f"lost node {rank} ({self.peers[rank].lost})"
 
     def close(self, well: bool) -> None:
         """Close the connections, with a goodbye if this node has done its part."""
@@ -258,6 +260,10 @@ class WorkerLink(Link):
         if not self.has_proven and (nonce := self.peers[0].said(r"prove (\w+)")):
             self.has_proven = self.was_there = True
             self.peers[0].say(f"node {self.rank} {proof(self.word, nonce, self.rank)}")
+
+    def lost_rank(self) -> int | None:
+        """Return 0 if node 0 was lost, or None."""
+        return 0 if self.is_gone else super().lost_rank()
 
     def lost(self) -> str | None:
         """Return how node 0 was lost, or None."""

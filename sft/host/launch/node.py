@@ -86,7 +86,7 @@ def run_node(run: Run | None, rank: int, programs: Programs = PROGRAMS) -> None:
     except SftError as error:
         if run and node is None and run.logs.is_dir() and not run.is_running():
             # A node that is at work says so itself.
-            run.fail(Failure(kind=error.kind, reason=f"node {rank}: {error}"))
+            run.fail(Failure(kind=error.kind, reason=f"node {rank}: {error}", nodes=[rank]))
         print(redact(str(error)), file=sys.stderr, flush=True)
         if run is None and isinstance(link, MasterLink):
             link.refuse(str(error))
@@ -124,7 +124,7 @@ class Node:
                     self.train(ranks)
             well = not self.supervisor.end_now
         except BaseException as error:
-            self.run.fail(Failure(kind=kind_of(error), reason=f"node {self.rank}: {error}"))
+            self.run.fail(Failure(kind=kind_of(error), reason=f"node {self.rank}: {error}", nodes=[self.rank]))
             raise
         finally:
             self.leave(well, lock)

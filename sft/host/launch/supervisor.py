@@ -63,7 +63,8 @@ class Supervisor:
             # Wait for a better reason: that node itself, or what started it, may say why it was lost.
             self.lost_at = self.lost_at or time.monotonic()
             if time.monotonic() - self.lost_at > REASON_WAIT_S:
-                self.fail(Failure(kind="lost_node", reason=lost), "logs/ and `make test-env` may tell why")
+                nodes = [rank for rank in [self.link.lost_rank()] if rank is not None]
+                self.fail(Failure(kind="lost_node", reason=lost, nodes=nodes), "logs/ and `make test-env` may tell why")
         time.sleep(POLL_S)
 
     def pass_on_failure(self) -> None:
@@ -141,7 +142,8 @@ class Supervisor:
     def fail(self, failure: Failure, hint: str = "") -> None:
         """Record a failure that this node has found, with a hint where to read more: by default this node's log."""
         hint = hint or f"logs/node-{self.rank}.log says more"
-        self.run.fail(replace(failure, reason=f"node {self.rank}: {failure.reason}; {hint}"))
+        nodes = [*failure.nodes, self.rank]
+        self.run.fail(replace(failure, reason=f"node {self.rank}: {failure.reason}; {hint}", nodes=nodes))
 
     def raise_failure(self) -> None:
         """Raise RunFailed if the run is broken."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Literal
 
 from sft.failures import POLICIES, Kind
@@ -18,6 +19,7 @@ class Failure(Record):
     kind: Kind
     reason: str
     rank: int | None = None  # that broke; None: it was a node or a task, or all ranks
+    nodes: list[int] = field(default_factory=list)  # whose logs say more, beside that of the rank
 
     @property
     def is_fixable(self) -> bool:

@@ -152,7 +152,8 @@ class HostNodes:
             return 0
         if time.monotonic() - lost_at < LOST_WAIT_S:
             return None
-        self.run.fail(Failure(kind="lost_node", reason=f"node {rank}: the connection to {agent.host.text} was lost"))
+        reason = f"node {rank}: the connection to {agent.host.text} was lost"
+        self.run.fail(Failure(kind="lost_node", reason=reason, nodes=[rank]))
         return 0
 
     def end_now(self) -> None:
