@@ -47,7 +47,7 @@ def test_a_launcher_that_ends_with_0_before_its_ranks_are_done_is_a_failure(node
         node.train(program(0))
     reason = "node 0: the launcher ended with exit code 0 before its ranks were done; logs/node-0.log says more"
     assert str(caught.value) == reason and caught.value.exit_code == 1
-    assert node.run.failure() == Failure(kind="crash", reason=reason)
+    assert node.run.failure() == Failure(kind="crash", reason=reason, nodes=[0])
 
 
 @pytest.mark.parametrize("code", [0, 1, 247])
