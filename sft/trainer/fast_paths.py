@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 
 from sft.errors import SettingsError, wrong
-from sft.failures import MAY_FOLLOW, kind_of_library_error
 from sft.trainer import attention, distributed, unpacked_layers
 from sft.trainer.batching import collate
+from sft.trainer.causes import is_not_the_models
 from sft.trainer.data.rows import Row
 from sft.trainer.distributed import World
 from sft.trainer.loss import HeadLoss, TargetLoss, evaluating
@@ -151,11 +151,11 @@ def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32], longest: int) -> 
     long = long_sequence(min(longest, WRITTEN_OUT))
     try:
         own, own_long = logits_or_in_turn(trial, tested, long)
-    except (torch.OutOfMemoryError, OSError):  # OSError: a program or file that this machine lacks
+    except OSError:  # a program or file that this machine lacks
         raise
     except Exception as error:  # of any kind: the code of a model family
-        if kind_of_library_error(str(error)) in MAY_FOLLOW:
-            raise  # another rank has ended: nothing is known of the model
+        if is_not_the_models(error):
+            raise
         what = f"{type(model).__name__} does not run on text alone ({reason_of(error)})"
         raise SettingsError([wrong("MODEL_NAME", model.name_or_path, what, "use another model")]) from error
     if target_loss.own_attention in (PLAIN, None):
@@ -163,9 +163,9 @@ def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32], longest: int) -> 
     try:
         implementation.use_attention(model, PLAIN)
         plain, plain_long = trial.logits(tested), trial.logits(long)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # a family without it
+    except Exception as error:  # a family without it
+        if is_not_the_models(error):
+            raise
         implementation.use_attention(model, target_loss.own_attention)
         return own
     agree = trial.same(plain, own, trial.share) and trial.same(plain_long, own_long, trial.share)
@@ -183,10 +183,10 @@ def logits_or_in_turn(trial: Trial, *sequences: npt.NDArray[np.int32]) -> list[t
     """Return the logits of each sequence. Experts whose grouped products fail are computed one after another."""
     try:
         return [trial.logits(sequence) for sequence in sequences]
-    except (torch.OutOfMemoryError, OSError):
+    except OSError:
         raise
     except Exception as error:  # of any kind: what a kernel says to sizes that it does not fit
-        if kind_of_library_error(str(error)) in MAY_FOLLOW or not experts.compute_in_turn(trial.model):
+        if is_not_the_models(error) or not experts.compute_in_turn(trial.model):
             raise
         found = [trial.logits(sequence) for sequence in sequences]
         trial.leave_out(f"cannot compute its experts in grouped products here ({reason_of(error)}): one by one, slower")
@@ -248,9 +248,9 @@ def layers_that_mix(trial: Trial, longest: int) -> list[unpacked_layers.Layer]:
     short = [np.arange(first, first + tokens, dtype=np.int32) for first, tokens in ((2, 5), (9, 7), (20, 4), (30, 9))]
     try:
         return unpacked_layers.find(trial.model, lambda: trial.logits(long_sequence(longest), *short, packed=True))
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # of any kind: the code of a model family
+    except Exception as error:  # of any kind: the code of a model family
+        if is_not_the_models(error):
+            raise
         return []
 
 
@@ -267,9 +267,9 @@ def keeps_apart(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor
         first, again, changed = behind(tested, one), behind(tested, one), behind(tested, other)
         long_one, last_of_many = behind(long, one), behind(tested, *many)
         behind_it = changed_by_what_follows(trial, tested, one)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # of any kind: what a kernel says to a family that it does not fit
+    except Exception as error:  # of any kind: what a kernel says to a family that it does not fit
+        if is_not_the_models(error):
+            raise
         return False
     neighbour = max(trial.neighbour, REPEATS * difference(first, again))
     unpacked_layers.set_attention(trial.model, trial.target_loss.own_attention)
@@ -310,9 +310,9 @@ def own_in_a_batch(trial: Trial, tested: npt.NDArray[np.int32], other: npt.NDArr
         return None
     try:
         return trial.logits(tested, other)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # of any kind: the code of a model family
+    except Exception as error:  # of any kind: the code of a model family
+        if is_not_the_models(error):
+            raise
         return None
 
 
@@ -327,9 +327,9 @@ def works(
     """Tell whether a fast way gives what is expected. Every rank has the same model: all of them fail or none does."""
     try:
         found = compute()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # of any kind: what a kernel says to a family that it does not fit
+    except Exception as error:  # of any kind: what a kernel says to a family that it does not fit
+        if is_not_the_models(error):
+            raise
         return False
     return trial.same(expected, found, trial.share if share is None else share)
 

@@ -7,12 +7,10 @@ checkpoint.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 
 from sft.errors import RunFailed
 from sft.run import budget
@@ -23,15 +21,12 @@ from sft.settings.stages import Decided, Effective
 from sft.steps import Steps
 from sft.trainer import batching, nonfinite
 from sft.trainer.batching import MicroSteps
+from sft.trainer.causes import is_of_gpu, is_of_host
 from sft.trainer.checkpoint.save import Saver
 from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 
-# Errors of CUDA, its driver, NCCL, cuBLAS and cuDNN that mean the same as torch.OutOfMemoryError. An error belongs to a
-# group if its text has all words of that group.
-GPU_WORDS = (("cuda", "out of memory"), ("nccl", "out of memory"), ("status_alloc_failed",))
 OPTIMIZER = "optimizer"  # the part of a step that changes the weights
-HOST_WORDS = ("defaultcpuallocator: can't allocate", "defaultcpuallocator: not enough memory")
 
 
 class OutOfMemory(Exception):
@@ -40,32 +35,6 @@ class OutOfMemory(Exception):
     def __init__(self, phase: str) -> None:
         super().__init__(phase)
         self.phase = phase
-
-
-def is_of_gpu(error: BaseException) -> bool:
-    """Tell whether an error, or one of its causes, means that the GPU ran out of memory."""
-    for found in with_causes(error):
-        text = str(found).lower()
-        is_named = any(all(word in text for word in words) for words in GPU_WORDS)
-        if is_named or isinstance(found, torch.OutOfMemoryError):
-            return True
-    return False
-
-
-def is_of_host(error: BaseException) -> bool:
-    """Tell whether an error, or one of its causes, means that the machine ran out of main memory."""
-    for found in with_causes(error):
-        no_memory = isinstance(found, MemoryError) or (isinstance(found, OSError) and found.errno == errno.ENOMEM)
-        if no_memory or any(words in str(found).lower() for words in HOST_WORDS):
-            return True
-    return False
-
-
-def with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes: those that it was raised from, or while they were handled."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def remedies(settings: Decided) -> str:

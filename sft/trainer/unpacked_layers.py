@@ -17,6 +17,7 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from transformers.masking_utils import AttentionMaskInterface
 
 from sft.trainer import attention, packed
+from sft.trainer.causes import is_not_the_models
 from sft.trainer.model import implementation
 from sft.trainer.model.parts import decoder_layers
 from sft.trainer.packed import Groups, Packed
@@ -51,17 +52,17 @@ class Layer:
         """Compute the layer both ways, and note whether they differ."""
         try:
             plain, error = self.forward(*args, **kwargs), None
-        except torch.OutOfMemoryError:
-            raise
         except Exception as found:  # of any kind: the code of a model family
+            if is_not_the_models(found):
+                raise
             plain, error = None, found
         for repeats in (False, True):
             self.repeats = repeats
             try:
                 apart = self.unpacked(sequences, args, kwargs)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception:  # a layer that does not take padded batches
+            except Exception as found:  # a layer that does not take padded batches
+                if is_not_the_models(found):
+                    raise
                 continue
             if error is None and not differs(plain, apart, sequences):
                 return plain

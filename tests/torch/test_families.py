@@ -16,7 +16,7 @@ from transformers.models.llama import modeling_llama
 
 from sft.errors import SettingsError
 from sft.settings.load import load
-from sft.trainer import attention, engine, unpacked_layers
+from sft.trainer import attention, engine, packed, unpacked_layers
 from sft.trainer.distributed import World
 from sft.trainer.evaluation import generate, ways
 from sft.trainer.fast_paths import take_fast_paths
@@ -138,13 +138,35 @@ def test_experts_whose_grouped_products_fail_are_computed_in_turn(group, monkeyp
     assert "cannot compute its experts in grouped products here (RuntimeError: expected" in capsys.readouterr().out
 
 
+LOST = "[gloo/transport/tcp/pair.cc:537] Read error [192.168.48.3]:15541: Connection reset by peer"
+
+
 def test_the_end_of_another_rank_is_no_fault_of_the_model(group):
-    lost = "[gloo/transport/tcp/pair.cc:537] Read error [192.168.48.3]:15541: Connection reset by peer"
     module = TargetLoss(model_of(LLAMA))
-    for error, raised in ((RuntimeError(lost), RuntimeError), (RuntimeError("shapes differ"), SettingsError)):
+    for error, raised in ((RuntimeError(LOST), RuntimeError), (RuntimeError("shapes differ"), SettingsError)):
         module.model.forward = mock.Mock(side_effect=error)
         with pytest.raises(raised):
             take_fast_paths(module, True, ALONE)
+
+
+@pytest.mark.parametrize("part", ["the whole model", "a layer"])
+def test_the_end_of_another_rank_does_not_mean_that_the_model_cannot_pack(group, capsys, part):
+    module = TargetLoss(model_of(LLAMA))
+    tried = module.model.model if part == "the whole model" else module.model.model.layers[0].mlp
+    own = tried.forward
+
+    def forward(*inputs, **named):
+        if error is not None and packed.noted() is not None:
+            raise error
+        return own(*inputs, **named)
+
+    tried.forward = forward
+    for error in (RuntimeError(LOST), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), MemoryError()):
+        with pytest.raises(type(error)):
+            take_fast_paths(module, True, ALONE)
+    assert "cannot keep packed sequences apart" not in capsys.readouterr().out
+    error = ValueError("no varlen for this size")
+    assert take_fast_paths(module, True, ALONE) is (part == "a layer")  # which is then computed on padded rows
 
 
 def test_a_model_that_sees_what_it_has_to_predict_is_refused(group):

@@ -19,7 +19,7 @@ from sft.run.budget import ROWS, TOKENS
 from sft.run.records import Cut
 from sft.settings import rules
 from sft.steps import Steps
-from sft.trainer import batching, dry_run, oom
+from sft.trainer import batching, causes, dry_run, oom
 from sft.trainer.data import row_writer
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
@@ -120,7 +120,7 @@ def words(text):
 )
 def test_errors_that_mean_the_memory_of_a_gpu(error):
     for found in (error, wrapped(error)):
-        assert oom.is_of_gpu(found) and not oom.is_of_host(found)
+        assert causes.is_of_gpu(found) and not causes.is_of_host(found)
         with pytest.raises(oom.OutOfMemory), oom.part("backward"):
             raise found
 
@@ -135,7 +135,7 @@ def test_errors_that_mean_the_memory_of_a_gpu(error):
     ids=["torch", "python", "system"],
 )
 def test_errors_that_mean_the_memory_of_the_machine_have_a_line_of_their_own(error, tmp_path):
-    assert oom.is_of_host(error) and not oom.is_of_gpu(error)
+    assert causes.is_of_host(error) and not causes.is_of_gpu(error)
     assert oom.reason(error, run_of(tmp_path)).startswith("out of memory of the machine; ")
 
 

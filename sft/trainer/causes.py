@@ -1,0 +1,52 @@
+"""What an error of a library comes from: memory ran out, or another rank has ended. Otherwise it is the code's own."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+import torch
+
+from sft.failures import MAY_FOLLOW, Kind, kind_of_library_error
+
+# Errors of CUDA, its driver, NCCL, cuBLAS and cuDNN that mean the same as torch.OutOfMemoryError. An error belongs to a
+# group if its text has all words of that group.
+GPU_WORDS = (("cuda", "out of memory"), ("nccl", "out of memory"), ("status_alloc_failed",))
+HOST_WORDS = ("defaultcpuallocator: can't allocate", "defaultcpuallocator: not enough memory")
+
+
+def is_of_gpu(error: BaseException) -> bool:
+    """Tell whether an error, or one of its causes, means that the GPU ran out of memory."""
+    for found in with_causes(error):
+        text = str(found).lower()
+        is_named = any(all(word in text for word in words) for words in GPU_WORDS)
+        if is_named or isinstance(found, torch.OutOfMemoryError):
+            return True
+    return False
+
+
+def is_of_host(error: BaseException) -> bool:
+    """Tell whether an error, or one of its causes, means that the machine ran out of main memory."""
+    for found in with_causes(error):
+        no_memory = isinstance(found, MemoryError) or (isinstance(found, OSError) and found.errno == errno.ENOMEM)
+        if no_memory or any(words in str(found).lower() for words in HOST_WORDS):
+            return True
+    return False
+
+
+def with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes: those that it was raised from, or while they were handled."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def kind_of_unexpected(error: BaseException) -> Kind:
+    """Return the kind of an exception of a library. Errors between ranks are RuntimeErrors, in torch and in gloo."""
+    kind = kind_of_library_error(str(error))
+    return "crash" if kind in MAY_FOLLOW and not isinstance(error, RuntimeError) else kind
+
+
+def is_not_the_models(error: BaseException) -> bool:
+    """Tell whether an error says nothing of the model that was tried: every rank has to end with it."""
+    return is_of_gpu(error) or is_of_host(error) or kind_of_unexpected(error) in MAY_FOLLOW
