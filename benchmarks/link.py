@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -40,8 +41,31 @@ class Kernel:
         )
 
 
-def profiled(function: Callable[[], object]) -> list[Kernel]:
-    """Run a function; return NCCL's kernels in its trace."""
+@dataclass(frozen=True)
+class Trace:
+    """What a GPU did: NCCL's kernels, and when it computed or copied, as (from, to) in seconds."""
+
+    link: list[Kernel]
+    work: list[tuple[float, float]]
+
+    @property
+    def exposed_s(self) -> float:
+        """Seconds in which the GPU did nothing but communicate, or wait for other ranks to."""
+        spans = [(kernel.started, kernel.started + kernel.duration) for kernel in self.link]
+        return covered([*spans, *self.work]) - covered(self.work)
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Return how long at least one of several spans of time lasts."""
+    total, end = 0.0, -math.inf
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+def profiled(function: Callable[[], object]) -> Trace:
+    """Run a function; return the trace of this rank's GPU."""
     with torch.profiler.profile() as profile:
         function()
         torch.cuda.synchronize()
@@ -49,8 +73,16 @@ def profiled(function: Callable[[], object]) -> list[Kernel]:
         path = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
-    found = [event for event in events if event.get("cat") == "kernel" and "nccl" in event["name"].lower()]
-    return [Kernel.of(float(event["ts"]), event["dur"], event["args"]) for event in found]
+    trace = Trace([], [])
+    for event in events:
+        if event.get("cat") not in ("kernel", "gpu_memcpy", "gpu_memset"):
+            continue
+        if "nccl" in event["name"].lower():
+            trace.link.append(Kernel.of(float(event["ts"]), event["dur"], event["args"]))
+        else:
+            start = float(event["ts"]) / 1e6
+            trace.work.append((start, start + event["dur"] / 1e6))
+    return trace
 
 
 def moved(kernels: Iterable[Kernel]) -> tuple[float, float]:
@@ -64,3 +96,8 @@ def moved(kernels: Iterable[Kernel]) -> tuple[float, float]:
     sent = sum(kernel.passes * kernel.bytes * (kernel.ranks - 1) / kernel.ranks for kernel in in_order)
     by_rank = distributed.gather([kernel.duration for kernel in in_order])
     return sent, sum(map(min, zip(*by_rank, strict=True)))
+
+
+def least_exposed_s(trace: Trace) -> float:
+    """Return the exposed seconds of the rank that waited least for the others (all ranks)."""
+    return min(distributed.gather(trace.exposed_s))

@@ -223,8 +223,10 @@ def measure(settings: Effective, warmup: int, steps: int, cap_gib: float = 0.0) 
         f"deepspeed {deepspeed.__version__}",
     }
     if cuda and world.world_size > 1:
-        sent, busy_s = link.moved(link.profiled(lambda: one(warmup + steps)))
+        trace = link.profiled(lambda: one(warmup + steps))
+        sent, busy_s = link.moved(trace.link)
         found |= {"link_gb": round(sent / 1e9, 3), "link_ms": round(1000 * busy_s, 1)}
+        found |= {"exposed_ms": round(1000 * link.least_exposed_s(trace), 1)}
     distributed.end()
     return found
 

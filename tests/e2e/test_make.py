@@ -1,8 +1,11 @@
 """What stands behind `make` reaches the task: settings as settings, the task's options as its options."""
 
+import fcntl
 import json
+import os
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -68,6 +71,17 @@ def test_a_copy_of_the_project_never_renews_the_environment_that_it_shares(proje
     environment, *_ = re.findall(r"^\$\(INV\): (.+)$", (project.path / "Makefile").read_text(), re.MULTILINE)
     assert set(environment.split()) == set(RENEWING)
     assert "bootstrap" not in make(project, "-n", "check", "plan").stdout
+
+
+def test_two_makes_at_once_set_the_environment_up_one_after_the_other(project):
+    command = [sys.executable, "sft/host/bootstrap/__main__.py"]
+    folder = os.open(project.path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)  # as the first make does
+    with subprocess.Popen(command, cwd=project.path, stdout=subprocess.PIPE, text=True) as second:
+        assert second.stdout.readline() == ".venv: another make is setting it up; waiting for it\n"
+        os.close(folder)
+        assert second.stdout.read() == ""  # and it has nothing left to do
+    assert second.returncode == 0
 
 
 def test_from_another_folder(project, tmp_path):

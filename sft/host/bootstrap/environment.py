@@ -1,5 +1,6 @@
 """`.venv`: noticed when it is broken, made with the machine's Python where that will do, and with uv where not."""
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -20,6 +21,8 @@ MANAGED = "3.12"  # the Python that uv gets where the machine's does not do
 def main() -> NoReturn:
     """Bring `.venv` into being, and go on in its own Python with what belongs into it (sft/host/install)."""
     os.chdir(str(ROOT))
+    if waited_for_another() and is_up_to_date():
+        sys.exit(0)
     bundle.use(os.environ)
     fault = what_is_wrong()
     if fault:
@@ -30,6 +33,33 @@ def main() -> NoReturn:
         make()
     python = str(VENV / "bin" / "python")
     os.execv(python, [python, "-m", "sft.host.install", *sys.argv[1:]])
+
+
+def waited_for_another() -> bool:
+    """Let no other `make` install into `.venv` while this one does; tell whether one did so until now.
+
+    The lock is on the checkout's folder, and goes with this process into sft/host/install.
+    """
+    folder = os.open(str(ROOT), os.O_RDONLY)
+    os.set_inheritable(folder, True)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(".venv: another make is setting it up; waiting for it", flush=True)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        return True
+    except OSError:  # a file system without locks
+        pass
+    return False
+
+
+def is_up_to_date() -> bool:
+    """Tell whether `.venv` is what `make` asked for: finished, and newer than what it is made from."""
+    made = [VENV / "bin" / "inv", *([VENV / ".dev"] if "--dev" in sys.argv else [])]
+    made_from = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
+    if (VENV / sound.MARK).exists() or not all(file.exists() for file in made):
+        return False
+    return min(file.stat().st_mtime for file in made) >= max(file.stat().st_mtime for file in made_from)
 
 
 def what_is_wrong() -> str:
