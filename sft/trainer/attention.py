@@ -63,6 +63,9 @@ def attention(
         options = options._replace(window=0)
     if position_bias is not None:
         raise NotImplementedError("a bias for each pair of packed tokens")
+    # Not that of a sequence, which unpacked layers are given: the family's own, which hides more than what follows.
+    if attention_mask is not None and attention_mask.shape[-1] != packed.longest:
+        raise NotImplementedError("a mask for each pair of packed tokens")
     query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
     attend = fastest(query.device.type, query.dtype, options)
     return attend(query, key, value, packed, options)[None], None

@@ -135,9 +135,11 @@ def merged(results: list[Any], groups: Groups) -> Any:
     """Return the results of all groups packed: [sequences, longest, ...] of each become [1, tokens, ...].
 
     Raises NotImplementedError for results that do not belong to tokens. Beside others they become None: attention
-    weights, which nobody uses.
+    weights, which nobody uses. A weight that a layer returns, such as a bias that is added later, stays as it is.
     """
     first = results[0]
+    if isinstance(first, torch.nn.Parameter):
+        return first
     if isinstance(first, torch.Tensor):
         return merged_tensors(results, groups)
     if type(first) not in (tuple, list):

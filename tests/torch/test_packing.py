@@ -47,6 +47,11 @@ UNPACKED = {
         num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=16, linear_num_value_heads=4,
         linear_num_key_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
     ), "Qwen3NextGatedDeltaNet"),
+    "a mask that it learns": (transformers.DogeConfig(**SIZES, **HEADS), "DogeAttention"),
+    "a bias that a layer returns": (transformers.GPTNeoXJapaneseConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, attention_dropout=0.0,
+        hidden_dropout=0.0,
+    ), "GPTNeoXJapaneseAttention"),
     "positions that it counts itself": (transformers.BartConfig(
         vocab_size=64, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=64, is_decoder=True,
         is_encoder_decoder=False, pad_token_id=0, bos_token_id=1, eos_token_id=2, forced_eos_token_id=None,
@@ -142,6 +147,15 @@ def test_a_layer_that_mixes_sequences_unnoticed_is_found(kind, monkeypatch):
 
     monkeypatch.setattr(unpacked_layers, "find", one_too_few)
     assert take_fast_paths(TargetLoss(model_of(UNPACKED[kind][0])).eval(), True, ALONE) is False
+
+
+def test_a_mask_that_adds_the_same_to_all_scores_is_not_left_out():
+    """As a new model has it: its logits are right without it, but its gradient would be lost."""
+    model = model_of(UNPACKED["a mask that it learns"][0])
+    for layer in model.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.A)
+    module = TargetLoss(model)
+    assert take_fast_paths(module, True, ALONE) is True and names_of_padded(module) == {"DogeAttention"}
 
 
 @pytest.mark.parametrize("lost", ["softcap", "sinks"])

@@ -56,6 +56,13 @@ def test_a_copy_keeps_what_kernels_depend_on():
     assert small.vocab_size * small.hidden_size < 1e5
 
 
+def test_a_copy_has_no_weights_that_would_not_be_missed():
+    decided = settings()
+    config = transformers.Qwen2Config(**SIZES, **HEADS)
+    model = Copies(config, "", True, decided, trial.world_of(decided), torch.float32).model()
+    assert not [name for name, weight in model.named_parameters() if float(weight.detach().std()) < 1e-3]
+
+
 def test_a_planted_contamination_is_left_out(monkeypatch):
     def leaking(query, key, value, packed, options):  # right forward; backward, each key is seen by all rows
         apart = attention.one_by_one(query, key, value, packed, options)

@@ -39,7 +39,7 @@ from sft.trainer.data.rows import Rows
 from sft.trainer.distributed import World
 from sft.trainer.model import adapter, published, towers
 from sft.trainer.model import tiny as maker
-from sft.trainer.trial import cache
+from sft.trainer.trial import cache, copies
 
 ROWS, ASKED, NEW_TOKENS, STEPS, STOP_AFTER = 64, 6, 8, 3, 2
 # Loss and norm of the first step may differ by these shares of them.
@@ -88,6 +88,7 @@ def folder_of(config: transformers.PreTrainedConfig, folder: Path) -> Path:
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "embed" in name:  # larger, so that what a token sees matters
                 parameter.mul_(5)
+            copies.make_uneven(parameter)
     model.to(torch.bfloat16).save_pretrained(folder)  # weights that every precision holds
     return folder
 

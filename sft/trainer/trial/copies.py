@@ -23,6 +23,7 @@ from sft.trainer.trial.passes import Result
 Config = transformers.PreTrainedConfig
 MOST_WEIGHTS = 2e8  # of a copy: more would take seconds to make
 EMBEDDING_SCALE = 5.0  # embeddings are larger than they are made, so that what a token sees matters
+UNEVEN = 0.1  # is added at random to weights that are all equal in a new model: biases of 0 would not be missed
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,7 @@ class Copies:
             for name, weight in model.named_parameters():
                 if weight.dim() > 1 and "embed" in name:
                     weight.mul_(EMBEDDING_SCALE)
+                make_uneven(weight)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -77,6 +79,12 @@ class Copies:
     def alone(self, loss: TargetLoss, seed: int = 0) -> Result:
         """Return the result of some rows, one at a time."""
         return passes.run(loss, passes.rows_of(self.vocabulary, seed), False, self.world.device, alone=True)
+
+
+def make_uneven(weight: torch.Tensor) -> None:
+    """Add something random to a weight whose values are all equal: a bias of zeros or a norm of ones."""
+    if weight.numel() and bool((weight == weight.flatten()[0]).all()):
+        weight.add_(UNEVEN * torch.randn_like(weight))
 
 
 def candidates(config: Config, longest: int) -> Iterator[tuple[str, Callable[[], Config]]]:
