@@ -10,6 +10,8 @@ SMALLEST_BUCKET, LARGEST_BUCKET = 1_000_000, 200_000_000  # elements
 # Elements that ZeRO-3's optimizer updates together. It copies their gradients twice, flattened and as fp32: with
 # DeepSpeed's default of 1e9 that is 5.6 GiB for the 1B model on one card, too much for 24 GB.
 SUB_GROUP = 100_000_000
+# Elements that AdamW with 16-bit states (sft/trainer/optimizer.py) has in fp32 at a time.
+OPTIMIZER_PIECE = 2**23
 # Bytes of the fp32 logits that the loss computes at once. Larger chunks are no faster, smaller ones are slower
 # (benchmarks/README.md).
 CHUNK_BYTES = 512 * 2**20

@@ -12,6 +12,9 @@ from sft.settings import variables
 from sft.settings.fields import DS_CONFIGS, Settings
 from sft.strict_json import DEEPEST, depth, no_number, once
 
+STATES = ("_master_weights_and_grads", "_optimizer_states")
+MASTER_WEIGHTS, OPTIMIZER_STATES = (f"bf16{key}" for key in STATES)
+
 
 @dataclass(frozen=True)
 class DsConfig:
@@ -19,11 +22,15 @@ class DsConfig:
 
     content: dict[str, object]
 
+    def section(self, name: str) -> dict[str, object]:
+        """Return a section, empty if there is none."""
+        found = self.content.get(name)
+        return found if isinstance(found, dict) else {}
+
     @property
     def zero(self) -> dict[str, object]:
         """The section `zero_optimization`."""
-        section = self.content.get("zero_optimization")
-        return section if isinstance(section, dict) else {}
+        return self.section("zero_optimization")
 
     @property
     def stage(self) -> int:
@@ -96,9 +103,60 @@ def configuration(settings: Settings, file: dict[str, object] | None = None) -> 
         # ZeRO-3 splits a parameter, but loses the scales that belong to its 4-bit values.
         what = f"DS_CONFIG={settings.ds_config} is ZeRO-3, which cannot shard 4-bit weights"
         problems.append(wrong("LORA_BASE_BITS", 4, what, "use DS_CONFIG=zero2"))
+    if settings.optimizer_bits == 16:
+        problems += no_16_bit_states(DsConfig(config), settings)
+        config = with_16_bit_states(config)
+    else:
+        problems += unrounded_states(config, settings)
     if problems:
         raise SettingsError(problems)
     return DsConfig(without_auto(config))
+
+
+def no_16_bit_states(config: DsConfig, settings: Settings) -> list[str]:
+    """Return a line for everything that OPTIMIZER_BITS=16 does not work with."""
+    problems = []
+    if settings.precision not in ("bf16", "auto"):
+        what, remedy = f"needs bf16, and PRECISION is {settings.precision}", "use PRECISION=bf16, or OPTIMIZER_BITS=32"
+        problems.append(wrong("OPTIMIZER_BITS", 16, what, remedy))
+    if config.offloads("offload_optimizer") or config.offloads("offload_param"):
+        what = f"DS_CONFIG={settings.ds_config} keeps the optimizer in main memory, which has room for 32 bits"
+        problems.append(wrong("OPTIMIZER_BITS", 16, what, "use DS_CONFIG=zero3, or OPTIMIZER_BITS=32"))
+    if settings.lora_base_bits == 4:
+        what, remedy = "with LORA_BASE_BITS=4 the optimizer has only the adapter, a few MiB", "use OPTIMIZER_BITS=32"
+        problems.append(wrong("OPTIMIZER_BITS", 16, what, remedy))
+    for where, key, value in (
+        (config.zero, "mics_shard_size", -1),  # the copies of a shard would be rounded differently
+        (config.section("bf16"), MASTER_WEIGHTS, True),
+        (config.section("bf16"), OPTIMIZER_STATES, True),
+        (config.section("data_types"), "grad_accum_dtype", "bf16"),  # DeepSpeed has another optimizer for fp32
+    ):
+        if where.get(key, "auto") not in ("auto", None, value):
+            what = f"DS_CONFIG={settings.ds_config} says {key} = {json.dumps(where[key])}"
+            problems.append(wrong("OPTIMIZER_BITS", 16, what, f"remove {key} from the file, or use OPTIMIZER_BITS=32"))
+    return problems
+
+
+def with_16_bit_states(config: dict[str, object]) -> dict[str, object]:
+    """Return a configuration whose weights and moments are bf16. Their optimizer is sft/trainer/optimizer.py."""
+    states = {**DsConfig(config).section("bf16"), MASTER_WEIGHTS: True, OPTIMIZER_STATES: True}
+    return {**config, "bf16": states, "zero_allow_untested_optimizer": True}
+
+
+def unrounded_states(config: dict[str, object], settings: Settings) -> list[str]:
+    """Return a line for each state in 16 bits that a file asks for. Rounded to the nearest value it would not move."""
+    found = [
+        (name, key) for name in ("bf16", "fp16") for key in STATES if DsConfig(config).section(name).get(name + key)
+    ]
+    return [
+        wrong(
+            "DS_CONFIG",
+            settings.ds_config,
+            f"says {name}.{name}{key}, with which AdamW's small updates are rounded to nothing",
+            "remove it from the file; OPTIMIZER_BITS=16 has such states, rounded stochastically",
+        )
+        for name, key in found
+    ]
 
 
 def path(settings: Settings) -> Path:

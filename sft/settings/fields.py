@@ -42,6 +42,7 @@ from sft.settings.kinds import (
     Schedule,
     Secret,
     Splits,
+    StateBits,
     Text,
     TimeLimit,
     TrainedAnswers,
@@ -186,6 +187,11 @@ class Settings(BaseModel):
         "auto",
         description="bf16, fp16 (dynamic loss scaling), fp32, or auto: bf16 on GPUs that have it, fp16 on older ones, "
         "fp32 on CPU",
+    )
+    optimizer_bits: Annotated[StateBits, Bits] = Field(
+        32,
+        description="bits of AdamW's moments and of the weights that it updates: 32, or 16 = bf16, rounded "
+        "stochastically, which halves the memory of weights, gradients and optimizer together; needs PRECISION=bf16",
     )
     gradient_checkpointing: MayChange[Annotated[bool | None, Planned]] = Field(
         None, description="recompute activations in the backward pass: less memory, a third more time; auto: if needed"

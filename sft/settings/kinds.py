@@ -24,6 +24,7 @@ Schedule = Literal["cosine", "linear", "constant"]
 Planning = Literal["refuse", "warn"]
 Wandb = Literal["auto", "online", "offline", "disabled"]
 BaseBits = Literal[16, 4]
+StateBits = Literal[32, 16]
 TrainedAnswers = Literal["all", "last"]
 MarksInText = Literal["parse", "split"]
 LongRows = Literal["cut", "drop", "refuse"]
@@ -149,7 +150,8 @@ Lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value,
 # `auto` becomes None: the plan puts a number there before the settings are decided.
 Planned = BeforeValidator(lambda value: None if isinstance(value, str) and value.strip().lower() == "auto" else value)
 # A literal takes only the number itself; users write text.
-Bits = BeforeValidator(lambda value: {"16": 16, "4": 4}.get(value.strip(), value) if isinstance(value, str) else value)
+BITS = {"32": 32, "16": 16, "4": 4}
+Bits = BeforeValidator(lambda value: BITS.get(value.strip(), value) if isinstance(value, str) else value)
 Count = Annotated[int, Field(le=LARGEST)]  # this limit wins over one of the field: fields with their own use plain int
 Text = Annotated[str, AfterValidator(readable)]
 Name = Annotated[str, AfterValidator(plain)]

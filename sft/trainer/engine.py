@@ -28,6 +28,7 @@ from sft.trainer.loss import TargetLoss
 from sft.trainer.model import adapter, liger, towers
 from sft.trainer.model.load import load_model
 from sft.trainer.model.parts import count_weights, decoder_layers, true_shape
+from sft.trainer.optimizer import keep_one_copy, optimizer_for
 
 
 def start_engine(
@@ -63,14 +64,12 @@ def start_engine(
         # sequences take to compute. Nothing larger is gathered at once: DeepSpeed takes the gradients of a unit for
         # complete when that of its input is, and a whole model's input, token ids, has none.
         set_z3_leaf_modules(model, list({type(layer) for layer in layers}))
-    optimizer = torch.optim.AdamW(
-        parameter_groups(loss, settings.weight_decay),
-        lr=settings.learning_rate,
-        fused=world.device.type == "cuda" or "offload_optimizer" in config.zero,
-    )
+    optimizer = optimizer_for(parameter_groups(loss, settings.weight_decay), settings, config, world)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     engine, *_ = deepspeed.initialize(model=loss, optimizer=optimizer, config=filled.content, dist_init_required=False)
     distributed.wait_without_limit()  # in the process groups that DeepSpeed has just made
+    if settings.optimizer_bits == 16:
+        keep_one_copy(engine)
     for name, buffer in buffers.items():
         # Without ZeRO-3, DeepSpeed rounds buffers to the weights' type too: rotary frequencies in bf16 put the 500th
         # token of a sequence a whole position away from where it is.
@@ -214,10 +213,11 @@ def forget_gradients(engine: DeepSpeedEngine) -> None:
 
 
 def missing_moments_bytes(engine: DeepSpeedEngine) -> int:
-    """Return the bytes of AdamW's two fp32 moments on this rank's GPU, if its first step has yet to allocate them."""
+    """Return the bytes of AdamW's two moments on this rank's GPU, if its first step has yet to allocate them."""
     if engine.optimizer.optimizer.state or engine.zero_cpu_offload():
         return 0
-    return 2 * 4 * count_weights(engine.module, only_trained=True) // engine.world_size
+    element: int = engine.optimizer.master_weights_and_grads_dtype.itemsize
+    return 2 * element * count_weights(engine.module, only_trained=True) // engine.world_size
 
 
 def grad_norm(engine: DeepSpeedEngine) -> Pending:

@@ -40,7 +40,11 @@ class OutOfMemory(Exception):
 def remedies(settings: Decided) -> str:
     """Return settings that need less GPU memory than these, as an error names them; the least drastic come first."""
     ways = [] if settings.gradient_checkpointing else ["GRADIENT_CHECKPOINTING=1"]
-    ways += [] if settings.ds_config == "zero3_offload" else ["DS_CONFIG=zero3_offload"]
+    if settings.ds_config != "zero3_offload":
+        in_32_bits = " OPTIMIZER_BITS=32" if settings.optimizer_bits != 32 else ""
+        ways.append(f"DS_CONFIG=zero3_offload{in_32_bits}")
+    if settings.precision == "bf16" and settings.optimizer_bits == 32 and not settings.lora_rank:
+        ways.append("OPTIMIZER_BITS=16" + (" DS_CONFIG=zero3" if "offload" in settings.ds_config else ""))
     ways += [] if settings.lora_rank else ["LORA_RANK=16"]
     return ", ".join([*ways, "more GPUs or a smaller model"])
 

@@ -16,6 +16,7 @@ from sft.host.plan.alternatives import (
     first_that_fits,
     more_hardware,
     shorter_rows,
+    states_in_16_bits,
 )
 from sft.host.plan.job import GIB
 from sft.host.plan.memory import evaluation_bytes
@@ -76,19 +77,21 @@ def host_need(plan: Plan) -> str:
 def culprit_and_remedy(plan: Plan) -> tuple[str, str]:
     """Return the setting to blame, if any, and what to do: the smallest change first.
 
-    The smallest change is a cheaper way to train the same. Offloading costs so much time that an adapter and more GPUs
-    are named beside it. Shorter rows are suggested only if nothing else fits.
+    The smallest change is a cheaper way to train the same. Offloading costs so much time that states in 16 bits, an
+    adapter and more GPUs are named beside it. Shorter rows are suggested only if nothing else fits.
     """
     same = first_that_fits(plan, cheaper(plan.settings))
     if same and same.changes.get("ds_config") not in OFFLOADING:
         return same.culprit, f"use {same.words}"
+    in_16_bits = first_that_fits(plan, states_in_16_bits(plan.settings))
     adapter = first_that_fits(plan, adapters(plan.settings))
-    found = [way for way in (same, adapter) if way]
+    found = [way for way in (in_16_bits, same, adapter) if way]
     if not found and (shorter := first_that_fits(plan, shorter_rows(plan.settings))):
         found = [shorter]
     words = [way.words for way in found]
     if more := more_hardware(plan, offload=same is None):
-        words.append(("all weights with " if adapter and not same else "") + " or ".join(more))
+        whole = "all weights in 32 bits with " if in_16_bits else "all weights with "
+        words.append((whole if adapter and not same else "") + " or ".join(more))
     if not found:
         words.append("a smaller model")
     return found[0].culprit if found else "", f"use {', or '.join(words)}"

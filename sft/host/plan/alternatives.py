@@ -9,7 +9,7 @@ from typing import TypedDict
 from sft.errors import SettingsError
 from sft.host.plan.plan import Plan
 from sft.settings.fields import DS_CONFIGS, Settings
-from sft.settings.kinds import BaseBits
+from sft.settings.kinds import BaseBits, StateBits
 from sft.settings.stages import Resolved
 
 # DS_CONFIGs that keep the optimizer, or the weights too, in the machine's memory.
@@ -30,6 +30,7 @@ class Changes(TypedDict, total=False):
     gradient_accumulation_steps: int
     max_length: int
     ds_config: str
+    optimizer_bits: StateBits
     lora_rank: int
     lora_base_bits: BaseBits
     nodes: int
@@ -88,9 +89,20 @@ def cheaper(settings: Settings) -> Iterator[Changes]:
         return
     for name in ("zero3", *OFFLOADING):
         if name == OFFLOADING[0] and settings.lora_rank:  # unpacking is faster than fetching from the machine's memory
-            yield {"lora_base_bits": 4, "ds_config": "zero2", **AUTO}
+            yield {"lora_base_bits": 4, "ds_config": "zero2", "optimizer_bits": 32, **AUTO}
         if name != settings.ds_config:
-            yield {"ds_config": name, **AUTO}
+            yield {"ds_config": name, **states_under(name, settings.optimizer_bits), **AUTO}
+
+
+def states_under(ds_config: str, bits: StateBits) -> Changes:
+    """Return the states that a DS_CONFIG can have, if `bits` are asked for: offloaded ones have 32."""
+    return {"optimizer_bits": 32 if ds_config in OFFLOADING else bits}
+
+
+def states_in_16_bits(settings: Settings) -> Iterator[Changes]:
+    """Yield changes that train all weights in half the memory, rounded to 16 bits after each step."""
+    if settings.optimizer_bits == 32 and not settings.lora_rank:
+        yield {"optimizer_bits": 16, "ds_config": "zero3", **AUTO}
 
 
 def adapters(settings: Settings) -> Iterator[Changes]:
@@ -98,7 +110,7 @@ def adapters(settings: Settings) -> Iterator[Changes]:
     if not settings.lora_rank:
         for name in ("zero2", "zero3"):  # with ZeRO-2 every GPU has the frozen weights whole, and gathers nothing
             yield {"lora_rank": LORA_RANK, "ds_config": name, **AUTO}
-        yield {"lora_rank": LORA_RANK, "lora_base_bits": 4, "ds_config": "zero2", **AUTO}
+        yield {"lora_rank": LORA_RANK, "lora_base_bits": 4, "ds_config": "zero2", "optimizer_bits": 32, **AUTO}
 
 
 def shorter_rows(settings: Settings) -> Iterator[Changes]:
@@ -124,20 +136,30 @@ def more_hardware(plan: Plan, offload: bool) -> list[str]:
             found.append(f"DS_CONFIG=zero3{unpacked} on {number} GPUs{memory}")
             break
     for name in OFFLOADING if offload else ():
-        offloaded = Plan.of(Resolved.of(settings, **{**whole, "ds_config": name}), conditions)
+        offloaded = Plan.of(Resolved.of(settings, **{**whole, "ds_config": name, "optimizer_bits": 32}), conditions)
         if offloaded.fits_gpu:
-            found.append(f"DS_CONFIG={name}{unpacked} in {offloaded.host_gib:.0f} GiB of memory")
+            states = " OPTIMIZER_BITS=32" if settings.optimizer_bits != 32 else ""
+            found.append(f"DS_CONFIG={name}{unpacked}{states} in {offloaded.host_gib:.0f} GiB of memory")
             break
     return found
 
 
 def variants(chosen: Plan) -> Iterator[tuple[str, Plan]]:
     """Yield names and plans of the ways to train: ZeRO's stages, recomputation, LoRA, each with its best budget."""
-    for name in dict.fromkeys([*DS_CONFIGS, chosen.settings.ds_config]):
-        for recompute in (False, True):
-            yield name, variant(chosen, name, recompute)
-    yield from inside_hosts(chosen)
     settings = chosen.settings
+    usual = [
+        (name, variant(chosen, name, recompute))
+        for name in dict.fromkeys([*DS_CONFIGS, settings.ds_config])
+        for recompute in (False, True)
+    ]
+    yield from usual
+    yield from inside_hosts(chosen)
+    in_gpus = any(found.fits and name not in OFFLOADING for name, found in usual)
+    if settings.precision == "bf16" and (settings.optimizer_bits == 16 or not in_gpus):
+        own = [settings.ds_config] if settings.optimizer_bits == 16 else []
+        for name in dict.fromkeys(["zero3", *own]):
+            for recompute in (False, True):
+                yield f"{name}, 16 bits", variant(chosen, name, recompute, states=16)
     rank = settings.lora_rank or LORA_RANK
     lora: list[tuple[str, BaseBits]] = [("zero2", 16), ("zero3", 16), ("zero2", 4)]
     if settings.lora_rank:
@@ -162,11 +184,14 @@ def inside_hosts(chosen: Plan) -> Iterator[tuple[str, Plan]]:
             yield f"zero3, hpZ {on_a_host}", found
 
 
-def variant(chosen: Plan, ds_config: str, recompute: bool, lora_rank: int = 0, bits: BaseBits = 16) -> Plan:
+def variant(
+    chosen: Plan, ds_config: str, recompute: bool, lora_rank: int = 0, bits: BaseBits = 16, states: StateBits = 32
+) -> Plan:
     """Return the plan of other settings, with its best budget; the chosen plan itself if they are the same."""
     changes: Changes = {
         "ds_config": ds_config,
         "gradient_checkpointing": recompute,
+        "optimizer_bits": states,
         "lora_rank": lora_rank,
         "lora_base_bits": bits,
     }

@@ -36,6 +36,7 @@ class Job:
     lora_rank: int = 0  # of adapters on every matrix of the layers, whatever LORA_TARGETS says
     lora_dropout: bool = False
     adapts_experts: bool = False  # adapters are on a mixture's experts too
+    optimizer_bits: int = 32  # of AdamW's weights and moments
     base_bits: int = 16  # 4: the layers' matrices under the adapters are quantised
     bucket: int = 0  # elements that are reduced together
     contiguous: bool = False  # gradients are copied into buckets
@@ -70,6 +71,7 @@ class Job:
             lora_rank=rank,
             lora_dropout=settings.lora_dropout > 0,
             adapts_experts=settings.adapts_experts,
+            optimizer_bits=settings.optimizer_bits,
             base_bits=settings.lora_base_bits,
             bucket=config.size("reduce_bucket_size", reduce_bucket(trained)),
             contiguous=bool(config.zero.get("contiguous_gradients", True)),

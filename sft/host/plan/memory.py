@@ -11,11 +11,15 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from sft.host.plan.job import GIB, Job
-from sft.sizes import CHUNK_BYTES
+from sft.sizes import CHUNK_BYTES, OPTIMIZER_PIECE
 
 Moment = Literal["forward", "backward", "optimizer"]
 
-ADAM_BYTES = 12  # a weight's fp32 master and two moments
+# Copies of a weight that AdamW has: its fp32 master and two moments, or the moments alone. 16-bit weights are their own
+# master.
+ADAM_COPIES = {32: 3, 16: 2}
+# fp32 copies of a piece that 16-bit states are updated in: states and gradient, a random number and three results.
+PIECE_COPIES = 8
 NF4_SCALE_BYTES = 4 / 64  # per weight of a matrix that is being unpacked: its scales in fp32
 MAX_LIVE = 1_000_000_000  # elements of gathered weights that ZeRO-3 keeps: DeepSpeed's default
 # Outside the allocator, so not in mem/peak_gib: driver, kernels and cuBLAS; NCCL's buffers. ASSUMED.
@@ -72,7 +76,7 @@ def gpu_memory(job: Job, tokens: float, target_share: float, micro_steps: int) -
     always = Parts(
         weights=resident_weight_bytes(job),
         gradients=0,
-        optimizer=0 if job.offload_optimizer else ADAM_BYTES * job.trained / job.ranks,
+        optimizer=0 if job.offload_optimizer else adam_bytes(job) * job.trained / job.ranks,
         buckets=0,
         activations=0,
         loss=0,
@@ -131,6 +135,11 @@ def in_optimizer(job: Job, always: Parts) -> Parts:
     return replace(always, gradients=gradients, buckets=flattened_bytes(job, shard))
 
 
+def adam_bytes(job: Job) -> int:
+    """Return the bytes per trained weight that AdamW has beside the weight itself."""
+    return ADAM_COPIES[job.optimizer_bits] * job.optimizer_bits // 8
+
+
 def gradient_bytes(job: Job) -> float:
     """Return the bytes of the gradients that a rank accumulates: those of its shard; ZeRO-1 shards none."""
     if job.offload_optimizer:
@@ -160,11 +169,14 @@ def kept_bytes(job: Job, tokens: float, target_share: float) -> float:
 def flattened_bytes(job: Job, shard: float) -> float:
     """Return the bytes of the gradients that an optimizer step copies, flattened and then as fp32.
 
-    ZeRO-3 takes a sub-group at a time. A sub-group holds whole tensors: the embedding is one of its own.
+    ZeRO-3 takes a sub-group at a time. A sub-group holds whole tensors: the embedding is one of its own. With 16-bit
+    states the copy is flattened only, and fp32 is a piece of everything.
     """
     if job.offload_optimizer:
         return 0
     step = min(shard, max(job.sub_group, job.shape.largest_tensor / job.ranks)) if job.stage == 3 else shard
+    if job.optimizer_bits == 16:
+        return step * job.element + min(step, OPTIMIZER_PIECE) * 4 * PIECE_COPIES
     return step * (4 + (job.element if job.element < 4 else 0))
 
 
@@ -243,11 +255,13 @@ def host_memory(job: Job) -> HostMemory:
     """Return what a run holds in the machine's memory.
 
     A checkpoint has the optimizer's states of the trained weights. Under ZeRO-1 and 2 it also has the weights; under
-    ZeRO-3 the states contain them. That makes 14 and 12 bytes per weight in bf16, as measured.
+    ZeRO-3 the states contain them. That makes 14 and 12 bytes per weight in bf16, as measured; 8 and 6 with 16-bit
+    states, whose master is the weight itself.
     """
-    offloaded = (ADAM_BYTES + 4 + job.element) * job.trained if job.offload_optimizer else 0  # with both gradients
+    states = 3 * job.optimizer_bits // 8
+    offloaded = (states + 4 + job.element) * job.trained if job.offload_optimizer else 0  # with both gradients
     return HostMemory(
         offloaded=offloaded + (job.element * job.weights if job.offload_weights else 0),
-        save=(ADAM_BYTES + job.element * (job.stage < 3)) * job.trained,
+        save=(states + job.element * (job.stage < 3)) * job.trained,
         export=job.element * job.shape.weights,
     )

@@ -18,7 +18,7 @@ LARGEST_BUDGET = 32768  # tokens; larger micro-steps are hardly faster
 # The settings that a plan depends on.
 PLANNED_BY = (
     "ds_config", "gradient_checkpointing", "max_tokens_per_micro_step", "precision", "compile", "packing", "batch_size",
-    "max_length", "lora_rank", "lora_base_bits",
+    "max_length", "optimizer_bits", "lora_rank", "lora_base_bits",
 )  # fmt: skip
 
 

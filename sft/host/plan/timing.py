@@ -18,7 +18,8 @@ PASSES = 8.0
 PASSES_RECOMPUTED = 3.0  # more if they are recomputed: the forward pass again
 PASSES_COMPILED = 1.0  # fewer with torch.compile
 HEAD_BYTES = 50  # traffic per logit: bf16 and fp32 copies, softmax, two matrix products (sft/trainer/loss.py)
-OPTIMIZER_BYTES = 110  # traffic per weight: 45 ms of GPU for 1.236e9 weights
+# Traffic per weight of AdamW: 45 ms of GPU for 1.236e9 weights. With 16-bit states: counted, not measured.
+OPTIMIZER_BYTES = {32: 110, 16: 220}
 ADAPTER_PASSES = 6.0  # memory traffic of adapters, in multiples of their inputs and outputs
 STEP_HOST_S = 0.027  # a step in which the GPU waits: for the norm's value, the optimizer's start, the loss
 # The time of Python: of one micro-step, and of each layer in it (121 ms for 16 layers). More for each layer ...
@@ -121,7 +122,7 @@ def optimizer_seconds(job: Job) -> float:
     if job.offload_optimizer:
         back_s = job.element * shard / (job.card.host_gb_s * 1e9)
         return job.trained * HOST_ADAM_BYTES / HOST_BYTES_PER_S + back_s + STEP_HOST_S
-    return shard * OPTIMIZER_BYTES / job.card.bytes_per_s + STEP_HOST_S
+    return shard * OPTIMIZER_BYTES[job.optimizer_bits] / job.card.bytes_per_s + STEP_HOST_S
 
 
 def link_speed(job: Job) -> float:

@@ -33,9 +33,9 @@ from tests.unit.plan.planning import planned
         ),
         (
             {"model_name": "meta-llama/Llama-3.1-8B"},
-            r"does not fit: meta-llama/Llama-3.1-8B needs 37.\d GiB of each GPU, 22.7 .*; use LORA_RANK=16 "
-            r"DS_CONFIG=zero2, or all weights with DS_CONFIG=zero3 on 8 GPUs or DS_CONFIG=zero3_offload in 150 GiB of "
-            r"memory$",
+            r"does not fit: meta-llama/Llama-3.1-8B needs 37.\d GiB of each GPU, 22.7 .*; use OPTIMIZER_BITS=16, or "
+            r"LORA_RANK=16 DS_CONFIG=zero2, or all weights in 32 bits with DS_CONFIG=zero3 on 8 GPUs or "
+            r"DS_CONFIG=zero3_offload in 150 GiB of memory$",
         ),
         (
             {"model_name": "meta-llama/Llama-3.1-8B", "number": 1, "gpu": "4080"},
@@ -43,8 +43,8 @@ from tests.unit.plan.planning import planned
         ),
         (
             {"model_name": "meta-llama/Llama-3.1-8B", "host_gib": 256},
-            r"does not fit: .*; use DS_CONFIG=zero3_offload, or LORA_RANK=16 DS_CONFIG=zero2, or DS_CONFIG=zero3 on 8 "
-            r"GPUs$",
+            r"does not fit: .*; use OPTIMIZER_BITS=16, or DS_CONFIG=zero3_offload, or LORA_RANK=16 DS_CONFIG=zero2, or "
+            r"DS_CONFIG=zero3 on 8 GPUs$",
         ),
         (
             {"model_name": "meta-llama/Llama-3.1-8B", "number": 1, "gpu": "4080", "host_gib": 192},
