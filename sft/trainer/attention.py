@@ -57,7 +57,9 @@ def attention(
     packed = packed or noted()
     options = Options(scaling, sliding_window or 0, dropout, softcap or 0.0, s_aux)
     if packed is None:
-        mask = attention_mask if position_bias is None else bias(query, attention_mask) + position_bias
+        mask = attention_mask
+        if position_bias is not None:
+            mask = bias(query, causal(query, options.window) if mask is None else mask) + position_bias
         return in_batches(query, key, value, mask, options).transpose(1, 2), None
     if options.window >= packed.longest:
         options = options._replace(window=0)
@@ -174,7 +176,7 @@ def causal(query: torch.Tensor, window: int) -> torch.Tensor:
 
 
 def bias(query: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Return what a mask adds to scores; without one, causal attention."""
+    """Return what a mask adds to scores; without one, causal attention without a window."""
     mask = causal(query, 0) if mask is None else mask
     return (
         mask if mask.dtype != torch.bool else torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)

@@ -212,6 +212,19 @@ def test_in_bf16_attention_that_a_family_writes_out_does_not_see_what_follows():
     assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()  # 0.3 of it without a mask
 
 
+def test_a_bias_of_each_pair_leaves_the_window_its_size():
+    """As Inkling has both, in layers that are computed on padded batches."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 12, 8)
+    bias = torch.randn(2, 4, 12, 12)
+    found, _ = attention.attention(
+        torch.nn.Identity(), query, key, value, None, sliding_window=3, position_bias=bias, scaling=1.0
+    )
+    shown = attention.causal(query, 3)
+    scores = (query @ key.transpose(2, 3) + bias).masked_fill(~shown, -torch.inf)
+    torch.testing.assert_close(found, (scores.softmax(-1) @ value).transpose(1, 2))
+
+
 def test_groups_have_little_padding_and_every_sequence_once():
     lengths = np.random.default_rng(0).integers(1, 400, 60).tolist()
     groups = groups_of(lengths, 1.25)
