@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,8 @@ from typing import IO
 from sft.redaction import guard_tracebacks
 
 stop_requested = threading.Event()
+# One of the architectures in TORCH_CUDA_ARCH_LIST, as DeepSpeed reads them. torch also takes 9.0a and Hopper.
+ARCHITECTURE = re.compile(r"\d+\.\d+(\+PTX)?")
 
 
 class Stopped(Exception):
@@ -44,6 +47,17 @@ def begin() -> None:
     if cards := os.environ.get("SFT_CUDA_DEVICES"):
         # The launcher numbers the GPUs of every node from 0. These are the GPUs that the node program was given.
         os.environ["CUDA_VISIBLE_DEVICES"] = cards
+    forget_architectures()
+
+
+def forget_architectures() -> None:
+    """Unset TORCH_CUDA_ARCH_LIST if DeepSpeed cannot read it: then it compiles its programs for the GPUs that are here.
+
+    Images of containers set it for the programs that were compiled into them.
+    """
+    name = "TORCH_CUDA_ARCH_LIST"
+    if not all(map(ARCHITECTURE.fullmatch, os.environ.get(name, "").replace(";", " ").split())):
+        del os.environ[name]
 
 
 def on_signal(_signal: int, _frame: FrameType | None) -> None:

@@ -126,6 +126,8 @@ class Unpacked:
         if len(shape) == 3 and shape[1:] == (1, tokens):  # what each head adds to the scores of each key: ALiBi
             value = value[..., : self.longest]
             return value.repeat(self.rows, 1, 1) if self.repeats else value
+        if len(shape) == 4 and shape[:3] == (1, 1, tokens):  # angles of positions, or a single head
+            return self.groups.unpack(value[0, 0], self.group)[:, None]
         if len(shape) == 4 and shape[2:] == (self.longest_of_all, self.longest_of_all):  # a mask of each sequence
             return value[..., : self.longest, : self.longest].expand(self.rows, -1, -1, -1)
         return value

@@ -1,17 +1,19 @@
 """What DeepSpeed itself refuses in a file of the user's own is found before the ranks start."""
 
+import contextlib
 import json
-from contextlib import nullcontext
+import os
 
 import pytest
 import torch
+from deepspeed.ops.op_builder.quantizer import QuantizerBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sft.errors import UserError
 from sft.settings import deepspeed
 from sft.settings.load import load
-from sft.trainer import deepspeed_file
+from sft.trainer import deepspeed_file, process
 
 from ..unit.strategies import KEYS, NAMED, VALUES
 
@@ -51,9 +53,29 @@ def test_what_deepspeed_refuses_is_found_before_the_ranks_start(folder):
 def test_what_deepspeed_cannot_compile_here_is_found_before_the_ranks_start(folder, zero, named):
     (folder / "mine.json").write_text(json.dumps({"zero_optimization": {"stage": 3} | zero}))
     chosen = load(None, ds_config="mine.json", precision="fp32")
-    with pytest.raises(UserError) if named else nullcontext() as refusal:
+    with pytest.raises(UserError) if named else contextlib.nullcontext() as refusal:
         deepspeed_file.check(chosen, deepspeed.configuration(chosen))
     lines = str(refusal.value).splitlines() if refusal else []
     assert len(lines) == len(named)
     for line, name in zip(lines, named, strict=True):
         assert f"cannot compile what zero_quantized_{name} needs (" in line and line.isprintable()
+
+
+def reads(value, monkeypatch):
+    """Whether DeepSpeed's builder reads these architectures: it raises ValueError or IndexError otherwise."""
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", value)
+    builder = QuantizerBuilder()
+    builder.jit_mode = True
+    with contextlib.suppress(ValueError, IndexError):
+        builder.compute_capability_args()
+        return True
+    return False
+
+
+@pytest.mark.parametrize("value", ["8.0", "8.0;8.6+PTX", "7.5 9.0", "9.0a", "8.0;9.0a+PTX", "Hopper", "10.0f", "90"])
+def test_architectures_that_deepspeed_cannot_read_are_those_of_the_gpus(monkeypatch, value):
+    """As NVIDIA's images set them: 9.0a."""
+    is_read = reads(value, monkeypatch)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", value)
+    process.forget_architectures()
+    assert os.environ.get("TORCH_CUDA_ARCH_LIST") == (value if is_read else None)
