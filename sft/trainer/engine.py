@@ -25,8 +25,8 @@ from sft.trainer import distributed, oom
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import adapter, liger, towers
-from sft.trainer.model.load import load_model
+from sft.trainer.model import adapter, fla_kernels, liger, scans, towers
+from sft.trainer.model.load import DTYPES, load_model
 from sft.trainer.model.parts import count_weights, decoder_layers, true_shape
 from sft.trainer.optimizer import keep_one_copy, optimizer_for
 
@@ -56,6 +56,7 @@ def start_engine(
     for line in tried.left_out if world.is_main else []:
         print(line, flush=True)
     loss.kernels, loss.unused = kernels, unused
+    loss.scans = take_scans(model, settings, world, tried.without_scans)
     if settings.lora_rank:
         adapter.save_only_the_adapter(loss)
     filled = fill_in(config, loss, layers, world)
@@ -115,6 +116,13 @@ def take_faster_kernels(
     elif liger.is_usable(world.device):
         return take_liger_kernels(model, world, without)
     return []
+
+
+def take_scans(model: torch.nn.Module, settings: Decided, world: World, without: list[str]) -> list[str]:
+    """Use fla's kernels for what mixes the tokens of a sequence, if it is installed. Return their names."""
+    if not scans.is_usable(world.device, DTYPES[settings.precision]):
+        return []
+    return scans.use_kernels(model, fla_kernels.KERNELS.keys() - set(without))
 
 
 def end_engine(engine: DeepSpeedEngine) -> None:

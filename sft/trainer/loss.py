@@ -17,7 +17,7 @@ import transformers
 
 from sft.run.records import Tried
 from sft.sizes import CHUNK_BYTES
-from sft.trainer.model import implementation
+from sft.trainer.model import implementation, scans
 from sft.trainer.packed import Packed, note
 from sft.trainer.router_loss import RouterLoss
 
@@ -33,10 +33,12 @@ class TargetLoss(torch.nn.Module):
     def __init__(self, model: transformers.PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        scans.replace(model)
         self.own_attention = model.config._attn_implementation
         self.gives_positions = True  # to the model, for packed sequences; otherwise it counts them itself
         self.gives_logits = False  # instead of the loss, to try what is fast (fast_paths.py)
         self.kernels: list[str] = []  # of Liger, in the model
+        self.scans: list[str] = []  # kernels of fla, in the model
         self.unused: list[str] = []  # names of the weights that text does not pass, frozen
         self.left_out: list[str] = []  # the fast ways that this model cannot go, in words
         head = model.get_output_embeddings()

@@ -16,6 +16,7 @@ from sft.trainer.batching import collate
 from sft.trainer.distributed import World
 from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss
+from sft.trainer.model import scans
 from sft.trainer.packed import Packed, groups_of
 
 from .small_models import HEADS, SIZES, model_of
@@ -36,17 +37,6 @@ FAMILIES = {
 # Families that pack only because some of their layers are computed on padded batches, and which layers these are.
 UNPACKED = {
     "ALiBi": (transformers.BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4), "BloomAttention"),
-    "a convolution": (
-        transformers.Lfm2Config(**SIZES, **HEADS, layer_types=["conv", "full_attention"]), "Lfm2ShortConv",
-    ),
-    "a state space": (transformers.Mamba2Config(
-        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, state_size=8, n_groups=1,
-    ), "Mamba2Mixer"),
-    "a linear attention": (transformers.Qwen3NextConfig(
-        **SIZES, **HEADS, head_dim=8, layer_types=["linear_attention", "full_attention"], num_experts=4,
-        num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=16, linear_num_value_heads=4,
-        linear_num_key_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
-    ), "Qwen3NextGatedDeltaNet"),
     "a mask that it learns": (transformers.DogeConfig(**SIZES, **HEADS), "DogeAttention"),
     "angles of positions that it counts itself": (transformers.RoFormerConfig(
         **SIZES, num_attention_heads=4, is_decoder=True, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
@@ -60,6 +50,23 @@ UNPACKED = {
         is_encoder_decoder=False, pad_token_id=0, bos_token_id=1, eos_token_id=2, forced_eos_token_id=None,
         scale_embedding=False,
     ), "BartLearnedPositionalEmbedding"),
+}  # fmt: skip
+# Families that mix tokens in functions which keep packed sequences apart, and the layers that call them.
+SCANS = {
+    "a convolution": (
+        transformers.Lfm2Config(**SIZES, **HEADS, layer_types=["conv", "full_attention"]), "Lfm2ShortConv",
+    ),
+    "a state space": (transformers.Mamba2Config(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, state_size=8, n_groups=1,
+    ), "Mamba2Mixer"),
+    "a state space with one step after another": (
+        transformers.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=8), "MambaMixer",
+    ),
+    "a linear attention": (transformers.Qwen3NextConfig(
+        **SIZES, **HEADS, head_dim=8, layer_types=["linear_attention", "full_attention"], num_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=16, linear_num_value_heads=4,
+        linear_num_key_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
+    ), "Qwen3NextGatedDeltaNet"),
 }  # fmt: skip
 
 
@@ -121,6 +128,24 @@ def names_of_padded(module):
 @pytest.mark.parametrize("kind", UNPACKED)
 def test_layers_that_mix_tokens_are_computed_on_padded_batches(kind):
     config, name = UNPACKED[kind]
+    assert_packed_is_padded(config, set(name.split()))
+
+
+@pytest.mark.parametrize("kind", SCANS)
+def test_convolutions_and_scans_keep_packed_sequences_apart_by_themselves(kind):
+    assert_packed_is_padded(SCANS[kind][0], set())
+
+
+@pytest.mark.parametrize("kind", SCANS)
+def test_a_scan_that_mixes_sequences_is_found_and_its_layers_get_padded_batches(kind, monkeypatch):
+    config, name = SCANS[kind]
+    monkeypatch.setattr(scans.Mixing, "in_groups", lambda self, given, extra, sequences: self.plain(**given, **extra))
+    monkeypatch.setattr(scans.Mixing, "spread", lambda self, given, extra, sequences: self.plain(**given, **extra))
+    assert_packed_is_padded(config, set(name.split()))
+
+
+def assert_packed_is_padded(config, names):
+    """Packed rows have the loss and gradients of padded ones, with these layers on padded batches."""
     module = TargetLoss(model_of(config)).eval()
     rows = sequences(7, 12, 5, 12)
     found = []
@@ -128,7 +153,7 @@ def test_layers_that_mix_tokens_are_computed_on_padded_batches(kind):
         fast_paths.end_packing(module)
         assert take_fast_paths(module, packing, ALONE) is packing
         assert {type(layer.module).__name__ for layer in unpacked_layers.of(module.model)} == (
-            set(name.split()) if packing else set()
+            names if packing else set()
         )
         module.model.zero_grad()
         loss = module(*collate(rows, packing, CPU))

@@ -17,7 +17,7 @@ import torch
 from sft.trainer import fast_paths
 from sft.trainer.data.rows import Row
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import implementation, liger, published
+from sft.trainer.model import implementation, liger, published, scans
 from sft.trainer.trial import passes
 from sft.trainer.trial.copies import Copies
 from sft.trainer.trial.passes import Result
@@ -41,6 +41,7 @@ class Ways:
     def __init__(self, copies: Copies) -> None:
         self.copies, self.device, self.dtype = copies, copies.world.device, copies.dtype
         self.attention: str | None = None  # the implementation to use; None: the model's own
+        self.used_scans: list[str] = []  # kernels of fla to use for packed rows
 
     @functools.cached_property
     def has_plain_attention(self) -> bool:
@@ -56,6 +57,7 @@ class Ways:
     @functools.cache  # noqa: B019  # lives as long as the trial
     def plain(self, seed: int) -> tuple[Result, dict[str, float]]:
         """Return the plain result, and by what shares another one may differ from it."""
+        scans.use_kernels(self.copies.first(seed)[0], [])
         loss = self.copies.loss(seed, PLAIN if self.has_plain_attention else None)
         result = self.copies.alone(loss, seed)
         try:
@@ -162,6 +164,23 @@ class Ways:
 
         return self.compared(way)
 
+    def scans(self) -> list[str]:
+        """Return the kernels of fla that this family could use."""
+        return sorted({function.kind.kernel for function in scans.of(self.copies.loss().model)} - {""})
+
+    def scan(self, name: str) -> str:
+        """Compare one of fla's kernels."""
+
+        def way(seed: int) -> Result:
+            loss = self.copies.loss(seed, self.attention)
+            scans.use_kernels(loss.model, [name])
+            try:
+                return self.copies.alone(loss, seed)
+            finally:
+                scans.use_kernels(loss.model, [])
+
+        return self.compared(way)
+
     def packed(self) -> str | None:
         """Compare packed rows; None: their logits alone show already that they cannot be packed."""
         if self.packing(0) is None:
@@ -177,6 +196,7 @@ class Ways:
     def packing(self, seed: int) -> TargetLoss | None:
         """Return a copy that packs, or None if it does not keep rows apart."""
         loss = TargetLoss(self.copies.model(seed))  # a new one: packing may change more in it than its attention
+        scans.use_kernels(loss.model, self.used_scans)
         if self.attention:
             loss.own_attention = self.attention
         with passes.quietly():
