@@ -54,7 +54,7 @@ class Mixing:
         self.signature = inspect.signature(self.plain)
         self.uses_kernel = False
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the function."""
         given = self.signature.bind(*args, **kwargs).arguments
