@@ -31,6 +31,7 @@ def of(engine: DeepSpeedEngine, packing: bool, tried: Tried, settings: Decided, 
         and tried.recomputes
         and bool(model.supports_gradient_checkpointing),
         kernels=target_loss.kernels,
+        scans=target_loss.scans,
         trained_share=round(count_weights(target_loss, only_trained=True) / count_weights(target_loss), 6),
         frozen=towers.in_words(model, target_loss.unused),
         left_out=[*target_loss.left_out, *without_adapters(target_loss, settings)],
@@ -56,6 +57,7 @@ def line(found: Capabilities) -> str:
         "packed rows" if found.packing else "padded rows",
         "loss in chunks" if found.chunked_loss else "loss of whole logits",
         *([f"Liger's {', '.join(found.kernels)}"] if found.kernels else []),
+        *([f"fla's {', '.join(found.scans)}"] if found.scans else []),
     ]
     return f"{found.model}: {'; '.join(parts)}"
 

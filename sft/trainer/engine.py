@@ -25,7 +25,7 @@ from sft.trainer import distributed, oom
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import adapter, fla_kernels, liger, scans, towers
+from sft.trainer.model import adapter, liger, scans, towers
 from sft.trainer.model.load import DTYPES, load_model
 from sft.trainer.model.parts import count_weights, decoder_layers, true_shape
 from sft.trainer.optimizer import keep_one_copy, optimizer_for
@@ -56,7 +56,7 @@ def start_engine(
     for line in tried.left_out if world.is_main else []:
         print(line, flush=True)
     loss.kernels, loss.unused = kernels, unused
-    loss.scans = take_scans(model, settings, world, tried.without_scans)
+    take_scans(loss, settings, world, tried)
     if settings.lora_rank:
         adapter.save_only_the_adapter(loss)
     filled = fill_in(config, loss, layers, world)
@@ -118,11 +118,15 @@ def take_faster_kernels(
     return []
 
 
-def take_scans(model: torch.nn.Module, settings: Decided, world: World, without: list[str]) -> list[str]:
-    """Use fla's kernels for what mixes the tokens of a sequence, if it is installed. Return their names."""
-    if not scans.is_usable(world.device, DTYPES[settings.precision]):
-        return []
-    return scans.use_kernels(model, fla_kernels.KERNELS.keys() - set(without))
+def take_scans(loss: TargetLoss, settings: Decided, world: World, tried: Tried) -> None:
+    """Use fla's kernels for what mixes the tokens of a sequence, those that were right on a copy of the model."""
+    if not scans.could_be_fast(world.device, DTYPES[settings.precision]):
+        return
+    said = list[str]()
+    loss.scans = scans.take_kernels(loss.model, tried, said)
+    loss.left_out += said
+    for line in said if world.is_main else []:
+        print(line, flush=True)
 
 
 def end_engine(engine: DeepSpeedEngine) -> None:

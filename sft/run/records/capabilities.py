@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+
 from sft.run.light import dataclass
 from sft.run.typed_json import Record
 
@@ -18,6 +20,7 @@ class Capabilities(Record):
     chunked_loss: bool
     recomputes: bool  # activations, in the backward pass
     kernels: list[str]  # of Liger, in use
+    scans: list[str] = field(default_factory=list)  # kernels of fla, in use
     trained_share: float  # of the weights, adapters included
     frozen: str = ""  # the parts that text does not pass: towers for pictures and sound
     left_out: list[str]  # in words, with the reason

@@ -24,6 +24,14 @@ def borders(sequences: Packed | None) -> dict[str, torch.Tensor]:
     return {"cu_seqlens": sequences.starts_long, "cu_seqlens_cpu": sequences.starts_on_cpu}
 
 
+def load() -> None:
+    """Import fla, which takes seconds. Raises ImportError or OSError if it does not fit what else is installed."""
+    import fla.modules.causal_conv1d
+    import fla.ops.gated_delta_rule
+    import fla.ops.kda
+    import fla.ops.simple_gla  # noqa: F401
+
+
 def convolution(given: Given, sequences: Packed | None) -> torch.Tensor:
     """Convolve [batch, channels, tokens]."""
     from fla.modules.causal_conv1d import causal_conv1d
@@ -77,6 +85,6 @@ def state_space(given: Given, sequences: Packed | None) -> torch.Tensor:
 
 KERNELS: dict[str, Callable[[Given, Packed | None], Any]] = {
     "convolution": convolution,
-    "delta_rule": delta_rule,
-    "state_space": state_space,
+    "delta rule": delta_rule,
+    "state space": state_space,
 }

@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sft.run.records import Tried
 from sft.trainer import packed
 from sft.trainer.attention import has_kernels
 from sft.trainer.model import fla_kernels
 from sft.trainer.packed import Packed
 
+SLOW = "are computed by plain PyTorch, several times slower"
 CHUNK = 64  # tokens, at most: memory of the plain code grows with it
 STATES = ("initial_state", "initial_states", "output_final_state", "return_final_states", "return_last_state")
 
@@ -36,8 +38,8 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind(frozenset({"query", "key", "value", "g", "beta", "chunk_size"}), 1, "delta_rule"),
-    Kind(frozenset({"hidden_states", "dt", "A", "B", "C", "chunk_size"}), 1, "state_space", "mamba_ssm"),
+    Kind(frozenset({"query", "key", "value", "g", "beta", "chunk_size"}), 1, "delta rule"),
+    Kind(frozenset({"hidden_states", "dt", "A", "B", "C", "chunk_size"}), 1, "state space", "mamba_ssm"),
     Kind(frozenset({"hidden_states", "dt", "A", "B", "C", "delta_softplus"}), 2, "", "mamba_ssm"),
     Kind(frozenset({"hidden_states", "weight", "bias", "activation"}), 2, "convolution", "causal_conv1d"),
 )
@@ -132,10 +134,19 @@ def modules_of(model: torch.nn.Module) -> list[ModuleType]:
     return [sys.modules[name] for name in sorted({type(module).__module__ for module in model.modules()})]
 
 
-def is_usable(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether fla is installed, and its kernels run on a device and in a type."""
-    rounded = dtype in (torch.bfloat16, torch.float16)
-    return device.type == "cuda" and rounded and has_kernels() and importlib.util.find_spec("fla") is not None
+def could_be_fast(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether fla's kernels run on a device and in a type: in fp32 they round more than PyTorch."""
+    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and has_kernels()
+
+
+def is_installed() -> bool:
+    """Tell whether fla is."""
+    return importlib.util.find_spec("fla") is not None
+
+
+def names(model: torch.nn.Module) -> list[str]:
+    """Return the kernels of fla that a model's family could use."""
+    return sorted({function.kind.kernel for function in of(model)} - {""})
 
 
 def use_kernels(model: torch.nn.Module, kernels: Iterable[str]) -> list[str]:
@@ -144,3 +155,23 @@ def use_kernels(model: torch.nn.Module, kernels: Iterable[str]) -> list[str]:
     for function in found:
         function.uses_kernel = function.kind.kernel in kernels
     return sorted({function.kind.kernel for function in found if function.uses_kernel})
+
+
+def take_kernels(model: torch.nn.Module, tried: Tried, said: list[str]) -> list[str]:
+    """Use fla's kernels that were right on a copy of the model. Return them; add to `said` what a user should know."""
+    usable = names(model)
+    if not usable:
+        return []
+    if tried.not_tried:
+        said.append(f"{type(model).__name__}: no copy of it was tried with fla's {' and '.join(usable)}: without them")
+        return []
+    if not is_installed():
+        said.append(f"{type(model).__name__}: its {' and '.join(usable)} {SLOW}; install fla-core")
+        return []
+    try:
+        fla_kernels.load()
+    except (ImportError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        said.append(f"fla-core does not load ({reason}): {' and '.join(usable)} {SLOW}")
+        return []
+    return use_kernels(model, fla_kernels.KERNELS.keys() - set(tried.without_scans))

@@ -129,11 +129,11 @@ def fast_ways(copies: Copies, settings: Settings) -> Tried:
         wrong_ones = {kernel: said for kernel in liger.KERNELS if (said := ways.kernel(kernel))}
         found["without_kernels"] = list(wrong_ones)
         left_out += [f"{name} is wrong with Liger's {kernel} ({why}): its own" for kernel, why in wrong_ones.items()]
-    if scans.is_usable(copies.world.device, copies.dtype):
-        wrong_ones = {kernel: said for kernel in ways.scans() if (said := ways.scan(kernel))}
-        found["without_scans"] = list(wrong_ones)
-        left_out += [f"{name} is wrong with fla's {kernel} ({why}): its own" for kernel, why in wrong_ones.items()]
-        ways.used_scans = [kernel for kernel in ways.scans() if kernel not in wrong_ones]
+    if scans.could_be_fast(copies.world.device, copies.dtype) and scans.is_installed():
+        wrong_scans = {kernel: said for kernel in ways.scans() if (said := ways.scan(kernel))}
+        found["without_scans"] = list(wrong_scans)
+        left_out += [f"{name} is wrong with fla's {kernel} ({why}): its own" for kernel, why in wrong_scans.items()]
+        ways.used_scans = [kernel for kernel in ways.scans() if kernel not in wrong_scans]
     packed = ways.packed() if settings.packing else None
     if packed:
         found["packing"] = False

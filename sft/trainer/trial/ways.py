@@ -166,7 +166,7 @@ class Ways:
 
     def scans(self) -> list[str]:
         """Return the kernels of fla that this family could use."""
-        return sorted({function.kind.kernel for function in scans.of(self.copies.loss().model)} - {""})
+        return scans.names(self.copies.loss().model)
 
     def scan(self, name: str) -> str:
         """Compare one of fla's kernels."""
