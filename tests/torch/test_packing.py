@@ -222,6 +222,30 @@ def test_flex_attention_is_attention_in_each_sequence(monkeypatch):
         torch.testing.assert_close(ours, attention.one_by_one(query, key, value, packed, options))
 
 
+def with_large_scores():
+    """A model in bf16 whose attention is rounded by 0.1 of its logits where it is written out: scores of hundreds."""
+    model = model_of(FAMILIES["llama"])
+    for layer in model.model.layers:
+        for part in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            part.weight.data.mul_(30)
+    return TargetLoss(model.to(torch.bfloat16))
+
+
+def test_large_scores_whose_rounding_changes_much_are_packed(monkeypatch):
+    module = with_large_scores()
+    assert take_fast_paths(module, True, ALONE, longest=24) is True
+    assert (module.left_out, module.own_attention) == ([], "sdpa")
+
+    def leaking(query, key, value, packed, options):  # as if all were one sequence
+        whole = Packed(packed.starts[[0, -1]], [sum(packed.lengths)])
+        return attention.one_by_one(query, key, value, whole, options)
+
+    monkeypatch.setattr(attention, "fastest", lambda *_: leaking)
+    module = with_large_scores()
+    take_fast_paths(module, True, ALONE, longest=24)
+    assert names_of_padded(module) == {"LlamaAttention"}
+
+
 def test_in_bf16_attention_that_a_family_writes_out_does_not_see_what_follows():
     config = transformers.XGLMConfig(
         vocab_size=64, d_model=32, num_layers=2, attention_heads=4, ffn_dim=64, dropout=0.0, attention_dropout=0.0
