@@ -38,6 +38,11 @@ class DsConfig:
         stage = self.zero.get("stage")
         return stage if isinstance(stage, int) else 0
 
+    @property
+    def has_16_bit_states(self) -> bool:
+        """Whether AdamW's weights and moments are bf16."""
+        return bool(self.section("bf16").get(OPTIMIZER_STATES))
+
     def size(self, name: str, default: int) -> int:
         """Return a size in `zero_optimization`, or the default if the configuration leaves it open."""
         value = self.zero.get(name)

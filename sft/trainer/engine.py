@@ -20,7 +20,7 @@ from deepspeed.utils import nvtx, set_z3_leaf_modules, z3_leaf_module
 from sft.run.records import Tried
 from sft.settings.deepspeed import DsConfig
 from sft.settings.stages import Decided
-from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
+from sft.sizes import PERSISTENT_SHARE, SMALL_CHUNK_BYTES, SUB_GROUP, reduce_bucket
 from sft.trainer import distributed, oom
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
@@ -57,6 +57,8 @@ def start_engine(
         print(line, flush=True)
     loss.kernels, loss.unused = kernels, unused
     take_scans(loss, settings, world, tried)
+    if loss.head_loss and settings.optimizer_bits == 16:
+        loss.head_loss.chunk_bytes = SMALL_CHUNK_BYTES
     if settings.lora_rank:
         adapter.save_only_the_adapter(loss)
     filled = fill_in(config, loss, layers, world)
@@ -162,14 +164,17 @@ def import_muon() -> None:
     compiler.compile = compiled
 
 
-def fill_in(config: DsConfig, module: torch.nn.Module, layers: list[torch.nn.Module], world: World) -> DsConfig:
+def fill_in(config: DsConfig, module: TargetLoss, layers: list[torch.nn.Module], world: World) -> DsConfig:
     """Return DeepSpeed's configuration with the sizes that depend on the model. What the file says takes precedence."""
     total = count_weights(module)
     sizes = {"reduce_bucket_size": reduce_bucket(count_weights(module, only_trained=True))}
     if config.stage == 3:
         sizes["sub_group_size"] = SUB_GROUP
         # One layer ahead: its weights travel while the layer before it computes.
-        sizes["stage3_prefetch_bucket_size"] = max(map(count_weights, layers), default=total)
+        layer = sizes["stage3_prefetch_bucket_size"] = max(map(count_weights, layers), default=total)
+        if config.has_16_bit_states:
+            live = layer + (count_weights(module.head_loss) if module.head_loss else 0)
+            sizes |= dict.fromkeys(("stage3_max_live_parameters", "stage3_max_reuse_distance"), live)
         if world.device.type == "cuda" and "offload_param" not in config.zero:
             # A small model's weights stay gathered: sharding them would save little memory and cost every pass.
             size_bytes = sum(true_shape(p).numel() * p.element_size() for p in module.parameters())
@@ -228,7 +233,7 @@ def missing_moments_bytes(engine: DeepSpeedEngine) -> int:
     """Return the bytes of AdamW's two moments on this rank's GPU, if its first step has yet to allocate them."""
     if engine.optimizer.optimizer.state or engine.zero_cpu_offload():
         return 0
-    element: int = engine.optimizer.master_weights_and_grads_dtype.itemsize
+    element = 2 if engine.bf16_optimizer_states() else 4
     return 2 * element * count_weights(engine.module, only_trained=True) // engine.world_size
 
 

@@ -96,6 +96,7 @@ class HeadLoss(torch.nn.Module):
     def __init__(self, head: torch.nn.Linear) -> None:
         super().__init__()
         self.weight, self.bias = head.weight, head.bias
+        self.chunk_bytes = CHUNK_BYTES
 
     def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         """Return the summed cross entropy in fp32, a scalar, of `hidden` [targets, size] and `targets` [targets].
@@ -106,7 +107,8 @@ class HeadLoss(torch.nn.Module):
             return F.linear(hidden.to(self.weight.dtype), self.weight, self.bias).float()
         train_weight = self.weight.requires_grad and torch.is_grad_enabled()
         # Some families keep their hidden states in fp32 and cast them before the head.
-        return LinearCrossEntropy.apply(hidden.to(self.weight.dtype), self.weight, self.bias, targets, train_weight)
+        hidden = hidden.to(self.weight.dtype)
+        return LinearCrossEntropy.apply(hidden, self.weight, self.bias, targets, train_weight, self.chunk_bytes)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -120,6 +122,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         bias: torch.Tensor | None,
         targets: torch.Tensor,
         train_weight: bool,
+        chunk_bytes: int,
     ) -> torch.Tensor:
         """Compute the loss and, for a factor of 1, its gradients. `backward` multiplies them by the real factor.
 
@@ -129,7 +132,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden) if hidden.requires_grad else None
         grad_weight = torch.zeros_like(weight) if train_weight else None
         grad_bias = torch.zeros_like(bias) if train_weight and bias is not None else None
-        rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))  # in a chunk: its fp32 logits take CHUNK_BYTES
+        rows = max(1, chunk_bytes // (4 * weight.shape[0]))  # in a chunk: its fp32 logits take chunk_bytes
         for start in range(0, len(hidden), rows):
             chunk, labels = hidden[start : start + rows], targets[start : start + rows, None]
             logits = F.linear(chunk, weight, bias).float()
@@ -154,7 +157,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         """Return the gradients that forward has computed, times the gradient of the loss itself, a scalar."""
         (factor,) = grads
         scaled = [None if grad is None else grad.mul_(factor) for grad in ctx.saved_tensors]
-        return (*scaled, None, None)
+        return (*scaled, None, None, None)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from sft.host.plan.cards import Card
 from sft.host.plan.shapes import Shape
 from sft.settings import deepspeed
 from sft.settings.stages import Resolved
-from sft.sizes import PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
+from sft.sizes import MAX_LIVE, PERSISTENT_SHARE, SUB_GROUP, reduce_bucket
 
 GIB = 2**30
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -41,6 +41,7 @@ class Job:
     bucket: int = 0  # elements that are reduced together
     contiguous: bool = False  # gradients are copied into buckets
     sub_group: int = SUB_GROUP
+    max_live: int = MAX_LIVE  # elements of gathered weights that ZeRO-3 keeps
     persistent: bool = False  # ZeRO-3 keeps the weights whole on every rank
     hosts: int = 1
     wire_gb_s: float = 0.0  # through each host's network card, if there are several
@@ -57,6 +58,7 @@ class Job:
         threshold = config.size("stage3_param_persistence_threshold", shape.weights if small else 0)
         ranks, rank = settings.world_size, settings.lora_rank
         trained = adapter_weights(shape, rank, settings.adapts_experts) if rank else shape.language_weights
+        live = shape.largest_layer + shape.head_weights if settings.optimizer_bits == 16 else MAX_LIVE
         return cls(
             shape=shape,
             card=card,
@@ -76,6 +78,7 @@ class Job:
             bucket=config.size("reduce_bucket_size", reduce_bucket(trained)),
             contiguous=bool(config.zero.get("contiguous_gradients", True)),
             sub_group=config.size("sub_group_size", SUB_GROUP),
+            max_live=config.size("stage3_max_live_parameters", live),
             hpz=config.size("zero_hpz_partition_size", 0),
             persistent=config.stage == 3 and ranks > 1 and threshold >= shape.head_weights,
         )

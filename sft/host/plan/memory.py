@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from sft.host.plan.job import GIB, Job
-from sft.sizes import CHUNK_BYTES, OPTIMIZER_PIECE
+from sft.sizes import CHUNK_BYTES, OPTIMIZER_PIECE, SMALL_CHUNK_BYTES
 
 Moment = Literal["forward", "backward", "optimizer"]
 
@@ -21,7 +21,6 @@ ADAM_COPIES = {32: 3, 16: 2}
 # fp32 copies of a piece that 16-bit states are updated in: states and gradient, a random number and three results.
 PIECE_COPIES = 8
 NF4_SCALE_BYTES = 4 / 64  # per weight of a matrix that is being unpacked: its scales in fp32
-MAX_LIVE = 1_000_000_000  # elements of gathered weights that ZeRO-3 keeps: DeepSpeed's default
 # Outside the allocator, so not in mem/peak_gib: driver, kernels and cuBLAS; NCCL's buffers. ASSUMED.
 CONTEXT_BYTES, NCCL_BYTES = 0.6 * GIB, 0.4 * GIB
 
@@ -197,7 +196,7 @@ def gathered_bytes(job: Job) -> float:
     if not apart or job.persistent:
         return 0
     following = 2 * min(job.weights, job.shape.largest_layer + job.shape.head_weights)
-    return job.element * (min(job.weights, MAX_LIVE) + following)
+    return job.element * (min(job.weights, job.max_live) + following)
 
 
 def loss_bytes(job: Job, tokens: float, target_share: float) -> float:
@@ -208,7 +207,8 @@ def loss_bytes(job: Job, tokens: float, target_share: float) -> float:
     if job.shape.whole_logits:
         return tokens * job.shape.vocabulary * (2 * job.element + target_share * (job.element + 8))
     one = tokens * target_share * 4 * job.shape.vocabulary
-    return 2 * one if one <= CHUNK_BYTES else 3 * CHUNK_BYTES
+    chunk = SMALL_CHUNK_BYTES if job.optimizer_bits == 16 else CHUNK_BYTES
+    return 2 * one if one <= chunk else 3 * chunk
 
 
 def evaluation_bytes(job: Job, tokens: float, target_share: float) -> float:
