@@ -1,8 +1,11 @@
 """What the first `make` shows of pip itself, in a terminal and elsewhere."""
 
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sft.host.install import pip
@@ -41,3 +44,31 @@ def test_pip_itself_is_shown_in_a_terminal_and_elsewhere(package, tmp_path, capf
     assert not pip.pip_install(Path(sys.executable), "--no-index", "no-such-package")
     said, errors = capfd.readouterr()
     assert said == "" and "no-such-package" in errors
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from sft.host.bootstrap.stop import run
+from sft.host.install import pip
+run(lambda: pip.pip_install(Path(sys.argv[1])), after="start again")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_installation_with_one_line_and_leaves_no_pip(tmp_path, number):
+    slow_python = tmp_path / "python"
+    slow_python.write_text("#!/bin/sh\necho 'Building wheel for small (pyproject.toml): started'\nsleep 600\n")
+    slow_python.chmod(0o755)
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(slow_python)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "    building small\n"
+    pips = psutil.Process(process.pid).children(recursive=True)
+    assert pips
+    process.send_signal(number)
+    process.send_signal(number)  # a second one does not interrupt the end of pip
+    said, errors = process.communicate()
+    assert (said, errors) == ("", f"ended by {number.name}: start again\n")
+    assert process.returncode == 128 + number
+    assert not any(pip.is_running() for pip in pips)

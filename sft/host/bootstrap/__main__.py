@@ -11,5 +11,6 @@ for _ in range(3):
     sys.path[0] = os.path.dirname(os.path.abspath(sys.path[0]))  # from this folder to the project's
 
 from sft.host.bootstrap.environment import main  # noqa: E402
+from sft.host.bootstrap.stop import run  # noqa: E402
 
-main()
+run(main, after="the same command starts again")

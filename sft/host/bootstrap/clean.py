@@ -11,7 +11,7 @@ import sys
 from typing import Iterator, List, NamedTuple, Optional
 
 from sft.host.bootstrap import checkout, sound
-from sft.host.bootstrap.stop import stop
+from sft.host.bootstrap.stop import run, stop
 
 FOLDERS = (".venv", ".uv", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis")
 KEPT = "runs/, data/, models/ and .env stay"
@@ -57,7 +57,11 @@ def agreed() -> bool:
         return True
     if not sys.stdin.isatty():
         stop("nothing was removed, because there is no terminal to ask in; `make clean YES=1` removes all of it")
-    return input("remove all of it? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input("remove all of it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        print()
+        return False
 
 
 def folders() -> Iterator[Item]:
@@ -168,4 +172,4 @@ def removed(item: Item) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, after="`make clean` removes what is left")

@@ -92,8 +92,9 @@ def make() -> None:
     """Make `.venv` with pip in it. Exits with one line if there is no way."""
     try:
         if is_usable() and has_venv():
-            made = subprocess.run([sys.executable, "-m", "venv", str(VENV)]).returncode == 0
-            if not made:
+            made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], stderr=subprocess.PIPE, text=True)
+            if made.returncode:
+                sys.stderr.write(made.stderr)
                 stop("python3 -m venv: failed; see its message above")
         else:
             with_uv()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sft import ROOT
 from sft.host.bootstrap import bundle, sound
-from sft.host.bootstrap.stop import stop
+from sft.host.bootstrap.stop import run, stop
 from sft.host.install import backend, leftovers, manifest, torch_build
 from sft.host.install.pip import CONSTRAINTS, pip_install
 from sft.host.install.shown import clock
@@ -50,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, after="the same command continues with the installation")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from sft import ROOT
@@ -14,6 +18,7 @@ from sft.host.install.shown import Shown
 
 CONSTRAINTS = ("-c", "constraints.txt")  # the one version of every package but torch
 TICK_S = 0.5
+END_S = 10.0
 LAST_LINES = 20  # of pip's output, shown if it fails
 
 
@@ -27,7 +32,27 @@ def pip_install(python: Path, *words: str, errors: bool = True) -> bool:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        start_new_session=True,  # a signal to this program's group would end pip before this program knows
     )
+    shown = Shown(sys.stdout)
+    last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
+    try:
+        for line in each_line(process, shown):
+            shown.note(line)
+            last.append(line)
+        succeeded = process.wait() == 0
+    except BaseException:
+        shown.end(succeeded=False)
+        end(process)
+        raise
+    shown.end(succeeded)
+    if errors and not succeeded:
+        sys.stderr.write("".join(last))
+    return succeeded
+
+
+def each_line(process: subprocess.Popen[str], shown: Shown) -> Iterator[str]:
+    """Yield the lines that pip prints. Between them the time that passes is shown."""
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:
@@ -36,8 +61,6 @@ def pip_install(python: Path, *words: str, errors: bool = True) -> bool:
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    shown = Shown(sys.stdout)
-    last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
     while True:
         try:
             line = lines.get(timeout=TICK_S)
@@ -45,11 +68,15 @@ def pip_install(python: Path, *words: str, errors: bool = True) -> bool:
             shown.tick()
             continue
         if line is None:
-            break
-        shown.note(line)
-        last.append(line)
-    succeeded = process.wait() == 0
-    shown.end(succeeded)
-    if errors and not succeeded:
-        sys.stderr.write("".join(last))
-    return succeeded
+            return
+        yield line
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End pip and its compilers: as Ctrl-C does, so that pip removes its temporary folders, or else by force."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
