@@ -96,9 +96,11 @@ def measured(settings: Resolved, warmup: int, steps: int, cap_gib: float = 0.0) 
     forked(1, lambda: work.prepared(settings))
     if settings.device == "cpu":
         effective = Effective.of(without_plan(settings))
+        forked(1, lambda: work.prepared(effective))  # no rank may try the model: only rank 0 could save it
         return forked(settings.world_size, lambda: measure(effective, warmup, steps), settings.gpus_per_node)
     plan = planned(settings, cap_gib)
     effective = Effective.of(plan.settings)
+    forked(1, lambda: work.prepared(effective))
     found = forked(settings.world_size, lambda: measure(effective, warmup, steps, cap_gib), settings.gpus_per_node)
     return found | {
         "budget": plan.settings.max_tokens_per_micro_step,
