@@ -56,7 +56,7 @@ def test_it_finishes_in_both_containers(finished, stack):
     run, _, output = finished
     assert run.state().status == "finished"
     assert stack.exit_codes() == [0, 0]
-    assert "launcher compose (LAUNCHER=compose): 2 nodes in containers" in output
+    assert "LAUNCHER=compose: 2 nodes in containers" in output
     assert set(json.loads(run.evaluation.read_text())) >= {"before", "after"}
 
 

@@ -165,4 +165,4 @@ def test_without_docker_the_folders_go_and_the_rest_is_named(project, engine, mo
     engine.problem = problem
     clean.main()
     assert not (project / ".venv").exists() and engine.removed == []
-    assert f"docker: {said}; containers and images of this folder, if it has any, stay" in capsys.readouterr().out
+    assert f"docker: {said}; what it has of this folder stays" in capsys.readouterr().out

@@ -1,7 +1,11 @@
 """Make `.venv` and fill it: `python3 sft/host/bootstrap/__main__.py [--dev]`. Even Python 2.7 can read this file."""
 
 import os
+import signal
 import sys
+
+if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the modules below are imported is no traceback either
 
 if sys.version_info < (3, 8):  # noqa: UP036
     version = ".".join(map(str, sys.version_info[:3]))

@@ -32,7 +32,7 @@ def main() -> None:
     found = list(folders())
     problem = docker_problem()
     if problem:
-        print(f"docker: {problem}; containers and images of this folder, if it has any, stay")
+        print(f"docker: {problem}; what it has of this folder stays")
     elif problem is None:
         running = containers("--filter", "status=running")
         if running:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from sft.errors import SettingsError, UserError, wrong
-from sft.host.commands.report import conclude, evaluation_lines
+from sft.host.commands.report import conclude, show_evaluation
 from sft.host.commands.watch import watch
 from sft.host.launch import signals
 from sft.host.launch.decide import decide
@@ -47,8 +47,7 @@ def evaluate(written: Settings, name: str, console: Console) -> None:
         return
     if watched.run.state().status == "failed":
         conclude(watched, console, again)
-    for line in evaluation_lines(results):
-        console.print(line)
+    show_evaluation(results, console)
     for label, path in {"results": run.evaluation, "answers": run.answers, "logs": watched.run.logs}.items():
         if path.exists():
             console.print(f"{label:>10}: {path}")

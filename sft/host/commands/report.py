@@ -61,8 +61,7 @@ def report(run: Run, console: Console) -> None:
         console.print(f"{'memory':>10}: {budget.in_words(cut)}; continued with {cut.limit:,}")
     for line in run.unreadable():
         console.print(f"warning: {line}")
-    for line in evaluation_lines(run.results()):
-        console.print(line)
+    show_evaluation(run.results(), console)
     for label, line in looks.of_results(prepared.looks if prepared else None, run.results().after is not None):
         labelled(console, label, line)
     if state.wandb:
@@ -73,8 +72,21 @@ def report(run: Run, console: Console) -> None:
             console.print(f"{label:>10}: {path}")
 
 
+def show_evaluation(results: Evaluation, console: Console) -> None:
+    """Print a table of the model before and after training, and sample answers of the tuned model."""
+    lines = evaluation_lines(results)
+    for line in lines:
+        console.print(line)
+    for sample in results.after.samples if results.after and lines else []:
+        mark = "right" if sample.correct else "wrong"
+        labelled(console, "asked", one_line(sample.prompt))
+        answer = one_line(sample.answer) or "nothing"
+        labelled(console, "answered", f"{answer} ({mark}; expected {one_line(sample.reference)})")
+        console.print()
+
+
 def evaluation_lines(results: Evaluation) -> list[str]:
-    """Return a table of the model before and after training, and sample answers of the tuned model."""
+    """Return a table of the model before and after training."""
     before, after = results.before, results.after
     if not (before and after):
         return []
@@ -99,10 +111,6 @@ def evaluation_lines(results: Evaluation) -> list[str]:
     if before.cut_answers or after.cut_answers:
         cut = [share(results.cut_answers, results.answers) for results in (before, after)]
         lines.append(f"{'cut at MAX_NEW_TOKENS':<28}{shown(cut[0])}{shown(cut[1])}")
-    for sample in after.samples:
-        mark = "right" if sample.correct else "wrong"
-        lines += ["", f"  asked:    {one_line(sample.prompt)}"]
-        lines += [f"  answered: {one_line(sample.answer) or 'nothing'} ({mark}; expected {one_line(sample.reference)})"]
     return [*lines, ""]
 
 

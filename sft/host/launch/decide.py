@@ -82,7 +82,9 @@ def where(settings: Resolved, chosen: Launcher, reason: str, why: str) -> str:
     """Return the line that says where a run will be, on which device, and why."""
     nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)} {chosen.place}"
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
-    return f"launcher {chosen.name} ({reason}): {nodes}, {ranks}, on {settings.device} ({why})"
+    launcher = reason if reason == f"LAUNCHER={chosen.name}" else f"launcher {chosen.name} ({reason})"
+    device = why if why == f"DEVICE={settings.device}" else f"{settings.device} ({why})"
+    return f"{launcher}: {nodes}, {ranks}, on {device}"
 
 
 def choose_device(settings: Settings, offer: Offer, wanted: int) -> OnDevice:

@@ -87,6 +87,6 @@ def need(settings: Settings) -> Shape:
     shape = find(settings)
     if shape is None:
         what = f"its config.json is not in MODEL_PATH={settings.model_path}"
-        remedy = "`make setup` downloads it, or give --shape config.json"
+        remedy = "`make setup` downloads it, or give SHAPE=config.json"
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)])
     return shape
