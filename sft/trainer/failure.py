@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 
+from sft import nccl
 from sft.errors import SftError, kind_of
 from sft.run.directory import Run
 from sft.run.records import Failure
@@ -20,6 +22,8 @@ def failure_of(error: BaseException, run: Run, rank: int) -> Failure:
     if said := oom.reason(error, run):
         return Failure(kind="out_of_memory", reason=f"rank {rank}: {said}", rank=rank)
     what = f"{type(error).__name__}: {textwrap.shorten(str(error), MESSAGE) or 'no message'}"
+    if "nccl" in what.lower() and run.settings().launcher == "compose" and (remedy := nccl.remedy(os.environ)):
+        what += f"; {remedy}"
     kind = kind_of(error)
     kind = kind_of_unexpected(error) if kind == "crash" else kind
     return Failure(kind=kind, reason=f"rank {rank}: {what}", rank=rank)

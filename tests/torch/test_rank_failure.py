@@ -6,9 +6,10 @@ import os
 import pytest
 import torch
 
-from sft import hostfile
+from sft import hostfile, nccl
 from sft.errors import DataError, RunFailed, SettingsError
 from sft.run import lifecycle
+from sft.settings.stages import Decided
 from sft.trainer.failure import failure_of
 from sft.trainer.main import note_failure
 
@@ -50,6 +51,19 @@ def test_an_exception_gets_its_kind_and_reason(run, error, kind, reason):
     found = failure_of(error, run, rank=1)
     assert (found.kind, found.rank) == (kind, 1)
     assert found.reason.startswith(reason)
+
+
+def test_what_nccl_lacks_in_a_container_is_named(run, monkeypatch):
+    for name, value in nccl.BETWEEN_CONTAINERS.items():
+        monkeypatch.setenv(name, value)
+    error = torch.distributed.DistBackendError(NCCL)
+    line = "; set NCCL_P2P_DISABLE=1 NCCL_NVLS_ENABLE=0 in both services, as docker/gpu.yml does"
+    for launcher, removed, named in (("compose", 0, False), ("compose", 1, True), ("local", 1, False)):
+        run.freeze(Decided.of(run.settings(), launcher=launcher))
+        for name in ("NCCL_P2P_DISABLE", "NCCL_NVLS_ENABLE")[: 2 * removed]:
+            monkeypatch.delenv(name, raising=False)
+        assert failure_of(error, run, rank=1).reason.endswith(line) is named
+    assert "NCCL" not in failure_of(ValueError("own"), run, rank=1).reason
 
 
 def test_what_may_follow_from_another_ranks_failure_is_not_the_runs_yet(run):

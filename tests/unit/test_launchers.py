@@ -1,16 +1,17 @@
 """Which launcher is chosen and why, whose containers they are, and what NCCL's log says."""
 
+import json
 import os
 from typing import get_args
 
 import pytest
 
-from sft import ROOT, hostfile
+from sft import ROOT, hostfile, nccl
 from sft.errors import SettingsError
 from sft.host import ownership
 from sft.host.doctor import container
 from sft.host.gpus import Gpu
-from sft.host.launch import image
+from sft.host.launch import compose_files, image
 from sft.host.launch.decide import choose_device
 from sft.host.launch.launcher import LAUNCHERS
 from sft.host.launch.offer import Offer
@@ -88,6 +89,25 @@ def test_nccls_transport_between_the_nodes(log, level, found):
     check = container.transport(log, 2)
     assert check.level == level and found in check.found
     assert bool(check.remedy) == (level != "ok")
+
+
+def combined(with_cards=("llm-master", "llm-worker"), **environment):
+    """What `docker compose config` prints of two services; a variable without a value is null there."""
+    devices = [{"driver": "nvidia", "device_ids": ["0"]}]
+    cards = {"deploy": {"resources": {"reservations": {"devices": devices}}}}
+    services = {name: {"environment": environment} for name in ("llm-master", "llm-worker")}
+    return json.dumps(
+        {"services": {name: one | (cards if name in with_cards else {}) for name, one in services.items()}}
+    )
+
+
+def test_compose_files_that_lack_what_nccl_needs_between_containers_are_named():
+    needed = nccl.BETWEEN_CONTAINERS
+    assert compose_files.without_nccl(combined(**needed)) == ""
+    line = compose_files.without_nccl(combined(**needed | {"NCCL_P2P_DISABLE": None, "NCCL_NVLS_ENABLE": "1"}))
+    assert line.startswith("llm-master and llm-worker lack NCCL_P2P_DISABLE=1 NCCL_NVLS_ENABLE=0, without which")
+    assert compose_files.without_nccl(combined(with_cards=[])) == ""
+    assert compose_files.without_nccl(combined(with_cards=["llm-master"])) == ""
 
 
 def test_an_image_is_built_again_after_any_change_of_a_file_in_it(monkeypatch):

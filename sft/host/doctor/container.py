@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sft import hostfile
+from sft import hostfile, nccl
 from sft.host import gpus
 from sft.host.check import Check
 from sft.host.doctor import kernel
@@ -93,11 +93,13 @@ def all_reduce(rank: int, slots: int, port: int, device: str) -> Iterator[Check]
     world_size = NODES * slots
     ranks = range(rank * slots, (rank + 1) * slots)
     found = probe(device, ranks, world_size, NODES, MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    lacks = nccl.remedy(os.environ) if device == "cuda" else ""
     if found is None:
-        yield Check("all-reduce", "failure", f"hung for {PROBE_TIMEOUT_S} s", "NCCL_DEBUG=INFO shows where")
+        remedy = lacks or "NCCL_DEBUG=INFO shows where"
+        yield Check("all-reduce", "failure", f"hung for {PROBE_TIMEOUT_S} s", remedy)
         return
     if found.failed is not None or (rank == 0 and not found.speeds):
-        yield Check("all-reduce", "failure", found.last_line, "see the other node's checks")
+        yield Check("all-reduce", "failure", found.last_line, lacks or "see the other node's checks")
     elif found.speeds:
         yield measured(found.speeds, device)
     if device == "cuda":

@@ -68,10 +68,20 @@ class Stack:
 
     def device_ids(self) -> dict[str, list[str]]:
         """Return the GPUs that each service is given. Raises UserError if compose cannot read its files."""
+        return compose_files.device_ids(self.config())
+
+    def without_nccl(self) -> str:
+        """Return a line if the compose files lack what NCCL needs between the nodes; "" if not. Raises UserError."""
+        if self.settings.device != "cuda" or gpus.are_without_peers(card.name for card in gpus.facts()):
+            return ""
+        return compose_files.without_nccl(self.config())
+
+    def config(self) -> str:
+        """Return the compose files as compose combines them, as JSON. Raises UserError if it cannot read them."""
         found = self.call("config", "--format", "json")
         if found.returncode:
             raise UserError(f"docker compose config: {last_line(found.stderr)}; fix {BASE} or .env")
-        return compose_files.device_ids(found.stdout)
+        return found.stdout
 
     def cards(self) -> list[gpus.Gpu]:
         """Return the GPUs that the compose files give to the nodes, in rank order; none if they are not all here.

@@ -54,12 +54,16 @@ def before_build(settings: Settings) -> Iterator[Check]:
     if settings.device == "cuda":
         yield toolkit()
     try:
-        compose.Stack(settings).check()
+        stack = compose.Stack(settings)
+        stack.check()
+        lacking = stack.without_nccl()
     except SftError as error:
         for line in str(error).splitlines():
             yield Check.from_problem("compose files", line)
     else:
         yield Check("compose files", "ok", "they agree with the settings")
+        if lacking:
+            yield Check("NCCL", "warning", lacking, f"set them in both services, as {compose_files.GPU} does")
 
 
 def other_users() -> Check | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sft import hostfile
+from sft import hostfile, nccl
 from sft.errors import wrong
 from sft.settings.fields import DEMO, TINY, Settings
 from sft.settings.mixture import parts_of
@@ -20,6 +20,16 @@ def device_ids(config: str) -> dict[str, list[str]]:
         devices = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
         found[name] = [str(device) for entry in devices for device in entry.get("device_ids", [])]
     return found
+
+
+def without_nccl(config: str) -> str:
+    """Return a line if services with GPUs lack what NCCL needs between them; "" if not. `config`: as above."""
+    services = json.loads(config)["services"]
+    with_cards = [name for name, devices in device_ids(config).items() if devices]
+    lacking = {name: lacks for name in with_cards if (lacks := nccl.missing(services[name].get("environment") or {}))}
+    if len(with_cards) < 2 or not lacking:
+        return ""
+    return f"{' and '.join(lacking)} lack {next(iter(lacking.values()))}, without which NCCL fails on cards with NVLink"
 
 
 def problems(settings: Settings, given: dict[str, list[str]]) -> list[str]:

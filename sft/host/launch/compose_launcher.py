@@ -16,6 +16,7 @@ from sft.host.folders import make_folders
 from sft.host.gpus import Gpu
 from sft.host.launch import compose_checks, docker_engine
 from sft.host.launch.compose import Containers, Stack
+from sft.host.launch.compose_files import GPU
 from sft.host.launch.offer import Offer
 from sft.run.directory import Run
 from sft.settings import variables
@@ -80,6 +81,8 @@ class Compose:
         """Check the compose files, make the folders and build the image. Raises UserError."""
         self.stack = Stack(settings)
         self.stack.check()
+        if lacking := self.stack.without_nccl():
+            console.print(f"warning: {lacking}; set them in both services, as {GPU} does")
         self.stack.need_idle()
         ownership.say(console)
         ownership.hand_over(settings, make_folders(settings))
