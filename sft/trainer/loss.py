@@ -96,7 +96,7 @@ class HeadLoss(torch.nn.Module):
     def __init__(self, head: torch.nn.Linear) -> None:
         super().__init__()
         self.weight, self.bias = head.weight, head.bias
-        self.chunk_bytes = CHUNK_BYTES
+        self.chunk_bytes = CHUNK_BYTES  # of logits
 
     def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         """Return the summed cross entropy in fp32, a scalar, of `hidden` [targets, size] and `targets` [targets].

@@ -155,6 +155,87 @@ def test_four_bits_are_for_an_adapters_base_that_is_whole_on_every_gpu(given, pr
     assert load(None, lora_base_bits="4", lora_rank=8, ds_config="zero1").lora_base_bits == 4
 
 
+STATES = "which has room for 32 bits; use DS_CONFIG=zero3, or OPTIMIZER_BITS=32"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"precision": "fp32"}, "needs bf16, and PRECISION is fp32; use PRECISION=bf16, or OPTIMIZER_BITS=32"),
+        ({"precision": "auto"}, "needs bf16, and PRECISION is fp32; use PRECISION=bf16, or OPTIMIZER_BITS=32"),  # CPU
+        ({"ds_config": "zero3_offload"}, f"DS_CONFIG=zero3_offload keeps the optimizer in main memory, {STATES}"),
+        (
+            {"ds_config": "zero3_offload_all"},
+            f"DS_CONFIG=zero3_offload_all keeps the optimizer in main memory, {STATES}",
+        ),
+        (
+            {"lora_base_bits": "4", "lora_rank": 8, "ds_config": "zero2"},
+            "with LORA_BASE_BITS=4 the optimizer has only the adapter, a few MiB; use OPTIMIZER_BITS=32",
+        ),
+    ],
+)
+def test_states_in_16_bits_are_for_bf16_on_the_gpu(given, problem):
+    with pytest.raises(SettingsError) as caught:
+        decided(**{"precision": "bf16", "optimizer_bits": "16"} | given)
+    assert caught.value.problems == [f"OPTIMIZER_BITS=16: {problem}"]
+
+
+@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3"])
+def test_deepspeed_is_told_of_states_in_16_bits(kind):
+    settings = decided(precision="bf16", optimizer_bits="16", ds_config=kind)
+    found = deepspeed.configuration(settings).content
+    assert found["bf16"] == {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+    assert found["zero_allow_untested_optimizer"] is True
+    assert deepspeed.configuration(settings, found).content == found  # as it was when a run began
+    usual = deepspeed.configuration(decided(precision="bf16", ds_config=kind)).content
+    assert usual["bf16"] == {"enabled": True} and "zero_allow_untested_optimizer" not in usual
+    with pytest.raises(SettingsError, match="OPTIMIZER_BITS=8: is not one of the choices; use 32 or 16"):
+        load(None, optimizer_bits="8")
+
+
+LOST = "with which AdamW's small updates are rounded to nothing; remove it from the file; OPTIMIZER_BITS=16 has such"
+
+
+@pytest.mark.parametrize(
+    ("content", "bits", "problem"),
+    [
+        (
+            {"bf16": {"bf16_master_weights_and_grads": True}},
+            32,
+            f"DS_CONFIG=FILE: says bf16.bf16_master_weights_and_grads, {LOST} states, rounded stochastically",
+        ),
+        (
+            {"fp16": {"fp16_master_weights_and_grads": True}},
+            32,
+            f"DS_CONFIG=FILE: says fp16.fp16_master_weights_and_grads, {LOST} states, rounded stochastically",
+        ),
+        (
+            {"bf16": {"bf16_optimizer_states": False}},
+            16,
+            "OPTIMIZER_BITS=16: DS_CONFIG=FILE says bf16_optimizer_states = false; remove bf16_optimizer_states from "
+            "the file, or use OPTIMIZER_BITS=32",
+        ),
+        (
+            {"data_types": {"grad_accum_dtype": "fp32"}},
+            16,
+            'OPTIMIZER_BITS=16: DS_CONFIG=FILE says grad_accum_dtype = "fp32"; remove grad_accum_dtype from the file, '
+            "or use OPTIMIZER_BITS=32",
+        ),
+        ({"bf16": {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}}, 16, ""),
+    ],
+)
+def test_a_file_may_not_round_states_to_the_nearest_value(tmp_path, content, bits, problem):
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3}} | content))
+    given = {"precision": "bf16", "optimizer_bits": str(bits), "ds_config": str(file)}
+    if not problem:
+        assert deepspeed.configuration(decided(**given)).has_16_bit_states
+        return
+    with pytest.raises(SettingsError) as caught:
+        decided(**given)
+    assert [line.replace(str(file), "FILE") for line in caught.value.problems] == [problem]
+
+
 def test_settings_of_another_stage_ask_for_nothing_more_than_before():
     frozen = thaw(decided(master_port=40000).freeze())
     assert type(frozen) is Decided and not frozen.is_explicit("master_port")

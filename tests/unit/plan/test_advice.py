@@ -76,6 +76,20 @@ def test_what_cannot_fit_is_said_with_the_nearest_that_does(settings, line):
     assert "\n" not in problem
 
 
+def test_states_in_16_bits_train_all_weights_of_8b_on_four_small_cards():
+    """The goal that the setting is for. Micro-steps are as few as memory allows: each gathers all weights twice."""
+    settings = {"model_name": "meta-llama/Llama-3.1-8B", "global_batch_size": 64}
+    usual, found = planned(**settings), planned(optimizer_bits=16, **settings)
+    assert not usual.fits and found.fits and found.work.micro_steps == 1
+    assert found.memory.moments["optimizer"].gradients == found.memory.moments["optimizer"].weights
+    for plan in (usual, found):
+        rows = [line.split() for line in view.comparison_table(plan) if "16 bits" in line]
+        assert [row[-1] for row in rows] == ["fit", "*"], rows
+    assert not any("16 bits" in line for line in view.comparison_table(planned()))  # 32 bits fit
+    offloaded = planned(optimizer_bits=16, host_gib=256, number=1, **settings)
+    assert "DS_CONFIG=zero3_offload OPTIMIZER_BITS=32" in advice.problem(offloaded)
+
+
 def test_an_adapter_that_gathers_frozen_weights_for_nothing_is_told():
     settings = {"model_name": "meta-llama/Llama-3.1-8B", "lora_rank": 16}
     assert re.match(r"DS_CONFIG=zero2 is \d+\.\d times as fast: ", advice.faster(planned(**settings)))

@@ -158,14 +158,15 @@ def test_memory_of_one_layer_by_hand():
     assert many == 2 * few
 
 
+@pytest.mark.parametrize(("bits", "bytes_a_weight"), [(32, 12), (16, 4)])
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_states_are_sharded_as_zero_says(stage):
-    settings = load(None, precision="bf16", ds_config=f"zero{stage}")
+def test_states_are_sharded_as_zero_says(stage, bits, bytes_a_weight):
+    settings = load(None, precision="bf16", ds_config=f"zero{stage}", optimizer_bits=bits)
     parts = gpu_memory(Job.of(settings, EIGHT_B, H100), 1000, 0.5, micro_steps=2).moments["forward"]
     weights = EIGHT_B.weights
     assert parts.weights == 2 * weights / (4 if stage == 3 else 1)
     assert parts.gradients == 2 * weights / (1 if stage == 1 else 4)
-    assert parts.optimizer == 12 * weights / 4
+    assert parts.optimizer == bytes_a_weight * weights / 4
     assert (parts.buckets > 0) == (stage == 3)  # gathered for a while
 
 
@@ -186,6 +187,8 @@ def test_offload_and_lora_need_less():
         ({"ds_config": "zero3_offload"}, 12),
         ({"ds_config": "zero2"}, 14),
         ({"ds_config": "zero1"}, 14),
+        ({"ds_config": "zero3", "optimizer_bits": 16}, 6),
+        ({"ds_config": "zero2", "optimizer_bits": 16}, 8),
     ],
 )
 def test_a_save_copies_weights_and_optimizer_to_the_machines_memory(settings, bytes_a_weight):
