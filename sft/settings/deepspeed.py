@@ -151,7 +151,10 @@ def with_16_bit_states(config: dict[str, object]) -> dict[str, object]:
 def unrounded_states(config: dict[str, object], settings: Settings) -> list[str]:
     """Return a line for each state in 16 bits that a file asks for. Rounded to the nearest value it would not move."""
     found = [
-        (name, key) for name in ("bf16", "fp16") for key in STATES if DsConfig(config).section(name).get(name + key)
+        (name, key)
+        for name in ("bf16", "fp16")
+        for key in STATES
+        if DsConfig(config).section(name).get(name + key, "auto") not in ("auto", None, False)
     ]
     return [
         wrong(
