@@ -5,26 +5,21 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from sft import stored_weights
 from sft.errors import SettingsError, wrong
 from sft.settings.fields import TINY, Settings
 from sft.settings.variables import expanded, is_there
 
 Config = Mapping[str, object]  # the content of config.json
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-INDEX = "model.safetensors.index.json"  # says which weights are in which file
-POINTER = b"version https://git-lfs"  # the beginning of a file that git-lfs has not fetched
-HEADER_LENGTH_BYTES = 8  # a safetensors file begins with its header's length
-LONGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses a longer one
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions")
 # Endings of architectures: decoders, also those that are a part of an encoder with a decoder, and others.
 DECODERS = ("ForCausalLM", "LMHeadModel")
 NOT_DECODERS = (
     "ForMaskedLM", "ForPreTraining", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering",
-    "ForMultipleChoice", "ForNextSentencePrediction",
+    "ForMultipleChoice", "ForNextSentencePrediction", "RewardModel",
 )  # fmt: skip
 ENCODERS = (  # families that are decoders only if their config.json says is_decoder
     "bert", "roberta", "electra", "camembert", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "ernie",
@@ -56,19 +51,9 @@ def check_folder(folder: Path, settings: Settings) -> None:
     Loading a pickled file can run any program that its author put into it.
     """
     check_without_weights(folder, settings)
-    name = settings.model_name
-    if any(folder.glob("*.safetensors")):
-        if problem := broken_weights(folder):
-            raise SettingsError([wrong("MODEL_NAME", name, problem, "fetch the model again")])
-        return
-    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
-    if not pickled:
-        remedy = "fetch its safetensors files, or set ALLOW_PICKLE=1 if it has pickled ones that you trust"
-        raise SettingsError([wrong("MODEL_NAME", name, "has no weights in safetensors", remedy)])
-    if not settings.allow_pickle:
-        what = f"its weights are pickled ({pickled[0]}), which can run any program when they are loaded"
-        remedy = "take a model with safetensors, or set ALLOW_PICKLE=1 if you trust its source"
-        raise SettingsError([wrong("MODEL_NAME", name, what, remedy)])
+    problem = stored_weights.problem(folder, settings.allow_pickle)
+    if problem:
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, *problem)])
 
 
 def check_without_weights(folder: Path, settings: Settings) -> None:
@@ -93,8 +78,7 @@ def check_config(config: Config, settings: Settings) -> None:
     if what := not_a_decoder(config):
         problems.append(wrong("MODEL_NAME", settings.model_name, what, "use a causal language model"))
     if what := quantisation(config):
-        remedy = "use the model with its original weights (LORA_BASE_BITS=4 quantises them as they are loaded)"
-        problems.append(wrong("MODEL_NAME", settings.model_name, what, remedy))
+        problems.append(wrong("MODEL_NAME", settings.model_name, what, stored_weights.ORIGINAL))
     if problems:
         raise SettingsError(problems)
     check_length(positions(config), settings)
@@ -117,7 +101,8 @@ def quantisation(config: Config) -> str:
     """Return how a model's weights are quantised already, or ""."""
     found = config.get("quantization_config") or language_part(config).get("quantization_config")
     if not isinstance(found, dict):
-        return ""
+        found = config.get("quantization")  # of MLX
+        return "its weights are quantised already (mlx)" if isinstance(found, dict) and "bits" in found else ""
     bits = "4 bits" if found.get("load_in_4bit") else "8 bits" if found.get("load_in_8bit") else ""
     method = ", ".join(filter(None, (str(found.get("quant_method") or ""), bits)))
     return f"its weights are quantised already ({method})"
@@ -133,8 +118,48 @@ def not_a_model(folder: Path) -> tuple[str, str]:
                 return "holds no config.json; it belongs to a run", f"use its model: MODEL_NAME={run / 'final'}"
             return "holds no config.json; it belongs to a run without a final model", "finish that run first"
     if (folder / "adapter_config.json").is_file():
-        return "is an adapter without its base model", "merge it into the base model, and give that folder"
-    return "holds no config.json", "give a folder in Hugging Face layout"
+        return ADAPTER
+    return next((meant for look in LOOKS if (meant := look(folder))), ("holds no config.json", HUGGING_FACE))
+
+
+def unfinished(folder: Path) -> tuple[str, str] | None:
+    """Return what to say of a folder whose download has not ended, or of an empty one."""
+    if not any(folder.iterdir()):
+        return "is an empty folder", "fetch the model into it"
+    if (folder / "config.json").is_symlink():
+        return "its config.json is a link to a file that is not there", "fetch the model again"
+    if partial := next(folder.rglob("*.incomplete"), None):
+        return f"its download has not ended ({partial.name})", "fetch the model again"
+    return None
+
+
+def deeper(folder: Path) -> tuple[str, str] | None:
+    """Return what to say of a folder above a model's: one of the hub's cache, or one with a single model in it."""
+    inner = [path.parent for path in folder.glob("snapshots/*/config.json")] or [
+        path.parent for path in folder.glob("*/config.json")
+    ]
+    if not inner or (len(inner) > 1 and inner[0].parent == folder):
+        return None
+    newest = max(inner, key=lambda path: path.stat().st_mtime)
+    return f"holds no config.json, but {newest.relative_to(folder)} does", f"use MODEL_NAME={newest}"
+
+
+def other_format(folder: Path) -> tuple[str, str] | None:
+    """Return what to say of models in other formats."""
+    for pattern, what in OTHER_FORMATS:
+        if found := next(folder.glob(pattern), None):
+            return f"holds {what} ({found.name}) and no config.json", HUGGING_FACE
+    return None
+
+
+HUGGING_FACE = "give a folder in Hugging Face layout"
+ADAPTER = ("is an adapter without its base model", "merge it into the base model, and give that folder")
+OTHER_FORMATS = (
+    ("*.gguf", "a model for llama.cpp"),
+    ("model_index.json", "a pipeline of diffusers"),
+    ("params.json", "a model in its maker's own format"),
+)
+LOOKS = (unfinished, deeper, other_format)
 
 
 def language_part(config: Config) -> Config:
@@ -170,70 +195,6 @@ def check_length(most: int | None, settings: Settings) -> None:
     if most and 0 < most < settings.max_length:
         what = f"{settings.model_name} reads {most} tokens at most"
         raise SettingsError([wrong("MAX_LENGTH", settings.max_length, what, f"use {most} or less")])
-
-
-def weight_files(folder: Path) -> list[str]:
-    """Return the names of the safetensors files that a model is loaded from; an empty list if it has none."""
-    if (folder / "model.safetensors").is_file():  # loaded even if there is an index too
-        return ["model.safetensors"]
-    if isinstance(index := read_json(folder / INDEX), dict) and isinstance(index.get("weight_map"), dict):
-        return sorted({str(name) for name in index["weight_map"].values()})
-    return []
-
-
-def broken_weights(folder: Path) -> str:
-    """Return what is wrong with a model's safetensors files: missing, not fetched or incomplete; "" if nothing is."""
-    for name in weight_files(folder) or sorted(path.name for path in folder.glob("*.safetensors")):
-        if not (folder / name).is_file():
-            return f"{name} is missing, which {INDEX} names"
-        if problem := broken_file(folder / name):
-            return f"{name} {problem}"
-    return ""
-
-
-def broken_file(path: Path) -> str:
-    """Return what is wrong with a safetensors file by its header and size, or ""."""
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            return "is a git-lfs pointer and not the file (`git lfs pull`)"
-    try:
-        sizes, start = header(path)
-        whole = start + max((size.end for size in sizes.values()), default=0)
-    except BadHeader:
-        return "is not a complete safetensors file"
-    size = path.stat().st_size
-    return "" if size == whole else f"has {size:,} bytes of {whole:,}"
-
-
-class BadHeader(Exception):
-    """A file does not begin with the header of a safetensors file."""
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """What a safetensors file's header says of a tensor: its shape, and where it ends, in bytes behind the header."""
-
-    shape: tuple[int, ...]
-    end: int
-
-
-def header(path: Path) -> tuple[dict[str, StoredTensor], int]:
-    """Return a safetensors file's tensors by name, and the bytes before the first one. Raises BadHeader, OSError."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
-        if size < HEADER_LENGTH_BYTES + length or length > LONGEST_HEADER:
-            raise BadHeader
-        try:
-            content = json.loads(file.read(length))
-            tensors = {
-                name: StoredTensor(tuple(entry["shape"]), int(entry["data_offsets"][1]))
-                for name, entry in content.items()
-                if name != "__metadata__"
-            }
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise BadHeader from None
-    return tensors, HEADER_LENGTH_BYTES + length
 
 
 def check_bitsandbytes(settings: Settings) -> None:

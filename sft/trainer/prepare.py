@@ -28,6 +28,7 @@ from sft.trainer.data import identity
 from sft.trainer.data.base_model import base_model, described
 from sft.trainer.data.prepared_data import prepared_data, prepared_path
 from sft.trainer.trial import cache as trials
+from sft.trainer.trial import fits
 
 
 def main() -> None:
@@ -84,6 +85,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
     model = base_model(settings)
     if model != folder:  # the hub has another commit by now
         tried = trials.tried(settings, model)
+    unused = fits.check(settings, model)
     model_there = time.monotonic()
     data, found = prepared_data(settings, model, commits, kept_template(run))
     if settings.evaluate or settings.eval_steps:
@@ -97,6 +99,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
         seconds={"base model": model_there - started, "data": data_there - model_there},
         inputs=inputs,
         said=identity.check(run, settings, inputs) if run else [],
+        unused=unused,
         train=found.train,
         validation=found.validation,
         template=found.template,

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -277,7 +278,7 @@ def of_noise(path):
 
 
 def listed_and_missing(path):
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    index = {"metadata": {}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     path.with_name("model.safetensors.index.json").write_text(json.dumps(index))
     path.rename(path.with_name("model-1.safetensors"))
 
@@ -299,6 +300,87 @@ def test_weights_that_are_not_whole_are_refused(whole_model, folder, harm, said)
     harm(folder / "model" / "model.safetensors")
     (line,) = refused(model_name="model")
     assert line.startswith(f"MODEL_NAME=model: {said}") and line.endswith("; fetch the model again")
+
+
+def renamed(path):
+    path.rename(path.with_name("weights.safetensors"))
+
+
+def half_fetched(path):
+    path.rename(path.with_name("model.safetensors.incomplete"))
+
+
+def for_llama_cpp(path):
+    path.rename(path.with_name("model-Q4_K_M.gguf"))
+
+
+def linked_to_nothing(path):
+    path.unlink()
+    path.symlink_to("../blobs/abc")
+
+
+def with_a_broken_index(path):
+    path.rename(path.with_name("model-1.safetensors"))
+    path.with_name("model.safetensors.index.json").write_text("{")
+
+
+def an_adapter_alone(path):
+    path.rename(path.with_name("adapter_model.safetensors"))
+    path.with_name("adapter_config.json").write_text("{}")
+
+
+def stored_as(dtype):
+    def store(path):
+        length = int.from_bytes(path.read_bytes()[:8], "little")
+        head = json.loads(path.read_bytes()[8 : 8 + length])
+        for tensor in head.values():
+            tensor["dtype"] = dtype
+        content = json.dumps(head).encode()
+        path.write_bytes(len(content).to_bytes(8, "little") + content + path.read_bytes()[8 + length :])
+
+    return store
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (renamed, "has no weights under the names that are loaded: .* .it has weights.safetensors.; fetch"),
+        (half_fetched, "its download has not ended .model.safetensors.incomplete.; fetch"),
+        (for_llama_cpp, "has its weights in llama.cpp's format alone .model-Q4_K_M.gguf.; use"),
+        (linked_to_nothing, "model.safetensors is a link to a file that is not there; fetch"),
+        (with_a_broken_index, "model.safetensors.index.json is not an index of weights .*; fetch"),
+        (an_adapter_alone, "is an adapter without its base model; merge"),
+        (stored_as("F8_E4M3"), "its weights are quantised already .F8_E4M3.; use"),
+        (stored_as("I32"), "its weights are quantised already .I32.; use"),
+    ],
+)
+def test_weights_that_would_not_be_loaded_are_refused(whole_model, folder, harm, said):
+    shutil.copytree(whole_model, folder / "model")
+    harm(folder / "model" / "model.safetensors")
+    (line,) = refused(model_name="model")
+    assert re.match(f"MODEL_NAME=model: {said} ", line), line
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ((), "is an empty folder; fetch"),
+        (("model.gguf",), "holds a model for llama.cpp .model.gguf. and no config.json; give"),
+        (("params.json",), "holds a model in its maker's own format .params.json. and no config.json; give"),
+        (("model_index.json",), "holds a pipeline of diffusers .model_index.json. and no config.json; give"),
+        (("small/config.json",), "holds no config.json, but small does; use MODEL_NAME=model/small"),
+        (("snapshots/a/config.json", "refs/main"), "holds no config.json, but snapshots/a does; use"),
+        (("small/config.json", "large/config.json"), "holds no config.json; give"),
+        (("blobs/x.incomplete",), "its download has not ended .x.incomplete.; fetch"),
+    ],
+)
+def test_folders_of_other_things_are_named(folder, files, said):
+    (folder / "model").mkdir()
+    for name in files:
+        (folder / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "model" / name).touch()
+    (line,) = refused(model_name="model")
+    assert re.match(f"MODEL_NAME=model: {said}", line), line
 
 
 def test_a_run_that_came_to_nothing_is_taken_back(folder):
@@ -327,6 +409,7 @@ KINDS = {
         {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
         r"its weights are quantised already \(bitsandbytes, 4 bits\)",
     ),
+    "mlx": ({"quantization": {"group_size": 64, "bits": 4}}, r"quantised already \(mlx\)"),
     "mxfp4": ({"quantization_config": {"quant_method": "mxfp4"}}, r"quantised already \(mxfp4\)"),
     "short": ({"max_seq_len": 64}, "reads 64 tokens at most"),
 }  # fmt: skip

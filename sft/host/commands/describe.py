@@ -33,6 +33,8 @@ def describe(run: Run, console: Console) -> None:
 def lines(prepared: Prepared, settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield a label and a line for everything that there is to say."""
     splits = (("train", prepared.train), ("validation", prepared.validation))
+    for line in prepared.unused:
+        yield "warning", line
     for name, split in splits:
         yield name, ", ".join(counts(split, settings.max_length))
         if split.answers:

@@ -213,6 +213,8 @@ class Node:
             prepared = typed_json.read(self.run.prepared, Prepared)
             for line in prepared.template.said if prepared.template else []:
                 self.supervisor.log.write(f"chat template: {line}")
+            for line in prepared.unused:
+                self.supervisor.log.write(f"warning: {line}")
             for line in [*prepared.said, *provenance.since_it_began(self.run)]:
                 self.supervisor.log.write(f"not as the run began: {line}")
             return True

@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft import model_files
+from sft import stored_weights
 
 Sizes = Mapping[str, tuple[int, ...]]  # the shape of every tensor, by its name
 
-# Tensors that are not trained: masks and rotary frequencies that older versions of transformers stored.
-BUFFERS = re.compile(r"(^|\.)(attn\.(masked_)?bias|attention\.(masked_)?bias|.*inv_freq|position_ids|token_type_ids)$")
+# Tensors that are not trained: masks and rotary frequencies that older versions of transformers stored, decays of
+# MiniMax, codebooks of codecs.
+BUFFERS = re.compile(
+    r"(^|\.)(attn\.(masked_)?bias|attention\.(masked_)?bias|.*inv_freq|position_ids|token_type_ids"
+    r"|(query|key|diagonal)_decay|slope_rate|codebook\.(embed_sum|cluster_usage|initialized))$"
+)
 # Parts for other inputs than text, by the names that families give them.
 TOWER = re.compile(
     r"(^|\.)(vision\w*|visual|audio\w*|image_\w+|img_\w+|speech\w*|mm_projector|multi_modal_projector|embed_vision"
@@ -103,10 +107,10 @@ def is_matrix(name: str, size: tuple[int, ...]) -> bool:
 def sizes_in(folder: Path) -> Sizes | None:
     """Return the shapes of all tensors in a model's folder, or None if its safetensors files are not all there."""
     sizes: dict[str, tuple[int, ...]] = {}
-    for name in model_files.weight_files(folder):
+    for name in stored_weights.weight_files(folder):
         try:
-            tensors, _ = model_files.header(folder / name)
-        except (OSError, model_files.BadHeader):
+            tensors, _ = stored_weights.header(folder / name)
+        except (OSError, stored_weights.BadHeader):
             return None
         sizes |= {tensor: stored.shape for tensor, stored in tensors.items()}
     return sizes or None

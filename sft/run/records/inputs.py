@@ -164,6 +164,7 @@ class Prepared(Record):
     inputs: Inputs
     seconds: dict[str, float] = field(default_factory=dict)  # spent on each
     said: list[str] = field(default_factory=list)  # a line for everything that is not as the run began
+    unused: list[str] = field(default_factory=list)  # a line about weights in the model's files that it does not have
     template: TemplateFacts | None = None  # None: prepared before this was noted
     splits: SplitFiles | None = None  # the same
     row_counts: RowCounts | None = None  # the same

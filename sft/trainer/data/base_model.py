@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from sft import model_files
+from sft import model_files, stored_weights
 from sft.errors import DataError, SettingsError
 from sft.hub.repository import Repository
 from sft.rows import forms
@@ -39,7 +39,7 @@ def base_model(settings: Settings) -> Path:
     local = model_files.local_model(settings)
     folder = local or download(Repository.of_model(settings), FILES)
     if local is None and settings.allow_pickle and not any(folder.glob("*.safetensors")):
-        folder = download(Repository.of_model(settings), [*FILES, *(f"*{suffix}" for suffix in model_files.PICKLED)])
+        folder = download(Repository.of_model(settings), [*FILES, *(f"*{suffix}" for suffix in stored_weights.PICKLED)])
     model_files.check_folder(folder, settings)
     if model_files.has_code(folder):
         check_code(folder, settings)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from sft import model_files
+from sft import stored_weights
 from sft.errors import SettingsError, shown, wrong
 from sft.run.directory import Run
 from sft.run.records import Environment, Inputs, PreparedData
@@ -18,7 +18,7 @@ from sft.settings.fields import Settings
 from sft.settings.mixture import parts_of, title
 from sft.trainer.data.prepared_data import FORMAT
 
-MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".py", *model_files.PICKLED)
+MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".py", *stored_weights.PICKLED)
 # Of a large file, only its ends are hashed, and a piece at every stride: enough to notice any changed matrix.
 END_BYTES = 2**20
 STRIDE_BYTES = 2**25
@@ -31,7 +31,7 @@ def inputs_of(folder: Path, data: PreparedData) -> Inputs:
     commit = folder.name if folder.parent.name == "snapshots" else None
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in MODEL_SUFFIXES)
     if any(path.suffix == ".safetensors" for path in paths):  # pickled weights are not loaded then
-        paths = [path for path in paths if path.suffix not in model_files.PICKLED]
+        paths = [path for path in paths if path.suffix not in stored_weights.PICKLED]
     files = {path.name: sampled_hash(path) for path in paths}
     whole = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
     return Inputs(

@@ -131,7 +131,7 @@ def test_errors_are_one_line():
     with pytest.raises(UserError, match="nowhere.json: No such file"):
         planned(shape="nowhere.json")
     Path("empty").mkdir()
-    with pytest.raises(SettingsError, match=r"MODEL_NAME=./empty: holds no config.json"):
+    with pytest.raises(SettingsError, match=r"MODEL_NAME=./empty: is an empty folder"):
         planned(model_name="./empty")
     Path("half.json").write_text('{"vocab_size": 3}')
     with pytest.raises(

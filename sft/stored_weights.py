@@ -1,0 +1,172 @@
+"""The files of a model's weights: which are loaded, and what names, headers and sizes say is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # the index says which weights are in which file
+PICKLED_SINGLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+POINTER = b"version https://git-lfs"  # the beginning of a file that git-lfs has not fetched
+HEADER_LENGTH_BYTES = 8  # a safetensors file begins with its header's length
+LONGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses a longer one
+# Types of quantised weights. Models also have a few whole numbers that are none, such as masks.
+FLOAT8 = ("F8_", "F4", "F6_")
+WHOLE_NUMBERS = ("I8", "U8", "I16", "U16", "I32", "U32")
+MOST_WHOLE_NUMBERS = 0.2  # of a model's bytes
+
+AGAIN = "fetch the model again"
+ORIGINAL = "use the model with its original weights (LORA_BASE_BITS=4 quantises them as they are loaded)"
+Problem = tuple[str, str]  # what is wrong, and what to do
+
+
+def problem(folder: Path, allow_pickle: bool) -> Problem | None:
+    """Return what is wrong with the weights in a folder, or None. Pickled files can run any program when loaded."""
+    if (folder / SINGLE).is_symlink() and not (folder / SINGLE).exists():
+        return f"{SINGLE} is a link to a file that is not there", AGAIN
+    if what := bad_index(folder / INDEX):
+        return what, AGAIN
+    if names := weight_files(folder):
+        if what := next(filter(None, (broken(folder, name, INDEX) for name in names)), ""):
+            return what, AGAIN
+        return (what, ORIGINAL) if (what := quantised(folder, names)) else None
+    if names := pickled_files(folder):
+        if not allow_pickle:
+            what = f"its weights are pickled ({names[0]}), which can run any program when they are loaded"
+            return what, "take a model with safetensors, or set ALLOW_PICKLE=1 if you trust its source"
+        what = next(filter(None, (broken(folder, name, PICKLED_INDEX) for name in names)), "")
+        return (what, AGAIN) if what else None
+    return not_loaded(folder)
+
+
+def not_loaded(folder: Path) -> Problem:
+    """Return what to say of a folder in which no file has the name of weights."""
+    if (folder / "adapter_config.json").is_file():
+        return "is an adapter without its base model", "merge it into the base model, and give that folder"
+    if partial := next(folder.rglob("*.incomplete"), None):
+        return f"its download has not ended ({partial.name})", AGAIN
+    if found := next(folder.glob("*.gguf"), None):
+        return f"has its weights in llama.cpp's format alone ({found.name})", "use the model with safetensors"
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    others += sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if others:
+        return f"has no weights under the names that are loaded: {SINGLE}, or {INDEX} (it has {others[0]})", AGAIN
+    remedy = "fetch its safetensors files, or set ALLOW_PICKLE=1 if it has pickled ones that you trust"
+    return "has no weights in safetensors", remedy
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Return the names of the safetensors files that a model is loaded from; an empty list if it has none."""
+    if (folder / SINGLE).is_file():  # loaded even if there is an index too
+        return [SINGLE]
+    return named_in(folder / INDEX)
+
+
+def pickled_files(folder: Path) -> list[str]:
+    """Return the names of the pickled files that a model without safetensors files is loaded from."""
+    if (folder / PICKLED_SINGLE).is_file():
+        return [PICKLED_SINGLE]
+    return named_in(folder / PICKLED_INDEX)
+
+
+def named_in(index: Path) -> list[str]:
+    """Return the names of the files in an index; an empty list if there is none."""
+    content = read(index)
+    weights = content.get("weight_map") if isinstance(content, dict) else None
+    return sorted({str(name) for name in weights.values()}) if isinstance(weights, dict) else []
+
+
+def bad_index(index: Path) -> str:
+    """Return what is wrong with an index, or "": transformers reads both of its parts."""
+    if not index.is_file() or (index.parent / SINGLE).is_file():
+        return ""
+    content = read(index)
+    if isinstance(content, dict) and named_in(index) and isinstance(content.get("metadata"), dict):
+        return ""
+    return f"{index.name} is not an index of weights (a JSON object with metadata and weight_map)"
+
+
+def broken(folder: Path, name: str, index: str) -> str:
+    """Return what is wrong with a file of weights: missing, not fetched or incomplete; "" if nothing is."""
+    path = folder / name
+    if not path.is_file():
+        return f"{name} is missing, which {index} names"
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            return f"{name} is a git-lfs pointer and not the file (`git lfs pull`)"
+    if path.suffix in PICKLED:
+        # Files of torch before 1.6 are no archives. They begin as any pickle does.
+        is_whole = zipfile.is_zipfile(path) or begins_as_pickle(path)
+        return "" if is_whole else f"{name} is not a complete file of torch.save"
+    try:
+        tensors, start = header(path)
+    except BadHeader:
+        return f"{name} is not a complete safetensors file"
+    whole, size = start + max((tensor.end for tensor in tensors.values()), default=0), path.stat().st_size
+    return "" if size == whole else f"{name} has {size:,} bytes of {whole:,}"
+
+
+def begins_as_pickle(path: Path) -> bool:
+    """Tell whether a file begins as a pickle does. An archive that was cut does not."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
+
+
+def quantised(folder: Path, names: list[str]) -> str:
+    """Return how weights are quantised already as their types say, or "". Loading would take them as they are."""
+    tensors = [tensor for name in names for tensor in header(folder / name)[0].values()]
+    if found := next((tensor.dtype for tensor in tensors if tensor.dtype.startswith(FLOAT8)), ""):
+        return f"its weights are quantised already ({found})"
+    whole = [tensor for tensor in tensors if tensor.dtype in WHOLE_NUMBERS]
+    if sum(tensor.bytes for tensor in whole) > MOST_WHOLE_NUMBERS * sum(tensor.bytes for tensor in tensors):
+        return f"its weights are quantised already ({whole[0].dtype})"
+    return ""
+
+
+class BadHeader(Exception):
+    """A file does not begin with the header of a safetensors file."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a safetensors file's header says of a tensor: shape, type, and its place in bytes behind the header."""
+
+    shape: tuple[int, ...]
+    dtype: str  # as in F32, BF16 or F8_E4M3
+    begin: int
+    end: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it takes."""
+        return self.end - self.begin
+
+
+def header(path: Path) -> tuple[dict[str, StoredTensor], int]:
+    """Return a safetensors file's tensors by name, and the bytes before the first one. Raises BadHeader, OSError."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
+        if size < HEADER_LENGTH_BYTES + length or length > LONGEST_HEADER:
+            raise BadHeader
+        try:
+            content = json.loads(file.read(length))
+            tensors = {
+                name: StoredTensor(tuple(entry["shape"]), str(entry["dtype"]), *map(int, entry["data_offsets"]))
+                for name, entry in content.items()
+                if name != "__metadata__"
+            }
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise BadHeader from None
+    return tensors, HEADER_LENGTH_BYTES + length
+
+
+def read(path: Path) -> object:
+    """Return a JSON file's content, or None if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,93 @@
+"""Whether a model's files hold the weights of its class. What they lack, transformers makes at random without a word.
+
+transformers itself is asked, as it knows how names have changed: it loads the model onto the meta device, which has no
+memory, from the names and shapes in the files' headers. Nothing else of the files is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import core_model_loading
+
+from sft.errors import SettingsError, wrong
+from sft.settings.fields import Settings
+from sft.trainer.model import published
+
+SHOWN = 3  # names of weights in a message
+
+
+def check(settings: Settings, folder: Path) -> list[str]:
+    """Raise SettingsError if files lack weights of the model, or hold others than config.json says.
+
+    Return what else is to be said: which of their weights the model does not have.
+    """
+    found = loaded_without_values(settings, folder)
+    if found is None:
+        return []  # the ranks will say what is wrong
+    if problem := misfit(*found):
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, *problem)])
+    model, info = found
+    if unexpected := sorted(info.get("unexpected_keys") or ()):
+        name = f"{type(model).__name__} from {settings.model_name}"
+        return [f"{name} has no place for {in_words(unexpected)}: they are not used, and not in final/"]
+    return []
+
+
+def loaded_without_values(settings: Settings, folder: Path) -> tuple[Any, dict[str, Any]] | None:
+    """Return a model without values, and what transformers says of its loading; None if it does not load so."""
+    transformers.logging.set_verbosity_error()
+    try:
+        with nothing_read(), torch.device("meta"):
+            model, info = published.from_pretrained(
+                folder, dtype=torch.float32, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
+                use_safetensors=True, trust_remote_code=settings.trust_remote_code,
+            )  # fmt: skip
+    except Exception:  # of any kind: families compute with their weights when they are loaded
+        return None
+    return model, info
+
+
+@contextlib.contextmanager
+def nothing_read() -> Iterator[None]:
+    """Have transformers take a tensor's shape from its file, and not its values."""
+
+    own = core_model_loading._materialize_copy
+
+    def without_values(tensor: Any, device: object = None, dtype: torch.dtype | None = None) -> torch.Tensor:
+        if isinstance(tensor, torch.Tensor):
+            return tensor.to("meta", dtype)
+        return torch.empty(tensor.get_shape(), dtype=dtype or torch.float32, device="meta")
+
+    core_model_loading._materialize_copy = without_values
+    try:
+        yield
+    finally:
+        core_model_loading._materialize_copy = own
+
+
+def misfit(model: Any, info: dict[str, Any]) -> tuple[str, str] | None:
+    """Return why files do not hold a model's weights, and what to do, or None."""
+    if others := sorted(info.get("mismatched_keys") or ()):
+        name, stored, expected = others[0]
+        what = f"its files hold {name} as {list(stored)}, and its config.json says {list(expected)}"
+        return f"{what} (so do {len(others) - 1} more)" if len(others) > 1 else what, AGAIN
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if missing := sorted(parameters & set(info.get("missing_keys") or ())):
+        what = f"its files lack {in_words(missing)} of {type(model).__name__}, which would be random"
+        return what, AGAIN
+    return None
+
+
+AGAIN = "fetch the model again, with the config.json that belongs to its weights"
+
+
+def in_words(names: list[str]) -> str:
+    """Return the number of weights and the first names."""
+    more = ", …" if len(names) > SHOWN else ""
+    return f"{len(names)} weight{'s' * (len(names) > 1)} ({', '.join(names[:SHOWN])}{more})"

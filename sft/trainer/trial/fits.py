@@ -1,0 +1,39 @@
+"""Whether a model's files fit it, noted in MODEL_PATH/trials: they are not looked at again.
+
+Without torch and transformers, whose imports take longer than everything else before a run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sft import stored_weights
+from sft.settings.fields import TINY, Settings
+from sft.trainer.data.hashes import file_hash, short_hash
+from sft.trainer.trial.cache import version
+
+
+def check(settings: Settings, folder: Path) -> list[str]:
+    """Return what is to be said of a model's files. Raises SettingsError if they do not hold its weights."""
+    names = stored_weights.weight_files(folder)
+    if settings.model_name == TINY or not names:  # pickled ones would have to be loaded
+        return []
+    noted = settings.model_path / "trials" / f"{key(folder, names)}.fits"
+    if noted.is_file():
+        return []
+    from sft.trainer.trial import fit
+
+    said = fit.check(settings, folder)
+    if not said:
+        noted.parent.mkdir(parents=True, exist_ok=True)
+        noted.touch()
+    return said
+
+
+def key(folder: Path, names: list[str]) -> str:
+    """Return a hash of everything that decides whether a model's files fit it."""
+    files = [(folder / name).stat() for name in names]
+    return short_hash(
+        str(folder.resolve()), file_hash(folder / "config.json"), *((one.st_size, one.st_mtime_ns) for one in files),
+        version("transformers"), file_hash(Path(__file__).with_name("fit.py")),
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""A model's files hold its weights: what they lack would be random."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from sft.errors import SettingsError
+from sft.settings.load import load
+from sft.trainer.trial import fit, fits
+
+from .small_models import HEADS, SIZES
+
+QUERY = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**SIZES, **HEADS, tie_word_embeddings=False)
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def model(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "model")
+
+
+def changed(folder, change):
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, {"format": "pt"})
+
+
+def configured(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def check(folder):
+    return fits.check(load(None, model_name=str(folder), model_path=folder.parent / "models"), folder)
+
+
+def test_a_folder_that_fits_is_looked_at_once(model, monkeypatch):
+    assert check(model) == []
+    monkeypatch.setattr(fit, "check", None)
+    assert check(model) == []
+    (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    with pytest.raises(TypeError):
+        check(model)  # again
+
+
+def test_nothing_of_the_weights_is_read(model, monkeypatch):
+    path = model / "model.safetensors"
+    start = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    content = path.read_bytes()
+    path.write_bytes(content[:start] + bytes(len(content) - start))  # zeros
+    found = fit.loaded_without_values(load(None, model_name=str(model)), model)
+    assert found and {weight.device.type for weight in found[0].parameters()} == {"meta"}
+
+
+def without_head(weights):
+    return {name: weight for name, weight in weights.items() if name != "lm_head.weight"}
+
+
+def of_the_base_model(weights):
+    return {name.removeprefix("model."): weight for name, weight in without_head(weights).items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without_head, "lack 1 weight .lm_head.weight. of LlamaForCausalLM, which would be random; fetch"),
+        (of_the_base_model, "lack 1 weight .lm_head.weight. of LlamaForCausalLM, which would be random; fetch"),
+        (lambda weights: weights | {QUERY: torch.zeros(8, 8)}, f"hold {QUERY} as .8, 8., and its config.json says"),
+    ],
+)
+def test_files_that_lack_weights_are_refused(model, change, said):
+    changed(model, change)
+    with pytest.raises(SettingsError, match=f"^MODEL_NAME={model}: its files {said}"):
+        check(model)
+
+
+def test_a_config_of_more_layers_than_the_files_have_is_refused(model):
+    configured(model, num_hidden_layers=3)
+    with pytest.raises(
+        SettingsError, match="its files lack 9 weights .model.layers.2.input_layernorm.weight, .*, …. of"
+    ):
+        check(model)
+
+
+def test_weights_that_the_model_does_not_have_are_told(model):
+    configured(model, num_hidden_layers=1)
+    (line,) = check(model)
+    assert line.startswith(f"LlamaForCausalLM from {model} has no place for 9 weights (model.layers.1.")
+    assert check(model) == [line]  # each time
+
+
+@pytest.mark.parametrize("change", [without_head, of_the_base_model])
+def test_a_tied_head_is_not_missed(model, change):
+    configured(model, tie_word_embeddings=True)
+    changed(model, change)
+    assert check(model) == []
