@@ -172,14 +172,15 @@ def fill_in(config: DsConfig, module: TargetLoss, layers: list[torch.nn.Module],
         sizes["sub_group_size"] = SUB_GROUP
         # One layer ahead: its weights travel while the layer before it computes.
         layer = sizes["stage3_prefetch_bucket_size"] = max(map(count_weights, layers), default=total)
-        if config.has_16_bit_states:
-            live = layer + (count_weights(module.head_loss) if module.head_loss else 0)
-            sizes |= dict.fromkeys(("stage3_max_live_parameters", "stage3_max_reuse_distance"), live)
         if world.device.type == "cuda" and "offload_param" not in config.zero:
             # A small model's weights stay gathered: sharding them would save little memory and cost every pass.
             size_bytes = sum(true_shape(p).numel() * p.element_size() for p in module.parameters())
             if size_bytes <= PERSISTENT_SHARE * torch.cuda.get_device_properties(world.device).total_memory:
                 sizes["stage3_param_persistence_threshold"] = total
+        if config.has_16_bit_states and "stage3_param_persistence_threshold" not in sizes:
+            # Memory is scarcer than time: what is kept between forward and backward is a layer and the head.
+            live = layer + (count_weights(module.head_loss) if module.head_loss else 0)
+            sizes |= {"stage3_max_live_parameters": live, "stage3_max_reuse_distance": live}
     return config.with_zero_defaults(sizes)
 
 

@@ -22,10 +22,13 @@ from sft.trainer.engine import grad_norm, start_engine
 from tests.settings import decided
 from tests.torch.one_rank import one_rank, random_rows
 
+IN_16_BITS = "bf16 in 16 bits"
 OFFLOAD: dict[str, object] = {"offload_optimizer": {"device": "cpu"}}
 # The ways in which DeepSpeed keeps gradients between micro-steps.
 KINDS: list[tuple[int, dict[str, object], str]] = [
     (1, {}, "bf16"),
+    (3, {}, IN_16_BITS),
+    (1, {}, IN_16_BITS),
     (2, {}, "fp32"),
     (3, {}, "fp32"),
     (2, OFFLOAD, "bf16"),
@@ -63,7 +66,10 @@ def main() -> None:
             config = Path(folder) / "config.json"
             zero = {"stage": stage, **more}
             config.write_text(json.dumps({"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}))
-            settings = decided(nodes=1, gpus_per_node=1, ds_config=str(config), precision=precision, learning_rate=1e-2)
+            settings = decided(
+                nodes=1, gpus_per_node=1, ds_config=str(config), precision=precision.split()[0], learning_rate=1e-2,
+                optimizer_bits=16 if precision == IN_16_BITS else 32,
+            )  # fmt: skip
             with_, without = (bits(Path(sys.argv[1]), settings, rows, world, on) for on in (True, False))
             found[f"ZeRO-{stage} {precision}{' offload' * bool(more)}"] = with_ == without
     print("\n" + json.dumps(found))

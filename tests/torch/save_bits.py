@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from deepspeed import DeepSpeedEngine
 
 from sft import hostfile
 from sft.run import checkpoints, lifecycle
@@ -31,6 +32,10 @@ KINDS: dict[str, dict[str, object]] = {
     "zero2": {"ds_config": "zero2"},
     "zero3": {"ds_config": "zero3"},
     "lora": {"ds_config": "zero2", "lora_rank": 4},
+    "zero1-16-bits": {"ds_config": "zero1", "optimizer_bits": 16},
+    "zero2-16-bits": {"ds_config": "zero2", "optimizer_bits": 16},
+    "zero3-16-bits": {"ds_config": "zero3", "optimizer_bits": 16},
+    "lora-16-bits": {"ds_config": "zero3", "lora_rank": 4, "optimizer_bits": 16},
 }
 
 
@@ -85,7 +90,18 @@ def saved(model: Path, settings: Decided, rows: data.Rows, world: World, folder:
         "waited": found,
         "bytes_a_weight": tensors / sum(w.numel() for w in engine.parameters() if w.requires_grad),
         "resumes_at": resume.resume(engine, run, world),
+        "one_copy": has_one_copy(engine),
     }
+
+
+def has_one_copy(engine: DeepSpeedEngine) -> bool:
+    """Tell whether the weights that the optimizer updates are those of the model, in the same memory."""
+    zero = engine.optimizer
+    if engine.zero_optimization_stage() == 3:
+        masters, weights = zero.fp32_partitioned_groups_flat, zero.fp16_partitioned_groups_flat
+    else:
+        masters, weights = zero.single_partition_of_fp32_groups, zero.bit16_groups_flat  # of one rank: the whole
+    return all(one.data_ptr() == other.data_ptr() for one, other in zip(masters, weights, strict=True))
 
 
 def main() -> None:

@@ -148,6 +148,21 @@ def test_what_helps_outside_of_a_step_depends_on_what_was_done(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, "DS_CONFIG=zero3_offload, OPTIMIZER_BITS=16, LORA_RANK=16, more GPUs"),
+        ({"ds_config": "zero3_offload"}, "OPTIMIZER_BITS=16 DS_CONFIG=zero3, LORA_RANK=16, more GPUs"),
+        ({"optimizer_bits": 16}, "DS_CONFIG=zero3_offload OPTIMIZER_BITS=32, LORA_RANK=16, more GPUs"),
+        ({"lora_rank": 4}, "DS_CONFIG=zero3_offload, more GPUs"),
+        ({"precision": "fp32"}, "DS_CONFIG=zero3_offload, LORA_RANK=16, more GPUs"),
+    ],
+)
+def test_what_needs_less_memory_goes_with_the_other_settings(settings, wanted):
+    given = {"precision": "bf16", "gradient_checkpointing": True} | settings
+    assert oom.remedies(decided(**given)).startswith(wanted)
+
+
+@pytest.mark.parametrize(
     "text", ["Connection reset by peer", "NCCL communicator was aborted", "CUDA error: misaligned"]
 )
 def test_other_errors_are_no_want_of_memory(text, tmp_path):
@@ -243,4 +258,4 @@ def test_a_dry_run_leaves_no_trace_in_any_stage(tiny):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert len(found) == 5 and [name for name, same in found.items() if not same] == []
+    assert len(found) == 7 and [name for name, same in found.items() if not same] == []

@@ -212,6 +212,9 @@ def test_deepspeeds_states_are_the_same_with_copies_and_in_pieces(tiny):
     # What the plan counts (sft/host/plan/memory.py).
     assert found["zero3"]["bytes_a_weight"] == pytest.approx(12, rel=0.01)
     assert found["zero2"]["bytes_a_weight"] == pytest.approx(14, rel=0.01)
+    assert found["zero3-16-bits"]["bytes_a_weight"] == pytest.approx(6, rel=0.01)
+    assert found["zero2-16-bits"]["bytes_a_weight"] == pytest.approx(8, rel=0.01)
+    assert all(seen["one_copy"] == ("16-bits" in name) for name, seen in found.items())
     assert done.stdout.count("training waits while a checkpoint is written") == len(found)
 
 
