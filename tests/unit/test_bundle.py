@@ -4,10 +4,13 @@ import json
 
 import pytest
 
+from sft.errors import UserError
 from sft.host.bootstrap import bundle as offline
 from sft.host.commands import bundle
 from sft.host.install import manifest
 from sft.host.install.manifest import Manifest
+from sft.host.screen import terminal
+from sft.settings.load import load
 
 ABOUT = Manifest("3.12", "cu126", "2.13.0", with_python=True, dev=False)
 
@@ -78,3 +81,10 @@ def test_the_manifest_says_what_the_folder_is_for(folder):
     assert {name: about[name] for name in ("python", "backend", "torch", "with_python", "dev")} == {
         "python": "3.12", "backend": "cu126", "torch": "2.13.0", "with_python": True, "dev": False,
     }  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written_is_a_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BUNDLE", f"{tmp_path}/file/bundle")
+    with pytest.raises(UserError, match=f"^BUNDLE={tmp_path}/file/bundle: cannot be written .Not a directory.; choose"):
+        bundle.write(load(None), "3.12", False, terminal())

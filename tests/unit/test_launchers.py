@@ -12,12 +12,14 @@ from sft.host import ownership
 from sft.host.doctor import container
 from sft.host.gpus import Gpu
 from sft.host.launch import compose_files, image
-from sft.host.launch.decide import choose_device
+from sft.host.launch.decide import choose_device, where
 from sft.host.launch.launcher import LAUNCHERS
+from sft.host.launch.local import Local
 from sft.host.launch.offer import Offer
 from sft.settings import kinds, variables
 from sft.settings.kinds import Launched
 from sft.settings.load import load
+from sft.settings.stages import resolve
 
 CARD = Gpu(0, "NVIDIA GeForce RTX 4090", 0, 0.0, 24.0, 40, 50.0, "580.1")
 
@@ -26,6 +28,14 @@ def test_every_launcher_is_a_value_of_the_setting_and_knows_its_name():
     names = tuple(LAUNCHERS)
     assert set(get_args(kinds.Launcher)) == {"auto", *names} and set(get_args(Launched)) == set(names)
     assert names == tuple(kind().name for kind in LAUNCHERS.values())
+
+
+def test_the_first_line_of_a_run_says_each_thing_once():
+    settings = resolve(load(None, launcher="local", device="cpu", gpus_per_node=1), "cpu", "local")
+    line = where(settings, Local(), "LAUNCHER=local", "DEVICE=cpu")
+    assert line == "LAUNCHER=local: 2 nodes on this machine, 1 rank each, on cpu"
+    line = where(settings, Local(), "no GPU", "no GPU")
+    assert line == "launcher local (no GPU): 2 nodes on this machine, 1 rank each, on cpu (no GPU)" and len(line) < 80
 
 
 def test_a_node_in_a_container_needs_its_own_gpus_only():

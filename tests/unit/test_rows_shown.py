@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from sft.errors import RunFailed, UserError
+from sft.errors import DataError, RunFailed, UserError
 from sft.host.commands import rows
 from sft.host.commands.rows import Choice
 from sft.host.rows.page import page
@@ -15,6 +15,7 @@ from sft.host.rows.shorten import LONG_PIECE, LONG_TOKENS, MOST_PIECES, LeftOut,
 from sft.host.rows.summary import summary
 from sft.host.rows.text import FEW_SEQUENCES, Writer
 from sft.host.rows.visible import visible
+from sft.host.screen import terminal
 from sft.run.records import Split, TemplateFacts
 from sft.run.shown_rows import Bar, Piece, Sequence, ShownRow, ShownRows
 from sft.settings.fields import Settings
@@ -230,6 +231,14 @@ def test_a_split_without_rows_and_one_with_unusable_rows_have_a_summary():
     nothing = Split(rows=0, tokens=0, target_tokens=0, longest=0, cut_rows=0)
     assert "0 rows, 0 sequences, 0 tokens, 0 targets" in "\n".join(summary(shown(counts=nothing), SETTINGS))
     assert "7,473 rows" in "\n".join(summary(shown(problems=["a.jsonl:1: is not a JSON object"]), SETTINGS))
+
+
+def test_of_a_data_set_without_rows_only_the_error_is_shown(monkeypatch, capsys):
+    found = replace(shown(problems=["DATASET=empty.jsonl: has no training rows; add some"]), number=0)
+    monkeypatch.setattr(rows, "prepared", lambda *_: found)
+    with pytest.raises(DataError, match="has no training rows"):
+        rows.rows(SETTINGS, Choice(), "", terminal())
+    assert capsys.readouterr().out == ""
 
 
 # The page

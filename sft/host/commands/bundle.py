@@ -50,7 +50,11 @@ def write(settings: Settings, python: str, dev: bool, console: Console) -> None:
         raise UserError(choice.problem)
     folder = Path(os.environ.get("BUNDLE") or bundle.DEFAULT).absolute()
     wheels = folder / bundle.WHEELS
-    wheels.mkdir(parents=True, exist_ok=True)
+    try:
+        wheels.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"cannot be written ({error.strerror})"
+        raise UserError(wrong("BUNDLE", folder, what, "choose another folder")) from None
     console.print(f"{folder}: for Python {python} and torch built for {torch_build.words_for(choice.name)}")
     packages = resolved(python, choice.name, dev)
     console.print(f"  {len(packages)} packages")

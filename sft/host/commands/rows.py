@@ -92,6 +92,8 @@ def is_number(text: str) -> bool:
 def rows(settings: Settings, choice: Choice, html: str, console: Console) -> None:
     """Show rows, and write them to the file `html` if it is given. Raises DataError for rows that cannot be used."""
     found = prepared(settings, choice.words(), ShownRows)
+    if found.problems and not found.number:
+        raise DataError("\n".join(found.problems))
     writer = Writer(console, found, settings.max_length, whole=choice.index is not None)
     if found.rows:
         console.print(writer.legend())

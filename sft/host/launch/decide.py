@@ -83,7 +83,7 @@ def where(settings: Resolved, chosen: Launcher, reason: str, why: str) -> str:
     nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)} {chosen.place}"
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
     launcher = reason if reason == f"LAUNCHER={chosen.name}" else f"launcher {chosen.name} ({reason})"
-    device = why if why == f"DEVICE={settings.device}" else f"{settings.device} ({why})"
+    device = settings.device if why == f"DEVICE={settings.device}" else f"{settings.device} ({why})"
     return f"{launcher}: {nodes}, {ranks}, on {device}"
 
 

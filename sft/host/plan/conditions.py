@@ -142,7 +142,7 @@ def conditions(settings: Settings, here: list[Gpu], options: Options = HERE) -> 
         if settings.precision != "fp32":
             notes.append(f"{card.name} has no bf16: PRECISION=auto is fp16, with dynamic loss scaling")
     notes += [f"{card.name}: {card.note}"] if card.note else []
-    shape = shapes.read(Path(options.shape)) if options.shape else lookup.need(settings)
+    shape = shape_in(options.shape) if options.shape else lookup.need(settings)
     if shape.doubt:
         notes.append(f"a guess: {shape.doubt}. The run tries its largest micro-step first")
     if settings.lora_rank and shape.expert_share and not settings.adapts_experts:
@@ -206,3 +206,11 @@ def slowest(here: list[Gpu]) -> tuple[Card, list[str]]:
     has_bf16 = all(gpu.has_bf16 for gpu in here)
     least = min(gpu.total_gib for gpu in here)
     return replace(found, memory_gib=least, has_bf16=has_bf16), list(dict.fromkeys(notes))
+
+
+def shape_in(file: str) -> shapes.Shape:
+    """Return the shape in the file that SHAPE names. Raises UserError."""
+    try:
+        return shapes.read(Path(file))
+    except UserError as error:
+        raise UserError(f"SHAPE={error}") from None  # which begins with the file

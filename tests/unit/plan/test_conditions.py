@@ -128,7 +128,7 @@ def test_errors_are_one_line():
     ]
     with pytest.raises(UserError, match="GPUS=65: is out of range; use at most 64"):
         planned(number=65)
-    with pytest.raises(UserError, match="nowhere.json: No such file"):
+    with pytest.raises(UserError, match="^SHAPE=nowhere.json: No such file"):
         planned(shape="nowhere.json")
     Path("empty").mkdir()
     with pytest.raises(SettingsError, match=r"MODEL_NAME=./empty: is an empty folder"):
