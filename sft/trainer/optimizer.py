@@ -104,7 +104,7 @@ def round_stochastically(values: torch.Tensor, out: torch.Tensor, generator: tor
     noise = torch.randint(1 << LOST_BITS, values.shape, dtype=torch.int32, device=values.device, generator=generator)
     rounded = noise.add_(values.view(torch.int32)).bitwise_and_(-1 << LOST_BITS).view(torch.float32)
     # The sum would turn the NaN whose bits are all set, which is CUDA's, into a zero.
-    out.copy_(torch.where(values.isfinite(), rounded, values))
+    out.copy_(rounded.masked_fill_(values.isnan(), torch.nan))
 
 
 def seed_of(*parts: int) -> int:

@@ -122,6 +122,14 @@ def faster(plan: Plan) -> str:
     return f"{' '.join(new)} is {times:.1f} times as fast{why}"
 
 
+def more_bits(plan: Plan) -> str:
+    """Return the line for states in 16 bits that have room for 32; or nothing."""
+    if plan.settings.optimizer_bits == 32:
+        return ""
+    found = changed(plan, {"optimizer_bits": 32, **AUTO})
+    return "OPTIMIZER_BITS=32 fits too, without the noise of rounding to 16 bits" if found and found.fits else ""
+
+
 def larger_batch(plan: Plan) -> Plan | None:
     """Return the plan with a larger GLOBAL_BATCH_SIZE that is much faster, or None.
 

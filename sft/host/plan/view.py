@@ -172,7 +172,7 @@ def disk_lines(plan: Plan) -> Iterator[str]:
 
 def better(plan: Plan) -> list[str]:
     """Return the lines that name much faster settings."""
-    lines = [advice.faster(plan)]
+    lines = [advice.faster(plan), advice.more_bits(plan)]
     if more := advice.larger_batch(plan):
         speed = f"{more.timing.tokens_per_second:,.0f} tokens/s: {duration(more.timing.total_s)}"
         size = f"GLOBAL_BATCH_SIZE={more.settings.sequences_per_step}"
