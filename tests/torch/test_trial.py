@@ -54,6 +54,10 @@ def test_a_copy_keeps_what_kernels_depend_on():
     assert small.sliding_window == 16  # shows in short rows
     assert tiny_copy.divided(large, longest=512).sliding_window == 4096  # which no row reaches
     assert small.vocab_size * small.hidden_size < 1e5
+    few_heads = transformers.Gemma3TextConfig(
+        hidden_size=1152, intermediate_size=6912, num_attention_heads=4, head_dim=256
+    )
+    assert (tiny_copy.divided(few_heads).hidden_size, tiny_copy.divided(few_heads).head_dim) == (128, 256)
 
 
 def test_a_copy_has_no_weights_that_would_not_be_missed():

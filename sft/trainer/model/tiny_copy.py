@@ -20,7 +20,8 @@ VOCABULARY = 512
 LAYERS = 4
 MOST_LAYERS = 12  # where a kind of layer comes once in so many
 HEADS = 2
-WIDTH = 128  # of a model without heads
+WIDTH = 128  # of a model without heads, or one as wide as it likes
+TOGETHER = re.compile("mamba|ssm|lru|conv|linear_(num|key|value)")  # sizes that follow from the width and other heads
 SMALL = (256, 8, 8192)  # width, layers and vocabulary of a model that is tried in its own size
 MULTIPLE = 8  # of widths: kernels ask for it
 HEAD_COUNTS = ("num_attention_heads", "num_heads", "mamba_n_heads", "mamba_num_heads")
@@ -81,9 +82,13 @@ def divided(
     Windows of the attention get small, so that they show in short rows, if the `longest` row is longer than they are.
     """
     parts, content = parts_of(config), config.to_dict()
-    ratio, deep = ratio_of(config), layers or layers_of(content)
+    heads, narrow, deep = ratio_of(config), narrow_of(config), layers or layers_of(content)
+
+    def sized(name: str, value: int) -> int:
+        return smaller(name, value, heads if "heads" in name else narrow, deep)
+
     if widths is None:
-        widths = {width: smaller("hidden_size", width, ratio_of(one), deep) for width, one in widths_of(config)}
+        widths = {width: smaller("hidden_size", width, narrow_of(one), deep) for width, one in widths_of(config)}
     changed = common_changes(content)
     chosen = layers_chosen(content, deep)
     for name, value in content.items():
@@ -92,12 +97,12 @@ def divided(
         elif name in changed or (WINDOW.fullmatch(name) and is_size(value, longest)):
             continue
         elif is_size(value):
-            changed[name] = smaller(name, value, ratio, deep)
+            changed[name] = sized(name, value)
         elif is_one_a_layer(value, content):
-            changed[name] = [smaller(name, one, ratio, deep) if is_size(one) else one for one in at(value, chosen)]
+            changed[name] = [sized(name, one) if is_size(one) else one for one in at(value, chosen)]
         elif name == PER_LAYER and value:
             changed[name] = {
-                str(place): {key: smaller(key, one, ratio, deep) if is_size(one) else one for key, one in layer.items()}
+                str(place): {key: sized(key, one) if is_size(one) else one for key, one in layer.items()}
                 for place, layer in layers_at(value, chosen)
             }
     fit_mamba_heads(content, changed)
@@ -260,6 +265,19 @@ def ratio_of(config: transformers.PreTrainedConfig) -> Fraction:
     if heads > HEADS:
         return Fraction(HEADS, heads)
     return Fraction(WIDTH, width) if not heads and width > WIDTH else Fraction(1)
+
+
+def narrow_of(config: transformers.PreTrainedConfig) -> Fraction:
+    """Return what to multiply widths with: with less than heads, if the heads together are not as wide as the model.
+
+    Gemma has a few heads of 256: half of them would leave the model half as wide.
+    """
+    ratio, width = ratio_of(config), size_in(config, WIDTHS)
+    sizes = [size_in(config, (name,)) for name in ("num_attention_heads", "head_dim")]
+    hangs_together = any(TOGETHER.match(name) for name in config.to_dict())
+    if not all(sizes) or math.prod(sizes) == width or hangs_together:
+        return ratio
+    return min(ratio, Fraction(WIDTH, width)) if width > WIDTH else ratio
 
 
 def size_in(config: transformers.PreTrainedConfig, names: tuple[str, ...]) -> int:
