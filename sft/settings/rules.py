@@ -101,6 +101,10 @@ def name_problems(name: str, value: str) -> list[str]:
         return []
     if name == "dataset" and (line := mixture.other_notation(value)):
         return [line]
+    meant = as_meant(value)
+    is_name = not meant.startswith((".", "~")) and HUB_NAME.fullmatch(meant) and "/" in meant
+    if meant != value and (is_name or is_there(variables.expanded(meant))):
+        return [wrong(name.upper(), value, "no such file or folder, and not a hub name", f"did you mean {meant}?")]
     first, slash, _ = value.partition("/")
     is_path = value.startswith((".", "/", "~")) or bool(slash and is_there(Path(first)))
     if is_path or value.lower().endswith(suffixes):
@@ -115,6 +119,13 @@ def name_problems(name: str, value: str) -> list[str]:
     else:
         return []
     return [wrong(name.upper(), value, what, remedy)]
+
+
+def as_meant(value: str) -> str:
+    """Return a name without what people copy along: quotes, spaces, a slash at its end, the address of a page."""
+    value = value.strip().strip("'\"").strip()
+    value = re.sub(r"^(https?://(www\.)?(huggingface\.co|hf\.co)/(datasets/)?|hf://(datasets/)?|file://)", "", value)
+    return re.sub(r"/(tree|blob|resolve)/.*$", "", value).rstrip("/") or value
 
 
 # Resuming

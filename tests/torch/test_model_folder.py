@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import transformers
 
 from sft.errors import DataError, SettingsError
 from sft.settings.load import load
@@ -46,6 +47,11 @@ def opened(folder, **settings):
         ("tokenizer_config.json", {"chat_template": 3}, "its chat template is not text but int; set CHAT_TEMPLATE to"),
         ("tokenizer.json", {"added_tokens": None}, "its tokenizer cannot be loaded ('added_tokens'); check the folder"),
         ("config.json", {"model_type": None}, "its config.json cannot be loaded (Unrecognized model in "),
+        (
+            "config.json",
+            {"model_type": "llama9"},
+            f"is a llama9, which transformers {transformers.__version__} does not",
+        ),
         ("config.json", {"vocab_size": "many"}, "its config.json cannot be loaded (Validation error for field "),
     ],
 )

@@ -85,6 +85,17 @@ def write(path, *content):
         ("model_name", "tinny", "no such file or folder; did you mean tiny? (a hub name has an owner, as in Qwen/"),
         ("model_name", "Tiny", "no such file or folder; did you mean tiny?"),
         ("dataset", "demoo", "no such file or folder; did you mean demo?"),
+        ("model_name", "org/name/", "no such file or folder, and not a hub name; did you mean org/name?"),
+        ("model_name", " org/name ", "no such file or folder, and not a hub name; did you mean org/name?"),
+        ("model_name", "'org/name'", "no such file or folder, and not a hub name; did you mean org/name?"),
+        (
+            "model_name",
+            "https://huggingface.co/org/name/tree/main",
+            "no such file or folder, and not a hub name; did you",
+        ),
+        ("model_name", "hf://org/name", "no such file or folder, and not a hub name; did you mean org/name?"),
+        ("dataset", "https://huggingface.co/datasets/org/name", "no such file or folder, and not a hub name; did you"),
+        ("model_name", "./nowhere/", "no such file or folder; check the path"),
     ],
 )
 def test_a_path_is_never_taken_for_a_name_on_the_hub(name, value, said):

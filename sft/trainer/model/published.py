@@ -101,6 +101,8 @@ def tokens_of_pictures(config: transformers.PreTrainedConfig, tokenizer: Any) ->
 
 def config_in(folder: Path, settings: Settings) -> transformers.PreTrainedConfig:
     """Return the configuration in MODEL_NAME's folder. Raises SettingsError, also if no class writes text for it."""
+    if unknown := unknown_type(folder):
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, *unknown)])
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
     except Exception as error:  # of any kind: each kind of model checks its own values
@@ -109,6 +111,16 @@ def config_in(folder: Path, settings: Settings) -> transformers.PreTrainedConfig
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "check the folder")]) from None
     check(config, settings)
     return config
+
+
+def unknown_type(folder: Path) -> tuple[str, str] | None:
+    """Return what to say of a model whose type transformers does not know; None if it does, or the model has code."""
+    content = model_files.read_json(folder / "config.json")
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    if not isinstance(kind, str) or model_files.has_code(folder) or kind in transformers.CONFIG_MAPPING:
+        return None
+    what = f"is a {shown(kind, 50)}, which transformers {transformers.__version__} does not know"
+    return what, "update transformers if that is a new family, or use another model"
 
 
 def check(config: transformers.PreTrainedConfig, settings: Settings) -> None:

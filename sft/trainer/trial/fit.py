@@ -46,7 +46,7 @@ def loaded_without_values(settings: Settings, folder: Path) -> tuple[Any, dict[s
         with nothing_read(), torch.device("meta"):
             model, info = published.from_pretrained(
                 folder, dtype=torch.float32, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
-                use_safetensors=True, trust_remote_code=settings.trust_remote_code,
+                use_safetensors=None if settings.allow_pickle else True, trust_remote_code=settings.trust_remote_code,
             )  # fmt: skip
     except Exception:  # of any kind: families compute with their weights when they are loaded
         return None

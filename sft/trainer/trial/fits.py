@@ -15,9 +15,9 @@ from sft.trainer.trial.cache import version
 
 def check(settings: Settings, folder: Path) -> list[str]:
     """Return what is to be said of a model's files. Raises SettingsError if they do not hold its weights."""
-    names = stored_weights.weight_files(folder)
-    if settings.model_name == TINY or not names:  # pickled ones would have to be loaded
+    if settings.model_name == TINY:
         return []
+    names = stored_weights.weight_files(folder) or stored_weights.pickled_files(folder)
     noted = settings.model_path / "trials" / f"{key(folder, names)}.fits"
     if noted.is_file():
         return []
