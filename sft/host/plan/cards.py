@@ -61,6 +61,11 @@ class Card:
         """Bytes/s that its memory reaches."""
         return self.bandwidth_gb_s * 1e9 * REACHED_BANDWIDTH
 
+    @property
+    def has_peers(self) -> bool:
+        """Whether cards of one machine copy to each other, not through its memory."""
+        return bool(self.through_host)
+
     def between_containers(self) -> Card:
         """Return the card as it is in containers, which have only their own cards: copies go through host memory."""
         if not self.through_host:

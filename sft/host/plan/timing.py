@@ -27,8 +27,13 @@ HOST_S, HOST_LAYER_S = 0.006, 0.0072
 HOST_ADAPTER_S = 0.0045  # ... with adapters on its matrices
 HOST_UNPACK_S = 0.0045  # ... with matrices in 4 bits
 HOST_GATHER_S = 0.003  # ... whose weights are gathered in every micro-step
+# Of each layer once a step: ZeRO-3 releases the weights, and gathers the new ones. On four H200s a step of 220 ms took
+# 50 ms longer with it than with ZeRO-2.
+HOST_RELEASE_S = 0.002
 TOGETHER = 4  # norm of the GPU's time and Python's: the longer one hides the other, if they are about equal both wait
-REDUCED_TO_ALL = 1.35  # speed of an all-reduce against scattering and gathering: 240 instead of 178 GB/s on two H100s
+# Speed of an all-reduce against scattering and gathering: 240 instead of 178 GB/s on two H100s, 325 instead of 259 on
+# four H200s. Through host memory they are equal: 25.5 and 24.3 there.
+REDUCED_TO_ALL = 1.35
 # A collective passes all ranks one after the other, however little it moves. ASSUMED: NVLink or PCIe, and RDMA. With
 # TCP a hop between hosts takes several times as long. It counts from about a hundred ranks on.
 HOP_S, HOST_HOP_S = 2e-6, 10e-6
@@ -122,13 +127,14 @@ def optimizer_seconds(job: Job) -> float:
     if job.offload_optimizer:
         back_s = job.element * shard / (job.card.host_gb_s * 1e9)
         return job.trained * HOST_ADAM_BYTES / HOST_BYTES_PER_S + back_s + STEP_HOST_S
-    return shard * OPTIMIZER_BYTES[job.optimizer_bits] / job.card.bytes_per_s + STEP_HOST_S
+    release_s = HOST_RELEASE_S * job.shape.layers if job.stage == 3 and job.ranks > 1 else 0.0
+    return shard * OPTIMIZER_BYTES[job.optimizer_bits] / job.card.bytes_per_s + STEP_HOST_S + release_s
 
 
 def link_speed(job: Job) -> float:
     """Return the bytes/s of bus bandwidth that the job's collectives reach: all-reduce below ZeRO-3."""
     gather = job.card.link_gb_s
-    all_reduce = job.card.all_reduce_gb_s or gather * REDUCED_TO_ALL
+    all_reduce = job.card.all_reduce_gb_s or gather * (REDUCED_TO_ALL if job.card.has_peers else 1.0)
     speed = (all_reduce if job.stage < 3 else gather) * 1e9
     return min(speed, job.wire_gb_s * 1e9) if job.hosts > 1 else speed
 

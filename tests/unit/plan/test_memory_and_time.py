@@ -94,6 +94,30 @@ def test_peak_and_speed_are_near_what_was_measured_since(
     assert step_timing(job, work, workload.GSM8K).tokens_per_second == pytest.approx(speed, rel=0.25)
 
 
+H200 = cards.need("H200")
+ON_FOUR = [  # rows a step, ZeRO stage, GB/s of the link without peer-to-peer copies: peak GiB, tokens/s
+    (256, 3, 0, 22.62, 172_435),
+    (256, 2, 0, 21.47, 215_143),
+    (256, 1, 0, 21.47, 209_637),
+    (1024, 3, 0, 26.81, 243_649),
+    (1024, 2, 0, 26.18, 253_047),
+    (256, 3, 24.3, 22.62, 135_241),
+    (256, 2, 25.5, 21.47, 133_637),
+]
+
+
+@pytest.mark.parametrize(("sequences", "stage", "link_gb_s", "peak_gib", "speed"), ON_FOUR)
+def test_peak_and_speed_on_four_cards_are_near_what_was_measured(sequences, stage, link_gb_s, peak_gib, speed):
+    card = replace(H200.between_containers(), link_gb_s=link_gb_s) if link_gb_s else H200
+    chosen = {"nodes": 2, "gpus_per_node": 2, "precision": "bf16", "global_batch_size": sequences, "max_length": 561}
+    chosen |= {"ds_config": f"zero{stage}", "max_tokens_per_micro_step": 16384, "gradient_checkpointing": 0}
+    settings = load(None, **chosen)
+    job, work = Job.of(settings, ONE_B, card), workload.work(settings, workload.GSM8K, 16384)
+    found = gpu_memory(job, work.largest, workload.GSM8K.target_share, work.micro_steps)
+    assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.11)
+    assert step_timing(job, work, workload.GSM8K).tokens_per_second == pytest.approx(speed, rel=0.10)
+
+
 OF_OTHER_FAMILIES = [  # shape in benchmarks/shapes, settings, recompute: peak GiB, with AdamW's moments
     ("gpt2-xl", {}, 1, 25.82),
     ("gpt2-xl", {"ds_config": "zero2"}, 0, 58.86),
