@@ -72,6 +72,8 @@ class GpuMemory:
 
 def gpu_memory(job: Job, tokens: float, target_share: float, micro_steps: int) -> GpuMemory:
     """Return what a GPU holds in a step of `micro_steps`, the largest of which has `tokens` tokens."""
+    if job.stage == 1 and micro_steps == 1:
+        job = replace(job, stage=2)  # it has nothing to sum up: each gradient is reduced, and the rank's part kept
     always = Parts(
         weights=resident_weight_bytes(job),
         gradients=0,
