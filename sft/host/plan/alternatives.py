@@ -166,7 +166,9 @@ def variants(chosen: Plan) -> Iterator[tuple[str, Plan]]:
         lora.append((settings.ds_config, settings.lora_base_bits))
     for name, bits in dict.fromkeys(lora):
         for recompute in (False, True):
-            yield f"{name}, {'QLoRA' if bits == 4 else 'LoRA'} {rank}", variant(chosen, name, recompute, rank, bits)
+            states = settings.optimizer_bits if settings.lora_rank and bits == 16 else 32
+            label = f"{name}, {'QLoRA' if bits == 4 else 'LoRA'} {rank}"
+            yield label, variant(chosen, name, recompute, rank, bits, states)
 
 
 def inside_hosts(chosen: Plan) -> Iterator[tuple[str, Plan]]:

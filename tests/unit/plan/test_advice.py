@@ -86,6 +86,9 @@ def test_states_in_16_bits_train_all_weights_of_8b_on_four_small_cards():
         rows = [line.split() for line in view.comparison_table(plan) if "16 bits" in line]
         assert [row[-1] for row in rows] == ["fit", "*"], rows
     assert not any("16 bits" in line for line in view.comparison_table(planned()))  # 32 bits fit
+    for more in ({}, {"lora_rank": 8}, {"ds_config": "zero2"}):
+        chosen = view.comparison_table(planned(optimizer_bits=16, **more))
+        assert len([line for line in chosen if line.startswith(">")]) == 1
     assert advice.more_bits(planned(optimizer_bits=16)).startswith("OPTIMIZER_BITS=32 fits too")
     assert not advice.more_bits(found) and not advice.more_bits(planned())
     offloaded = planned(optimizer_bits=16, host_gib=256, number=1, **settings)
