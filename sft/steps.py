@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sft.nouns import counted
 from sft.settings.fields import Settings
 from sft.settings.stages import Resolved
 
@@ -56,7 +57,7 @@ class Steps:
             accumulation = settings.gradient_accumulation_steps
             times = f" x {accumulation} micro-steps" if accumulation > 1 else ""
             step = f"{settings.batch_size} sequences x {ranks} {cards}{times} = {self.global_batch_size} per step"
-        epochs = f"{self.rows:,} rows / {self.global_batch_size} = {self.per_epoch:,} steps an epoch"
+        rows, steps, total = counted(self.rows, "row"), counted(self.per_epoch, "step"), counted(self.total, "step")
         limit = settings.max_steps and settings.max_steps < self.per_epoch * settings.max_epochs
-        run = f"MAX_STEPS={settings.max_steps}" if limit else f"x {settings.max_epochs} epochs"
-        return [step, f"{epochs}, {run} = {self.total:,} steps"]
+        run = f"MAX_STEPS={settings.max_steps}" if limit else f"x {counted(settings.max_epochs, 'epoch')}"
+        return [step, f"{rows} / {self.global_batch_size} = {steps} an epoch, {run} = {total}"]

@@ -22,7 +22,7 @@ def test_gsm8k_on_four_gpus():
     assert (steps.global_batch_size, steps.per_epoch, steps.total) == (16, 468, 468)
     assert steps.describe(settings) == [
         "4 sequences x 4 GPUs = 16 per step",
-        "7,473 rows / 16 = 468 steps an epoch, x 1 epochs = 468 steps",
+        "7,473 rows / 16 = 468 steps an epoch, x 1 epoch = 468 steps",
     ]
 
 

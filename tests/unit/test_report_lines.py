@@ -10,7 +10,12 @@ def line(results: Evaluation, name: str) -> list[str]:
 
 
 def test_answers_that_did_not_end_have_a_line_if_there_are_any():
-    before, after = Results(answers=200, cut_answers=200), Results(answers=200, cut_answers=3)
+    before, after = Results(rows=200, answers=200, cut_answers=200), Results(rows=200, answers=200, cut_answers=3)
     assert line(Evaluation(before=before, after=after), "cut at MAX_NEW_TOKENS") == ["100.0%", "1.5%"]
-    ended = Evaluation(before=Results(answers=200), after=Results(answers=200))
+    ended = Evaluation(before=Results(rows=200, answers=200), after=Results(rows=200, answers=200))
     assert "cut at MAX_NEW_TOKENS" not in "".join(evaluation_lines(ended))
+
+
+def test_without_held_out_rows_a_line_says_so_in_place_of_a_table_of_dashes():
+    (line,) = filter(None, evaluation_lines(Evaluation(before=Results(), after=Results())))
+    assert line.startswith("No row is held out, so nothing was evaluated")

@@ -12,8 +12,9 @@ from sft.host.rows.columns import columns
 from sft.host.rows.parts import parts
 from sft.host.rows.summary import unusual
 from sft.host.rows.texts import not_applied, noun
-from sft.host.rows.words import answers, counted, row_counts
+from sft.host.rows.words import answers, row_counts
 from sft.host.screen import labelled
+from sft.nouns import counted
 from sft.run import typed_json
 from sft.run.directory import Run
 from sft.run.records import Prepared, Split
@@ -62,12 +63,14 @@ def lines(prepared: Prepared, settings: Settings) -> Iterator[tuple[str, str]]:
 
 def counts(split: Split, max_length: int) -> Iterator[str]:
     """Yield what the line of a split says of it."""
-    yield f"{split.conversations or split.rows:,} {noun(split)}s"
-    if split.conversations not in (0, split.rows):
-        yield f"{split.rows:,} sequences"
-    yield f"{split.tokens:,} tokens"
-    yield f"{split.target_tokens:,} of them targets"
-    yield f"longest {'sequence' if split.conversations not in (0, split.rows) else 'row'} {split.longest}"
+    yield counted(split.conversations or split.rows, noun(split))
+    is_split = split.conversations not in (0, split.rows)
+    if is_split:
+        yield counted(split.rows, "sequence")
+    if split.rows:
+        yield counted(split.tokens, "token")
+        yield f"{split.target_tokens:,} of them targets"
+        yield f"longest {'sequence' if is_split else 'row'} {split.longest}"
     if split.cut_rows:
         yield f"{counted(split.cut_rows, 'row')} cut at MAX_LENGTH={max_length} ({split.cut_rows / split.read:.1%})"
     if split.dropped_sequences:

@@ -90,6 +90,8 @@ def evaluation_lines(results: Evaluation) -> list[str]:
     before, after = results.before, results.after
     if not (before and after):
         return []
+    if not after.rows:
+        return ["", "No row is held out, so nothing was evaluated; EVAL_SPLIT names rows to evaluate on.", ""]
     lines = [
         "",
         f"{'':<28}{'before':>10}{'after':>10}",

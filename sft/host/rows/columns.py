@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from sft.errors import shown
-from sft.host.rows.words import counted
+from sft.nouns import counted
 from sft.run.records import Split
 
 MOST = 6  # combinations of columns, and columns that are not used, that are named

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from rich.cells import cell_len, set_cell_size
 
 from sft.host.rows.visible import visible
-from sft.host.rows.words import counted
+from sft.nouns import counted
 from sft.rows.looks.table import BY_NAME, LOOKS, Group, Look
 from sft.run.records import FoundRow, LookCounts, LookFound, Looks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sft.errors import shown
-from sft.host.rows.words import counted
+from sft.nouns import counted
 from sft.run.records import MixturePart
 from sft.settings.shares import Share
 

@@ -12,7 +12,8 @@ from sft.host.rows.columns import columns
 from sft.host.rows.parts import parts
 from sft.host.rows.texts import not_applied, noun
 from sft.host.rows.visible import visible
-from sft.host.rows.words import answers, counted
+from sft.host.rows.words import answers
+from sft.nouns import counted
 from sft.run.records import Split, TemplateFacts
 from sft.run.shown_rows import Bar, ShownRows
 from sft.settings.fields import Settings

@@ -10,7 +10,8 @@ from rich.text import Text
 from sft.errors import shown
 from sft.host.rows.shorten import LONG_TOKENS, LeftOut, shortened
 from sft.host.rows.visible import visible
-from sft.host.rows.words import answers, counted, cut, size, title, warnings
+from sft.host.rows.words import answers, cut, size, title, warnings
+from sft.nouns import counted
 from sft.run.shown_rows import Kind, Piece, Sequence, ShownRow, ShownRows
 
 STYLES: dict[Kind, str] = {"context": "", "target": "bold green", "end": "bold white on red"}

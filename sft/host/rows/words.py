@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sft.nouns import counted
 from sft.run.records import RowCounts
 from sft.run.shown_rows import Sequence, ShownRow, ShownRows
 
@@ -58,8 +59,3 @@ def row_counts(counts: RowCounts) -> str:
     if counts.not_in_share:
         parts = (*parts, f"{counts.not_in_share:,} not in the share of their data set")
     return f"{counts.read:,} read = {' + '.join(parts)}"
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {what}{'s' * (number != 1)}"
