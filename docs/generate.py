@@ -1,7 +1,7 @@
 """Write the generated parts of the documentation: `make docs`. A test fails where they are not what the code says.
 
 `docs/settings.md` and `.env.example` come from the fields of Settings, the map in `docs/architecture.md` from the first
-lines of the modules, and the plans in `docs/planning.md` and `docs/scale.md` from what `make plan` calls.
+lines of the modules, and the plans in the READMEs, `docs/planning.md` and `docs/scale.md` from what `make plan` calls.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from sft.settings.kinds import MAY_CHANGE
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 COLUMNS = 80  # of the terminal that the plan is printed for
+PLAN_COMMAND = "$ make plan GPU=4090 GPUS=4 HOST_GIB=128"
+LINES_OF_PLAN = ("meta-llama/", "on 4 x", "  peak ", "run ", "       small steps: ")  # how those in the READMEs begin
 
 # From the user's command inwards: the folders of the map, in the order in which they are read.
 FOLDERS = (
@@ -57,6 +59,7 @@ def documents() -> dict[Path, str]:
         DOCS / "architecture.md": filled(DOCS / "architecture.md", "modules", module_map()),
         DOCS / "planning.md": filled(DOCS / "planning.md", "plan", plan()),
         DOCS / "scale.md": filled(DOCS / "scale.md", "gpus", scaling()),
+        **{path: with_plan_lines(path) for path in (ROOT / "README.md", ROOT / "README.ja.md")},
     }
 
 
@@ -199,7 +202,17 @@ def plan() -> str:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # whatever this clone has downloaded
         options = Options.of("4090", "", gpus="4", host_gib="128")
         view.show(Settings(), options, console, as_json=False)
-    return f"```console\n$ make plan GPU=4090 GPUS=4 HOST_GIB=128\n{printed.getvalue()}```\n"
+    return f"```console\n{PLAN_COMMAND}\n{printed.getvalue()}```\n"
+
+
+def with_plan_lines(path: Path) -> str:
+    """Return a README with the present lines of the plan: those that begin with the words of LINES_OF_PLAN."""
+    before, mark, rest = path.read_text(encoding="utf-8").partition(f"```console\n{PLAN_COMMAND}\n")
+    _, end, after = rest.partition("```\n")
+    lines = [line for line in plan().splitlines(keepends=True) if line.startswith(LINES_OF_PLAN)]
+    if not mark or len(lines) != len(LINES_OF_PLAN):
+        raise SystemExit(f"{path}: has no place for the plan, or the plan has other lines than LINES_OF_PLAN")
+    return before + mark + "".join(lines) + end + after
 
 
 def main() -> None:
