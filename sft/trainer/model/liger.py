@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
+import logging
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -90,6 +91,8 @@ def undo() -> None:
 
 def apply_all(model: torch.nn.Module, without: list[str], said: list[str]) -> Iterator[str]:
     """Take Liger's kernels, but those in `without`. Yield the name of each that is used; add to `said` what is not."""
+    # It warns of every backend that is not installed, such as those for other makers' chips.
+    logging.getLogger("liger_kernel.backends").setLevel(logging.ERROR)
     missing = list[str]()
     try:
         for kernel in KERNELS:
