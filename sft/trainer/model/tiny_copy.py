@@ -52,6 +52,7 @@ SIZES: tuple[tuple[str, int, How], ...] = (
      "keep"),
     (r".*(intermediate|ffn|inner|feed_forward|mlp).*_(size|dim)(_mlp)?|n_inner|d_ff|d_inner|dff|dim_ff", 128, "divide"),
     (r"hidden_size_per_layer_input", 16, "least"),
+    (r"base_channels", 32, "least"),
     (r"vocab_size_per_layer_input", VOCABULARY, "least"),
     (r"hidden_size|n_embd|d_model|embed_dim|embedding_(size|dim)|(emb_)?dim|lru_width|.*embed_proj_dim", 64, "divide"),
     (r"attention_hidden_size|.*hidden_dim", 64, "divide"),

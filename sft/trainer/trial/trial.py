@@ -55,7 +55,8 @@ def try_copy(config: transformers.PreTrainedConfig, settings: Settings, world: W
     copies, error = tiny.first_that_runs(config, settings, world)
     if error is not None:
         return failed(copies, error, config, settings)
-    assert copies is not None
+    if copies is None:
+        return Tried(not_tried=f"no copy of it has fewer than {tiny.MOST_WEIGHTS:,.0f} weights")
     check_causal(copies, settings)
     return fast_ways(copies, settings)
 
