@@ -7,9 +7,10 @@ ifneq ($(shell .venv/bin/python -IS sft/host/bootstrap/sound.py 2>/dev/null),sou
 .PHONY: $(INV) .venv/.dev
 endif
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
+# Standard output is the task's: `make plan JSON=1 >plan.json` may come after a change that renews .venv first.
 BOOTSTRAP := command -v $(PYTHON) >/dev/null || { \
   echo "PYTHON=$(PYTHON): not found; install it, on Debian and Ubuntu: sudo apt install python3" >&2; exit 2; }; \
-  $(PYTHON) sft/host/bootstrap/__main__.py
+  >&2 $(PYTHON) sft/host/bootstrap/__main__.py
 .DEFAULT_GOAL := help
 TARGETS := help setup bundle test-env rows plan train resume demo manifest monitor stop logs evaluate bench check test soak docs \
   constraints clean

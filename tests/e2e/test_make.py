@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sft import hostfile
+from sft import ROOT, hostfile
 from sft.run import lifecycle
 from tests.settings import decided
 
@@ -45,6 +45,21 @@ def test_the_options_of_a_task_stand_behind_make(project):
     assert done.returncode == 0 and json.loads(done.stdout)["run"] == "older", done.stdout
     assert "older  stopped" in make(project, "monitor", "NAME=older", "ONCE=1").stdout
     assert "newer" in make(project, "monitor", "NAME=", "ONCE=0").stdout
+
+
+def test_what_is_said_while_the_environment_is_renewed_is_not_in_the_tasks_output(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\necho setting up\nprintf '#!/bin/sh\\necho {}\\n' > .venv/bin/inv\nchmod +x .venv/bin/inv\n"
+    )
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["make", "plan", "JSON=1", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{}\n", "setting up\n")
 
 
 def test_the_list_of_targets_fits_a_terminal(project):
