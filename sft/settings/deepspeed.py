@@ -125,7 +125,7 @@ def no_16_bit_states(config: DsConfig, settings: Settings) -> list[str]:
         what, remedy = f"needs bf16, and PRECISION is {settings.precision}", "use PRECISION=bf16, or OPTIMIZER_BITS=32"
         problems.append(wrong("OPTIMIZER_BITS", 16, what, remedy))
     if config.offloads("offload_optimizer") or config.offloads("offload_param"):
-        what = f"DS_CONFIG={settings.ds_config} keeps the optimizer in main memory, which has room for 32 bits"
+        what = f"DS_CONFIG={settings.ds_config} offloads to main memory, which has room for 32 bits"
         problems.append(wrong("OPTIMIZER_BITS", 16, what, "use DS_CONFIG=zero3, or OPTIMIZER_BITS=32"))
     if settings.lora_base_bits == 4:
         what, remedy = "with LORA_BASE_BITS=4 the optimizer has only the adapter, a few MiB", "use OPTIMIZER_BITS=32"
@@ -145,7 +145,7 @@ def no_16_bit_states(config: DsConfig, settings: Settings) -> list[str]:
 def with_16_bit_states(config: dict[str, object]) -> dict[str, object]:
     """Return a configuration whose weights and moments are bf16. Their optimizer is sft/trainer/optimizer.py."""
     states = {**DsConfig(config).section("bf16"), MASTER_WEIGHTS: True, OPTIMIZER_STATES: True}
-    return {**config, "bf16": states, "zero_allow_untested_optimizer": True}
+    return {**config, "bf16": states}
 
 
 def unrounded_states(config: dict[str, object], settings: Settings) -> list[str]:

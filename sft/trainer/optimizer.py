@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from deepspeed import DeepSpeedEngine
+from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 from torch.optim.adamw import adamw
 
 from sft.settings.deepspeed import DsConfig
@@ -28,6 +29,8 @@ def optimizer_for(
 ) -> torch.optim.Optimizer:
     """Return the optimizer for groups of parameters."""
     if settings.optimizer_bits == 16:
+        if Bf16AdamW not in ZERO_SUPPORTED_OPTIMIZERS:  # DeepSpeed refuses others, or warns of them
+            ZERO_SUPPORTED_OPTIMIZERS.append(Bf16AdamW)
         return Bf16AdamW(groups, settings.learning_rate, settings.seed, world.rank)
     fused = world.device.type == "cuda" or "offload_optimizer" in config.zero
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)

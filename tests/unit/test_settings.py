@@ -163,10 +163,10 @@ STATES = "which has room for 32 bits; use DS_CONFIG=zero3, or OPTIMIZER_BITS=32"
     [
         ({"precision": "fp32"}, "needs bf16, and PRECISION is fp32; use PRECISION=bf16, or OPTIMIZER_BITS=32"),
         ({"precision": "auto"}, "needs bf16, and PRECISION is fp32; use PRECISION=bf16, or OPTIMIZER_BITS=32"),  # CPU
-        ({"ds_config": "zero3_offload"}, f"DS_CONFIG=zero3_offload keeps the optimizer in main memory, {STATES}"),
+        ({"ds_config": "zero3_offload"}, f"DS_CONFIG=zero3_offload offloads to main memory, {STATES}"),
         (
             {"ds_config": "zero3_offload_all"},
-            f"DS_CONFIG=zero3_offload_all keeps the optimizer in main memory, {STATES}",
+            f"DS_CONFIG=zero3_offload_all offloads to main memory, {STATES}",
         ),
         (
             {"lora_base_bits": "4", "lora_rank": 8, "ds_config": "zero2"},
@@ -185,10 +185,9 @@ def test_deepspeed_is_told_of_states_in_16_bits(kind):
     settings = decided(precision="bf16", optimizer_bits="16", ds_config=kind)
     found = deepspeed.configuration(settings).content
     assert found["bf16"] == {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
-    assert found["zero_allow_untested_optimizer"] is True
     assert deepspeed.configuration(settings, found).content == found  # as it was when a run began
     usual = deepspeed.configuration(decided(precision="bf16", ds_config=kind)).content
-    assert usual["bf16"] == {"enabled": True} and "zero_allow_untested_optimizer" not in usual
+    assert usual["bf16"] == {"enabled": True}
     with pytest.raises(SettingsError, match="OPTIMIZER_BITS=8: is not one of the choices; use 32 or 16"):
         load(None, optimizer_bits="8")
 
@@ -221,7 +220,14 @@ LOST = "with which AdamW's small updates are rounded to nothing; remove it from 
             'OPTIMIZER_BITS=16: DS_CONFIG=FILE says grad_accum_dtype = "fp32"; remove grad_accum_dtype from the file, '
             "or use OPTIMIZER_BITS=32",
         ),
+        (
+            {"zero_optimization": {"stage": 3, "mics_shard_size": 2}},
+            16,
+            "OPTIMIZER_BITS=16: DS_CONFIG=FILE says mics_shard_size = 2; remove mics_shard_size from the file, or use "
+            "OPTIMIZER_BITS=32",
+        ),
         ({"bf16": {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}}, 16, ""),
+        ({"bf16": {"bf16_master_weights_and_grads": "auto", "bf16_optimizer_states": False}}, 32, ""),
     ],
 )
 def test_a_file_may_not_round_states_to_the_nearest_value(tmp_path, content, bits, problem):
@@ -229,7 +235,7 @@ def test_a_file_may_not_round_states_to_the_nearest_value(tmp_path, content, bit
     file.write_text(json.dumps({"zero_optimization": {"stage": 3}} | content))
     given = {"precision": "bf16", "optimizer_bits": str(bits), "ds_config": str(file)}
     if not problem:
-        assert deepspeed.configuration(decided(**given)).has_16_bit_states
+        assert deepspeed.configuration(decided(**given)).has_16_bit_states == (bits == 16)
         return
     with pytest.raises(SettingsError) as caught:
         decided(**given)
