@@ -1,10 +1,14 @@
 """OPTIMIZER_BITS=16: nearly the loss curve of 32 bits, resumed to the bit, and on other ranks."""
 
 import functools
+import json
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from sft.host.plan import cards, shapes
+from sft.host.plan.job import Job
 
 from .conftest import RANKS, STEPS
 from .project import CURVE, metrics, small, stopped
@@ -42,6 +46,14 @@ def test_the_curve_is_nearly_that_of_32_bits_in_half_the_checkpoint(run_of, kind
     size = {run: sum(path.stat().st_size for path in run.checkpoints.glob("step-*/*.pt")) for run in (ours, usual)}
     assert 0.45 < size[ours] / size[usual] < 0.7
     assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(ours.final / "model.safetensors").values())
+
+
+def test_zero3_keeps_as_many_weights_as_the_plan_counts(project, run_of):
+    run = run_of(16, "zero3")
+    model = project.path / json.loads(run.prepared.read_text())["model"]
+    wanted = Job.of(run.settings(), shapes.read(model / "config.json"), cards.need("4090")).max_live
+    zero = json.loads(run.ds_config.read_text())["zero_optimization"]
+    assert zero["stage3_max_live_parameters"] == zero["stage3_max_reuse_distance"] == wanted
 
 
 @pytest.mark.parametrize("kind", ["zero3", "zero2"])
