@@ -32,8 +32,7 @@ from sft.settings.fields import DS_CONFIGS, Settings
 
 # The packages whose versions can change what a run computes.
 PACKAGES = ("torch", "transformers", "deepspeed", "datasets", "tokenizers", "safetensors", "accelerate", "peft",
-            "numpy", "pyarrow", "liger-kernel", "fla-core", "flash-attn", "bitsandbytes",
-            "wandb")  # fmt: skip
+            "numpy", "pyarrow", "liger-kernel", "flash-attn", "bitsandbytes", "wandb")  # fmt: skip
 ANSWER_TIMEOUT_S = 10
 COMPARED = ("commit", "changed_files", "python", "packages", "machine", "inputs")
 

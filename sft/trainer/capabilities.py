@@ -57,7 +57,7 @@ def line(found: Capabilities) -> str:
         "packed rows" if found.packing else "padded rows",
         "loss in chunks" if found.chunked_loss else "loss of whole logits",
         *([f"Liger's {', '.join(found.kernels)}"] if found.kernels else []),
-        *([f"fla's {', '.join(found.scans)}"] if found.scans else []),
+        *found.scans,
     ]
     return f"{found.model}: {'; '.join(parts)}"
 

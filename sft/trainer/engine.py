@@ -26,7 +26,7 @@ from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
 from sft.trainer.loss import TargetLoss
 from sft.trainer.model import adapter, liger, scans, towers
-from sft.trainer.model.load import DTYPES, load_model
+from sft.trainer.model.load import load_model
 from sft.trainer.model.parts import count_weights, decoder_layers, true_shape
 from sft.trainer.optimizer import keep_one_copy, optimizer_for
 
@@ -56,7 +56,7 @@ def start_engine(
     for line in tried.left_out if world.is_main else []:
         print(line, flush=True)
     loss.kernels, loss.unused = kernels, unused
-    take_scans(loss, settings, world, tried)
+    loss.scans = scans.take(model, tried)
     if loss.head_loss and settings.optimizer_bits == 16:
         loss.head_loss.chunk_bytes = SMALL_CHUNK_BYTES
     if settings.lora_rank:
@@ -118,17 +118,6 @@ def take_faster_kernels(
     elif liger.is_usable(world.device):
         return take_liger_kernels(model, world, without)
     return []
-
-
-def take_scans(loss: TargetLoss, settings: Decided, world: World, tried: Tried) -> None:
-    """Use fla's kernels for what mixes the tokens of a sequence, those that were right on a copy of the model."""
-    if not scans.could_be_fast(world.device, DTYPES[settings.precision]):
-        return
-    said = list[str]()
-    loss.scans = scans.take_kernels(loss.model, tried, said)
-    loss.left_out += said
-    for line in said if world.is_main else []:
-        print(line, flush=True)
 
 
 def end_engine(engine: DeepSpeedEngine) -> None:

@@ -38,7 +38,7 @@ class TargetLoss(torch.nn.Module):
         self.gives_positions = True  # to the model, for packed sequences; otherwise it counts them itself
         self.gives_logits = False  # instead of the loss, to try what is fast (fast_paths.py)
         self.kernels: list[str] = []  # of Liger, in the model
-        self.scans: list[str] = []  # kernels of fla, in the model
+        self.scans: list[str] = []  # the faster versions of functions that mix tokens, in use
         self.unused: list[str] = []  # names of the weights that text does not pass, frozen
         self.left_out: list[str] = []  # the fast ways that this model cannot go, in words
         head = model.get_output_embeddings()

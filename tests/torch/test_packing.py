@@ -136,11 +136,26 @@ def test_convolutions_and_scans_keep_packed_sequences_apart_by_themselves(kind):
     assert_packed_is_padded(SCANS[kind][0], set())
 
 
+@pytest.mark.parametrize("kind", ["a state space", "a linear attention"])
+def test_faster_scans_keep_packed_sequences_apart(kind, monkeypatch):
+    config, _ = SCANS[kind]
+    used = []
+    monkeypatch.setattr(scans.Mixing, "fast", lambda self, *given: used.append(self.kind.fast) or self.apart(*given))
+    scans.use(TargetLoss(model_of(config)).model, [kind.fast for kind in scans.KINDS])
+    try:
+        assert_packed_is_padded(config, set())
+    finally:
+        scans.use(model_of(config), [])
+    assert (
+        set(used) == {"a state space": {"state space in chunks"}, "a linear attention": {"delta rule in blocks"}}[kind]
+    )
+
+
 @pytest.mark.parametrize("kind", SCANS)
 def test_a_scan_that_mixes_sequences_is_found_and_its_layers_get_padded_batches(kind, monkeypatch):
     config, name = SCANS[kind]
-    monkeypatch.setattr(scans.Mixing, "in_groups", lambda self, given, extra, sequences: self.plain(**given, **extra))
-    monkeypatch.setattr(scans.Mixing, "spread", lambda self, given, extra, sequences: self.plain(**given, **extra))
+    monkeypatch.setattr(scans, "in_groups", lambda plain, given, sequences, axis: plain(given))
+    monkeypatch.setattr(scans, "spread", lambda plain, given, sequences: plain(given))
     assert_packed_is_padded(config, set(name.split()))
 
 

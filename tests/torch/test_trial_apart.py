@@ -35,4 +35,4 @@ def test_one_that_crashes_or_hangs_leaves_out_the_kernels(monkeypatch, attempt, 
         monkeypatch.setattr(apart, "LIMIT_S", 0.1)
     found = apart.tried(attempt)
     assert found.without_kernels == list(liger.KERNELS)
-    assert found.left_out == [f"its trial {ended}: training without kernels of Liger and fla"]
+    assert found.left_out == [f"its trial {ended}: training without Liger's kernels"]

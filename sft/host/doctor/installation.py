@@ -66,13 +66,10 @@ def extras(settings: Settings) -> Check:
 
 def kernels(_: Settings) -> Check:
     """Check for the optional kernels that make training on GPUs faster."""
-    found = {name: version_of(name) for name in ("liger-kernel", "fla-core", "flash-attn")}
+    found = {name: version_of(name) for name in ("liger-kernel", "flash-attn")}
     words = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     if not found["liger-kernel"]:
         what = "liger-kernel is not installed: activations take a third more memory"
-        return Check("fast kernels", "warning", what, "`make clean setup` installs it where a GPU is visible")
-    if not found["fla-core"]:
-        what = "fla-core is not installed: linear attention and Mamba layers take several times as long"
         return Check("fast kernels", "warning", what, "`make clean setup` installs it where a GPU is visible")
     more = "" if found["flash-attn"] else "; without flash-attn, torch's own attention is used"
     return Check("fast kernels", "ok", words + more)

@@ -20,7 +20,7 @@ class Capabilities(Record):
     chunked_loss: bool
     recomputes: bool  # activations, in the backward pass
     kernels: list[str]  # of Liger, in use
-    scans: list[str] = field(default_factory=list)  # kernels of fla, in use
+    scans: list[str] = field(default_factory=list)  # faster versions of functions that mix tokens, in use
     trained_share: float  # of the weights, adapters included
     frozen: str = ""  # the parts that text does not pass: towers for pictures and sound
     left_out: list[str]  # in words, with the reason

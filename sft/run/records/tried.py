@@ -19,7 +19,7 @@ class Tried(Record):
     chunked_loss: bool = True
     recomputes: bool = True
     without_kernels: list[str] = field(default_factory=list)  # of Liger
-    without_scans: list[str] = field(default_factory=list)  # of fla
+    without_scans: list[str] = field(default_factory=list)  # scans.py
     left_out: list[str] = field(default_factory=list)  # in words, with the reason
     positions: int | None = None  # tokens that the model reads at most, if its configuration says so
     seconds: float = 0.0

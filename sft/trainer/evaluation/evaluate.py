@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from sft.run.directory import Run
-from sft.run.records import Moment, Prepared, Results
+from sft.run.records import Moment, Prepared, Results, Tried
 from sft.settings.stages import Effective
 from sft.trainer import batching, distributed
 from sft.trainer.data.rows import Rows
@@ -27,6 +27,7 @@ from sft.trainer.evaluation.generate import generate
 from sft.trainer.evaluation.score import results
 from sft.trainer.fast_paths import end_packing, take_fast_paths
 from sft.trainer.loss import TargetLoss, evaluating
+from sft.trainer.model import scans
 from sft.trainer.model.load import free_unused_memory, load_model
 from sft.trainer.report import Reporter
 
@@ -56,6 +57,7 @@ def evaluate_model(
     )
     model: Any = load_model(path, settings, world.device)
     target_loss = TargetLoss(model)
+    scans.take(model, prepared.tried or Tried())
     packing = take_fast_paths(target_loss, settings.packing, world, int(rows.lengths.max(initial=0)))
     losses = mean_losses(target_loss, rows, settings, packing, world)
     loss = parts.mean(rows, losses)

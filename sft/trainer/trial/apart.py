@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 
 from sft.errors import SettingsError
 from sft.run.records import Tried
-from sft.trainer.model import fla_kernels, liger
+from sft.trainer.model import liger
 
 LIMIT_S = 300.0  # the first use of a kernel may compile for a minute
 
@@ -18,7 +18,7 @@ def tried(attempt: Callable[[], Tried]) -> Tried:
     """Return what an attempt finds in a forked process. Raises SettingsError if the attempt does.
 
     If it crashes or hangs, nothing is known of the model, except that a kernel may do that in the ranks too: they use
-    none of Liger's and of fla's.
+    none of Liger's.
     """
     # Forked, as the libraries are loaded already. This process has not used the GPU, and has no threads of torch's.
     context = multiprocessing.get_context("fork")
@@ -56,7 +56,5 @@ def send(attempt: Callable[[], Tried], sending: Connection) -> None:
 
 def crashed(ended: str) -> Tried:
     """Return what is known of a model whose trial crashed."""
-    said = f"its trial {ended}: training without kernels of Liger and fla"
-    return Tried(
-        not_tried=said, without_kernels=list(liger.KERNELS), without_scans=list(fla_kernels.KERNELS), left_out=[said]
-    )
+    said = f"its trial {ended}: training without Liger's kernels"
+    return Tried(not_tried=said, without_kernels=list(liger.KERNELS), left_out=[said])

@@ -15,7 +15,7 @@ from sft.run.records import Tried
 from sft.settings.fields import TINY, Settings
 from sft.trainer.data.hashes import file_hash, short_hash
 
-PACKAGES = ("torch", "transformers", "peft", "liger-kernel", "fla-core", "flash-attn", "triton", "kernels")
+PACKAGES = ("torch", "transformers", "peft", "liger-kernel", "flash-attn", "triton", "kernels")
 # The settings that a trial depends on.
 NAMES = (
     "device", "precision", "packing", "lora_rank", "lora_targets", "gradient_checkpointing", "compile",

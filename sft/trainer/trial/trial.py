@@ -16,7 +16,7 @@ from sft.settings.fields import Settings
 from sft.trainer import fast_paths
 from sft.trainer.distributed import World
 from sft.trainer.fast_paths import reason_of
-from sft.trainer.model import adapter, liger, published, scans, towers
+from sft.trainer.model import adapter, liger, published, towers
 from sft.trainer.trial import copies as tiny
 from sft.trainer.trial import passes
 from sft.trainer.trial.copies import Copies
@@ -130,11 +130,10 @@ def fast_ways(copies: Copies, settings: Settings) -> Tried:
         wrong_ones = {kernel: said for kernel in liger.KERNELS if (said := ways.kernel(kernel))}
         found["without_kernels"] = list(wrong_ones)
         left_out += [f"{name} is wrong with Liger's {kernel} ({why}): its own" for kernel, why in wrong_ones.items()]
-    if scans.could_be_fast(copies.world.device, copies.dtype) and scans.is_installed():
-        wrong_scans = {kernel: said for kernel in ways.scans() if (said := ways.scan(kernel))}
-        found["without_scans"] = list(wrong_scans)
-        left_out += [f"{name} is wrong with fla's {kernel} ({why}): its own" for kernel, why in wrong_scans.items()]
-        ways.used_scans = [kernel for kernel in ways.scans() if kernel not in wrong_scans]
+    wrong_scans = {scan: said for scan in ways.scans() if (said := ways.scan(scan))}
+    found["without_scans"] = list(wrong_scans)
+    left_out += [f"{name} is wrong with its {scan} ({why}): transformers' own" for scan, why in wrong_scans.items()]
+    ways.used_scans = [scan for scan in ways.scans() if scan not in wrong_scans]
     packed = ways.packed() if settings.packing else None
     if packed:
         found["packing"] = False

@@ -41,7 +41,7 @@ class Ways:
     def __init__(self, copies: Copies) -> None:
         self.copies, self.device, self.dtype = copies, copies.world.device, copies.dtype
         self.attention: str | None = None  # the implementation to use; None: the model's own
-        self.used_scans: list[str] = []  # kernels of fla to use for packed rows
+        self.used_scans: list[str] = []  # faster versions of functions that mix tokens, for packed rows
 
     @functools.cached_property
     def has_plain_attention(self) -> bool:
@@ -57,7 +57,7 @@ class Ways:
     @functools.cache  # noqa: B019  # lives as long as the trial
     def plain(self, seed: int) -> tuple[Result, dict[str, float]]:
         """Return the plain result, and by what shares another one may differ from it."""
-        scans.use_kernels(self.copies.first(seed)[0], [])
+        scans.use(self.copies.first(seed)[0], [])
         loss = self.copies.loss(seed, PLAIN if self.has_plain_attention else None)
         result = self.copies.alone(loss, seed)
         try:
@@ -165,19 +165,19 @@ class Ways:
         return self.compared(way)
 
     def scans(self) -> list[str]:
-        """Return the kernels of fla that this family could use."""
+        """Return the faster versions of functions that mix tokens in this family."""
         return scans.names(self.copies.loss().model)
 
     def scan(self, name: str) -> str:
-        """Compare one of fla's kernels."""
+        """Compare one of these faster versions."""
 
         def way(seed: int) -> Result:
             loss = self.copies.loss(seed, self.attention)
-            scans.use_kernels(loss.model, [name])
+            scans.use(loss.model, [name])
             try:
                 return self.copies.alone(loss, seed)
             finally:
-                scans.use_kernels(loss.model, [])
+                scans.use(loss.model, [])
 
         return self.compared(way)
 
@@ -196,7 +196,7 @@ class Ways:
     def packing(self, seed: int) -> TargetLoss | None:
         """Return a copy that packs, or None if it does not keep rows apart."""
         loss = TargetLoss(self.copies.model(seed))  # a new one: packing may change more in it than its attention
-        scans.use_kernels(loss.model, self.used_scans)
+        scans.use(loss.model, self.used_scans)
         if self.attention:
             loss.own_attention = self.attention
         with passes.quietly():
