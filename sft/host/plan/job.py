@@ -180,7 +180,7 @@ class Job:
     def backward_bytes(self) -> float:
         """Bytes per token of a layer's gradients in backward, beside what was kept."""
         copies = 2 * self.shape.hidden * self.shape.experts_per_token * (self.shape.experts > 1)
-        return self.element * (self.wide + 4 * self.shape.hidden + copies)
+        return max(self.element * (self.wide + 4 * self.shape.hidden + copies), self.shape.mixers.again)
 
 
 def adapter_weights(shape: Shape, rank: int, experts: bool) -> int:

@@ -1,7 +1,8 @@
 """What layers keep for backward that mix tokens by other means than attention: state spaces and linear attention.
 
-The bytes are those of transformers' own code in PyTorch, measured with autograd for Qwen3.5, Granite 4 and Mamba. Its
-states are in fp32, whatever the precision. Kernels of other packages (mamba-ssm, flash-linear-attention) keep less.
+The bytes were measured with autograd for Qwen3.5, Granite 4 and Mamba. The gated delta rule and Mamba 2 are computed
+again in backward (sft/trainer/model/scans.py): only one layer at a time needs room for what they would keep, in fp32.
+Kernels of other packages (mamba-ssm) keep less than Mamba's own code in PyTorch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from sft.model_files import Config
 
 KINDS = ("layer_types", "layers_block_type", "layer_block_types")  # config.json's lists with one entry a layer
 OTHERS = ("linear_attention", "mamba", "mamba2", "recurrent", "linear")  # entries of layers without attention
-DELTA_CHUNK = 64  # tokens that the gated delta rule computes at once
+CHUNK = 64  # tokens that the gated delta rule and Mamba 2 compute at once
+IN_BACKWARD = 1.7  # bytes that Mamba 2 needs there over those that it would keep
 PADDING = 1.15  # positions over tokens: such layers are computed on sequences of similar lengths, padded
 
 Size = Callable[[str], int]  # a size of config.json by its name; 0 if it is not there
@@ -25,6 +27,7 @@ class Mixers:
 
     layers: int = 0
     bytes_per_token: float = 0.0  # that one of them keeps beside what every layer does
+    again: float = 0.0  # bytes per token that one of them needs in backward to compute its states again
     beside_attention: bool = False  # in the same layers
 
 
@@ -33,19 +36,22 @@ ATTENTION_ONLY = Mixers()
 
 def mixers(config: Config, size: Size, layers: int, hidden: int) -> Mixers:
     """Return the layers of a model that are not attention, by its config.json."""
+    again = 0.0
     if keys := size("linear_num_key_heads") * size("linear_key_head_dim"):
-        kept = delta_rule(
-            keys, size("linear_num_value_heads"), size("linear_value_head_dim"), size("linear_key_head_dim")
-        )
+        heads, key_dim = size("linear_num_value_heads"), size("linear_key_head_dim")
+        kept, again = delta_rule(keys, heads, heads * size("linear_value_head_dim"), key_dim)
     elif state := size("mamba_d_state") or size("ssm_state_size") or size("state_size"):
         heads = size("mamba_n_heads") or size("mamba_num_heads") or size("n_mamba_heads") or size("num_heads")
         inner = size("mamba_d_ssm") or (size("mamba_expand") or size("expand") or 2) * hidden
-        chunk = size("mamba_chunk_size") or size("chunk_size") or 256
-        kept = state_space(inner, state, heads, chunk) if heads > 1 else selective_scan(inner, state)
+        groups = size("mamba_n_groups") or size("n_groups") or size("mamba_ngroups") or 1
+        if heads > 1:
+            kept, again = state_space(inner, state, heads, groups)
+        else:
+            kept = PADDING * selective_scan(inner, state)
     else:
         return ATTENTION_ONLY
     beside = config.get("model_type") == "falcon_h1"
-    return Mixers(layers if beside else number(config, size, layers), PADDING * kept, beside)
+    return Mixers(layers if beside else number(config, size, layers), kept, again, beside)
 
 
 def number(config: Config, size: Size, layers: int) -> int:
@@ -62,17 +68,20 @@ def number(config: Config, size: Size, layers: int) -> int:
     return layers - layers // period if period else layers
 
 
-def delta_rule(keys: int, heads: int, value_dim: int, key_dim: int) -> float:
-    """Return the bytes per token of the gated delta rule: Qwen3-Next, Qwen3.5. `keys`: of all key heads."""
-    values = heads * value_dim
-    in_chunks = heads * DELTA_CHUNK * 7 + values * key_dim / DELTA_CHUNK
-    return 4 * (8 * values + 5 * keys + in_chunks) + 2 * 3 * (2 * keys + values) + 4 * values
+def delta_rule(keys: int, heads: int, values: int, key_dim: int) -> tuple[float, float]:
+    """Return the bytes per token that the gated delta rule keeps, and needs in backward: Qwen3-Next, Qwen3.5.
+
+    `keys` and `values`: elements of all heads. It is computed on padded rows, its convolution is not.
+    """
+    in_chunks = heads * CHUNK * 7 + values * key_dim / CHUNK
+    kept = 2 * 3 * (2 * keys + values) + 18 * values + 14 * heads
+    return kept, PADDING * 5 * (8 * values + 5 * keys + in_chunks)
 
 
-def state_space(inner: int, state: int, heads: int, chunk: int) -> float:
-    """Return the bytes per token of Mamba 2."""
-    in_chunks = 4 * heads * chunk + 3.25 * state * inner / chunk
-    return 4 * (4 * heads * state + in_chunks + 7 * inner) + 8 * (inner + 2 * state)
+def state_space(inner: int, state: int, heads: int, groups: int) -> tuple[float, float]:
+    """Return the bytes per token that Mamba 2 keeps, and needs in backward."""
+    in_chunks = 3 * heads * CHUNK + 2.1 * state * inner / CHUNK + 3 * groups * state
+    return 30 * inner + 12 * groups * state + 2 * heads, IN_BACKWARD * 4 * (in_chunks + 4.2 * inner)
 
 
 def selective_scan(inner: int, state: int) -> float:
