@@ -109,16 +109,16 @@ def configuration(settings: Settings, file: dict[str, object] | None = None) -> 
         what = f"DS_CONFIG={settings.ds_config} is ZeRO-3, which cannot shard 4-bit weights"
         problems.append(wrong("LORA_BASE_BITS", 4, what, "use DS_CONFIG=zero2"))
     if settings.optimizer_bits == 16:
-        problems += no_16_bit_states(DsConfig(config), settings)
+        problems += problems_of_16_bit_states(DsConfig(config), settings)
         config = with_16_bit_states(config)
     else:
-        problems += unrounded_states(config, settings)
+        problems += states_without_rounding(config, settings)
     if problems:
         raise SettingsError(problems)
     return DsConfig(without_auto(config))
 
 
-def no_16_bit_states(config: DsConfig, settings: Settings) -> list[str]:
+def problems_of_16_bit_states(config: DsConfig, settings: Settings) -> list[str]:
     """Return a line for everything that OPTIMIZER_BITS=16 does not work with."""
     problems = []
     if settings.precision not in ("bf16", "auto"):
@@ -148,7 +148,7 @@ def with_16_bit_states(config: dict[str, object]) -> dict[str, object]:
     return {**config, "bf16": states}
 
 
-def unrounded_states(config: dict[str, object], settings: Settings) -> list[str]:
+def states_without_rounding(config: dict[str, object], settings: Settings) -> list[str]:
     """Return a line for each state in 16 bits that a file asks for. Rounded to the nearest value it would not move."""
     found = [
         (name, key)
