@@ -29,6 +29,8 @@ else:
     varlen_attn = varlen.varlen_attn
 
 IMPLEMENTATION = "sft_packed"
+# Tensors that families pass to every attention, and that say nothing which is not known otherwise.
+NOT_USED = ("position_ids", "cache_position", "cu_seq_lens_q", "cu_seq_lens_k")
 # torch 2.13 has an option for keys with fewer heads than queries; earlier versions take such keys without it.
 VARLEN_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn or print).parameters else {}
 
@@ -47,15 +49,18 @@ def attention(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     position_bias: torch.Tensor | None = None,
-    **_: Any,
+    sinks: torch.Tensor | None = None,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each sequence. Query, key and value are [1, heads, tokens, size], as transformers passes them.
 
     Some families do not pass `packed` on: then it is the micro-batch that is noted. Inside an unpacked layer there is
     none: then they are [sequences, heads, longest, size], and the mask, if any, is [sequences, 1, longest, longest].
     """
+    if unknown := [name for name, value in others.items() if isinstance(value, torch.Tensor) and name not in NOT_USED]:
+        raise NotImplementedError(f"attention with {unknown[0]}")  # left out, it would be another attention
     packed = packed or noted()
-    options = Options(scaling, sliding_window or 0, dropout, softcap or 0.0, s_aux)
+    options = Options(scaling, sliding_window or 0, dropout, softcap or 0.0, s_aux if sinks is None else sinks)
     if packed is None:
         mask = attention_mask
         if position_bias is not None:
@@ -63,8 +68,8 @@ def attention(
         return in_batches(query, key, value, mask, options).transpose(1, 2), None
     if options.window >= packed.longest:
         options = options._replace(window=0)
-    if position_bias is not None:
-        raise NotImplementedError("a bias for each pair of packed tokens")
+    if position_bias is not None or sinks is not None:
+        raise NotImplementedError("a bias for each pair of packed tokens, or a sink for each of them")
     # Not that of a sequence, which unpacked layers are given: the family's own, which hides more than what follows.
     if attention_mask is not None and attention_mask.shape[-1] != packed.longest:
         raise NotImplementedError("a mask for each pair of packed tokens")
@@ -194,6 +199,7 @@ def written_out(
         scores = options.softcap * torch.tanh(scores / options.softcap)
     scores = scores + bias(scores, mask)
     if options.sinks is not None:
-        scores = torch.cat((scores, options.sinks.float()[:, None, None].expand(*scores.shape[:3], 1)), dim=-1)
+        of_queries = options.sinks if options.sinks.dim() == 4 else options.sinks[:, None, None]
+        scores = torch.cat((scores, of_queries.float().expand(*scores.shape[:3], 1)), dim=-1)
     shares = scores.softmax(-1)[..., : key.shape[2]].to(value.dtype)
     return F.dropout(shares, options.dropout) @ value

@@ -17,7 +17,8 @@ class Options(NamedTuple):
     window: int  # tokens that a token attends to, itself included; 0: all before it
     dropout: float
     softcap: float = 0.0  # scores are softcap * tanh(score / softcap); 0: as they are
-    sinks: torch.Tensor | None = None  # [heads]: one more score of every token, whose value is zero
+    # One more score of every token, of value zero: [heads], or [sequences, heads, tokens, 1] if they are not packed.
+    sinks: torch.Tensor | None = None
 
 
 # (query, key, value) [tokens, heads, size], packed, options -> [tokens, heads, size]

@@ -292,6 +292,23 @@ def test_a_bias_of_each_pair_leaves_the_window_its_size():
     torch.testing.assert_close(found, (scores.softmax(-1) @ value).transpose(1, 2))
 
 
+def test_a_sink_of_each_token_is_used():
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 12, 8)
+    sinks = torch.randn(2, 4, 12, 1)
+    found, _ = attention.attention(torch.nn.Identity(), query, key, value, None, sinks=sinks, scaling=1.0)
+    scores = (query @ key.transpose(2, 3)).masked_fill(~attention.causal(query, 0), -torch.inf)
+    shares = torch.cat((scores, sinks), dim=-1).softmax(-1)[..., :-1]
+    torch.testing.assert_close(found, (shares @ value).transpose(1, 2))
+
+
+def test_attention_with_an_unknown_tensor_is_not_another_attention():
+    parts = torch.randn(3, 1, 2, 5, 8)
+    with pytest.raises(NotImplementedError, match="attention with indices"):
+        attention.attention(torch.nn.Identity(), *parts, None, indices=torch.zeros(1, 5, 2))
+    attention.attention(torch.nn.Identity(), *parts, None, position_ids=torch.arange(5)[None])
+
+
 def test_groups_have_little_padding_and_every_sequence_once():
     lengths = np.random.default_rng(0).integers(1, 400, 60).tolist()
     groups = groups_of(lengths, 1.25)
