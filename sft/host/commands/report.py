@@ -13,6 +13,7 @@ from sft.host.plan import view  # fmt: skip
 from sft.host.rows import looks
 from sft.host.rows.words import row_counts
 from sft.host.screen import duration, labelled
+from sft.nouns import counted
 from sft.run import budget
 from sft.run.directory import Run
 from sft.run.records import Evaluation, Prepared, Results
@@ -107,7 +108,7 @@ def evaluation_lines(results: Evaluation) -> list[str]:
     lines += [
         f"{results.exact_match_name:<28}{shown(before.exact_match)}{shown(after.exact_match)}",
         f"{'last number right':<28}{shown(before.exact_match_flexible)}{shown(after.exact_match_flexible)}"
-        f"   of {after.answers:,} held-out rows",
+        f"   of {counted(after.answers, 'held-out row')}",
     ]
     lines += part_lines(before, after)
     if before.cut_answers or after.cut_answers:
@@ -120,10 +121,10 @@ def part_lines(before: Results, after: Results) -> Iterator[str]:
     """Yield the loss and the exact match on each data set, if there are several."""
     for old, new in zip(before.parts, after.parts, strict=False):
         yield one_line(new.name, 80)
-        yield f"{'  validation loss':<28}{shown(old.loss, '.4f')}{shown(new.loss, '.4f')}   on {new.rows:,} rows"
+        yield f"{'  validation loss':<28}{shown(old.loss, '.4f')}{shown(new.loss, '.4f')}   on {counted(new.rows, 'row')}"
         if new.answers:  # texts have none
             shares = f"{shown(old.exact_match)}{shown(new.exact_match)}"
-            yield f"{'  exact match':<28}{shares}   of {new.answers:,} held-out rows"
+            yield f"{'  exact match':<28}{shares}   of {counted(new.answers, 'held-out row')}"
 
 
 def share(part: int, whole: int) -> float | None:
