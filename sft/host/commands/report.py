@@ -121,7 +121,8 @@ def part_lines(before: Results, after: Results) -> Iterator[str]:
     """Yield the loss and the exact match on each data set, if there are several."""
     for old, new in zip(before.parts, after.parts, strict=False):
         yield one_line(new.name, 80)
-        yield f"{'  validation loss':<28}{shown(old.loss, '.4f')}{shown(new.loss, '.4f')}   on {counted(new.rows, 'row')}"
+        losses = f"{shown(old.loss, '.4f')}{shown(new.loss, '.4f')}"
+        yield f"{'  validation loss':<28}{losses}   on {counted(new.rows, 'row')}"
         if new.answers:  # texts have none
             shares = f"{shown(old.exact_match)}{shown(new.exact_match)}"
             yield f"{'  exact match':<28}{shares}   of {counted(new.answers, 'held-out row')}"
