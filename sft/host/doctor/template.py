@@ -57,7 +57,7 @@ def is_here(settings: Settings) -> bool:
 def check(process: subprocess.Popen[str] | None) -> Check:
     """Return what was found out. Waits for it, TIMEOUT_S at most."""
     if process is None:
-        return Check(NAME, "ok", "not looked at, as the model's tokenizer is not here yet; `make rows` gets it")
+        return Check(NAME, "ok", "not looked at: `make rows` gets or makes the tokenizer that it needs")
     try:
         said, _ = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
