@@ -55,7 +55,8 @@ def state_space(given: dict[str, Any], sequences: Packed | None) -> torch.Tensor
     from_start = from_start.transpose(1, 2).unflatten(2, (groups, -1))[..., None]  # [b, c, g, r, l, 1]
     found = found + read.unflatten(4, (-1, size)).transpose(3, 4) * from_start
     found = found.permute(0, 1, 4, 2, 3, 5).reshape(batch, -1, heads, size)[:, :tokens]
-    return found if D is None else found + D[..., None] * x
+    found = found if D is None else found + D[..., None] * x
+    return found.contiguous()  # Falcon-H1 asks for it
 
 
 def between_chunks(decay: torch.Tensor) -> torch.Tensor:
