@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -142,6 +143,7 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World, longes
         tested = np.arange(3, 3 + TESTED, dtype=np.int32)
         head_loss, target_loss.head_loss = target_loss.head_loss, None
         plain = logits_of_own(trial, tested, longest)
+        check_finite(trial)
         check_causal(trial, tested)
         if head_loss is not None:
             if head_is_last(trial, tested, head_loss, plain):
@@ -232,6 +234,23 @@ def head_is_last(trial: Trial, tested: npt.NDArray[np.int32], head_loss: HeadLos
         return works(trial, lambda: trial.logits(tested), plain * LARGER, allowed)
     finally:
         larger.remove()
+
+
+def check_finite(trial: Trial) -> None:
+    """Raise SettingsError if a weight is NaN or infinite: no row is to blame for what follows from that.
+
+    Embeddings may be, of tokens that no row has.
+    """
+    ends = [trial.model.get_output_embeddings()]
+    with contextlib.suppress(NotImplementedError):  # a family that does not say which they are
+        ends.append(trial.model.get_input_embeddings())
+    kept = {id(getattr(end, "weight", None)) for end in ends}
+    weights = [weight for weight in trial.model.parameters() if id(weight) not in kept]
+    parts = [getattr(weight, "ds_tensor", weight) for weight in weights]  # under ZeRO-3, this rank's
+    if not trial.agree([bool(part.isfinite().all()) for part in parts]):
+        what = f"{type(trial.model).__name__} has weights that are NaN or infinite in {str(trial.model.dtype)[6:]}"
+        remedy = "fetch the model again, or try PRECISION=fp32"
+        raise SettingsError([wrong("MODEL_NAME", trial.model.name_or_path, what, remedy)])
 
 
 def check_causal(trial: Trial, tested: npt.NDArray[np.int32]) -> None:

@@ -176,6 +176,13 @@ def test_a_model_that_sees_what_it_has_to_predict_is_refused(group):
         take_fast_paths(module, True, ALONE)
 
 
+def test_a_model_with_weights_that_are_not_numbers_is_refused(group):
+    module = TargetLoss(model_of(LLAMA))
+    module.model.model.layers[1].mlp.up_proj.weight.data[3, 5] = float("nan")
+    with pytest.raises(SettingsError, match="LlamaForCausalLM has weights that are NaN or infinite in float32; fetch"):
+        take_fast_paths(module, True, ALONE)
+
+
 class Quiet:
     """A reporter that keeps what is printed."""
 
