@@ -50,6 +50,7 @@ def attention(
     s_aux: torch.Tensor | None = None,
     position_bias: torch.Tensor | None = None,
     sinks: torch.Tensor | None = None,
+    indices: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each sequence. Query, key and value are [1, heads, tokens, size], as transformers passes them.
@@ -63,13 +64,15 @@ def attention(
     options = Options(scaling, sliding_window or 0, dropout, softcap or 0.0, s_aux if sinks is None else sinks)
     if packed is None:
         mask = attention_mask
+        if indices is not None:
+            mask = of_chosen(causal(query, options.window) if mask is None else mask, indices, key.shape[2])
         if position_bias is not None:
             mask = bias(query, causal(query, options.window) if mask is None else mask) + position_bias
         return in_batches(query, key, value, mask, options).transpose(1, 2), None
     if options.window >= packed.longest:
         options = options._replace(window=0)
-    if position_bias is not None or sinks is not None:
-        raise NotImplementedError("a bias for each pair of packed tokens, or a sink for each of them")
+    if not (position_bias is sinks is indices is None):
+        raise NotImplementedError("a bias, a sink or keys for each packed token")
     # Not that of a sequence, which unpacked layers are given: the family's own, which hides more than what follows.
     if attention_mask is not None and attention_mask.shape[-1] != packed.longest:
         raise NotImplementedError("a mask for each pair of packed tokens")
@@ -178,6 +181,15 @@ def causal(query: torch.Tensor, window: int) -> torch.Tensor:
     positions = torch.arange(query.shape[-2], device=query.device)
     behind = positions[:, None] - positions
     return (behind >= 0) & (behind < (window or len(positions)))
+
+
+def of_chosen(mask: torch.Tensor, indices: torch.Tensor, keys: int) -> torch.Tensor:
+    """Return a mask for the keys alone that an indexer has chosen for each token, `indices` [sequences, tokens, some].
+
+    Families of sparse attention do so themselves for the implementations that they know by name.
+    """
+    chosen = indices.new_zeros((*indices.shape[:2], keys), dtype=torch.bool).scatter(-1, indices.long(), True)[:, None]
+    return mask & chosen if mask.dtype == torch.bool else mask.masked_fill(~chosen, torch.finfo(mask.dtype).min)
 
 
 def bias(query: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

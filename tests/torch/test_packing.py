@@ -302,10 +302,19 @@ def test_a_sink_of_each_token_is_used():
     torch.testing.assert_close(found, (shares @ value).transpose(1, 2))
 
 
+def test_tokens_see_the_keys_that_an_indexer_has_chosen():
+    query, key, value = torch.randn(3, 1, 2, 6, 8)
+    indices = torch.tensor([[[0, 1], [0, 1], [0, 2], [1, 3], [2, 4], [0, 5]]])
+    found, _ = attention.attention(torch.nn.Identity(), query, key, value, None, indices=indices, scaling=1.0)
+    shown = torch.zeros(6, 6, dtype=torch.bool).scatter(1, indices[0], True) & attention.causal(query, 0)
+    scores = (query @ key.transpose(2, 3)).masked_fill(~shown, -torch.inf)
+    torch.testing.assert_close(found, (scores.softmax(-1) @ value).transpose(1, 2))
+
+
 def test_attention_with_an_unknown_tensor_is_not_another_attention():
     parts = torch.randn(3, 1, 2, 5, 8)
-    with pytest.raises(NotImplementedError, match="attention with indices"):
-        attention.attention(torch.nn.Identity(), *parts, None, indices=torch.zeros(1, 5, 2))
+    with pytest.raises(NotImplementedError, match="attention with blocks"):
+        attention.attention(torch.nn.Identity(), *parts, None, blocks=torch.zeros(1, 5, 2))
     attention.attention(torch.nn.Identity(), *parts, None, position_ids=torch.arange(5)[None])
 
 
