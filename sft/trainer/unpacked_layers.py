@@ -161,7 +161,7 @@ def merged_tensors(tensors: list[torch.Tensor], groups: Groups) -> torch.Tensor:
     """Return tensors of all groups packed."""
     pairs = [(tensor, *places.shape) for tensor, places in zip(tensors, groups.places, strict=True)]
     if all(tensor.shape[:2] == (rows, longest) for tensor, rows, longest in pairs):
-        return groups.pack(tensors)[None]
+        return groups.pack(equally_wide(tensors))[None]
     if all(tensor.ndim > 1 and len(tensor) == rows * longest for tensor, rows, longest in pairs):
         return groups.pack([tensor.unflatten(0, (rows, longest)) for tensor, rows, longest in pairs])
     # The same for all sequences: the positions of a family that counts them by itself.
@@ -169,6 +169,14 @@ def merged_tensors(tensors: list[torch.Tensor], groups: Groups) -> torch.Tensor:
         packed_once = groups.pack([tensor.expand(rows, longest, -1) for tensor, rows, longest in pairs])
         return packed_once if tensors[0].ndim == 2 else packed_once[None]
     raise NotImplementedError("a result that does not belong to tokens")
+
+
+def equally_wide(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return tensors with the last index repeated as often as the widest needs: a token's chosen keys, in any order."""
+    if tensors[0].is_floating_point() or tensors[0].dim() != 3:
+        return tensors
+    widest = max(tensor.shape[2] for tensor in tensors)
+    return [torch.cat((tensor, tensor[..., -1:].expand(-1, -1, widest - tensor.shape[2])), dim=2) for tensor in tensors]
 
 
 def differs(left: Any, right: Any, sequences: Packed) -> bool:

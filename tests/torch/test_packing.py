@@ -311,6 +311,15 @@ def test_tokens_see_the_keys_that_an_indexer_has_chosen():
     torch.testing.assert_close(found, (scores.softmax(-1) @ value).transpose(1, 2))
 
 
+def test_chosen_keys_of_sequences_of_different_lengths_are_packed():
+    starts = torch.tensor([0, 9, 12], dtype=torch.int32)
+    groups = Packed(starts, [9, 3]).by_length
+    assert len(groups.places) == 2
+    chosen = [torch.arange(9).expand(1, 9, 9), torch.arange(3).expand(1, 3, 3)]
+    packed = unpacked_layers.merged(chosen, groups)
+    assert packed.shape == (1, 12, 9) and packed[0, -1].tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 2]
+
+
 def test_attention_with_an_unknown_tensor_is_not_another_attention():
     parts = torch.randn(3, 1, 2, 5, 8)
     with pytest.raises(NotImplementedError, match="attention with blocks"):
