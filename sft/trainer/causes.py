@@ -50,3 +50,8 @@ def kind_of_unexpected(error: BaseException) -> Kind:
 def is_not_the_models(error: BaseException) -> bool:
     """Tell whether an error says nothing of the model that was tried: every rank has to end with it."""
     return is_of_gpu(error) or is_of_host(error) or kind_of_unexpected(error) in MAY_FOLLOW
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error as a few words in one line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"

@@ -36,7 +36,7 @@ class TargetLoss(torch.nn.Module):
         scans.replace(model)
         self.own_attention = model.config._attn_implementation
         self.gives_positions = True  # to the model, for packed sequences; otherwise it counts them itself
-        self.gives_logits = False  # instead of the loss, to try what is fast (fast_paths.py)
+        self.gives_logits = False  # instead of the loss, to try what is fast (logits.py)
         self.kernels: list[str] = []  # of Liger, in the model
         self.scans: list[str] = []  # the faster versions of functions that mix tokens, in use
         self.unused: list[str] = []  # names of the weights that text does not pass, frozen

@@ -136,6 +136,7 @@ ELSEWHERE = {
     "rank … was killed by signal 9": "tests/compose/test_failure.py",
     "lost node": "tests/compose/test_failure.py",
     "NET/Socket: slower than shared memory": "tests/unit/test_launchers.py",  # NCCL's own words: it needs two GPUs
+    "… without which NCCL fails on cards with NVLink": "tests/unit/test_launchers.py",
 }
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sft.trainer import attention, fast_paths, flex, unpacked_layers
+from sft.trainer import attention, flex, unpacked_layers, ways_to_pack
 from sft.trainer import loss as losses
 from sft.trainer.attention import IMPLEMENTATION
 from sft.trainer.attention_options import Options
@@ -18,6 +18,7 @@ from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss
 from sft.trainer.model import scans
 from sft.trainer.packed import Packed, groups_of
+from sft.trainer.ways_to_pack import end_packing
 
 from .small_models import HEADS, SIZES, model_of
 
@@ -165,7 +166,7 @@ def assert_packed_is_padded(config, names):
     rows = sequences(7, 12, 5, 12)
     found = []
     for packing in (True, False):
-        fast_paths.end_packing(module)
+        end_packing(module)
         assert take_fast_paths(module, packing, ALONE) is packing
         assert {type(layer.module).__name__ for layer in unpacked_layers.of(module.model)} == (
             names if packing else set()
@@ -209,7 +210,7 @@ def test_a_kernel_that_forgets_soft_capping_or_sinks_is_found(lost, monkeypatch)
     ) if lost == "sinks" else FAMILIES["gemma2"]  # fmt: skip
     module = TargetLoss(model_of(config)).eval()
     assert take_fast_paths(module, True, ALONE) is True and not names_of_padded(module)
-    fast_paths.end_packing(module)
+    end_packing(module)
     fitting = attention.fastest
 
     def forgetting(device, dtype, options):
@@ -273,7 +274,7 @@ def test_in_bf16_attention_that_a_family_writes_out_does_not_see_what_follows():
     for packed in (True, False):
         loss.zero_grad()
         if not packed:
-            fast_paths.end_packing(loss)
+            end_packing(loss)
         loss(*collate(row, packed, CPU)).backward()
         gradients.append(model.model.layers[1].self_attn.out_proj.weight.grad.float())
     assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()  # 0.3 of it without a mask
@@ -350,7 +351,7 @@ def test_a_cap_is_found_that_does_not_show_in_small_logits(cap, dtype):
 def test_a_model_that_no_way_of_packing_fits_trains_on_padded_sequences(capsys, monkeypatch):
     config = transformers.Gemma2Config(**SIZES, **HEADS, head_dim=8, final_logit_softcapping=0.1)
     module = TargetLoss(model_of(config)).eval()
-    monkeypatch.setattr(fast_paths, "WAYS", ())
+    monkeypatch.setattr(ways_to_pack, "WAYS", ())
     assert take_fast_paths(module, True, ALONE) is False
     assert module.head_loss is None and module.model.config._attn_implementation == module.own_attention
     said = capsys.readouterr().out

@@ -25,11 +25,12 @@ from sft.trainer.distributed import World
 from sft.trainer.evaluation import parts
 from sft.trainer.evaluation.generate import generate
 from sft.trainer.evaluation.score import results
-from sft.trainer.fast_paths import end_packing, take_fast_paths
+from sft.trainer.fast_paths import take_fast_paths
 from sft.trainer.loss import TargetLoss, evaluating
 from sft.trainer.model import scans
 from sft.trainer.model.load import free_unused_memory, load_model
 from sft.trainer.report import Reporter
+from sft.trainer.ways_to_pack import end_packing
 
 LARGEST_EXPONENT = 700.0  # of e, for a 64-bit number
 

@@ -14,8 +14,9 @@ from sft.errors import SettingsError, shown, wrong
 from sft.run.records import Tried
 from sft.settings.fields import Settings
 from sft.trainer import fast_paths
+from sft.trainer.causes import reason_of
 from sft.trainer.distributed import World
-from sft.trainer.fast_paths import reason_of
+from sft.trainer.logits import Trial, difference
 from sft.trainer.model import adapter, liger, published, towers
 from sft.trainer.trial import copies as tiny
 from sft.trainer.trial import passes
@@ -96,11 +97,11 @@ def check_causal(copies: Copies, settings: Settings) -> None:
             loss = copies.loss(seed, attention).eval()
         except ValueError:  # a family without it
             continue
-        trial = fast_paths.Trial(loss, copies.world)
+        trial = Trial(loss, copies.world)
         row, _ = passes.rows_of(copies.vocabulary, seed)[0]
         with torch.no_grad():
             left, right = (trial.logits(row, after=token) for token in (3, copies.vocabulary // 2 - 1))
-        if fast_paths.difference(left, right) <= LEAK:
+        if difference(left, right) <= LEAK:
             return
     what = f"{type(trial.model).__name__} sees the tokens that it has to predict (an encoder, not a decoder)"
     raise refused(settings, what, "use a causal language model")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sft.trainer import fast_paths
+from sft.trainer import causes, fast_paths
 from sft.trainer.data.rows import Row
 from sft.trainer.loss import TargetLoss
 from sft.trainer.model import implementation, liger, published, scans
@@ -89,7 +89,7 @@ class Ways:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # of any kind: what a kernel says to a family that it does not fit
-                return fast_paths.reason_of(error)
+                return causes.reason_of(error)
             wrong = {
                 name: share
                 for name, share in passes.differences(plain, found, self.dtype).items()
@@ -242,7 +242,7 @@ class Ways:
                 loaded = published.from_pretrained(Path(folder), dtype=self.dtype).state_dict()
             except Exception as error:  # of any kind: the code of a model family
                 if self.copies.is_whole:
-                    return f"loading fails ({fast_paths.reason_of(error)})"
+                    return f"loading fails ({causes.reason_of(error)})"
                 return ""  # sizes of the copy that its class has in other ways
         weights = {name: value.cpu() for name, value in model.state_dict().items()}
         different = [name for name in weights if name not in loaded or not torch.equal(weights[name], loaded[name])]
