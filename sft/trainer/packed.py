@@ -6,7 +6,6 @@ The micro-batch that is being computed is also noted here, for code that its mod
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,20 +33,14 @@ class Packed:
         return sum(self.lengths)
 
     @functools.cached_property
-    def starts_long(self) -> torch.Tensor:
-        """`starts` as int64."""
-        return self.starts.long()
-
-    @functools.cached_property
-    def starts_on_cpu(self) -> torch.Tensor:
-        """`starts` as int64 on the CPU."""
-        return torch.tensor([0, *itertools.accumulate(self.lengths)])
+    def owners(self) -> torch.Tensor:
+        """The number of the sequence that each token belongs to, int64 [tokens]."""
+        lengths = torch.tensor(self.lengths)
+        return torch.arange(len(lengths)).repeat_interleave(lengths).to(self.starts.device)
 
     def places_with_gaps(self, gap: int) -> torch.Tensor:
         """Return the place of each token, int64 [tokens], if there are `gap` more places between sequences."""
-        lengths = torch.tensor(self.lengths)
-        before = gap * torch.arange(len(lengths)).repeat_interleave(lengths)
-        return (torch.arange(self.tokens) + before).to(self.starts.device)
+        return torch.arange(self.tokens, device=self.starts.device) + gap * self.owners
 
     @functools.cached_property
     def by_length(self) -> Groups:

@@ -78,7 +78,5 @@ def in_chunks(tensor: torch.Tensor) -> torch.Tensor:
 
 def owners_of(tokens: int, sequences: Packed | None, device: torch.device) -> torch.Tensor:
     """Return the number of the sequence that each token belongs to, [chunks, CHUNK]; padding is a sequence more."""
-    chunks = -(-tokens // CHUNK)
-    places = torch.arange(chunks * CHUNK, device=device)
-    ends = torch.tensor([tokens], device=device) if sequences is None else sequences.starts_long[1:]
-    return torch.bucketize(places, ends, right=True).unflatten(0, (chunks, CHUNK))
+    owners = torch.zeros(tokens, dtype=torch.int64, device=device) if sequences is None else sequences.owners
+    return F.pad(owners, (0, -tokens % CHUNK), value=tokens).unflatten(0, (-1, CHUNK))
