@@ -54,6 +54,14 @@ def test_a_folder_that_fits_is_looked_at_once(model, monkeypatch):
         check(model)  # again
 
 
+def test_what_is_said_of_a_folder_is_said_at_every_start_without_another_look(model, monkeypatch):
+    changed(model, lambda weights: weights | {"model.more.weight": torch.zeros(2, 2)})
+    said = check(model)
+    assert len(said) == 1 and "has no place for 1 weight (model.more.weight)" in said[0]
+    monkeypatch.setattr(fit, "check", None)
+    assert check(model) == said
+
+
 def test_nothing_of_the_weights_is_read(model, monkeypatch):
     path = model / "model.safetensors"
     start = 8 + int.from_bytes(path.read_bytes()[:8], "little")

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 import transformers
 from transformers import core_model_loading
+from transformers.core_model_loading import _materialize_copy
 
 from sft.errors import SettingsError, wrong
 from sft.settings.fields import Settings
 from sft.trainer.model import published
 
 SHOWN = 3  # names of weights in a message
+AGAIN = "fetch the model again, with the config.json that belongs to its weights"
 
 
 def check(settings: Settings, folder: Path) -> list[str]:
@@ -57,8 +59,6 @@ def loaded_without_values(settings: Settings, folder: Path) -> tuple[Any, dict[s
 def nothing_read() -> Iterator[None]:
     """Have transformers take a tensor's shape from its file, and not its values."""
 
-    own = core_model_loading._materialize_copy
-
     def without_values(tensor: Any, device: object = None, dtype: torch.dtype | None = None) -> torch.Tensor:
         if isinstance(tensor, torch.Tensor):
             return tensor.to("meta", dtype)
@@ -68,7 +68,7 @@ def nothing_read() -> Iterator[None]:
     try:
         yield
     finally:
-        core_model_loading._materialize_copy = own
+        core_model_loading._materialize_copy = _materialize_copy
 
 
 def misfit(model: Any, info: dict[str, Any]) -> tuple[str, str] | None:
@@ -82,9 +82,6 @@ def misfit(model: Any, info: dict[str, Any]) -> tuple[str, str] | None:
         what = f"its files lack {in_words(missing)} of {type(model).__name__}, which would be random"
         return what, AGAIN
     return None
-
-
-AGAIN = "fetch the model again, with the config.json that belongs to its weights"
 
 
 def in_words(names: list[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sft import stored_weights
+from sft.run import files
 from sft.settings.fields import TINY, Settings
 from sft.trainer.data.hashes import file_hash, short_hash
 from sft.trainer.trial.cache import version
@@ -20,20 +21,19 @@ def check(settings: Settings, folder: Path) -> list[str]:
     names = stored_weights.weight_files(folder) or stored_weights.pickled_files(folder)
     noted = settings.model_path / "trials" / f"{key(folder, names)}.fits"
     if noted.is_file():
-        return []
+        return noted.read_text(encoding="utf-8").splitlines()
     from sft.trainer.trial import fit
 
     said = fit.check(settings, folder)
-    if not said:
-        noted.parent.mkdir(parents=True, exist_ok=True)
-        noted.touch()
+    noted.parent.mkdir(parents=True, exist_ok=True)
+    files.write_whole(noted, "\n".join(said))
     return said
 
 
 def key(folder: Path, names: list[str]) -> str:
     """Return a hash of everything that decides whether a model's files fit it."""
-    files = [(folder / name).stat() for name in names]
+    stats = [(folder / name).stat() for name in names]
     return short_hash(
-        str(folder.resolve()), file_hash(folder / "config.json"), *((one.st_size, one.st_mtime_ns) for one in files),
+        str(folder.resolve()), file_hash(folder / "config.json"), *((one.st_size, one.st_mtime_ns) for one in stats),
         version("transformers"), file_hash(Path(__file__).with_name("fit.py")),
     )  # fmt: skip
