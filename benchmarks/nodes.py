@@ -22,6 +22,7 @@ from sft import hostfile
 from sft.host.launch.node import Programs, run_node
 from sft.run import lifecycle, typed_json
 from sft.run.directory import Run
+from sft.run.files import write_whole
 from sft.run.records import Prepared
 from sft.run.records.inputs import Inputs, Split
 from sft.settings.load import load
@@ -122,17 +123,19 @@ def count_opens(folder: Path, result: Path) -> None:
     count, prefix = [0], str(folder)
 
     def note(event: str, arguments: tuple[object, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(prefix):
+        if event != "open" or threading.get_ident() == teller.ident:
+            return
+        if isinstance(arguments[0], str) and arguments[0].startswith(prefix):
             count[0] += 1
 
     def tell() -> None:
         while True:
-            result.write_text(f"{count[0] - 1} {time.monotonic()}")
-            count[0] -= 1
+            write_whole(result, f"{count[0]} {time.monotonic()}", flushed=False)
             time.sleep(1)
 
+    teller = threading.Thread(target=tell, daemon=True)
     sys.addaudithook(note)
-    threading.Thread(target=tell, daemon=True).start()
+    teller.start()
 
 
 def opened(trial: Trial) -> tuple[int, float]:
