@@ -11,13 +11,16 @@ import json
 import logging
 import math
 import os
+import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -122,40 +125,55 @@ def planned(settings: Resolved, cap_gib: float) -> Plan:
 def forked(ranks: int, function: Callable[[], Any], slots: int = 1) -> Any:
     """Run a function in `ranks` forked processes; return what it returns on rank 0. Raises SystemExit if one fails.
 
-    Nodes of `slots` ranks get different cards, as with LAUNCHER=local.
+    Nodes of `slots` ranks get different cards, as with LAUNCHER=local. If one fails, the others, who may wait for it,
+    are ended.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    read, write = os.pipe()
-    children = []
-    for rank in range(ranks):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                node, local = divmod(rank, slots)
-                place = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": ranks, "MASTER_PORT": port}
-                os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
-                cards = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(ranks)))
-                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards.split(",")[node * slots : (node + 1) * slots])
-                found = json.dumps(function(), default=str)
-                if rank == 0:
-                    os.write(write, found.encode())
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        children.append(child)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        found = pipe.read()
-    codes = [os.waitpid(child, 0)[1] for child in children]  # wait for all of them before judging any
-    if any(codes):
-        raise SystemExit("a variant failed; see its traceback above")
-    return json.loads(found)
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "found.json"
+        children = set()
+        for rank in range(ranks):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    node, local = divmod(rank, slots)
+                    place = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+                    os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+                    cards = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(ranks)))
+                    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards.split(",")[node * slots : (node + 1) * slots])
+                    found = json.dumps(function(), default=str)
+                    if rank == 0:
+                        result.write_text(found)
+                    code = 0
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    sys.stdout.flush()
+                    os._exit(code)
+            children.add(child)
+        if not all_end_well(children):
+            raise SystemExit("a variant failed; see its traceback above")
+        return json.loads(result.read_text())
+
+
+def all_end_well(children: set[int]) -> bool:
+    """Wait for child processes; whether all of them ended with 0. If one does not, kill the others, and wait for them."""
+    well = True
+    while children:
+        for child in list(children):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if not ended:
+                continue
+            children.remove(child)
+            if status and well:
+                well = False
+                for other in children:
+                    os.kill(other, signal.SIGKILL)
+        time.sleep(0.02)
+    return well
 
 
 def speed_of(found: dict[str, object]) -> float:
