@@ -68,6 +68,8 @@ class Project:
         settings = {"LAUNCHER": self.launcher} | settings
         kept = {name: value for name, value in os.environ.items() if name not in names}
         given = {name: str(value) for name, value in settings.items()}
+        if "PYTHONPATH" in given and "PYTHONPATH" in kept:  # a machine may have its libraries there
+            given["PYTHONPATH"] += os.pathsep + kept["PYTHONPATH"]
         ours = {"MASTER_PORT": str(free_port()), "SFT_TEST": self.mark}
         ours["OMP_NUM_THREADS"] = "1"  # other tests run beside
         kept.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes import this copy

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,45 +136,6 @@ def test_a_run_trains_on_the_card_that_it_is_told_by_uuid(project, ds_config):
     assert run.nodes()[0].gpus == [last.uuid]
     grown = [gpu.uuid for gpu in everything if used[gpu.uuid] - gpu.used_gib > 0.25]  # a context takes more
     assert grown == [last.uuid]
-
-
-TWO = {"DEVICE": "cuda", "NODES": 2, "GPUS_PER_NODE": 1, "GLOBAL_BATCH_SIZE": 8}
-needs_two = pytest.mark.skipif(GPUS < 2, reason=f"{GPUS} GPU is visible here, 2 are needed")
-
-
-@needs_two
-def test_over_nccl_too_a_silent_rank_ends_the_run_after_the_steps_limit_with_the_stacks(project):
-    run = Run(project.path / "runs" / "gpu-silent")
-    settings = small(RUN_NAME=run.name, **TWO | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000})
-    process = project.start("train", **settings, RENDEZVOUS_TIMEOUT_S=10, STEP_TIMEOUT_S=20)
-    wait_until(lambda: run.state().step >= 5, process, run)
-    next(found for found in project.processes() if found.environ().get("RANK") == "0").suspend()
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 1, output
-    assert "no sign of the ranks within STEP_TIMEOUT_S=20 seconds, after step " in run.state().error
-    assert "most recent call first" in (run.logs / "stacks-rank-1.txt").read_text()
-    project.wait_for_no_process()
-
-
-@needs_two
-def test_over_nccl_too_a_killed_rank_ends_the_run_with_the_reason(project):
-    run = Run(project.path / "runs" / "gpu-killed")
-    process = project.start("train", **small(RUN_NAME=run.name, **TWO | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000}))
-    wait_until(lambda: run.state().step >= 5, process, run)
-    next(found for found in project.processes() if found.environ().get("RANK") == "1").kill()
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 1, output
-    assert "rank 1 was killed by signal 9" in run.state().error
-    project.wait_for_no_process()
-
-
-@needs_two
-def test_over_nccl_too_an_export_may_take_longer_than_ranks_wait_to_meet(project):
-    delays = {"PYTHONPATH": Path(__file__).parent / "delays", "EXPORT_DELAY_S": 15}
-    if "PYTHONPATH" in os.environ:
-        delays["PYTHONPATH"] = f"{delays['PYTHONPATH']}:{os.environ['PYTHONPATH']}"
-    run = project.train("gpu-slow-export", **TWO, RENDEZVOUS_TIMEOUT_S=10, **delays)
-    assert run.state().seconds["saving"] > 15
 
 
 @pytest.mark.parametrize("gpus", [1, 2])

@@ -220,7 +220,7 @@ class Network:
         host.run("mount", "--bind", str(content), str(over))
 
     def unmount(self, host: Host, path: Path) -> None:
-        host.run("umount", str(path))
+        host.run("umount", "--lazy", str(path))  # what ran there may take a moment to end
 
     def close(self) -> None:
         """End what runs on the hosts, and remove them."""

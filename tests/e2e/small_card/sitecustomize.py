@@ -1,7 +1,8 @@
 """A card on which too large a micro-step runs out of memory: on PYTHONPATH, it changes torch in the ranks of a run.
 
 SMALL_CARD is a list of {"rank", "from_step", "tokens", "where"}: from step `from_step` on and in the dry run before it,
-that rank has no memory in `where` (forward, backward, optimizer) for micro-steps of more than `tokens` tokens.
+that rank has no memory in `where` (forward, backward, optimizer) for micro-steps of more than `tokens` tokens. On a GPU
+it may then take no more memory than it has, so that the allocator itself runs out; on a CPU this raises what it would.
 """
 
 import json
@@ -19,7 +20,13 @@ if "RANK" in os.environ and "SMALL_CARD" in os.environ:
 
     def fill(where, tokens):
         for limit in LIMITS:
-            if limit["where"] == where and now["step"] >= limit["from_step"] and tokens > limit["tokens"]:
+            if limit["where"] != where or now["step"] < limit["from_step"] or tokens <= limit["tokens"]:
+                continue
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+                torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
+            else:
                 raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate room for {tokens} tokens.")
 
     def small_forward(engine, input_ids, *inputs):
