@@ -160,7 +160,7 @@ def forked(ranks: int, function: Callable[[], Any], slots: int = 1) -> Any:
 
 
 def all_end_well(children: set[int]) -> bool:
-    """Wait for child processes; whether all of them ended with 0. If one does not, kill the others, and wait for them."""
+    """Wait for child processes; whether all ended with 0. If one does not, kill the others, and wait for them too."""
     well = True
     while children:
         for child in list(children):
