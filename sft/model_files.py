@@ -117,8 +117,8 @@ def not_a_model(folder: Path) -> tuple[str, str]:
             if (run / "final" / "config.json").is_file():
                 return "holds no config.json; it belongs to a run", f"use its model: MODEL_NAME={run / 'final'}"
             return "holds no config.json; it belongs to a run without a final model", "finish that run first"
-    if (folder / "adapter_config.json").is_file():
-        return ADAPTER
+    if (folder / stored_weights.ADAPTER).is_file():
+        return stored_weights.ALONE
     return next((meant for look in LOOKS if (meant := look(folder))), ("holds no config.json", HUGGING_FACE))
 
 
@@ -153,7 +153,6 @@ def other_format(folder: Path) -> tuple[str, str] | None:
 
 
 HUGGING_FACE = "give a folder in Hugging Face layout"
-ADAPTER = ("is an adapter without its base model", "merge it into the base model, and give that folder")
 OTHER_FORMATS = (
     ("*.gguf", "a model for llama.cpp"),
     ("model_index.json", "a pipeline of diffusers"),

@@ -20,7 +20,22 @@ MOST_WHOLE_NUMBERS = 0.2  # of a model's bytes
 
 AGAIN = "fetch the model again"
 ORIGINAL = "use the model with its original weights (LORA_BASE_BITS=4 quantises them as they are loaded)"
+OTHER_FORMATS = (  # a file's name, what it is, and what to do
+    ("*.gguf", "llama.cpp's format", "use the model with safetensors"),
+    (
+        "zero_to_fp32.py",
+        "DeepSpeed's shards",
+        "`python zero_to_fp32.py . . --safe_serialization` there joins them",
+    ),
+    ("*_fsdp_*", "FSDP's shards", "`accelerate merge-weights` joins them"),
+)
 Problem = tuple[str, str]  # what is wrong, and what to do
+ADAPTER = "adapter_config.json"  # peft's; where it is, transformers loads the adapter too
+ALONE: Problem = "is an adapter without its base model", "merge it into the base model, and give that folder"
+BOTH: Problem = (
+    f"holds an adapter beside a whole model ({ADAPTER}), and transformers would load both",
+    "give a folder with the model alone, or one with the adapter merged into it",
+)
 
 
 def problem(folder: Path, allow_pickle: bool) -> Problem | None:
@@ -29,6 +44,8 @@ def problem(folder: Path, allow_pickle: bool) -> Problem | None:
         return f"{SINGLE} is a link to a file that is not there", AGAIN
     if what := bad_index(folder / INDEX):
         return what, AGAIN
+    if (folder / ADAPTER).is_file() and (weight_files(folder) or pickled_files(folder)):
+        return BOTH
     if names := weight_files(folder):
         if what := next(filter(None, (broken(folder, name, INDEX) for name in names)), ""):
             return what, AGAIN
@@ -44,12 +61,13 @@ def problem(folder: Path, allow_pickle: bool) -> Problem | None:
 
 def not_loaded(folder: Path) -> Problem:
     """Return what to say of a folder in which no file has the name of weights."""
-    if (folder / "adapter_config.json").is_file():
-        return "is an adapter without its base model", "merge it into the base model, and give that folder"
+    if (folder / ADAPTER).is_file():
+        return ALONE
     if partial := next(folder.rglob("*.incomplete"), None):
         return f"its download has not ended ({partial.name})", AGAIN
-    if found := next(folder.glob("*.gguf"), None):
-        return f"has its weights in llama.cpp's format alone ({found.name})", "use the model with safetensors"
+    for pattern, what, remedy in OTHER_FORMATS:
+        if found := next(folder.glob(pattern), None):
+            return f"has its weights in {what} alone ({found.name})", remedy
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     others += sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     if others:
@@ -94,6 +112,8 @@ def broken(folder: Path, name: str, index: str) -> str:
     path = folder / name
     if not path.is_file():
         return f"{name} is missing, which {index} names"
+    if path.with_name(f"{name}.aria2").exists():  # aria2 gives a file its size at the start, filled with zeros
+        return f"the download of {name} has not ended ({name}.aria2)"
     with path.open("rb") as file:
         if file.read(len(POINTER)) == POINTER:
             return f"{name} is a git-lfs pointer and not the file (`git lfs pull`)"

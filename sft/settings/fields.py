@@ -36,6 +36,7 @@ from sft.settings.kinds import (
     NotOfRun,
     OfData,
     OfPart,
+    Place,
     Planned,
     Planning,
     Precision,
@@ -77,7 +78,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     # Model
-    model_name: OfData[Name] = Field(
+    model_name: OfData[Place] = Field(
         "meta-llama/Llama-3.2-1B-Instruct",
         description="hub name or local folder of a causal language model; `tiny` makes one",
     )
@@ -87,7 +88,7 @@ class Settings(BaseModel):
     )
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model or its tokenizer")
     # Data
-    dataset: OfPart[Name] = Field(
+    dataset: OfPart[Place] = Field(
         "openai/gsm8k",
         description="hub name, local file or folder (docs/data.md lists the kinds); `demo` generates one; or several "
         "with shares, as in a.jsonl,b.jsonl*0.5,org/set*2000",
@@ -133,7 +134,7 @@ class Settings(BaseModel):
         "(plain texts are split instead); drop = dropped; refuse = an error. What is cut or dropped is counted and "
         "reported",
     )
-    chat_template: OfData[Name] = Field(
+    chat_template: OfData[Place] = Field(
         "",
         description="chat template instead of the model's own: a file, `plain` or `chatml` (this project's), or the "
         "name of one of the model's; empty = the model's own, or `plain` if it has none",
@@ -200,7 +201,7 @@ class Settings(BaseModel):
         False,
         description="torch.compile the layers: slower to start, faster with large micro-steps",
     )
-    ds_config: Name = Field(
+    ds_config: Place = Field(
         "zero3",
         description="zero3, zero2, zero1, zero3_offload (the optimizer in main memory), zero3_offload_all (the weights "
         "too), or a path to a DeepSpeed JSON file",

@@ -155,6 +155,7 @@ Bits = BeforeValidator(lambda value: BITS.get(value.strip(), value) if isinstanc
 Count = Annotated[int, Field(le=LARGEST)]  # this limit wins over one of the field: fields with their own use plain int
 Text = Annotated[str, AfterValidator(readable)]
 Name = Annotated[str, AfterValidator(plain)]
+Place = Annotated[Name, AfterValidator(variables.of_named_run)]  # may be a path
 Arguments = Annotated[str, AfterValidator(plain), AfterValidator(json_object)]
 DataSets = Annotated[str, AfterValidator(plain), AfterValidator(data_sets)]
 Columns = Annotated[str, AfterValidator(plain), AfterValidator(column_roles)]

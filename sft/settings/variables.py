@@ -107,6 +107,20 @@ def expanded(text: str | Path) -> Path:
         return Path(text)
 
 
+def of_named_run(text: str) -> str:
+    """Return a path through `runs/latest` with the name of the run that it points to now: the next run moves the link.
+
+    >>> of_named_run("runs/latest/final")
+    'runs/20261127-031500-tiny/final'
+    """
+    parts = text.split("/")
+    for i in [i for i, part in enumerate(parts) if part == "latest"]:
+        path = expanded("/".join(parts[: i + 1]))
+        if is_there(path) and path.is_symlink() and "/" not in (name := os.readlink(path)):
+            parts[i] = name
+    return "/".join(parts)
+
+
 def is_there(path: Path) -> bool:
     """Tell whether a file or folder is there; an impossible path is not there."""
     try:

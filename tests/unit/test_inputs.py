@@ -267,13 +267,26 @@ def test_a_part_of_a_run_leads_to_its_model(whole_model, folder):
     what = "holds no config.json; it belongs to a run"
     for name in ("runs/a", "runs/latest", "runs/a/checkpoints"):
         (line,) = refused(model_name=name)
-        assert line == f"MODEL_NAME={name}: {what} without a final model; finish that run first"
+        named = name.replace("latest", "a")
+        assert line == f"MODEL_NAME={named}: {what} without a final model; finish that run first"
     shutil.copytree(whole_model, run.final)
     run.adapter.mkdir()
     for name in ("runs/a", "runs/a/adapter"):
         (line,) = refused(model_name=name)
         assert line == f"MODEL_NAME={name}: {what}; use its model: MODEL_NAME=runs/a/final"
     inputs.check(load(None, **BASE | {"model_name": "runs/a/final"}))
+
+
+def test_a_model_of_the_latest_run_stays_that_of_this_run_when_the_next_one_opens(whole_model, folder):
+    run = lifecycle.create(decided(**BASE, run_name="a"), "")
+    shutil.copytree(whole_model, run.final)
+    template = run.final / "chat_template.jinja"
+    template.write_text("{{ messages }}")
+    names = {"model_name": "runs/latest/final", "chat_template": f"./runs/latest/final/{template.name}"}
+    settings = load(None, **BASE | names | {"run_name": "b"})
+    lifecycle.create(decided(**settings.model_dump()), "")
+    assert (settings.model_name, settings.chat_template) == ("runs/a/final", f"./runs/a/final/{template.name}")
+    inputs.check(settings)
 
 
 def cut_short(path):
@@ -340,6 +353,19 @@ def an_adapter_alone(path):
     path.with_name("adapter_config.json").write_text("{}")
 
 
+def an_adapter_beside(path):
+    path.with_name("adapter_config.json").write_text("{}")
+
+
+def half_fetched_in_its_size(path):
+    path.with_name("model.safetensors.aria2").touch()
+
+
+def of_deepspeed(path):
+    path.with_name("zero_to_fp32.py").touch()
+    path.unlink()
+
+
 def stored_as(dtype):
     def store(path):
         length = int.from_bytes(path.read_bytes()[:8], "little")
@@ -361,6 +387,9 @@ def stored_as(dtype):
         (linked_to_nothing, "model.safetensors is a link to a file that is not there; fetch"),
         (with_a_broken_index, "model.safetensors.index.json is not an index of weights .*; fetch"),
         (an_adapter_alone, "is an adapter without its base model; merge"),
+        (an_adapter_beside, "holds an adapter beside a whole model .adapter_config.json., and .*; give"),
+        (half_fetched_in_its_size, "the download of model.safetensors has not ended .model.safetensors.aria2.; fetch"),
+        (of_deepspeed, "has its weights in DeepSpeed's shards alone .zero_to_fp32.py.; `python"),
         (stored_as("F8_E4M3"), "its weights are quantised already .F8_E4M3.; use"),
         (stored_as("I32"), "its weights are quantised already .I32.; use"),
     ],
