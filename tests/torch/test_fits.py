@@ -113,3 +113,11 @@ def test_a_tied_head_is_not_missed(model, change):
     configured(model, tie_word_embeddings=True)
     changed(model, change)
     assert check(model) == []
+
+
+def test_a_head_that_config_json_ties_and_that_is_another_is_refused(model):
+    configured(model, tie_word_embeddings=True)
+    with pytest.raises(SettingsError, match="its config.json ties lm_head.weight to model.embed_tokens.weight .*; set"):
+        check(model)
+    changed(model, lambda weights: weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()})
+    assert check(model) == []

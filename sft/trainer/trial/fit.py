@@ -7,7 +7,7 @@ memory, from the names and shapes in the files' headers. Nothing else of the fil
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def check(settings: Settings, folder: Path) -> list[str]:
     found = loaded_without_values(settings, folder)
     if found is None:
         return []  # the ranks will say what is wrong
-    if problem := misfit(*found):
+    if problem := misfit(*found) or untied(settings, folder, found[0]):
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, *problem)])
     model, info = found
     if unexpected := sorted(info.get("unexpected_keys") or ()):
@@ -41,11 +41,16 @@ def check(settings: Settings, folder: Path) -> list[str]:
     return []
 
 
-def loaded_without_values(settings: Settings, folder: Path) -> tuple[Any, dict[str, Any]] | None:
-    """Return a model without values, and what transformers says of its loading; None if it does not load so."""
+def loaded_without_values(
+    settings: Settings, folder: Path, but: Collection[torch.Size] = ()
+) -> tuple[Any, dict[str, Any]] | None:
+    """Return a model without values, and what transformers says of its loading; None if it does not load so.
+
+    Weights of the shapes in `but` get their values.
+    """
     transformers.logging.set_verbosity_error()
     try:
-        with nothing_read(), torch.device("meta"):
+        with nothing_read(but), torch.device("meta"):
             model, info = published.from_pretrained(
                 folder, dtype=torch.float32, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
                 use_safetensors=None if settings.allow_pickle else True, trust_remote_code=settings.trust_remote_code,
@@ -56,10 +61,13 @@ def loaded_without_values(settings: Settings, folder: Path) -> tuple[Any, dict[s
 
 
 @contextlib.contextmanager
-def nothing_read() -> Iterator[None]:
-    """Have transformers take a tensor's shape from its file, and not its values."""
+def nothing_read(but: Collection[torch.Size]) -> Iterator[None]:
+    """Have transformers take a tensor's shape from its file, and not its values, unless the shape is in `but`."""
 
     def without_values(tensor: Any, device: object = None, dtype: torch.dtype | None = None) -> torch.Tensor:
+        shape = tensor.shape if isinstance(tensor, torch.Tensor) else torch.Size(tensor.get_shape())
+        if shape in but:
+            return _materialize_copy(tensor, "cpu", None)
         if isinstance(tensor, torch.Tensor):
             return tensor.to("meta", dtype)
         return torch.empty(tensor.get_shape(), dtype=dtype or torch.float32, device="meta")
@@ -82,6 +90,22 @@ def misfit(model: Any, info: dict[str, Any]) -> tuple[str, str] | None:
         what = f"its files lack {in_words(missing)} of {type(model).__name__}, which would be random"
         return what, AGAIN
     return None
+
+
+def untied(settings: Settings, folder: Path, model: Any) -> tuple[str, str] | None:
+    """Return what to say of weights that config.json ties and that differ in the files, or None.
+
+    transformers does not tie them, but under ZeRO-3 it does not see their values, and drops one. Merging an adapter
+    with a head of its own into a tied model leaves such files.
+    """
+    tied = [[model.get_parameter_or_buffer(name) for name in pair] for pair in model.all_tied_weights_keys.items()]
+    stored = {weight.shape for weight, other in tied if weight is not other}  # both, otherwise it is tied to the other
+    found = loaded_without_values(settings, folder, stored) if stored else None
+    if found is None or not (apart := sorted(model.all_tied_weights_keys.keys() - found[0].all_tied_weights_keys)):
+        return None
+    name, other = apart[0], model.all_tied_weights_keys[apart[0]]
+    what = f"its config.json ties {name} to {other} (tie_word_embeddings), and its files hold two different ones"
+    return what, "set tie_word_embeddings to false in it if both were trained, or remove the former from the files"
 
 
 def in_words(names: list[str]) -> str:
