@@ -11,7 +11,7 @@ from sft.settings.stages import Decided
 from sft.trainer import attention
 from sft.trainer.distributed import World
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import experts, towers
+from sft.trainer.model import adapter, experts, towers
 from sft.trainer.model.parts import count_weights, true_shape
 from sft.trainer.report import Reporter
 
@@ -41,13 +41,24 @@ def of(engine: DeepSpeedEngine, packing: bool, tried: Tried, settings: Decided, 
 
 
 def without_adapters(target_loss: TargetLoss, settings: Decided) -> list[str]:
-    """Return a word about the weights that no adapter reaches: experts that are stacked in one tensor."""
-    if not settings.lora_rank or settings.adapts_experts:
+    """Return a line for each kind of weights that no adapter reaches: stacked experts, and what layers share."""
+    if not settings.lora_rank:
         return []
-    found = experts.tensors(target_loss.model, target_loss.unused).values()
-    stacked = sum(true_shape(parameter).numel() for parameter in found)
-    share = stacked / max(1, count_weights(target_loss.model))
-    return [f"no adapter reaches the experts, {share:.0%} of the weights: they stay as they are"] if stacked else []
+    model = target_loss.model
+    modules, head = dict(model.named_modules()), model.get_output_embeddings()
+    shared = {id(modules[name].weight): modules[name].weight for name in adapter.sharing(model)}
+    shared.pop(id(getattr(head, "weight", None)), None)
+    stacked = {} if settings.adapts_experts else experts.tensors(model, target_loss.unused)
+    kinds = {"the experts": stacked.values(), "what several layers share": shared.values()}
+    shares = {
+        kind: sum(true_shape(parameter).numel() for parameter in found) / max(1, count_weights(model))
+        for kind, found in kinds.items()
+        if found
+    }
+    return [
+        f"no adapter reaches {kind}, {share:.0%} of the weights: they stay as they are"
+        for kind, share in shares.items()
+    ]
 
 
 def line(found: Capabilities) -> str:

@@ -5,6 +5,7 @@ Only a run with an adapter imports peft: that takes a second, and imports bitsan
 
 from __future__ import annotations
 
+import collections
 import copy
 import difflib
 from collections.abc import Collection
@@ -29,8 +30,8 @@ NAME = "default"  # peft's name for the only adapter of a model
 def add(model: transformers.PreTrainedModel, settings: Settings, unused: Collection[str] = ()) -> None:
     """Freeze a model's weights and put an adapter beside its linear layers, the same on every rank.
 
-    Not beside those whose weights are among `unused`: text does not pass them (towers.py). Raises SettingsError if
-    LORA_TARGETS names something other than layers of the model.
+    Not beside those whose weights are among `unused`: text does not pass them (towers.py). Nor beside those that share
+    their weights. Raises SettingsError if LORA_TARGETS names such layers, or something other than layers of the model.
     """
     import peft
 
@@ -44,7 +45,7 @@ def add(model: transformers.PreTrainedModel, settings: Settings, unused: Collect
         target_parameters=experts.names(model, unused) if settings.adapts_experts else None,
     )  # fmt: skip
     if all_linear:
-        beside += other_linear(model)
+        beside += [*other_linear(model), *sharing(model)]
     config.exclude_modules = beside or None
     torch.manual_seed(settings.seed)
     try:
@@ -100,6 +101,16 @@ def require_gradient(_module: torch.nn.Module, _input: object, output: torch.Ten
     return output.requires_grad_().clone() if not output.requires_grad else output
 
 
+def sharing(model: Any) -> list[str]:
+    """Return the names of linear layers whose weights another module has too, such as a head tied to the embeddings.
+
+    Each would have an adapter of its own, and a merged model has but one weight for all of them.
+    """
+    found = [parameter for module in model.modules() for parameter in module.parameters(recurse=False)]
+    count = collections.Counter(map(id, found))
+    return [name for name, layer in linear_layers(model).items() if count[id(layer.weight)] > 1]
+
+
 def target_names(settings: Settings) -> list[str]:
     """Return the names of layers in LORA_TARGETS."""
     return [name for name in settings.adapted_layers if name not in (ALL_LINEAR, EXPERTS)]
@@ -113,7 +124,8 @@ def linear_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
 def check_targets(model: Any, settings: Settings, unused: Collection[str] = ()) -> None:
     """Raise SettingsError if a name in LORA_TARGETS fits no linear layer: peft would silently use only the others.
 
-    Layers whose weights are `unused` do not count. The model's weights may be on the meta device.
+    Or if it fits one that shares its weights. Layers whose weights are `unused` do not count. The model's weights may
+    be on the meta device.
     """
     modules = dict(model.named_modules())
     linear = {name for name in linear_layers(model) if f"{name}.weight" not in unused}
@@ -121,6 +133,10 @@ def check_targets(model: Any, settings: Settings, unused: Collection[str] = ()) 
     problems = experts.problems(model, settings, unused) if settings.adapts_experts else []
     for target in target_names(settings):
         fitting = {name for name in modules if name == target or name.endswith(f".{target}")}  # as peft compares
+        if shared := sorted(fitting & linear & set(sharing(model))):
+            what = f"{shared[0]} shares its weights with another layer, which a merged model cannot keep apart"
+            problems.append(wrong("LORA_TARGETS", settings.lora_targets, what, f"leave {target} out"))
+            continue
         if fitting & linear:
             continue
         near = difflib.get_close_matches(target, last, n=1)
