@@ -93,6 +93,19 @@ def test_files_that_lack_weights_are_refused(model, change, said):
         check(model)
 
 
+def test_layers_that_transformers_ignores_without_a_word_are_told(tmp_path):
+    """DeepSeek V3 is published with a 62nd layer, which predicts the token after the next one."""
+    sizes = {"num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 4, "q_lora_rank": 4, "n_group": 1}
+    sizes |= {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4, "n_routed_experts": 2, "topk_group": 1}
+    config = transformers.DeepseekV3Config(**SIZES | sizes, num_experts_per_tok=1, moe_intermediate_size=8)
+    model = tmp_path / "model"
+    transformers.DeepseekV3ForCausalLM(config).save_pretrained(model)
+    spare = {"model.layers.61.eh_proj.weight": torch.zeros(2, 2), "model.rotary_emb.inv_freq": torch.zeros(2)}
+    changed(model, lambda weights: weights | spare)
+    (line,) = check(model)
+    assert "has no place for 1 weight (model.layers.61.eh_proj.weight): they are not used, and not in" in line
+
+
 def test_a_config_of_more_layers_than_the_files_have_is_refused(model):
     configured(model, num_hidden_layers=3)
     with pytest.raises(

@@ -50,14 +50,15 @@ def loaded_without_values(
     """
     transformers.logging.set_verbosity_error()
     try:
-        with nothing_read(but), torch.device("meta"):
+        with nothing_read(but), all_noted() as found, torch.device("meta"):
             model, info = published.from_pretrained(
                 folder, dtype=torch.float32, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
                 use_safetensors=None if settings.allow_pickle else True, trust_remote_code=settings.trust_remote_code,
             )  # fmt: skip
     except Exception:  # of any kind: families compute with their weights when they are loaded
         return None
-    return model, info
+    spare = {name for name in found if name.endswith(".weight")}  # not masks and frequencies
+    return model, info | {"unexpected_keys": spare | set(info["unexpected_keys"])}
 
 
 @contextlib.contextmanager
@@ -77,6 +78,27 @@ def nothing_read(but: Collection[torch.Size]) -> Iterator[None]:
         yield
     finally:
         core_model_loading._materialize_copy = _materialize_copy
+
+
+@contextlib.contextmanager
+def all_noted() -> Iterator[set[str]]:
+    """Yield a set that gets all names in a model's files that the model has no place for.
+
+    transformers is silent about those that a family's patterns name: layers that predict several tokens at once (MTP).
+    """
+    kind: Any = transformers.PreTrainedModel
+    found = set[str]()
+    adjust = kind._adjust_missing_and_unexpected_keys
+
+    def noted(model: Any, info: Any) -> None:
+        found.update(info.unexpected_keys)
+        adjust(model, info)
+
+    kind._adjust_missing_and_unexpected_keys = noted
+    try:
+        yield found
+    finally:
+        kind._adjust_missing_and_unexpected_keys = adjust
 
 
 def misfit(model: Any, info: dict[str, Any]) -> tuple[str, str] | None:
