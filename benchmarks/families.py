@@ -9,16 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from benchmarks import work
+
 SHAPES = Path(__file__).with_name("shapes")
-SPECIAL = ["<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>"]
-ROWS, WORDS = 3000, (15, 100)  # a row's question and answer have so many words, of which each is a token or two
 ALWAYS = "GLOBAL_BATCH_SIZE=128 MAX_LENGTH=1024 MAX_TOKENS_PER_MICRO_STEP=8192"
 # Shape: variants, as for benchmarks.steps.
 VARIANTS = {
@@ -42,7 +41,7 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=170.0, help="for a shape")
     parser.add_argument("--shapes-in", type=Path, default=SHAPES)
     asked = parser.parse_args()
-    tokenizer, data = rows_and_tokenizer(asked.folder)
+    tokenizer, data = work.rows_and_tokenizer(asked.folder)
     lines: list[dict[str, object]] = []
     for shape in asked.shapes:
         command = [
@@ -83,30 +82,6 @@ def table(lines: list[dict[str, object]]) -> None:
         planned, planned_speed = line.get("plan_peak_gib", 0), line.get("plan_tokens_per_second", 0)
         share = f"{planned / peak - 1:+.0%}" if isinstance(peak, float) and isinstance(planned, float) else "?"
         print(f"| {line['variant']} | {peak}, {planned} ({share}) | {speed}, {planned_speed} |")
-
-
-def rows_and_tokenizer(folder: Path) -> tuple[Path, Path]:
-    """Write a tokenizer and a folder with train.jsonl, of made-up words, and return their paths."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    rng = random.Random(0)
-    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 8))) for _ in range(2000)]
-
-    def text() -> str:
-        return " ".join(rng.choices(words, k=rng.randint(*WORDS)))
-
-    rows = [{"question": text(), "answer": text()} for _ in range(ROWS)]
-    data = folder / "rows"
-    data.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train", rows[:-50]), ("test", rows[-50:])):
-        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=4000, special_tokens=SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator((row["question"] for row in rows), trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder / "tokenizer.json", data
 
 
 if __name__ == "__main__":

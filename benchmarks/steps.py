@@ -28,6 +28,7 @@ import torch
 import transformers
 
 from benchmarks import link, work
+from sft.errors import SettingsError
 from sft.host import gpus
 from sft.host.plan.conditions import conditions
 from sft.host.plan.plan import Plan
@@ -45,18 +46,29 @@ TIMEOUT_S = 300
 
 
 def main() -> None:
-    """Measure every variant that the command line names."""
+    """Measure every variant that the command line names. Exit code 1 if one fails, 2 if its settings are wrong."""
     parser = options(__doc__)
     parser.add_argument("variants", nargs="+", help='"name: SETTING=value ...", settings as in .env')
     parser.add_argument("--cap-gib", type=float, default=0.0, help="GPU memory that the allocator and the plan may use")
     arguments = parser.parse_args()
     be_quiet()
     fixed = its_work(arguments)
+    variants = {}
     for variant in arguments.variants:
         name, _, text = variant.partition(":")
-        settings = settings_of(arguments.device, fixed | given(text))
-        found = measured(settings, arguments.warmup, arguments.steps, arguments.cap_gib)
+        try:
+            variants[name] = settings_of(arguments.device, fixed | given(text))
+        except SettingsError as error:
+            parser.error(f"{name}: {error}")
+    failed = False
+    for name, settings in variants.items():
+        try:
+            found = measured(settings, arguments.warmup, arguments.steps, arguments.cap_gib)
+        except SystemExit as error:  # of this variant alone: the others are measured all the same
+            found, failed = {"failed": str(error)}, True
         print(json.dumps({"variant": name} | found), flush=True)
+    if failed:
+        raise SystemExit(1)
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
@@ -68,8 +80,12 @@ def options(description: str | None) -> argparse.ArgumentParser:
 
 
 def its_work(arguments: argparse.Namespace) -> dict[str, object]:
-    """Return the settings for the model and the data that the command line names; make the model if it is missing."""
-    model = arguments.scratch / f"{arguments.shape.stem}-{hashes.file_hash(arguments.shape)[:8]}"
+    """Return the settings for the model and the data that the command line names; make what is missing."""
+    if not (arguments.tokenizer and arguments.data):
+        made = forked(1, lambda: work.rows_and_tokenizer(arguments.scratch))
+        arguments.tokenizer, arguments.data = map(Path, made)
+    hashed = [hashes.file_hash(path)[:8] for path in (arguments.shape, arguments.tokenizer)]
+    model = arguments.scratch / "-".join([arguments.shape.stem, *hashed])
     if not (model / "tokenizer_config.json").exists():  # written last
         forked(1, lambda: work.make_model(arguments.shape, arguments.tokenizer, model, arguments.device))
     return {"model_name": model, "dataset": arguments.data, "data_path": arguments.scratch / "data"}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 ROWS = 2000  # of random words
+SPECIAL = ["<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>"]
+MADE_ROWS, MADE_WORDS = 3000, (15, 100)  # a question and an answer have so many words, each a token or two
 SHARD_BYTES = 4 * 2**30  # per file of weights
 # With the special tokens that the tokenizer of the benchmarks has.
 TEMPLATE = (
@@ -32,10 +34,11 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--tokenizer",
         type=Path,
-        required=True,
-        help="tokenizer.json with the special tokens <|bos|>, <|eos|>, <|pad|>, <|user|> and <|assistant|>",
+        help="tokenizer.json with the special tokens "
+        + ", ".join(SPECIAL[:-1])
+        + f" and {SPECIAL[-1]}; goes with --data",
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl")
+    parser.add_argument("--data", type=Path, help="folder with train.jsonl; made-up rows if there is none")
     parser.add_argument("--scratch", type=Path, default=Path("benchmarks-scratch"), help="model and prepared rows")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     return parser
@@ -96,6 +99,30 @@ def shards(config: Any, device: str) -> Iterator[dict[str, torch.Tensor]]:
             yield shard
             shard = {}
     yield shard
+
+
+def rows_and_tokenizer(folder: Path) -> tuple[Path, Path]:
+    """Write a tokenizer, and a folder with train.jsonl of made-up words, about as long as GSM8K's; return the paths."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 8))) for _ in range(2000)]
+
+    def text() -> str:
+        return " ".join(rng.choices(words, k=rng.randint(*MADE_WORDS)))
+
+    rows = [{"question": text(), "answer": text()} for _ in range(MADE_ROWS)]
+    data = folder / "rows"
+    data.mkdir(parents=True, exist_ok=True)
+    for name, part in (("train", rows[:-50]), ("test", rows[-50:])):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=4000, special_tokens=SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator((row["question"] for row in rows), trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json", data
 
 
 def write_rows(path: Path) -> Path:

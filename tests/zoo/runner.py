@@ -20,6 +20,7 @@ import torch
 import transformers
 from transformers.models.auto import modeling_auto
 
+from sft.host import gpus
 from sft.trainer import distributed
 from sft.trainer.model import published
 from tests.zoo import tiny, trial
@@ -44,12 +45,13 @@ def results(
     logs: Path | None = None,
     precision: str = "fp32",
 ) -> Iterator[Result]:
-    """Yield the result of each family as it ends. Without names: of all of them."""
+    """Yield the result of each family as it ends. Without names: of all of them. Every visible GPU gets its share."""
     # Read when their libraries are loaded in the child, or already now: one thread for each family.
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    waiting, running = list(names or families()), dict[str, tuple[BaseProcess, float]]()
+    waiting, running = list(names or families()), dict[str, tuple[BaseProcess, float, str]]()
+    cards = [gpu.uuid for gpu in gpus.visible()] if device == "cuda" else [""]
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         data = trial.data_of(scratch / "rows")
@@ -63,12 +65,14 @@ def results(
         while waiting or running:
             while waiting and len(running) < jobs:
                 family = waiting.pop(0)
-                arguments = (family, ways, scratch, device, precision, limit_s)
+                taken = [card for _, _, card in running.values()]
+                card = min(cards, key=taken.count)
+                arguments = (family, ways, scratch, device, card, precision, limit_s)
                 process: BaseProcess = multiprocessing.get_context("fork").Process(target=one, args=arguments)
                 process.start()
-                running[family] = (process, time.monotonic())
+                running[family] = (process, time.monotonic(), card)
             time.sleep(POLL_S)
-            for family, (process, since) in list(running.items()):
+            for family, (process, since, _) in list(running.items()):
                 late = time.monotonic() - since > limit_s
                 if process.is_alive() and late:
                     process.kill()
@@ -88,8 +92,9 @@ def all_results(names: list[str], ways: list[str]) -> list[Result]:
     return list(results(names, ways, "cpu", jobs=1, limit_s=300))
 
 
-def one(family: str, ways: list[str], scratch: Path, device: str, precision: str, limit_s: float) -> None:
-    """Try one family in this process, and write its line of JSON."""
+def one(family: str, ways: list[str], scratch: Path, device: str, card: str, precision: str, limit_s: float) -> None:
+    """Try one family in this process, and write its line of JSON. `card`: the UUID of its GPU."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = card
     folder, out = scratch / "families" / family, scratch / "found" / family
     for path in (folder, out.parent, scratch / "logs"):
         path.mkdir(parents=True, exist_ok=True)
