@@ -229,6 +229,8 @@ def test_choices(answer, reference, expected):
     ("\\boxed 5", "\\boxed{5}", RIGHT),
     ("\\boxed{5", "\\boxed{5}", LAST_ONLY),
     ("\\boxed{90^\\circ}", "\\boxed{90}", RIGHT),
+    ("\\boxed{\\begin{pmatrix}1\\\\2\\end{pmatrix}}", "\\boxed{\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}}", RIGHT),
+    ("\\boxed{\\begin{pmatrix}1\\\\2\\end{pmatrix}}", "\\boxed{\\begin{pmatrix} 2 \\\\ 1 \\end{pmatrix}}", WRONG),
     ("\\boxed{\\left(3, \\frac{\\pi}{2}\\right)}", "\\boxed{(3,\\frac{\\pi}{2})}", RIGHT),
 )
 def test_boxes(answer, reference, expected):

@@ -22,7 +22,7 @@ SYMBOLS = [
     for pattern, to in [
         (r"\{,\}|,\\!", ","),  # thousands separators
         (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|!)(?![a-zA-Z])", ""),
-        (r"\\[,;: ()\[\]]|\\q?quad(?![a-zA-Z])|(?<!\\)~", " "),
+        (r"(?<!\\)\\[,;: ()\[\]]|\\q?quad(?![a-zA-Z])|(?<!\\)~", " "),
         (r"\^?\{?\\(?:circ|degree)(?![a-zA-Z])\}?", "°"),
         (r"\\(?:times)(?![a-zA-Z])", "×"),
         (r"\\(?:cdot)(?![a-zA-Z])", "·"),
