@@ -7,11 +7,13 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from sft.errors import DataError
 from sft.rows.files import text
 from sft.rows.files.arrow_files import check_once
+from sft.rows.files.csv_quotes import Quotes
 from sft.rows.row import ReadRow, Row, row_or_error
 
 SEPARATORS = ",;\t|"  # if a header has several of them equally often, the first
@@ -31,17 +33,21 @@ def read_csv(path: Path) -> Iterator[ReadRow]:
     while first and ((said and not skipped) or not first.strip()):
         first, skipped = next(found, ""), skipped + 1
     separator = said[1] if said else separator_of(first, path)
-    reader = csv.DictReader(itertools.chain([first], found), strict=True, delimiter=separator)
+    quotes = Quotes(separator)
+    reader = csv.DictReader(quotes.noted(itertools.chain([first], found)), strict=True, delimiter=separator)
 
     def place() -> str:
         return f"{path}:{reader.reader.line_num + skipped}"  # that of DictReader stays behind if it raises
 
     try:
         begins = f"{path}:{skipped + 1}"
-        check_once(list(reader.fieldnames or []), place())
+        names = list(reader.fieldnames or [])
+        check_once(names, place())
+        quotes.columns = len(names)
+        quotes.check(names, place())
         for row in reader:
             begins = place()
-            yield row_or_error(row_of_csv, begins, row)
+            yield row_or_error(partial(row_of_csv, quotes), begins, row)
     except csv.Error as error:
         what = next((reason for words, reason in REASONS.items() if words in str(error)), str(error))
         where = begins if "end of data" in str(error) else place()
@@ -56,11 +62,12 @@ def separator_of(header: str, path: Path) -> str:
     return max(SEPARATORS, key=plain.count)
 
 
-def row_of_csv(where: str, row: dict[str | None, str | list[str] | None]) -> Row:
+def row_of_csv(quotes: Quotes, where: str, row: dict[str | None, str | list[str] | None]) -> Row:
     """Return a row of a CSV file. Raises DataError.
 
     csv.DictReader puts surplus fields under the key None, and None in place of missing ones.
     """
+    quotes.check(itertools.chain(row.values(), row.get(None) or ()), where)
     values = [value for value in row.values() if isinstance(value, str)]
     if len(values) < len(row):
         raise DataError(f"{where}: does not have the header's number of fields; fix the line")
