@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sft.errors import DataError, shown
-from sft.rows import forms
+from sft.rows import forms, own_split
 from sft.rows.bad_rows import BadRows
 from sft.rows.files import json_files
 from sft.rows.files import kind as kind_of_file
@@ -36,22 +36,28 @@ def check_first_rows(path: Path, settings: Settings, seconds: float = LOOK_S) ->
     if all(is_small(file) for file in found.used):
         check_apart(found.selections, settings)  # reads files to count their rows
     for split, selections in found.selections.items():
-        whole = [check_selection(selection, deadline, settings, seen, bad) for selection in selections]
+        whole = [check_selection(split, selection, deadline, settings, seen, bad) for selection in selections]
         if split == "train" and all(whole) and not seen and not bad.number:
             raise DataError(f"DATASET={shown(path)}: has no training rows; add some")
     check_columns(seen, settings)
     bad.check()
 
 
-def check_selection(selection: Selection, deadline: float, settings: Settings, seen: list[Row], bad: BadRows) -> bool:
+def check_selection(
+    split: str, selection: Selection, deadline: float, settings: Settings, seen: list[Row], bad: BadRows
+) -> bool:
     """Add a selection's first rows to `seen`, and what is wrong with them to `bad`. Return whether it has no others."""
+
+    def check(rows: Iterator[ReadRow]) -> bool:
+        return check_rows(own_split.checked(rows, split, selection, settings), deadline, settings, seen, bad)
+
     if selection.slice.is_whole:
         readable = [file for file in selection.files if may_be_read(file)]
-        read = [check_rows(file.read(), deadline, settings, seen, bad) for file in readable]
+        read = [check(file.read()) for file in readable]
         return all(read) and len(read) == len(selection.files)
     if not all(may_be_read(file) and (is_small(file) or not selection.slice.needs_count) for file in selection.files):
         return False
-    return check_rows(selection.read(), deadline, settings, seen, bad)
+    return check(selection.read())
 
 
 def is_small(file: DataFile) -> bool:

@@ -72,6 +72,7 @@ def found(train, held_out=()):
         ("nan", "placeholder"),
         (" null\n", "placeholder"),
         ("#N/A", "placeholder"),
+        (r"Two fruits:\n\n1. Apple\n2. Pear", "escaped"),
         ("...", "wordless"),
         ("Why?", "echo"),
         ("Blue.<|im_end|>", "marks"),
@@ -96,11 +97,18 @@ def test_odd_answers_are_found(answer, name):
         "Â", "Ã", "tabs\tand\r\nlines\n", "a\u200bb", "zero\xa0width", "👩‍👩‍👧", "می‌خواهم", "x² + y³ ≤ √2",
         "<p>Tom &amp; Jerry</p>", "Write `&amp;` for an ampersand", "In HTML it is &lt;", "AT&T and R&D; done",
         "?a=1&copy=2",
+        r"Write print('a\nB\nC') or \"a\n\nb\".", r"\nabla f = \nu \neq 0", r"C:\New\Names",
+        r"`a\n\nb`", r"It ends with \n.",
         "a < b and c > d | e <| f", "Use [INST] as a mark", "### Response:\nthe heading of an API page", "Human: hi",
     ],
 )  # fmt: skip
 def test_what_only_looks_odd_is_not_found(answer):
     assert odd("Why is it so?", answer) == set()
+
+
+def test_a_placeholder_is_found_where_an_input_was_to_be():
+    assert odd("Name a fruit.\n<noinput>", "Apple") == odd("Name a fruit.\nnan", "Apple") == {"placeholder"}
+    assert odd("What does 0 / 0 give?\nAnswer nan or null", "nan, as it is no number") == set()
 
 
 def test_only_an_empty_message_of_the_user_is_an_empty_prompt():

@@ -129,6 +129,25 @@ def test_the_answers_in_a_prompt_of_messages_are_context():
     assert found.as_dicts() == [*prompt, ASSISTANT]
 
 
+def test_a_question_at_the_end_of_messages_is_not_parted_from_its_answer():
+    row = {"messages": [{"role": "user", "content": EARLIER}, {"role": "assistant", "content": BEFORE}, USER]}
+    row |= {"response": ANSWER}
+    assert refused(row) == (
+        "a.jsonl:7: `messages` ends with a question, and `response` could be the answer to it; "
+        'set COLUMNS={"messages": "prompt"} to train it, or COLUMNS={"response": "unused"}'
+    )
+    whole = convert(row, columns='{"messages": "prompt"}')
+    assert [(message.content, message.is_target) for message in whole.messages][1:] == [
+        (BEFORE, False), (ASK, True), (ANSWER, True),
+    ]  # fmt: skip
+    assert convert(row, columns='{"response": "unused"}').left_out == 1
+
+
+def test_a_chat_as_python_prints_it_is_not_a_text():
+    for row in ({"prompt": str([USER]), "response": ANSWER}, {"prompt": ASK, "response": str([ASSISTANT])}):
+        assert "holds messages as Python prints them, which is not JSON; write them with json.dumps" in refused(row)
+
+
 def test_a_text_that_only_looks_like_a_list_stays_a_text():
     assert convert({"prompt": "[1, 2] sorted?", "completion": "[1, 2]"}).messages[1].content == "[1, 2]"
     assert convert({"prompt": "[{}]", "completion": "[]"}).messages[0].content == "[{}]"
@@ -238,6 +257,9 @@ GOOD = {"prompt": ASK, "response": ANSWER}
         (GOOD | {"Label": "true"}, {"columns": '{"Label": "unused"}'}, "`Label` says whether the answer is good"),
         (GOOD | {"correct": 0}, {"columns": '{"correct": "unused"}'}, "`correct` says whether the answer is good"),
         (GOOD | {"labels": [True, False]}, {"columns": '{"labels": "unused"}'}, "`labels` says whether the answer"),
+        (GOOD | {"weight": 0}, {"columns": '{"weight": "unused"}'}, "`weight` is 0, which says that the row is"),
+        (GOOD | {"Train": False}, {"columns": '{"Train": "unused"}'}, "`Train` is False"),
+        (GOOD | {"loss_mask": [1, 0]}, {"columns": '{"loss_mask": "unused"}'}, '"weight": 0 into'),
         (GOOD | {"images": ["a.png"]}, {"columns": '{"images": "unused"}'}, "`images` is not text, and only text is"),
         ({"messages": [USER, ASSISTANT], "audio": {"path": "a"}}, {"columns": '{"audio": "unused"}'}, "not text"),
         (GOOD | {"image": "a.png", "video": "b"}, {"columns": '{"image": "unused", "video": "unused"}'}, "are not"),
@@ -267,6 +289,8 @@ def test_the_first_look_says_that_rows_are_preferences(tmp_path):
         {"images": []},
         {"correct": True},
         {"image": ""},
+        {"weight": 0.5},
+        {"weight": 1, "train": True, "loss": 2.31, "loss_mask": [1, 1]},
     ],
 )
 def test_what_only_has_the_name_of_a_vote_or_a_picture_is_not_one(more):
@@ -369,6 +393,11 @@ def test_a_text_is_kept_as_it_is_and_its_other_columns_are_named():
         forms.converted_text({"text": TEXT, "notes": "x"}, "a.jsonl:7", load(None, use_columns="refuse"))
     with pytest.raises(DataError, match="says whether the answer is good"):
         forms.converted_text({"text": TEXT, "label": 0}, "a.jsonl:7", load(None))
+    for column in ("label", "sentiment", "code", "Summary"):
+        with pytest.raises(DataError, match=f"has `text` and `{column}`, which could be the response to it"):
+            forms.converted_text({"text": TEXT, column: "x"}, "a.jsonl:7", load(None))
+        left_out = load(None, columns=json.dumps({column: "unused"}))
+        assert forms.converted_text({"text": TEXT, column: "x"}, "a.jsonl:7", left_out).text == TEXT
 
 
 def test_alpacas_text_says_nothing_that_is_not_used():

@@ -29,7 +29,7 @@ NAMES: Mapping[ColumnRole, tuple[str, ...]] = {
         "assistant", "bot", "message_2", "target", "targets", "final_answer", "ground-true answer", "answers",
     ),
     "input": ("input", "context", "article", "passage"),
-    "system": ("system", "system_prompt", "system_instruction", "systeminstruction"),
+    "system": ("system", "system_prompt", "system_message", "system_instruction", "systeminstruction"),
     "history": ("history",),
     "tools": ("tools", "functions"),
     "text": ("text", "segments"),

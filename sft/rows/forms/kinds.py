@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 
-from sft.errors import DataError
+from sft.errors import DataError, shown
 from sft.rows.forms import sharegpt
 from sft.rows.forms.columns import Columns, is_or_are, quoted, says_something, without
 
@@ -39,6 +39,8 @@ PICTURES = frozenset(
 CHOICES = frozenset({"choices", "options"})
 # NeMo's: whose turns are not trained.
 MASK = "mask"
+# Of a whole row: whether it is trained. A list says it of each of its messages.
+TRAINED = frozenset({"weight", "train", "training", "loss", "loss_mask"})
 GOOD, BAD = ("true", "good", "yes", "1"), ("false", "bad", "no", "0", "-1")
 
 
@@ -48,7 +50,7 @@ def problem(columns: Columns) -> DataError | None:
     if not of_kinds:
         return None
     names = {column: name for column, name in of_kinds.items() if column not in columns.named}
-    for find in (of_preference, of_vote, of_pictures, of_choices, of_mask):
+    for find in (of_preference, of_vote, of_pictures, of_choices, of_mask, of_weight):
         if what := find(columns, names):
             return DataError(f"{columns.where}: {what}")
     return None
@@ -57,7 +59,7 @@ def problem(columns: Columns) -> DataError | None:
 @lru_cache
 def of_a_kind(names: tuple[str, ...]) -> Mapping[str, str]:
     """Return the columns of these kinds, with their names in small letters."""
-    kinds = PREFERENCES | VOTES | VERDICTS | PICTURES | CHOICES | {MASK}
+    kinds = PREFERENCES | VOTES | VERDICTS | PICTURES | CHOICES | TRAINED | {MASK}
     return {column: name for column in names if (name := column.strip().lower()) in kinds}
 
 
@@ -136,6 +138,20 @@ def of_mask(columns: Columns, names: Mapping[str, str]) -> str:
         if names[column] == MASK and says_something(value) and not is_users({"role": value}):
             what = f"{quoted([column])} says whose turns are not trained, and only the assistant's ever are"
             return f"{what}; write User, or leave it out: {without(column)}"
+    return ""
+
+
+def of_weight(columns: Columns, names: Mapping[str, str]) -> str:
+    """Return what is wrong with a row, or an answer in it, that is not to be trained."""
+    for column, name in names.items():
+        value = columns.row[column]
+        if name not in TRAINED or verdict_of(value) is not False:
+            continue
+        if isinstance(value, list):
+            what = f'{quoted([column])} says which messages are trained; write "weight": 0 into those that are not'
+            return f"{what}, and leave the column out: {without(column)}"
+        what = f"{quoted([column])} is {shown(repr(value))}, which says that the row is not to be trained"
+        return f"{what}; remove the row, or leave the column out: {without(column)}"
     return ""
 
 

@@ -10,7 +10,8 @@ from sft.errors import DataError, shown
 from sft.rows.content import text_of
 from sft.rows.conversation import REASONING, Message, Role, checked_role
 from sft.rows.forms import sharegpt, turns
-from sft.rows.forms.columns import Columns
+from sft.rows.forms.columns import Columns, given, without
+from sft.rows.forms.columns import quoted as quoted_names
 from sft.rows.tools import calls_of
 from sft.rows.values import checked_json, checked_list, checked_text, from_text, is_filled, quoted
 
@@ -28,7 +29,11 @@ def used(columns: Columns) -> list[str]:
 def convert(columns: Columns) -> list[Message]:
     """Return the messages."""
     name = columns.one("messages")
-    return messages_of(columns.row[name], columns.where, f"`{shown(name)}`")
+    found = messages_of(columns.row[name], columns.where, f"`{shown(name)}`")
+    if found and found[-1].role != "assistant" and (responses := columns.all_of("response")):
+        what = f"`{shown(name)}` ends with a question, and {quoted_names(responses[:1])} could be the answer to it"
+        raise DataError(f"{columns.where}: {what}; set {given(name, 'prompt')} to train it, or {without(responses[0])}")
+    return found
 
 
 def messages_of(value: object, where: str, what: str) -> list[Message]:

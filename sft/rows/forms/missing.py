@@ -118,7 +118,7 @@ def named_inside(role: ColumnRole, rows: list[Row]) -> str:
 
 def is_free(name: str) -> bool:
     """Return whether the name of a column leaves open what it holds."""
-    return recognised(name) in (None, "input") and name.strip().lower() not in unused.ABOUT
+    return recognised(name) in (None, "input", "text") and name.strip().lower() not in unused.ABOUT
 
 
 def says_text(value: object) -> bool:

@@ -11,6 +11,7 @@ https://docs.axolotl.ai/docs/dataset-formats/inst_tune.html
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from sft.errors import DataError
@@ -20,6 +21,8 @@ from sft.rows.forms.columns import Columns, given, without
 from sft.rows.tools import calls_of
 from sft.rows.values import checked_text, from_text, type_name
 from sft.settings.kinds import ColumnRole
+
+PYTHONS = re.compile(r"\s*\[\s*\{\s*'(role|from|content|value)'\s*:")  # what str() makes of a list of messages
 
 
 def used(columns: Columns) -> list[str]:
@@ -111,6 +114,9 @@ def chat_in(columns: Columns, name: str) -> list[Message]:
         try:
             value = from_text(value, columns.where, "")
         except DataError:
+            if PYTHONS.match(str(value)):
+                what = f"column {name!r} holds messages as Python prints them, which is not JSON"
+                raise DataError(f"{columns.where}: {what}; write them with json.dumps") from None
             return []
     value = [value] if isinstance(value, dict) else value  # LLaMA-Factory's `chosen` is one message
     if not sharegpt.is_chat(value) or (is_text and not sharegpt.has_known_roles(value)):

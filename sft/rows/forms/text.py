@@ -18,7 +18,12 @@ from sft.settings.kinds import ColumnRole
 CONVERSATION: tuple[ColumnRole, ...] = ("messages", "prompt", "response")
 TREE = {"parent_id", "role"}  # beside a text: a message of https://huggingface.co/datasets/OpenAssistant/oasst1
 # Beside a text, these are what a model is to write about it: then the text is a prompt, unless the settings say not.
-OUTPUTS = frozenset({"summary", "highlights", "translation", "reply", "label_text"})
+OUTPUTS = frozenset(
+    {
+        "summary", "highlights", "translation", "reply", "label", "labels", "label_text", "sentiment", "emotion",
+        "intent", "code", "sql",
+    }
+)  # fmt: skip
 
 
 def is_text(columns: Columns) -> bool:

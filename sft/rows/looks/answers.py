@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from sft.rows.looks.said import Turn
@@ -18,6 +19,9 @@ EXCEL_CHARACTERS = 32_767  # of a cell: longer texts are cut
 FEW_WORDS = 8  # an answer of fewer is never cut short: `of` may be the missing word
 # Words in the middle of a sentence. Not `to`, `in`, `with` and `is`, which end sentences too, nor `a`, a choice.
 HANGING = frozenset("the an and of or because which whose your their its our my into than".split())
+# `\n` before a line that begins as lines of text do, or before another one; not `\nabla` or `C:\new`.
+ESCAPED = re.compile(r"(?<![\\\s])\\n(?=\\n|[A-Z0-9*#•-])|(?<=\\n)\\n")
+QUOTES = re.compile("[\"`]|'[^']*\\\\n")
 LOOP_CHARACTERS = 200  # at least, and
 LOOP_TIMES = 8
 LOOP_SUFFIX = 40  # characters at the end that are looked for further up
@@ -34,10 +38,12 @@ def answers(turn: Turn) -> Iterator[str]:
         yield "wordless"
     if answer in PLACEHOLDERS:
         yield "placeholder"
+    if is_escaped(answer):
+        yield "escaped"
     if turn.prompt is None:
         return
     prompt = turn.prompt.strip()
-    if prompt in PLACEHOLDERS:
+    if prompt.rpartition("\n")[2] in PLACEHOLDERS:  # of an alpaca row, the input is the last line
         yield "placeholder"
     if not prompt:
         yield "empty_prompt"
@@ -58,6 +64,17 @@ def is_cut_short(answer: str) -> bool:
         return words[-1] in HANGING
     # A short line with a comma is a greeting at the end of a letter, and with a colon a heading or code.
     return end in "([{" or len(words) > 3
+
+
+def is_escaped(answer: str) -> bool:
+    r"""Tell whether line breaks are written as `\n`, two characters. Code, paths and LaTeX have those too.
+
+    >>> is_escaped(r"Here are two:\n\n1. Apple\n2. Pear"), is_escaped(r"Write print('a\nb')."), is_escaped(r"\nabla")
+    (True, False, False)
+    """
+    if "\\n" not in answer or "\n" in answer or QUOTES.search(answer):
+        return False
+    return len(ESCAPED.findall(answer)) > 1
 
 
 def is_loop(text: str) -> bool:

@@ -95,6 +95,11 @@ LOOKS = (
         "The text was missing where the file was written. Remove the rows.",
     ),
     Look(
+        "escaped", "odd", r"with \n in place of line breaks",
+        r"answers with \n, a backslash and an n, where line breaks should be",
+        "The text was escaped twice. Read it as JSON once more, or replace the two characters.",
+    ),
+    Look(
         "echo", "odd", "with the prompt as answer",
         "rows whose answer is their prompt",
         "Check the columns, or remove the rows.",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft.rows import forms
+from sft.rows import forms, own_split
 from sft.rows.row import ReadRow
 from sft.rows.row_kind import RowKind, common_kind
 from sft.rows.selections import check_apart
@@ -88,7 +88,10 @@ def readers(settings: Settings) -> dict[str, Iterator[ReadRow]]:
     found = data_files(settings).selections
     check_apart(found, settings)
     return {
-        purpose: (row for selection in selections for row in selection.read()) for purpose, selections in found.items()
+        purpose: (
+            row for selection in selections for row in own_split.checked(selection.read(), purpose, selection, settings)
+        )
+        for purpose, selections in found.items()
     }
 
 
