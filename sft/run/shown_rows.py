@@ -61,6 +61,7 @@ class ShownRow(Part):
     target_answers: int  # that are trained
     has_marks: bool = False  # its text holds control marks of the model
     has_template: bool = False  # its text holds a whole turn of the chat template
+    lost: list[str] = field(default_factory=list)  # characters that the tokenizer loses
     dropped: str = ""  # why none of it is trained
     sequences: list[Sequence]
 

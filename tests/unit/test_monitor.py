@@ -233,14 +233,19 @@ def test_the_json_of_the_monitor_keeps_its_keys(run, capsys):
 
 def test_rows_that_hold_marks_or_a_whole_template_are_warned_of_at_the_start(run):
     split = Split(rows=20, tokens=160, target_tokens=80, longest=12, cut_rows=0, conversations=16)
-    marked = replace(split, rows_with_marks=7, rows_with_template=3, answers=30, target_answers=24)
+    lost = {"é": 5, "\n": 4, **dict.fromkeys("abcdefg", 1)}
+    marked = replace(
+        split, rows_with_marks=7, rows_with_template=3, answers=30, target_answers=24, rows_with_lost=6, lost=lost
+    )
     split = replace(split, answers=16, target_answers=16)
     typed_json.write(run.prepared, Prepared(model="m", data="d", train=marked, validation=split, inputs=Inputs()))
     started = io.StringIO()
     describe.describe(run, Console(file=started, width=200))
-    marks, template = [line for line in started.getvalue().splitlines() if "warning: train: " in line]
+    marks, characters, template = [line for line in started.getvalue().splitlines() if "warning: train: " in line]
     assert "7 rows hold control marks" in marks and "SPECIAL_TOKENS_IN_TEXT=parse" in marks
     assert "3 rows hold a whole turn of the chat template" in template and "almost always a mistake" in template
+    assert "6 rows hold characters that the tokenizer has no token for, or makes others of: " in characters
+    assert "of: é, line breaks, a, b, c, d, e, f, …; look at them with" in characters
     assert marks.endswith("look at them with `make rows`") and "warning: validation" not in started.getvalue()
     assert "  24 of 30 answers are targets\n" in started.getvalue()
     assert "  all 16 answers are targets\n" in started.getvalue()

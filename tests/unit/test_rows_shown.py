@@ -159,7 +159,12 @@ def test_a_row_without_a_target_within_max_length_says_so():
 
 
 def test_a_row_whose_text_holds_marks_or_a_template_says_so():
-    for more, said in (({"has_marks": True}, "holds control marks"), ({"has_template": True}, "holds a whole turn")):
+    lost = "it holds characters that the tokenizer has no token for, or makes others of: é,"
+    for more, said in (
+        ({"has_marks": True}, "holds control marks"),
+        ({"has_template": True}, "holds a whole turn"),
+        ({"lost": ["é", "\n"]}, lost),
+    ):
         found = shown(replace(row(USUAL), **more))
         assert said in printed(found) and said in page(found, SETTINGS)
 

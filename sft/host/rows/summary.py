@@ -12,7 +12,7 @@ from sft.host.rows.columns import columns
 from sft.host.rows.parts import parts
 from sft.host.rows.texts import not_applied, noun
 from sft.host.rows.visible import visible
-from sft.host.rows.words import answers
+from sft.host.rows.words import answers, lost
 from sft.nouns import counted
 from sft.run.records import Split, TemplateFacts
 from sft.run.shown_rows import Bar, ShownRows
@@ -77,6 +77,8 @@ def unusual(counts: Split, settings: Settings) -> Iterator[tuple[str, str]]:
         become = "become those tokens" if settings.special_tokens_in_text == "parse" else "stay ordinary characters"
         what = f"{hold(counts.rows_with_marks)} control marks of the model in the text; they {become}"
         yield "warning", f"{what} (SPECIAL_TOKENS_IN_TEXT={settings.special_tokens_in_text})"
+    if counts.rows_with_lost:
+        yield "warning", f"{hold(counts.rows_with_lost)} {lost(counts.lost)}"
     if counts.rows_with_template:
         if counts.kind == "texts":
             what = f"{hold(counts.rows_with_template)} turns of a chat template, whose questions are trained too"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from sft.errors import shown
 from sft.nouns import counted
 from sft.run.records import RowCounts
 from sft.run.shown_rows import Sequence, ShownRow, ShownRows
+
+NAMED = 8  # characters that the tokenizer loses
+LINE_BREAKS = {"\n": "line breaks", "\t": "tabs"}
 
 
 def title(row: ShownRow, found: ShownRows) -> str:
@@ -40,6 +44,20 @@ def warnings(row: ShownRow) -> Iterator[str]:
         yield "its text holds a whole turn of the chat template: the template is applied twice"
     elif row.has_marks:
         yield "its text holds control marks of the model"
+    if row.lost:
+        yield f"it holds {lost(row.lost)}"
+
+
+def lost(characters: Iterable[str]) -> str:
+    """Return what is lost of a text, the most frequent characters first."""
+    named = [visible_name(character) for character in characters]
+    more = ", …" if len(named) > NAMED else ""
+    return f"characters that the tokenizer has no token for, or makes others of: {', '.join(named[:NAMED])}{more}"
+
+
+def visible_name(character: str) -> str:
+    """Return a character as a message shows it, or the unknown token."""
+    return LINE_BREAKS.get(character) or shown(character)
 
 
 def answers(targets: int, number: int) -> str:

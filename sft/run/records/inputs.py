@@ -37,6 +37,8 @@ class Split(Part):
     holds_most: int = 0  # the MAX_LENGTH that would hold 99 % of all rows, if the present one does not
     rows_with_marks: int = 0  # whose text holds control marks of the model
     rows_with_template: int = 0  # whose text holds a whole turn of the chat template: almost always a mistake
+    rows_with_lost: int = 0  # that hold characters which the tokenizer loses
+    lost: dict[str, int] = field(default_factory=dict)  # how many rows hold which: the most frequent ones
     # How many rows were made of which columns, given as the JSON list of their names, and how many fill another column.
     used_columns: dict[str, int] = field(default_factory=dict)
     unused_columns: dict[str, int] = field(default_factory=dict)

@@ -62,6 +62,7 @@ class Viewer:
             target_answers=counts.target_answers if trained else 0,
             has_marks=counts.has_marks,
             has_template=counts.has_template,
+            lost=list(counts.lost),
             dropped=dropped,
             sequences=[self.sequence(uncut, kept) for uncut in whole],
         )

@@ -17,6 +17,7 @@ from sft.run.records import Split
 from sft.trainer.data.rows import Counts, Dropped, Texts, TokenisedRow
 
 COPY_BYTES = 2**20  # copied at a time
+MOST_LOST = 20  # characters that are named
 MOST = 0.99  # of the rows: the MAX_LENGTH that would hold so many is told
 
 
@@ -64,6 +65,7 @@ class Tally:
         self.kind = kind
         self.read = 0
         self.dropped, self.used, self.unused = Counter[str](), Counter[tuple[str, ...]](), Counter[str]()
+        self.lost = Counter[str]()
         self.counts = Counter[str]()  # by the names of the fields of Split
         self.too_long: list[int] = []  # lengths of the rows that MAX_LENGTH does not hold
 
@@ -88,6 +90,8 @@ class Tally:
         self.counts["messages_left_out"] += row.left_out
         self.counts["rows_with_marks"] += row.has_marks
         self.counts["rows_with_template"] += row.has_template
+        self.counts["rows_with_lost"] += bool(row.lost)
+        self.lost.update(row.lost)
 
     def split(self, sequences: int, tokens: int, target_tokens: int, longest: int) -> Split:
         """Return all counts."""
@@ -109,6 +113,8 @@ class Tally:
             holds_most=self.holds_most(),
             rows_with_marks=self.counts["rows_with_marks"],
             rows_with_template=self.counts["rows_with_template"],
+            rows_with_lost=self.counts["rows_with_lost"],
+            lost=dict(self.lost.most_common(MOST_LOST)),
             used_columns={json.dumps(names): number for names, number in self.used.most_common()},
             unused_columns=dict(self.unused),
         )

@@ -57,6 +57,7 @@ class Counts(NamedTuple):
     has_template: bool  # the opening of a whole turn, in its text
     used: tuple[str, ...] = ()  # columns
     unused: tuple[str, ...] = ()  # filled columns
+    lost: tuple[str, ...] = ()  # characters that the tokenizer loses
     looked_at: LookedAt | None = None
 
 

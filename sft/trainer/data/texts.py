@@ -19,6 +19,7 @@ from sft.rows.row import ReadRow
 from sft.rows.row_kind import RowKind
 from sft.run.records import TemplateFacts
 from sft.settings.fields import Settings
+from sft.trainer.data.characters import Characters
 from sft.trainer.data.encode import check_ids, in_pieces
 from sft.trainer.data.marks import special_tokens
 from sft.trainer.data.prober import any_of
@@ -49,6 +50,11 @@ class TextTokeniser:
     def marks(self) -> Any:
         """A pattern of the model's control marks."""
         return any_of(text for text in special_tokens(self.tokenizer) if text.strip())
+
+    @cached_property
+    def characters(self) -> Characters:
+        """The characters that the tokenizer keeps."""
+        return Characters(self.tokenizer, self.stops)
 
     def rows(self, read: Iterable[ReadRow]) -> list[Tokenised | DataError]:
         """Return what becomes of each row, or the error that names its place, in order."""
@@ -126,6 +132,7 @@ class TextTokeniser:
             has_template=any(turn in item.text for turn in TURNS),
             used=same(item.used),
             unused=same(item.unused),
+            lost=same(self.characters.lost([item.text], item.text, ids)),
             looked_at=look(of_text(item.text), where, has_marks),
         )
         # A sequence begins with the last token of the one before it: then something predicts every token of the text

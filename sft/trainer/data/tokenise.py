@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -20,9 +20,10 @@ from sft.run.records import TemplateFacts
 from sft.settings.fields import Settings
 from sft.trainer.data import completeness
 from sft.trainer.data.answers import Rendered, rendered
+from sft.trainer.data.characters import Characters
 from sft.trainer.data.chat_template import Refused
 from sft.trainer.data.encode import Encoded, check_ids, encoded, without_guards
-from sft.trainer.data.marks import Marked, Marks
+from sft.trainer.data.marks import Marked, Marks, texts_of
 from sft.trainer.data.probe import Probe, facts
 from sft.trainer.data.rows import NO_TARGET, TOO_LONG, Counts, Dropped, Tokenised, TokenisedRow, same
 from sft.trainer.model import answer_text
@@ -97,6 +98,17 @@ class Tokeniser:
         """The model's control marks."""
         return Marks.of_model(self.probe, guards=self.settings.special_tokens_in_text == "split")
 
+    @cached_property
+    def characters(self) -> Characters:
+        """The characters that the tokenizer keeps."""
+        return Characters(self.tokenizer, self.stops)
+
+    def lost(self, row: Row, found: Sequence[Encoded]) -> tuple[str, ...]:
+        """Return the characters that the tokenizer loses of a row."""
+        texts = [text for message in row.converted.conversation.messages for text in texts_of(message)]
+        written, ids = row.texts[-1].text, found[-1].ids
+        return self.characters.lost(texts, written, ids)
+
     def prepared(self, converted: forms.Converted, where: str) -> Row:
         """Return a row's texts. Raises DataError if the template does not render all that it says."""
         try:
@@ -153,6 +165,7 @@ class Tokeniser:
             has_template=row.marked.has_template,
             used=same(row.converted.used),
             unused=same(row.converted.unused),
+            lost=same(self.lost(row, mine)),
             looked_at=looked_at,
         )
         # Evaluation asks for the last answer of the row that is there, and for no answer twice.
