@@ -33,12 +33,12 @@ def main() -> None:
                 found = steps.measured(steps.settings_of("cpu", paths | WORK | given), WARMUP, STEPS)
                 speeds[name].append(steps.speed_of(found))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
-    print(f"rows of {found['mean_tokens']} tokens on average, the longest {found['longest']}; {WORK}")
+    its_work = f"{WORK['global_batch_size']} rows a step of the model {WORK['model_name']}"
+    print(f"{its_work}; rows of {found['mean_tokens']} tokens on average, the longest {found['longest']}")
     for name, values in speeds.items():
-        print(
-            f"{name}: {medians[name]:,.0f} tokens/s without padding ({', '.join(f'{value:,.0f}' for value in values)})"
-        )
-    print(f"packed over padded: {medians['packed'] / medians['padded']:.1f}x")
+        turns = ", ".join(f"{value:,.0f}" for value in values)
+        print(f"{name}: {medians[name]:,.0f} tokens/s, padding not counted (the median of {turns})")
+    print(f"packed is {medians['packed'] / medians['padded']:.1f} times as fast as padded")
 
 
 if __name__ == "__main__":
