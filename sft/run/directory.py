@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TextIO, Unpack
 from sft.errors import UserError, shown
 from sft.failures import is_disk_full
 from sft.redaction import redact
-from sft.run import checkpoints, files, owners, records, typed_json
+from sft.run import checkpoints, files, metrics, owners, records, typed_json
 from sft.run.files import write_whole
 from sft.run.metrics import Line
 from sft.run.paths import RunPaths
@@ -116,13 +116,11 @@ class Run(RunPaths):
     def unreadable(self) -> list[str]:
         """Return a line for every file of the run that cannot be read, and for unreadable lines of the metrics."""
         problems = self.unreadable_files()
-        good = [line is not None for line in self.metrics_lines()]
-        if not all(good):
-            what = (
-                f"{good.count(False)} of {len(good)} lines cannot be read (the first is line {good.index(False) + 1})"
-            )
-            problems.append(f"{self.metrics}: {what}; they are left out")
-        return problems
+        number, bad = 0, []
+        for number, line in enumerate(self.metrics_lines(), 1):
+            if line is None:
+                bad.append(number)
+        return [*problems, metrics.left_out(self.metrics, bad, number)] if bad else problems
 
     def unreadable_files(self) -> list[str]:
         """Return a line for every record of the run that cannot be read."""
@@ -178,6 +176,11 @@ class Run(RunPaths):
             self.update_state(status, **changes)
         except OSError as error:
             say_once(f"{self.state_file}: could not be written ({error.strerror}); continuing without")
+
+    def warn(self, line: str) -> None:
+        """Print a line in the node's log, and at the terminal of whoever has started the run (rank 0)."""
+        print(line, flush=True)
+        self.tell(set_aside=[*self.state().set_aside, line])
 
     @property
     def ended(self) -> bool:

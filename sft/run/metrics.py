@@ -7,7 +7,10 @@ Users' scripts read the file too, so a line is one flat JSON object without a ve
 from __future__ import annotations
 
 import json
+import mmap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from sft.run import files
@@ -44,3 +47,24 @@ class Line:
     def as_text(self) -> str:
         """Return the line as it is in the file."""
         return json.dumps(self.numbers()) + "\n"
+
+
+def from_the_end(path: Path) -> Iterator[Line]:
+    """Yield the lines of a `metrics.jsonl` from the last one backwards: only those that are asked for are parsed.
+
+    Lines that cannot be read, or are still being written, are left out.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        end = text.rfind(b"\n")
+        while end >= 0:
+            begin = text.rfind(b"\n", 0, end) + 1
+            if line := Line.parse(text[begin:end]):
+                yield line
+            end = begin - 1
+
+
+def left_out(path: Path, bad: Sequence[int], number: int) -> str:
+    """Return the line about lines that cannot be read: `bad` are their numbers, of `number` in the file."""
+    return f"{path}: {len(bad)} of {number} lines cannot be read (the first is line {bad[0]}); they are left out"

@@ -69,7 +69,7 @@ def named(run: Run, settings: Settings) -> tuple[Run | None, list[str]]:
         return None, [f"{run.path} had not trained a step and is replaced ({changed})"]
     if differences:
         raise SettingsError([*differences, f"{run.path}: `{run.command('resume')}` resumes it with its own settings"])
-    return run, run.unreadable()
+    return run, run.unreadable_files()
 
 
 def set_aside(run: Run) -> str:
@@ -107,7 +107,7 @@ def newest_of(settings: Settings) -> tuple[Run | None, list[str]]:
             return None, said
         elif is_worth_resuming(run):
             run.claim().close()
-            return run, run.unreadable()
+            return run, run.unreadable_files()
     return None, said
 
 

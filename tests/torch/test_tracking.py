@@ -142,6 +142,17 @@ def test_a_step_that_was_validated_before_the_run_was_killed_is_known(tmp_path):
     assert not Trackers(run, run.settings()).resume(4)
 
 
+def test_lines_that_cannot_be_read_are_dropped_and_said_at_the_terminal(tmp_path):
+    run = run_in(tmp_path, wandb_mode="disabled")
+    run.metrics.write_text('{"step": 1}\n\0\0\0\n{"step": 2}\n{"step": 3, "tr')
+    metrics_of(run, first_step=2).close()
+    assert run.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
+    warning = f"{run.metrics}: 1 of 3 lines cannot be read (the first is line 2); they are left out"
+    assert run.state().set_aside == [warning]
+    metrics_of(run, first_step=2).close()
+    assert run.state().set_aside == [warning]  # said once
+
+
 def test_the_evaluation_is_logged_once_and_again_if_it_found_something_else(tmp_path):
     run = run_in(tmp_path)
     for exact_match in (0.25, 0.25, 0.5):

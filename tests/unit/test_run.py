@@ -11,7 +11,7 @@ import pytest
 from sft import hostfile
 from sft.errors import UserError
 from sft.host.commands import metrics_reader, progress, snapshot
-from sft.run import budget, files, find, lifecycle, unfinished
+from sft.run import budget, files, find, lifecycle, metrics, unfinished
 from sft.run.metrics import Line
 from sft.run.records import Evaluation
 from sft.settings.load import load
@@ -103,7 +103,13 @@ def test_an_evaluation_before_the_first_step_is_no_training(run):
 
 def test_half_a_line_is_no_metric(run):
     run.metrics.write_text('{"step": 1}\n{"st')
-    assert list(run.read_metrics()) == [Line(1, {})]
+    assert list(run.read_metrics()) == list(metrics.from_the_end(run.metrics)) == [Line(1, {})]
+    run.metrics.write_text('{"st')
+    assert not list(metrics.from_the_end(run.metrics))
+    run.metrics.write_text("")
+    assert not list(metrics.from_the_end(run.metrics))
+    run.metrics.unlink()
+    assert not list(metrics.from_the_end(run.metrics))
 
 
 def test_stop_request(run):
@@ -169,6 +175,7 @@ def test_unreadable_lines_of_the_metrics_are_left_out_and_counted(run):
     lines = [b'{"step": 1, "train/loss": 2.5}', ZEROS, b'{"step": 2, "train/loss": "x"}', b"[]", b'{"train/loss": 1.0}']
     run.metrics.write_bytes(b"\n".join([*lines, b'{"step": 3, "train/loss": NaN}', b'{"step": 4}', b'{"st']))
     assert list(run.read_metrics()) == [Line(1, {"train/loss": 2.5}), Line(3, {}), Line(4, {})]
+    assert list(metrics.from_the_end(run.metrics)) == list(run.read_metrics())[::-1]
     (line,) = run.unreadable()
     what = "4 of 7 lines cannot be read (the first is line 2); they are left out"
     assert line == f"{run.metrics}: {what}"

@@ -62,13 +62,13 @@ def factor(settings: Decided, conditions: Conditions, step_s: float) -> float:
 
 def step_of(run: Run, name: str) -> tuple[float, float]:
     """Return the seconds of a run's usual step, and its tokens."""
-    lines = [line for line in run.read_metrics() if line.time and TOKENS in line.values][SKIPPED:]
+    found = ((line.step, line.time, line.values.get(TOKENS)) for line in run.read_metrics())  # may be a million
+    lines = [(step, at, tokens) for step, at, tokens in found if at and tokens is not None][SKIPPED:]
     # Steps between two lines: none if an attempt began anew, whose pause is not a step.
-    pairs = [(a, b) for a, b in itertools.pairwise(lines) if b.step > a.step]
-    if len(pairs) < LEAST:
+    steps = [(b_at - a_at) / (b - a) for (a, a_at, _), (b, b_at, _) in itertools.pairwise(lines) if b > a]
+    if len(steps) < LEAST:
         refuse(name, f"that run has logged {len(lines)} steps after its first {SKIPPED}", "name a longer run")
-    step_s = statistics.median(((b.time or 0.0) - (a.time or 0.0)) / (b.step - a.step) for a, b in pairs)
-    return step_s, statistics.mean(line.values[TOKENS] for line in lines)
+    return statistics.median(steps), statistics.mean(tokens for *_, tokens in lines)
 
 
 def refuse(name: str, what: str, remedy: str) -> None:

@@ -18,6 +18,7 @@ from sft.host.plan.memory import host_memory
 from sft.host.plan.plan import Plan
 from sft.host.plan.planner import plan_with
 from sft.host.screen import duration
+from sft.run import metrics
 from sft.run.directory import Run
 from sft.run.records import PlanSummary
 from sft.settings.fields import Settings
@@ -216,11 +217,9 @@ def against_measured(run: Run) -> list[str]:
     planned = run.record(run.plan, PlanSummary)
     if planned is None:
         return []
-    last: dict[str, float] = {}
-    for line in run.read_metrics():
-        if line.values.get("mem/peak_gib"):
-            last = line.values
-    if not last:
+    measured = (line.values for line in metrics.from_the_end(run.metrics) if line.values.get("mem/peak_gib"))
+    last = next(measured, None)
+    if last is None:
         return []
     peak, speed = last["mem/peak_gib"], last.get("perf/tokens_per_second", 0.0)
     memory = f"{planned.allocated_gib:.1f} GiB, measured {peak:.1f} ({ratio(planned.allocated_gib, peak)})"

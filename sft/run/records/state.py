@@ -40,7 +40,7 @@ class State(Record):
     evaluating: Evaluating | None = None  # which evaluation the next two numbers belong to
     answers: int = 0
     total_answers: int = 0
-    set_aside: list[str] = field(default_factory=list)  # a line for each damaged checkpoint that this attempt met
+    set_aside: list[str] = field(default_factory=list)  # warnings of this attempt: what was damaged and is left out
     wandb: str | None = None  # the run's page, or why nothing is logged there
 
 

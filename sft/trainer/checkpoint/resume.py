@@ -78,9 +78,7 @@ def resume(engine: DeepSpeedEngine, run: Run, world: World) -> int:
             return step
         distributed.barrier()  # until every rank has read it
         if world.is_main:
-            said = f"{folder}: damaged ({reason}); set aside; trying the previous one"
-            print(said, flush=True)
-            run.update_state(set_aside=[*run.state().set_aside, said])
+            run.warn(f"{folder}: damaged ({reason}); set aside; trying the previous one")
             aside = folder.with_name(folder.name + ".damaged")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
-from sft.run import files
+from sft.run import files, metrics
 from sft.run.directory import Run
 from sft.run.metrics import Line
 
@@ -26,17 +26,19 @@ class MetricsFile:
         self.evaluations: list[Line] = []  # lines of earlier attempts with an evaluation's numbers
         self.validated: set[int] = set()  # steps after which the loss on held-out rows was logged
         self.newest = 0
-        is_whole = True
-        for line in run.metrics_lines():
+        number, bad = 0, []
+        for number, line in enumerate(run.metrics_lines(), 1):
             if line is None:
-                is_whole = False
+                bad.append(number)
                 continue
             self.steps.append(line.step)
             if any(name.startswith(EVALUATED) for name in line.values):
                 self.evaluations.append(line)
             self.note(line)
         # Without lines that cannot be read, and without one that a killed attempt has left incomplete.
-        self.open_with(None if is_whole and ends_whole(run.metrics) else run.read_metrics())
+        self.open_with(run.read_metrics() if bad or not ends_whole(run.metrics) else None)
+        if bad:
+            run.warn(metrics.left_out(run.metrics, bad, number))
 
     def open_with(self, lines: Iterable[Line] | None) -> None:
         """Open the file for more lines; replace it before by these lines if they are given."""
