@@ -178,9 +178,8 @@ class Run(RunPaths):
             say_once(f"{self.state_file}: could not be written ({error.strerror}); continuing without")
 
     def warn(self, line: str) -> None:
-        """Print a line in the node's log, and at the terminal of whoever has started the run (rank 0)."""
-        print(line, flush=True)
-        self.tell(set_aside=[*self.state().set_aside, line])
+        """Have a line printed at the terminal where the run was started (rank 0, or node 0 without ranks)."""
+        self.tell(warnings=[*self.state().warnings, line])
 
     @property
     def ended(self) -> bool:

@@ -181,7 +181,7 @@ def restate(run: Run, again: bool) -> None:
     if not run.final.is_dir():  # steps after the checkpoint are lost
         step = run.saved_step() or 0
         changes |= {"step": step, "epoch": state.epoch * step / state.step if state.step else 0.0}
-    changes |= {"loss": None, "tokens_per_second": None, "time_left_s": None, "set_aside": []}
+    changes |= {"loss": None, "tokens_per_second": None, "time_left_s": None, "warnings": []}
     run.update_state("launching", **changes)
 
 

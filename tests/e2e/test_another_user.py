@@ -10,9 +10,10 @@ import pytest
 
 from sft import hostfile
 from sft.run import lifecycle
+from sft.settings.load import DEMO_SETTINGS
 from tests.settings import decided
 
-from .project import ROOT
+from .project import ROOT, free_port, wait_until
 
 NOBODY = 65534
 # Root without what lets it pass every permission: as to a run of nobody's, a user like any other.
@@ -21,6 +22,7 @@ LOOK = """
 import sys
 from pathlib import Path
 from sft.run import unfinished
+from sft.settings.load import DEMO_SETTINGS
 from tests.settings import decided
 from sft.errors import UserError
 for name in ("", "a"):
@@ -122,3 +124,28 @@ def test_no_task_ends_with_a_traceback_at_the_run_of_another_user(of_nobody, wor
     assert done.returncode == 2
     said = done.stderr.strip()
     assert said.count("\n") == 0 and ("belongs to nobody" in said or "is not running (stopped)" in said), said
+
+
+def test_a_node_that_may_not_read_the_word_says_that_node_0_waits_and_node_0_says_who_did_not_come(of_nobody):
+    runs = of_nobody.path.parent
+    settings = decided(defaults=DEMO_SETTINGS, runs_path=runs, run_name="b", master_port=free_port())
+    run = lifecycle.create(settings, hostfile.hostfile(2, 1))
+    word = runs / f".link-word-{os.getuid()}"
+    word.write_text("the word of another user")
+    word.chmod(0o600)
+    os.chown(word, NOBODY, NOBODY)
+    program = (sys.executable, "-m", "sft.host.launch.node", "--run", str(run.path), "--node-rank")
+    first = subprocess.Popen([*program, "0"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        second = of_another(*program, "1")
+        said = f"RUNS_PATH={runs}: the word by which the nodes know each other cannot be read or written there"
+        assert (second.returncode, second.stderr.startswith(said)) == (2, True), second.stderr
+        limit = f"until RENDEZVOUS_TIMEOUT_S={settings.rendezvous_timeout_s} seconds are over"
+        assert second.stderr.endswith(f"; node 0 waits for this node {limit}\n")
+        wait_until(lambda: run.state().warnings, first, run)
+        (warning,) = run.state().warnings
+        assert warning.startswith("node 1 does not know this run's word") and warning.endswith(limit)
+    finally:
+        first.terminate()
+        first.wait()
+    assert run.state().status == "stopped" and first.returncode == 0

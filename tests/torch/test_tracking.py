@@ -148,9 +148,9 @@ def test_lines_that_cannot_be_read_are_dropped_and_said_at_the_terminal(tmp_path
     metrics_of(run, first_step=2).close()
     assert run.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
     warning = f"{run.metrics}: 1 of 3 lines cannot be read (the first is line 2); they are left out"
-    assert run.state().set_aside == [warning]
+    assert run.state().warnings == [warning]
     metrics_of(run, first_step=2).close()
-    assert run.state().set_aside == [warning]  # said once
+    assert run.state().warnings == [warning]  # said once
 
 
 def test_the_evaluation_is_logged_once_and_again_if_it_found_something_else(tmp_path):

@@ -65,9 +65,9 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Stop
                 describe(run, console)
                 described = True
             state = run.state()
-            for line in state.set_aside[warned:]:
+            for line in state.warnings[warned:]:
                 console.print(f"warning: {line}")
-            warned = max(warned, len(state.set_aside))
+            warned = max(warned, len(state.warnings))
             shown.show(state)
             time.sleep(POLL_S)
         if not run.ended:

@@ -10,7 +10,7 @@ from sft import hostfile, redaction
 from sft.errors import RunFailed, SettingsError, UserError, wrong
 from sft.host.folders import make_folders
 from sft.host.launch import open_files
-from sft.host.launch.link import STRANGERS, Link, MasterLink, WorkerLink, master_address
+from sft.host.launch.link import REFUSE_S, STRANGERS, Link, MasterLink, WorkerLink, master_address
 from sft.host.launch.signals import Signals
 from sft.host.launch.word import word_of
 from sft.run.directory import Run
@@ -28,8 +28,13 @@ def start_link(settings: Settings, rank: int) -> Link:
     try:
         word = word_of(settings.runs_path)
     except OSError as error:
+        if rank:
+            show_up(rank, port)
         what = f"the word by which the nodes know each other cannot be read or written there ({error.strerror})"
         remedy = f"every node needs the same folder and the same user id, which is {os.getuid()} here"
+        if rank:
+            limit = f"RENDEZVOUS_TIMEOUT_S={settings.rendezvous_timeout_s}"
+            remedy += f"; node 0 waits for this node until {limit} seconds are over"
         raise SettingsError([wrong("RUNS_PATH", settings.runs_path, what, remedy)]) from None
     redaction.know([word])
     if rank:
@@ -40,6 +45,18 @@ def start_link(settings: Settings, rank: int) -> Link:
     except OSError as error:
         what = f"the next port, {port}, on which the nodes meet, cannot be used ({error.strerror})"
         raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, "choose another port")]) from None
+
+
+def show_up(rank: int, port: int) -> None:
+    """Let node 0 know that this node cannot take part: it sends away a node that does not know the word, and says so.
+
+    Waits for that at most REFUSE_S, as node 0 may not be there yet.
+    """
+    link, deadline = WorkerLink(rank, port), time.monotonic() + REFUSE_S
+    while link.refusal() is None and time.monotonic() < deadline:
+        link.poll()
+        time.sleep(POLL_S)
+    link.close(well=True)
 
 
 def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
@@ -78,18 +95,18 @@ def no_meeting(settings: Settings, missing: list[int], deadline: float, link: Li
     """Return why the nodes have not met, if the time is over; otherwise ""."""
     if time.monotonic() < deadline:
         return ""
-    if link and (refused := is_refused(link, missing)):
-        return refused
+    if link and (refused := refusals(link, missing)):
+        return refused[0]
     more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
     nodes = f"node{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:NAMED]))}{more}"
     at = f"{master_address()}:{hostfile.link_port(settings.master_port)}"
     return f"{nodes} did not come to {at} within RENDEZVOUS_TIMEOUT_S={settings.rendezvous_timeout_s} seconds"
 
 
-def is_refused(link: Link, missing: list[int]) -> str:
-    """Return why node 0 has sent away one of the missing nodes; "" if it has not."""
+def refusals(link: Link, missing: list[int]) -> list[str]:
+    """Return why node 0 has sent away those of the missing nodes that have come."""
     refused = link.refused if isinstance(link, MasterLink) else {}
-    return next((refused[rank] for rank in missing if rank in refused), "")
+    return [refused[rank] for rank in missing if rank in refused]
 
 
 def missing_nodes(link: Link, run: Run) -> list[int]:

@@ -151,7 +151,8 @@ class Node:
 
     def nodes_are_here(self) -> bool:
         """Wait for the other nodes. Return False if the run is stopped before they connect."""
-        deadline = time.monotonic() + self.settings.rendezvous_timeout_s
+        deadline, warned = time.monotonic() + self.settings.rendezvous_timeout_s, set[str]()
+        limit = f"RENDEZVOUS_TIMEOUT_S={self.settings.rendezvous_timeout_s}"
         if isinstance(self.link, MasterLink):
             self.link.name_run(self.run.name)
         while missing := meeting.missing_nodes(self.link, self.run):
@@ -163,7 +164,10 @@ class Node:
             if self.must_end():
                 return False
             if reason := meeting.no_meeting(self.settings, missing, deadline, self.link):
-                raise UserError(reason) if meeting.is_refused(self.link, missing) else RunFailed(reason, "lost_node")
+                raise UserError(reason) if meeting.refusals(self.link, missing) else RunFailed(reason, "lost_node")
+            for reason in set(meeting.refusals(self.link, missing)) - warned:
+                warned.add(reason)
+                self.run.warn(f"{reason}; waiting for it until {limit} seconds are over")
         return True
 
     def start_ranks(self) -> subprocess.Popen[str]:

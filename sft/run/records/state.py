@@ -40,7 +40,7 @@ class State(Record):
     evaluating: Evaluating | None = None  # which evaluation the next two numbers belong to
     answers: int = 0
     total_answers: int = 0
-    set_aside: list[str] = field(default_factory=list)  # warnings of this attempt: what was damaged and is left out
+    warnings: list[str] = field(default_factory=list)  # of this attempt, for whoever watches it
     wandb: str | None = None  # the run's page, or why nothing is logged there
 
 
@@ -63,5 +63,5 @@ class StateChanges(TypedDict, total=False):
     evaluating: Evaluating | None
     answers: int
     total_answers: int
-    set_aside: list[str]
+    warnings: list[str]
     wandb: str | None

@@ -78,7 +78,9 @@ def resume(engine: DeepSpeedEngine, run: Run, world: World) -> int:
             return step
         distributed.barrier()  # until every rank has read it
         if world.is_main:
-            run.warn(f"{folder}: damaged ({reason}); set aside; trying the previous one")
+            said = f"{folder}: damaged ({reason}); set aside; trying the previous one"
+            print(said, flush=True)
+            run.warn(said)
             aside = folder.with_name(folder.name + ".damaged")
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)

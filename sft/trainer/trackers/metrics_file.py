@@ -38,7 +38,9 @@ class MetricsFile:
         # Without lines that cannot be read, and without one that a killed attempt has left incomplete.
         self.open_with(run.read_metrics() if bad or not ends_whole(run.metrics) else None)
         if bad:
-            run.warn(metrics.left_out(run.metrics, bad, number))
+            said = metrics.left_out(run.metrics, bad, number)
+            print(said, flush=True)
+            run.warn(said)
 
     def open_with(self, lines: Iterable[Line] | None) -> None:
         """Open the file for more lines; replace it before by these lines if they are given."""
