@@ -189,6 +189,19 @@ def positions(config: Config) -> int | None:
     return found
 
 
+def short_positions(config: Config) -> int | None:
+    """Return up to how many tokens a model has its usual rotary frequencies; None if they are always the same.
+
+    Beyond that (longrope, as in Phi 3 for 128k) the longest row gives other ones to all rows of its micro-batch.
+    """
+    config = language_part(config)
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) not in ("longrope", "su"):
+        return None
+    found = rope.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
+    return found if isinstance(found, int) else None
+
+
 def check_length(most: int | None, settings: Settings) -> None:
     """Raise SettingsError if MAX_LENGTH is more than the `most` tokens that the model reads."""
     if most and 0 < most < settings.max_length:

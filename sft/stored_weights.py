@@ -6,6 +6,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # the index says which weights are in which file
@@ -17,6 +18,7 @@ LONGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses a longer one
 FLOAT8 = ("F8_", "F4", "F6_")
 WHOLE_NUMBERS = ("I8", "U8", "I16", "U16", "I32", "U32")
 MOST_WHOLE_NUMBERS = 0.2  # of a model's bytes
+PIECE_BYTES = 2**12
 
 AGAIN = "fetch the model again"
 ORIGINAL = "use the model with its original weights (LORA_BASE_BITS=4 quantises them as they are loaded)"
@@ -144,6 +146,29 @@ def quantised(folder: Path, names: list[str]) -> str:
     if sum(tensor.bytes for tensor in whole) > MOST_WHOLE_NUMBERS * sum(tensor.bytes for tensor in tensors):
         return f"its weights are quantised already ({whole[0].dtype})"
     return ""
+
+
+def zeros(folder: Path, names: list[str]) -> list[str]:
+    """Return the matrices whose bytes are all zero: a file that was given its size and not written whole has such."""
+    found = []
+    for path in (folder / name for name in names if name.endswith(".safetensors")):
+        tensors, start = header(path)
+        with path.open("rb") as file:
+            for name, tensor in tensors.items():
+                if len(tensor.shape) > 1 and tensor.bytes and is_zero(file, start + tensor.begin, tensor.bytes):
+                    found.append(name)
+    return found
+
+
+def is_zero(file: BinaryIO, start: int, length: int) -> bool:
+    """Tell whether all bytes of a part of a file are zero. The middle is read first, which hardly ever is."""
+    pieces = [(start + length // 2, min(PIECE_BYTES, length - length // 2))]
+    pieces += [(place, min(2**24, start + length - place)) for place in range(start, start + length, 2**24)]
+    for place, size in pieces:
+        file.seek(place)
+        if file.read(size).count(0) != size:
+            return False
+    return True
 
 
 class BadHeader(Exception):

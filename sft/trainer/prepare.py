@@ -91,6 +91,7 @@ def prepare(settings: Settings, run: Run | None = None) -> Prepared:
     if settings.evaluate or settings.eval_steps:
         long_rows.check(found.validation, "held-out", settings, "set EVALUATE=0 and EVAL_STEPS=0")
     check_ids(settings, model, data)
+    check_frequencies(settings, model, max(found.train.longest, found.validation.longest))
     data_there = time.monotonic()
     inputs = identity.inputs_of(model, found)
     return Prepared(
@@ -123,6 +124,17 @@ def check_ids(settings: Settings, folder: Path, data: Path) -> None:
             what = f"its tokenizer gives token {highest}, and it has embeddings for {size} (0 to {size - 1})"
             remedy = "use the tokenizer that the model was published with, or resize the model's embeddings"
             raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, remedy)])
+
+
+def check_frequencies(settings: Settings, folder: Path, longest: int) -> None:
+    """Raise SettingsError if the `longest` row would change what the model computes for the rows beside it."""
+    config = model_files.read_json(folder / "config.json")
+    most = model_files.short_positions(config) if isinstance(config, dict) else None
+    if most and longest > most and (settings.batch_size > 1 or settings.packing):
+        what = f"beyond {most} tokens {settings.model_name} has other rotary frequencies (longrope)"
+        what += f", which a row of {longest} would give to all rows of its micro-batch"
+        remedy = f"use {most} or less, or BATCH_SIZE=1 and PACKING=0, with more GRADIENT_ACCUMULATION_STEPS"
+        raise SettingsError([wrong("MAX_LENGTH", settings.max_length, what, remedy)])
 
 
 def kept_template(run: Run | None) -> Path | None:

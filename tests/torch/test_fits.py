@@ -62,11 +62,24 @@ def test_what_is_said_of_a_folder_is_said_at_every_start_without_another_look(mo
     assert check(model) == said
 
 
-def test_nothing_of_the_weights_is_read(model, monkeypatch):
+def half_written(model):
+    """Give a model's file its size, and zeros in place of everything behind the header, as an interrupted download."""
     path = model / "model.safetensors"
     start = 8 + int.from_bytes(path.read_bytes()[:8], "little")
     content = path.read_bytes()
-    path.write_bytes(content[:start] + bytes(len(content) - start))  # zeros
+    path.write_bytes(content[:start] + bytes(len(content) - start))
+
+
+def test_matrices_of_zeros_are_told(model):
+    changed(model, lambda weights: weights | {QUERY: torch.zeros_like(weights[QUERY])})
+    (line,) = check(model)
+    assert line.startswith(f"{model} has nothing but zeros in 1 weight ({QUERY}), as a download leaves")
+    half_written(model)
+    assert "has nothing but zeros in 16 weights (lm_head.weight, " in check(model)[0]
+
+
+def test_nothing_of_the_weights_is_read(model, monkeypatch):
+    half_written(model)
     found = fit.loaded_without_values(load(None, model_name=str(model)), model)
     assert found and {weight.device.type for weight in found[0].parameters()} == {"meta"}
 
@@ -97,13 +110,18 @@ def test_layers_that_transformers_ignores_without_a_word_are_told(tmp_path):
     """DeepSeek V3 is published with a 62nd layer, which predicts the token after the next one."""
     sizes = {"num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 4, "q_lora_rank": 4, "n_group": 1}
     sizes |= {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4, "n_routed_experts": 2, "topk_group": 1}
-    config = transformers.DeepseekV3Config(**SIZES | sizes, num_experts_per_tok=1, moe_intermediate_size=8)
+    config = transformers.DeepseekV3Config(
+        **SIZES | sizes, num_experts_per_tok=1, moe_intermediate_size=8, first_k_dense_replace=1
+    )
     model = tmp_path / "model"
     transformers.DeepseekV3ForCausalLM(config).save_pretrained(model)
-    spare = {"model.layers.61.eh_proj.weight": torch.zeros(2, 2), "model.rotary_emb.inv_freq": torch.zeros(2)}
+    spare = {"model.layers.61.eh_proj.weight": torch.ones(2, 2), "model.rotary_emb.inv_freq": torch.zeros(2)}
     changed(model, lambda weights: weights | spare)
     (line,) = check(model)
     assert "has no place for 1 weight (model.layers.61.eh_proj.weight): they are not used, and not in" in line
+    bias = "model.layers.1.mlp.gate.e_score_correction_bias"  # a buffer, which decides between experts
+    changed(model, lambda weights: {name: weight for name, weight in weights.items() if name != bias})
+    assert f"lacks 1 weight ({bias}) in its files: they keep the values that its class gives them" in check(model)[1]
 
 
 def test_a_config_of_more_layers_than_the_files_have_is_refused(model):

@@ -118,6 +118,18 @@ def test_prepared_data_is_found_again(settings, tiny):
     assert prepared_data.prepared_data(settings, tiny)[0] != folder
 
 
+def test_a_row_that_changes_what_the_model_computes_for_those_beside_it_is_refused(tmp_path):
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 64}
+    (tmp_path / "config.json").write_text(json.dumps({"rope_parameters": rope}))
+    beside, alone = (load(None, model_name=str(tmp_path), batch_size=n, packing=n > 1) for n in (2, 1))
+    prepare.check_frequencies(beside, tmp_path, 64)
+    prepare.check_frequencies(alone, tmp_path, 65)
+    with pytest.raises(
+        SettingsError, match="^MAX_LENGTH=1024: beyond 64 tokens .* a row of 65 would .*; use 64 or less"
+    ):
+        prepare.check_frequencies(beside, tmp_path, 65)
+
+
 def test_a_run_needs_the_file_of_its_ds_config_no_more(settings, tiny, tmp_path, monkeypatch):
     """A container does not see it, and it may be removed once the run is opened."""
     monkeypatch.chdir(tmp_path)

@@ -16,6 +16,7 @@ import transformers
 from transformers import core_model_loading
 from transformers.core_model_loading import _materialize_copy
 
+from sft import stored_weights
 from sft.errors import SettingsError, wrong
 from sft.settings.fields import Settings
 from sft.trainer.model import published
@@ -27,7 +28,7 @@ AGAIN = "fetch the model again, with the config.json that belongs to its weights
 def check(settings: Settings, folder: Path) -> list[str]:
     """Raise SettingsError if files lack weights of the model, or hold others than config.json says.
 
-    Return what else is to be said: which of their weights the model does not have.
+    Return what else is to be said: which of their weights the model does not have, and which buffers they lack.
     """
     found = loaded_without_values(settings, folder)
     if found is None:
@@ -35,10 +36,17 @@ def check(settings: Settings, folder: Path) -> list[str]:
     if problem := misfit(*found) or untied(settings, folder, found[0]):
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, *problem)])
     model, info = found
-    if unexpected := sorted(info.get("unexpected_keys") or ()):
-        name = f"{type(model).__name__} from {settings.model_name}"
-        return [f"{name} has no place for {in_words(unexpected)}: they are not used, and not in final/"]
-    return []
+    name, said = f"{type(model).__name__} from {settings.model_name}", []
+    unexpected = sorted(info.get("unexpected_keys") or ())
+    if unexpected:
+        said.append(f"{name} has no place for {in_words(unexpected)}: they are not used, and not in final/")
+    if missing := sorted({buffer for buffer, _ in model.named_buffers()} & set(info.get("missing_keys") or ())):
+        said.append(f"{name} lacks {in_words(missing)} in its files: they keep the values that its class gives them")
+    empty = stored_weights.zeros(folder, stored_weights.weight_files(folder))
+    if empty := [weight for weight in empty if weight not in unexpected]:
+        what = "as a download leaves that was interrupted; fetch the model again if that is not meant"
+        said.append(f"{settings.model_name} has nothing but zeros in {in_words(empty)}, {what}")
+    return said
 
 
 def loaded_without_values(
