@@ -180,13 +180,31 @@ def stops(folder: Path) -> set[int]:
 
 
 def positions(config: Config) -> int | None:
-    """Return the most tokens that a model can read, or None if its config.json does not say."""
+    """Return the most tokens that a model can read, or None if its config.json does not say.
+
+    With yarn that is a multiple of the positions of its pretraining, whatever the other numbers say.
+    """
     config = language_part(config)
     found = next((value for key in POSITIONS if isinstance(value := config.get(key), int)), None)
     padding = config.get("pad_token_id")
     if found and isinstance(padding, int) and config.get("model_type") in BEHIND_PADDING:
         return found - padding - 1
+    rope = rope_of(config)
+    original, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
+    if found and rope_type(rope) == "yarn" and isinstance(original, int) and isinstance(factor, int | float):
+        return max(found, int(original * factor))
     return found
+
+
+def rope_of(config: Config) -> Config:
+    """Return what a config.json says of rotary embeddings; in files of before transformers 5 only of their scaling."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    return rope if isinstance(rope, dict) else {}
+
+
+def rope_type(rope: Config) -> object:
+    """Return the name of a way to scale rotary embeddings."""
+    return rope.get("rope_type", rope.get("type"))
 
 
 def short_positions(config: Config) -> int | None:
@@ -195,8 +213,8 @@ def short_positions(config: Config) -> int | None:
     Beyond that (longrope, as in Phi 3 for 128k) the longest row gives other ones to all rows of its micro-batch.
     """
     config = language_part(config)
-    rope = config.get("rope_parameters") or config.get("rope_scaling")
-    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) not in ("longrope", "su"):
+    rope = rope_of(config)
+    if rope_type(rope) not in ("longrope", "su"):
         return None
     found = rope.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
     return found if isinstance(found, int) else None

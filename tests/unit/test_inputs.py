@@ -253,6 +253,12 @@ def test_max_length_is_held_against_the_model(whole_model, folder):
     config = json.loads((folder / "model" / "config.json").read_text())
     (folder / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}))
     assert refused(model_name="model") == ["MAX_LENGTH=1024: model reads 512 tokens at most; use 512 or less"]
+    yarn = config | {
+        "max_position_embeddings": 512,
+        "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512},
+    }
+    (folder / "model" / "config.json").write_text(json.dumps(yarn))
+    inputs.check(load(None, **BASE | {"model_name": "model", "max_length": 2048}))
     assert refused(max_length=5000) == ["MAX_LENGTH=5000: tiny reads 4096 tokens at most; use 4096 or less"]
     cached = folder / "models" / "models--org--small" / "snapshots" / "abc" / "config.json"
     cached.parent.mkdir(parents=True)
