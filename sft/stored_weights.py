@@ -51,6 +51,8 @@ def problem(folder: Path, allow_pickle: bool) -> Problem | None:
     if names := weight_files(folder):
         if what := next(filter(None, (broken(folder, name, INDEX) for name in names)), ""):
             return what, AGAIN
+        if what := twice(folder, names):
+            return what, AGAIN
         return (what, ORIGINAL) if (what := quantised(folder, names)) else None
     if names := pickled_files(folder):
         if not allow_pickle:
@@ -135,6 +137,16 @@ def begins_as_pickle(path: Path) -> bool:
     """Tell whether a file begins as a pickle does. An archive that was cut does not."""
     with path.open("rb") as file:
         return file.read(1) == b"\x80"
+
+
+def twice(folder: Path, names: list[str]) -> str:
+    """Return which weights are in two files, or "". The last file is loaded, whichever the index names."""
+    first: dict[str, str] = {}
+    for name in names:
+        for tensor in header(folder / name)[0]:
+            if first.setdefault(tensor, name) != name:
+                return f"{tensor} is in {first[tensor]} and in {name}"
+    return ""
 
 
 def quantised(folder: Path, names: list[str]) -> str:

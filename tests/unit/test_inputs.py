@@ -372,6 +372,15 @@ def of_deepspeed(path):
     path.unlink()
 
 
+def in_two_files(path):
+    names = [f"model-{number}.safetensors" for number in (1, 2)]
+    for name in names:
+        shutil.copy(path, path.with_name(name))
+    index = {"metadata": {}, "weight_map": {"a": names[0], "b": names[1]}}
+    path.with_name("model.safetensors.index.json").write_text(json.dumps(index))
+    path.unlink()
+
+
 def stored_as(dtype):
     def store(path):
         length = int.from_bytes(path.read_bytes()[:8], "little")
@@ -396,6 +405,7 @@ def stored_as(dtype):
         (an_adapter_beside, "holds an adapter beside a whole model .adapter_config.json., and .*; give"),
         (half_fetched_in_its_size, "the download of model.safetensors has not ended .model.safetensors.aria2.; fetch"),
         (of_deepspeed, "has its weights in DeepSpeed's shards alone .zero_to_fp32.py.; `python"),
+        (in_two_files, "[a-z0-9_.]+ is in model-1.safetensors and in model-2.safetensors; fetch"),
         (stored_as("F8_E4M3"), "its weights are quantised already .F8_E4M3.; use"),
         (stored_as("I32"), "its weights are quantised already .I32.; use"),
     ],
