@@ -139,6 +139,13 @@ def test_weights_that_the_model_does_not_have_are_told(model):
     assert check(model) == [line]  # each time
 
 
+def test_a_model_that_was_saved_as_another_class_is_told(model):
+    """Models for embeddings are saved without a head. One that is tied to the embeddings can still be trained."""
+    configured(model, architectures=["LlamaModel"])
+    (line,) = check(model)
+    assert line == f"{model} was saved as LlamaModel: it is trained and written as LlamaForCausalLM"
+
+
 @pytest.mark.parametrize("change", [without_head, of_the_base_model])
 def test_a_tied_head_is_not_missed(model, change):
     configured(model, tie_word_embeddings=True)

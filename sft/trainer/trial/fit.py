@@ -16,7 +16,7 @@ import transformers
 from transformers import core_model_loading
 from transformers.core_model_loading import _materialize_copy
 
-from sft import stored_weights
+from sft import model_files, stored_weights
 from sft.errors import SettingsError, wrong
 from sft.settings.fields import Settings
 from sft.trainer.model import published
@@ -36,7 +36,12 @@ def check(settings: Settings, folder: Path) -> list[str]:
     if problem := misfit(*found) or untied(settings, folder, found[0]):
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, *problem)])
     model, info = found
-    name, said = f"{type(model).__name__} from {settings.model_name}", []
+    kind = type(model).__name__
+    name, said = f"{kind} from {settings.model_name}", []
+    written = model_files.read_json(folder / "config.json")
+    architectures = written.get("architectures") if isinstance(written, dict) else None
+    if isinstance(architectures, list) and architectures and kind not in architectures:
+        said.append(f"{settings.model_name} was saved as {architectures[0]}: it is trained and written as {kind}")
     unexpected = sorted(info.get("unexpected_keys") or ())
     if unexpected:
         said.append(f"{name} has no place for {in_words(unexpected)}: they are not used, and not in final/")
