@@ -53,6 +53,23 @@ def test_otherwise_eos_ends_it_and_each_answer_has_a_sequence_of_its_own(tokeniz
     assert "</s> is appended" in said(going_on) and "each answer is a sequence of its own" in said(going_on)
 
 
+def test_a_text_that_ends_an_answer_and_is_no_token_is_not_trained(tokenizer):
+    without_marks = found(tokenizer, CHATML)
+    assert trained(without_marks, TWO) == [
+        "<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\n⟦A</s>⟧",
+        "<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+        "<|im_start|>user\nR?<|im_end|>\n<|im_start|>assistant\n⟦B</s>⟧",
+    ]
+    assert (
+        "the chat template ends an answer with '<|im_end|>', which is not a token of this model: </s> ends it instead"
+        in said(without_marks)
+    )
+    calling = found(tokenizer, of.OBJECT_ARGUMENTS)
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    (text,) = trained(calling, chat("Q?", {"role": "assistant", "content": None, "tool_calls": [call]}))
+    assert text.endswith('assistant\n⟦<call>{"name": "f", "arguments": {"x": 1}}</call></s>⟧')
+
+
 def test_a_mark_that_is_written_only_before_the_next_turn_ends_the_last_answer_too(tokenizer):
     closed = found(tokenizer, of.CLOSED_BY_NEXT, of.CLOSED_BY_NEXT_MARKS, stops=["<|/a|>"])
     assert trained(closed, TWO) == ["<|u|>Q?<|/u|><|a|>⟦A<|/a|>⟧<|u|>R?<|/u|><|a|>⟦B<|/a|>⟧"]

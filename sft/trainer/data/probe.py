@@ -114,7 +114,10 @@ def facts(found: Probe, arguments: Mapping[str, object]) -> TemplateFacts:
         said.append(f"the model has no chat template: rows are written with {found.template.source}")
     if opening:
         said.append(f"the chat template has no generation prompt: {shown(repr(opening), 60)} is added to it")
-    if ending.is_appended:
+    if ending.is_appended and (written := ending.dropped.strip()):
+        what = f"ends an answer with {shown(repr(written), 60)}, which is not a token of this model"
+        said.append(f"the chat template {what}: {ending.mark} ends it instead")
+    elif ending.is_appended:
         said.append(f"the chat template writes no end mark behind an answer: {ending.mark} is appended")
     if unknown:
         said.append(f"the model does not stop at {', '.join(unknown)}, which ends answers: made a stop token")

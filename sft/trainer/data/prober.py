@@ -84,12 +84,13 @@ class Prober:
         for region in (shared_start(tail, between), tail):
             if mark := self.first_stop(region) or self.first_mark(region):
                 return Ending(mark[0], repeats=max(1, tail.count(mark[0])))
-        return self.appended(tail, between)
+        return self.appended(tail, between, dropped=tail)
 
-    def appended(self, tail: str, between: str) -> Ending:
+    def appended(self, tail: str, between: str, dropped: str) -> Ending:
         """Return an ending for answers that the template does not end: the mark that opens the next turn, or EOS.
 
-        `tail` follows the last answer, `between` stands between an answer and the next turn.
+        `tail` follows the last answer, `between` stands between an answer and the next turn. EOS comes in place of
+        `dropped`: a text that is to end an answer and is no token would be generated, as a part of it.
         """
         common = shared_start(tail, between)
         rest = between[len(common) :]
@@ -99,7 +100,7 @@ class Prober:
                 return Ending(mark[0], is_appended=True, dropped=tail[len(tail.rstrip()) :], added=mark[0])
             return Ending(mark[0], is_appended=True, dropped=tail[len(common) :], added=rest[: mark.end()])
         eos = str(self.template.tokenizer.eos_token)
-        return Ending(eos, is_appended=True, dropped=tail[len(tail.rstrip()) :], added=eos)
+        return Ending(eos, is_appended=True, dropped=dropped, added=eos)
 
     def calls(self) -> tuple[Forms, Ending | None, str]:
         """Return the forms of messages with tool calls too, and how such an answer ends.
@@ -142,7 +143,8 @@ class Prober:
             return Ending(mark[0], repeats=tail.count(mark[0]))
         common = shared_start(tail, between)
         if (mark := self.first_stop(between[len(common) :])) or not marks or usual.is_appended:
-            return self.appended(tail, between)
+            is_usual = bool(usual.dropped) and tail.endswith(usual.dropped)
+            return self.appended(tail, between, usual.dropped if is_usual else tail[len(tail.rstrip()) :])
         return Ending(marks[-1][0])
 
     @cached_property

@@ -20,7 +20,7 @@ class Ending:
     mark: str  # the text of the token that ends it
     is_appended: bool = False  # the template does not write it if the answer is the last message
     repeats: int = 1  # how many of the mark the template writes behind the last answer; the first one counts
-    dropped: str = ""  # if it is appended: the white space that the template writes after the last answer
+    dropped: str = ""  # if it is appended: what the template writes after the last answer, which is no token
     added: str = ""  # what comes instead, up to and with the mark
 
 
