@@ -50,6 +50,12 @@ class Message:
             return self.reasoning, content
         return before.lstrip().removeprefix(THINK[0]), words
 
+    @property
+    def has_open_reasoning(self) -> bool:
+        """Whether it begins with reasoning in the content that is never closed: the answer was cut within it."""
+        content = self.content or ""
+        return self.role == "assistant" and content.lstrip().startswith(THINK[0]) and THINK[1] not in content
+
     def as_dict(self) -> dict[str, object]:
         """Return the message as chat templates take it."""
         return {"role": self.role, "content": self.content, **self.keys}

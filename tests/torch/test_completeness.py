@@ -86,6 +86,20 @@ def test_what_a_template_leaves_out_is_named(tokenizer, template, given, said):
     assert refusal(tokenizer, template, given).startswith(said)
 
 
+@pytest.mark.parametrize(
+    ("template", "marks"), [(of.OPENS_THINKING, of.OPENS_THINKING_MARKS), (of.SWITCHES_THINKING, CHATML_MARKS)]
+)
+def test_reasoning_that_was_cut_is_not_trained_as_the_answer(tokenizer, template, marks):
+    found = tokeniser(with_template(tokenizer, template, marks))
+    with pytest.raises(DataError, match="the reasoning in message 2 is never closed, so it would be trained as the"):
+        trained(found, chat("2 + 2?", "<think>Two and two are"))
+    (context,) = trained(
+        found, chat("2 + 2?", {"role": "assistant", "content": "<think>Two", "train": False}, "So?", "4")
+    )
+    assert context.count("⟦") == 1 and "4" in context.partition("⟦")[2]
+    assert trained(tokeniser(with_template(tokenizer, CHATML, CHATML_MARKS)), chat("2 + 2?", "<think>Two and"))
+
+
 @pytest.mark.parametrize("role", ["developer", "function", "ipython", "tool"])
 def test_messages_of_every_role_are_written_where_the_template_has_them(tokenizer, role):
     found = tokeniser(with_template(tokenizer, CHATML, CHATML_MARKS))

@@ -14,7 +14,10 @@ PLACEHOLDERS = frozenset(
         *["#N/A", "#REF!", "#VALUE!", "#NAME?", "#DIV/0!"],  # a spreadsheet's
     ]
 )
-PUNCTUATION = ".,;:?!-_*'\"… \t\r\n"  # not brackets, signs and emoji: those may be answers
+# Not brackets, signs and emoji: those may be answers. The last ones are not seen.
+PUNCTUATION = (
+    ".,;:?!-_*'\"… \t\r\n\u200b\u200c\u200d\u2060\ufeff"  # not brackets, signs and emoji: those may be answers
+)
 EXCEL_CHARACTERS = 32_767  # of a cell: longer texts are cut
 FEW_WORDS = 8  # an answer of fewer is never cut short: `of` may be the missing word
 # Words in the middle of a sentence. Not `to`, `in`, `with` and `is`, which end sentences too, nor `a`, a choice.
@@ -54,6 +57,8 @@ def answers(turn: Turn) -> Iterator[str]:
 def is_cut_short(answer: str) -> bool:
     """Tell whether an answer ends in the middle. A missing full stop says nothing: many answers have none."""
     if answer.count("```") % 2 or len(answer) == EXCEL_CHARACTERS:
+        return True
+    if answer.startswith("<think>") and "</think>" not in answer:
         return True
     end = answer[-1:]
     if not (end in ",:([{" or end.islower()) or len(answer.split(None, FEW_WORDS - 1)) < FEW_WORDS:

@@ -56,7 +56,7 @@ LOOKS = (
     ),
     Look(
         "cut_short", "odd", "cut short",
-        "answers that end in the middle, as with a comma, with `the`, or in an open code block",
+        "answers that end in the middle, as with a comma, with `the`, or in open code or reasoning",
         "The model learns to stop there. They are often cut by a limit on tokens when they were generated.",
     ),
     Look(

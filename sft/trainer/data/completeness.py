@@ -25,6 +25,9 @@ def check(conversation: Conversation, texts: list[Rendered], probe: Probe) -> No
     for number, message in enumerate(conversation.messages):
         if number in spans:
             text, span = spans[number]
+            if message.has_open_reasoning and (probe.thinking.reads_key or probe.thinking.prompt_opens):
+                what = f"the reasoning in message {number + 1} is never closed, so it would be trained as the answer"
+                raise Refused(what, "close it with </think> before the answer, or remove the row")
             check_answer(message, text[span.start : span.end], number)
         elif message.role in probe.dropped_roles and context_words(message).strip():
             raise Refused(f"it leaves out messages of the role {message.role}")
