@@ -86,6 +86,22 @@ FIVE += [
 ]
 
 
+LARGE = (
+    """5K, 5k, 5bn, 5万, 5万円, 5千元, 5만원, 5 thousands, 5 lakh, 5 Tausend, 5 Millionen, 5 тысяч, 5 млн, 5 mille"""
+)
+
+
+@pytest.mark.parametrize("answer", LARGE.split(", "))
+def test_a_word_for_a_large_number_is_no_unit(answer):
+    assert not is_exact_match(f"#### {answer}", "#### 5")
+    assert verdict(f"#### {answer}", f"#### {answer}") == RIGHT
+
+
+@pytest.mark.parametrize("answer", ["5 miles", "5 K", "5千克", "5千米", "5 cents", "5 bins", "5 тонн"])
+def test_a_unit_that_begins_as_such_a_word_is_one(answer):
+    assert verdict(f"#### {answer}", "#### 5") == RIGHT
+
+
 @pytest.mark.parametrize("answer", FIVE)
 def test_every_spelling_of_five_is_five_and_no_other_number(answer):
     assert verdict(f"#### {answer}", "#### 5") == RIGHT
@@ -205,6 +221,9 @@ def test_terms_and_words(answer, reference, expected):
     ("A, B", "A, C", WRONG),
     ("A", "A, C", WRONG),
     ("I take A and C", "A, C", LAST_ONLY),
+    ("A, C", "(A) and (C)", RIGHT),
+    ("A", "(A) and (C)", WRONG),
+    ("A) Paris and (C) Rome", "A", RIGHT),
     ("#### C", "#### B", WRONG),
     ("The answer is B", "#### B", LAST_ONLY),
     ("\\boxed{\\text{B}}", "\\boxed{B}", RIGHT),

@@ -42,9 +42,11 @@ def read_choice(text: str) -> Choice | None:
         return Choice(found[1].lower())
     if found := LETTER.fullmatch(text) or LETTER_MARKED.fullmatch(text):
         return Choice(next(filter(None, found.groups())).upper())
+    if MANY.fullmatch(text):  # `(A) and (C)` is not `(A)` with a text
+        return Choice(letters_of(text))
     if found := LETTER_WITH_TEXT.fullmatch(text):
         return Choice((found[1] or found[2] or found[3]).upper(), key(found[4]))
-    return Choice(letters_of(text)) if MANY.fullmatch(text) else None
+    return None
 
 
 def letters_of(text: str) -> str:

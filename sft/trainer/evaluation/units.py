@@ -28,9 +28,19 @@ NOT_UNITS = set(
     "or and not no to plus minus times half halves squared cubed factorial pi mod over than more less fewer above below"
     " hundred thousand million billion trillion sqrt sin cos tan log ln if".split()
 )
+# Words for thousands and millions in other languages, and how English shortens them: `5 тысяч` is not 5.
+LARGE = set(
+    "thousands millions billions trillions mln bn lakh lakhs crore crores hundert tausend mio million millionen mrd"
+    " milliarde milliarden mille milliers milliard milliards mil millón millones milhão milhões mila milioni"
+    " miliardi duizend miljoen miljard tusen тыс тысяча тысячи тысяч млн миллион миллиона миллионов млрд миллиард"
+    " миллиарда миллиардов milyon milyar nghìn ngàn triệu tỷ ribu juta miliar ألف آلاف مليون مليار".split()
+)
+# 5万円 is 50,000 yen, but 5千克 are 5 kilograms.
+LARGE_CHARACTER = re.compile("[万萬億亿兆仟佰]|[十百千](?![克米瓦卡焦帕赫分])|[백천만억](?=$|[원명개])")
 FOLLOWING = re.compile(
     r"(?:[^\W\d_]++(?:\^[23](?!\d))?|[%°$€£¥₹₩₽¢\s()]|(?<=\w)[-/'·.](?=\w)|[.,](?=\s|$)|[;:]$|/(?=\s?[a-z]))*"
 )
+THOUSANDS = re.compile(r"[kK]\b")  # without a space: 5K is 5,000, and 5 K are kelvins
 WORD = re.compile(r"a\.m|p\.m|us\$|[^\W\d_]+|\^[23]|[%°$€£¥₹₩₽¢/]")
 LETTER = re.compile(r"\s*([A-Za-zα-ωπ])(?![^\W\d_']|'\w)")  # a letter by itself, right after the number
 
@@ -42,6 +52,8 @@ def read(text: str) -> frozenset[str] | None:
     words = WORD.findall(text.lower())
     letter = LETTER.match(text)
     if NOT_UNITS.intersection(words) or (letter and letter[1] not in LETTERS):
+        return None
+    if LARGE.intersection(words) or any(map(LARGE_CHARACTER.match, words)) or THOUSANDS.match(text):
         return None
     return frozenset(part for word in words for part in IN_FULL.get(word, [one_spelling(word)]))
 
