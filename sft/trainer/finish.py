@@ -26,7 +26,11 @@ def finish(
     reporter: Reporter,
     world: World,
 ) -> None:
-    """Save the last step, export the model, and free the engine's memory (all ranks)."""
+    """Save the last step, export the model, and free the engine's memory (all ranks).
+
+    One after the other: an export beside the save would take main memory while the save's copies do, and if it were
+    killed for that, the steps since the last checkpoint would be lost. Most of the time is the disk's, which both need.
+    """
     with reporter.phase("saving"):
         reporter.tell("saving")
         reporter.flush()

@@ -1,7 +1,9 @@
 """Writing a checkpoint in the background: what is copied, and a disk that fills up at any byte of it."""
 
 import copy
+import errno
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -17,7 +19,7 @@ from sft.errors import RunFailed
 from sft.run import checkpoints, lifecycle
 from sft.run import directory as runs
 from sft.run.records import Failure
-from sft.trainer.checkpoint import resume, shards
+from sft.trainer.checkpoint import disk, resume, shards
 from sft.trainer.checkpoint import save as saving
 from sft.trainer.distributed import World
 from tests.settings import decided
@@ -120,6 +122,28 @@ def test_a_disk_that_fills_up_at_any_byte_leaves_the_checkpoint_before(tmp_path)
             assert "step-000099" in names(saver)
     except PermissionError as error:
         pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_what_does_not_reach_the_disk_is_no_checkpoint(tmp_path, monkeypatch, nth):
+    saver = saver_in(tmp_path)
+    save(saver, 1)
+    calls, flush = [], os.fsync
+
+    def broken(descriptor):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("_optim.pt"):
+            calls.append(descriptor)
+            if len(calls) == nth:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))  # the system says so once
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    monkeypatch.setattr(disk, "FLUSH_S", 0.0)
+    save(saver, 2)
+    with pytest.raises(OSError, match="Input/output error"):
+        saver.check()
+    assert not list(saver.run.checkpoints.rglob("*-000002/*.pt"))
+    assert (saver.run.checkpoints / "latest").read_text() == "step-000001\n"
 
 
 def test_too_little_room_is_found_out_before_and_says_how_much_is_missing(tmp_path):

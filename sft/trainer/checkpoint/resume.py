@@ -7,7 +7,6 @@ under another name (save.py), renamed when all ranks are done, and only after th
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
@@ -22,9 +21,8 @@ from sft.trainer.distributed import World
 
 
 def describe(path: Path) -> CheckpointFile:
-    """Flush a file to disk and return its size and hash."""
+    """Return a file's size and hash."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
         digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
     return CheckpointFile(bytes=path.stat().st_size, blake2b=digest)
 

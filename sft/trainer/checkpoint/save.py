@@ -26,7 +26,7 @@ from sft import resources
 from sft.errors import RunFailed
 from sft.run import checkpoints, files, typed_json
 from sft.run.directory import Run
-from sft.run.records import Manifest, Share
+from sft.run.records import CheckpointFile, Manifest, Share
 from sft.trainer import distributed
 from sft.trainer.checkpoint import disk, resume
 from sft.trainer.checkpoint.shards import Collector, copied, tensor_bytes, write_in_pieces
@@ -191,13 +191,7 @@ class Saver:
         folder, temporary = self.run.checkpoints / checkpoints.name_of(step), self.temporary(step)
         paths = list(states)
         try:
-            for path in paths:
-                state = states.pop(path)  # its memory is free again as soon as it is written
-                if isinstance(state, Exception):
-                    raise state
-                if state is not WRITTEN:
-                    torch.save(state, path)
-            share = Share(files={path.name: resume.describe(path) for path in paths})
+            share = Share(files={path.name: written(path, states) for path in paths})
             # Not flushed: as soon as this file exists, rank 0 may rename the folder.
             typed_json.write(part(temporary, self.world.rank), share, flushed=False)
             if self.world.is_main:
@@ -236,6 +230,21 @@ class Saver:
         if failure := self.run.failure():
             raise RunFailed(failure.reason, failure.kind)
         time.sleep(POLL_S)
+
+
+def written(path: Path, states: dict[Path, Any]) -> CheckpointFile:
+    """Write a state to its file, and flush it to disk. Return the file's size and hash. Raises the state if an error.
+
+    The state is taken out of `states`: its memory is free again as soon as it is written.
+    """
+    state = states.pop(path)
+    if isinstance(state, Exception):
+        raise state
+    with disk.flushing(path):
+        if state is not WRITTEN:
+            torch.save(state, path)
+        del state
+        return resume.describe(path)
 
 
 def check_room(folder: Path, needed: int, free: int) -> None:
