@@ -108,6 +108,15 @@ def test_what_only_looks_odd_is_not_found(answer):
     assert odd("Why is it so?", answer) == set()
 
 
+def test_a_prompt_that_is_a_template_already_is_found():
+    for prompt in (
+        "Human: Why?\n\nAssistant:", "\n\nHuman: Why?\n\nAssistant:", "### Human: Why?\n### Assistant:",
+        "<|START_OF_TURN_TOKEN|>Why?", "<|turn>user\nWhy?",
+    ):  # fmt: skip
+        assert odd(prompt, "So.") == {"marks"}, prompt
+    assert odd("What is an Assistant: a Human: or a machine?", "A machine") == set()
+
+
 def test_a_placeholder_is_found_where_an_input_was_to_be():
     assert odd("Name a fruit.\n<noinput>", "Apple") == odd("Name a fruit.\nnan", "Apple") == {"placeholder"}
     assert odd("What does 0 / 0 give?\nAnswer nan or null", "nan, as it is no number") == set()

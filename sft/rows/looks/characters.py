@@ -14,9 +14,11 @@ CONTROL_BYTES = bytes(byte for byte in range(128) if CONTROL.match(chr(byte)))
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,4});")
 IS_ABOUT_HTML = re.compile(r"</?[a-z]|html|xml|entit|escape|```|`&", re.IGNORECASE)
 MARKS = re.compile(
-    r"<\|(?:im_start|im_end|start_header_id|eot_id|endoftext|begin_of_text|end_of_text|user|assistant|system)\|>"
+    r"<\|(?:im_start|im_end|start_header_id|eot_id|endoftext|begin_of_text|end_of_text|user|assistant|system"
+    r"|START_OF_TURN_TOKEN|END_OF_TURN_TOKEN)\|>|<\|turn>"
     r"|<(?:start|end)_of_turn>|<｜(?:User|Assistant)｜>"
 )
+HUMAN = re.compile(r"(?:\A|\n)Human:")
 
 
 def characters(text: str) -> Iterator[str]:
@@ -41,6 +43,7 @@ def holds_marks(text: str) -> bool:
     return (  # other templates, by two marks that their texts always hold
         ("[INST]" in text and "[/INST]" in text)
         or ("### Instruction:" in text and "### Response:" in text)
-        or ("\n\nHuman:" in text and "\n\nAssistant:" in text)
+        or ("### Human:" in text and "### Assistant:" in text)
+        or ("\nAssistant:" in text and HUMAN.search(text) is not None)
         or ("USER:" in text and "ASSISTANT:" in text)
     )
