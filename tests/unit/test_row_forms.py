@@ -129,6 +129,13 @@ def test_the_answers_in_a_prompt_of_messages_are_context():
     assert found.as_dicts() == [*prompt, ASSISTANT]
 
 
+def test_the_input_of_a_row_without_a_prompt_may_be_messages():
+    assert convert({"input": [USER], "output": ANSWER, "category": "colours"}) == ONE
+    assert "to which the column 'context' cannot be added" in refused(
+        {"input": [USER], "context": "x", "output": ANSWER}
+    )
+
+
 def test_a_question_at_the_end_of_messages_is_not_parted_from_its_answer():
     row = {"messages": [{"role": "user", "content": EARLIER}, {"role": "assistant", "content": BEFORE}, USER]}
     row |= {"response": ANSWER}

@@ -48,8 +48,8 @@ def convert(columns: Columns) -> list[Message]:
     response = columns.one("response")
     asked = chat_in(columns, prompt)
     before = [replace(message, is_target=message.role != "assistant") for message in asked]
-    if asked and columns.filled.get("input"):
-        extra = columns.all_of("input")[0]
+    if asked and (extras := [name for name in columns.all_of("input") if name != prompt]):
+        extra = extras[0]
         what = f"column {prompt!r} is a list of messages, to which the column {extra!r} cannot be added"
         raise DataError(f"{columns.where}: {what}; remove it, or set {without(extra)}")
     if not asked:
