@@ -9,6 +9,7 @@ import transformers
 
 from sft.run.directory import Run
 
+from ..zoo import tiny
 from .conftest import RANKS, STEPS
 from .project import ROOT, metrics, small
 from .test_same_result import plain_pytorch
@@ -66,6 +67,46 @@ def test_layers_that_zero3_cannot_gather_whole_train_as_plain_pytorch_does(proje
     assert len(found) == 12
     for seen, wanted in zip(found, plain_pytorch(run, project), strict=True):
         assert seen == pytest.approx(wanted, rel=2e-5)
+
+
+def test_weights_that_are_only_found_when_a_model_is_loaded_whole_are_trained_under_zero3(project, tokenizer, tmp_path):
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(tiny.config_of("deepseek_v4"))
+    torch.nn.init.normal_(model.model.norm.weight)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    run = project.train("deepseek-v4", MODEL_NAME=tmp_path, **STEPS, **RANKS[1])
+    for seen, wanted in zip(metrics(run, "step", "train/loss"), plain_pytorch(run, project), strict=True):
+        assert seen == pytest.approx(wanted[:2], rel=2e-5)
+
+
+OWN_LOADING = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class MineConfig(LlamaConfig):
+    model_type = "mine"
+class MineForCausalLM(LlamaForCausalLM):
+    config_class = MineConfig
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        model = super().from_pretrained(*args, **kwargs)
+        model.lm_head.weight.sum().item()
+        return model
+"""
+
+
+def test_weights_that_only_the_ranks_can_look_for_are_missed_before_the_first_step(project, tokenizer, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_config(SHAPES["llama"](len(tokenizer)))
+    weights = {name: weight for name, weight in model.state_dict().items() if "layers.1.mlp.up" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN_LOADING)
+    config = json.loads((tmp_path / "config.json").read_text())
+    own = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "mine", "auto_map": own}))
+    done = project.inv("train", **small(RUN_NAME="lacks", MODEL_NAME=tmp_path, TRUST_REMOTE_CODE=1))
+    assert done.returncode == 2, done.stdout
+    assert "its files lack 1 weight (model.layers.1.mlp.up_proj.weight) of MineForCausalLM, which" in done.stdout
+    assert not metrics(Run(project.path / "runs" / "lacks"), "train/loss")
 
 
 def openai_gpt(tokenizer, folder):

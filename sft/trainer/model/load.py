@@ -10,9 +10,10 @@ import torch
 import transformers
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+from sft.errors import SettingsError, wrong
 from sft.settings.deepspeed import DsConfig
 from sft.settings.fields import Settings
-from sft.trainer.model import published, quantised
+from sft.trainer.model import loaded, quantised
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -23,7 +24,8 @@ def load_model(
     """Return the model in `path` on a device, in PRECISION.
 
     With DeepSpeed's configuration it is loaded to be trained: in 4 bits with LORA_BASE_BITS=4, and sharded under ZeRO-3
-    (all ranks): rank 0 reads each tensor, and every rank keeps its shard.
+    (all ranks): rank 0 reads each tensor, and every rank keeps its shard. Raises SettingsError if files lack weights of
+    the model.
     """
     # transformers takes no argument for ZeRO-3: it looks for such an object, for as long as one is alive.
     zero3 = HfDeepSpeedConfig(ds_config.content) if ds_config and ds_config.stage == 3 else None
@@ -34,18 +36,24 @@ def load_model(
     model_config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
     model_config.use_cache = ds_config is None
     padding = without_padding(model_config)
+    options |= {"dtype": dtype, **permissions(settings)}
+    model: Any = None
+    problem: tuple[str, str] | None = None
     try:
-        model = published.from_pretrained(path, model_config, dtype=dtype, **options, **permissions(settings))
+        model, info = loaded.from_pretrained(path, model_config, **options)
+        problem = loaded.misfit(model, info)
     except (ValueError, RuntimeError, IndexError, AttributeError, ArithmeticError):
         if zero3 is None:
             raise
-        # Some families compute weights while they are loaded, which needs them whole. DeepSpeed's engine shards them.
-        del zero3
+    if zero3 is not None and (model is None or problem):
+        # Some families compute weights while they are loaded, which needs them whole, and transformers finds the
+        # weights of some (DeepSeek-V4) only when it loads them whole. DeepSpeed's engine shards them.
+        model = zero3 = None
         gc.collect()
-        zero3 = None
-        model = published.from_pretrained(
-            path, model_config, dtype=dtype, device_map={"": device}, **permissions(settings)
-        )
+        model, info = loaded.from_pretrained(path, model_config, device_map={"": device}, **options)
+        problem = loaded.misfit(model, info)
+    if problem:
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, *problem)])
     quantised.disable_cpu_packing(model)
     # The last of them is the one about text, which may be all of the model's.
     for part, token in zip(reversed(text_configs(model.config)), reversed(padding), strict=False):

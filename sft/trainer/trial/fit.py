@@ -19,10 +19,7 @@ from transformers.core_model_loading import _materialize_copy
 from sft import model_files, stored_weights
 from sft.errors import SettingsError, wrong
 from sft.settings.fields import Settings
-from sft.trainer.model import published
-
-SHOWN = 3  # names of weights in a message
-AGAIN = "fetch the model again, with the config.json that belongs to its weights"
+from sft.trainer.model.loaded import from_pretrained, in_words, misfit
 
 
 def check(settings: Settings, folder: Path) -> list[str]:
@@ -32,7 +29,7 @@ def check(settings: Settings, folder: Path) -> list[str]:
     """
     found = loaded_without_values(settings, folder)
     if found is None:
-        return []  # the ranks will say what is wrong
+        return []  # the ranks ask the same when they load it: load.py
     if problem := misfit(*found) or untied(settings, folder, found[0]):
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, *problem)])
     model, info = found
@@ -64,14 +61,14 @@ def loaded_without_values(
     transformers.logging.set_verbosity_error()
     try:
         with nothing_read(but), all_noted() as found, torch.device("meta"):
-            model, info = published.from_pretrained(
-                folder, dtype=torch.float32, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
+            model, info = from_pretrained(
+                folder, dtype=torch.float32, device_map="meta",
                 use_safetensors=None if settings.allow_pickle else True, trust_remote_code=settings.trust_remote_code,
             )  # fmt: skip
     except Exception:  # of any kind: families compute with their weights when they are loaded
         return None
     spare = {name for name in found if name.endswith(".weight")}  # not masks and frequencies
-    return model, info | {"unexpected_keys": spare | set(info["unexpected_keys"])}
+    return model, info | {"unexpected_keys": spare | set(info.get("unexpected_keys") or ())}
 
 
 @contextlib.contextmanager
@@ -114,19 +111,6 @@ def all_noted() -> Iterator[set[str]]:
         kind._adjust_missing_and_unexpected_keys = adjust
 
 
-def misfit(model: Any, info: dict[str, Any]) -> tuple[str, str] | None:
-    """Return why files do not hold a model's weights, and what to do, or None."""
-    if others := sorted(info.get("mismatched_keys") or ()):
-        name, stored, expected = others[0]
-        what = f"its files hold {name} as {list(stored)}, and its config.json says {list(expected)}"
-        return f"{what} (so do {len(others) - 1} more)" if len(others) > 1 else what, AGAIN
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    if missing := sorted(parameters & set(info.get("missing_keys") or ())):
-        what = f"its files lack {in_words(missing)} of {type(model).__name__}, which would be random"
-        return what, AGAIN
-    return None
-
-
 def untied(settings: Settings, folder: Path, model: Any) -> tuple[str, str] | None:
     """Return what to say of weights that config.json ties and that differ in the files, or None.
 
@@ -141,9 +125,3 @@ def untied(settings: Settings, folder: Path, model: Any) -> tuple[str, str] | No
     name, other = apart[0], model.all_tied_weights_keys[apart[0]]
     what = f"its config.json ties {name} to {other} (tie_word_embeddings), and its files hold two different ones"
     return what, "set tie_word_embeddings to false in it if both were trained, or remove the former from the files"
-
-
-def in_words(names: list[str]) -> str:
-    """Return the number of weights and the first names."""
-    more = ", …" if len(names) > SHOWN else ""
-    return f"{len(names)} weight{'s' * (len(names) > 1)} ({', '.join(names[:SHOWN])}{more})"

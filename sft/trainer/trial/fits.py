@@ -13,6 +13,9 @@ from sft.settings.fields import TINY, Settings
 from sft.trainer.data.hashes import file_hash, short_hash
 from sft.trainer.trial.cache import version
 
+TRAINER = Path(__file__).parents[1]
+CODE = (TRAINER / "trial" / "fit.py", TRAINER / "model" / "loaded.py")  # which decide whether files fit
+
 
 def check(settings: Settings, folder: Path) -> list[str]:
     """Return what is to be said of a model's files. Raises SettingsError if they do not hold its weights."""
@@ -35,5 +38,5 @@ def key(folder: Path, names: list[str]) -> str:
     stats = [(folder / name).stat() for name in names]
     return short_hash(
         str(folder.resolve()), file_hash(folder / "config.json"), *((one.st_size, one.st_mtime_ns) for one in stats),
-        version("transformers"), file_hash(Path(__file__).with_name("fit.py")),
+        version("transformers"), *map(file_hash, CODE),
     )  # fmt: skip

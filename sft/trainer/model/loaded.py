@@ -1,0 +1,57 @@
+"""A model loaded by transformers, and what its files lack: such weights are random, and transformers only logs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import modeling_utils
+
+from sft.trainer.model import published
+
+SHOWN = 3  # names of weights in a message
+AGAIN = "fetch the model again, with the config.json that belongs to its weights"
+
+
+def from_pretrained(
+    path: Path, config: transformers.PreTrainedConfig | None = None, **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Load the model in `path` as `published` does, and return what transformers says of that too.
+
+    It is `{}` for a model whose own code loads it by other means.
+    """
+    # transformers' output_loading_info makes a pair of the result, which a model's own from_pretrained does not expect.
+    found: list[tuple[Any, dict[str, Any]]] = []  # more than one, if a part of the model is loaded by itself
+    library: Any = modeling_utils
+    log = library.log_state_dict_report
+
+    def noted(**given: Any) -> None:
+        found.append((given["model"], given["loading_info"].to_dict()))
+        log(**given)
+
+    library.log_state_dict_report = noted
+    try:
+        model = published.from_pretrained(path, config, ignore_mismatched_sizes=True, **options)
+    finally:
+        library.log_state_dict_report = log
+    return model, next((info for loaded, info in found if loaded is model), {})
+
+
+def misfit(model: Any, info: dict[str, Any]) -> tuple[str, str] | None:
+    """Return why files do not hold a model's weights, and what to do, or None."""
+    if others := sorted(info.get("mismatched_keys") or ()):
+        name, stored, expected = others[0]
+        what = f"its files hold {name} as {list(stored)}, and its config.json says {list(expected)}"
+        return f"{what} (so do {len(others) - 1} more)" if len(others) > 1 else what, AGAIN
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if missing := sorted(parameters & set(info.get("missing_keys") or ())):
+        what = f"its files lack {in_words(missing)} of {type(model).__name__}, which would be random"
+        return what, AGAIN
+    return None
+
+
+def in_words(names: list[str]) -> str:
+    """Return the number of weights and the first names."""
+    more = ", …" if len(names) > SHOWN else ""
+    return f"{len(names)} weight{'s' * (len(names) > 1)} ({', '.join(names[:SHOWN])}{more})"
