@@ -16,6 +16,7 @@ from sft.trainer.model import experts
 
 CAUSAL = 2e-6  # share of their spread by which logits may change with nothing changed but a token behind
 EXPERTS_CAUSAL = 5e-4  # the token behind may share a product with others, in a shape that is computed in another order
+TOGETHER = 512  # tokens, at least: attention over compressed keys (DeepSeek-V4) sees others from 128 on, however short
 OTHERS_BEHIND = ((6, 41), (9, 33), (12, 28))  # pairs of tokens
 SHARE_EXPERTS = 0.3  # the same of most tokens, if one may go to another expert in some layer
 
@@ -61,18 +62,24 @@ def layers_that_mix(trial: Trial, longest: int) -> list[unpacked_layers.Layer]:
     """Return the layers that mix the tokens of packed sequences, which are computed on padded batches from now on."""
     short = [np.arange(first, first + tokens, dtype=np.int32) for first, tokens in ((2, 5), (9, 7), (20, 4), (30, 9))]
     try:
-        return unpacked_layers.find(trial.model, lambda: trial.logits(long_sequence(longest), *short, packed=True))
+        return unpacked_layers.find(trial.model, lambda: trial.logits(*together(longest), *short, packed=True))
     except Exception as error:  # of any kind: the code of a model family
         if is_not_the_models(error):
             raise
         return []
 
 
+def together(longest: int) -> list[npt.NDArray[np.int32]]:
+    """Return different sequences as long as the longest row, as many as rows share a micro-step if all are short."""
+    long = long_sequence(longest)
+    return [np.roll(long, i) for i in range(-(-TOGETHER // len(long)))]
+
+
 def keeps_apart(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor, longest: int, way: Way) -> bool:
     """Tell whether packed sequences do not see each other, and give what they give alone."""
     one, other = (np.arange(*span, dtype=np.int32) for span in ((2, 9), (11, 18)))
     long = long_sequence(longest)
-    many = [long, one, long[: len(long) // 2 + 1], other, long[: len(long) // 3 + 1], one]
+    many = [*together(longest), one, long[: len(long) // 2 + 1], other, long[: len(long) // 3 + 1], one]
 
     def behind(of: npt.NDArray[np.int32], *before: npt.NDArray[np.int32]) -> torch.Tensor:
         return trial.logits(of, *before, packed=True)
