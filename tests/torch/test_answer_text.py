@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft.trainer.model.answer_text import after_reasoning, texts
+from sft.trainer.model.answer_text import after_reasoning, is_cut_in_reasoning, texts
 
 
 def words(tokenizer, text, *reasoning_end):
@@ -39,6 +39,23 @@ def test_reasoning_that_ends_with_control_marks_is_left_out(tokenizer):
 def test_a_character_of_several_tokens_beside_the_end_of_reasoning_stays_whole(tokenizer):
     text = "日本語 🙂\n</think>\n\n🙂日本語"
     assert words(tokenizer, text, "\n</think>\n\n") == (text, "🙂日本語")
+
+
+@pytest.mark.parametrize(
+    ("whole", "prompt", "has_ended", "expected"),
+    [
+        ("I add 5", "<assistant><think>\n", False, True),
+        ("I add 5", "<assistant><think>\n", True, False),  # words alone, of a model that does not know the mark
+        ("I add 5\n</think>\n\n#### 5", "<assistant><think>\n", False, False),
+        ("I add 5", "<assistant>", False, False),
+        ("<think>I add 5", "<assistant>", False, True),
+        ("\n<think>\nI add 5", "<assistant>", True, True),
+        ("The mark <think> opens it", "<assistant>", False, False),
+    ],
+)
+def test_an_answer_that_is_cut_in_its_reasoning_has_no_words(whole, prompt, has_ended, expected):
+    assert is_cut_in_reasoning(whole, prompt, has_ended, ["<think>"], ["\n</think>\n\n"]) == expected
+    assert not is_cut_in_reasoning(whole, prompt, has_ended, [], [])
 
 
 def test_the_last_of_several_ends_counts():

@@ -140,6 +140,7 @@ def test_an_answer_of_reasoning_alone_is_trained(tokenizer):
     assert trained(qwen, row)[0].endswith("assistant\n⟦<think>\nhm\n</think>\n\n<|im_end|>⟧")
     r1 = found(tokenizer, of.OPENS_THINKING, of.OPENS_THINKING_MARKS)
     assert trained(r1, row) == ["<s><|U|>Q?<|A|><think>\n⟦hm\n</think>\n\n</s>⟧"]
+    assert r1.facts.reasoning_start == qwen.facts.reasoning_start == ["<think>"]
 
 
 def test_what_looks_like_reasoning_in_part_stays_text(tokenizer):

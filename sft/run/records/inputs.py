@@ -120,6 +120,7 @@ class TemplateFacts(Part):
     stops: list[int]  # tokens at which generation ends: the model's own and the end marks
     added_stops: list[str]  # those that the model did not stop at
     reasoning_end: list[str] = field(default_factory=list)  # texts between an answer's reasoning and its words
+    reasoning_start: list[str] = field(default_factory=list)  # texts that open it
     arguments: dict[str, object] = field(default_factory=dict)  # CHAT_TEMPLATE_ARGUMENTS
     said: list[str] = field(default_factory=list)  # a line for everything that is unusual about it
 

@@ -60,6 +60,11 @@ class Probe:
         return sorted(text for text in closers if text.strip())
 
     @property
+    def reasoning_starts(self) -> list[str]:
+        """The texts that open reasoning, at the end of the generation prompt or at the beginning of an answer."""
+        return sorted({text.strip() for text in (self.thinking.opener, self.thinking.start, THINK[0])} - {""})
+
+    @property
     def added_stops(self) -> list[str]:
         """The end marks at which the model would not stop by itself."""
         return [str(self.tokenizer.convert_ids_to_tokens(stop)) for stop in self.stops if stop not in self.model_stops]
@@ -138,6 +143,7 @@ def facts(found: Probe, arguments: Mapping[str, object]) -> TemplateFacts:
         stops=found.stops,
         added_stops=unknown,
         reasoning_end=found.reasoning_ends,
+        reasoning_start=found.reasoning_starts,
         arguments=dict(arguments),
         said=said,
     )

@@ -225,7 +225,8 @@ class Prober:
         if opens and not end.endswith(opener):
             opener = THINK[0].strip()
         closes = not opens and end.endswith((THINK[1].strip(), closer.strip() or THINK[1].strip()))
-        return Thinking(closer, opener, reads_key, keeps_content, only_from_key, opens, closes)
+        start = opening.removeprefix(prompt) if opening.startswith(prompt) else ""
+        return Thinking(closer, opener, reads_key, keeps_content, only_from_key, opens, closes, start)
 
 
 def tool_call() -> dict[str, object]:

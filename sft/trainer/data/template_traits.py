@@ -76,3 +76,4 @@ class Thinking:
     only_from_key: bool  # it writes that one in another way, which is not the model's
     prompt_opens: bool  # the generation prompt ends within a block of reasoning
     prompt_closes: bool  # the generation prompt ends after an empty block
+    start: str  # what an answer with reasoning begins with behind the generation prompt, if it is known

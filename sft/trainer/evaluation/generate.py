@@ -27,6 +27,7 @@ CPU_ANSWERS_AT_ONCE = 64
 GENERATION_SHARE = 0.8  # of the free GPU memory, for answers
 LOGITS_BYTES = 12  # of a logit: in the model's type, and twice in fp32
 TELL_EVERY_S = 0.5
+PROMPT_END = 32  # tokens of a prompt, in which it may open reasoning
 
 
 def generate(
@@ -53,6 +54,7 @@ def generate(
     ends = generation.stops(model, tokenizer, template)
     padding = generation.pad_token(model, tokenizer, ends)
     reasoning_end = template.reasoning_end if template else []
+    reasoning_start = template.reasoning_start if template else []
     longest = max((int(rows.answer_starts[index]) for index in asked), default=1)  # the same on every rank
     way = ways.find(model, padding, longest, reporter, world)
     room = room_for_answers(model, rows, asked, settings, reporter)
@@ -70,6 +72,9 @@ def generate(
         for index, ids in zip(chosen, batch, strict=True):
             ended = bool(ids) and ids[-1] in ends
             generated, answer = answer_text.texts(ids[:-1] if ended else ids, tokenizer, reasoning_end)
+            prompt_end = tokenizer.decode(prompts[index][-PROMPT_END:])
+            if answer_text.is_cut_in_reasoning(generated, prompt_end, ended, reasoning_start, reasoning_end):
+                answer = ""
             row = texts[index]
             number = int(rows.row_of[index])
             found.append(Answer(number, row.prompt, row.reference, answer, generated, len(ids), ended))

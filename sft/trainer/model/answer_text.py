@@ -27,6 +27,19 @@ def texts(ids: Sequence[int], tokenizer: Any, reasoning_end: Sequence[str]) -> t
     return whole, (same_token + rest).lstrip()
 
 
+def is_cut_in_reasoning(
+    whole: str, prompt: str, has_ended: bool, reasoning_start: Sequence[str], reasoning_end: Sequence[str]
+) -> bool:
+    """Tell whether an answer has not come to its words: `whole` is reasoning that the `prompt` or itself has opened.
+
+    Behind a prompt that opens it, an answer that ends without closing it may be words alone.
+    """
+    if after_reasoning(whole, reasoning_end):
+        return False
+    by_prompt = not has_ended and prompt.rstrip().endswith(tuple(reasoning_start))
+    return by_prompt or whole.lstrip().startswith(tuple(reasoning_start))
+
+
 def after_reasoning(text: str, reasoning_end: Sequence[str]) -> int:
     """Return the number of characters in a text up to where its reasoning ends for the last time; 0 if it has none.
 
