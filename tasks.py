@@ -382,8 +382,10 @@ def evaluate(c: Context, name: str = "") -> None:
 
 
 @task
+@one_line_errors
 def bench(c: Context) -> None:
     """Measure packed against padded steps on this CPU."""
+    refuse_unknown_words()
     with c.cd(ROOT):
         c.run(f"{sys.executable} -m benchmarks.cpu")
 

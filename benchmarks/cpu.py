@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ |= {"DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false", "GLOO_SOCKET_IFNAME": "lo"}
 
 from benchmarks import steps, work
+from sft.errors import SftError
 
 ROUNDS, WARMUP, STEPS = 3, 2, 8
 WORK = {"model_name": "tiny", "global_batch_size": 32, "batch_size": 32}
@@ -42,4 +43,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SftError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -10,7 +10,7 @@ import pytest
 
 from sft import hostfile
 from sft.errors import UserError
-from sft.host.commands import metrics_reader, progress, snapshot
+from sft.host.commands import ending, metrics_reader, progress, snapshot
 from sft.run import budget, files, find, lifecycle, metrics, unfinished
 from sft.run.metrics import Line
 from sft.run.records import Evaluation
@@ -246,3 +246,19 @@ def test_settings_from_before_they_had_a_version_are_read_and_written_with_one(r
     assert (found.max_epochs, found.learning_rate, found.gradient_checkpointing) == (2, 3e-3, False)
     lifecycle.reopen(run, found)
     assert json.loads(run.settings_file.read_text())["version"] == 1 and run.settings().max_epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "evaluating", "what"),
+    [
+        ("launching", None, "there is nothing to save"),
+        ("evaluating", "before", "there is nothing to save"),
+        ("training", "before", "finishing the step and saving"),
+        ("evaluating", "during", "finishing the step and saving"),
+        ("saving", "during", "finishing what is being saved"),
+        ("evaluating", "after", "there is nothing to save"),
+    ],
+)
+def test_a_stop_says_what_the_run_does_before(run, status, evaluating, what):
+    run.update_state(status, evaluating=evaluating)
+    assert ending.stopping(run.state()) == what

@@ -6,6 +6,7 @@ import re
 
 from sft.run import checkpoints
 from sft.run.directory import Run
+from sft.run.records import State
 
 TIME_LIMIT, PREEMPTED = "time limit", "preempted"  # why the nodes of a job are wanted back
 WHO = {
@@ -17,6 +18,13 @@ WHO = {
     "inv stop": "`make stop`",
     "a signal to the ranks": "one of its ranks was asked to end",
 }
+
+
+def stopping(state: State) -> str:
+    """Return what a run does before it stops."""
+    if state.status == "training" or (state.status == "evaluating" and state.evaluating == "during"):
+        return "finishing the step and saving"
+    return "finishing what is being saved" if state.status == "saving" else "there is nothing to save"
 
 
 def stopped(run: Run, command: str) -> str:

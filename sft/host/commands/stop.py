@@ -54,7 +54,7 @@ def stop(run: Run, console: Console) -> None:
     if run.at_work() != run:
         end_evaluation(run.at_work(), console)
         return
-    console.print(f"stopping {run.name}: it finishes its step and saves a checkpoint")
+    console.print(f"stopping {run.name}: {ending.stopping(run.state())}")
     state = stopped(run, console)
     if state.status == "stopped":
         console.print(ending.stopped(run, run.command("resume")))

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sft.errors import SftError
 from sft.failures import exit_in_words, kind_of_exit
+from sft.host.commands import ending
 from sft.host.commands.describe import describe
 from sft.host.commands.progress import display
 from sft.host.launch.launcher import Nodes
@@ -108,7 +109,7 @@ class Requests:
         if self.heard.stop and not self.has_stopped:
             self.has_stopped = True
             self.run.request_stop(self.heard.stop)
-            console.print("stopping: finishing the step and saving; Ctrl-C again ends at once")
+            console.print(f"stopping: {ending.stopping(self.run.state())}; Ctrl-C again ends at once")
         if self.heard.at_once and not self.has_ended:
             self.has_ended = True
             self.nodes.end_now()
