@@ -87,6 +87,12 @@ def weight_files(folder: Path) -> list[str]:
     return named_in(folder / INDEX)
 
 
+def passed_by(folder: Path) -> list[str]:
+    """Return the files that an index names and that are not loaded: one of the name for a single file is there too."""
+    names = named_in(folder / INDEX) if (folder / SINGLE).is_file() else []
+    return [name for name in names if name != SINGLE and (folder / name).is_file()]
+
+
 def pickled_files(folder: Path) -> list[str]:
     """Return the names of the pickled files that a model without safetensors files is loaded from."""
     if (folder / PICKLED_SINGLE).is_file():

@@ -62,6 +62,16 @@ def test_what_is_said_of_a_folder_is_said_at_every_start_without_another_look(mo
     assert check(model) == said
 
 
+def test_a_single_file_beside_an_index_is_told(model):
+    """transformers writes a model in several files beside a single one of before, and reads that one."""
+    for name in ("model-1.safetensors", "model-2.safetensors"):
+        shutil.copy(model / "model.safetensors", model / name)
+    index = {"metadata": {}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    (line,) = check(model)
+    assert line.startswith(f"{model} holds model.safetensors beside an index of 2 other files (model-1.safetensors, …)")
+
+
 def half_written(model):
     """Give a model's file its size, and zeros in place of everything behind the header, as an interrupted download."""
     path = model / "model.safetensors"

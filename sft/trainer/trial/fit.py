@@ -39,6 +39,9 @@ def check(settings: Settings, folder: Path) -> list[str]:
     architectures = written.get("architectures") if isinstance(written, dict) else None
     if isinstance(architectures, list) and architectures and kind not in architectures:
         said.append(f"{settings.model_name} was saved as {architectures[0]}: it is trained and written as {kind}")
+    if others := stored_weights.passed_by(folder):
+        what = f"holds {stored_weights.SINGLE} beside an index of {len(others)} other files ({others[0]}, …)"
+        said.append(f"{settings.model_name} {what}: the former is loaded; if it is an older model, remove it")
     unexpected = sorted(info.get("unexpected_keys") or ())
     if unexpected:
         said.append(f"{name} has no place for {in_words(unexpected)}: they are not used, and not in final/")
