@@ -73,11 +73,17 @@ def test_a_whole_folders_files_have_the_mode_that_umask_gives(tmp_path, umask):
     assert modes == {0o666 & ~umask}
 
 
-def test_the_final_model_is_configured_as_its_base_also_in_what_transformers_would_refuse_to_write(tiny, tmp_path):
+@pytest.mark.parametrize("asked", [{"output_attentions": True}, {"attn_implementation": "flash_attention_2"}])
+def test_the_final_model_is_configured_as_its_base_also_in_what_transformers_would_refuse_to_write(
+    tiny, tmp_path, asked
+):
+    """Of the attention, it is not: no fast one gives its scores, and not every machine has each."""
     base = tmp_path / "base"
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny)
     model.save_pretrained(base)
     transformers.AutoTokenizer.from_pretrained(tiny).save_pretrained(base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | asked))
     odd = {"do_sample": False, "temperature": 0.6, "eos_token_id": 2}
     (base / "generation_config.json").write_text(json.dumps(odd))
     loaded = load_model(base, lora(model_name="tiny"), CPU)

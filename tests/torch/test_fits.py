@@ -169,3 +169,10 @@ def test_a_head_that_config_json_ties_and_that_is_another_is_refused(model):
         check(model)
     changed(model, lambda weights: weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()})
     assert check(model) == []
+
+
+def test_a_generation_config_that_does_not_load_is_refused(model):
+    """Without it, the model would be written with other tokens at which it stops."""
+    (model / "generation_config.json").write_text("{")
+    with pytest.raises(SettingsError, match="its generation_config.json cannot be loaded .*; fix or remove that file"):
+        check(model)

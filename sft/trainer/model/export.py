@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from sft.run.records import Prepared, TemplateFacts
 from sft.settings.fields import Settings
 from sft.trainer import distributed
 from sft.trainer.distributed import World
-from sft.trainer.model import adapter, generation, processor, published
+from sft.trainer.model import adapter, generation, implementation, processor, published
 from sft.trainer.model.load import permissions
 
 
@@ -48,20 +47,6 @@ def export(engine: DeepSpeedEngine, prepared: Prepared, run: Run, settings: Sett
     distributed.barrier()
 
 
-def with_own_attention(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
-    """Return a configuration without the attention of the training, which some families cannot be built with.
-
-    A tower's part of it may have parts again.
-    """
-    own = copy.deepcopy(config)
-    parts = [own]
-    while parts:
-        part = parts.pop()
-        part._attn_implementation_internal = None
-        parts += [inner for inner in vars(part).values() if isinstance(inner, transformers.PreTrainedConfig)]
-    return own
-
-
 def write_model(
     model: transformers.PreTrainedModel,
     weights: dict[str, torch.Tensor],
@@ -77,7 +62,7 @@ def write_model(
     RuntimeError if the loaded weights differ.
     """
     with torch.device("meta"):
-        whole = type(model)(with_own_attention(model.config))
+        whole = type(model)(implementation.undecided(model.config))
     own = transformers.AutoConfig.from_pretrained(base, trust_remote_code=trusted)
     if hasattr(own, "use_cache"):  # training has switched it off
         whole.config.use_cache = own.use_cache

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
+
+import transformers
 
 
 def use_attention(model: Any, name: str) -> None:
@@ -19,3 +22,20 @@ def use_attention(model: Any, name: str) -> None:
             raise
         written_out = dict.fromkeys(model.config.sub_configs, "eager")
         model.set_attn_implementation(written_out | {"": name, parts[0]: name})
+
+
+def undecided(config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
+    """Return a copy of a configuration that leaves the attention to transformers, and asks for none of its scores.
+
+    A model's config.json may name one that is not installed here, and some families cannot be built with that of the
+    training. A tower's part of a configuration may have parts again.
+    """
+    own = copy.deepcopy(config)
+    parts = [own]
+    while parts:
+        part = parts.pop()
+        part._attn_implementation_internal = None
+        if getattr(part, "output_attentions", False):  # no attention but one that is written out has them
+            part.output_attentions = False
+        parts += [inner for inner in vars(part).values() if isinstance(inner, transformers.PreTrainedConfig)]
+    return own

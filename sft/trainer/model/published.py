@@ -15,6 +15,7 @@ import transformers
 from sft import model_files
 from sft.errors import SettingsError, shown, wrong
 from sft.settings.fields import Settings
+from sft.trainer.model import implementation
 
 PICTURE_TOKEN = re.compile("(image|video|audio)_token_(id|index)")
 # The automatic classes whose models write text, in the order in which they are asked.
@@ -72,7 +73,7 @@ def from_pretrained(path: Path, config: transformers.PreTrainedConfig | None = N
     trusted = bool(options.get("trust_remote_code"))
     if config is None:
         config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trusted)
-    return class_of(config, trusted).from_pretrained(path, config=config, **options)
+    return class_of(config, trusted).from_pretrained(path, config=implementation.undecided(config), **options)
 
 
 def from_config(config: transformers.PreTrainedConfig, trusted: bool = False, **options: Any) -> Any:

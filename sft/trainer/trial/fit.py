@@ -17,8 +17,9 @@ from transformers import core_model_loading
 from transformers.core_model_loading import _materialize_copy
 
 from sft import model_files, stored_weights
-from sft.errors import SettingsError, wrong
+from sft.errors import SettingsError, shown, wrong
 from sft.settings.fields import Settings
+from sft.trainer.causes import reason_of
 from sft.trainer.model.loaded import from_pretrained, in_words, misfit
 
 
@@ -27,6 +28,7 @@ def check(settings: Settings, folder: Path) -> list[str]:
 
     Return what else is to be said: which of their weights the model does not have, and which buffers they lack.
     """
+    check_generation(settings, folder)
     found = loaded_without_values(settings, folder)
     if found is None:
         return []  # the ranks ask the same when they load it: load.py
@@ -52,6 +54,17 @@ def check(settings: Settings, folder: Path) -> list[str]:
         what = "as a download leaves that was interrupted; fetch the model again if that is not meant"
         said.append(f"{settings.model_name} has nothing but zeros in {in_words(empty)}, {what}")
     return said
+
+
+def check_generation(settings: Settings, folder: Path) -> None:
+    """Raise SettingsError for a generation_config.json that cannot be loaded: transformers ignores it, or fails."""
+    name = transformers.utils.GENERATION_CONFIG_NAME
+    try:
+        if (folder / name).is_file():
+            transformers.GenerationConfig.from_pretrained(folder)
+    except Exception as error:  # of any kind: it checks its values
+        what = f"its {name} cannot be loaded ({shown(reason_of(error), 200)})"
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "fix or remove that file")]) from None
 
 
 def loaded_without_values(

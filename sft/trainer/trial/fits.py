@@ -36,7 +36,8 @@ def check(settings: Settings, folder: Path) -> list[str]:
 def key(folder: Path, names: list[str]) -> str:
     """Return a hash of everything that decides whether a model's files fit it."""
     stats = [(folder / name).stat() for name in names]
+    configured = [file_hash(path) for path in sorted(folder.glob("*config.json"))]
     return short_hash(
-        str(folder.resolve()), file_hash(folder / "config.json"), *((one.st_size, one.st_mtime_ns) for one in stats),
+        str(folder.resolve()), *configured, *((one.st_size, one.st_mtime_ns) for one in stats),
         version("transformers"), *map(file_hash, CODE),
     )  # fmt: skip
