@@ -267,6 +267,17 @@ GOOD = {"prompt": ASK, "response": ANSWER}
         (GOOD | {"weight": 0}, {"columns": '{"weight": "unused"}'}, "`weight` is 0, which says that the row is"),
         (GOOD | {"Train": False}, {"columns": '{"Train": "unused"}'}, "`Train` is False"),
         (GOOD | {"loss_mask": [1, 0]}, {"columns": '{"loss_mask": "unused"}'}, '"weight": 0 into'),
+        (
+            GOOD | {"A": "Blanc", "b": "Noir", "C": None},
+            {"columns": '{"A": "unused", "b": "unused"}'},
+            "`A`, `b` belong to the question, which does not have them; write them into the question",
+        ),
+        (
+            GOOD | {"option 1": "x", "option 2": 2},
+            {"columns": '{"option 1": "unused", "option 2": "unused"}'},
+            "belong",
+        ),
+        (GOOD | {"options": [3, 4]}, {"columns": '{"options": "unused"}'}, "`options` belongs to the question"),
         (GOOD | {"images": ["a.png"]}, {"columns": '{"images": "unused"}'}, "`images` is not text, and only text is"),
         ({"messages": [USER, ASSISTANT], "audio": {"path": "a"}}, {"columns": '{"audio": "unused"}'}, "not text"),
         (GOOD | {"image": "a.png", "video": "b"}, {"columns": '{"image": "unused", "video": "unused"}'}, "are not"),
@@ -297,6 +308,8 @@ def test_the_first_look_says_that_rows_are_preferences(tmp_path):
         {"correct": True},
         {"image": ""},
         {"weight": 0.5},
+        {"A": "one letter is no choice"},
+        {"A": "snow", "B": "colour"},
         {"weight": 1, "train": True, "loss": 2.31, "loss_mask": [1, 1]},
     ],
 )

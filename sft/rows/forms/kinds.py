@@ -11,6 +11,7 @@ https://docs.nvidia.com/nemo-framework/user-guide/latest/modelalignment/sft.html
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -37,6 +38,8 @@ PICTURES = frozenset(
 )  # fmt: skip
 # Parts of a question without which it cannot be answered.
 CHOICES = frozenset({"choices", "options"})
+# One choice in each of several columns: `A`, `B`; `option_a`, `option_b`; `opa`, `opb`; `ending0`, `ending1`.
+CHOICE = re.compile(r"(?:(?:option|opt|op|choice|ending)[ _-]?)?[a-f]|(?:option|choice|ending)[ _-]?\d")
 # NeMo's: whose turns are not trained.
 MASK = "mask"
 # Of a whole row: whether it is trained. A list says it of each of its messages.
@@ -60,7 +63,9 @@ def problem(columns: Columns) -> DataError | None:
 def of_a_kind(names: tuple[str, ...]) -> Mapping[str, str]:
     """Return the columns of these kinds, with their names in small letters."""
     kinds = PREFERENCES | VOTES | VERDICTS | PICTURES | CHOICES | TRAINED | {MASK}
-    return {column: name for column in names if (name := column.strip().lower()) in kinds}
+    small = {column: column.strip().lower() for column in names}
+    choices = {column for column, name in small.items() if CHOICE.fullmatch(name)}
+    return {column: name for column, name in small.items() if name in kinds or (len(choices) > 1 and column in choices)}
 
 
 def of_preference(columns: Columns, names: Mapping[str, str]) -> str:
@@ -116,17 +121,26 @@ def of_pictures(columns: Columns, names: Mapping[str, str]) -> str:
 def of_choices(columns: Columns, names: Mapping[str, str]) -> str:
     """Return what is wrong with choices that the prompt does not list."""
     prompts = " ".join(str(columns.row[name]) for name in columns.all_of("prompt", "input"))
-    for column, name in names.items():
-        if name in CHOICES and prompts and any(text not in prompts for text in texts_in(columns.row[column])):
-            what = f"{quoted([column])} belongs to the question, which does not have it"
-            return f"{what}; write it into the question, or leave it out: {without(column)}"
-    return ""
+    if not prompts or not columns.filled.get("response"):
+        return ""
+    found = [
+        column
+        for column, name in names.items()
+        if (name in CHOICES or CHOICE.fullmatch(name))
+        and any(text not in prompts for text in texts_in(columns.row[column]))
+    ]
+    if not found:
+        return ""
+    belong, it = ("belongs", "it") if len(found) == 1 else ("belong", "them")
+    what = f"{quoted(found)} {belong} to the question, which does not have {it}"
+    remedy = f"COLUMNS={json.dumps(dict.fromkeys(found, 'unused'))}"
+    return f"{what}; write {it} into the question, or leave {it} out: {remedy}"
 
 
 def texts_in(value: object) -> list[str]:
-    """Return the texts in a value that are not empty."""
-    if isinstance(value, str):
-        return [value.strip()] if value.strip() else []
+    """Return the texts and numbers in a value that are not empty."""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return [text] if (text := str(value).strip()) else []
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [text for inner in inside for text in texts_in(inner)]
 
