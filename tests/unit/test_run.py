@@ -251,12 +251,12 @@ def test_settings_from_before_they_had_a_version_are_read_and_written_with_one(r
 @pytest.mark.parametrize(
     ("status", "evaluating", "what"),
     [
-        ("launching", None, "there is nothing to save"),
-        ("evaluating", "before", "there is nothing to save"),
-        ("training", "before", "finishing the step and saving"),
-        ("evaluating", "during", "finishing the step and saving"),
-        ("saving", "during", "finishing what is being saved"),
-        ("evaluating", "after", "there is nothing to save"),
+        ("launching", None, ""),
+        ("evaluating", "before", ""),
+        ("training", "before", ": finishing the step and saving"),
+        ("evaluating", "during", ": finishing the step and saving"),
+        ("saving", "during", ": finishing what is being saved"),
+        ("evaluating", "after", ""),
     ],
 )
 def test_a_stop_says_what_the_run_does_before(run, status, evaluating, what):

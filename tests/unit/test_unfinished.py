@@ -1,8 +1,11 @@
 """Which run is resumed, from where, and which command says so."""
 
+import _thread
 import io
 import json
 import os
+import threading
+import time
 
 import pytest
 from rich.console import Console
@@ -273,6 +276,22 @@ def test_a_stop_of_a_run_that_is_not_running_names_those_that_are():
     (run.path / "state.json").write_text("{")
     with pytest.raises(UserError, match=r"\(its state.json is missing or cannot be read\)"):
         stop.run_to_stop(run)
+
+
+def test_whoever_leaves_make_stop_is_told_that_the_run_stops_all_the_same():
+    run, said = made("p1", "training"), io.StringIO()
+
+    def leave():
+        while run.stop_reason() is None:
+            time.sleep(0.01)
+        _thread.interrupt_main()
+
+    threading.Thread(target=leave, daemon=True).start()
+    with run.lock(), pytest.raises(KeyboardInterrupt):
+        stop.stop(run, Console(file=said, width=200))
+    lines = said.getvalue().splitlines()
+    assert lines[0] == "stopping p1: finishing the step and saving"
+    assert lines[-1] == "p1 stops all the same; `make monitor NAME=p1` shows whether it has"
 
 
 # make resume

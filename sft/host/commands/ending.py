@@ -21,10 +21,10 @@ WHO = {
 
 
 def stopping(state: State) -> str:
-    """Return what a run does before it stops."""
+    """Return what a run does before it stops, behind "stopping"; "" if it need not finish anything."""
     if state.status == "training" or (state.status == "evaluating" and state.evaluating == "during"):
-        return "finishing the step and saving"
-    return "finishing what is being saved" if state.status == "saving" else "there is nothing to save"
+        return ": finishing the step and saving"
+    return ": finishing what is being saved" if state.status == "saving" else ""
 
 
 def stopped(run: Run, command: str) -> str:

@@ -54,7 +54,7 @@ def stop(run: Run, console: Console) -> None:
     if run.at_work() != run:
         end_evaluation(run.at_work(), console)
         return
-    console.print(f"stopping {run.name}: {ending.stopping(run.state())}")
+    console.print(f"stopping {run.name}{ending.stopping(run.state())}")
     state = stopped(run, console)
     if state.status == "stopped":
         console.print(ending.stopped(run, run.command("resume")))
@@ -76,8 +76,12 @@ def end_evaluation(again: Run, console: Console) -> None:
 def stopped(run: Run, console: Console) -> State:
     """Ask a run to stop, show it until it has ended, and return its last state."""
     run.request_stop("inv stop")
-    with display(console) as shown:
-        while run.is_running():
-            shown.show(run.state())
-            time.sleep(POLL_S)
+    try:
+        with display(console) as shown:
+            while run.is_running():
+                shown.show(run.state())
+                time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        console.print(f"{run.name} stops all the same; `{run.command('monitor')}` shows whether it has")
+        raise
     return run.state()

@@ -109,7 +109,7 @@ class Requests:
         if self.heard.stop and not self.has_stopped:
             self.has_stopped = True
             self.run.request_stop(self.heard.stop)
-            console.print(f"stopping: {ending.stopping(self.run.state())}; Ctrl-C again ends at once")
+            console.print(f"stopping{ending.stopping(self.run.state())}; Ctrl-C again ends at once")
         if self.heard.at_once and not self.has_ended:
             self.has_ended = True
             self.nodes.end_now()
