@@ -22,7 +22,7 @@ DATES = [
 # The day or the month first: nobody knows, so such a date is compared with its own kind alone.
 EITHER = re.compile(rf"(?<![\w./-])(?P<day>\d{{1,2}})[-/.](?P<month>\d{{1,2}})[-/.]{YEAR}(?![\w/-])")
 TIME = re.compile(
-    r"(?<![\w:.])(?P<hour>\d{1,2})(?::(?P<minute>\d{2})(?::(?P<second>\d{2}))?)?(?![\d:])(?:\s?(?P<half>[ap])\.?m\b\.?)?",
+    r"(?<![\w:.])(?P<hour>\d{1,2})(?::(?P<minute>\d{2})(?::(?P<second>\d{2}))?)?(?![\d:])(?:\s*(?P<half>[ap])\.?m\b\.?)?",
     re.IGNORECASE | re.ASCII,
 )
 

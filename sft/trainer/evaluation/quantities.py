@@ -31,7 +31,7 @@ ALONE = re.compile(NUMBER.replace("SIGN", "[+-][ ]?"), FLAGS)
 # In a text: `4-5` has no sign, `- 5` is an item of a list.
 ANYWHERE = re.compile(NUMBER.replace("SIGN", r"(?<![\w)\]%.$])[+-]"), FLAGS)
 POWER_OF_TEN = re.compile(r"([+-]?)10\^\(?([+-]?\d+)\)?")
-LABEL = re.compile(r"([^\W\d][\w ']*(?:\(\w\))?)\s*=\s*(?![=])")
+LABEL = re.compile(r"(\\?[^\W\d][\w ']*(?:\(\w\))?)\s*=\s*(?![=])")
 BRACKETS = re.compile(r"\(([^,()]*)\)|\{([^,{}]*)\}")
 
 

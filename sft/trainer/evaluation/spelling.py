@@ -39,6 +39,8 @@ ARGUMENT = r"\s*(?:\{([^{}]*)\}|([0-9a-zA-Z]))"
 FRACTION = re.compile(r"\\[dtc]?frac" + ARGUMENT + ARGUMENT)
 ROOT = re.compile(r"\\sqrt" + ARGUMENT)
 POWER = re.compile(r"([\^_])\{([^{}]*)\}")
+# What needs no brackets: e^{2x} is not e^2x, and √{2x} is not √2x, but x_{max} is x_max.
+ONE, NAME = re.compile(r"-?(?:\d+(?:[.,]\d+)*|\w)|"), re.compile(r"-?[\w.,]+|")
 WRITING = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|operatorname|boxed|fbox)\s*\{([^{}]*)\}"
 )
@@ -92,8 +94,8 @@ def without_latex(text: str) -> str:
     for _ in range(PASSES):
         before = text
         text = WRITING.sub(r"\1", text)
-        text = ROOT.sub(lambda found: "√" + grouped(found[1] or found[2] or ""), text)
-        text = POWER.sub(lambda found: found[1] + grouped(found[2]), text)
+        text = ROOT.sub(lambda found: "√" + grouped(found[1] or found[2] or "", ONE), text)
+        text = POWER.sub(lambda found: found[1] + grouped(found[2], ONE if found[1] == "^" else NAME), text)
         text = FRACTION.sub(fraction, text)
         if text == before:
             break
@@ -111,7 +113,7 @@ def fraction(found: re.Match[str]) -> str:
     return f"{above}/{below}"
 
 
-def grouped(text: str) -> str:
-    """Return the inside of LaTeX's braces, in brackets unless it is one name or number."""
+def grouped(text: str, alone: re.Pattern[str] = NAME) -> str:
+    """Return the inside of LaTeX's braces, in brackets unless it is one name or number, as `alone` matches them."""
     text = text.strip()
-    return text if re.fullmatch(r"-?[\w.,]+|", text) else f"({text})"
+    return text if alone.fullmatch(text) else f"({text})"
