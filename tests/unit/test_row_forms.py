@@ -288,6 +288,17 @@ def test_preferences_votes_and_pictures_are_refused_until_the_settings_say_what_
     assert convert(row, **settings) == ONE
 
 
+def test_the_first_look_says_how_the_only_text_of_a_row_is_trained(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"content": "int main() {}", "lang": "C", "stars": 3}) + "\n")
+    with pytest.raises(SettingsError) as caught:
+        look.check_first_rows(path, load(None))
+    assert str(caught.value).endswith(
+        'but content, lang, stars; if `content` is a text to train on as it is, set COLUMNS={"content": "text"}'
+    )
+    look.check_first_rows(path, load(None, columns='{"content": "text"}'))
+
+
 def test_the_first_look_says_that_rows_are_preferences(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps({"prompt": ASK, "chosen": ANSWER, "rejected": "Noir"}) + "\n")

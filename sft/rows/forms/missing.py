@@ -93,6 +93,8 @@ def remedy(role: ColumnRole, setting: str, column: str, rows: list[Row]) -> str:
     if len(free) == 2 and not any(recognised(name) in SETTINGS for name in names):
         roles = json.dumps(dict(zip(free, SETTINGS, strict=True)))
         return f"if that is what they are, set COLUMNS={roles}"
+    if len(free) == 1 and not any(recognised(name) in SETTINGS for name in names):
+        return f"if `{shown(free[0])}` is a text to train on as it is, set {given(free[0], 'text')}"
     return f"set {setting} to one of them"
 
 
