@@ -53,6 +53,18 @@ def test_otherwise_eos_ends_it_and_each_answer_has_a_sequence_of_its_own(tokeniz
     assert "</s> is appended" in said(going_on) and "each answer is a sequence of its own" in said(going_on)
 
 
+def test_another_opening_than_that_of_the_generation_prompt_is_not_trained(tokenizer):
+    other = CHATML.replace("'<|im_start|>assistant\n' }}", "'<|im_start|>model\n' }}")
+    assert other != CHATML
+    model = found(tokenizer, other, CHATML_MARKS, "<|im_end|>")
+    assert trained(model, TWO) == [
+        "<|im_start|>user\nQ?<|im_end|>\n<|im_start|>model\n⟦A<|im_end|>⟧",
+        "<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+        "<|im_start|>user\nR?<|im_end|>\n<|im_start|>model\n⟦B<|im_end|>⟧",
+    ]
+    assert "ends with 'model', which the template does not write before an answer; 'assistant', which it" in said(model)
+
+
 def test_a_text_that_ends_an_answer_and_is_no_token_is_not_trained(tokenizer):
     without_marks = found(tokenizer, CHATML)
     assert trained(without_marks, TWO) == [

@@ -87,7 +87,7 @@ def written(messages: Sequence[Message], whole: str, prompt: str, conversation: 
     unwritten = probe.unwritten
     head = prompt.removesuffix(unwritten)
     if unwritten and prompt.endswith(unwritten) and whole.startswith(head):
-        return without_opening(whole[len(head) :], unwritten)
+        return without_opening(whole[len(head) :].removeprefix(probe.replaced), unwritten)
     other = [*messages[:-1], replace(messages[-1], content=ANSWER, keys={})]
     return probe.lead + whole[len(shared_start(whole, render(other, conversation, probe))) :]
 

@@ -11,7 +11,7 @@ from sft.errors import shown
 from sft.rows.conversation import ROLES, Message, Role
 from sft.run.records import TemplateFacts
 from sft.trainer.data.chat_template import ChatTemplate, Refused
-from sft.trainer.data.prober import ANSWER, Prober, shared_start, user, usual_forms
+from sft.trainer.data.prober import ANSWER, USER, Prober, shared_start, user, usual_forms
 from sft.trainer.data.template_traits import THINK, Ending, Forms, Thinking
 
 
@@ -26,6 +26,7 @@ class Probe:
     refused_calls: str  # why it refuses them, if it does
     lead: str  # what the template writes between the generation prompt and the answer's words
     unwritten: str  # the end of the generation prompt that it does not write before an answer
+    replaced: str  # what it writes in place of that, if it is not about reasoning: another opening of an answer
     thinking: Thinking
     keeps_answers: bool  # an earlier answer stays as it was when it was the last
     splits_prompt: bool  # the tokens of the generation prompt are those that the whole text begins with
@@ -93,6 +94,9 @@ def probe(template: ChatTemplate, model_stops: set[int]) -> Probe:
         return probe(template.with_generation_prompt(lead), model_stops)
     forms, call_ending, refused_calls = prober.calls()
     ending, thinking = prober.ending(), prober.thinking(prompt)
+    unwritten = prompt[len(head) :]
+    is_about_reasoning = thinking.prompt_opens or thinking.prompt_closes
+    opens_otherwise = unwritten.strip() and USER not in unwritten and not is_about_reasoning
     return Probe(
         template=template,
         forms=replace(forms, moves_reasoning=thinking.only_from_key),
@@ -100,7 +104,8 @@ def probe(template: ChatTemplate, model_stops: set[int]) -> Probe:
         call_ending=call_ending,
         refused_calls=refused_calls,
         lead=lead,
-        unwritten=prompt[len(head) :],
+        unwritten=unwritten,
+        replaced=rendered[len(head) : rendered.rindex(ANSWER)] if opens_otherwise else "",
         thinking=thinking,
         keeps_answers=prober.keeps_answers(ending),
         splits_prompt=prober.splits_prompt(prompt, rendered),
@@ -131,8 +136,7 @@ def facts(found: Probe, arguments: Mapping[str, object]) -> TemplateFacts:
     if thinking.prompt_opens:
         said.append(f"the generation prompt opens reasoning ({thinking.opener}): answers without any close it at once")
     elif found.unwritten.strip() and not thinking.prompt_closes:
-        what = shown(repr(found.unwritten.strip()), 60)
-        said.append(f"the generation prompt ends with {what}, which the template does not write before an answer")
+        said.append(of_unwritten(found.unwritten.strip(), found.replaced.strip()))
     if not found.splits_prompt:
         said.append("the tokenizer would join the end of the generation prompt and an answer: they are tokenised apart")
     return TemplateFacts(
@@ -147,3 +151,12 @@ def facts(found: Probe, arguments: Mapping[str, object]) -> TemplateFacts:
         arguments=dict(arguments),
         said=said,
     )
+
+
+def of_unwritten(unwritten: str, replaced: str) -> str:
+    """Return a sentence about the end of a generation prompt that the template does not write before an answer."""
+    if USER in unwritten:
+        return "the chat template writes a question otherwise if its answer follows: rows have it as a prompt has it"
+    what = f"the generation prompt ends with {shown(repr(unwritten), 60)}, which the template does not write before an"
+    instead = f"; {shown(repr(replaced), 60)}, which it writes instead, is not trained" if replaced else ""
+    return f"{what} answer{instead}"
