@@ -8,7 +8,7 @@ from sft.errors import SettingsError, UserError, wrong
 from sft.run import files
 from sft.run.directory import Run
 from sft.run.find import at_work, find, latest, newest_first
-from sft.settings import rules
+from sft.settings import rules, variables
 from sft.settings.fields import Settings
 
 OTHERS = 5  # other unfinished runs that are listed beside the one that is resumed
@@ -50,6 +50,7 @@ def named(run: Run, settings: Settings) -> tuple[Run | None, list[str]]:
     if not run.path.exists():
         return None, []
     if settings.fresh:
+        refuse_inputs_in(run, settings)
         return None, [set_aside(run)]
     if not run.settings_file.is_file():
         if all(path.is_dir() or path.name.startswith(".") for path in run.path.rglob("*")):  # killed while it was made
@@ -70,6 +71,15 @@ def named(run: Run, settings: Settings) -> tuple[Run | None, list[str]]:
     if differences:
         raise SettingsError([*differences, f"{run.path}: `{run.command('resume')}` resumes it with its own settings"])
     return run, run.unreadable_files()
+
+
+def refuse_inputs_in(run: Run, settings: Settings) -> None:
+    """Raise SettingsError if the new run would train on files of the run that makes room for it."""
+    for name in ("model_name", "dataset", "chat_template"):
+        value = str(getattr(settings, name))
+        if value and run.path.resolve() in variables.expanded(value).resolve().parents:
+            what = f"FRESH=1 would set aside the run that {name.upper()}={value} belongs to"
+            raise SettingsError([wrong("RUN_NAME", run.name, what, "use another name")])
 
 
 def set_aside(run: Run) -> str:

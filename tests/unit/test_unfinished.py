@@ -219,6 +219,15 @@ def test_fresh_sets_the_old_run_of_that_name_aside(status):
     assert runs.Run(run.path.with_name("gsm.old-1")).saved_step() == 5
 
 
+def test_a_run_makes_no_room_for_one_that_is_trained_on_its_own_model():
+    run = made("gsm", status="finished", step=250)
+    run.final.mkdir()
+    said = "RUN_NAME=gsm: FRESH=1 would set aside the run that MODEL_NAME=runs/gsm/final belongs to; use another name"
+    with pytest.raises(SettingsError, match=said):
+        opened(settings_of(run_name="gsm", fresh=True, model_name="runs/latest/final"))
+    assert run.is_there()
+
+
 def test_fresh_sets_no_run_aside_that_is_at_work():
     run = made("gsm", "training", step=5)
     with run.lock(), pytest.raises(UserError, match="is running"):
