@@ -10,6 +10,7 @@ from sft.run import budget, lifecycle
 from sft.run.records import AnswerLine, Results
 from sft.steps import Steps
 from sft.trainer.distributed import Pending, World
+from sft.trainer.evaluation.generate import Progress
 from sft.trainer.report import Reporter, StepResult
 from sft.trainer.trackers import trackers
 from tests.settings import decided
@@ -133,3 +134,10 @@ def test_a_tracker_of_ones_own_gets_every_line_of_this_attempt_once(run, monkeyp
     again.close()
     assert mine[1].logged == 3 and mine[1].lines == []  # steps 6 and 8 are lost
     assert [line.step for line in run.read_metrics()] == [0, 3, 4]
+
+
+def test_the_progress_of_an_evaluation_counts_the_rows_that_are_asked_and_not_the_ranks_shares_made_equal(run):
+    progress = Progress(run, 4, 15, reporter_of(run, 0))  # of 15 rows, four ranks have 4, 4, 4 and 3
+    progress.batch = (10, 20)
+    progress(torch.zeros((4, 20), dtype=torch.long), None)  # half of the new tokens
+    assert (run.state().answers, run.state().total_answers) == (7, 15)

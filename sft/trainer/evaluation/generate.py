@@ -61,7 +61,7 @@ def generate(
     padded = room if way.pads else 0
     if padded < math.inf:
         mine = sorted(mine, key=lambda index: -len(prompts[index]))
-    progress = Progress(run, len(mine), reporter, world)
+    progress = Progress(run, len(mine), len(asked), reporter)
     found: list[Answer] = []
     for chosen in batches_of(mine, prompts, most, padded):
         since = time.monotonic()
@@ -149,9 +149,10 @@ def as_many_as_fit(model: Any, prompt_tokens: int, settings: Settings) -> int:
 class Progress(transformers.StoppingCriteria):
     """Called for every token of a batch: reports how far the evaluation is, and ends it if the run is to stop."""
 
-    def __init__(self, run: Run, answers: int, reporter: Reporter, world: World) -> None:
-        self.run, self.reporter, self.world = run, reporter, world
-        self.answers, self.done = answers, 0  # of this rank
+    def __init__(self, run: Run, mine: int, everyone: int, reporter: Reporter) -> None:
+        """`mine`: the answers of this rank. `everyone`: those of all ranks, which are as far as this one."""
+        self.run, self.reporter = run, reporter
+        self.mine, self.everyone, self.done = mine, everyone, 0
         self.batch = (0, 1)  # prompt tokens and new tokens of the batch at work
         self.told_at = 0.0
         self.stopped = False
@@ -163,8 +164,8 @@ class Progress(transformers.StoppingCriteria):
             self.stopped = self.run.stop_reason() is not None or process.stop_requested.is_set()
             width, new = self.batch
             share = (input_ids.shape[1] - width) / new  # the answers of a batch grow together
-            answers = (self.done + len(input_ids) * share) * self.world.world_size
-            self.reporter.tell(answers=int(answers), total_answers=self.answers * self.world.world_size)
+            answers = (self.done + len(input_ids) * share) / self.mine * self.everyone
+            self.reporter.tell(answers=int(answers), total_answers=self.everyone)
         return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
 
 
