@@ -152,6 +152,7 @@ def torch_varlen(
     return output
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it would be compiled anew for each number of sequences
 def one_by_one(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed, options: Options
 ) -> torch.Tensor:

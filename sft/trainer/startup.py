@@ -68,11 +68,14 @@ def try_engine(
     packs = settings.packing and tried.packing
     with reporter.phase("loading"):
         engine, received = start_engine(base, settings, config, world, whole_layers, tried)
-        with gradients.Misfits(engine) as misfits:
+        # With COMPILE=1 each way that is tried would be compiled, and count against the limit (engine.py).
+        with gradients.Misfits(engine) as misfits, torch.compiler.set_stance(fast_paths.UNCOMPILED):
             packing = fast_paths.take_fast_paths(engine, packs, world, int(rows.lengths.max()))
         if misfits.reasons:
             give_up(engine, ", ".join(misfits.reasons), reporter)
             return None
+        if settings.compile:
+            fast_paths.use_compiled(engine, packing, world)
         capabilities.note(engine, packing, tried, settings, run, reporter, world)
         first_step = resume.resume(engine, run, world)
         saver = Saver(engine, run, settings.keep_checkpoints, world)

@@ -39,6 +39,7 @@ class Layer:
         self.is_tried = True
         module.forward = self
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # each micro-batch has other groups of other shapes
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the layer."""
         sequences = packed.noted()

@@ -131,3 +131,10 @@ def test_the_tasks_read_their_env_file(project):
     assert project.inv("train", **settings).returncode == 0
     assert Run(project.path / "runs" / "from-file").state().total_steps == 2
     env.unlink()
+
+
+def test_layers_that_cannot_be_compiled_here_are_trained_as_they_are(project, tmp_path):
+    missing = {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": tmp_path}
+    compiled = project.train("no-compiler", NODES=1, MAX_STEPS=2, COMPILE=1, **missing)
+    assert "LlamaForCausalLM is not compiled (" in compiled.log_files()[0].read_text()
+    assert len(metrics(compiled, "train/loss")) == 2
