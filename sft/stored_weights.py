@@ -22,7 +22,7 @@ PIECE_BYTES = 2**12
 
 AGAIN = "fetch the model again"
 ORIGINAL = "use the model with its original weights (LORA_BASE_BITS=4 quantises them as they are loaded)"
-OTHER_FORMATS = (  # a file's name, what it is, and what to do
+OTHER_WEIGHTS = (  # a file's name, what it is, and what to do
     ("*.gguf", "llama.cpp's format", "use the model with safetensors"),
     (
         "zero_to_fp32.py",
@@ -69,7 +69,7 @@ def not_loaded(folder: Path) -> Problem:
         return ALONE
     if partial := next(folder.rglob("*.incomplete"), None):
         return f"its download has not ended ({partial.name})", AGAIN
-    for pattern, what, remedy in OTHER_FORMATS:
+    for pattern, what, remedy in OTHER_WEIGHTS:
         if found := next(folder.glob(pattern), None):
             return f"has its weights in {what} alone ({found.name})", remedy
     others = sorted(path.name for path in folder.glob("*.safetensors"))

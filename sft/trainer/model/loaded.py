@@ -7,6 +7,7 @@ from typing import Any
 
 import transformers
 from transformers import modeling_utils
+from transformers.modeling_utils import log_state_dict_report
 
 from sft.trainer.model import published
 
@@ -24,17 +25,16 @@ def from_pretrained(
     # transformers' output_loading_info makes a pair of the result, which a model's own from_pretrained does not expect.
     found: list[tuple[Any, dict[str, Any]]] = []  # more than one, if a part of the model is loaded by itself
     library: Any = modeling_utils
-    log = library.log_state_dict_report
 
     def noted(**given: Any) -> None:
         found.append((given["model"], given["loading_info"].to_dict()))
-        log(**given)
+        log_state_dict_report(**given)
 
     library.log_state_dict_report = noted
     try:
         model = published.from_pretrained(path, config, ignore_mismatched_sizes=True, **options)
     finally:
-        library.log_state_dict_report = log
+        library.log_state_dict_report = log_state_dict_report
     return model, next((info for loaded, info in found if loaded is model), {})
 
 

@@ -22,6 +22,9 @@ from sft.settings.fields import Settings
 from sft.trainer.causes import reason_of
 from sft.trainer.model.loaded import from_pretrained, in_words, misfit
 
+# Taken here: where transformers renamed it, looking for it while a model loads would count as one that cannot.
+adjust_keys = transformers.PreTrainedModel._adjust_missing_and_unexpected_keys
+
 
 def check(settings: Settings, folder: Path) -> list[str]:
     """Raise SettingsError if files lack weights of the model, or hold others than config.json says.
@@ -114,17 +117,16 @@ def all_noted() -> Iterator[set[str]]:
     """
     kind: Any = transformers.PreTrainedModel
     found = set[str]()
-    adjust = kind._adjust_missing_and_unexpected_keys
 
     def noted(model: Any, info: Any) -> None:
         found.update(info.unexpected_keys)
-        adjust(model, info)
+        adjust_keys(model, info)
 
     kind._adjust_missing_and_unexpected_keys = noted
     try:
         yield found
     finally:
-        kind._adjust_missing_and_unexpected_keys = adjust
+        kind._adjust_missing_and_unexpected_keys = adjust_keys
 
 
 def untied(settings: Settings, folder: Path, model: Any) -> tuple[str, str] | None:
