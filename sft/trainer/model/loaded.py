@@ -7,7 +7,7 @@ from typing import Any
 
 import transformers
 from transformers import modeling_utils
-from transformers.modeling_utils import log_state_dict_report
+from transformers.utils.loading_report import log_state_dict_report
 
 from sft.trainer.model import published
 
