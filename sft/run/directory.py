@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 OLD_FAILURE = "failed"  # an earlier version wrote the reason here as text
 EVALUATION = "evaluation"  # the directory inside a run's in which it is evaluated again
+LAST_ATTEMPT_S = 30  # what an attempt that has ended may take to go away: containers are removed, a report is printed
+POLL_S = 0.1
 RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
 
 
@@ -315,19 +317,32 @@ class Run(RunPaths):
     def claim(self) -> TextIO:
         """Keep every other program from starting this run, until the file returned is closed or this process ends.
 
-        This is not the lock of the first node's program, which is taken later and may be in a container. Raises
-        UserError if another program has it, a node is at work, or the run is another user's.
+        This is not the lock of the first node's program, which is taken later and may be in a container. An attempt
+        that has just ended is waited for: `make stop` and `make resume` in one line must not meet it. Raises UserError
+        if another program has the run, a node is at work, or the run is another user's.
         """
         if problem := self.not_yours():
             raise UserError(problem)
-        file = files.lock(self.path / ".claim")
-        if file is None or self.is_running():
-            if file is not None:
-                file.close()
-            raise UserError(
-                f"{self.path}: is running; `{self.command('monitor')}` shows it, `{self.command('stop')}` ends it"
-            )
+        deadline = time.monotonic() + LAST_ATTEMPT_S
+        while (file := self.claim_now()) is None:
+            if not self.has_just_ended() or time.monotonic() > deadline:
+                raise UserError(
+                    f"{self.path}: is running; `{self.command('monitor')}` shows it, `{self.command('stop')}` ends it"
+                )
+            time.sleep(POLL_S)
         return file
+
+    def claim_now(self) -> TextIO | None:
+        """Return the run's claim, None if another program has it or a node is at work."""
+        file = files.lock(self.path / ".claim")
+        if file is not None and self.is_running():
+            file.close()
+            return None
+        return file
+
+    def has_just_ended(self) -> bool:
+        """Tell whether what still holds the run is the rest of an attempt that has recorded its end."""
+        return self.ended and self.at_work() == self
 
     def is_there(self) -> bool:
         """Tell whether the directory holds a run. Raises UserError if this user may not look."""

@@ -142,7 +142,7 @@ def to_resume(runs: Path, name: str) -> tuple[Run, list[str]]:
             again = f"`make train FROM={run.name}` repeats it, `{run.command('evaluate')}` evaluates it again"
             raise UserError(f"{run.path}: is finished; {again}")
         return run, []
-    unfinished = [run for run in newest_first(runs) if is_worth_resuming(run) and not run.is_running()]
+    unfinished = [run for run in newest_first(runs) if is_worth_resuming(run) and (run.ended or not run.is_running())]
     blocked = {run.path: why for run in unfinished if (why := obstacle(run))}
     waiting = [run for run in unfinished if run.path not in blocked]
     last = latest(runs)

@@ -70,9 +70,9 @@ def test_exactly_one_of_many_programs_opens_a_run(tmp_path, kind):
 def test_a_run_is_free_again_when_its_program_has_ended(tmp_path):
     settings = decided(runs_path=tmp_path, run_name="a")
     with open_run(decision(settings), print) as run:
-        run.update_state("stopped")
         with pytest.raises(UserError, match="is running"), open_run(decision(settings), print):
             pass
+        run.update_state("stopped")
     said = []
     with open_run(decision(settings), said.append) as again:
         assert again.path == run.path
@@ -83,8 +83,31 @@ def test_a_node_at_work_keeps_others_out(tmp_path):
     """The task that opened the run may be gone, its nodes not yet."""
     settings = decided(runs_path=tmp_path, run_name="a")
     run = lifecycle.create(settings, "")
-    run.update_state("stopped")
+    run.update_state("saving")
     with run.lock(), pytest.raises(UserError, match="is running"), open_run(decision(settings), print):
+        pass
+    assert run.state().status == "saving"
+
+
+@pytest.mark.parametrize("held", ["lock", "claim"])
+def test_an_attempt_that_has_ended_is_given_the_time_to_go_away(tmp_path, monkeypatch, held):
+    """After `make stop`, the nodes or the program that started them may be there for a moment."""
+    settings = decided(runs_path=tmp_path, run_name="a")
+    run = lifecycle.create(settings, "")
+    rest, looks = getattr(run, held)(), []
+    run.update_state("stopped")
+
+    def look(self):
+        looks.append(rest.close() if len(looks) == 2 else None)
+        return ended(self)
+
+    ended = runs.Run.has_just_ended
+    monkeypatch.setattr(runs.Run, "has_just_ended", look)
+    with open_run(decision(settings), print) as again:
+        assert again.state().attempt == 2 and len(looks) == 3
+    run.update_state("stopped")
+    monkeypatch.setattr(runs, "LAST_ATTEMPT_S", 0)
+    with getattr(run, held)(), pytest.raises(UserError, match="is running"), open_run(decision(settings), print):
         pass
     assert run.state().status == "stopped"
 

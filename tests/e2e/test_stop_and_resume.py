@@ -26,17 +26,17 @@ def test_stopped_and_resumed_equals_undisturbed(project, undisturbed, tmp_path):
     process = project.start("train", **small(RUN_NAME="stopped", **STEPS, **hold.settings))
     hold.wait(process, run)
     asked = hold.stop(project, process, run)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, output
     state = run.state()
     assert state.status == "stopped" and 5 <= state.step < 20
+    assert (run.checkpoints / "latest").read_text().strip() == f"step-{state.step:06d}"
+    # At once, with the settings of its own, as the hint stands there: it waits for what is left of the attempt.
+    resumed = project.inv("make", "resume", "NAME=stopped")
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
     saved = f"saved as step-{state.step:06d}; `make resume NAME=stopped` continues from there"
     for said in (output, asked):
         assert f"stopped after step {state.step} of 20, {saved}" in said
-    assert (run.checkpoints / "latest").read_text().strip() == f"step-{state.step:06d}"
-    project.wait_for_no_process()
 
-    resumed = project.inv("make", "resume", "NAME=stopped")  # with the settings of its own, as the hint stands there
     assert resumed.returncode == 0, resumed.stdout
     assert f"after step {state.step}" in resumed.stdout
     assert run.state().status == "finished"

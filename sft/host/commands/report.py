@@ -9,7 +9,7 @@ from rich.console import Console
 from sft.errors import RunFailed, UserError
 from sft.host.commands import ending, logs
 from sft.host.commands.watch import Watched
-from sft.host.plan import view  # fmt: skip
+from sft.host.plan import view
 from sft.host.rows import looks
 from sft.host.rows.words import row_counts
 from sft.host.screen import duration, labelled

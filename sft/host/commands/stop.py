@@ -19,8 +19,7 @@ POLL_S = 0.2
 
 def run_to_stop(latest: Run) -> Run:
     """Return the run that `make stop` without NAME means: the latest, or the only one that runs. Raises UserError."""
-    job = queue.job_of(latest)
-    if latest.is_running() or (job and job.is_active):
+    if latest.is_running() or job_to_cancel(latest):
         return latest
     working = at_work(latest.path.parent)
     if len(working) == 1:
@@ -33,6 +32,17 @@ def run_to_stop(latest: Run) -> Run:
     )
 
 
+def job_to_cancel(run: Run) -> queue.JobState | None:
+    """Return the job that would begin or continue a run which is not at work; None if there is none.
+
+    The job of a finished run goes away by itself.
+    """
+    if run.is_running() or run.state().status == "finished":
+        return None
+    job = queue.job_of(run)
+    return job if job and job.is_active else None
+
+
 def status_of(run: Run) -> str:
     """Return the status of a run that is not running, in words."""
     state = run.record(run.state_file, State)
@@ -43,9 +53,10 @@ def status_of(run: Run) -> str:
 
 def stop(run: Run, console: Console) -> None:
     """Stop a run after its current step, or take its job out of the queue. Raises UserError if it is not running."""
-    if not run.is_running() and (job := queue.job_of(run)) and job.is_active:
+    if job := job_to_cancel(run):
         queue.cancel(job.number)
-        run.update_state("stopped")
+        if not run.ended:
+            run.update_state("stopped")
         console.print(f"{job.words}: cancelled; {ending.how_to_continue(run, run.command('resume'))}")
         return
     if not run.is_running():

@@ -18,15 +18,34 @@ from sft.run.directory import Run
 from sft.settings.fields import Settings
 
 POLL_S = 2.0  # Slurm's controller serves a whole cluster
+ENDING_S = 60  # what a job may take to leave the queue after its run has ended: KillWait alone is 30 s by default
 
 
-def refuse_queued(run: Run | None) -> None:
-    """Raise UserError if a run has a job in the queue: a second one would wait for it in vain."""
+def refuse_queued(run: Run | None, console: Console) -> None:
+    """Raise UserError if a run has a job in the queue: a second one would wait for it in vain.
+
+    A job whose run has ended leaves the queue by itself, unless it is queued again, and is waited for.
+    """
     job = queue.job_of(run) if run else None
+    if run and job and job.is_active:
+        job = after_its_end(run, job, console)
     if run and job and job.is_active:
         raise UserError(
             f"{run.path}: {job.words}; `{run.command('monitor')}` shows it, `{run.command('stop')}` ends it"
         )
+
+
+def after_its_end(run: Run, job: queue.JobState, console: Console) -> queue.JobState | None:
+    """Return the state of a run's job once it no longer is the rest of an attempt that has ended."""
+    deadline = time.monotonic() + ENDING_S
+    if is_rest := job.is_rest_of(run):
+        console.print(f"waiting for the end of job {job.number}")
+    state: queue.JobState | None = job
+    while is_rest and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        state = queue.job_of(run)
+        is_rest = state is not None and state.is_rest_of(run)
+    return state
 
 
 def submit(run: Run, decision: Decision, console: Console) -> Queued:

@@ -28,7 +28,7 @@ def train(written: Settings, console: Console, follow: bool = False) -> Run:
 
     A run that a scheduler starts is submitted only; `follow` shows it until it has ended.
     """
-    submit.refuse_queued(unfinished.requested(written))  # before its port is in use
+    submit.refuse_queued(unfinished.requested(written), console)  # before its port is in use
     decision = decide(written)
     for line in decision.lines:
         console.print(line)
@@ -36,15 +36,14 @@ def train(written: Settings, console: Console, follow: bool = False) -> Run:
     if decision.launcher.queues:
         return train_in_queue(decision, console, follow)
     latest = find.latest(written.runs_path)
-    with signals.noted() as heard:
-        with open_run(decision, console.print) as run:
-            watched = watch_all(run, decision.launcher.start, decision.settings.restarts, console, heard)
-            if watched.found_wrong:
-                reason = run.state().error
-                lifecycle.discard(run, latest)
-                console.print(f"{run.path} is removed: nothing was trained")
-                raise UserError(reason)
-        conclude(watched, console)
+    with signals.noted() as heard, open_run(decision, console.print) as run:
+        watched = watch_all(run, decision.launcher.start, decision.settings.restarts, console, heard)
+        if watched.found_wrong:
+            reason = run.state().error
+            lifecycle.discard(run, latest)
+            console.print(f"{run.path} is removed: nothing was trained")
+            raise UserError(reason)
+        conclude(watched, console)  # before another program may resume the run, and change what is read here
     return run
 
 

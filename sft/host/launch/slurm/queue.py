@@ -51,6 +51,10 @@ class JobState:
         """Whether it waits or is at work."""
         return self.waits or self.state in AT_WORK
 
+    def is_rest_of(self, run: Run) -> bool:
+        """Whether it only has to go away, as its run has ended."""
+        return self.is_active and not self.waits and run.ended and not run.is_running()
+
     @property
     def words(self) -> str:
         """Say it in words, as in "job 12 is pending (Resources), requeued once"."""
