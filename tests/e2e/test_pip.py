@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from sft.host.install import pip
+from tests.processes import wait_for_end
 
 from .screen import run_in_terminal
 
@@ -71,4 +72,4 @@ def test_a_signal_ends_the_installation_with_one_line_and_leaves_no_pip(tmp_path
     said, errors = process.communicate()
     assert (said, errors) == ("", f"ended by {number.name}: start again\n")
     assert process.returncode == 128 + number
-    assert not any(pip.is_running() for pip in pips)
+    wait_for_end(pips)

@@ -10,6 +10,7 @@ from sft import hostfile
 from sft.run import lifecycle
 from sft.trainer.trackers import wandb_process
 from sft.trainer.trackers.trackers import Trackers
+from tests.processes import wait_for_end
 from tests.settings import decided
 
 PATIENCE_S = 60
@@ -101,7 +102,7 @@ def test_wandb_that_hangs_at_the_end_is_ended(tmp_path, capsys):
     assert run.state().wandb == f"not logging there ({said})"
     assert capsys.readouterr().out == f"W&B: not logging there ({said})\n"
     assert process.returncode is not None
-    assert not core.is_running() or core.status() == psutil.STATUS_ZOMBIE
+    wait_for_end([core])
     assert steps(run) == [1, 2]
 
 
