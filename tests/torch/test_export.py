@@ -150,6 +150,15 @@ def test_the_final_model_of_a_run_without_facts_about_the_template_is_as_publish
     assert tokenizer.chat_template is None and "<|im_end|>" not in tokenizer.all_special_tokens
 
 
+def test_the_licence_of_the_base_goes_with_the_final_model(base, tmp_path):
+    texts = {name: f"the text of {name}" for name in ("LICENSE.txt", "USE_POLICY.md", "NOTICE")}
+    for name, text in texts.items():
+        (base / name).write_text(text)
+    (base / "LICENSE-pictures").mkdir()
+    exported(base, tmp_path / "final", facts(1))
+    assert {name: (tmp_path / "final" / name).read_text() for name in texts} == texts
+
+
 def test_all_named_templates_are_exported_and_the_default_is_the_usual_one(base, tmp_path):
     named = {"default": CHAT, "tool_use": CHAT + " "}
     tokenizer, _ = exported(base, tmp_path / "final", facts(1, templates=named))

@@ -14,7 +14,7 @@ from sft.run.records import Prepared, TemplateFacts
 from sft.settings.fields import Settings
 from sft.trainer import distributed
 from sft.trainer.distributed import World
-from sft.trainer.model import adapter, generation, implementation, processor, published
+from sft.trainer.model import adapter, generation, implementation, licence, processor, published
 from sft.trainer.model.load import permissions
 
 
@@ -77,6 +77,7 @@ def write_model(
     tokenizer = generation.exported_tokenizer(base, template, trusted)
     tokenizer.save_pretrained(folder)
     processor.copy(base, template, folder)
+    licence.copy(base, folder)
     if model.generation_config is not None:
         configuration = generation.configuration(model, tokenizer, template)
         configuration.to_json_file(folder / transformers.utils.GENERATION_CONFIG_NAME)

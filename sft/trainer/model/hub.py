@@ -8,9 +8,10 @@ from sft.errors import SettingsError, wrong
 from sft.hub.repository import Repository
 from sft.settings.fields import Settings
 from sft.trainer.hub.own_cache import adopt
+from sft.trainer.model import licence
 
 # Of a model, these files are downloaded.
-WITHOUT_WEIGHTS = ["*.json", "*.model", "*.txt", "*.jinja", "*.py"]
+WITHOUT_WEIGHTS = ["*.json", "*.model", "*.txt", "*.jinja", "*.py", *licence.FILES]
 FILES = [*WITHOUT_WEIGHTS, "*.safetensors"]
 
 
