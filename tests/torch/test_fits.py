@@ -116,6 +116,17 @@ def test_files_that_lack_weights_are_refused(model, change, said):
         check(model)
 
 
+def test_a_matrix_of_an_expert_that_is_missing_is_refused_by_its_name(tmp_path):
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "head_dim": 4}
+    model = tmp_path / "model"
+    transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**SIZES | HEADS | sizes)).save_pretrained(model)
+    assert check(model) == []
+    name = "model.layers.1.mlp.experts.2.up_proj.weight"
+    changed(model, lambda weights: {other: weight for other, weight in weights.items() if other != name})
+    with pytest.raises(SettingsError, match=f"^MODEL_NAME={model}: its files lack 1 weight .{name}., which"):
+        check(model)
+
+
 def test_layers_that_transformers_ignores_without_a_word_are_told(tmp_path):
     """DeepSeek V3 is published with a 62nd layer, which predicts the token after the next one."""
     sizes = {"num_attention_heads": 2, "num_key_value_heads": 2, "kv_lora_rank": 4, "q_lora_rank": 4, "n_group": 1}

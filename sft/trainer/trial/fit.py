@@ -7,6 +7,7 @@ memory, from the names and shapes in the files' headers. Nothing else of the fil
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from sft import model_files, stored_weights
 from sft.errors import SettingsError, shown, wrong
 from sft.settings.fields import Settings
 from sft.trainer.causes import reason_of
-from sft.trainer.model.loaded import from_pretrained, in_words, misfit
+from sft.trainer.model import published
+from sft.trainer.model.loaded import AGAIN, from_pretrained, in_words, misfit
+
+NUMBER = re.compile(r"\b\d+\b")  # of a layer or an expert, in the name of a weight
 
 # Taken here: where transformers renamed it, looking for it while a model loads would count as one that cannot.
 adjust_keys = transformers.PreTrainedModel._adjust_missing_and_unexpected_keys
@@ -34,7 +38,10 @@ def check(settings: Settings, folder: Path) -> list[str]:
     check_generation(settings, folder)
     found = loaded_without_values(settings, folder)
     if found is None:
-        return []  # the ranks ask the same when they load it: load.py
+        if names := missing_parts(settings, folder):
+            what = f"its files lack {in_words(names)}, which they have of other layers or experts"
+            raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, AGAIN)])
+        return []  # the ranks ask for the rest when they load it: load.py
     if problem := misfit(*found) or untied(settings, folder, found[0]):
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, *problem)])
     model, info = found
@@ -88,6 +95,28 @@ def loaded_without_values(
         return None
     spare = {name for name in found if name.endswith(".weight")}  # not masks and frequencies
     return model, info | {"unexpected_keys": spare | set(info.get("unexpected_keys") or ())}
+
+
+def missing_parts(settings: Settings, folder: Path) -> list[str]:
+    """Return the weights that saving would write, and that the files lack while they have others of their kind.
+
+    transformers makes one weight of the matrices of all experts: where one of them is missing, it fails.
+    """
+    stored = {
+        name
+        for path in stored_weights.weight_files(folder)
+        if path.endswith(".safetensors")
+        for name in stored_weights.header(folder / path)[0]
+    }
+    try:
+        config = published.config_in(folder, settings)
+        with torch.device("meta"):
+            model = published.from_config(config, settings.trust_remote_code)
+        written = core_model_loading.revert_weight_conversion(model, model.state_dict())
+    except Exception:  # of any kind: the code of a model family
+        return []
+    kinds = {NUMBER.sub("N", name) for name in stored}
+    return sorted(name for name in written.keys() - stored if NUMBER.sub("N", name) in kinds)
 
 
 @contextlib.contextmanager
