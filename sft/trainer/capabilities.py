@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from deepspeed import DeepSpeedEngine
 
 from sft.run import typed_json
@@ -11,7 +13,7 @@ from sft.settings.stages import Decided
 from sft.trainer import attention
 from sft.trainer.distributed import World
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import adapter, experts, towers
+from sft.trainer.model import adapter, chance, experts, towers
 from sft.trainer.model.parts import count_weights, true_shape
 from sft.trainer.report import Reporter
 
@@ -34,7 +36,8 @@ def of(engine: DeepSpeedEngine, packing: bool, tried: Tried, settings: Decided, 
         scans=target_loss.scans,
         trained_share=round(count_weights(target_loss, only_trained=True) / count_weights(target_loss), 6),
         frozen=towers.in_words(model, target_loss.unused),
-        left_out=[*target_loss.left_out, *without_adapters(target_loss, settings)],
+        dropout=chance.dropout(model.config),
+        left_out=[*target_loss.left_out, *without_adapters(target_loss, settings), *all_layers(model)],
         copy=tried.copy,
         not_tried=tried.not_tried,
     )
@@ -59,6 +62,19 @@ def without_adapters(target_loss: TargetLoss, settings: Decided) -> list[str]:
         f"no adapter reaches {kind}, {share:.0%} of the weights: they stay as they are"
         for kind, share in shares.items()
     ]
+
+
+def all_layers(model: Any) -> list[str]:
+    """Return a line for a model that was made to leave out layers at random."""
+    share = chance.dropped_layers(model.config)
+    return [f"no layer is left out at random (layerdrop={share:g}): ranks would leave out others"] if share else []
+
+
+def dropout_line(found: Capabilities) -> str:
+    """Return in one line what is dropped at random; "" if nothing is."""
+    shares = ", ".join(f"{name}={share:g}" for name, share in found.dropout.items())
+    what = f"trained with the dropout of its config.json ({shares}), so losses differ with the number of GPUs"
+    return f"{found.model}: {what}" if shares else ""
 
 
 def line(found: Capabilities) -> str:
@@ -98,7 +114,9 @@ def note(
     reporter.print(line(found))
     if said := frozen_line(engine.module):
         reporter.print(said)
-    for said in without_adapters(engine.module, settings):
+    for said in (*without_adapters(engine.module, settings), *all_layers(engine.module.model)):
         reporter.print(f"{found.model}: {said}")
+    if said := dropout_line(found):
+        reporter.print(said)
     if world.is_main:
         typed_json.write(run.capabilities, found)

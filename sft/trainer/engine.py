@@ -25,7 +25,7 @@ from sft.trainer import distributed, oom
 from sft.trainer.batching import MicroBatch
 from sft.trainer.distributed import Pending, World
 from sft.trainer.loss import TargetLoss
-from sft.trainer.model import adapter, liger, scans, towers
+from sft.trainer.model import adapter, chance, liger, scans, towers
 from sft.trainer.model.load import load_model
 from sft.trainer.model.parts import count_weights, decoder_layers, true_shape
 from sft.trainer.optimizer import keep_one_copy, optimizer_for
@@ -91,6 +91,7 @@ def model_to_train(
     """
     model = load_model(path, settings, world.device, config)
     unused = towers.freeze(model)
+    chance.keep_every_layer(model)
     model.config.use_cache = False
     if not recomputes:
         pass  # and said so

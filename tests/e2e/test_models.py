@@ -23,7 +23,7 @@ SHAPES = {
     ),
     "qwen2": lambda size: transformers.Qwen2Config(
         vocab_size=size, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=False,
+        num_key_value_heads=2, tie_word_embeddings=False, return_dict=False,
     ),
     "gpt2": lambda size: transformers.GPT2Config(vocab_size=size, n_embd=64, n_layer=2, n_head=4, n_positions=256),
 }  # fmt: skip
@@ -80,6 +80,23 @@ def test_weights_that_are_only_found_when_a_model_is_loaded_whole_are_trained_un
         assert seen == pytest.approx(wanted[:2], rel=2e-5)
 
 
+def test_layers_that_a_model_leaves_out_at_random_are_trained_and_that_is_said(project, tokenizer, tmp_path):
+    """Under ZeRO-3 each rank would wait for the weights of layers that others leave out."""
+    runs = {}
+    for share in (0.0, 0.5):
+        torch.manual_seed(0)
+        config = transformers.OPTConfig(
+            vocab_size=len(tokenizer), hidden_size=64, word_embed_proj_dim=64, ffn_dim=128, num_hidden_layers=4,
+            num_attention_heads=4, max_position_embeddings=256, dropout=0.0, layerdrop=share,
+        )  # fmt: skip
+        folder = tmp_path / f"{share}"
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        runs[share] = project.train(f"layerdrop-{share}", MODEL_NAME=folder, **STEPS, **RANKS[2])
+    assert metrics(runs[0.5], "step", "train/loss") == metrics(runs[0.0], "step", "train/loss")
+    assert "no layer is left out at random (layerdrop=0.5)" in runs[0.5].log_files()[0].read_text()
+
+
 OWN_LOADING = """
 from transformers import LlamaConfig, LlamaForCausalLM
 class MineConfig(LlamaConfig):
@@ -96,7 +113,7 @@ class MineForCausalLM(LlamaForCausalLM):
 
 def test_weights_that_only_the_ranks_can_look_for_are_missed_before_the_first_step(project, tokenizer, tmp_path):
     model = transformers.AutoModelForCausalLM.from_config(SHAPES["llama"](len(tokenizer)))
-    weights = {name: weight for name, weight in model.state_dict().items() if "layers.1.mlp.up" not in name}
+    weights = {name: weight for name, weight in model.state_dict().items() if name != "model.norm.weight"}
     model.save_pretrained(tmp_path, state_dict=weights)
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "mine.py").write_text(OWN_LOADING)
@@ -105,7 +122,7 @@ def test_weights_that_only_the_ranks_can_look_for_are_missed_before_the_first_st
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "mine", "auto_map": own}))
     done = project.inv("train", **small(RUN_NAME="lacks", MODEL_NAME=tmp_path, TRUST_REMOTE_CODE=1))
     assert done.returncode == 2, done.stdout
-    assert "its files lack 1 weight (model.layers.1.mlp.up_proj.weight) of MineForCausalLM, which" in done.stdout
+    assert "its files lack 1 weight (model.norm.weight) of MineForCausalLM, which" in done.stdout
     assert not metrics(Run(project.path / "runs" / "lacks"), "train/loss")
 
 

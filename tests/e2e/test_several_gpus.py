@@ -1,10 +1,13 @@
 """What several NVIDIA GPUs show: one curve on all of them, also if a run is stopped, killed or short of memory."""
 
+import json
+
 import pytest
 import torch
 
 from sft.run import budget
 from sft.run.directory import Run
+from sft.settings.deepspeed import ROOT
 
 from .project import CURVE, DELAYS, TIMEOUT_S, Hold, metrics, small, wait_until
 from .test_out_of_memory import on_small_card
@@ -81,6 +84,20 @@ def test_out_of_memory_on_one_gpu_the_run_goes_on_with_the_same_curve(project, a
     cuts = budget.cuts(run)
     assert cuts and all(cut.rank == 1 and cut.step == "step 6" for cut in cuts), cuts
     assert_same_curve(run, alone)
+
+
+def test_over_quantised_weights_rows_are_packed_and_train_as_padded_ones_do(project, tmp_path):
+    """ZeRO++ gathers the weights rounded to 8 bits, which must not be taken for one row that sees another."""
+    path = tmp_path / "zeropp.json"
+    content = json.loads((ROOT / "ds_configs" / "zero3.json").read_text())
+    content["zero_optimization"] |= {"zero_quantized_weights": True}
+    path.write_text(json.dumps(content))
+    settings = on(1, 2) | {"DS_CONFIG": path, "PRECISION": "bf16"}
+    packed, padded = (project.train(f"gpus-quantised-{packing}", **settings, PACKING=packing) for packing in (1, 0))
+    assert json.loads(packed.capabilities.read_text())["packing"]
+    losses, wanted = (metrics(run, "step", "train/loss") for run in (packed, padded))
+    for ours, theirs in zip(losses, wanted, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-2)  # bf16
 
 
 def test_over_nccl_too_a_silent_rank_ends_the_run_after_the_steps_limit_with_the_stacks(project):

@@ -23,6 +23,7 @@ class Capabilities(Record):
     scans: list[str] = field(default_factory=list)  # faster versions of functions that mix tokens, in use
     trained_share: float  # of the weights, adapters included
     frozen: str = ""  # the parts that text does not pass: towers for pictures and sound
+    dropout: dict[str, float] = field(default_factory=dict)  # the shares that its config.json has dropped at random
     left_out: list[str]  # in words, with the reason
     copy: str = ""  # the tiny copy on which gradients were compared before the data was prepared; "": none
     not_tried: str = ""  # why there is none

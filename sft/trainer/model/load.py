@@ -13,7 +13,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from sft.errors import SettingsError, wrong
 from sft.settings.deepspeed import DsConfig
 from sft.settings.fields import Settings
-from sft.trainer.model import loaded, quantised
+from sft.trainer.model import loaded, published, quantised
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -33,7 +33,7 @@ def load_model(
     options: dict[str, object] = {} if zero3 else {"device_map": {"": device}}
     if ds_config and settings.lora_base_bits == 4:
         options["quantization_config"] = quantised.config(dtype)
-    model_config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=settings.trust_remote_code)
+    model_config = published.own_config(path, settings.trust_remote_code)
     model_config.use_cache = ds_config is None
     padding = without_padding(model_config)
     options |= {"dtype": dtype, **permissions(settings)}

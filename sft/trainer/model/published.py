@@ -72,7 +72,7 @@ def from_pretrained(path: Path, config: transformers.PreTrainedConfig | None = N
     """
     trusted = bool(options.get("trust_remote_code"))
     if config is None:
-        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=trusted)
+        config = own_config(path, trusted)
     return class_of(config, trusted).from_pretrained(path, config=implementation.undecided(config), **options)
 
 
@@ -100,12 +100,20 @@ def tokens_of_pictures(config: transformers.PreTrainedConfig, tokenizer: Any) ->
     return frozenset(token for token in named if token in tokenizer.added_tokens_decoder)
 
 
+def own_config(folder: Path, trusted: bool) -> transformers.PreTrainedConfig:
+    """Return the configuration in a model's folder, of a model whose outputs have names, whatever the file says.
+
+    `trusted`: run code of the model's own. Raises errors of any kind: each kind of model checks its own values.
+    """
+    return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trusted, return_dict=True)
+
+
 def config_in(folder: Path, settings: Settings) -> transformers.PreTrainedConfig:
     """Return the configuration in MODEL_NAME's folder. Raises SettingsError, also if no class writes text for it."""
     if unknown := unknown_type(folder):
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, *unknown)])
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+        config = own_config(folder, settings.trust_remote_code)
     except Exception as error:  # of any kind: each kind of model checks its own values
         reason = shown(" ".join(str(error).split()) or type(error).__name__, 200)
         what = f"its config.json cannot be loaded ({reason})"

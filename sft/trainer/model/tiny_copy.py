@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeGuard
 
 import transformers
 
+from sft.trainer.model.chance import LEFT_TO_CHANCE
+
 VOCABULARY = 512
 LAYERS = 4
 MOST_LAYERS = 12  # where a kind of layer comes once in so many
@@ -62,7 +64,6 @@ SIZES: tuple[tuple[str, int, How], ...] = (
 )  # fmt: skip
 WINDOW = re.compile(r"sliding_window(_size)?|attention_window.*|window_size|local_attention_window|.*chunk_size")
 PERIODS = re.compile(r".*_(period|interval|every_n_layers|frequency|group_size|pattern)")
-OFF = re.compile(r".*(dropout|pdrop|drop_prob|jitter.*|layerdrop).*")
 TOKEN = re.compile(r".*_token_(id|index)")
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 # Not sizes: what transformers notes about the file itself.
@@ -238,7 +239,7 @@ def made(config: transformers.PreTrainedConfig, changed: Content) -> transformer
 def common_changes(content: Content) -> Content:
     """Return the changes of every copy: no dropout, and no token beyond the vocabulary."""
     changed: Content = {
-        name: 0.0 for name, value in content.items() if OFF.fullmatch(name) and isinstance(value, float)
+        name: 0.0 for name, value in content.items() if LEFT_TO_CHANCE.fullmatch(name) and isinstance(value, float)
     }
     beyond = [name for name, value in content.items() if TOKEN.fullmatch(name) and is_size(value, VOCABULARY)]
     return changed | {name: VOCABULARY - 1 - place for place, name in enumerate(beyond)}
