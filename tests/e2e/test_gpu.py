@@ -21,7 +21,10 @@ from .test_models import openai_gpt
 from .test_same_result import plain_pytorch
 
 GPUS = torch.cuda.device_count()
-pytestmark = pytest.mark.skipif(not GPUS, reason="no NVIDIA GPU is visible here; run `make test` on a machine with one")
+pytestmark = [
+    pytest.mark.real,  # CUDA in a fork of a process that has asked for its devices does not start
+    pytest.mark.skipif(not GPUS, reason="no NVIDIA GPU is visible here; run `make test` on a machine with one"),
+]
 # What CUDA's driver shows: the UUID of every device, in order.
 SHOWN = """
 import ctypes, uuid

@@ -13,9 +13,12 @@ from .project import CURVE, DELAYS, TIMEOUT_S, Hold, metrics, small, wait_until
 from .test_out_of_memory import on_small_card
 
 GPUS = torch.cuda.device_count()
-pytestmark = pytest.mark.skipif(
-    GPUS < 2, reason=f"{GPUS} NVIDIA GPUs are visible here, 2 are needed; run `make test` on a machine with more"
-)
+pytestmark = [
+    pytest.mark.real,  # CUDA in a fork of a process that has asked for its devices does not start
+    pytest.mark.skipif(
+        GPUS < 2, reason=f"{GPUS} NVIDIA GPUs are visible here, 2 are needed; run `make test` on a machine with more"
+    ),
+]
 STEPS = {"DEVICE": "cuda", "PRECISION": "fp32", "GLOBAL_BATCH_SIZE": 64, "MAX_STEPS": 12, "SAVE_STEPS": 4}
 TWO = {"DEVICE": "cuda", "NODES": 2, "GPUS_PER_NODE": 1, "GLOBAL_BATCH_SIZE": 8}
 
