@@ -309,6 +309,10 @@ class Run(RunPaths):
         """Tell whether a first node's program is at work on this run, or evaluates it again."""
         return any(files.is_locked(path / ".lock") for path in (self.path, self.path / EVALUATION))
 
+    def is_held(self) -> bool:
+        """Tell whether a node is at work on this run, or what starts nodes: before them and between attempts."""
+        return self.is_running() or files.is_locked(self.path / ".claim")
+
     def at_work(self) -> Run:
         """Return the directory in which something is at work: that of the run's evaluation while there is one."""
         again = Run(self.path / EVALUATION)
@@ -317,32 +321,42 @@ class Run(RunPaths):
     def claim(self) -> TextIO:
         """Keep every other program from starting this run, until the file returned is closed or this process ends.
 
-        This is not the lock of the first node's program, which is taken later and may be in a container. An attempt
-        that has just ended is waited for: `make stop` and `make resume` in one line must not meet it. Raises UserError
-        if another program has the run, a node is at work, or the run is another user's.
+        This is not the lock of the first node's program, which is taken later and may be in a container. Raises
+        UserError as `wait_until_free` does.
+        """
+        self.wait_until_free()
+        try:
+            file = files.lock(self.path / ".claim")
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: is gone: another program has removed or renamed it; start again") from None
+        if file is None or self.is_running():
+            if file is not None:
+                file.close()
+            raise self.in_use()
+        return file
+
+    def wait_until_free(self) -> None:
+        """Give what is left of an attempt that has ended a moment to go away: `make resume` may come at once.
+
+        Raises UserError if another program has the run, a node is at work, or the run is another user's.
         """
         if problem := self.not_yours():
             raise UserError(problem)
         deadline = time.monotonic() + LAST_ATTEMPT_S
-        while (file := self.claim_now()) is None:
-            if not self.has_just_ended() or time.monotonic() > deadline:
-                raise UserError(
-                    f"{self.path}: is running; `{self.command('monitor')}` shows it, `{self.command('stop')}` ends it"
-                )
+        while self.is_held():
+            if not self.is_about_to_go() or time.monotonic() > deadline:
+                raise self.in_use()
             time.sleep(POLL_S)
-        return file
 
-    def claim_now(self) -> TextIO | None:
-        """Return the run's claim, None if another program has it or a node is at work."""
-        file = files.lock(self.path / ".claim")
-        if file is not None and self.is_running():
-            file.close()
-            return None
-        return file
-
-    def has_just_ended(self) -> bool:
-        """Tell whether what still holds the run is the rest of an attempt that has recorded its end."""
+    def is_about_to_go(self) -> bool:
+        """Tell whether what holds the run is the rest of an attempt that has recorded its end."""
         return self.ended and self.at_work() == self
+
+    def in_use(self) -> UserError:
+        """Return the error for a run that something else is at work on."""
+        return UserError(
+            f"{self.path}: is running; `{self.command('monitor')}` shows it, `{self.command('stop')}` ends it"
+        )
 
     def is_there(self) -> bool:
         """Tell whether the directory holds a run. Raises UserError if this user may not look."""
@@ -364,6 +378,7 @@ class Run(RunPaths):
             folders = [Path(folder) for folder, *_ in os.walk(self.path)]
             kept_open = [path for path in (self.path / ".claim", self.path / ".lock") if path.exists()]
             closed = [path for path in (*folders, *kept_open, *self.log_files()) if not os.access(path, os.W_OK)]
+            closed = [path for path in closed if path.exists()]  # not what a checkpoint was written under
         except PermissionError:
             closed = [self.path]
         return owners.not_yours(self.path, closed[0]) if closed else ""

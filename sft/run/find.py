@@ -48,5 +48,5 @@ def find(runs: Path, name: str = "") -> Run:
 
 
 def at_work(runs: Path) -> list[Run]:
-    """Return the runs of a folder whose first node's program is at work, the one opened last first."""
-    return [run for run in newest_first(runs, and_aside=True) if run.is_running()]
+    """Return the runs of a folder that something is at work on, the one opened last first."""
+    return [run for run in newest_first(runs, and_aside=True) if run.is_held()]

@@ -113,7 +113,7 @@ def reopen(
     """
     settings = changed or before
     said: list[str] = []
-    clear(run)
+    clear(run, keep_stop=again)
     new_hostfile = (settings.nodes, settings.gpus_per_node) != (before.nodes, before.gpus_per_node)
     new_config = new_config or new_hostfile
     new_hostfile = new_hostfile or settings.host_names != before.host_names
@@ -139,10 +139,14 @@ def reopen(
     return said
 
 
-def clear(run: Run) -> None:
-    """Remove what the last attempt left: requests, failures, what its nodes wrote, unreadable and temporary files."""
+def clear(run: Run, keep_stop: bool = False) -> None:
+    """Remove what the last attempt left: requests, failures, what its nodes wrote, unreadable and temporary files.
+
+    `keep_stop`: a request to stop that has come since then is for the next attempt.
+    """
+    requests = () if keep_stop else (run.path / "stop",)
     failures = (run.failure_file, run.path / OLD_FAILURE)
-    for path in (run.path / "stop", *failures, run.prepared, *run.path.glob("node-*.json")):
+    for path in (*requests, *failures, run.prepared, *run.path.glob("node-*.json")):
         path.unlink(missing_ok=True)
     shutil.rmtree(run.ranks, ignore_errors=True)
     for folder in (run.logs, run.checkpoints, run.ranks):

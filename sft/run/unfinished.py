@@ -19,7 +19,7 @@ def requested(settings: Settings) -> Run | None:
     run = Run(settings.runs_path / settings.run_name) if settings.run_name else latest(settings.runs_path)
     if run is None or (not settings.run_name and run.not_yours()) or not run.is_there():
         return None
-    run.claim().close()
+    run.wait_until_free()
     return run
 
 
@@ -116,7 +116,7 @@ def newest_of(settings: Settings) -> tuple[Run | None, list[str]]:
         elif run.state().status == "finished":
             return None, said
         elif is_worth_resuming(run):
-            run.claim().close()
+            run.wait_until_free()
             return run, run.unreadable_files()
     return None, said
 
@@ -137,12 +137,12 @@ def to_resume(runs: Path, name: str) -> tuple[Run, list[str]]:
     """
     if name:
         run = find(runs, name)
-        run.claim().close()
+        run.wait_until_free()
         if run.state().status == "finished":
             again = f"`make train FROM={run.name}` repeats it, `{run.command('evaluate')}` evaluates it again"
             raise UserError(f"{run.path}: is finished; {again}")
         return run, []
-    unfinished = [run for run in newest_first(runs) if is_worth_resuming(run) and (run.ended or not run.is_running())]
+    unfinished = [run for run in newest_first(runs) if is_worth_resuming(run) and (run.ended or not run.is_held())]
     blocked = {run.path: why for run in unfinished if (why := obstacle(run))}
     waiting = [run for run in unfinished if run.path not in blocked]
     last = latest(runs)

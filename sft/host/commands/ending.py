@@ -9,13 +9,14 @@ from sft.run.directory import Run
 from sft.run.records import State
 
 TIME_LIMIT, PREEMPTED = "time limit", "preempted"  # why the nodes of a job are wanted back
+BY_USER = "inv stop"
 WHO = {
     TIME_LIMIT: "the time limit of its job",
     PREEMPTED: "a job with a higher priority needed its nodes",
     "SIGINT": "Ctrl-C",
     "SIGTERM": "it was asked to end (SIGTERM), as `kill`, `timeout` and a shutdown do",
     "SIGHUP": "its terminal was closed",
-    "inv stop": "`make stop`",
+    BY_USER: "`make stop`",
     "a signal to the ranks": "one of its ranks was asked to end",
 }
 

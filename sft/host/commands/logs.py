@@ -34,7 +34,7 @@ def logs(run: Run, console: Console, follow: bool, lines: int, node: str = "") -
             console.print(f"{path.stem} | {line}")
     try:
         while follow:
-            running = run.is_running()
+            running = run.is_held()
             for path in chosen(run, node) if len(paths) <= MANY else paths:
                 positions[path] = print_new(path, positions.get(path, 0), console)
             if not running:

@@ -94,7 +94,7 @@ class Snapshot:
         state, now = run.state(), time.time()
         prepared = run.record(run.prepared, Prepared)
         updated_at = state.updated_at or now
-        ended, running, job = state.status in ENDED, run.is_running(), queue.job_of(run)
+        ended, running, job = state.status in ENDED, run.is_held(), queue.job_of(run)
         age_s = age_of(run, updated_at, now)
         nodes = run.nodes()
         slots = max((len(node.ranks) for node in nodes), default=1) or 1

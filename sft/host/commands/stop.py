@@ -10,7 +10,7 @@ from sft.errors import UserError
 from sft.host.commands import ending
 from sft.host.commands.progress import display
 from sft.host.launch.slurm import queue
-from sft.run.directory import Run
+from sft.run.directory import LAST_ATTEMPT_S, Run
 from sft.run.find import at_work
 from sft.run.records import ENDED, State
 
@@ -19,7 +19,7 @@ POLL_S = 0.2
 
 def run_to_stop(latest: Run) -> Run:
     """Return the run that `make stop` without NAME means: the latest, or the only one that runs. Raises UserError."""
-    if latest.is_running() or job_to_cancel(latest):
+    if latest.is_held() or job_to_cancel(latest):
         return latest
     working = at_work(latest.path.parent)
     if len(working) == 1:
@@ -35,12 +35,15 @@ def run_to_stop(latest: Run) -> Run:
 def job_to_cancel(run: Run) -> queue.JobState | None:
     """Return the job that would begin or continue a run which is not at work; None if there is none.
 
-    The job of a finished run goes away by itself.
+    The job of a run that is finished, or was stopped by its user, goes away by itself. Raises UserError if Slurm cannot
+    be asked.
     """
-    if run.is_running() or run.state().status == "finished":
+    if run.is_held() or run.state().status == "finished":
         return None
-    job = queue.job_of(run)
-    return job if job and job.is_active else None
+    job = queue.job_to_act_on(run)
+    if job is None or not job.is_active or (job.is_rest_of(run) and run.stop_reason() == ending.BY_USER):
+        return None
+    return job
 
 
 def status_of(run: Run) -> str:
@@ -53,13 +56,11 @@ def status_of(run: Run) -> str:
 
 def stop(run: Run, console: Console) -> None:
     """Stop a run after its current step, or take its job out of the queue. Raises UserError if it is not running."""
+    wait_between_attempts(run)
     if job := job_to_cancel(run):
-        queue.cancel(job.number)
-        if not run.ended:
-            run.update_state("stopped")
-        console.print(f"{job.words}: cancelled; {ending.how_to_continue(run, run.command('resume'))}")
+        cancel(run, job, console)
         return
-    if not run.is_running():
+    if not run.is_held() or (run.ended and not run.is_running()):
         others = "".join(f"; {other.name} is: `{other.command('stop')}`" for other in at_work(run.path.parent))
         raise UserError(f"{run.path}: is not running ({status_of(run)}){others or '; there is nothing to stop'}")
     if run.at_work() != run:
@@ -69,12 +70,31 @@ def stop(run: Run, console: Console) -> None:
     state = stopped(run, console)
     if state.status == "stopped":
         console.print(ending.stopped(run, run.command("resume")))
+    elif state.status not in ENDED:  # its programs were killed
+        console.print(f"{status_of(run)}; {ending.how_to_continue(run, run.command('resume'))}")
+        if job := job_to_cancel(run):
+            cancel(run, job, console)
     else:
         console.print(f"it {state.status} before it could stop" + (f": {state.error}" if state.error else ""))
         if state.status == "failed":
             console.print(ending.how_to_continue(run, run.command("resume")))
     for other in at_work(run.path.parent):
         console.print(f"{other.name} is still at work: `{other.command('stop')}`")
+
+
+def wait_between_attempts(run: Run) -> None:
+    """Wait while a run has ended and what started it is still there: it goes away, or starts the next attempt."""
+    deadline = time.monotonic() + LAST_ATTEMPT_S
+    while run.is_held() and not run.is_running() and run.ended and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+
+
+def cancel(run: Run, job: queue.JobState, console: Console) -> None:
+    """Take a run's job out of the queue, or end it before it is at work."""
+    queue.cancel(job.number)
+    if not run.ended:
+        run.update_state("stopped")
+    console.print(f"{job.words}: cancelled; {ending.how_to_continue(run, run.command('resume'))}")
 
 
 def end_evaluation(again: Run, console: Console) -> None:
@@ -86,10 +106,10 @@ def end_evaluation(again: Run, console: Console) -> None:
 
 def stopped(run: Run, console: Console) -> State:
     """Ask a run to stop, show it until it has ended, and return its last state."""
-    run.request_stop("inv stop")
     try:
+        run.request_stop(ending.BY_USER)
         with display(console) as shown:
-            while run.is_running():
+            while run.is_running() or (run.is_held() and not run.ended):
                 shown.show(run.state())
                 time.sleep(POLL_S)
     except KeyboardInterrupt:

@@ -26,7 +26,7 @@ def refuse_queued(run: Run | None, console: Console) -> None:
 
     A job whose run has ended leaves the queue by itself, unless it is queued again, and is waited for.
     """
-    job = queue.job_of(run) if run else None
+    job = queue.job_to_act_on(run) if run else None
     if run and job and job.is_active:
         job = after_its_end(run, job, console)
     if run and job and job.is_active:
@@ -43,7 +43,7 @@ def after_its_end(run: Run, job: queue.JobState, console: Console) -> queue.JobS
     state: queue.JobState | None = job
     while is_rest and time.monotonic() < deadline:
         time.sleep(POLL_S)
-        state = queue.job_of(run)
+        state = queue.job_to_act_on(run)
         is_rest = state is not None and state.is_rest_of(run)
     return state
 
@@ -65,11 +65,11 @@ def tell_how_to_follow(run: Run, console: Console) -> None:
 def follow(run: Run, job: Queued, console: Console) -> Watched | None:
     """Show a submitted run until it has ended; None if a signal ends this first, or its job. The run goes on."""
     with display(console) as shown, signals.noted() as heard:
-        while not run.ended and None in job.codes():
-            if heard.stop:
-                return None
+        while not heard.stop and None in job.codes():  # the run may end at a time limit, and its job goes on
             shown.show(run.state())
             time.sleep(POLL_S)
+        if heard.stop:
+            return None
         shown.show(run.state())
     if not run.ended:
         return None

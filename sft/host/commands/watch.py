@@ -16,7 +16,7 @@ from sft.host.commands.progress import display
 from sft.host.launch.launcher import Nodes
 from sft.host.launch.signals import StopRequest
 from sft.run.directory import Run
-from sft.run.records import Failure
+from sft.run.records import Failure, State
 
 POLL_S = 0.2
 
@@ -59,21 +59,21 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Stop
     with display(console) as shown:
         nodes = start_nodes(run, start)
         requests = Requests(run, nodes, heard)
-        described, warned = False, 0
+        described, warnings = False, Warnings(console)
         while not have_ended(run, nodes):
             requests.pass_on(console)
             if not described and run.prepared.is_file():
                 describe(run, console)
                 described = True
             state = run.state()
-            for line in state.warnings[warned:]:
-                console.print(f"warning: {line}")
-            warned = max(warned, len(state.warnings))
+            warnings.tell(state)
             shown.show(state)
             time.sleep(POLL_S)
         if not run.ended:
             run.end_as_failed(Failure(kind="killed", reason="the node programs were killed"))
-        shown.show(run.state())
+        state = run.state()
+        warnings.tell(state)
+        shown.show(state)
     failure = run.failure() if run.state().status == "failed" else None
     return Watched(run, heard.stop is not None, failure)
 
@@ -97,6 +97,19 @@ def have_ended(run: Run, nodes: Nodes) -> bool:
     return None not in codes
 
 
+class Warnings:
+    """Prints the warnings of a run, each once."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.told = console, 0
+
+    def tell(self, state: State) -> None:
+        """Print those that have come since the last call."""
+        for line in state.warnings[self.told :]:
+            self.console.print(f"warning: {line}")
+        self.told = max(self.told, len(state.warnings))
+
+
 class Requests:
     """Passes the requests of signals on to the run and its nodes, each once."""
 
@@ -108,7 +121,8 @@ class Requests:
         """Pass on what has been requested since the last call."""
         if self.heard.stop and not self.has_stopped:
             self.has_stopped = True
-            self.run.request_stop(self.heard.stop)
+            if self.run.stop_reason() is None:  # a job that its user has stopped is not queued again
+                self.run.request_stop(self.heard.stop)
             console.print(f"stopping{ending.stopping(self.run.state())}; Ctrl-C again ends at once")
         if self.heard.at_once and not self.has_ended:
             self.has_ended = True

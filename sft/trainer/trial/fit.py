@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import core_model_loading
-from transformers.core_model_loading import _materialize_copy
+from transformers.core_model_loading import _materialize_copy, revert_weight_conversion
 
 from sft import model_files, stored_weights
 from sft.errors import SettingsError, shown, wrong
@@ -26,7 +26,7 @@ from sft.trainer.model.loaded import AGAIN, from_pretrained, in_words, misfit
 
 NUMBER = re.compile(r"\b\d+\b")  # of a layer or an expert, in the name of a weight
 
-# Taken here: where transformers renamed it, looking for it while a model loads would count as one that cannot.
+# All taken here: where transformers renamed it, looking for it while a model loads would count as one that cannot.
 adjust_keys = transformers.PreTrainedModel._adjust_missing_and_unexpected_keys
 
 
@@ -112,7 +112,8 @@ def missing_parts(settings: Settings, folder: Path) -> list[str]:
         config = published.config_in(folder, settings)
         with torch.device("meta"):
             model = published.from_config(config, settings.trust_remote_code)
-        written = core_model_loading.revert_weight_conversion(model, model.state_dict())
+        weights = {name: weight for name, weight in model.named_parameters() if name not in model.all_tied_weights_keys}
+        written = revert_weight_conversion(model, weights)
     except Exception:  # of any kind: the code of a model family
         return []
     kinds = {NUMBER.sub("N", name) for name in stored}

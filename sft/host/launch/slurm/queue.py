@@ -131,6 +131,12 @@ def job_of(run: Run) -> JobState | None:
         return None
 
 
+def job_to_act_on(run: Run) -> JobState | None:
+    """Return the state of a run's newest job; None if it has none. Raises UserError if Slurm does not say."""
+    job = run.record(run.job, Job)
+    return state_of(job.number) if job and shutil.which("scontrol") else None
+
+
 def cancel(number: int) -> None:
     """End a job. Raises UserError."""
     call("scancel", str(number))
