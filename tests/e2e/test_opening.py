@@ -101,8 +101,8 @@ def test_an_attempt_that_has_ended_is_given_the_time_to_go_away(tmp_path, monkey
         looks.append(rest.close() if len(looks) == 2 else None)
         return ended(self)
 
-    ended = runs.Run.has_just_ended
-    monkeypatch.setattr(runs.Run, "has_just_ended", look)
+    ended = runs.Run.is_about_to_go
+    monkeypatch.setattr(runs.Run, "is_about_to_go", look)
     with open_run(decision(settings), print) as again:
         assert again.state().attempt == 2 and len(looks) == 3
     run.update_state("stopped")
