@@ -89,6 +89,40 @@ def test_a_second_node_1_and_one_beyond_the_last_are_told_why_they_are_sent_away
     assert master.lost() is None and worker.lost() is None and len(master.said) == 2
 
 
+@pytest.mark.parametrize("well", [True, False])
+def test_a_node_that_has_ended_and_is_early_for_the_next_attempt_waits_for_its_first_node(met, port, well):
+    master, worker = met
+    worker.close(well)
+    early = WorkerLink(1, port)
+    until(lambda: early.was_there and not early.peers, early, master)
+    for _ in range(20):
+        early.poll()
+        master.poll()
+    assert early.refusal() is None and early.run_name() is None and early.lost() is None
+    assert not master.said and not master.refused
+    master.close(well=False)
+    following = MasterLink(2, port)
+    following.name_run("mine")
+    until(lambda: early.run_name() == "mine", early, following)
+    early.ready()
+    until(lambda: not following.not_ready(), early, following)
+    assert following.lost() is None
+    early.close(well=True)
+    following.close(well=True)
+
+
+def test_a_node_that_ends_while_the_run_is_opened_may_come_again(port):
+    master, first, again = MasterLink(2, port), WorkerLink(1, port), WorkerLink(1, port)
+    until(lambda: first.has_proven, first, master)
+    first.close(well=False)
+    until(lambda: again.has_proven, again, master)
+    master.name_run("mine")
+    until(lambda: again.run_name() == "mine", again, master)
+    assert again.refusal() is None and master.missing() == [] and master.lost() is None
+    again.close(well=True)
+    master.close(well=True)
+
+
 def test_a_node_of_another_user_does_not_know_the_word_and_is_told_so(port):
     master, stranger, own = MasterLink(2, port, "ours"), WorkerLink(1, port, "theirs"), WorkerLink(1, port, "ours")
     master.name_run("mine")

@@ -154,6 +154,8 @@ class MasterLink(Link):
                 self.send_away(newcomer)
                 self.said.append(reason)
                 self.refused[rank_in(said)] = reason
+            elif newcomer.lost or self.had(rank_in(said)):
+                self.send_away(newcomer)
             elif self.answer:
                 self.newcomers.remove(newcomer)
                 self.peers[rank_in(said)] = newcomer
@@ -184,9 +186,19 @@ class MasterLink(Link):
             return f"{what}; start every node with that user id"
         if not 0 < rank < self.nodes:
             return f"node {rank} is not one of this run's {self.nodes} nodes, 0 to {self.nodes - 1}"
-        if rank in self.peers:
+        if rank in self.peers and not self.had(rank):
             return f"node {rank} is there already: give each host a NODE_RANK of its own"
         return ""
+
+    def had(self, rank: int) -> bool:
+        """Whether a node was here in this attempt and is gone.
+
+        If it comes again it is early for the next attempt. It is sent away without a reason, so it comes back until
+        this program has ended.
+        """
+        if peer := self.peers.get(rank):
+            peer.read()  # its end may have arrived together with the newcomer
+        return peer is not None and bool(peer.lost)
 
     def name_run(self, name: str) -> None:
         """Answer every node that comes with the name of the run."""
