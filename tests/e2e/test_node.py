@@ -4,23 +4,27 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from sft import hostfile
 from sft.errors import RunFailed
 from sft.host import gpus
-from sft.host.launch import ranks, signals
+from sft.host.launch import processes, ranks, signals
 from sft.host.launch.link import Link
 from sft.host.launch.node import Node
 from sft.host.launch.processes import LAUNCHER
 from sft.run import lifecycle, typed_json
 from sft.run.records import Failure, RankEnd, RankExit
 from sft.settings.load import DEMO_SETTINGS
+from tests.processes import has_ended
 from tests.settings import decided
 
 from .project import ROOT, free_port
@@ -171,3 +175,43 @@ def test_ranks_of_a_node_program_that_was_started_by_hand_get_the_cards_that_it_
     assert done.returncode == 0, done.stdout + done.stderr
     for rank in "01":
         assert (tmp_path / "ranks" / rank).read_text() == f"{UUIDS[2]},{UUIDS[3]} PCI_BUS_ID {rank}"
+
+
+LAUNCHER_OF_ONE = """
+import subprocess, sys
+subprocess.run([sys.executable, "-m", "large_rank", *sys.argv[1:]])
+"""
+# The kernel frees a process's memory before it closes its files: the more memory, the longer it keeps the port.
+LARGE_RANK = """
+import mmap, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+memory = mmap.mmap(-1, 2**30)
+for start in range(0, 2**30, 4096):
+    memory[start] = 1
+print("ready", flush=True)
+listener.accept()
+"""
+
+
+@pytest.mark.parametrize("after", ["a failure", "the end of the launcher", "nothing"])
+def test_a_node_that_has_ended_its_ranks_leaves_their_port_and_memory_to_the_next_attempt(node, tmp_path, after):
+    (tmp_path / "launcher_of_one.py").write_text(LAUNCHER_OF_ONE)
+    (tmp_path / "large_rank.py").write_text(LARGE_RANK)
+    port, is_ready = free_port(), threading.Event()
+    node.processes.note = lambda _: is_ready.set()
+    node.processes.environment = lambda module: {
+        **type(node.processes).environment(node.processes, module), "PYTHONPATH": str(tmp_path)
+    }  # fmt: skip
+    launcher = node.processes.start("launcher_of_one", str(port))
+    assert is_ready.wait(60)
+    (rank,) = psutil.Process(launcher.pid).children()
+    if after == "a failure":
+        processes.kill(launcher)
+    elif after == "the end of the launcher":  # then a rank ends itself
+        launcher.kill()
+        rank.kill()
+        launcher.wait()
+    node.processes.end()
+    socket.create_server(("127.0.0.1", port)).close()
+    assert has_ended(rank)
+    launcher.wait()

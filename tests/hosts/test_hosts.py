@@ -340,6 +340,28 @@ def test_a_lost_host_a_lost_connection_and_ctrl_c(project, network, first, secon
     project.wait_for_no_process()
 
 
+def test_a_host_that_ends_before_the_first_one_joins_the_next_attempt(project, first, second):
+    more = {"MASTER_PORT": project.environment()["MASTER_PORT"], "MASTER_ADDR": "hostA", "LAUNCHER": "hosts"}
+    settings = small(RUN_NAME="again", RESTARTS=1, **more, **unending())
+    nodes = [on(host, project).start("train", **settings, NODE_RANK=rank) for rank, host in enumerate((first, second))]
+    run = Run(project.path / "runs" / "again")
+    goes_on(run, nodes[0])
+    rank_of(first).suspend()  # as one that waits for the other rank in a collective of NCCL
+    rank_of(second).kill()
+    wait_until(lambda: run.state().attempt == 2, nodes[0], run)
+    goes_on(run, nodes[0])
+    assert project.inv("stop", "--name", "again").returncode == 0
+    said = [output(node) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert "is there already" not in said[1] and run.state().status == "stopped", said
+
+
+def rank_of(host: Host) -> psutil.Process:
+    """Return the only rank of a host."""
+    (rank,) = (one for one in on_host(host) if any(word.startswith("--local_rank=") for word in one.cmdline()))
+    return rank
+
+
 def on_host(host: Host) -> Iterator[psutil.Process]:
     """Yield what runs on a host for the project: the processes in its network, but for sshd itself."""
     space = os.readlink(f"/proc/{host.pid}/ns/net")

@@ -25,6 +25,10 @@ from sft.run.directory import Run
 from sft.settings.kinds import OnDevice
 
 LAUNCHER = "sft.host.launch.deepspeed_launcher"
+POLL_S = 0.1
+# Killed ranks hold GPU memory and MASTER_PORT until the kernel has freed all that they had, which takes seconds with
+# much pinned memory. Less than LAST_ATTEMPT_S in sft/run/directory.py: `make resume` waits that long for the lock.
+ENDING_S = 20.0
 
 
 class Processes:
@@ -34,6 +38,7 @@ class Processes:
         """`ranks`: the node's. `note` is given every line that they print."""
         self.run, self.ranks, self.log, self.note = run, ranks, output, note
         self.device = device
+        self.sessions: set[int] = set()  # one for each program that was started
         self.pumps: list[threading.Thread] = []  # they copy the processes' output to the log
 
     def cards(self) -> list[Gpu]:
@@ -53,6 +58,7 @@ class Processes:
                 errors="replace",
                 start_new_session=True,
             )
+        self.sessions.add(process.pid)
         pump = threading.Thread(target=log.copy, args=(process.stdout, self.log, self.note), daemon=True)
         pump.start()
         self.pumps.append(pump)
@@ -106,10 +112,12 @@ class Processes:
                     process.send_signal(signal.SIGUSR1)
 
     def end(self) -> None:
-        """End every process that is left, and remove empty files of stacks."""
-        for process in self.living():
+        """End every process that is left, wait until all are gone, and remove empty files of stacks."""
+        killed = list(self.living())
+        for process in killed:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        self.wait_for_end(killed)
         for path in map(self.stacks_file, self.ranks):
             with contextlib.suppress(OSError):
                 if path.stat().st_size == 0:
@@ -125,9 +133,39 @@ class Processes:
             except psutil.Error:
                 continue  # gone by now, or another user's
 
+    def wait_for_end(self, killed: list[psutil.Process]) -> None:
+        """Wait at most ENDING_S until these processes, and those that were ended before, hold nothing any more."""
+        deadline = time.monotonic() + ENDING_S
+        while left := [process for process in {*killed, *self.ending()} if not has_ended(process)]:
+            if time.monotonic() > deadline:
+                pids = ", ".join(str(process.pid) for process in left)
+                self.log.write(f"killed {ENDING_S:.0f} s ago and still not gone: {pids}; they may hold GPU memory")
+                return
+            time.sleep(POLL_S)
+
+    def ending(self) -> Iterator[psutil.Process]:
+        """Yield the processes in the programs' sessions that have given up their memory.
+
+        Their environment is gone with it, by which `living` would know them, but not yet their files and devices.
+        """
+        for pid in psutil.pids():
+            with contextlib.suppress(psutil.Error, OSError):
+                if os.getsid(pid) in self.sessions and psutil.Process(pid).memory_info().vms == 0:
+                    yield psutil.Process(pid)
+
     def stacks_file(self, rank: int) -> Path:
         """`logs/stacks-rank-N.txt`: where a rank writes its stacks."""
         return self.run.logs / f"stacks-rank-{rank}.txt"
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process holds nothing any more: it is gone, or a zombie, the threads of which have ended too."""
+    try:
+        if not process.is_running():
+            return True
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+    except psutil.Error:
+        return True
 
 
 def kill(process: subprocess.Popen[str]) -> None:
