@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sft.host.commands.ending import BY_USER
 from sft.host.launch.slurm import queue
 from sft.run.directory import Run
 from sft.run.records import Job
@@ -157,6 +158,31 @@ def test_a_warning_by_hand_saves_and_queues_again_and_make_stop_ends_it(project)
     done = project.inv("stop", "--name", run.name)
     assert done.returncode == 0 and "saved as step-" in done.stdout, done.stdout
     assert left_queue(run, number).state == "COMPLETED" and state(number).restarts == 1
+    nothing_is_left(project)
+
+
+def test_who_follows_a_run_sees_it_through_its_time_limits_and_a_stop_meanwhile_is_the_users(project, tmp_path):
+    hold, again = Hold(tmp_path, step=3), Hold(tmp_path, step=6)
+    run = Run(project.path / "runs" / "followed")
+    settings = small(RUN_NAME=run.name, **unending() | hold.settings | {"HOLD_AT": "3,6"})
+    following = project.start("train", "--follow", **settings)
+    wait(run, lambda: hold.held)
+    job = run.record(run.job, Job)
+    queue.call("scancel", "--signal=USR1", "--batch", str(job.number))
+    wait(run, lambda: run.stop_reason() is not None)
+    hold.release()
+    wait(run, lambda: again.held)
+    assert state(job.number).restarts == 1 and following.poll() is None
+    queue.call("scancel", "--signal=USR1", "--batch", str(job.number))  # the next warning, and then its user's stop
+    wait(run, lambda: run.stop_reason() is not None)
+    asking = project.start("stop", "--name", run.name)
+    wait(run, lambda: run.stop_reason() == BY_USER)
+    again.release()
+    said, _ = asking.communicate(timeout=WAIT_S)
+    assert "saved as step-" in said, said
+    output, _ = following.communicate(timeout=WAIT_S)
+    assert following.returncode == 0 and "reason: `make stop`" in output, output
+    assert left_queue(run, job.number).state == "COMPLETED" and state(job.number).restarts == 1
     nothing_is_left(project)
 
 
