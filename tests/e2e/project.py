@@ -31,6 +31,7 @@ PARTS = (
 )  # fmt: skip
 RENEWING = ("pyproject.toml", "constraints.txt")  # what make compares an environment with
 TIMEOUT_S = 300
+FIRST_PORT, PORTS = 20_000, 3_000  # of each of pytest-xdist's processes
 DELAYS = Path(__file__).parent / "delays"  # on PYTHONPATH, it reads variables that delay or break ranks
 CURVE = ("step", "train/loss", "train/grad_norm", "train/lr", "train/target_tokens")  # what makes two runs the same
 
@@ -87,7 +88,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=heed_hangups,
+            preexec_fn=heed_signals,
             **self.user,
         )
 
@@ -116,6 +117,15 @@ class Project:
                 continue
         return found
 
+    def running(self, *words: str) -> list[psutil.Process]:
+        """Return the processes among them whose command lines have all these words."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                if set(words) <= set(process.cmdline()):
+                    found.append(process)
+        return found
+
     def wait_for_no_process(self) -> None:
         """Wait until nothing is left; fail where something stays."""
         deadline = time.monotonic() + TIMEOUT_S
@@ -124,9 +134,13 @@ class Project:
         assert not left, [process.cmdline() for process in left]
 
 
-def heed_hangups() -> None:
-    """Have a program take the end of its terminal as a user's does, also if these tests run under nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def heed_signals() -> None:
+    """Have a program take Ctrl-C and the end of its terminal as a user's does.
+
+    It would ignore the one if a script runs these tests in the background, and the other if they run under nohup.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def small(**settings: object) -> dict[str, object]:
@@ -209,10 +223,19 @@ class Hold:
         return self.folder / f"{name}-{self.step}"
 
 
+def worker() -> int:
+    """Return which of pytest-xdist's processes this is, of which the port ranges tell four apart."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
+
+
 def free_port() -> int:
-    """Return a port that is free now, and so is the next one: below those that programs get without asking for one."""
+    """Return a port that is free now, and so is the next one: below those that programs get without asking for one.
+
+    Nobody holds it until a run takes it, so each of pytest-xdist's processes looks in a range of its own.
+    """
+    first = FIRST_PORT + PORTS * worker()
     while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(first, first + PORTS - 1)
         with socket.socket() as probe, socket.socket() as behind, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             behind.bind(("127.0.0.1", port + 1))

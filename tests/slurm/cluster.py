@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sft.host.launch.slurm import queue
 from tests.conftest import MARK
-from tests.e2e.project import free_port
+from tests.e2e.project import PORTS, free_port, worker
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "sinfo", "scancel")
 NODES = ("n0", "n1")
@@ -45,7 +45,7 @@ SelectTypeParameters=CR_Core
 ReturnToService=2
 MpiDefault=none
 SlurmdParameters=config_overrides
-SlurmdTimeout=10
+SlurmdTimeout=20
 KillWait=30
 SchedulerParameters=bf_interval=1,sched_interval=1
 PreemptType=preempt/partition_prio
@@ -77,7 +77,8 @@ class Cluster:
         ports = free_port()  # and the next one
         self.conf.write_text(
             CONF.format(
-                first_job=random.SystemRandom().randrange(1, 6000),  # jobs of one number have one port
+                # Jobs of one number have one port, 20,000 and twice the number: here one of this process's.
+                first_job=1 + PORTS // 2 * worker() + random.SystemRandom().randrange(1400),
                 host=self.host,
                 port=free_port(),
                 ports=f"{ports}-{ports + 1}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +13,13 @@ from sft.trainer import distributed
 from sft.trainer.data import row_writer
 from sft.trainer.data import rows as data
 from sft.trainer.distributed import World
+from tests.e2e.project import free_port
 
 
 @contextmanager
 def one_rank() -> Iterator[World]:
     """Yield the world of this process as the only rank, on the CPU."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ |= {"MASTER_PORT": str(probe.getsockname()[1]), "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": str(free_port()), "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     yield distributed.start("cpu", 60)
     distributed.end()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from sft.errors import UserError
 from sft.settings.load import load
 from sft.trainer import gradients
+from tests.e2e.project import free_port
 
 from .lost_gradients import LAYERS, STAGES
 
@@ -24,9 +24,7 @@ RANKS = 2
 def cases(tmp_path_factory):
     """What two ranks find, by case."""
     folder = tmp_path_factory.mktemp("gradients")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(RANKS)}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(RANKS)}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.torch.lost_gradients", str(folder)],
