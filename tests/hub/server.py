@@ -56,6 +56,7 @@ class Hub:
         self.renamed: dict[str, str] = {}  # names of repositories that have another name now
         self.users: set[str] = set()
         self.faults: list[Fault] = []
+        self.counting = threading.Lock()  # every request has a thread of its own
         self.requests: list[Request] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
@@ -74,10 +75,11 @@ class Hub:
 
     def fault(self, method: str, path: str) -> Fault | None:
         """Return what goes wrong with a request, and count it."""
-        for fault in self.faults:
-            if fault.times and re.fullmatch(fault.method, method) and re.search(fault.path, path):
-                fault.times -= 1
-                return fault
+        with self.counting:
+            for fault in self.faults:
+                if fault.times > 0 and re.fullmatch(fault.method, method) and re.search(fault.path, path):
+                    fault.times -= 1
+                    return fault
         return None
 
     def downloads(self, name: str) -> list[Request]:

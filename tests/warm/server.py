@@ -53,6 +53,8 @@ class Server:
     def answer(self, connection: socket.socket) -> None:
         """Pass a request on, or refuse it by closing its connection."""
         data, files, _, _ = socket.recv_fds(connection, MOST, 3)
+        if not data:  # the stub was killed before it had asked
+            return
         with contextlib.ExitStack() as closed:
             for number in files:
                 closed.enter_context(open(number, closefd=True, mode="rb", buffering=0))

@@ -87,6 +87,8 @@ class Template:
 
     def forward(self, connection: socket.socket) -> None:
         """Send a fork the signal that its stub has got, or SIGKILL if the stub is gone."""
+        if connection not in self.forks:  # its end came in the same moment, and was taken first
+            return
         try:
             number = int(connection.recv(100) or signal.SIGKILL)
         except OSError:
