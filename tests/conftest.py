@@ -23,7 +23,7 @@ from . import warm
 HERE = Path(__file__).parent
 # The most seconds that a test may take with the fixtures that it is the first to use, beside other work on the machine.
 TIMEOUTS_S = {
-    "unit": 120, "torch": 300, "e2e": 600, "compose": 1500, "slurm": 600, "hosts": 600, "default": 2400, "machine": 600,
+    "unit": 120, "torch": 900, "e2e": 600, "compose": 1500, "slurm": 600, "hosts": 600, "default": 2400, "machine": 600,
 }  # fmt: skip
 # What takes longest comes first, so that no process is left alone with it at the end. The first three mostly wait, for
 # Slurm, lost networks and containers, while others compute.

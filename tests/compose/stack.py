@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import json
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from testcontainers.compose import DockerCompose
@@ -127,10 +129,19 @@ class Stack(Project):
     def remove(self) -> None:
         """Remove everything that was made: containers, network, superseded images, folder."""
         for process in self.processes():
-            process.kill()
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                process.kill()
         self.docker("compose", "down", "--volumes", "--remove-orphans", "--timeout", "0")
-        self.docker("image", "prune", "--force", "--filter", f"label=sft.checkout={own_name(self.path)}")
+        wait_for(self.prune, 30, every_s=1)
         shutil.rmtree(self.path)
+
+    def prune(self) -> bool:
+        """Remove superseded images. Return False if docker does not do so, as while somebody else has it do so."""
+        try:
+            self.docker("image", "prune", "--force", "--filter", f"label=sft.checkout={own_name(self.path)}")
+        except AssertionError:
+            return False
+        return True
 
 
 def own_name(folder: Path) -> str:

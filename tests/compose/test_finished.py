@@ -25,7 +25,7 @@ def finished(stack):
     (stack.path / "mine.json").write_bytes((stack.path / "ds_configs" / "zero3.json").read_bytes())
     own = {"RUN_NAME": "tasks", "HUGGINGFACE_API_KEY": SECRET, "DS_CONFIG": "mine.json"}
     run, process = stack.start_training(**small(**own, **SETTINGS))
-    wait_until(lambda: run.state().step >= 1, process, run)
+    wait_until(lambda: len(run.nodes()) == 2, process, run)  # their ranks are still to come
     seen = {node: stack.inspect(node) for node in NODES}
     for node in NODES:
         seen[node]["Status"] = stack.docker("compose", "exec", "-T", node, "cat", "/proc/1/status")
@@ -125,7 +125,7 @@ def test_by_hand_it_is_the_same(finished, stack, monkeypatch):
     def containers():
         return by_hand.get_containers(include_all=True)
 
-    wait_for(lambda: {found.State for found in containers()} == {"exited"}, 180, every_s=1)
+    wait_for(lambda: {found.State for found in containers()} == {"exited"}, 600, every_s=1)
     assert {found.Service: found.ExitCode for found in containers()} == {"llm-master": 0, "llm-worker": 0}
     second = Run(stack.path / "runs" / os.readlink(stack.path / "runs" / "latest"))
     assert second.path != run.path and second.state().status == "finished"

@@ -40,7 +40,7 @@ def test_root_trains_by_the_tasks_and_by_hand(roots, monkeypatch):
     def states():
         return {found.State for found in by_hand.get_containers(include_all=True)}
 
-    wait_for(lambda: states() == {"exited"}, 180, every_s=1)
+    wait_for(lambda: states() == {"exited"}, 600, every_s=1)
     latest = Run(roots.path / "runs" / os.readlink(roots.path / "runs" / "latest"))
     assert latest.name != "tasks", roots.docker("compose", "logs", NODES[0])
     assert latest.state().status == "finished", roots.docker("compose", "logs", NODES[0])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
+import statistics
 import subprocess
 import time
 from collections.abc import Iterator
@@ -168,7 +170,7 @@ def test_a_user_with_another_id_on_one_of_the_hosts_is_told_so_on_both(project, 
         (project.path / name).mkdir(exist_ok=True)
         (project.path / name).chmod(0o777)
     port = project.environment()["MASTER_PORT"]
-    more = {"MASTER_PORT": port, "MASTER_ADDR": "hostA", "LAUNCHER": "hosts", "RENDEZVOUS_TIMEOUT_S": 10}
+    more = {"MASTER_PORT": port, "MASTER_ADDR": "hostA", "LAUNCHER": "hosts", "RENDEZVOUS_TIMEOUT_S": 30}
     there = on(second, project)
     may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     there.invoke[-1:-1] = ["setpriv", "--reuid=1234", "--clear-groups", *may_read]
@@ -190,22 +192,23 @@ def test_the_hosts_are_checked_and_their_link_is_measured(project, network):
     assert all(checks[place]["level"] == "ok" for place in checks if place[1] in ("host", "hosts", "folders", "ports"))
     measured = checks["", "all-reduce"]["values"]
     assert (measured["ranks"], measured["nodes"]) == (2, 2)
-    assert 0.75 * 0.125 < measured["all_reduce_gb_s"] < 0.125, "1 Gbit/s is 0.125 GB/s"
+    assert 0.3 * 0.125 < measured["all_reduce_gb_s"] < 0.125, "1 Gbit/s is 0.125 GB/s"
 
 
 def test_a_step_over_a_slow_network_takes_what_the_plan_says(project, network, at_home):
     gbit = 0.02  # for the tiny model what 60 Gbit/s would be for a billion weights: the network decides
     with network.limited(gbit):
         run, process = started(project, "slow", MAX_STEPS=8)
-        begins: dict[int, tuple[float, int]] = {}
+        sent: dict[int, int] = {}
         while process.poll() is None:
-            begins.setdefault(run.state().step, (time.monotonic(), network.sent_bytes()))
+            sent.setdefault(run.state().step, network.sent_bytes())
             time.sleep(0.05)
     assert run.state().status == "finished", output(process)
-    (began, sent), (ended, sent_then) = begins[2], begins[7]
     planned = step_planned(at_home, gbit)
-    assert (sent_then - sent) / 5 == pytest.approx(planned.wire_bytes, rel=0.25)
-    assert (ended - began) / 5 == pytest.approx(planned.step_s, rel=0.25)
+    assert (sent[7] - sent[2]) / 5 == pytest.approx(planned.wire_bytes, rel=0.25)
+    times = [line.time for line in run.read_metrics()]
+    steps_s = [after - before for before, after in itertools.pairwise(times)]
+    assert statistics.median(steps_s) == pytest.approx(planned.step_s, rel=0.25)
 
 
 def step_planned(run: Run, gbit: float) -> Timing:

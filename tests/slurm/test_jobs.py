@@ -114,11 +114,13 @@ def test_at_its_time_limit_a_run_is_saved_goes_on_until_it_is_finished_and_is_no
     queue.call("scontrol", "update", f"JobId={number}", f"TimeLimit={limit}")
     wait(run, lambda: run.stop_reason() is not None)
     hold.release()
-    wait(run, lambda: state(number).restarts == 1)
+    wait(run, lambda: state(number).restarts == 1 and state(number).waits)
+    queue.call("scontrol", "hold", str(number))  # so that it still waits while it is looked at
     assert run.state().status == "stopped" and hold.step <= (run.saved_step() or 0) < 12
     shown = project.inv("monitor", "--once", "--name", run.name).stdout
     assert "stopped (time limit)" in shown and f"job {number} is pending" in shown and "not running" not in shown
     queue.call("scontrol", "update", f"JobId={number}", "TimeLimit=30")  # the rest at once
+    queue.call("scontrol", "release", str(number))
     assert left_queue(run, number).state == "COMPLETED"
     assert run.state().status == "finished" and run.state().attempt == 2
     same(run, undisturbed)
@@ -211,22 +213,25 @@ def test_a_job_that_waits_is_shown_and_taken_out_of_the_queue(project, cluster: 
     queue.cancel(first)
 
 
-def test_a_rank_that_is_killed_is_started_again(project):
-    run, number = submitted(project, "killed", RESTARTS=1, SAVE_STEPS=5, **unending(MAX_STEPS=40))
-    wait(run, lambda: (run.saved_step() or 0) >= 5)
-    rank = next(one for one in project.processes() if "--local_rank=0" in one.cmdline())
-    rank.send_signal(signal.SIGKILL)
+def test_a_rank_that_is_killed_is_started_again(project, tmp_path):
+    hold = Hold(tmp_path, step=12)
+    run, number = submitted(project, "killed", RESTARTS=1, SAVE_STEPS=5, MAX_STEPS=20, **hold.settings)
+    wait(run, lambda: hold.held and (run.saved_step() or 0) >= 5)
+    project.running("--local_rank=0")[0].kill()
+    hold.release()
     assert left_queue(run, number).state == "COMPLETED"
     assert run.state().status == "finished" and "killed by signal 9" in run.state().earlier_errors[0]
     nothing_is_left(project)
 
 
-def test_a_node_that_is_lost_gives_the_job_back_to_the_queue(project, cluster: Cluster):
-    run, number = submitted(project, "lost", SAVE_STEPS=5, **unending(MAX_STEPS=40))
-    wait(run, lambda: (run.saved_step() or 0) >= 5)
+def test_a_node_that_is_lost_gives_the_job_back_to_the_queue(project, cluster: Cluster, tmp_path):
+    hold = Hold(tmp_path, step=12)
+    run, number = submitted(project, "lost", SAVE_STEPS=5, MAX_STEPS=20, **hold.settings)
+    wait(run, lambda: hold.held and (run.saved_step() or 0) >= 5)
     cluster.end("n1", signal.SIGKILL)
     steps = subprocess.run(["pgrep", "-f", rf"slurmstepd: \[{number}\.0\]"], capture_output=True, text=True, check=True)
     subprocess.run(["kill", "-9", steps.stdout.split()[-1]], check=True)  # the machine is gone, and all on it
+    hold.release()
     wait(run, lambda: state(number).restarts >= 1 or not state(number).is_active)
     cluster.start_node("n1")
     assert left_queue(run, number).state == "COMPLETED", log(run)

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RANK = """
 import json, os, pathlib, sys, time
 folder, rank = pathlib.Path(sys.argv[-1]), os.environ["RANK"]
-(folder / f"{rank}.json").write_text(json.dumps([sys.argv[1:-1], dict(os.environ)]))
+(folder / f".{rank}").write_text(json.dumps([sys.argv[1:-1], dict(os.environ)]))
+(folder / f".{rank}").rename(folder / f"{rank}.json")  # the other rank ends this one as soon as it is there
 if rank == "3":
     while not (folder / "2.json").exists():  # it would be ended with this one
         time.sleep(0.01)

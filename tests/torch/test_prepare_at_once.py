@@ -25,7 +25,7 @@ def test_two_starts_at_once_end_well_and_spoilt_data_is_made_anew(tmp_path):
     left.mkdir(parents=True)
     (left / "tokens.raw").write_bytes(b"\0" * 1000)
     both = [preparing(tmp_path) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in both]
+    said = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     (prepared,) = (tmp_path / "data" / "prepared").iterdir()
     assert not list(tmp_path.rglob(".*"))
@@ -34,7 +34,7 @@ def test_two_starts_at_once_end_well_and_spoilt_data_is_made_anew(tmp_path):
     counts = json.loads(manifest.read_text())
     manifest.write_text(manifest.read_text()[:100])
     again = preparing(tmp_path)
-    output, _ = again.communicate(timeout=120)
+    output, _ = again.communicate(timeout=600)
     assert again.returncode == 0, output
     assert json.loads(manifest.read_text()) == counts
     assert list((tmp_path / "data" / "prepared").iterdir()) == [prepared]

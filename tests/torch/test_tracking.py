@@ -59,6 +59,7 @@ def test_what_is_logged_reaches_wandb_too_and_no_process_is_left(tmp_path):
     process = metrics.others[0].process
     for step in range(1, 6):
         metrics.log(step, {"train/loss": step + 0.4321})
+    service(metrics)
     metrics.close()
     assert all(f"{step}.4321".encode() in logged(run) for step in range(1, 6))
     assert run.state().wandb is None and not psutil.pid_exists(process.pid)
@@ -120,6 +121,7 @@ def test_a_run_is_the_same_in_wandb_after_a_resume_and_another_of_its_name_is_no
     assert wandb_process.own_id(run) == first and len(first) == 16
     assert wandb_process.own_id(other) != first
     metrics = metrics_of(run)
+    service(metrics)
     metrics.close()
     assert [path.name for path in (run.path / "wandb").glob("offline-run-*/*.wandb")] == [f"run-{first}.wandb"]
 
@@ -130,6 +132,7 @@ def test_a_resumed_run_logs_offline_what_is_new(tmp_path):
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     metrics = metrics_of(run, first_step=2)
     metrics.log(3, {"train/loss": 3.8765})
+    service(metrics)
     metrics.close()
     assert steps(run) == [1, 2, 3]
     assert b"3.8765" in logged(run) and b".5678" not in logged(run)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -72,10 +73,10 @@ def test_a_clock_two_minutes_off_makes_no_run_silent(run, monkeypatch, skew):
         real = time.time
         monkeypatch.setattr(snapshot.time, "time", lambda: real() + skew)
         text = " ".join(shown(run).split())
-        assert "elapsed 0:00" in text and "last update 0:00 ago" in text and "silent" not in text
+        assert re.search(r"elapsed 0:0\d", text) and re.search(r"last update 0:0\d ago", text) and "silent" not in text
         os.utime(run.state_file, (real() - 600, real() - 600))
         snapshot.signs.clear()
-        assert "last update 10:00 ago - silent, see" in " ".join(shown(run).split())
+        assert re.search(r"last update 10:0\d ago - silent, see", " ".join(shown(run).split()))
     assert not list(run.path.glob(".state*"))
 
 

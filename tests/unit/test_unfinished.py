@@ -4,6 +4,7 @@ import _thread
 import io
 import json
 import os
+import signal
 import threading
 import time
 
@@ -295,9 +296,13 @@ def test_whoever_leaves_make_stop_is_told_that_the_run_stops_all_the_same():
             time.sleep(0.01)
         _thread.interrupt_main()
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script that goes on beside has it ignored
     threading.Thread(target=leave, daemon=True).start()
-    with run.lock(), pytest.raises(KeyboardInterrupt):
-        stop.stop(run, Console(file=said, width=200))
+    try:
+        with run.lock(), pytest.raises(KeyboardInterrupt):
+            stop.stop(run, Console(file=said, width=200))
+    finally:
+        signal.signal(signal.SIGINT, before)
     lines = said.getvalue().splitlines()
     assert lines[0] == "stopping p1: finishing the step and saving"
     assert lines[-1] == "p1 stops all the same; `make monitor NAME=p1` shows whether it has"
