@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from rich.console import Console
 
 from sft import template_files
 from sft.errors import UserError
 from sft.host import provenance
-from sft.host.commands import submit
+from sft.host.commands import ending, submit
 from sft.host.commands.attempts import watch_all
 from sft.host.commands.report import conclude
 from sft.host.launch import signals
 from sft.host.launch.decide import Decision, decide
 from sft.host.launch.open import open_run
+from sft.host.launch.slurm.launcher import Queued
 from sft.run import find, lifecycle, unfinished
 from sft.run.directory import Run
 from sft.run.records import Environment, Start
@@ -48,20 +50,40 @@ def train(written: Settings, console: Console, follow: bool = False) -> Run:
 
 
 def train_in_queue(decision: Decision, console: Console, follow: bool) -> Run:
-    """Open a run and submit it. Raises SftError, and then leaves no run behind that has not trained."""
+    """Open a run and submit it. Raises SftError, and then leaves no run behind that has not trained.
+
+    A signal waits until the job is known to the run, and takes it out of the queue then. Raises Interrupted.
+    """
     latest = find.latest(decision.settings.runs_path)
-    with open_run(decision, console.print) as run:
+    with signals.noted() as heard, open_run(decision, console.print) as run:
         try:
             job = submit.submit(run, decision, console)
         except UserError:
             if not run.has_trained:
                 lifecycle.discard(run, latest)
             raise
+        if heard.stop:
+            take_back(run, job, console)
+            raise signals.Interrupted(signal.Signals[heard.stop])
     if follow and (watched := submit.follow(run, job, console)):
         conclude(watched, console)
     else:
         submit.tell_how_to_follow(run, console)
     return run
+
+
+def take_back(run: Run, job: Queued, console: Console) -> None:
+    """Cancel a job that has just been submitted: this program still has the run's claim, so that it cannot begin.
+
+    Raises UserError if Slurm does not answer.
+    """
+    try:
+        job.end_now()
+    except UserError as error:
+        what = f"job {job.number} stays in the queue, as it could not be cancelled ({error})"
+        raise UserError(f"{run.path}: {what}; `{run.command('stop')}` ends it") from None
+    run.update_state("stopped")
+    console.print(f"job {job.number}: cancelled; {ending.how_to_continue(run, run.command('resume'))}")
 
 
 def resume(name: str, console: Console, follow: bool = False) -> Run:

@@ -82,6 +82,7 @@ def call(*command: str, timeout_s: float = TIMEOUT_S) -> str:
             errors="replace",
             timeout=timeout_s,
             check=False,
+            start_new_session=True,  # a Ctrl-C in the terminal would end sbatch after Slurm has taken the job
         )
     except OSError as error:
         raise UserError(f"{command[0]}: cannot be started ({error.strerror})") from None
