@@ -83,6 +83,9 @@ constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## write the newest versio
 clean: ## remove .venv, caches, containers, images; asks first (YES=1)
 	@$(PYTHON) -m sft.host.bootstrap.clean
 
+# While a run is at work with the packages as they are, these do not wait for newer ones.
+monitor stop logs: BOOTSTRAP += --as-is
+
 $(INV): pyproject.toml constraints.txt
 	@$(BOOTSTRAP)
 

@@ -53,6 +53,22 @@ def test_a_name_that_the_user_has_chosen_counts_and_one_made_for_another_folder_
     assert checkout.image() == (image_name or checkout.own())
 
 
+@pytest.mark.parametrize(
+    ("lines", "path"),
+    [
+        ("RUNS_PATH='/large disk/runs'  # not here\n", "/large disk/runs"),
+        ('export RUNS_PATH = "~/a#b"\n', "~/a#b"),
+        ("RUNS_PATH=/large disk/a#b # not here\n", "/large disk/a#b"),
+        ("RUNS_PATH=\nSEED=1\n", ""),
+        ("RUNS_PATH= # runs\nSEED=1\n", ""),
+    ],
+)
+def test_a_path_in_env_file_is_read_as_the_settings_read_it(project, monkeypatch, lines, path):
+    monkeypatch.delenv("RUNS_PATH", raising=False)
+    (project / ".env").write_text(lines)
+    assert checkout.variable("RUNS_PATH") == path == variables.from_file(project / ".env").get("RUNS_PATH", "")
+
+
 def test_env_file_gets_the_names_once_and_loses_those_of_the_folder_that_it_was_copied_from(project):
     stack = Stack(load(None, device="cpu"))
     names = [f"COMPOSE_PROJECT_NAME={checkout.own()}", f"SFT_IMAGE={checkout.own()}"]

@@ -1,4 +1,4 @@
-"""Make `.venv` and fill it: `python3 sft/host/bootstrap/__main__.py [--dev]`. Even Python 2.7 can read this file."""
+"""Make `.venv` and fill it: `sft/host/bootstrap/__main__.py [--dev] [--as-is]`. Even Python 2.7 can read this file."""
 
 import os
 import signal

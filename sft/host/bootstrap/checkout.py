@@ -8,6 +8,8 @@ from sft.host.bootstrap import sound
 
 ENV_FILE = os.path.join(sound.ROOT, ".env")
 CHECKING = "-check"  # behind the name of the compose project in which `make test-env` starts the nodes
+# NAME=value in `.env`: in quotes, or up to a comment
+LINE = r"""^[ \t]*(?:export[ \t]+)?{name}[ \t]*=[ \t]*(?:"([^"\n]*)"|'([^'\n]*)'|([^\n]*?))[ \t]*(?:(?<=[ \t])#.*)?$"""
 GENERATED = re.compile(r"sft-[0-9a-f]{8}")
 
 
@@ -28,7 +30,7 @@ def image() -> str:
 
 def chosen(name: str) -> str:
     """Return the name that the user has chosen, or "". A generated one may be that of a folder that was copied."""
-    found = variable(name)
+    found: str = re.findall(r"\A[\w.:/@-]*", variable(name))[0]
     return "" if GENERATED.fullmatch(found) else found
 
 
@@ -39,7 +41,7 @@ def variable(name: str) -> str:
         return given
     try:
         with open(ENV_FILE, encoding="utf-8-sig", errors="replace") as file:
-            found = re.findall(rf"^\s*(?:export )?{name}\s*=\s*[\"']?([\w.:/@-]*)", file.read(), re.MULTILINE)
+            found = re.findall(LINE.format(name=name), file.read(), re.MULTILINE)
     except OSError:
         return ""
-    return found[-1] if found else ""
+    return "".join(found[-1]) if found else ""

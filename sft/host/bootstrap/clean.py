@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Iterator, List, NamedTuple, Optional
 
-from sft.host.bootstrap import checkout, sound
+from sft.host.bootstrap import at_work, checkout, sound
 from sft.host.bootstrap.stop import run, stop
 
 FOLDERS = (".venv", ".uv", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis")
@@ -29,6 +29,9 @@ class Item(NamedTuple):
 
 def main() -> None:
     """List, ask, remove. Exits with 2 if nothing may be removed, and with 1 if something could not be."""
+    in_use = at_work.in_use()
+    if in_use:
+        stop(f"{in_use}; `make stop` ends a run")
     found = list(folders())
     problem = docker_problem()
     if problem:

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import NoReturn, Optional
 
-from sft.host.bootstrap import bundle, sound, uv
+from sft.host.bootstrap import at_work, bundle, sound, uv
 from sft.host.bootstrap.stop import stop
 
 ROOT = Path(sound.ROOT)
 VENV = ROOT / ".venv"
 OLDEST, NEWEST = (3, 11), (3, 14)  # what the packages in constraints.txt support
+AS_IS = "--as-is"  # of tasks that only look at a run or stop it: they need not have the newest packages
 MANAGED = "3.12"  # the Python that uv gets where the machine's does not do
 
 
@@ -25,6 +26,7 @@ def main() -> NoReturn:
         sys.exit(0)
     bundle.use(os.environ)
     fault = what_is_wrong()
+    leave_to_runs(fault)
     if fault:
         print(".venv: " + fault + "; it is made anew", flush=True)
         remove()
@@ -32,7 +34,23 @@ def main() -> NoReturn:
         print("setting up .venv (some minutes and gigabytes the first time)", flush=True)
         make()
     python = str(VENV / "bin" / "python")
-    os.execv(python, [python, "-m", "sft.host.install", *sys.argv[1:]])
+    os.execv(python, [python, "-m", "sft.host.install", *(word for word in sys.argv[1:] if word != AS_IS)])
+
+
+def leave_to_runs(fault: str) -> None:
+    """Exit if runs are at work with the packages in `.venv`, which import some of them only when they need them.
+
+    With AS_IS the task goes on with the packages as they are, if those are whole.
+    """
+    in_use = at_work.in_use() if (VENV / "bin" / "inv").exists() else ""  # nothing works with what was never finished
+    if not in_use:
+        return
+    if fault:
+        stop(f"{in_use}, but {fault}; it is made anew at the first `make` after that")
+    if AS_IS not in sys.argv:
+        stop(f"{in_use}, and its packages have to be renewed; wait for the end of that, or `make stop`")
+    print(f"{in_use}; its packages are renewed at the first `make` after that", flush=True)
+    sys.exit(0)
 
 
 def waited_for_another() -> bool:
