@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +16,7 @@ from sft.run.directory import Run
 
 POLL_S = 0.3
 LAST, LOOK_BACK = 5, 100  # lines of each log that are shown with a failure, and lines that they are chosen from
+LONG_LINE = 1000  # bytes
 MANY = 8  # logs; of more only the telling ones are shown, unless NODE says which
 TELLING = 4  # of these, at most
 ALL = "all"
@@ -29,9 +32,7 @@ def logs(run: Run, console: Console, follow: bool, lines: int, node: str = "") -
     positions: dict[Path, int] = {}
     paths = chosen(run, node)
     for path in paths:
-        positions[path] = path.stat().st_size
-        for line in run.log_tail(path, lines) if lines else whole(path):
-            console.print(f"{path.stem} | {line}")
+        positions[path] = print_new(path, beginning_of(path, lines), console, and_incomplete=not follow)
     try:
         while follow:
             running = run.is_held()
@@ -90,20 +91,25 @@ def ends(run: Run) -> dict[str, list[str]]:
     return found
 
 
-def whole(path: Path) -> Iterator[str]:
-    """Yield all lines of a log."""
-    with path.open(errors="replace") as file:
-        yield from (line.rstrip("\n") for line in file)
+def beginning_of(path: Path, lines: int) -> int:
+    """Return the position of the last `lines` lines of a log (0: of all)."""
+    if not lines:
+        return 0
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        begin = file.seek(max(0, end - lines * LONG_LINE))
+        last = io.BytesIO(file.read(end - begin)).readlines()[-lines:]
+    return end - sum(map(len, last))
 
 
-def print_new(path: Path, position: int, console: Console) -> int:
-    """Print the complete lines of a log after `position`; return the position after them."""
+def print_new(path: Path, position: int, console: Console, and_incomplete: bool = False) -> int:
+    """Print the complete lines of a log after `position`, or all; return the position after them."""
     with path.open("rb") as file:
         file.seek(position)
         for line in file:
-            if not line.endswith(b"\n"):
+            if not (and_incomplete or line.endswith(b"\n")):
                 break
             position += len(line)
-            text = line.decode(errors="replace").rstrip("\n")
-            console.print(f"{path.stem} | {text}")
+            for text in line.decode(errors="replace").splitlines():
+                console.print(f"{path.stem} | {text}")
     return position
