@@ -62,7 +62,7 @@ def wait(true: Callable[[], bool], what: str, trial: Trial) -> float:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{trial.nodes} nodes: {what}: {trial.run.failure()}")
         time.sleep(0.02)
-        if time.monotonic() - told_at > STATE_S and not trial.run.ended:
+        if time.monotonic() - told_at > STATE_S and not trial.run.ended and trial.run.failure() is None:
             told_at = time.monotonic()
             trial.run.tell(step=trial.run.state().step + 1, total_steps=1_000_000)
     return time.monotonic()

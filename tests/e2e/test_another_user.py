@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from benchmarks.scale import listens
 from sft import hostfile
 from sft.run import lifecycle
 from sft.settings.load import DEMO_SETTINGS
@@ -137,6 +138,7 @@ def test_a_node_that_may_not_read_the_word_says_that_node_0_waits_and_node_0_say
     program = (sys.executable, "-m", "sft.host.launch.node", "--run", str(run.path), "--node-rank")
     first = subprocess.Popen([*program, "0"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
+        wait_until(lambda: listens(settings.master_port + 1), first, run)
         second = of_another(*program, "1")
         said = f"RUNS_PATH={runs}: the word by which the nodes know each other cannot be read or written there"
         assert (second.returncode, second.stderr.startswith(said)) == (2, True), second.stderr

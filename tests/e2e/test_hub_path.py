@@ -17,7 +17,7 @@ from tests.hub import content
 from tests.hub.content import DATASET, MODEL, OTHER_TOKEN, TOKEN, WRONG_TOKEN
 from tests.hub.server import Fault, running
 
-from .project import Project, wait_until
+from .project import Hold, Project, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -43,11 +43,11 @@ def fresh(hub, tmp_path_factory):
     return Project(tmp_path_factory.mktemp("hub-path"))
 
 
-def make(fresh, hub, *words, token=TOKEN):
+def make(fresh, hub, token=TOKEN, **settings):
     """Start `make train` as a user who has the key in the environment."""
     key = {"HUGGINGFACE_API_KEY": token} if token else {}
     return fresh.start(
-        "make", "train", *words, **LIMITS, **key, HF_ENDPOINT=hub.endpoint, HF_HOME=fresh.path / "huggingface"
+        "make", "train", **LIMITS, **key, **settings, HF_ENDPOINT=hub.endpoint, HF_HOME=fresh.path / "huggingface"
     )
 
 
@@ -70,8 +70,8 @@ def test_without_access_a_line_says_so_and_nothing_is_left(fresh, hub, token, li
     assert code == 2 and not (fresh.path / "runs" / "defaults").exists(), output
 
 
-def test_from_nothing_interrupted_twice_and_finished_without_the_hub(fresh, hub):
-    run = Run(fresh.path / "runs" / "defaults")
+def test_from_nothing_interrupted_twice_and_finished_without_the_hub(fresh, hub, tmp_path):
+    run, hold = Run(fresh.path / "runs" / "defaults"), Hold(tmp_path, step=3)
     hub.faults.append(Fault("blobs", bytes_per_s=50_000))
     downloading = make(fresh, hub)
     wait_until(lambda: any("/blobs/" in request.path for request in hub.requests), downloading, run)
@@ -81,9 +81,9 @@ def test_from_nothing_interrupted_twice_and_finished_without_the_hub(fresh, hub)
     fresh.wait_for_no_process()
     hub.faults.clear()
 
-    training = make(fresh, hub)
-    wait_until(lambda: run.metrics.is_file() and len(list(run.read_metrics())) >= 2, training, run)
-    assert fresh.inv("stop", RUNS_PATH="runs").returncode == 0
+    training = make(fresh, hub, **hold.settings)
+    hold.wait(training, run)
+    hold.stop(fresh, training, run)
     code, output = end(training)
     assert run.state().status == "stopped", output
     hub.stop()

@@ -111,6 +111,7 @@ def test_planted_keys_are_found_nowhere(planted, refusing, settings, code, reque
             process.wait(0.2)
     output = process.stdout.read()
     assert process.returncode == code, output
+    planted.wait_for_no_process()  # what is looked at from here on stays as it is
     run = Run(planted.path / "runs" / name)
     said = [output, *commands, *(planted.inv(*task, "--name", name).stdout for task in (["logs"], ["monitor"]))]
     places = {str(i): text.encode() for i, text in enumerate(said)}
@@ -125,4 +126,3 @@ def test_planted_keys_are_found_nowhere(planted, refusing, settings, code, reque
     else:
         assert "'WANDB_API_KEY': '***'" in logs
         assert "W&B: not logging there (" in output  # and the run is finished all the same
-    planted.wait_for_no_process()

@@ -30,7 +30,8 @@ def closed_terminal(project, process):
 def service_stopped(project, process):
     for number in (signal.SIGTERM, signal.SIGHUP):  # to every process, as systemd may, and as the end of a session is
         for found in project.processes():
-            found.send_signal(number)
+            with contextlib.suppress(psutil.Error):  # the signal before has ended it
+                found.send_signal(number)
 
 
 def twice_at_once(project, process):
@@ -45,15 +46,6 @@ def stopped_well(project, run, process):
     assert state.status == "stopped" and run.failure() is None, output
     assert (run.checkpoints / "latest").read_text().strip() == f"step-{state.step:06d}", output
     return state.step
-
-
-def is_at_work(project, program):
-    """Tell whether a program of the project is at work, while others come and go."""
-    for found in project.processes():
-        with contextlib.suppress(psutil.Error):
-            if program in found.cmdline():
-                return True
-    return False
 
 
 def test_every_kind_of_stop_saves_the_last_step(project):
@@ -72,7 +64,7 @@ def test_every_kind_of_stop_saves_the_last_step(project):
 def test_a_service_that_is_stopped_while_its_run_starts_is_stopped_and_not_failed(project):
     run = Run(project.path / "runs" / "early")
     process = project.start("make", "train", **ENDLESS, RUN_NAME=run.name)
-    wait_until(lambda: is_at_work(project, "sft.host.launch.node"), process, run)
+    wait_until(lambda: bool(project.running("sft.host.launch.node")), process, run)
     service_stopped(project, process)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     project.wait_for_no_process()
@@ -84,8 +76,7 @@ def test_a_persons_second_ctrl_c_ends_at_once(project):
     # A rank that does not move cannot save: only an end at once gets past it.
     process = project.start("make", "train", **ENDLESS, RUN_NAME=run.name)
     wait_until(lambda: run.state().step >= 3, process, run)
-    rank = next(found for found in project.processes() if "--local_rank=0" in found.cmdline())
-    rank.suspend()
+    project.running("--local_rank=0")[0].suspend()
     os.killpg(process.pid, signal.SIGINT)
     wait_until(lambda: run.stop_reason() is not None, process, run)
     time.sleep(AGAIN_S)
@@ -111,7 +102,7 @@ def test_a_setup_that_is_ended_leaves_nothing_at_work(project, tmp_path, number)
     os.mkfifo(tmp_path / "train.jsonl")  # nobody writes into it: preparing goes on for ever
     process = project.start("setup", **small(DATASET=tmp_path))
     deadline = time.monotonic() + TIMEOUT_S
-    while not is_at_work(project, "sft.trainer.prepare"):
+    while not project.running("sft.trainer.prepare"):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)

@@ -67,7 +67,7 @@ def test_a_stop_while_the_inputs_are_made_ends_the_ranks_that_wait_for_them(proj
     os.mkfifo(tmp_path / "train.jsonl")  # nobody writes into it: preparing goes on for ever
     run = Run(project.path / "runs" / "waiting")
     process = project.start("train", **small(RUN_NAME="waiting", DATASET=tmp_path))
-    wait_until(lambda: sum("--local_rank=0" in found.cmdline() for found in project.processes()) == 2, process, run)
+    wait_until(lambda: len(project.running("--local_rank=0")) == 2, process, run)
     assert run.state().status == "preparing"
     asked = project.inv("stop", "--name", "waiting")
     output, _ = process.communicate(timeout=TIMEOUT_S)

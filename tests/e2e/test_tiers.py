@@ -37,7 +37,7 @@ def test_after_it():
 WAYS = {
     "fixture": ("", "assert False", "pass"),
     "test": ("", "pass", "assert False"),
-    "timeout": ("@pytest.mark.timeout(2)", "pass", "time.sleep(600)"),
+    "timeout": ("@pytest.mark.timeout(2, func_only=True)", "pass", "time.sleep(600)"),
 }
 
 

@@ -66,6 +66,7 @@ def accepted(folder: str, hooks: list[str]) -> socket.socket | None:
     if connection.recv(100) != b"offered":
         connection.close()
         return None
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # one that ended this process here would take the fork with it
     connection.send(b"go")
     listen(connection)
     return connection
