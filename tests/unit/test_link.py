@@ -8,11 +8,14 @@ import time
 
 import pytest
 
-from sft.errors import SettingsError
+from sft import hostfile
+from sft.errors import RunFailed, SettingsError
 from sft.host.launch import link as links
 from sft.host.launch import meeting, open_files
 from sft.host.launch.link import MasterLink, WorkerLink
-from sft.run.records import Failure
+from sft.host.launch.node import Node
+from sft.run import lifecycle, typed_json
+from sft.run.records import Failure, RankEnd, RankExit
 from tests.e2e.project import free_port
 from tests.settings import decided
 
@@ -158,6 +161,65 @@ def is_closed(connection):
         return False
     except ConnectionError:
         return True
+
+
+# The next attempt
+
+
+@pytest.fixture
+def nodes(met, tmp_path):
+    """Two nodes of a run that have met."""
+    run = lifecycle.create(decided(nodes=2, gpus_per_node=1, runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 1))
+    return [Node(run, rank, link, Signalled()) for rank, link in enumerate(met)]
+
+
+class Signalled:
+    """A node that was sent a signal once the other one had ended."""
+
+    end_now, signalled = False, False
+
+    def who(self):
+        return "a signal to node" if self.signalled else None
+
+
+def test_a_node_that_ends_after_the_first_one_writes_nothing_into_the_next_attempt(nodes):
+    first, second = nodes
+    run, reason = first.run, "rank 0: the reason"
+    run.fail(Failure(kind="crash", reason=reason, rank=0))
+    first.leave(well=False, lock=None)
+    assert run.state().status == "failed"
+    lifecycle.reopen(run, run.settings(), again=True)
+    until(lambda: second.link.first_has_ended, second.link)
+    second.supervisor.look()
+    second.supervisor.heard.signalled = True
+    second.supervisor.look()
+    second.supervisor.fail(Failure(kind="killed", reason="the launcher was killed by signal 9"))
+    second.supervisor.wait_for_reason()
+    with pytest.raises(RunFailed, match=reason):
+        second.supervisor.raise_failure()
+    second.leave(well=False, lock=None)
+    assert run.failure() is None and run.stop_reason() is None and run.state().status == "launching"
+
+
+def test_a_signal_to_a_node_that_ends_after_the_first_one_does_not_stop_the_next_attempt(nodes):
+    first, second = nodes
+    run = first.run
+    run.update_state("stopped")
+    first.leave(well=True, lock=None)
+    lifecycle.reopen(run, run.settings())
+    until(lambda: second.link.first_has_ended, second.link)
+    second.supervisor.heard.signalled = True
+    second.supervisor.look()
+    assert run.stop_reason() is None and run.failure() is None
+
+
+def test_what_ranks_of_the_last_attempt_write_after_the_next_one_has_begun_is_not_of_its_ranks(nodes):
+    second = nodes[1]
+    second.run.note_end(1, RankEnd(status="failed", failure=Failure(kind="lost_rank", reason="rank 1: lost", rank=1)))
+    typed_json.write(second.run.exit_file(1), RankExit(pid=1, code=-6))
+    second.introduce()
+    second.supervisor.judge_ranks()
+    assert second.run.failure() is None and not second.supervisor.ranks.broken
 
 
 # Many nodes

@@ -109,6 +109,11 @@ class Link:
         rank = self.lost_rank()
         return None if rank is None else f"lost node {rank} ({self.peers[rank].lost})"
 
+    @property
+    def first_has_ended(self) -> bool:
+        """Whether node 0 was here and has ended: what this node requests now would count for the next attempt."""
+        return False
+
     def close(self, well: bool) -> None:
         """Close the connections, with a goodbye if this node has done its part."""
         for peer in self.peers.values():
@@ -280,6 +285,10 @@ class WorkerLink(Link):
     def lost(self) -> str | None:
         """Return how node 0 was lost, or None."""
         return "lost node 0 (its program is gone)" if self.is_gone else super().lost()
+
+    @property
+    def first_has_ended(self) -> bool:
+        return self.is_gone or any(peer.lost for peer in self.peers.values())
 
     def ready(self) -> None:
         """Say that this node can begin, once it is connected."""

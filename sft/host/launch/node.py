@@ -124,7 +124,8 @@ class Node:
                     self.train(ranks)
             well = not self.supervisor.end_now
         except BaseException as error:
-            self.run.fail(Failure(kind=kind_of(error), reason=f"node {self.rank}: {error}", nodes=[self.rank]))
+            failure = Failure(kind=kind_of(error), reason=f"node {self.rank}: {error}", nodes=[self.rank])
+            self.supervisor.record(failure)
             raise
         finally:
             self.leave(well, lock)
@@ -139,12 +140,14 @@ class Node:
         # The first node says how the run ended; another one does if the first is gone.
         if failure and not self.run.ended and (self.rank == 0 or not self.run.is_running()):
             self.run.end_as_failed(failure)
+        self.supervisor.pass_on_failure()  # the others may need longer to end, until after the next attempt has begun
         self.link.close(well)
         if lock:
             lock.close()
 
     def introduce(self) -> None:
         """Write what this node is, for the monitor: one machine's cards may belong to several nodes."""
+        self.supervisor.ranks.forget()
         cards = [card.uuid for card in self.processes.cards()]
         about = NodeInfo(name=self.name, host=socket.gethostname(), ranks=list(self.ranks), gpus=cards)
         typed_json.write(self.run.node_file(self.rank), about)

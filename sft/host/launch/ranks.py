@@ -28,6 +28,12 @@ class Ranks:
         self.broke_at: float | None = None
         self.kills_before = resources.memory_kills()
 
+    def forget(self) -> None:
+        """Remove the records of ranks of the last attempt that ended after this attempt had begun."""
+        for rank in self.numbers:
+            self.run.rank_file(rank).unlink(missing_ok=True)
+            self.run.exit_file(rank).unlink(missing_ok=True)
+
     def look(self) -> None:
         """Read the records that are new."""
         for rank in self.numbers:

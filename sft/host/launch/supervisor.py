@@ -41,6 +41,7 @@ class Supervisor:
         self.look_s = settings.nodes / LOOKS_PER_S if rank else 0.0
         self.looked_at = 0.0
         self.has_told = False  # of a failure
+        self.told: Failure | None = None  # why the run is broken, as node 0 has said
         self.max_hours = settings.max_hours
         # Both times are from the clock of the task, which may be another machine's; from here on this machine's counts.
         state = run.state()
@@ -55,11 +56,11 @@ class Supervisor:
         who = self.heard.who()
         reason = f"{who} {self.rank}" if who else self.time_is_over()
         # Slurm ends the other nodes when one has failed: that is no request to stop, and the run may start again.
-        if reason and self.run.stop_reason() is None and not self.run.failure():
+        if reason and self.run.stop_reason() is None and not self.failure() and not self.link.first_has_ended:
             self.run.request_stop(reason)
         self.link.poll()
         self.pass_on_failure()
-        if (lost := self.link.lost()) and self.run.failure() is None:
+        if (lost := self.link.lost()) and self.failure() is None:
             # Wait for a better reason: that node itself, or what started it, may say why it was lost.
             self.lost_at = self.lost_at or time.monotonic()
             if time.monotonic() - self.lost_at > REASON_WAIT_S:
@@ -80,8 +81,10 @@ class Supervisor:
                 self.link.tell(failure)
         elif isinstance(self.link, WorkerLink) and (failure := self.link.broken()):
             self.has_told = True
+            self.told = failure
             # Over NFS this node may not see the file for a minute. Trying to write it makes the system look again.
-            self.run.fail(failure)
+            if not self.link.first_has_ended:
+                self.run.fail(failure)
             self.looked_at = 0.0
 
     def is_due(self) -> bool:
@@ -114,7 +117,7 @@ class Supervisor:
                 self.judge_ranks()
                 if heartbeat and (silence := heartbeat.failure()):
                     self.fail(silence, "the stacks of all ranks are in logs/")
-                if failed_at is None and self.run.failure():
+                if failed_at is None and self.failure():
                     failed_at = time.monotonic()
                     self.processes.write_stacks()
             stopped = self.end_now or (until_stop and self.run.stop_reason() is not None)
@@ -134,7 +137,7 @@ class Supervisor:
         """Wait until a reason for the failure has been recorded; this node has only a rank's exit code."""
         while not self.end_now:
             if self.is_due():
-                if self.run.failure():
+                if self.failure():
                     return
                 self.judge_ranks()
             self.look()
@@ -143,9 +146,18 @@ class Supervisor:
         """Record a failure that this node has found, with a hint where to read more: by default this node's log."""
         hint = hint or f"logs/node-{self.rank}.log says more"
         nodes = [*failure.nodes, self.rank]
-        self.run.fail(replace(failure, reason=f"node {self.rank}: {failure.reason}; {hint}", nodes=nodes))
+        self.record(replace(failure, reason=f"node {self.rank}: {failure.reason}; {hint}", nodes=nodes))
+
+    def record(self, failure: Failure) -> None:
+        """Record a failure, unless node 0 has told one: by now it may have begun the next attempt."""
+        if self.told is None:
+            self.run.fail(failure)
+
+    def failure(self) -> Failure | None:
+        """Return why this attempt is broken, or None. What node 0 has told counts, even if its record is gone again."""
+        return self.told or self.run.failure()
 
     def raise_failure(self) -> None:
         """Raise RunFailed if the run is broken."""
-        if failure := self.run.failure():
+        if failure := self.failure():
             raise RunFailed(failure.reason, failure.kind)
