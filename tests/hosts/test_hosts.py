@@ -343,17 +343,20 @@ def test_a_lost_host_a_lost_connection_and_ctrl_c(project, network, first, secon
     project.wait_for_no_process()
 
 
-def test_a_host_that_ends_before_the_first_one_joins_the_next_attempt(project, first, second):
+@pytest.mark.parametrize("broken", [1, 0])
+def test_hosts_that_do_not_end_at_the_same_time_meet_in_the_next_attempt(project, first, second, broken):
+    name = f"again-{broken}"
     more = {"MASTER_PORT": project.environment()["MASTER_PORT"], "MASTER_ADDR": "hostA", "LAUNCHER": "hosts"}
-    settings = small(RUN_NAME="again", RESTARTS=1, **more, **unending())
+    settings = small(RUN_NAME=name, RESTARTS=1, **more, **unending())
     nodes = [on(host, project).start("train", **settings, NODE_RANK=rank) for rank, host in enumerate((first, second))]
-    run = Run(project.path / "runs" / "again")
+    run = Run(project.path / "runs" / name)
     goes_on(run, nodes[0])
-    rank_of(first).suspend()  # as one that waits for the other rank in a collective of NCCL
-    rank_of(second).kill()
+    ranks = [rank_of(first), rank_of(second)]
+    ranks[1 - broken].suspend()  # as one that waits for the other rank in a collective of NCCL
+    ranks[broken].kill()
     wait_until(lambda: run.state().attempt == 2, nodes[0], run)
     goes_on(run, nodes[0])
-    assert project.inv("stop", "--name", "again").returncode == 0
+    assert project.inv("stop", "--name", name).returncode == 0
     said = [output(node) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert "is there already" not in said[1] and run.state().status == "stopped", said
