@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sft.host.launch.word import WORD
 from sft.run import files
+
+from .project import ROOT
 
 NFS = os.environ.get("SFT_TEST_NFS", "")
 
@@ -164,3 +167,33 @@ for _ in range(50):
     counting = [python(count, shared) for _ in range(3)]
     assert [process.wait(300) for process in counting] == [0, 0, 0]
     assert counter.read_text() == "150"
+
+
+FIRST = """
+from rich.console import Console
+from sft.host.commands import setup
+from sft.host.launch import word
+print("held", flush=True)
+sys.stdin.readline()
+for number in range(100):
+    folder = Path(sys.argv[1]) / str(number)
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    setup.make_env_file(Console(file=sys.stderr))
+    print(word.word_of(Path()), len(Path(".env").read_text()))
+"""
+
+
+def test_tasks_and_nodes_that_are_the_first_at_once_have_the_same_settings_and_the_same_word(tmp_path):
+    """The one that came second ended with a traceback, or read the file before anything was in it."""
+    environment = {name: value for name, value in os.environ.items() if name != WORD}
+    first = [holding(python(FIRST, tmp_path, env=environment)) for _ in range(3)]
+    for process in first:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    one, *others = [process.communicate()[0].splitlines() for process in first]
+    assert len(one) == 100 and others == [one, one]
+    assert {line.split()[1] for line in one} == {str(len((ROOT / ".env.example").read_text()))}
+    for folder in tmp_path.iterdir():
+        assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+        assert len(list(folder.iterdir())) == 2

@@ -18,6 +18,7 @@ from sft.host.bootstrap import bundle
 from sft.host.folders import make_folders
 from sft.host.install import manifest
 from sft.host.launch import inputs, signals
+from sft.host.private_file import write_first
 from sft.settings.fields import Settings
 from sft.settings.load import load
 from sft.settings.mixture import title
@@ -35,10 +36,8 @@ def make_env_file(console: Console) -> None:
         if ENV_FILE.stat().st_mode & 0o077:
             console.print(f"warning: {ENV_FILE}: others may read the keys in it; chmod 600 {ENV_FILE}")
         return
-    descriptor = os.open(ENV_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(EXAMPLE.read_text())
-    console.print(f"made {ENV_FILE} from {EXAMPLE.name}: your settings and keys go there")
+    if write_first(ENV_FILE, EXAMPLE.read_text()):
+        console.print(f"made {ENV_FILE} from {EXAMPLE.name}: your settings and keys go there")
 
 
 def set_up_launcher(settings: Settings, made: list[Path], console: Console) -> bool:

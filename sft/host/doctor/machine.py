@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import socket
+import random
 from collections.abc import Iterator
 
+from sft import hostfile
 from sft.host import gpus
 from sft.host.check import Check
 from sft.host.doctor import card_facts, cards, disk_speed, hardware, installation, kernel
@@ -15,6 +16,7 @@ from sft.settings.fields import Settings
 
 # NCCL has some 10 MB for each pair of ranks and channel, up to a hundred of them.
 SHM_LEAST_GB = 1.0
+PORTS = range(20_000, 32_000)  # Linux gives those from 32768 on to whoever asks for none
 SHM_REMEDY = "sudo mount -o remount,size=8G /dev/shm; in a container, start it with --shm-size=8g"
 
 
@@ -56,10 +58,8 @@ def all_reduce(settings: Settings) -> Check:
 
 
 def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+    """Return a port that is free now, of those that no program gets without asking for one."""
+    return next(filter(hostfile.port_is_free, random.sample(PORTS, len(PORTS))))
 
 
 def checks(settings: Settings, chosen: Launcher) -> Iterator[Check]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import os
 import secrets
-import time
 from pathlib import Path
 
+from sft.host.private_file import write_first
+
 WORD = "SFT_LINK_WORD"  # in the environment of nodes that were started over ssh
-WRITTEN_S = 2.0  # within which another node has written the file that it has made
 
 
 def word_of(runs: Path) -> str:
@@ -21,14 +20,10 @@ def word_of(runs: Path) -> str:
     if word := os.environ.get(WORD):
         return word
     path = runs / f".link-word-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
+    if not path.exists():
         runs.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-    deadline = time.monotonic() + WRITTEN_S
-    while not (found := path.read_text().strip()) and time.monotonic() < deadline:
-        time.sleep(0.05)  # another node is writing it
-    return found
+        write_first(path, secrets.token_hex(32) + "\n")
+    return path.read_text().strip()
 
 
 def proof(word: str, nonce: str, rank: int) -> str:
