@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from wandb.util import get_core_path
 
 from sft.run.directory import Run
 from sft.trainer import batching
@@ -72,7 +73,7 @@ def test_a_killed_service_of_wandb_is_said_and_ends_nothing(project, tmp_path):
     run = Run(project.path / "runs" / "without-wandb")
     hold.wait(process, run)
     wait_until(lambda: list(run.path.glob("wandb/offline-run-*/*.wandb")), process, run)
-    next(found for found in project.processes() if "wandb-core" in found.name()).kill()
+    project.running(get_core_path())[0].kill()
     hold.release()
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0 and run.state().status == "finished", output

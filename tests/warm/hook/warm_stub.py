@@ -66,8 +66,13 @@ def accepted(folder: str, hooks: list[str]) -> socket.socket | None:
     if connection.recv(100) != b"offered":
         connection.close()
         return None
-    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # one that ended this process here would take the fork with it
-    connection.send(b"go")
+    # One that ended this process here would take the fork with it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    try:
+        connection.send(b"go")
+    except OSError:  # the template is gone: this process runs the program, and takes its own signals
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        raise
     listen(connection)
     return connection
 
