@@ -174,10 +174,12 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
 
 
 def remove_owned(temporary: Path, owner: TextIO) -> None:
-    """Remove a temporary folder whose lock is held. NFS keeps an open file until it is closed: hence the second try."""
+    """Remove a temporary folder whose lock is held."""
     shutil.rmtree(temporary, ignore_errors=True)
     owner.close()
-    shutil.rmtree(temporary, ignore_errors=True)
+    # NFS keeps an open file until it is closed. If a maker has locked a new one meanwhile, what is there now is its own.
+    with contextlib.suppress(OSError):
+        temporary.rmdir()
 
 
 def sweep(folder: Path, files: bool = False) -> None:
