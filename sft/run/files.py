@@ -177,7 +177,7 @@ def remove_owned(temporary: Path, owner: TextIO) -> None:
     """Remove a temporary folder whose lock is held."""
     shutil.rmtree(temporary, ignore_errors=True)
     owner.close()
-    # NFS keeps an open file until it is closed. If a maker has locked a new one meanwhile, what is there now is its own.
+    # NFS keeps an open file until it is closed. If a maker has locked a new one meanwhile, the folder is its own.
     with contextlib.suppress(OSError):
         temporary.rmdir()
 
