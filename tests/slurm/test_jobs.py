@@ -165,7 +165,7 @@ def test_a_warning_by_hand_saves_and_queues_again_and_make_stop_ends_it(project)
 
 def test_who_follows_a_run_sees_it_through_its_time_limits_and_a_stop_meanwhile_is_the_users(project, tmp_path):
     hold, again = Hold(tmp_path, step=3), Hold(tmp_path, step=6)
-    run = Run(project.path / "runs" / "followed")
+    run = Run(project.path / "runs" / "seen-through")
     settings = small(RUN_NAME=run.name, **unending() | hold.settings | {"HOLD_AT": "3,6"})
     following = project.start("train", "--follow", **settings)
     wait(run, lambda: hold.held)

@@ -124,8 +124,8 @@ def test_a_disk_that_fills_up_at_any_byte_leaves_the_checkpoint_before(tmp_path)
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("nth", [1, 2])
-def test_what_does_not_reach_the_disk_is_no_checkpoint(tmp_path, monkeypatch, nth):
+@pytest.mark.parametrize("flush_s", [0.0, 1000.0], ids=["while it is written", "at its end"])
+def test_what_does_not_reach_the_disk_is_no_checkpoint(tmp_path, monkeypatch, flush_s):
     saver = saver_in(tmp_path)
     save(saver, 1)
     calls, flush = [], os.fsync
@@ -133,12 +133,12 @@ def test_what_does_not_reach_the_disk_is_no_checkpoint(tmp_path, monkeypatch, nt
     def broken(descriptor):
         if os.readlink(f"/proc/self/fd/{descriptor}").endswith("_optim.pt"):
             calls.append(descriptor)
-            if len(calls) == nth:
+            if len(calls) == 1:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))  # the system says so once
         flush(descriptor)
 
     monkeypatch.setattr(os, "fsync", broken)
-    monkeypatch.setattr(disk, "FLUSH_S", 0.0)
+    monkeypatch.setattr(disk, "FLUSH_S", flush_s)
     save(saver, 2)
     with pytest.raises(OSError, match="Input/output error"):
         saver.check()
