@@ -53,7 +53,6 @@ def test_a_run_that_is_being_started_is_stopped_before_its_nodes_are_there(run, 
     def heed():
         wait_until(lambda: run.stop_reason() == ending.BY_USER)
         run.update_state("stopped")
-        claim.close()
 
     beside(heed)
     with other.lock():
@@ -61,6 +60,9 @@ def test_a_run_that_is_being_started_is_stopped_before_its_nodes_are_there(run, 
         stop.stop(run, Console(file=said, width=200))
         assert other.stop_reason() is None
     assert "stopped before its first step; `make resume NAME=a" in said.getvalue()
+    # What started the run prints its own report, and is not another run.
+    assert "a is still at work" not in said.getvalue() and "b is still at work" in said.getvalue()
+    claim.close()
 
 
 def test_a_run_that_starts_again_after_a_failure_is_stopped_in_its_next_attempt(run, beside):

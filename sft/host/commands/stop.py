@@ -61,7 +61,7 @@ def stop(run: Run, console: Console) -> None:
         cancel(run, job, console)
         return
     if not run.is_held() or (run.ended and not run.is_running()):
-        others = "".join(f"; {other.name} is: `{other.command('stop')}`" for other in at_work(run.path.parent))
+        others = "".join(f"; {other.name} is: `{other.command('stop')}`" for other in others_at_work(run))
         raise UserError(f"{run.path}: is not running ({status_of(run)}){others or '; there is nothing to stop'}")
     if run.at_work() != run:
         end_evaluation(run.at_work(), console)
@@ -78,8 +78,13 @@ def stop(run: Run, console: Console) -> None:
         console.print(f"it {state.status} before it could stop" + (f": {state.error}" if state.error else ""))
         if state.status == "failed":
             console.print(ending.how_to_continue(run, run.command("resume")))
-    for other in at_work(run.path.parent):
+    for other in others_at_work(run):
         console.print(f"{other.name} is still at work: `{other.command('stop')}`")
+
+
+def others_at_work(run: Run) -> list[Run]:
+    """Return the other runs of the folder that something is at work on."""
+    return [other for other in at_work(run.path.parent) if other != run]
 
 
 def wait_between_attempts(run: Run) -> None:
