@@ -313,6 +313,10 @@ class Run(RunPaths):
         """Tell whether a node is at work on this run, or what starts nodes: before them and between attempts."""
         return self.is_running() or files.is_locked(self.path / ".claim")
 
+    def can_be_stopped(self) -> bool:
+        """Tell whether a node is at work on this run, or is going to be without another command."""
+        return self.is_running() or (self.is_held() and not self.ended)
+
     def at_work(self) -> Run:
         """Return the directory in which something is at work: that of the run's evaluation while there is one."""
         again = Run(self.path / EVALUATION)
@@ -342,10 +346,14 @@ class Run(RunPaths):
         """
         if problem := self.not_yours():
             raise UserError(problem)
+        self.wait_while(lambda: self.is_held() and self.is_about_to_go())
+        if self.is_held():
+            raise self.in_use()
+
+    def wait_while(self, so: Callable[[], bool]) -> None:
+        """Wait while something is so, for as long as what is left of an attempt may take to go away."""
         deadline = time.monotonic() + LAST_ATTEMPT_S
-        while self.is_held():
-            if not self.is_about_to_go() or time.monotonic() > deadline:
-                raise self.in_use()
+        while so() and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
     def is_about_to_go(self) -> bool:

@@ -11,7 +11,6 @@ import argparse
 import os
 import signal
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from sft.host.launch.slurm import queue
 from sft.host.launch.slurm.launcher import Step, port_of
 from sft.redaction import guard_tracebacks, redact
 from sft.run import lifecycle, typed_json
-from sft.run.directory import LAST_ATTEMPT_S, POLL_S, Run
+from sft.run.directory import Run
 from sft.run.records import Job
 from sft.settings import load, variables
 from sft.settings.stages import Decided
@@ -58,7 +57,7 @@ def work(run: Run, number: int, heard: StopRequest) -> None:
         print(f"{run.path}: is finished; there is nothing to do", flush=True)
         return
     console = screen.terminal()
-    let_go(run)
+    run.wait_while(lambda: run.is_held() and not run.is_running())  # who submitted this job still writes that down
     with run.claim():
         begin(run, number)
         saved_before = run.saved_step() or 0
@@ -69,13 +68,6 @@ def work(run: Run, number: int, heard: StopRequest) -> None:
     conclude(watched, console)
     if why and run.state().status == "stopped":
         queue_again(run, number, saved_before)
-
-
-def let_go(run: Run) -> None:
-    """Wait while the program that has submitted this job still writes that down."""
-    deadline = time.monotonic() + LAST_ATTEMPT_S
-    while run.is_held() and not run.is_running() and time.monotonic() < deadline:
-        time.sleep(POLL_S)
 
 
 def begin(run: Run, number: int) -> None:

@@ -10,7 +10,7 @@ from sft.errors import UserError
 from sft.host.commands import ending
 from sft.host.commands.progress import display
 from sft.host.launch.slurm import queue
-from sft.run.directory import LAST_ATTEMPT_S, Run
+from sft.run.directory import Run
 from sft.run.find import at_work
 from sft.run.records import ENDED, State
 
@@ -56,11 +56,12 @@ def status_of(run: Run) -> str:
 
 def stop(run: Run, console: Console) -> None:
     """Stop a run after its current step, or take its job out of the queue. Raises UserError if it is not running."""
-    wait_between_attempts(run)
+    # What started a run that has ended goes away, or starts the next attempt.
+    run.wait_while(lambda: run.is_held() and run.ended and not run.is_running())
     if job := job_to_cancel(run):
         cancel(run, job, console)
         return
-    if not run.is_held() or (run.ended and not run.is_running()):
+    if not run.can_be_stopped():
         others = "".join(f"; {other.name} is: `{other.command('stop')}`" for other in others_at_work(run))
         raise UserError(f"{run.path}: is not running ({status_of(run)}){others or '; there is nothing to stop'}")
     if run.at_work() != run:
@@ -87,13 +88,6 @@ def others_at_work(run: Run) -> list[Run]:
     return [other for other in at_work(run.path.parent) if other != run]
 
 
-def wait_between_attempts(run: Run) -> None:
-    """Wait while a run has ended and what started it is still there: it goes away, or starts the next attempt."""
-    deadline = time.monotonic() + LAST_ATTEMPT_S
-    while run.is_held() and not run.is_running() and run.ended and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-
-
 def cancel(run: Run, job: queue.JobState, console: Console) -> None:
     """Take a run's job out of the queue, or end it before it is at work."""
     queue.cancel(job.number)
@@ -114,7 +108,7 @@ def stopped(run: Run, console: Console) -> State:
     try:
         run.request_stop(ending.BY_USER)
         with display(console) as shown:
-            while run.is_running() or (run.is_held() and not run.ended):
+            while run.can_be_stopped():
                 shown.show(run.state())
                 time.sleep(POLL_S)
     except KeyboardInterrupt:
