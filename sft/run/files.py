@@ -90,11 +90,16 @@ def write_lines(path: Path, lines: Iterable[str], flushed: bool = True) -> None:
         flush(path.parent)
 
 
-def write_first(path: Path, text: str) -> None:
-    """Write a file that is not there yet, whole. Raises FileExistsError if there is one: the first writer's stays."""
+def write_first(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file that is not there yet, whole. Raises FileExistsError if there is one: the first writer's stays.
+
+    `mode`: as far as umask allows it; 0o600 for what only its owner may read, which it is from the first byte on.
+    """
     temporary = temporary_name(path)
     try:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
         try:
             os.link(temporary, path)
         except FileExistsError:

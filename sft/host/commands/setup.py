@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from sft.host.bootstrap import bundle
 from sft.host.folders import make_folders
 from sft.host.install import manifest
 from sft.host.launch import inputs, signals
-from sft.host.private_file import write_first
+from sft.run import files
 from sft.settings.fields import Settings
 from sft.settings.load import load
 from sft.settings.mixture import title
@@ -36,7 +37,8 @@ def make_env_file(console: Console) -> None:
         if ENV_FILE.stat().st_mode & 0o077:
             console.print(f"warning: {ENV_FILE}: others may read the keys in it; chmod 600 {ENV_FILE}")
         return
-    if write_first(ENV_FILE, EXAMPLE.read_text()):
+    with contextlib.suppress(FileExistsError):  # another task has just made it
+        files.write_first(ENV_FILE, EXAMPLE.read_text(), mode=0o600)
         console.print(f"made {ENV_FILE} from {EXAMPLE.name}: your settings and keys go there")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import secrets
 from pathlib import Path
 
-from sft.host.private_file import write_first
+from sft.run import files
 
 WORD = "SFT_LINK_WORD"  # in the environment of nodes that were started over ssh
 
@@ -22,7 +23,8 @@ def word_of(runs: Path) -> str:
     path = runs / f".link-word-{os.getuid()}"
     if not path.exists():
         runs.mkdir(parents=True, exist_ok=True)
-        write_first(path, secrets.token_hex(32) + "\n")
+        with contextlib.suppress(FileExistsError):  # another node has just made it
+            files.write_first(path, secrets.token_hex(32) + "\n", mode=0o600)
     return path.read_text().strip()
 
 
