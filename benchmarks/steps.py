@@ -37,6 +37,7 @@ from sft.settings.kinds import OnDevice
 from sft.settings.load import load
 from sft.settings.stages import Effective, Resolved, resolve, without_plan
 from sft.trainer import batching, distributed, fast_paths, loop, unpacked_layers
+from sft.trainer import engine as engine_of
 from sft.trainer.data import hashes
 from sft.trainer.distributed import World
 from sft.trainer.engine import grad_norm, start_engine
@@ -135,7 +136,9 @@ def measured(settings: Resolved, warmup: int, steps: int, cap_gib: float = 0.0) 
 def planned(settings: Resolved, cap_gib: float) -> Plan:
     """Return the plan of a variant for its prepared rows."""
     found = conditions(settings, gpus.visible())
-    return Plan.of(settings, replace(found, free_gib=cap_gib) if cap_gib else found)
+    if cap_gib:
+        found = replace(found, free_gib=cap_gib, card=replace(found.card, memory_gib=cap_gib))
+    return Plan.of(settings, found)
 
 
 def forked(ranks: int, function: Callable[[], Any], slots: int = 1) -> Any:
@@ -203,8 +206,8 @@ def measure(settings: Effective, warmup: int, steps: int, cap_gib: float = 0.0) 
     cuda = settings.device == "cuda"
     world = distributed.start(settings.device, TIMEOUT_S)
     if cap_gib:
-        total = torch.cuda.get_device_properties(world.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(cap_gib * 2**30 / total)
+        torch.cuda.set_per_process_memory_fraction(cap_gib * 2**30 / engine_of.card_bytes(world.device))
+        engine_of.card_bytes = lambda device: int(cap_gib * 2**30)  # by which it decides what stays gathered
     path, rows = work.prepared(settings)
     flops = matrix_rate() if cuda else 0.0
     engine, received = start_engine(path, settings, configuration(settings), world)

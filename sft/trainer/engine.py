@@ -165,13 +165,18 @@ def fill_in(config: DsConfig, module: TargetLoss, layers: list[torch.nn.Module],
         if world.device.type == "cuda" and "offload_param" not in config.zero:
             # A small model's weights stay gathered: sharding them would save little memory and cost every pass.
             size_bytes = sum(true_shape(p).numel() * p.element_size() for p in module.parameters())
-            if size_bytes <= PERSISTENT_SHARE * torch.cuda.get_device_properties(world.device).total_memory:
+            if size_bytes <= PERSISTENT_SHARE * card_bytes(world.device):
                 sizes["stage3_param_persistence_threshold"] = total
         if config.has_16_bit_states and "stage3_param_persistence_threshold" not in sizes:
             # Memory is scarcer than time: what is kept between forward and backward is a layer and the head.
             live = layer + (count_weights(module.head_loss) if module.head_loss else 0)
             sizes |= {"stage3_max_live_parameters": live, "stage3_max_reuse_distance": live}
     return config.with_zero_defaults(sizes)
+
+
+def card_bytes(device: torch.device) -> int:
+    """Return the bytes of a card's memory."""
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -59,7 +59,7 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World, longes
 
 def use_compiled(module: torch.nn.Module, packing: bool, world: World) -> None:
     """Try the compiled layers of a model, and compute them as they are if that fails or gives others (all ranks)."""
-    trial = Trial(module, world)
+    trial = Trial(module, world, checks_indices=False)  # checked before; the compiler would follow the check
     tested, before = np.arange(3, 3 + TESTED, dtype=np.int32), [np.arange(2, 9, dtype=np.int32)] if packing else []
     with evaluating(module):
         with torch.compiler.set_stance(UNCOMPILED):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from sft.trainer.attention_options import Options
+from sft.trainer.indices import CheckedIndices
 from sft.trainer.packed import Packed
 
 if TYPE_CHECKING:
@@ -104,10 +105,11 @@ def flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Pa
     change = change_of_scores(size, heads, scale, options.softcap, query.device)
     missing = -tokens % BLOCK
     query, key, value = (F.pad(part.transpose(0, 1), (0, 0, 0, missing))[None] for part in (query, key, value))
-    output, seen = compiled()(
-        query, key, value, score_mod=change, block_mask=block_mask(packed, options.window),
-        enable_gqa=query.shape[1] != key.shape[1], return_aux=AuxRequest(lse=True),
-    )  # fmt: skip
+    with CheckedIndices.left():  # torch's compiler would follow it into the kernel
+        output, seen = compiled()(
+            query, key, value, score_mod=change, block_mask=block_mask(packed, options.window),
+            enable_gqa=query.shape[1] != key.shape[1], return_aux=AuxRequest(lse=True),
+        )  # fmt: skip
     if options.sinks is not None:
         # A sink is one more score in the softmax, whose value is zero: its share is lost.
         kept = torch.sigmoid(seen.lse - options.sinks.float()[:, None])

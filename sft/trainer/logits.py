@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ from sft.trainer.batching import collate
 from sft.trainer.causes import is_not_the_models
 from sft.trainer.data.rows import Row
 from sft.trainer.distributed import World
+from sft.trainer.indices import CheckedIndices
 from sft.trainer.loss import TargetLoss
 from sft.trainer.rounding import RoundedOtherwise
 
@@ -36,10 +38,11 @@ BEHIND = (5, 50)  # two tokens, behind those whose logits are compared
 class Trial:
     """A model under trial: the logits at the end of a sequence, alone or packed behind others (all ranks)."""
 
-    def __init__(self, module: torch.nn.Module, world: World) -> None:
+    def __init__(self, module: torch.nn.Module, world: World, checks_indices: bool = True) -> None:
         target_loss = getattr(module, "module", module)
         assert isinstance(target_loss, TargetLoss)
         self.module, self.world, self.target_loss, self.model = module, world, target_loss, target_loss.model
+        self.checks_indices = checks_indices
         rounded = self.model.dtype != torch.float32
         self.share = SHARE_ROUNDED if rounded else SHARE[torch.float32]
         self.same_sums = SAME_SUMS_ROUNDED if rounded else SAME_SUMS[torch.float32]
@@ -55,7 +58,8 @@ class Trial:
         sequences.append((of, is_target))
         self.target_loss.gives_logits = True
         try:
-            return self.module(*collate(sequences, packed, self.world.device))
+            with CheckedIndices() if self.checks_indices else contextlib.nullcontext():
+                return self.module(*collate(sequences, packed, self.world.device))
         finally:
             self.target_loss.gives_logits = False
 

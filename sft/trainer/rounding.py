@@ -17,6 +17,8 @@ PRODUCTS = {
     torch.Tensor.bmm, torch.baddbmm, torch.addmm, torch.einsum,
 }  # fmt: skip
 
+PIECE = 2**23  # numbers that are rounded at once: logits of a whole row fill a card that is nearly full
+
 
 class RoundedOtherwise(TorchFunctionMode):
     """While entered, every number that is the result of a product is rounded up or down by chance, the same each time.
@@ -36,5 +38,11 @@ class RoundedOtherwise(TorchFunctionMode):
             return found
         if found.device not in self.generators:
             self.generators[found.device] = torch.Generator(found.device).manual_seed(0)
-        signs = torch.randint(0, 2, found.shape, generator=self.generators[found.device], device=found.device) * 2 - 1
-        return (found.float() * (1 + signs * torch.finfo(found.dtype).eps / 2)).to(found.dtype)
+        generator, half = self.generators[found.device], torch.finfo(found.dtype).eps / 2
+        flat = found.flatten()
+        if function is torch.einsum:  # whose result may be a view of what it was given
+            flat = flat.clone()
+        for piece in flat.split(PIECE):
+            ups = torch.randint(0, 2, piece.shape, generator=generator, device=found.device, dtype=torch.int8)
+            piece.mul_(ups.float().mul_(2 * half).add_(1 - half))  # in fp32
+        return flat.view(found.shape)

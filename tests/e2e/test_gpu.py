@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pynvml
 import pytest
 import torch
 import transformers
@@ -13,6 +14,7 @@ from sft.host import gpus
 from sft.run.directory import Run
 from sft.trainer import attention
 from sft.trainer.attention_options import Options
+from sft.trainer.indices import CheckedIndices
 from sft.trainer.packed import Packed
 
 from .conftest import STEPS
@@ -42,6 +44,13 @@ ON_ONE = {"DEVICE": "cuda", "NODES": 1, "GPUS_PER_NODE": 1, "GLOBAL_BATCH_SIZE":
 def undisturbed(project):
     """A run of a hundred steps on one GPU, evaluated."""
     return project.train("gpu", **ON_ONE, EVALUATE=1, EVAL_LIMIT=8, MAX_NEW_TOKENS=16)
+
+
+def test_a_way_that_fails_with_an_index_out_of_range_leaves_the_gpu_usable():
+    table = torch.ones(4, 2, device="cuda")
+    with CheckedIndices(), pytest.raises(IndexError):
+        torch.nn.functional.embedding(torch.tensor([4], device="cuda"), table)
+    assert float(table.sum()) == 8
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -124,21 +133,32 @@ def test_the_gpus_of_cuda_visible_devices_are_those_that_cuda_shows():
         assert chosen == shown_by_cuda(visible_devices), f"CUDA_VISIBLE_DEVICES={visible_devices}"
 
 
+def cards_of(pids):
+    """The UUIDs of the cards on which these processes compute: other tests may use any of them at the same time."""
+    pynvml.nvmlInit()
+    cards = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    return [
+        pynvml.nvmlDeviceGetUUID(card)
+        for card in cards
+        if pids & {one.pid for one in pynvml.nvmlDeviceGetComputeRunningProcesses(card)}
+    ]
+
+
 @pytest.mark.parametrize("ds_config", ["zero3", "zero2"])  # DeepSpeed reads CUDA_VISIBLE_DEVICES in its stages 1 and 2
 def test_a_run_trains_on_the_card_that_it_is_told_by_uuid(project, ds_config):
-    everything = gpus.facts()
     last = gpus.visible()[-1]
     run = Run(project.path / "runs" / f"gpu-by-uuid-{ds_config}")
     one = ON_ONE | {"MAX_STEPS": 0, "MAX_EPOCHS": 1000, "CUDA_VISIBLE_DEVICES": last.uuid, "DS_CONFIG": ds_config}
     process = project.start("train", **small(RUN_NAME=run.name, **one))
     wait_until(lambda: run.state().step >= 4, process, run)
-    used = {gpu.uuid: gpu.used_gib for gpu in gpus.facts()}
+    used = cards_of({process.pid for process in project.processes()})
     run.request_stop("the test has seen enough")
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, output
     assert run.nodes()[0].gpus == [last.uuid]
-    grown = [gpu.uuid for gpu in everything if used[gpu.uuid] - gpu.used_gib > 0.25]  # a context takes more
-    assert grown == [last.uuid]
+    if not used:
+        pytest.skip("NVML knows processes by other numbers here, as in a container; run `make test` outside of it")
+    assert used == [last.uuid]
 
 
 @pytest.mark.parametrize("gpus", [1, 2])

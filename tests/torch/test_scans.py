@@ -14,7 +14,7 @@ from transformers.models.qwen3_5 import modeling_qwen3_5
 from sft.trainer import packed
 from sft.trainer.loss import TargetLoss
 from sft.trainer.model import scans
-from sft.trainer.model.delta_rule import CHUNK, Inverse
+from sft.trainer.model.delta_rule import CHUNK, Chunks, Inverse
 from sft.trainer.packed import Packed
 
 from .small_models import model_of
@@ -77,6 +77,32 @@ def test_packed_sequences_have_the_results_and_gradients_of_each_alone(function,
         parts = [result[i] for result in alone]
         expected = torch.cat(parts, 1) if part.dim() > 1 else sum(parts)
         assert (part - expected).norm() <= 5e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("function", [DELTA_RULE, STATE_SPACE], ids=["delta rule", "state space"])
+def test_rows_of_a_batch_have_the_results_and_gradients_of_transformers_own(function):
+    plain = inspect.unwrap(function)
+    mixing = scans.Mixing(plain, scans.kind_of(plain))
+    mixing.is_fast = mixing.has_fast
+    half = TOKENS // 2
+    given = {
+        name: value[:, : 2 * half].reshape(2, half, *value.shape[2:]) if value.dim() > 1 else value
+        for name, value in arguments(plain).items()
+    }
+    weights = torch.randn(2, half, 4, 6)
+    for part, expected in zip(results(mixing, given, weights), results(plain, given, weights), strict=True):
+        assert (part - expected).norm() <= 5e-5 * expected.norm()
+
+
+def test_sequences_are_cut_into_chunks_that_lie_side_by_side():
+    chunks = Chunks.of([3, 2 * CHUNK + 1, CHUNK], torch.device("cpu"))
+    assert chunks.sizes == [3, 1, 1]
+    first, second, third, *later = chunks.places.unflatten(0, (-1, CHUNK)).tolist()
+    assert first == list(range(3, 3 + CHUNK)) and second == list(range(2 * CHUNK + 4, 3 * CHUNK + 4))
+    assert third == [0, 1] + [2] * (CHUNK - 2)
+    assert later == [list(range(3 + CHUNK, 3 + 2 * CHUNK)), [3 + 2 * CHUNK] * CHUNK]
+    assert chunks.is_token[:, 0, :, 0].sum(1).tolist() == [CHUNK, CHUNK, 3, CHUNK, 1]
+    assert torch.equal(chunks.places[chunks.back], torch.arange(3 * CHUNK + 4))
 
 
 def test_the_inverse_is_exact_where_powers_of_the_matrix_are_huge():

@@ -55,7 +55,7 @@ KINDS = (
     ),
     Kind(
         frozenset({"query", "key", "value", "g", "beta", "chunk_size"}), 1, "",
-        "delta rule in blocks", delta_rule, False,
+        "delta rule in blocks", delta_rule, True,
         (("query", (1, 70, 4, 3)), ("key", (1, 70, 4, 3)), ("value", (1, 70, 4, 3)), ("g", (1, 70, 4)),
          ("beta", (1, 70, 4))),
     ),

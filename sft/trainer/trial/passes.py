@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from sft.trainer.batching import collate
 from sft.trainer.data.rows import Row
+from sft.trainer.indices import CheckedIndices
 from sft.trainer.loss import TargetLoss
 
 LENGTHS = (131, 22, 11)  # tokens of the rows: no multiple of anything, and more than a chunk of the attention
@@ -67,7 +68,8 @@ def run(loss: TargetLoss, rows: list[Row], packed: bool, device: torch.device, a
     loss.zero_grad(set_to_none=True)
     total = 0.0
     for batch in [[row] for row in rows] if alone else [rows]:
-        part = loss(*collate(batch, packed, device))
+        with CheckedIndices():
+            part = loss(*collate(batch, packed, device))
         part.backward()
         total += float(part.detach())
     found = {
