@@ -29,7 +29,8 @@ TIMEOUTS_S = {
 # Slurm, lost networks and containers, while others compute.
 LONGEST = (
     "slurm/test_jobs.py", "hosts/test_hosts.py", "compose",
-    "e2e/test_several_gpus.py", "e2e/test_harm.py", "default/test_default_environment.py", "e2e/test_failure.py", "e2e/test_same_result.py",
+    "e2e/test_several_gpus.py", "e2e/test_harm.py", "default/test_default_environment.py", "e2e/test_failure.py",
+    "e2e/test_same_result.py",
     "e2e/test_stop_and_resume.py", "e2e/test_end_marks.py", "e2e/test_models.py", "e2e/test_lora.py",
     "e2e/test_demo.py",
     "unit/test_wrong_types.py", "unit/test_random_rows.py", "unit/test_wrong_settings.py", "unit/test_records.py",

@@ -16,7 +16,11 @@ KINDS = ("layer_types", "layers_block_type", "layer_block_types")  # config.json
 OTHERS = ("linear_attention", "mamba", "mamba2", "recurrent", "linear")  # entries of layers without attention
 CHUNK = 64  # tokens that the gated delta rule and Mamba 2 compute at once
 IN_BACKWARD = 1.7  # bytes that Mamba 2 needs there over those that it would keep
-PADDING = 1.15  # positions over tokens: such layers are computed on sequences of similar lengths, padded
+PADDING = 1.15  # positions over tokens: sequences are filled up to whole chunks, or padded to similar lengths
+# How long one such layer takes, forward, again and backward: memory traffic of the GPU in multiples of what it needs in
+# backward, and Python's time in a micro-step. Fitted to one run of each on an H200 and an H100 (benchmarks/README.md).
+DELTA_RULE_PASSES, DELTA_RULE_S = 45.0, 0.017
+STATE_SPACE_PASSES, STATE_SPACE_S = 24.0, 0.009
 
 Size = Callable[[str], int]  # a size of config.json by its name; 0 if it is not there
 
@@ -28,6 +32,8 @@ class Mixers:
     layers: int = 0
     bytes_per_token: float = 0.0  # that one of them keeps beside what every layer does
     again: float = 0.0  # bytes per token that one of them needs in backward to compute its states again
+    passes: float = 0.0  # memory traffic of one of them in a micro-step, in multiples of `again`
+    python_s: float = 0.0  # that starting its kernels takes in a micro-step
     beside_attention: bool = False  # in the same layers
 
 
@@ -36,22 +42,24 @@ ATTENTION_ONLY = Mixers()
 
 def mixers(config: Config, size: Size, layers: int, hidden: int) -> Mixers:
     """Return the layers of a model that are not attention, by its config.json."""
-    again = 0.0
+    again, passes, python_s = 0.0, 0.0, 0.0
     if keys := size("linear_num_key_heads") * size("linear_key_head_dim"):
         heads, key_dim = size("linear_num_value_heads"), size("linear_key_head_dim")
         kept, again = delta_rule(keys, heads, heads * size("linear_value_head_dim"), key_dim)
+        passes, python_s = DELTA_RULE_PASSES, DELTA_RULE_S
     elif state := size("mamba_d_state") or size("ssm_state_size") or size("state_size"):
         heads = size("mamba_n_heads") or size("mamba_num_heads") or size("n_mamba_heads") or size("num_heads")
         inner = size("mamba_d_ssm") or (size("mamba_expand") or size("expand") or 2) * hidden
         groups = size("mamba_n_groups") or size("n_groups") or size("mamba_ngroups") or 1
         if heads > 1:
             kept, again = state_space(inner, state, heads, groups)
+            passes, python_s = STATE_SPACE_PASSES, STATE_SPACE_S
         else:
             kept = PADDING * selective_scan(inner, state)
     else:
         return ATTENTION_ONLY
     beside = config.get("model_type") == "falcon_h1"
-    return Mixers(layers if beside else number(config, size, layers), kept, again, beside)
+    return Mixers(layers if beside else number(config, size, layers), kept, again, passes, python_s, beside)
 
 
 def number(config: Config, size: Size, layers: int) -> int:
@@ -71,7 +79,7 @@ def number(config: Config, size: Size, layers: int) -> int:
 def delta_rule(keys: int, heads: int, values: int, key_dim: int) -> tuple[float, float]:
     """Return the bytes per token that the gated delta rule keeps, and needs in backward: Qwen3-Next, Qwen3.5.
 
-    `keys` and `values`: elements of all heads. It is computed on padded rows, its convolution is not.
+    `keys` and `values`: elements of all heads. Its chunks are filled up, its convolution's rows are not.
     """
     in_chunks = heads * CHUNK * 7 + values * key_dim / CHUNK
     kept = 2 * 3 * (2 * keys + values) + 18 * values + 14 * heads

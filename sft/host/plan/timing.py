@@ -98,6 +98,8 @@ def gpu_seconds(job: Job, work: Work, rows: Rows) -> float:
     rate = (card.fp32_flops if job.precision == "fp32" else card.matrix_flops) * MATRIX_EFFICIENCY
     times = PASSES + PASSES_RECOMPUTED * recomputed - PASSES_COMPILED * job.compile
     traffic = tokens * job.all_layers_bytes * times + targets * shape.vocabulary * HEAD_BYTES
+    # Mixing takes four times its forward pass: that, the same in backward, and backward itself. Recomputed, once more.
+    traffic += tokens * shape.mixers.layers * shape.mixers.again * shape.mixers.passes * (1 + recomputed / 4)
     traffic += job.quantised * (NF4_BYTES + job.element) * (2 + recomputed)  # unpacked, forward and backward
     if job.lora_rank:
         traffic += tokens * job.element * shape.lora_weights(1) * ADAPTER_PASSES
@@ -111,7 +113,8 @@ def python_seconds(job: Job) -> float:
         layer_s += HOST_ADAPTER_S + HOST_UNPACK_S * (job.base_bits == 4)
     if job.stage == 3 and job.ranks > 1 and not job.persistent:
         layer_s += HOST_GATHER_S
-    return HOST_S + layer_s * job.shape.layers * (1 + job.recompute / 3)
+    layers_s = layer_s * job.shape.layers + job.shape.mixers.python_s * job.shape.mixers.layers
+    return HOST_S + layers_s * (1 + job.recompute / 3)
 
 
 def offload_seconds(job: Job) -> float:

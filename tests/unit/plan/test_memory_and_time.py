@@ -103,6 +103,7 @@ ON_FOUR = [  # rows a step, ZeRO stage, GB/s of the link without peer-to-peer co
     (1024, 2, 0, 26.18, 253_047),
     (256, 3, 24.3, 22.62, 135_241),
     (256, 2, 25.5, 21.47, 133_637),
+    (1024, 1, 0, 28.46, 268_697),
 ]
 
 
@@ -137,6 +138,21 @@ def test_the_plan_is_near_what_was_measured_of_other_families(name, settings, re
     work = workload.work(settings, rows, 8192)
     found = gpu_memory(Job.of(settings, shape, H100), work.largest, rows.target_share, work.micro_steps)
     assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "card", "peak_gib", "speed"),
+    [("qwen-3.5-0.8b", "H200", 41.52, 13_521), ("granite-4-h-1b", "H100", 64.67, 14_099)],
+)
+def test_the_plan_knows_how_long_layers_without_attention_take(name, card, peak_gib, speed):
+    shape = Shape.of(json.loads((SHAPES / f"{name}.json").read_text()), name)
+    chosen = {"nodes": 1, "gpus_per_node": 1, "precision": "bf16", "global_batch_size": 64, "max_length": 1024}
+    settings = load(None, **chosen, max_tokens_per_micro_step=16384, gradient_checkpointing=0)
+    rows = workload.Rows("", 2950, 177, 0.5, 495)
+    work, job = workload.work(settings, rows, 16384), Job.of(settings, shape, cards.need(card))
+    found = gpu_memory(job, work.largest, rows.target_share, work.micro_steps)
+    assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.1)
+    assert step_timing(job, work, rows).tokens_per_second == pytest.approx(speed, rel=0.25)
 
 
 def test_experts_have_copies_of_their_inputs_and_outputs():
