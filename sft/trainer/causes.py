@@ -12,6 +12,9 @@ from sft.failures import MAY_FOLLOW, Kind, kind_of_library_error
 # Errors of CUDA, its driver, NCCL, cuBLAS and cuDNN that mean the same as torch.OutOfMemoryError. An error belongs to a
 # group if its text has all words of that group.
 GPU_WORDS = (("cuda", "out of memory"), ("nccl", "out of memory"), ("status_alloc_failed",))
+# Numbers of CUDA's errors (cudaError_t) after which a process cannot use its GPU any more: a kernel read from a wrong
+# address, its assertion failed, or it had a wrong instruction.
+ENDS_GPU = {700, 710, 714, 715, 716, 717, 718, 719}
 HOST_WORDS = ("defaultcpuallocator: can't allocate", "defaultcpuallocator: not enough memory")
 
 
@@ -34,6 +37,12 @@ def is_of_host(error: BaseException) -> bool:
     return False
 
 
+def ends_gpu(error: BaseException) -> bool:
+    """Tell whether an error, or one of its causes, has ended this process's use of the GPU."""
+    errors = (found for found in with_causes(error) if isinstance(found, torch.AcceleratorError))
+    return any(getattr(found, "error_code", None) in ENDS_GPU for found in errors)
+
+
 def with_causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and its causes: those that it was raised from, or while they were handled."""
     while error is not None:
@@ -48,8 +57,8 @@ def kind_of_unexpected(error: BaseException) -> Kind:
 
 
 def is_not_the_models(error: BaseException) -> bool:
-    """Tell whether an error says nothing of the model that was tried: every rank has to end with it."""
-    return is_of_gpu(error) or is_of_host(error) or kind_of_unexpected(error) in MAY_FOLLOW
+    """Tell whether an error says nothing of the model that was tried, or nothing can be tried after it."""
+    return is_of_gpu(error) or is_of_host(error) or ends_gpu(error) or kind_of_unexpected(error) in MAY_FOLLOW
 
 
 def reason_of(error: Exception) -> str:

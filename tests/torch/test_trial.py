@@ -17,7 +17,7 @@ from sft.settings.stages import resolve, without_plan
 from sft.trainer import attention
 from sft.trainer import loss as losses
 from sft.trainer.model import liger, tiny_copy
-from sft.trainer.trial import cache, trial
+from sft.trainer.trial import apart, cache, trial
 from sft.trainer.trial.copies import Copies
 from sft.trainer.trial.ways import Ways
 
@@ -43,6 +43,28 @@ def test_a_model_without_faults_goes_every_fast_way():
     found = tried(LLAMA)
     assert (found.packing, found.chunked_loss, found.recomputes, found.attention) == (True, True, True, None)
     assert (found.copy, found.left_out, found.not_tried) == ("its own sizes", [], "")
+
+
+def of_cuda(number):
+    error = torch.AcceleratorError("CUDA error: a kernel did something")
+    error.error_code = number  # as torch sets it
+    return error
+
+
+def test_after_an_error_that_ends_the_use_of_the_gpu_nothing_is_said_of_the_model(monkeypatch):
+    def with_error(number):
+        def recompute(*_, **__):
+            raise of_cuda(number)
+
+        monkeypatch.setattr(transformers.LlamaForCausalLM, "gradient_checkpointing_enable", recompute)
+        return apart.tried(lambda: tried(LLAMA))
+
+    usable = with_error(98)  # an invalid function: the next kernel runs
+    assert (usable.not_tried, usable.recomputes, usable.packing) == ("", False, True)
+    said = "its trial ended with AcceleratorError: CUDA error: a kernel did something: training without Liger's kernels"
+    for number in (700, 710, 719):  # an illegal address, an assertion, a launch that failed
+        ended = with_error(number)
+        assert (ended.not_tried, ended.without_kernels, ended.left_out) == (said, list(liger.KERNELS), [said])
 
 
 def test_a_copy_keeps_what_kernels_depend_on():

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from sft.trainer import distributed
+from sft.trainer.causes import is_not_the_models
 from sft.trainer.distributed import World
 from sft.trainer.evaluation import kv_cache
 from sft.trainer.model import published
@@ -102,9 +103,9 @@ def first_logits(model: Any, way: Way, padding: int, longest: int, world: World)
                 generation_config=config,
                 past_key_values=kv_cache.preallocated(model, width + NEW_TOKENS) if way.caches else None,
             )  # fmt: skip
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # of any kind: the code of a model family
+    except Exception as error:  # of any kind: the code of a model family
+        if is_not_the_models(error):
+            raise
         return None
     finally:
         model.generation_config = own
@@ -138,8 +139,8 @@ def by_hand(
                     finished |= progress(ids, found)
                 if bool(finished.all()):
                     break
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # of any kind: the code of a model family
+    except Exception as error:  # of any kind: the code of a model family
+        if is_not_the_models(error):
+            raise
         return [[] for _ in prompts], None
     return ids[:, width:].tolist(), torch.stack(logits)

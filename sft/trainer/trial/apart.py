@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 
 from sft.errors import SettingsError
 from sft.run.records import Tried
+from sft.trainer.causes import reason_of
 from sft.trainer.model import liger
 
 LIMIT_S = 300.0  # the first use of a kernel may compile for a minute
@@ -17,8 +18,8 @@ LIMIT_S = 300.0  # the first use of a kernel may compile for a minute
 def tried(attempt: Callable[[], Tried]) -> Tried:
     """Return what an attempt finds in a forked process. Raises SettingsError if the attempt does.
 
-    If it crashes or hangs, nothing is known of the model, except that a kernel may do that in the ranks too: they use
-    none of Liger's.
+    If it crashes, hangs or loses the use of the GPU, nothing is known of the model, except that a kernel may do that in
+    the ranks too: they use none of Liger's.
     """
     # Forked, as the libraries are loaded already. This process has not used the GPU, and has no threads of torch's.
     context = multiprocessing.get_context("fork")
@@ -26,7 +27,7 @@ def tried(attempt: Callable[[], Tried]) -> Tried:
     process = context.Process(target=send, args=(attempt, sending))
     process.start()
     sending.close()
-    found: Tried | list[str] | None = None  # a list: the lines of a refusal
+    found: Tried | list[str] | str | None = None  # a list: the lines of a refusal; a text: the error that it ended with
     ended = "ended without a result"
     try:
         if receiving.poll(LIMIT_S):
@@ -43,7 +44,7 @@ def tried(attempt: Callable[[], Tried]) -> Tried:
         receiving.close()
     if isinstance(found, list):
         raise SettingsError(found)
-    return found or crashed(ended)
+    return found if isinstance(found, Tried) else crashed(f"ended with {found}" if found else ended)
 
 
 def send(attempt: Callable[[], Tried], sending: Connection) -> None:
@@ -52,6 +53,8 @@ def send(attempt: Callable[[], Tried], sending: Connection) -> None:
         sending.send(attempt())
     except SettingsError as error:
         sending.send(error.problems)
+    except Exception as error:  # of any kind: what a kernel does to the GPU
+        sending.send(reason_of(error))
 
 
 def crashed(ended: str) -> Tried:

@@ -13,6 +13,7 @@ import transformers
 
 from sft.settings.fields import Settings
 from sft.trainer import unpacked_layers
+from sft.trainer.causes import is_not_the_models
 from sft.trainer.distributed import World
 from sft.trainer.loss import TargetLoss
 from sft.trainer.model import implementation, published, tiny_copy
@@ -102,7 +103,7 @@ def candidates(config: Config, longest: int) -> Iterator[tuple[str, Callable[[],
 def first_that_runs(config: Config, settings: Settings, world: World) -> tuple[Copies | None, Exception | None]:
     """Return a copy that runs on text alone; without one, a failing one if one can be made, and its error.
 
-    Raises OutOfMemoryError.
+    Raises what says nothing of the model, such as OutOfMemoryError.
     """
     failed: Copies | None = None
     reason: Exception | None = None
@@ -113,16 +114,16 @@ def first_that_runs(config: Config, settings: Settings, world: World) -> tuple[C
             if weights_of(small, settings) > MOST_WEIGHTS:
                 continue
             loss = found.loss()
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # of any kind: sizes that do not fit each other
+            if is_not_the_models(error):
+                raise
             reason = reason or error
             continue
         try:
             found.alone(loss)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_not_the_models(error):
+                raise
             failed, reason = failed or found, error if failed is None else reason
             continue
         return found, None

@@ -14,7 +14,7 @@ from sft.errors import SettingsError, shown, wrong
 from sft.run.records import Tried
 from sft.settings.fields import Settings
 from sft.trainer import fast_paths
-from sft.trainer.causes import reason_of
+from sft.trainer.causes import ends_gpu, is_not_the_models, reason_of
 from sft.trainer.distributed import World
 from sft.trainer.logits import Trial, difference
 from sft.trainer.model import adapter, liger, published, towers
@@ -31,8 +31,8 @@ ANOTHER = "use another model"
 def try_model(config: transformers.PreTrainedConfig, settings: Settings, world: World) -> Tried:
     """Try a model on a tiny copy of its configuration, on the run's device and in its precision.
 
-    Raises SettingsError for what certainly cannot be trained. Where a copy fails and the model might not, nothing is
-    said: the ranks try the model itself.
+    Raises SettingsError for what certainly cannot be trained, and errors that end the process's use of the GPU. Where a
+    copy fails and the model might not, nothing is said: the ranks try the model itself.
     """
     started = time.monotonic()
     published.check(config, settings)
@@ -45,6 +45,8 @@ def try_model(config: transformers.PreTrainedConfig, settings: Settings, world: 
     except torch.OutOfMemoryError:
         found = Tried(not_tried="the device has no memory left for it")
     except Exception as error:  # of any kind: the copy's, until the ranks find it in the model
+        if ends_gpu(error):
+            raise
         found = Tried(not_tried=f"its tiny copy cannot be tried ({shown(reason_of(error), 200)})")
     finally:
         torch.set_num_threads(threads)
@@ -80,9 +82,9 @@ def runs(copies: Copies) -> bool:
     """Tell whether a copy runs on text alone."""
     try:
         copies.alone(copies.loss())
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # of any kind: the code of a model family
+    except Exception as error:  # of any kind: the code of a model family
+        if is_not_the_models(error):
+            raise
         return False
     return True
 

@@ -48,9 +48,9 @@ class Ways:
         """Whether this family has its attention written out."""
         try:
             self.copies.alone(self.copies.loss(0, PLAIN))
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # of any kind: the code of a model family
+        except Exception as error:  # of any kind: the code of a model family
+            if causes.is_not_the_models(error):
+                raise
             return False
         return True
 
@@ -63,9 +63,9 @@ class Ways:
         try:
             with passes.Reordered():
                 reordered = self.copies.alone(loss, seed)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # a product of a shape that was not foreseen
+        except Exception as error:  # a product of a shape that was not foreseen
+            if causes.is_not_the_models(error):
+                raise
             reordered = self.copies.alone(loss, seed)
         shares = passes.allowed(result, reordered, self.dtype)
         if self.dtype != torch.float32:  # a way may round less than the plain one: some families take a softmax in bf16
@@ -86,9 +86,9 @@ class Ways:
             plain, shares = self.plain(seed)  # first: a way may leave something in the model
             try:
                 found = way(seed)
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:  # of any kind: what a kernel says to a family that it does not fit
+                if causes.is_not_the_models(error):
+                    raise
                 return causes.reason_of(error)
             wrong = {
                 name: share
