@@ -134,6 +134,9 @@ def end_processes() -> None:
     """End every process that the tests of this process have started, and those that they have started."""
     mark = os.environ.get(MARK)
     while left := [process for process in psutil.process_iter() if mark and is_marked(process, mark)]:
+        for process in list(left):  # a child that is starting its program has no environment for a moment
+            with contextlib.suppress(psutil.Error):
+                left += process.children(recursive=True)
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
