@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 
 from sft.errors import SettingsError
 from sft.run.records import Tried
-from sft.trainer.causes import reason_of
+from sft.trainer.causes import ends_gpu, reason_of
 from sft.trainer.model import liger
 
 LIMIT_S = 300.0  # the first use of a kernel may compile for a minute
@@ -54,6 +54,8 @@ def send(attempt: Callable[[], Tried], sending: Connection) -> None:
     except SettingsError as error:
         sending.send(error.problems)
     except Exception as error:  # of any kind: what a kernel does to the GPU
+        if not ends_gpu(error):  # a fault of the trial itself, with its traceback
+            raise
         sending.send(reason_of(error))
 
 
