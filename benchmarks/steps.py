@@ -211,7 +211,8 @@ def measure(settings: Effective, warmup: int, steps: int, cap_gib: float = 0.0) 
     path, rows = work.prepared(settings)
     flops = matrix_rate() if cuda else 0.0
     engine, received = start_engine(path, settings, configuration(settings), world)
-    packing = fast_paths.take_fast_paths(engine, settings.packing, world, int(rows.lengths.max()))
+    longest, most_tokens = int(rows.lengths.max()), settings.max_tokens_per_micro_step
+    packing = fast_paths.take_fast_paths(engine, settings.packing, world, longest, most_tokens)
     states_gib = torch.cuda.memory_allocated() / 2**30 if cuda else 0.0
     loading_gib = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
     if cuda:

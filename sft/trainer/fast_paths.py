@@ -25,15 +25,18 @@ LARGER = 64.0
 UNCOMPILED = "force_eager"  # torch.compile's name for it
 
 
-def take_fast_paths(module: torch.nn.Module, packing: bool, world: World, longest: int = 0) -> bool:
+def take_fast_paths(
+    module: torch.nn.Module, packing: bool, world: World, longest: int = 0, most_tokens: int = 0
+) -> bool:
     """Try the chunked loss, attention kernels and packing on this model, and keep what is right (all ranks).
 
     Return whether to pack. A model family may do more to its logits than its head does (scale them, cap them), or mix
     sequences in other places than in the attention (convolutions, states). No list of names is complete, so the model
     itself is tried: a short sequence must have the logits that the model gives with its attention written out, also
     packed behind another sequence, and they must not change if that other sequence does. Windows and chunks of the
-    attention only show in longer sequences: so one as long as the `longest` row is packed too. `module` is a TargetLoss
-    or an engine around one. Raises SettingsError for a model that does not run, or that sees the tokens to predict.
+    attention only show in longer sequences: so one as long as the `longest` row is packed too, and `most_tokens`, as
+    many as a micro-step has, if a table of the model may end before that. `module` is a TargetLoss or an engine around
+    one. Raises SettingsError for a model that does not run, or that sees the tokens to predict.
     """
     trial = Trial(module, world)
     target_loss = trial.target_loss
@@ -51,7 +54,7 @@ def take_fast_paths(module: torch.nn.Module, packing: bool, world: World, longes
                 trial.leave_out("changes its logits after the head: no chunked loss")
         if not packing:
             return False
-        if can_pack(trial, tested, plain, longest):
+        if can_pack(trial, tested, plain, longest, most_tokens):
             return True
         trial.leave_out("cannot keep packed sequences apart: training on padded ones")
         return False

@@ -70,7 +70,8 @@ def try_engine(
         engine, received = start_engine(base, settings, config, world, whole_layers, tried)
         # With COMPILE=1 each way that is tried would be compiled, and count against the limit (engine.py).
         with gradients.Misfits(engine) as misfits, torch.compiler.set_stance(fast_paths.UNCOMPILED):
-            packing = fast_paths.take_fast_paths(engine, packs, world, int(rows.lengths.max()))
+            longest, most_tokens = int(rows.lengths.max()), settings.max_tokens_per_micro_step
+            packing = fast_paths.take_fast_paths(engine, packs, world, longest, most_tokens)
         if misfits.reasons:
             give_up(engine, ", ".join(misfits.reasons), reporter)
             return None

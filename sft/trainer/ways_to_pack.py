@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
 
 from sft.trainer import attention, unpacked_layers
 from sft.trainer.causes import is_not_the_models
@@ -37,13 +40,19 @@ WAYS = (  # the fastest first
 )
 
 
-def can_pack(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor, longest: int) -> bool:
-    """Tell whether there is a way to pack this model's sequences, and leave the model in it; otherwise as it was."""
+def can_pack(
+    trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor, longest: int, most_tokens: int = 0
+) -> bool:
+    """Tell whether there is a way to pack this model's sequences, and leave the model in it; otherwise as it was.
+
+    `most_tokens`: of a micro-step. So many are tried together where a table of the model ends before them.
+    """
+    least = most_tokens if any(TOGETHER <= size < most_tokens for size in tables(trial.model)) else TOGETHER
     for way in WAYS:
         unpacked_layers.set_attention(trial.model, way.attention)
         trial.target_loss.gives_positions = way.gives_positions
-        unpacks = way.unpacks and bool(layers_that_mix(trial, longest))
-        if way.unpacks == unpacks and keeps_apart(trial, tested, plain, longest, way):
+        unpacks = way.unpacks and bool(layers_that_mix(trial, longest, least))
+        if way.unpacks == unpacks and keeps_apart(trial, tested, plain, longest, least, way):
             if padded := unpacked_layers.of(trial.model):
                 names = ", ".join(sorted({type(layer.module).__name__ for layer in padded}))
                 trial.leave_out(f"mixes packed rows in {len(padded)} layers ({names}): these alone get padded rows")
@@ -52,34 +61,48 @@ def can_pack(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor, l
     return False
 
 
+def tables(model: transformers.PreTrainedModel) -> Iterator[int]:
+    """Yield the sizes of what a model may look its tokens' places up in: buffers, and embeddings but that of ids."""
+    ids: Any = None
+    with contextlib.suppress(NotImplementedError):  # a family that does not say which it is
+        ids = model.get_input_embeddings()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module is not ids:
+            yield module.num_embeddings
+    for buffer in model.buffers():
+        yield from buffer.shape
+
+
 def end_packing(target_loss: TargetLoss) -> None:
     """Make the model again what it was before packing: it takes padded sequences, and generates."""
     target_loss.gives_positions = True
     unpacked_layers.undo(target_loss.model, target_loss.own_attention)
 
 
-def layers_that_mix(trial: Trial, longest: int) -> list[unpacked_layers.Layer]:
+def layers_that_mix(trial: Trial, longest: int, least: int) -> list[unpacked_layers.Layer]:
     """Return the layers that mix the tokens of packed sequences, which are computed on padded batches from now on."""
     short = [np.arange(first, first + tokens, dtype=np.int32) for first, tokens in ((2, 5), (9, 7), (20, 4), (30, 9))]
     try:
-        return unpacked_layers.find(trial.model, lambda: trial.logits(*together(longest), *short, packed=True))
+        return unpacked_layers.find(trial.model, lambda: trial.logits(*together(longest, least), *short, packed=True))
     except Exception as error:  # of any kind: the code of a model family
         if is_not_the_models(error):
             raise
         return []
 
 
-def together(longest: int) -> list[npt.NDArray[np.int32]]:
-    """Return different sequences as long as the longest row, as many as rows share a micro-step if all are short."""
+def together(longest: int, least: int) -> list[npt.NDArray[np.int32]]:
+    """Return different sequences as long as the longest row, of `least` tokens together."""
     long = long_sequence(longest)
-    return [np.roll(long, i) for i in range(-(-TOGETHER // len(long)))]
+    return [np.roll(long, i) for i in range(-(-least // len(long)))]
 
 
-def keeps_apart(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor, longest: int, way: Way) -> bool:
+def keeps_apart(
+    trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor, longest: int, least: int, way: Way
+) -> bool:
     """Tell whether packed sequences do not see each other, and give what they give alone."""
     one, other = (np.arange(*span, dtype=np.int32) for span in ((2, 9), (11, 18)))
     long = long_sequence(longest)
-    many = [*together(longest), one, long[: len(long) // 2 + 1], other, long[: len(long) // 3 + 1], one]
+    many = [*together(longest, least), one, long[: len(long) // 2 + 1], other, long[: len(long) // 3 + 1], one]
 
     def behind(of: npt.NDArray[np.int32], *before: npt.NDArray[np.int32]) -> torch.Tensor:
         return trial.logits(of, *before, packed=True)
@@ -120,7 +143,7 @@ def keeps_apart(trial: Trial, tested: npt.NDArray[np.int32], plain: torch.Tensor
         return True
     if reordered is None or not has_experts:
         return False
-    if not way.unpacks and layers_that_mix(trial, longest):
+    if not way.unpacks and layers_that_mix(trial, longest, least):
         return False
     # Each layer is right by itself, and most tokens are; others may have gone to another expert, chosen by a hair.
     noise = max(SHARE_EXPERTS, 2 * most(reordered, plain))

@@ -363,6 +363,21 @@ def test_a_model_that_no_way_of_packing_fits_trains_on_padded_sequences(capsys, 
     torch.testing.assert_close(module(*batch), own)
 
 
+@pytest.mark.parametrize("ends_after", [700, 1000])
+def test_a_table_that_ends_before_a_micro_step_does_is_found_and_one_that_does_not_is_packed(ends_after):
+    config = transformers.BigBirdConfig(
+        **SIZES | {"max_position_embeddings": ends_after}, num_attention_heads=4, is_decoder=True,
+        attention_type="original_full", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    module = TargetLoss(model_of(config)).eval()
+    rows = sequences(*[50] * 18)  # 900 tokens in a micro-step
+    packing = take_fast_paths(module, True, ALONE, longest=50, most_tokens=900)
+    assert packing is (ends_after > 900)
+    found = module(*collate(rows, packing, CPU))
+    end_packing(module)
+    torch.testing.assert_close(found, module(*collate(rows, False, CPU)))
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 3, 100])
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_chunked_loss_is_cross_entropy(monkeypatch, rows_at_once, bias):

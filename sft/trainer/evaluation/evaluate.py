@@ -59,7 +59,8 @@ def evaluate_model(
     model: Any = load_model(path, settings, world.device)
     target_loss = TargetLoss(model)
     scans.take(model, prepared.tried or Tried())
-    packing = take_fast_paths(target_loss, settings.packing, world, int(rows.lengths.max(initial=0)))
+    longest, most_tokens = int(rows.lengths.max(initial=0)), settings.max_tokens_per_micro_step
+    packing = take_fast_paths(target_loss, settings.packing, world, longest, most_tokens)
     losses = mean_losses(target_loss, rows, settings, packing, world)
     loss = parts.mean(rows, losses)
     end_packing(target_loss)
