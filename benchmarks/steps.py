@@ -267,6 +267,7 @@ def measure(settings: Effective, warmup: int, steps: int, cap_gib: float = 0.0) 
         sent, busy_s = link.moved(trace.link)
         found |= {"link_gb": round(sent / 1e9, 3), "link_ms": round(1000 * busy_s, 1)}
         found |= {"exposed_ms": round(1000 * link.least_exposed_s(trace), 1)}
+        found |= {"busy_ms": round(1000 * link.covered(trace.work), 1)}
     distributed.end()
     return found
 

@@ -122,3 +122,15 @@ def test_two_runs_do_not_share_the_containers(stack):
     assert stack.inv("stop", "--name", "one").returncode == 0
     process.communicate(timeout=60)
     assert run.state().status == "stopped"
+
+
+def test_of_two_runs_that_start_at_once_one_gets_the_containers(stack):
+    named = {"MAX_STEPS": 2, "SAVE_STEPS": 0, "EVAL_LIMIT": 2}
+    both = [stack.start("train", **small(RUN_NAME=name, **named)) for name in ("left", "right")]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 2], said
+    refusal = said[codes.index(2)]
+    assert "of this project are already running" in refusal or "about to start the containers" in refusal
+    refused = ("left", "right")[codes.index(2)]
+    assert not (stack.path / "runs" / refused).exists()

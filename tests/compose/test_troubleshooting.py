@@ -131,6 +131,7 @@ ELSEWHERE = {
     "DEVICE=auto: no NVIDIA GPU is visible here": "tests/unit/test_checks.py",
     "driver …: is too old for …": "tests/unit/test_torch_build.py",
     "containers of this project are already running": "tests/compose/test_checks.py",
+    "another run is about to start the containers of this project": "tests/compose/test_checks.py",
     "warning: out of memory …": "tests/e2e/test_out_of_memory.py",
     "failed: out of memory …": "tests/e2e/test_out_of_memory.py",
     "rank … was killed by signal 9": "tests/compose/test_failure.py",

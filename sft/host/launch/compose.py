@@ -10,10 +10,11 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from typing import TextIO
 
 from rich.console import Console
 
-from sft import hostfile
+from sft import ROOT, hostfile
 from sft.errors import SettingsError, UserError, wrong
 from sft.host import gpus, ownership
 from sft.host.bootstrap import checkout
@@ -21,9 +22,12 @@ from sft.host.install import torch_build
 from sft.host.launch import compose_files, image, refusals, signals
 from sft.host.launch.compose_files import BASE, GPU
 from sft.host.launch.docker_engine import last_line
+from sft.run import files
 from sft.run.directory import Run
 from sft.settings import variables
 from sft.settings.fields import FOLDERS, Settings
+
+claims: list[TextIO] = []  # on the containers, until this process ends
 
 
 @dataclass(frozen=True)
@@ -157,11 +161,21 @@ class Stack:
         for line in self.complete_env_file():
             console.print(f"added to {variables.ENV_FILE}, for `docker compose` by hand: {line}")
 
-    def need_idle(self) -> None:
-        """Raise UserError if containers of this project are already running."""
+    def claim(self) -> None:
+        """Take the containers of this project for this process. Raises UserError if they are another one's."""
         if ids := self.call("ps", "-q").stdout.split():
             remedy = "`make stop` or `docker compose stop` ends them"
             raise UserError(f"{len(ids)} containers of this project are already running; {remedy}")
+        if claims:
+            return  # an earlier run of this process
+        try:
+            lock = files.lock(ROOT / BASE)
+        except PermissionError:  # somebody else's file
+            return
+        if lock is None:  # its containers do not run yet, and `up` would replace them by ours, or ours by them
+            remedy = "wait until it has ended, or end it with Ctrl-C"
+            raise UserError(f"another run is about to start the containers of this project; {remedy}")
+        claims.append(lock)
 
     def up(self, run: Run) -> Containers:
         """Start both nodes on a run. Raises UserError if docker refuses."""

@@ -83,7 +83,7 @@ class Compose:
         self.stack.check()
         if lacking := self.stack.without_nccl():
             console.print(f"warning: {lacking}; set them in both services, as {GPU} does")
-        self.stack.need_idle()
+        self.stack.claim()
         ownership.say(console)
         ownership.hand_over(settings, make_folders(settings))
         self.stack.say_what_env_file_gets(console)
