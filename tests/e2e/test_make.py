@@ -4,12 +4,14 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from sft import ROOT, hostfile
+from sft.host.bootstrap import environment
 from sft.run import lifecycle
 from tests.settings import decided
 
@@ -60,6 +62,16 @@ def test_what_is_said_while_the_environment_is_renewed_is_not_in_the_tasks_outpu
     command = ["make", "plan", "JSON=1", f"PYTHON={python}"]
     done = subprocess.run(command, cwd=tmp_path, env=outside, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{}\n", "setting up\n")
+
+
+@pytest.mark.parametrize("folder", ["a:b", 'a "b" c'])
+def test_a_folder_in_which_no_environment_works_is_named_before_anything_is_installed(tmp_path, folder):
+    copy = tmp_path / folder
+    shutil.copytree(ROOT / "sft" / "host" / "bootstrap", copy / "sft" / "host" / "bootstrap")
+    command = [sys.executable, "sft/host/bootstrap/__main__.py"]
+    done = subprocess.run(command, cwd=copy, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2 and done.stderr == f"{copy}: {environment.UNFIT}\n"
+    assert not (copy / ".venv").exists()
 
 
 def test_the_list_of_targets_fits_a_terminal(project):

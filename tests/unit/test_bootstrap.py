@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -27,9 +28,14 @@ def test_a_whole_environment_is_sound_and_a_marked_one_goes_on(venv):
     assert sound.state(str(venv)) == sound.UNFINISHED
 
 
-def test_a_path_with_spaces_or_a_long_one_has_sh_in_between(venv):
-    (venv / "bin" / "pip").write_text(f"#!/bin/sh\n'''exec' \"{venv}/bin/python3.11\" \"$0\" \"$@\"\n' '''\n")
-    assert sound.state(str(venv)) == sound.SOUND
+@pytest.mark.parametrize("folder", ["a b", "it's", "[br] %s &amp;", "ünï日本"])
+def test_an_environment_under_a_path_with_odd_characters_is_this_folders(venv, folder):
+    odd = venv.rename(venv.with_name(folder))
+    python = f"{odd}/bin/python3.11"
+    quoted = [shlex.quote(python), f'"{python}"']  # as uv and as pip quote it for sh, which is in between sometimes
+    for first in (f"#!{python}\n", *(f"#!/bin/sh\n'''exec' {word} \"$0\" \"$@\"\n" for word in quoted)):
+        (odd / "bin" / "pip").write_text(first)
+        assert sound.state(str(odd)) == sound.SOUND, first
 
 
 def test_an_environment_of_another_python_folder_or_without_pip_is_not(venv):

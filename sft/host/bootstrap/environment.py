@@ -16,6 +16,7 @@ ROOT = Path(sound.ROOT)
 VENV = ROOT / ".venv"
 OLDEST, NEWEST = (3, 11), (3, 14)  # what the packages in constraints.txt support
 AS_IS = "--as-is"  # of tasks that only look at a run or stop it: they need not have the newest packages
+UNFIT = 'programs of a virtual environment do not run under this path; move the folder to one without : " $ ` or \\'
 MANAGED = "3.12"  # the Python that uv gets where the machine's does not do
 
 
@@ -108,6 +109,10 @@ def remove() -> None:
 
 def make() -> None:
     """Make `.venv` with pip in it. Exits with one line if there is no way."""
+    if os.pathsep in str(ROOT):
+        stop(f"{ROOT}: {UNFIT}")
+    if os.statvfs(str(ROOT)).f_flag & os.ST_NOEXEC:
+        stop(f"{ROOT}: programs do not run on this file system (noexec); move the folder, or mount it with exec")
     try:
         if is_usable() and has_venv():
             made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], stderr=subprocess.PIPE, text=True)
@@ -116,6 +121,8 @@ def make() -> None:
                 stop("python3 -m venv: failed; see its message above")
         else:
             with_uv()
+        if not uv.runs(str(VENV / "bin" / "pip")):  # sh may be in between, which knows other characters than `execve`
+            stop(f"{ROOT}: {UNFIT}")
     except BaseException:
         if VENV.is_dir():
             remove()

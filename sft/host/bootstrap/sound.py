@@ -5,13 +5,12 @@ of the two words below, or what is wrong: then `.venv` must be made anew.
 """
 
 import os
-import re
+import shlex
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 SOUND, UNFINISHED = "sound", "unfinished"
 MARK = ".unfinished"  # in .venv, from the beginning of an installation to its end
-SHEBANG = re.compile(rb"(/[^\n\"']*)/python[\d.]*")  # of a script; sh is in between if the path is long
 
 
 def state(venv: str) -> str:
@@ -23,13 +22,23 @@ def state(venv: str) -> str:
     pip = os.path.join(venv, "bin", "pip")
     if not os.path.isfile(pip) or not os.path.isdir(os.path.join(packages, "pip")):
         return "has no pip"
-    with open(pip, "rb") as file:
-        interpreter = SHEBANG.search(file.read(1000))
-    folder = os.path.join(venv, "bin")
-    made_for = os.fsdecode(interpreter.group(1)) if interpreter else ""
+    folder, made_for = os.path.join(venv, "bin"), os.path.dirname(interpreter(pip))
     if not os.path.isdir(made_for) or not os.path.samefile(made_for, folder):
         return "was made in another folder"
     return UNFINISHED if os.path.exists(os.path.join(venv, MARK)) else SOUND
+
+
+def interpreter(script: str) -> str:
+    """Return the program that runs a script of an environment, "" if it does not say."""
+    with open(script, "rb") as file:
+        first, second = (os.fsdecode(file.readline()) for _ in range(2))
+    if first != "#!/bin/sh\n":
+        return first[2:].strip()
+    try:  # sh is in between if the path is long or has spaces; it is quoted in the second line
+        words = shlex.split(second)
+    except ValueError:
+        return ""
+    return words[1] if len(words) > 1 else ""
 
 
 if __name__ == "__main__":
