@@ -64,17 +64,32 @@ def run(engine: DeepSpeedEngine, rows: Rows, micro_steps: MicroSteps, packing: b
     """
     # AdamW allocates its moments in its first step. Later micro-steps must fit beside them, so this one must too.
     moments = torch.empty(missing_moments_bytes(engine), dtype=torch.uint8, device=world.device)
-    # A smaller loss scale than fp16 starts with: infinite gradients could not be compared. The ranks' losses get
-    # different factors: the average of equal gradients would be that of any one rank, and hide a missing reduction.
-    divisor = max(1.0, float(engine.optimizer.loss_scale) / FP16_SCALE) / (1 + 2 * (world.rank % 2))
+    # The ranks' losses get different factors: the average of equal gradients would be that of any one rank, and hide a
+    # missing reduction.
+    factor = 1 + 2 * (world.rank % 2)
     with gradients.Watch(engine.module) as watch:
         for i, per_rank in enumerate(micro_steps):
-            torch.manual_seed(0)  # the same dropout
-            share = per_rank[world.rank]
-            batch = batching.collate(rows.take(share), packing, world.device)
-            targets = max(1, rows.target_tokens(share))
-            backward(engine, batch, divisor * targets, world, last=i == len(micro_steps) - 1)
+            one(engine, rows, per_rank[world.rank], packing, world, factor, last=i == len(micro_steps) - 1)
     found = watch.compare(engine, len(micro_steps), world)
     forget_gradients(engine)
     del moments
     return found
+
+
+def norms(engine: DeepSpeedEngine, rows: Rows, share: Indices, packing: bool, world: World) -> dict[str, float]:
+    """Return the norm of each trained weight's gradient for some rows, as autograd computes it (all ranks)."""
+    with gradients.Watch(engine.module) as watch:
+        one(engine, rows, share, packing, world, factor=1, last=True)
+    forget_gradients(engine)
+    return {name: float(sum(found)) for name, found in watch.norms.items()}
+
+
+def one(
+    engine: DeepSpeedEngine, rows: Rows, share: Indices, packing: bool, world: World, factor: float, last: bool
+) -> None:
+    """Run a micro-step forward and backward, its loss multiplied by a factor (all ranks)."""
+    torch.manual_seed(0)  # the same dropout
+    # A smaller loss scale than fp16 starts with: infinite gradients could not be compared.
+    divisor = max(1.0, float(engine.optimizer.loss_scale) / FP16_SCALE) / factor
+    batch = batching.collate(rows.take(share), packing, world.device)
+    backward(engine, batch, divisor * max(1, rows.target_tokens(share)), world, last)

@@ -11,7 +11,7 @@ import torch
 from sft.errors import SettingsError, wrong
 from sft.trainer.causes import is_not_the_models, reason_of
 from sft.trainer.distributed import World
-from sft.trainer.logits import REPEATS, TESTED, Trial, difference, long_sequence, most, works
+from sft.trainer.logits import REPEATS, TESTED, Trial, difference, long_sequence, works
 from sft.trainer.loss import HeadLoss, evaluating
 from sft.trainer.model import experts, implementation
 from sft.trainer.ways_to_pack import can_pack
@@ -22,7 +22,6 @@ PLAIN = "eager"  # transformers' name for attention written out
 HEAD = {torch.float32: 1e-5}
 HEAD_ROUNDED = 1e-2
 LARGER = 64.0
-UNCOMPILED = "force_eager"  # torch.compile's name for it
 
 
 def take_fast_paths(
@@ -58,26 +57,6 @@ def take_fast_paths(
             return True
         trial.leave_out("cannot keep packed sequences apart: training on padded ones")
         return False
-
-
-def use_compiled(module: torch.nn.Module, packing: bool, world: World) -> None:
-    """Try the compiled layers of a model, and compute them as they are if that fails or gives others (all ranks)."""
-    trial = Trial(module, world, checks_indices=False)  # checked before; the compiler would follow the check
-    tested, before = np.arange(3, 3 + TESTED, dtype=np.int32), [np.arange(2, 9, dtype=np.int32)] if packing else []
-    with evaluating(module):
-        with torch.compiler.set_stance(UNCOMPILED):
-            expected = trial.logits(tested, *before, packed=packing)
-            share = trial.allowed((tested, expected))
-        try:
-            found = trial.logits(tested, *before, packed=packing)
-            why = "" if trial.agree([most(found, expected) <= share]) else "it would compute something else"
-        except Exception as error:  # of any kind: the code of a model family, or a machine without a C++ compiler
-            if is_not_the_models(error):
-                raise
-            why = reason_of(error)
-    if why:
-        trial.leave_out(f"is not compiled ({why}): training without COMPILE")
-        torch.compiler.set_stance(UNCOMPILED)
 
 
 def logits_of_own(trial: Trial, tested: npt.NDArray[np.int32], longest: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ from sft.run.directory import Run
 from sft.run.records import Prepared, Tried
 from sft.settings.stages import Effective
 from sft.steps import Steps
-from sft.trainer import capabilities, dry_run, fast_paths, gradients, oom
+from sft.trainer import capabilities, compiled, dry_run, fast_paths, gradients, oom
 from sft.trainer.checkpoint import resume
 from sft.trainer.checkpoint.save import Saver
 from sft.trainer.data.rows import Rows
@@ -69,14 +69,14 @@ def try_engine(
     with reporter.phase("loading"):
         engine, received = start_engine(base, settings, config, world, whole_layers, tried)
         # With COMPILE=1 each way that is tried would be compiled, and count against the limit (engine.py).
-        with gradients.Misfits(engine) as misfits, torch.compiler.set_stance(fast_paths.UNCOMPILED):
+        with gradients.Misfits(engine) as misfits, torch.compiler.set_stance(compiled.UNCOMPILED):
             longest, most_tokens = int(rows.lengths.max()), settings.max_tokens_per_micro_step
             packing = fast_paths.take_fast_paths(engine, packs, world, longest, most_tokens)
         if misfits.reasons:
             give_up(engine, ", ".join(misfits.reasons), reporter)
             return None
         if settings.compile:
-            fast_paths.use_compiled(engine, packing, world)
+            compiled.use(engine, rows, packing, world)
         capabilities.note(engine, packing, tried, settings, run, reporter, world)
         first_step = resume.resume(engine, run, world)
         saver = Saver(engine, run, settings.keep_checkpoints, world)

@@ -251,11 +251,31 @@ def test_of_very_many_steps_one_of_the_largest_is_found(tmp_path, monkeypatch):
     assert 0.97 * tokens[1] <= tokens[0] <= tokens[1]
 
 
-def test_a_dry_run_leaves_no_trace_in_any_stage(tiny):
-    program = [sys.executable, "-m", "tests.torch.dry_run_bits", str(tiny)]
+def said_by(module, tiny):
+    """Return the JSON that a program of the tests prints of a model."""
+    program = [sys.executable, "-m", f"tests.torch.{module}", str(tiny)]
     done = subprocess.run(
         program, cwd=ROOT, env=os.environ | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_a_dry_run_leaves_no_trace_in_any_stage(tiny):
+    found = said_by("dry_run_bits", tiny)
     assert len(found) == 7 and [name for name, same in found.items() if not same] == []
+
+
+def test_layers_that_are_compiled_wrongly_are_trained_as_they_are(tiny):
+    found = said_by("compiled_ways", tiny)
+    words = {
+        "right": "",
+        "values": "compute something else",
+        "gradients": "the gradient of 19 weights",
+        "fails": "no such",
+    }
+    for case, (left_out, norm) in found.items():
+        word = words[case.split()[0]]
+        assert word in "".join(left_out) and bool(left_out) == bool(word), (case, left_out)
+        assert norm == pytest.approx(found["right 2"][1], rel=1e-4)
+    assert len(found) == 8
