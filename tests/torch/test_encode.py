@@ -90,10 +90,11 @@ def test_a_template_that_escapes_characters_cannot_split_marks(tokenizer):
     assert trained(tokeniser(escaping, special_tokens_in_text="split"), chat("é", "ü"))[0].endswith("⟧")
 
 
-def test_no_token_holds_the_end_of_the_prompt_and_the_beginning_of_the_answer(tokenizer):
-    found = tokeniser(with_template(tokenizer, LINES))
-    sequence = sequence_of(found, chat("Q?", " two", "R?", "Ana has"))
-    assert marked(found, sequence) == "user: Q?\nassistant: ⟦ two</s>⟧user: R?\nassistant: ⟦Ana has</s>⟧"
+@pytest.mark.parametrize(("how", "asked"), [("parse", "Q?"), ("split", "Q?"), ("split", "</s>?"), ("split", "Q</s>")])
+def test_no_token_holds_the_end_of_the_prompt_and_the_beginning_of_the_answer(tokenizer, how, asked):
+    found = tokeniser(with_template(tokenizer, LINES), special_tokens_in_text=how)
+    sequence = sequence_of(found, chat(asked, " two", "R?", "Ana has"))
+    assert marked(found, sequence) == f"user: {asked}\nassistant: ⟦ two</s>⟧user: R?\nassistant: ⟦Ana has</s>⟧"
     assert (
         sequence.prompt_ids is None and found.probe.tokenizer.decode(sequence.ids[: sequence.answer_start])[-2:] == ": "
     )

@@ -25,8 +25,17 @@ class Piece:
     first: int  # tokens of the text before it
     ids: list[int]
     encoding: Any  # of the library `tokenizers`, or None for tokenizers without one
+    is_literal: bool = False  # the model's control marks in it are ordinary text
     before: str = ""  # what it was tokenised behind
     before_ids: int = 0  # how many tokens that is
+
+    def spans(self, place: int) -> bool:
+        """Tell whether one of its tokens holds both the character of the text before a place and the one behind it."""
+        at = len(self.before) + place - self.start
+        if self.encoding is None or not 0 < place - self.start < len(self.text):
+            return False
+        token = self.encoding.char_to_token(at)
+        return token is not None and token == self.encoding.char_to_token(at - 1)
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,18 @@ class Encoded:
             at += step
         return piece.first + (-1 if at_end else len(piece.ids))
 
+    def split_at(self, places: Sequence[int]) -> Encoded:
+        """Return the text with no token that spans one of the places."""
+        if not any(piece.spans(place) for piece in self.pieces for place in places):
+            return self
+        parts = []
+        for piece in self.pieces:
+            edges = [0, *sorted({place - piece.start for place in places if piece.spans(place)}), len(piece.text)]
+            parts += [(piece.text[start:end], piece.is_literal) for start, end in itertools.pairwise(edges)]
+        split = in_pieces(parts, self.tokenizer)
+        # Some tokenizers put a space before every text: then the parts are another text than the whole.
+        return split if self.tokenizer.decode(split.ids) == self.tokenizer.decode(self.ids) else self
+
     def by_prefix(self, piece: Piece, place: int) -> int:
         """Return how many tokens the first `place` characters of a piece are, for tokenizers that do not say it."""
         if place >= len(piece.text):
@@ -77,23 +98,11 @@ def encoded(texts: Sequence[str], starts: Sequence[Sequence[int]], tokenizer: An
     found = iter(zip(batch.input_ids if batch else [], encodings, strict=True))
     for text, places in zip(texts, starts, strict=True):
         if OPEN in text:
-            yield in_pieces([(part, i % 2 == 1) for i, part in enumerate(GUARDED.split(text))], tokenizer)
-            continue
-        ids, encoding = next(found)
-        if encoding is not None and (spanned := [place for place in places if spans(encoding, place)]):
-            edges = [0, *spanned, len(text)]
-            split = in_pieces([(text[a:b], False) for a, b in itertools.pairwise(edges)], tokenizer)
-            # Some tokenizers put a space before every text: then the parts are another text than the whole.
-            if tokenizer.decode(split.ids) == tokenizer.decode(ids):
-                yield split
-                continue
-        yield Encoded(ids, [Piece(0, text, 0, ids, encoding)], tokenizer)
-
-
-def spans(encoding: Any, place: int) -> bool:
-    """Tell whether a token holds both the character before a place and the one behind it."""
-    token = encoding.char_to_token(place)
-    return place > 0 and token is not None and token == encoding.char_to_token(place - 1)
+            whole = in_pieces([(part, i % 2 == 1) for i, part in enumerate(GUARDED.split(text))], tokenizer)
+            yield whole.split_at([len(without_guards(text[:place])) for place in places])
+        else:
+            ids, encoding = next(found)
+            yield Encoded(ids, [Piece(0, text, 0, ids, encoding)], tokenizer).split_at(places)
 
 
 def in_pieces(parts: Sequence[tuple[str, bool]], tokenizer: Any) -> Encoded:
@@ -122,8 +131,8 @@ def piece_of(text: str, is_literal: bool, start: int, first: int, tokenizer: Any
         whole, behind = tokens(BEFORE + text)
         number = len(before)
         if whole[:number] == before and whole[number:] != ids:
-            return Piece(start, text, first, whole[number:], behind, BEFORE, number)
-    return Piece(start, text, first, ids, encoding)
+            return Piece(start, text, first, whole[number:], behind, is_literal, BEFORE, number)
+    return Piece(start, text, first, ids, encoding, is_literal)
 
 
 def check_ids(
