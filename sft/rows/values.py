@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 
 from sft.errors import DataError, shown
 from sft.rows.json_text import parse
@@ -116,3 +117,15 @@ def check_keys(found: dict[str, object], known: tuple[str, ...], where: str, wha
             raise DataError(
                 f"{where}: {what} has the key {shown(repr(key))}, which is not used; use {used}, or remove it"
             )
+
+
+def leaves(value: object) -> Iterator[str]:
+    """Yield the texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner)

@@ -120,3 +120,92 @@ def test_the_system_prompt_is_named_if_it_is_what_a_template_refuses(tokenizer):
     assert said == "it takes no system message; leave it out, or set CHAT_TEMPLATE"
     said = refusal(tokenizer, TWO_ROLES, chat("Q?", "A"), system_prompt="Be short.")
     assert said == "it takes no system message; leave SYSTEM_PROMPT empty, or set CHAT_TEMPLATE"
+
+
+# What a template leaves out is found also if its words stand elsewhere in the row.
+FIRST_CALL = OBJECT_ARGUMENTS.replace("in message.tool_calls or []", "in (message.tool_calls or [])[:1]")
+ONE_SYSTEM = CHATML.replace(
+    "{{ '<|im_start|>'", "{% if message.role != 'system' or loop.first %}{{ '<|im_start|>'", 1
+).replace("{% endfor %}", "{% endif %}{% endfor %}", 1)
+CALLS_ALONE = of.tools_with("call.function.arguments | tojson", "'' if message.tool_calls else message.content")
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+def calls(*arguments, content=None, name="find"):
+    found = [
+        {"id": f"c{number}", "type": "function", "function": {"name": f"{name}{number}"[:4], "arguments": given}}
+        for number, given in enumerate(arguments, 1)
+    ]
+    return {"role": "assistant", "content": content, "tool_calls": found}
+
+
+@pytest.mark.parametrize(
+    ("template", "given", "said"),
+    [
+        (FIRST_CALL, row(QUESTION, calls({"n": 1}, {"n": 2})), "it leaves out call 2 of message 2 (role assistant)"),
+        (FIRST_CALL, row(QUESTION, {**calls({}, {}), "weight": 0}, RESULT, ANSWER),
+         "it leaves out call 2 of message 2 (role assistant)"),
+        (ONE_SYSTEM, row(SYSTEM, QUESTION, ANSWER, SYSTEM, QUESTION, ANSWER),
+         "it leaves out the words of message 4 (role system)"),
+        (ONE_SYSTEM, row(QUESTION, ANSWER, {"role": "system", "content": "A"}, QUESTION, ANSWER),
+         "it leaves out the words of message 3 (role system)"),
+        (CALLS_ALONE, row(QUESTION, calls({"town": "Bonn"}, content="Bonn")),
+         "it leaves out the words of message 2 (role assistant)"),
+    ],
+)  # fmt: skip
+def test_what_a_template_leaves_out_is_named_though_its_words_stand_elsewhere(tokenizer, template, given, said):
+    assert refusal(tokenizer, template, given).startswith(f"{said}; set CHAT_TEMPLATE to another one")
+
+
+def test_a_template_that_takes_no_made_up_words_is_left_to_the_words_of_the_row(tokenizer):
+    strict = "{% if 'Q?' not in messages[0].content %}{{ raise_exception('no') }}{% endif %}"
+    strict = "{% if messages[0].content is string and messages[0].content.startswith('zq0') %}" + strict + "{% endif %}"
+    found = tokeniser(with_template(tokenizer, strict + CHATML, CHATML_MARKS))
+    assert trained(found, row(QUESTION, ANSWER))[0].endswith("⟦A<|im_end|>⟧")
+
+
+@pytest.mark.parametrize("words", ["twelve", "twelve plus one"])
+def test_reasoning_that_the_words_repeat_is_trained_too_or_refused(tokenizer, words):
+    by_key = {"role": "assistant", "content": words, "reasoning_content": "twelve"}
+    in_content = {"role": "assistant", "content": f"<think>\ntwelve\n</think>\n\n{words}"}
+    said = refusal(tokenizer, CHATML, row(QUESTION, by_key))
+    assert said.startswith("it leaves out reasoning_content, as it writes reasoning only from the content")
+    for template, marks in ((of.OPENS_THINKING, of.OPENS_THINKING_MARKS), (of.SWITCHES_THINKING, CHATML_MARKS)):
+        found = tokeniser(with_template(tokenizer, template, marks))
+        for answer in (by_key, in_content):
+            (text,) = trained(found, row(QUESTION, answer))
+            assert text.partition("⟦")[2].count("twelve") == 2 and text.count("</think>") == 1
+
+
+WITH_IDS = OBJECT_ARGUMENTS.replace("message.role +", "message.role + (message.tool_call_id or '') +")
+
+
+def results(*links):
+    return [{"role": "tool", "content": f"R{number}", **link} for number, link in enumerate(links, 1)]
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [{"tool_call_id": "c2"}, {"tool_call_id": "c1"}],
+        [{"tool_call_id": "c2"}],
+        [{"name": "fin2"}, {"name": "fin1"}],
+    ],
+)
+def test_results_in_another_order_than_their_calls_are_refused_if_nothing_says_so(tokenizer, links):
+    given = row(QUESTION, calls({"n": 1}, {"n": 2}, name="fin"), *results(*links), ANSWER)
+    said = refusal(tokenizer, OBJECT_ARGUMENTS, given)
+    assert said == (
+        "it does not write which call of message 2 a result belongs to, and the results are in another order; "
+        "put them in the order of the calls, or set CHAT_TEMPLATE"
+    )
+    if "name" not in links[0]:
+        assert trained(tokeniser(with_template(tokenizer, WITH_IDS, CHATML_MARKS)), given)
+
+
+@pytest.mark.parametrize(
+    "links", [[{"tool_call_id": "c1"}, {"tool_call_id": "c2"}], [{"tool_call_id": "c1"}], [{}, {}], [{"name": "fin1"}]]
+)
+def test_results_in_the_order_of_their_calls_are_trained(tokenizer, links):
+    given = row(QUESTION, calls({"n": 1}, {"n": 2}, name="fin"), *results(*links), ANSWER)
+    assert trained(tokeniser(with_template(tokenizer, OBJECT_ARGUMENTS, CHATML_MARKS)), given)

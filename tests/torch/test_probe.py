@@ -195,6 +195,13 @@ def test_a_system_message_that_moves_to_the_last_question(tokenizer):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("words", ["zebra", "z", "zq", "<b>"])
+def test_an_answer_may_begin_with_any_letter(tokenizer, words):
+    mistral = found(tokenizer, of.SYSTEM_LAST, ("[INST]", "[/INST]"))
+    row = {"messages": [SYSTEM["messages"][0], *chat("Q?", words)["messages"]]}
+    assert trained(mistral, row) == [f"<s>[INST] S.\n\nQ?[/INST]⟦ {words}</s>⟧"]
+
+
 @pytest.mark.parametrize("template", [CHATML, of.SWITCHES_THINKING])
 def test_the_last_answer_alone_is_trained_if_that_is_asked_for(tokenizer, template):
     (text,) = trained(found(tokenizer, template, CHATML_MARKS, train_on="last"), TWO)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sft.rows.conversation import REASONING, Conversation, Message
+from sft.rows.values import leaves
 from sft.trainer.data.chat_template import Refused
 from sft.trainer.data.probe import Probe
 from sft.trainer.data.prober import ANSWER, shared_start
@@ -67,7 +68,8 @@ def text_of(conversation: Conversation, number: int, probe: Probe) -> tuple[str,
         remedy = "join the two answers, or set CHAT_TEMPLATE to another one"
         raise Refused(f"it writes no generation prompt behind an answer, so message {number + 1} has none", remedy)
     body = cut_at_end(body, messages[-1], probe)
-    text = prompt + with_reasoning(body, messages[-1], prompt, probe)
+    is_written = writes_reasoning(body, messages, whole, conversation, probe)
+    text = prompt + with_reasoning(body, messages[-1], prompt, probe, is_written)
     return text, Span(len(prompt), len(text), number)
 
 
@@ -88,8 +90,9 @@ def written(messages: Sequence[Message], whole: str, prompt: str, conversation: 
     head = prompt.removesuffix(unwritten)
     if unwritten and prompt.endswith(unwritten) and whole.startswith(head):
         return without_opening(whole[len(head) :].removeprefix(probe.replaced), unwritten)
-    other = [*messages[:-1], replace(messages[-1], content=ANSWER, keys={})]
-    return probe.lead + whole[len(shared_start(whole, render(other, conversation, probe))) :]
+    other = render([*messages[:-1], replace(messages[-1], content=ANSWER, keys={})], conversation, probe)
+    before = other.rpartition(ANSWER)[0]  # without the letters with which both answers may begin
+    return probe.lead + whole[len(shared_start(whole, before)) :]
 
 
 def without_opening(body: str, opening: str) -> str:
@@ -117,10 +120,28 @@ def cut_at_end(body: str, message: Message, probe: Probe) -> str:
     return body[: at + len(mark)]
 
 
-def with_reasoning(body: str, message: Message, prompt: str, probe: Probe) -> str:
+def writes_reasoning(
+    body: str, messages: Sequence[Message], whole: str, conversation: Conversation, probe: Probe
+) -> bool:
+    """Tell whether the last answer's reasoning, if it has some, is in its text, and not only because its words say it.
+
+    `whole` is the text of all `messages`.
+    """
+    last = messages[-1]
+    reasoning, words = last.split()
+    others = [words, *leaves(last.keys.get("tool_calls"))]
+    if not (text := reasoning.strip()) or text not in body or not any(text in other for other in others):
+        return text in body
+    keys = {key: value for key, value in last.keys.items() if key not in REASONING}
+    content = last.content if last.reasoning else words
+    without = render([*messages[:-1], replace(last, content=content, keys=keys)], conversation, probe)
+    return whole.split() != without.split()
+
+
+def with_reasoning(body: str, message: Message, prompt: str, probe: Probe, is_written: bool) -> str:
     """Return an answer with its reasoning, if the row has some; without, an open block of reasoning is closed.
 
-    Raises Refused if generation could not write it from this prompt.
+    `is_written`: the reasoning is in `body`. Raises Refused if generation could not write it from this prompt.
     """
     thinking = probe.thinking
     reasoning, close = message.split()[0].strip(), thinking.closer.strip()
@@ -132,7 +153,7 @@ def with_reasoning(body: str, message: Message, prompt: str, probe: Probe) -> st
     if thinking.prompt_closes and end.endswith(close) and body.lstrip().startswith(close):
         return body.lstrip().removeprefix(close)  # the prompt has it
     is_open = thinking.prompt_opens and end.endswith(thinking.opener)
-    if reasoning not in body:
+    if not is_written:
         if not is_open and thinking.keeps_content:  # a key, which this template does not read
             key = next(key for key in REASONING if message.keys.get(key))
             what = f"it leaves out {key}, as it writes reasoning only from the content"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from sft.errors import shown
 from sft.rows.conversation import REASONING, Conversation, Message
+from sft.rows.values import leaves
 from sft.trainer.data.answers import Rendered, render
 from sft.trainer.data.chat_template import Refused
 from sft.trainer.data.probe import Probe
 
 WITHOUT_TOOLS = "leave the tools out, or set CHAT_TEMPLATE to another one"
 LINKS = ("tool_call_id", "id", "type", "index")  # they say what belongs together, which the order says too
+RESULTS = ("tool", "function", "ipython")  # roles
 SPOKEN = ("tool_calls", *REASONING)  # keys that an answer consists of: their words are looked for in its target
 
 
@@ -41,6 +44,7 @@ def check(conversation: Conversation, texts: list[Rendered], probe: Probe) -> No
         if without == render(conversation.messages, conversation, probe):
             raise Refused("it leaves out the tools", WITHOUT_TOOLS)
     check_keys(conversation, whole, probe)
+    check_order(conversation, probe)
 
 
 def check_answer(message: Message, target: str, number: int) -> None:
@@ -71,6 +75,38 @@ def check_keys(conversation: Conversation, whole: str, probe: Probe) -> None:
         if render(without, conversation, probe) == render(conversation.messages, conversation, probe):
             remedy = "leave the key out, or set CHAT_TEMPLATE to another one"
             raise Refused(f"it does not use the key {shown(repr(key), 40)} of a message", remedy)
+
+
+def check_order(conversation: Conversation, probe: Probe) -> None:
+    """Raise Refused for results in another order than their calls, if the text does not say which belongs to which."""
+    messages = conversation.messages
+    for number, message in enumerate(messages):
+        calls = message.keys.get("tool_calls")
+        if not isinstance(calls, list) or len(calls) < 2:
+            continue
+        behind = itertools.takewhile(lambda one: one.role in RESULTS, messages[number + 1 :])
+        results = list(itertools.islice(behind, len(calls)))
+        links = {"tool_call_id": [call.get("id") for call in calls], "name": list(function_names(message))}
+        have_ids = all("tool_call_id" in one.keys for one in results)
+        key = "tool_call_id" if have_ids else "name"
+        if not is_other_order([one.keys.get(key) for one in results], links[key]):
+            continue
+        # Each result as if it belonged to the call in its place: a template that writes ids or names shows it.
+        linked = [
+            replace(one, keys={**one.keys, **{key: link[place] for key, link in links.items() if key in one.keys}})
+            for place, one in enumerate(results)
+        ]
+        changed = (*messages[: number + 1], *linked, *messages[number + 1 + len(linked) :])
+        if render(changed, conversation, probe) == render(messages, conversation, probe):
+            what = f"it does not write which call of message {number + 1} a result belongs to, and the results are in"
+            raise Refused(f"{what} another order", "put them in the order of the calls, or set CHAT_TEMPLATE")
+
+
+def is_other_order(given: list[object], calls: Sequence[object]) -> bool:
+    """Tell whether results name their calls, each another one, and not in the calls' order."""
+    found, wanted = ([str(link) for link in links] for links in (given, calls))
+    are_different = None not in given and len({*found}) == len(found) and len({*wanted}) == len(wanted)
+    return are_different and {*found} <= {*wanted} and found != wanted[: len(found)]
 
 
 def is_function_name(message: Message, functions: set[str]) -> bool:
@@ -113,15 +149,3 @@ def tool_name(tool: Mapping[str, object]) -> str:
     """Return the name of a function, from its schema or a call of it."""
     function = tool.get("function", tool)
     return str(function.get("name", "")) if isinstance(function, Mapping) else ""
-
-
-def leaves(value: object) -> Iterator[str]:
-    """Yield the texts in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from leaves(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from leaves(inner)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sft.rows.conversation import Conversation, Message
+from sft.rows.values import leaves
 from sft.trainer.data.chat_template import Refused
-from sft.trainer.data.completeness import leaves
 from sft.trainer.data.probe import Probe
 from sft.trainer.data.prober import any_of
 from sft.trainer.data.template_traits import THINK

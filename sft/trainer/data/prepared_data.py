@@ -29,8 +29,8 @@ FORMAT = 5  # of the prepared data: part of the cache's key
 MANIFEST = "manifest.json"  # of the prepared data
 CODE = (  # modules that decide the tokens
     "sources", "hub", "hub_library", "chat_template", "template_variables", "template_traits", "prober", "probe",
-    "answers", "characters", "completeness", "marks", "encode", "tokenise", "texts", "rows", "row_writer",
-    "part_writer", "mixed_rows", "looks",
+    "answers", "characters", "completeness", "stand_ins", "marks", "encode", "tokenise", "texts", "rows",
+    "row_writer", "part_writer", "mixed_rows", "looks",
 )  # fmt: skip
 OF_TOKENS = (  # settings that decide the tokens of a row
     "prompt_column", "response_column", "columns", "use_columns", "system_prompt", "max_length", "long_rows",

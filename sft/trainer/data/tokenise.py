@@ -26,6 +26,7 @@ from sft.trainer.data.encode import Encoded, check_ids, encoded, without_guards
 from sft.trainer.data.marks import Marked, Marks, texts_of
 from sft.trainer.data.probe import Probe, facts
 from sft.trainer.data.rows import NO_TARGET, TOO_LONG, Counts, Dropped, Tokenised, TokenisedRow, same
+from sft.trainer.data.stand_ins import StandIns
 from sft.trainer.model import answer_text
 
 
@@ -99,6 +100,11 @@ class Tokeniser:
         return Marks.of_model(self.probe, guards=self.settings.special_tokens_in_text == "split")
 
     @cached_property
+    def stand_ins(self) -> StandIns:
+        """What the template leaves out of conversations of every shape."""
+        return StandIns(self.probe)
+
+    @cached_property
     def characters(self) -> Characters:
         """The characters that the tokenizer keeps."""
         return Characters(self.tokenizer, self.stops)
@@ -118,6 +124,7 @@ class Tokeniser:
         try:
             texts = rendered(marked.conversation, self.probe, self.settings.train_on == "last")
             completeness.check(marked.conversation, texts, self.probe)
+            self.stand_ins.check(marked.conversation)
             self.marks.check([text.text for text in texts])
         except Refused as error:
             problem = self.without_system(marked.conversation) or error
@@ -129,9 +136,12 @@ class Tokeniser:
         first, *others = conversation.messages
         if first.role != "system" or not others or others[0].role == "assistant":  # then nothing else precedes it
             return None
+        if any(message.role == "system" for message in others):
+            return None
         rest = replace(conversation, messages=tuple(others))
         try:
             completeness.check(rest, rendered(rest, self.probe), self.probe)
+            self.stand_ins.check(rest)
         except Refused:
             return None
         where = "leave SYSTEM_PROMPT empty" if self.settings.system_prompt else "leave it out"
