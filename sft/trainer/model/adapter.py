@@ -21,7 +21,7 @@ from sft import model_files
 from sft.errors import SettingsError, wrong
 from sft.run.records import TemplateFacts
 from sft.settings.fields import ALL_LINEAR, EXPERTS, TINY, Settings
-from sft.trainer.model import experts, generation, licence, published, quantised
+from sft.trainer.model import experts, generation, licence, older_names, published, quantised
 
 INSIDE_MAMBA = ("out_proj", "conv1d")  # layers whose weights Mamba's kernels read themselves, past an adapter
 NAME = "default"  # peft's name for the only adapter of a model
@@ -194,6 +194,7 @@ def write(
     }
     save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     generation.exported_tokenizer(base, template, settings.trust_remote_code).save_pretrained(folder)
+    older_names.add_to_tokenizer(base, folder, settings.trust_remote_code)
     licence.copy(base, folder)
 
 

@@ -14,7 +14,7 @@ from sft.run.records import Prepared, TemplateFacts
 from sft.settings.fields import Settings
 from sft.trainer import distributed
 from sft.trainer.distributed import World
-from sft.trainer.model import adapter, generation, implementation, licence, processor, published
+from sft.trainer.model import adapter, generation, implementation, licence, older_names, processor, published
 from sft.trainer.model.load import permissions
 
 
@@ -74,8 +74,10 @@ def write_model(
     # sampling: save without it, and write its file separately.
     whole.generation_config = transformers.GenerationConfig()
     whole.save_pretrained(folder)
+    older_names.add_to_config(base, folder, trusted)
     tokenizer = generation.exported_tokenizer(base, template, trusted)
     tokenizer.save_pretrained(folder)
+    older_names.add_to_tokenizer(base, folder, trusted)
     processor.copy(base, template, folder)
     licence.copy(base, folder)
     if model.generation_config is not None:

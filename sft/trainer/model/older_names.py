@@ -1,0 +1,165 @@
+"""What other programs read in an exported folder: the base's names and vocabulary beside what transformers 5 writes.
+
+Servers and converters with transformers 4, or with readers of their own, know `rope_theta`, `torch_dtype`,
+`additional_special_tokens` and `PreTrainedTokenizerFast`, and some need `tokenizer.model`. transformers 5 reads these
+names but writes others. Without the old ones some programs fail, and some take a default without a word. Whatever reads
+the base shall read what was trained from it, too.
+
+What is added is kept only if transformers loads the same with it as without.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
+from transformers.utils import CONFIG_NAME
+
+from sft.model_files import read_json
+from sft.run import files
+
+Json = dict[str, Any]
+Place = tuple[str, ...]  # the keys that lead to a value
+
+TYPE, OLD_TYPE = "dtype", "torch_dtype"
+NOT_THE_MODELS = (TYPE, "transformers_version", "_name_or_path", "_commit_hash")  # of this export, or of another one's
+ATTENTION = "attn_implementation"  # with marks before and behind it; not every machine has each
+CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
+ADDED = "added_tokens_decoder"
+SAID_ELSEWHERE = ("chat_template", "auto_map", "name_or_path", "tokenizer_file", "special_tokens_map_file")
+RENAMED = (ADDED, "extra_special_tokens", "model_specific_special_tokens", "additional_special_tokens")
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+
+
+def add_to_config(base: Path, folder: Path, trusted: bool) -> None:
+    """Keep the base's own keys and values in the config.json in `folder` where transformers has written others."""
+    path = folder / CONFIG_NAME
+    own, written = read_json(base / CONFIG_NAME), read_json(path)
+    if not isinstance(own, dict) or not isinstance(written, dict):
+        return
+    meant = config_of(folder, trusted)
+
+    def is_same(content: Json) -> bool:
+        write(path, content)
+        try:
+            return config_of(folder, trusted) == meant
+        except Exception:  # of any kind: each family checks its own values
+            return False
+
+    places = list(different(own, written))
+    missing = [(place, value) for place, value, is_missing in places if is_missing]
+    singles = [[(place, value)] for place, value, _ in places]
+    kept = written
+    for some in [missing, *singles, *singles]:  # twice: some only mean the same beside another
+        content = with_values(kept, some)
+        if content != kept and is_same(content):
+            kept = content
+    write(path, kept)
+
+
+def config_of(folder: Path, trusted: bool) -> Json:
+    """Return the configuration in a folder as transformers understands it."""
+    content: Json = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trusted).to_dict()
+    return content
+
+
+def different(own: Json, written: Json, inside: Place = (), dtype: object = None) -> Iterator[tuple[Place, Any, bool]]:
+    """Yield where a configuration as written differs from the base's own, the base's value, and whether it is missing.
+
+    Also in the configurations of a model's parts. Under its old name the type of the weights is the one written now.
+    """
+    dtype = written.get(TYPE, dtype)
+    for name, value in own.items():
+        if name == OLD_TYPE:
+            value = dtype or value
+        if isinstance(value, dict) and isinstance(written.get(name), dict) and name.endswith("_config"):
+            yield from different(value, written[name], (*inside, name), dtype)
+        elif name in NOT_THE_MODELS or ATTENTION in name:
+            continue
+        elif name not in written or written[name] != value:
+            yield (*inside, name), value, name not in written
+
+
+def with_values(content: Json, values: list[tuple[Place, Any]]) -> Json:
+    """Return a copy of JSON data with these values at their places."""
+    whole: Json = json.loads(json.dumps(content))
+    for (*parts, name), value in values:
+        place = whole
+        for part in parts:
+            place = place[part]
+        place[name] = value
+    return whole
+
+
+def add_to_tokenizer(base: Path, folder: Path, trusted: bool) -> None:
+    """Write the tokenizer's configuration in `folder` under older names, and copy sentencepiece's vocabulary."""
+    path = folder / TOKENIZER_CONFIG_FILE
+    written, own = read_json(path), read_json(base / TOKENIZER_CONFIG_FILE)
+    own = own if isinstance(own, dict) else {}
+    if not isinstance(written, dict):
+        return
+    tokenizer = load(folder, trusted)
+    meant = facts(tokenizer)
+    if meant is None:
+        return
+    copied = [folder / name for name in SENTENCEPIECE if (base / name).is_file() and not (folder / name).exists()]
+    for file in copied:
+        shutil.copyfile(base / file.name, file)
+    older = under_older_names(written, tokenizer)
+    of_base = {name: value for name, value in own.items() if name not in (*SAID_ELSEWHERE, *RENAMED)}
+    for content in (of_base | older, older):
+        write(path, content)
+        try:
+            is_same = facts(load(folder, trusted)) == meant
+        except Exception:  # of any kind: the code of a tokenizer
+            is_same = False
+        if is_same:
+            return
+    write(path, written)
+    for file in copied:
+        file.unlink()
+
+
+def under_older_names(written: Json, tokenizer: Any) -> Json:
+    """Return a tokenizer's configuration under the names that transformers 4 reads, and 5 too."""
+    content = dict(written)
+    if content.get("tokenizer_class") == CLASS:
+        content["tokenizer_class"] = OLD_CLASS  # not the base's, with which transformers 4 may tokenise otherwise
+    others = content.pop("extra_special_tokens", None)
+    if others and isinstance(others, list):
+        content["additional_special_tokens"] = others
+    if named := content.pop("model_specific_special_tokens", None):
+        content["extra_special_tokens"] = named
+    content[ADDED] = {
+        str(token): {
+            "content": added.content, "lstrip": added.lstrip, "normalized": added.normalized, "rstrip": added.rstrip,
+            "single_word": added.single_word, "special": added.special,
+        }
+        for token, added in tokenizer.added_tokens_decoder.items()
+    }  # fmt: skip
+    return content
+
+
+def load(folder: Path, trusted: bool) -> Any:
+    """Return the tokenizer in a folder."""
+    return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+
+
+def facts(tokenizer: Any) -> tuple[object, ...] | None:
+    """Return what makes two tokenizers the same; None for one that transformers does not write to tokenizer.json."""
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        return None
+    return (
+        type(tokenizer), tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map, tokenizer.all_special_ids,
+        tokenizer.chat_template, tokenizer.model_max_length, tokenizer.padding_side, tokenizer.model_input_names,
+    )  # fmt: skip
+
+
+def write(path: Path, content: Json) -> None:
+    """Write JSON data as transformers does: config.json may have infinite numbers."""
+    files.write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n", flushed=False)
