@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import time
@@ -10,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from sft.errors import UserError
 from sft.host.commands.ending import BY_USER
 from sft.host.launch.slurm import queue
+from sft.host.launch.slurm.launcher import Slurm
 from sft.run.directory import Run
 from sft.run.records import Job
 from tests.e2e.project import CURVE, Hold, Project, metrics, small, unending
@@ -211,6 +215,35 @@ def test_a_job_that_waits_is_shown_and_taken_out_of_the_queue(project, cluster: 
     assert done.returncode == 0 and "cancelled" in done.stdout, done.stdout
     assert run.state().status == "stopped" and not state(number).is_active
     queue.cancel(first)
+
+
+def test_a_job_whose_number_came_too_late_is_found_in_the_queue(cluster: Cluster, tmp_path, monkeypatch):
+    script = tmp_path / "a folder" / "job.sh"
+    script.parent.mkdir()
+    script.write_text("#!/bin/bash\n#SBATCH --hold --output=/dev/null\ntrue\n")
+    slow = tmp_path / "bin" / "sbatch"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/bash\n{shutil.which("sbatch")} "$@" >{tmp_path}/said\nsleep 100\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(queue, "TIMEOUT_S", 5)
+    monkeypatch.chdir(tmp_path)
+    number = queue.submit(script.relative_to(tmp_path))
+    assert number == int((tmp_path / "said").read_text()) and state(number).waits
+    slow.write_text("#!/bin/bash\nsleep 100\n")  # and never asks Slurm
+    queue.cancel(number)
+    with pytest.raises(queue.Unanswered, match="sbatch: did not answer within 5 s"):
+        queue.submit(script)
+
+
+def test_a_job_that_cannot_be_written_down_does_not_stay_in_the_queue(cluster: Cluster, tmp_path):
+    run = Run(tmp_path / "run")
+    (run.job / "in the way").mkdir(parents=True)  # as a full disk would be
+    run.job_script.write_text("#!/bin/bash\n#SBATCH --hold --output=/dev/null\ntrue\n")
+    with pytest.raises(UserError, match=r"cannot be written \(.+\), so job \d+ was cancelled; make room") as caught:
+        Slurm().start(run)
+    number = next(int(word) for word in str(caught.value).split() if word.isdigit())
+    assert not state(number).is_active
 
 
 def test_a_rank_that_is_killed_is_started_again(project, tmp_path):

@@ -108,8 +108,13 @@ class Slurm:
         """Submit the run's job script. Raises UserError if Slurm refuses it."""
         # A job gets the environment of the program that submits it, and reads the keys in .env itself.
         number = queue.submit(run.job_script)
-        typed_json.write(run.job, Job(number=number, submitted_at=time.time()))
-        run.update_state("queued")
+        try:
+            typed_json.write(run.job, Job(number=number, submitted_at=time.time()))
+            run.update_state("queued")
+        except OSError as error:  # such as a full disk: nobody would know the job
+            queue.cancel(number)
+            what = f"{run.job}: cannot be written ({error.strerror}), so job {number} was cancelled"
+            raise UserError(f"{what}; make room, then `{run.command('resume')}`") from None
         return Queued(number)
 
 

@@ -32,6 +32,10 @@ ENDS = {
 }
 
 
+class Unanswered(UserError):
+    """Slurm has not answered; what it was asked for may happen all the same."""
+
+
 @dataclass(frozen=True)
 class JobState:
     """What Slurm says of a job."""
@@ -71,8 +75,9 @@ class JobState:
         return f"job {self.number} is {self.state.lower()}{why}{times}"
 
 
-def call(*command: str, timeout_s: float = TIMEOUT_S) -> str:
-    """Return what one of Slurm's commands prints. Raises UserError with its last line if it fails."""
+def call(*command: str, timeout_s: float | None = None) -> str:
+    """Return what one of Slurm's commands prints. Raises UserError with its last line if it fails, and Unanswered."""
+    timeout_s = timeout_s or TIMEOUT_S
     try:
         done = subprocess.run(
             command,
@@ -87,7 +92,7 @@ def call(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     except OSError as error:
         raise UserError(f"{command[0]}: cannot be started ({error.strerror})") from None
     except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]}: did not answer within {timeout_s:.0f} s; is Slurm's controller up?") from None
+        raise Unanswered(f"{command[0]}: did not answer within {timeout_s:.0f} s; is Slurm's controller up?") from None
     if done.returncode:
         said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise UserError(f"{command[0]}: {said[-1] if said else f'ended with exit code {done.returncode}'}")
@@ -95,12 +100,23 @@ def call(*command: str, timeout_s: float = TIMEOUT_S) -> str:
 
 
 def submit(script: Path) -> int:
-    """Submit a job script. Return the job's number. Raises UserError with Slurm's reason."""
-    # --parsable prints the number, and behind a semicolon the cluster if there are several.
-    return int(call("sbatch", "--parsable", str(script)).strip().split(";")[0])
+    """Submit a job script. Return the job's number. Raises UserError with Slurm's reason.
+
+    A controller that is slow to answer may have taken the job: it is then looked for in the queue.
+    """
+    try:
+        # --parsable prints the number, and behind a semicolon the cluster if there are several.
+        return int(call("sbatch", "--parsable", str(script)).strip().split(";")[0])
+    except Unanswered:
+        queued = [
+            line.split(maxsplit=1) for line in call("squeue", "--noheader", "--me", "--format=%A %o").splitlines()
+        ]
+        if found := [int(number) for number, command in queued if command == str(script.absolute())]:
+            return max(found)
+        raise
 
 
-def state_of(number: int, timeout_s: float = TIMEOUT_S) -> JobState | None:
+def state_of(number: int, timeout_s: float | None = None) -> JobState | None:
     """Return what Slurm says of a job; None if it has forgotten the job, which it does minutes after its end.
 
     Raises UserError if Slurm cannot be asked.
