@@ -7,10 +7,13 @@ ifneq ($(shell .venv/bin/python -IS sft/host/bootstrap/sound.py 2>/dev/null),sou
 .PHONY: $(INV) .venv/.dev
 endif
 export MAKE_SETTINGS := $(MAKEOVERRIDES)
+# No environment's Python starts with the first one, and the programs below find their modules with neither.
+unexport PYTHONHOME PYTHONSAFEPATH
 # Standard output is the task's: `make plan JSON=1 >plan.json` may come after a change that renews .venv first.
-BOOTSTRAP := command -v $(PYTHON) >/dev/null || { \
+MACHINES_PYTHON := $(subst $() ,\ ,$(PYTHON))
+BOOTSTRAP := command -v $(MACHINES_PYTHON) >/dev/null || { \
   echo "PYTHON=$(PYTHON): not found; install it, on Debian and Ubuntu: sudo apt install python3" >&2; exit 2; }; \
-  >&2 $(PYTHON) sft/host/bootstrap/__main__.py
+  >&2 $(MACHINES_PYTHON) sft/host/bootstrap/__main__.py
 .DEFAULT_GOAL := help
 TARGETS := help setup bundle test-env rows plan train resume demo manifest monitor stop logs evaluate bench check test soak docs \
   constraints clean
@@ -81,7 +84,7 @@ constraints: $(if $(wildcard .venv/.dev),,.venv/.dev) ## write the newest versio
 	@$(INV) constraints
 
 clean: ## remove .venv, caches, containers, images; asks first (YES=1)
-	@$(PYTHON) -m sft.host.bootstrap.clean
+	@$(MACHINES_PYTHON) -m sft.host.bootstrap.clean
 
 # While a run is at work with the packages as they are, these do not wait for newer ones.
 monitor stop logs: BOOTSTRAP += --as-is

@@ -74,6 +74,20 @@ def test_a_folder_in_which_no_environment_works_is_named_before_anything_is_inst
     assert not (copy / ".venv").exists()
 
 
+def test_the_machines_python_may_stand_under_a_path_with_spaces_and_be_told_where_not_to_look(tmp_path):
+    for name in ("Makefile", "sft/__init__.py", "sft/host/__init__.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "sft" / "host" / "bootstrap", tmp_path / "sft" / "host" / "bootstrap")
+    (tmp_path / ".mypy_cache").mkdir()
+    (tmp_path / "my python").symlink_to(sys.executable)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    outside |= {"PYTHONHOME": "/no/such", "PYTHONSAFEPATH": "1", "COMPOSE_PROJECT_NAME": "sft-test-of-a-path"}
+    command = ["make", "clean", "YES=1", f"PYTHON={tmp_path}/my python"]
+    done = subprocess.run(command, cwd=tmp_path, env=outside, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not (tmp_path / ".mypy_cache").exists(), done.stderr
+
+
 def test_the_list_of_targets_fits_a_terminal(project):
     lines = make(project, "help").stdout.splitlines()
     assert len(lines) > 12 and max(map(len, lines)) <= 80

@@ -177,6 +177,15 @@ def test_ranks_of_a_node_program_that_was_started_by_hand_get_the_cards_that_it_
         assert (tmp_path / "ranks" / rank).read_text() == f"{UUIDS[2]},{UUIDS[3]} PCI_BUS_ID {rank}"
 
 
+def test_a_warning_of_a_library_ends_no_rank_whatever_the_users_shell_makes_of_warnings(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    run = lifecycle.create(decided(nodes=1, runs_path=tmp_path / "runs", run_name="a"), hostfile.hostfile(1, 1))
+    environment = Node(run, 0, Link(), None).processes.environment(LAUNCHER)
+    program = "import warnings; warnings.warn('this will change', FutureWarning)"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "this will change" in done.stderr
+
+
 LAUNCHER_OF_ONE = """
 import subprocess, sys
 subprocess.run([sys.executable, "-m", "large_rank", *sys.argv[1:]])

@@ -84,6 +84,8 @@ class Processes:
         if module == LAUNCHER:
             ours["HF_HUB_OFFLINE"] = "1"  # everything is here by now
         default |= interface.variables(master_address())
+        if "error" in os.environ.get("PYTHONWARNINGS", ""):  # the libraries' warnings would end a run
+            ours["PYTHONWARNINGS"] = default["PYTHONWARNINGS"]
         if self.device == "cpu":
             ours["DS_ACCELERATOR"] = "cpu"
         else:
