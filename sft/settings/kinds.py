@@ -78,6 +78,8 @@ def plain(text: str) -> str:
 def folder(path: Path) -> Path:
     """Return a path with `~` replaced by the home folder. Raises ValueError."""
     plain(str(path))
+    if re.match(r"\$\{?\w", str(path)):  # docker compose, which reads the same `.env`, would take another folder
+        raise ValueError("begins with a variable, which only a shell replaces")
     return variables.expanded(path)
 
 

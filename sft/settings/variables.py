@@ -65,6 +65,20 @@ def words_behind_make() -> dict[str, str]:
     return {word.split("=")[0].rstrip(":"): word for word in words if "=" in word}
 
 
+def replaced_by_make() -> list[str]:
+    """Return a line for every word behind `make` that holds a $: make has replaced it and what follows it.
+
+    MAKE_SETTINGS has each $ that was typed twice, and two typed ones are one in the value.
+    """
+    remedy = "make replaces it and what follows it; write $$ for each $"
+    words = words_behind_make().items()
+    return [
+        f"{name}: holds a $ that stands alone; {remedy}"
+        for name, word in words
+        if any(len(run) % 4 for run in re.findall(r"\$+", word))
+    ]
+
+
 def emptied() -> set[str]:
     """Return the names that have an empty value behind `make`, which empties what `.env` says."""
     return {name for name, word in words_behind_make().items() if word.endswith("=") and not os.environ.get(name)}
@@ -84,8 +98,11 @@ def take_options(names: set[str]) -> dict[str, str]:
     """Return the values of the options given behind `make`, such as NAME=x of `make monitor NAME=x`.
 
     Only words behind `make` are options: a NAME of the shell's own environment is not. The words move from
-    MAKE_SETTINGS to MAKE_OPTIONS, so that neither this process nor its children take them for settings.
+    MAKE_SETTINGS to MAKE_OPTIONS, so that neither this process nor its children take them for settings. Raises
+    UserError for any word that make has changed: only here all of them stand together.
     """
+    if problems := replaced_by_make():
+        raise UserError("\n".join(problems))
     words = words_behind_make()
     options = {name: word for name, word in words.items() if name in names}
     if options:

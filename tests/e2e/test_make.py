@@ -142,6 +142,11 @@ def test_from_another_folder(project, tmp_path):
         (("soak", "OPTION=--kills 1"), "OPTION: no such setting (from make); did you mean OPTIONS?"),
         (("monitor", "ONCE=maybe"), "ONCE=maybe: is not 1 or 0; use 1 or 0"),
         (("logs", "LINES=few"), "LINES=few: is not a whole number; use a whole number, 0 or more"),
+        (
+            ("train", "SYSTEM_PROMPT=It costs $5.", "BATCH_SIZE=2"),
+            "SYSTEM_PROMPT: holds a $ that stands alone; make replaces it and what follows it; write $$ for each $",
+        ),
+        (("stop", "NAME=a$$b $$$$c"), "runs/a$b $$c: no such run; start one with `make train` or `make demo`"),
         (("stop", "NAME=it's"), "runs/it's: no such run; start one with `make train` or `make demo`"),
     ],
 )

@@ -43,6 +43,16 @@ def test_all_problems_at_once_and_no_secret_in_them(tmp_path):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("path", ["$HOME/runs", "${HOME}/runs"])
+def test_a_variable_of_the_shell_in_the_file_is_no_folder_of_that_name(tmp_path, path):
+    (tmp_path / ".env").write_text(f"RUNS_PATH={path}\n")
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path / ".env")
+    assert caught.value.problems == [
+        f"RUNS_PATH={path}: begins with a variable, which only a shell replaces; correct it"
+    ]
+
+
 def test_misspelt_make_variable(monkeypatch):
     monkeypatch.setenv("MAKE_SETTINGS", "LEARNING_RAT=1 PYTHON=python3")
     with pytest.raises(SettingsError, match="did you mean LEARNING_RATE"):
