@@ -47,6 +47,7 @@ class TargetLoss(torch.nn.Module):
         is_apart = isinstance(head, torch.nn.Linear) and model.base_model is not model
         is_apart = is_apart and not self.router_loss.needs_whole_model
         self.head_loss = HeadLoss(head) if is_apart else None
+        self.train(model.training)  # a new module is in training: it would take a model that is evaluated along
 
     def leave_out(self, tried: Tried) -> None:
         """Leave out what was found wrong on a copy of the model."""
