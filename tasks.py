@@ -20,7 +20,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from sft.errors import SftError, UserError, wrong
-from sft.failures import POLICIES
+from sft.failures import POLICIES, is_disk_full
 from sft.host.launch import signals
 from sft.redaction import NAMES, guard_tracebacks, redact
 from sft.run import owners
@@ -50,6 +50,11 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
         except PermissionError as error:
             path = Path(error.filename or ".")
             raise Exit(for_terminal(redact(owners.not_yours(path))), code=POLICIES["user"].exit_code) from None
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            line = f"{error.filename or 'this folder'}: {error.strerror}; make room on that disk, and call it again"
+            raise Exit(for_terminal(redact(line)), code=POLICIES["disk_full"].exit_code) from None
 
     return wrapped
 

@@ -23,7 +23,8 @@ Kind = Literal[
     "crash",  # any other error
 ]
 
-NO_SPACE = os.strerror(errno.ENOSPC).lower()
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk's end, or that of the user's share of it
+NO_SPACE = tuple(os.strerror(number).lower() for number in FULL)
 
 
 class Policy(NamedTuple):
@@ -65,7 +66,12 @@ def exit_in_words(code: int) -> str:
 
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether an error means a full disk: by its number, and where a library gives none, by the system's words."""
-    return getattr(error, "errno", None) == errno.ENOSPC or NO_SPACE in str(error).lower()
+    return getattr(error, "errno", None) in FULL or says_no_space(str(error))
+
+
+def says_no_space(text: str) -> bool:
+    """Tell whether a library's text has the system's words for a full disk."""
+    return any(words in text.lower() for words in NO_SPACE)
 
 
 # torch, gloo and NCCL raise a RuntimeError with a text, and no number that tells one failure from another. Words in the
@@ -84,7 +90,7 @@ OWN = (
 def kind_of_library_error(text: str) -> Kind:
     """Return the kind of failure that the text of an error of torch, gloo or NCCL means."""
     text = text.lower()
-    if NO_SPACE in text:
+    if says_no_space(text):
         return "disk_full"
     if "out of memory" in text:
         return "out_of_memory"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-
 from sft.errors import SettingsError, UserError, wrong
+from sft.failures import FULL
 from sft.hub.repository import Repository
 
 
@@ -12,7 +11,7 @@ def explained(error: Exception, repository: Repository) -> UserError:
     """Return the line for an error of huggingface_hub, by its class. Raises `error` if it is about this machine."""
     from huggingface_hub import errors
 
-    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.ENOSPC:
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) in FULL:
         raise error
     token = repository.token
     for cause in causes(error):

@@ -48,11 +48,17 @@ def main() -> None:
         # The last line of a program without a run is for the task that started it: libraries write to this output too.
         print(error if run else json.dumps({"error": str(error)}), flush=True)
         sys.exit(error.exit_code)
-    except OSError as error:
-        if run:
-            where = f": {error.filename}" if error.filename else ""
-            run.fail(Failure(kind=kind_of(error), reason=f"preparing: {error.strerror or error}{where}"))
+    except Exception as error:
+        if run and (isinstance(error, OSError) or kind_of(error) == "disk_full"):
+            run.fail(Failure(kind=kind_of(error), reason=f"preparing: {of_system(error)}"))
         raise
+
+
+def of_system(error: Exception) -> str:
+    """Return an error of the operating system in words, which a library may have made one of its own."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
 
 
 def prepare_as_owner(settings: Settings, run: Run | None) -> Prepared:

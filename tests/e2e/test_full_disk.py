@@ -1,26 +1,60 @@
 """A run on a disk that is full."""
 
+import os
 import subprocess
+import sys
 
 import pytest
 
-from sft import hostfile
+from sft import ROOT, hostfile
 from sft.run import lifecycle
 from tests.settings import decided
 
 
-def test_a_stop_is_asked_for_on_a_full_disk(tmp_path):
+@pytest.fixture
+def small(tmp_path):
+    """A folder on a disk of 256 kB."""
     small = tmp_path / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root: run the tests as root")
-    try:
-        run = lifecycle.create(decided(runs_path=small, run_name="a"), hostfile.hostfile(2, 2))
-        with (small / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
-            while filler.write(b"0" * 4096):
-                pass
-        run.request_stop("SIGTERM")
-        assert run.stop_reason() == "SIGTERM"
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+    yield small
+    subprocess.run(["umount", str(small)], check=True)
+
+
+def fill(folder):
+    with (folder / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
+        while filler.write(b"0" * 4096):
+            pass
+
+
+def test_a_stop_is_asked_for_on_a_full_disk(small):
+    run = lifecycle.create(decided(runs_path=small, run_name="a"), hostfile.hostfile(2, 2))
+    fill(small)
+    run.request_stop("SIGTERM")
+    assert run.stop_reason() == "SIGTERM"
+
+
+def test_a_model_that_the_disk_has_no_room_for_is_a_full_disk_whatever_a_library_makes_of_it(small, tmp_path):
+    settings = decided(
+        runs_path=tmp_path, model_path=small, data_path=tmp_path, run_name="a", model_name="tiny", dataset="demo"
+    )
+    run = lifecycle.create(settings, hostfile.hostfile(1, 1))
+    command = [sys.executable, "-m", "sft.trainer.prepare", "--run", str(run.path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    failure = run.failure()
+    assert failure.kind == "disk_full" and "No space left on device" in failure.reason
+
+
+def test_a_task_that_cannot_write_says_so_in_one_line(small):
+    run = lifecycle.create(decided(runs_path=small, run_name="a"), hostfile.hostfile(2, 2))
+    run.give_up_reserve()
+    lock = run.lock()  # as a node at work
+    fill(small)
+    command = [sys.executable, "-m", "invoke", "stop", "--name", "a"]
+    environment = os.environ | {"RUNS_PATH": str(small)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    lock.close()
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "No space left on device; make room on that disk" in done.stderr

@@ -40,6 +40,8 @@ def test_every_kind_has_a_policy_and_only_what_the_user_can_fix_ends_with_2():
         (RunFailed("x", "disk_full"), "disk_full"),
         (RunFailed("x", "user"), "user"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "disk_full"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "disk_full"),  # what most clusters say
+        (ValueError("I/O error: Disk quota exceeded (os error 122)"), "disk_full"),
         (ValueError("I/O error: No space left on device (os error 28)"), "disk_full"),  # as safetensors has it
         (OSError(errno.EIO, os.strerror(errno.EIO)), "crash"),
         (ValueError("x"), "crash"),
