@@ -65,6 +65,20 @@ def test_a_stopped_evaluation_leaves_the_run_finished_with_its_results(kept, pro
     assert f"stopped: the earlier results are kept; `make evaluate NAME={kept.name}` evaluates the run" in output
 
 
+def test_other_data_than_the_runs_is_refused_and_not_left_out_without_a_word(kept, project):
+    asked = small(**FEW, MAX_STEPS=7) | {"MAX_LENGTH": 64, "EVAL_SPLIT": "train", "PRECISION": "bf16"}
+    done = project.inv("evaluate", "--name", kept.name, **asked)
+    assert done.returncode == 2, done.stdout
+    for line in (
+        f"MAX_LENGTH=64: {kept.name} is evaluated with its own, 128; leave it out, or give it to a new run: "
+        f"`make train MODEL_NAME=runs/{kept.name}/final` evaluates that model before its first step",
+        f"EVAL_SPLIT=train: {kept.name} is evaluated without; leave it out",
+        f"PRECISION=bf16: {kept.name} is evaluated with its own, fp32; leave it out",
+    ):
+        assert line in done.stdout, done.stdout
+    assert "MAX_STEPS" not in done.stdout  # of no matter to an evaluation
+
+
 def test_a_killed_evaluation_leaves_the_run_finished_with_its_results(kept, project):
     process = at_work(project, kept)
     process.kill()

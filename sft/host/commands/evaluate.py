@@ -11,7 +11,9 @@ from sft.host.launch import signals
 from sft.host.launch.decide import decide
 from sft.run import files, find, lifecycle, typed_json
 from sft.run.directory import Run
-from sft.settings.fields import Settings
+from sft.settings import mixture, rules, variables
+from sft.settings.fields import Settings, marked
+from sft.settings.kinds import OF_DATA
 
 # The settings that an evaluation takes from the user; the others are the run's own.
 OF_NOW = ("eval_limit", "eval_answer", "eval_batch_size", "max_new_tokens", "launcher")
@@ -29,6 +31,7 @@ def evaluate(written: Settings, name: str, console: Console) -> None:
     with run.claim():
         if not run.final.is_dir():
             raise UserError(f"{run.path}: has no final model yet; `{run.command('resume')}` finishes the run")
+        refuse_others(written, run)
         taken = {name: getattr(written, name) for name in OF_NOW}
         decision = decide(Settings.of(run.settings(), **taken, evaluate=True), opened=True)
         for line in decision.lines:
@@ -51,6 +54,25 @@ def evaluate(written: Settings, name: str, console: Console) -> None:
     for label, path in {"results": run.evaluation, "answers": run.answers, "logs": watched.run.logs}.items():
         if path.exists():
             console.print(f"{label:>10}: {path}")
+
+
+def refuse_others(written: Settings, run: Run) -> None:
+    """Raise SettingsError for what this call asks of an evaluation and the run decides: its figures would be others.
+
+    `.env` may say something else: it is about the next run.
+    """
+    given = variables.around(sorted({*marked(OF_DATA), "precision"}))
+    before = run.settings()
+    final = f"`make train MODEL_NAME={run.final}` evaluates that model before its first step"
+    problems = []
+    for name, now, then in rules.compared(written, before, list(given)):
+        if name == "DATASETS" and now:
+            now = mixture.title(written)
+        own = mixture.title(before) if name in ("DATASET", "DATASETS") else then
+        what = f"{run.name} is evaluated with its own, {own}" if own != "" else f"{run.name} is evaluated without"
+        problems.append(wrong(name, now, what, f"leave it out, or give it to a new run: {final}"))
+    if problems:
+        raise SettingsError(problems)
 
 
 def take_answers(run: Run, again: Run) -> None:
