@@ -38,7 +38,10 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **options: Any) -> Any:
+        from sft.host import screen
+
         guard_tracebacks()
+        screen.open_closed_streams()
         os.chdir(ROOT)  # .env, runs/ and data/ are the project's, wherever the task is called
         try:
             with signals.raising():

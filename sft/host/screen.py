@@ -47,6 +47,18 @@ class Screen:
         return getattr(self.stream, name)
 
 
+def open_closed_streams() -> None:
+    """Send what goes to a closed standard stream (`make train >&-`) nowhere; its number would be the next file's."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
 def terminal() -> Console:
     """Return the console that tasks print on. Lines are wrapped at spaces in a terminal, and never in a file."""
     console = Console(file=cast(TextIO, Screen(sys.stdout)), highlight=False, markup=False, emoji=False)

@@ -88,6 +88,15 @@ def test_the_machines_python_may_stand_under_a_path_with_spaces_and_be_told_wher
     assert done.returncode == 0 and not (tmp_path / ".mypy_cache").exists(), done.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_task_whose_output_is_closed_does_its_work(project, closed):
+    command = f"{project.invoke[0]} monitor --name older --once {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=project.path, env=project.environment(), capture_output=True, check=False
+    )
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
 def test_the_list_of_targets_fits_a_terminal(project):
     lines = make(project, "help").stdout.splitlines()
     assert len(lines) > 12 and max(map(len, lines)) <= 80
