@@ -41,7 +41,7 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
         from sft.host import screen
 
         guard_tracebacks()
-        screen.open_closed_streams()
+        screen.guard_streams()
         os.chdir(ROOT)  # .env, runs/ and data/ are the project's, wherever the task is called
         try:
             with signals.raising():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def make_folders(settings: Settings) -> list[Path]:
             if not path.is_dir():
                 raise NotADirectoryError(20, "it is a file")
             if not os.access(path, os.W_OK):
-                raise PermissionError(13, "Permission denied")
+                number = errno.EROFS if owners.is_read_only(path) else errno.EACCES
+                raise OSError(number, os.strerror(number))
         except OSError as error:
             what = f"cannot be written ({error.strerror})"
             problems.append(wrong(name.upper(), path, what, owners.remedy(path, error)))

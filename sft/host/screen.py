@@ -47,8 +47,11 @@ class Screen:
         return getattr(self.stream, name)
 
 
-def open_closed_streams() -> None:
-    """Send what goes to a closed standard stream (`make train >&-`) nowhere; its number would be the next file's."""
+def guard_streams() -> None:
+    """Make standard output a Screen, and send what goes to a closed stream (`make train >&-`) nowhere.
+
+    Otherwise the number of a closed stream would be that of the next file.
+    """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)
@@ -57,6 +60,7 @@ def open_closed_streams() -> None:
                 os.close(nowhere)
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    sys.stdout = cast(TextIO, Screen(sys.stdout))
 
 
 def terminal() -> Console:

@@ -11,11 +11,20 @@ from pathlib import Path
 def not_yours(path: Path, part: Path | None = None) -> str:
     """Return a line that says who owns a path, or a `part` of it, that this user may not use, and the remedy."""
     path = seen(path)
+    if is_read_only(path):
+        return (
+            f"{path}: is on a disk that is mounted read-only; mount it for writing, or copy the folder to another one"
+        )
     owner, me = whose(part or path), user(os.geteuid())
     if owner == me:
         return f"{path}: is {me}'s own, closed for writing or reading; `chmod -R u+rwX {path}` opens it"
     named = f" ({part})" if part and part != path else ""
     return f"{path}: belongs to {owner}{named}, and {me} may not use it; `sudo chown -R {me} {path}` makes it yours"
+
+
+def is_read_only(path: Path) -> bool:
+    """Whether nobody may write to the file system of a path."""
+    return bool(os.statvfs(seen(path)).f_flag & os.ST_RDONLY)
 
 
 def remedy(folder: Path, error: OSError) -> str:

@@ -1,12 +1,15 @@
-"""A run on a disk that is full."""
+"""A disk that is full, or mounted read-only."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from sft import ROOT, hostfile
+from sft.errors import SettingsError
+from sft.host.folders import make_folders
 from sft.run import lifecycle
 from tests.settings import decided
 
@@ -58,3 +61,24 @@ def test_a_task_that_cannot_write_says_so_in_one_line(small):
     lock.close()
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
     assert "No space left on device; make room on that disk" in done.stderr
+
+
+def test_a_run_on_a_disk_that_is_mounted_read_only_is_not_called_closed_by_its_owner(small):
+    run = lifecycle.create(decided(runs_path=small, run_name="a"), hostfile.hostfile(2, 2))
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    assert "mounted read-only" in run.not_yours()
+    with pytest.raises(SettingsError, match=r"^RUNS_PATH=.*: cannot be written \(Read-only file system\)"):
+        make_folders(decided(runs_path=small, data_path=small.parent, model_path=small.parent))
+
+
+def test_a_clone_that_cannot_be_written_is_named_before_an_environment_is_made(small):
+    shutil.copytree(
+        ROOT / "sft" / "host" / "bootstrap",
+        small / "sft" / "host" / "bootstrap",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    command = [sys.executable, "sft/host/bootstrap/__main__.py"]
+    done = subprocess.run(command, cwd=small, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"{small}: you may not write there; clone it into a folder that you may write to\n"

@@ -97,6 +97,17 @@ def test_a_task_whose_output_is_closed_does_its_work(project, closed):
     assert done.returncode == 0 and b"Traceback" not in done.stderr
 
 
+def test_a_reader_that_leaves_is_no_error_of_a_task_that_prints_json(project):
+    read, write = os.pipe()
+    os.close(read)
+    command = [*project.invoke, "monitor", "--name", "older", "--json"]
+    done = subprocess.run(
+        command, cwd=project.path, env=project.environment(), stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_the_list_of_targets_fits_a_terminal(project):
     lines = make(project, "help").stdout.splitlines()
     assert len(lines) > 12 and max(map(len, lines)) <= 80

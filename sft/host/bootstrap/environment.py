@@ -111,6 +111,8 @@ def make() -> None:
     """Make `.venv` with pip in it. Exits with one line if there is no way."""
     if os.pathsep in str(ROOT):
         stop(f"{ROOT}: {UNFIT}")
+    if not os.access(str(ROOT), os.W_OK):
+        stop(f"{ROOT}: you may not write there; clone it into a folder that you may write to")
     if os.statvfs(str(ROOT)).f_flag & os.ST_NOEXEC:
         stop(f"{ROOT}: programs do not run on this file system (noexec); move the folder, or mount it with exec")
     try:
