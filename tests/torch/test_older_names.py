@@ -102,11 +102,10 @@ def loads_the_same(folder, tokenizer):
     return type(loaded) is type(tokenizer) and loaded.chat_template == tokenizer.chat_template
 
 
-def of_base(base, folder):
+def of_base(base, folder, trusted=False):
     """Write the tokenizer of a base to another folder as an export does; return it and its configuration."""
-    tokenizer = generation.exported_tokenizer(base, None, trusted=False)
-    tokenizer.save_pretrained(folder)
-    older_names.add_to_tokenizer(base, folder, trusted=False)
+    tokenizer = generation.exported_tokenizer(base, None, trusted)
+    older_names.write_tokenizer(tokenizer, base, folder, trusted)
     return tokenizer, json_of(folder / "tokenizer_config.json")
 
 
@@ -139,18 +138,67 @@ def test_a_tokenizer_keeps_what_its_base_says_under_names_that_transformers_does
     assert loads_the_same(tmp_path / "final", written)
 
 
-def test_sentencepieces_vocabulary_goes_with_the_model(tmp_path, model_file):  # noqa: F811
-    """Converters to GGUF read it, and from the configuration which tokens were added to it."""
+@pytest.mark.parametrize("legacy", [True, False, None])
+def test_sentencepieces_vocabulary_goes_with_the_model_and_text_is_cut_as_in_training(tmp_path, model_file, legacy):  # noqa: F811
+    """Converters to GGUF read it, and from the configuration which tokens were added to it.
+
+    `legacy` decides about a space behind a mark: without it final/ was asked in other tokens than it was trained on.
+    """
     base = tmp_path / "base"
     base.mkdir()
     (base / "tokenizer.model").write_bytes(model_file.read_bytes())
     (base / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 420}))
-    own = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "legacy": False}
+    own = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
+    own |= {} if legacy is None else {"legacy": legacy}
     (base / "tokenizer_config.json").write_text(json.dumps(own))
     tokenizer, content = of_base(base, tmp_path / "final")
     assert (tmp_path / "final" / "tokenizer.model").read_bytes() == model_file.read_bytes()
-    assert content["legacy"] is False and content["added_tokens_decoder"]["2"]["content"] == "</s>"
+    assert content.get("legacy") is legacy and content["added_tokens_decoder"]["2"]["content"] == "</s>"
     assert loads_the_same(tmp_path / "final", tokenizer)
+    text = "<s>How are you?</s><s>I am well"
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "final")
+    assert loaded(text).input_ids == transformers.AutoTokenizer.from_pretrained(base)(text).input_ids
+
+
+FAST = "class Words(transformers.PreTrainedTokenizerFast):\n    pass\n"
+SLOW = """
+class Words(transformers.PreTrainedTokenizer):
+    def __init__(self, **given):
+        self.characters = [chr(number) for number in range(32, 127)]
+        super().__init__(**given)
+    @property
+    def vocab_size(self):
+        return len(self.characters)
+    def get_vocab(self):
+        return {**{text: number for number, text in enumerate(self.characters)}, **self.added_tokens_encoder}
+    def _tokenize(self, text, **_):
+        return list(text)
+    def _convert_token_to_id(self, token):
+        return self.characters.index(token) if token in self.characters else 0
+    def _convert_id_to_token(self, number):
+        return self.characters[number]
+    def save_vocabulary(self, save_directory, filename_prefix=None):
+        return ()
+"""
+
+
+@pytest.mark.parametrize("code", [FAST, SLOW], ids=["fast", "slow"])
+def test_a_tokenizer_with_code_of_its_own_loads_again(tiny, tmp_path, code):
+    """transformers writes where the code is in a form that it does not read, unless the class is called a Tokenizer."""
+    base = tmp_path / "base"
+    transformers.AutoTokenizer.from_pretrained(tiny).save_pretrained(base)
+    (base / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (base / "own_words.py").write_text(f"import transformers\n\n{code}")
+    content = json_of(base / "tokenizer_config.json")
+    place = [None, "own_words.Words"] if code is FAST else ["own_words.Words", None]
+    content |= {"tokenizer_class": "Words", "auto_map": {"AutoTokenizer": place}}
+    (base / "tokenizer_config.json").write_text(json.dumps(content))
+    if code is SLOW:
+        (base / "tokenizer.json").unlink()
+    tokenizer, content = of_base(base, tmp_path / "final", trusted=True)
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "final", trust_remote_code=True)
+    assert type(loaded).__name__ == "Words" and content["auto_map"] == {"AutoTokenizer": place}
+    assert loaded("<user>2 + 3").input_ids == tokenizer("<user>2 + 3").input_ids
 
 
 @pytest.mark.parametrize("folder", ["final", "adapter"])

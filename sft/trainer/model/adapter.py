@@ -193,8 +193,8 @@ def write(
         if "lora_" in name
     }
     save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    generation.exported_tokenizer(base, template, settings.trust_remote_code).save_pretrained(folder)
-    older_names.add_to_tokenizer(base, folder, settings.trust_remote_code)
+    tokenizer = generation.exported_tokenizer(base, template, settings.trust_remote_code)
+    older_names.write_tokenizer(tokenizer, base, folder, settings.trust_remote_code)
     licence.copy(base, folder)
 
 

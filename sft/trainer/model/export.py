@@ -76,8 +76,7 @@ def write_model(
     whole.save_pretrained(folder)
     older_names.add_to_config(base, folder, trusted)
     tokenizer = generation.exported_tokenizer(base, template, trusted)
-    tokenizer.save_pretrained(folder)
-    older_names.add_to_tokenizer(base, folder, trusted)
+    older_names.write_tokenizer(tokenizer, base, folder, trusted)
     processor.copy(base, template, folder)
     licence.copy(base, folder)
     if model.generation_config is not None:

@@ -11,7 +11,7 @@ from sft.trainer.hub.own_cache import adopt
 from sft.trainer.model import licence
 
 # Of a model, these files are downloaded.
-WITHOUT_WEIGHTS = ["*.json", "*.model", "*.txt", "*.jinja", "*.py", *licence.FILES]
+WITHOUT_WEIGHTS = ["*.json", "*.model", "*.tiktoken", "*.txt", "*.jinja", "*.py", *licence.FILES]
 FILES = [*WITHOUT_WEIGHTS, "*.safetensors"]
 
 

@@ -5,7 +5,7 @@ Servers and converters with transformers 4, or with readers of their own, know `
 names but writes others. Without the old ones some programs fail, and some take a default without a word. Whatever reads
 the base shall read what was trained from it, too.
 
-What is added is kept only if transformers loads the same with it as without.
+What is added is kept only if transformers loads what was trained with it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ NOT_THE_MODELS = (TYPE, "transformers_version", "_name_or_path", "_commit_hash")
 ATTENTION = "attn_implementation"  # with marks before and behind it; not every machine has each
 CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 ADDED = "added_tokens_decoder"
-SAID_ELSEWHERE = ("chat_template", "auto_map", "name_or_path", "tokenizer_file", "special_tokens_map_file")
+MAP = "auto_map"
+SAID_ELSEWHERE = ("chat_template", MAP, "name_or_path", "tokenizer_file", "special_tokens_map_file")
 RENAMED = (ADDED, "extra_special_tokens", "model_specific_special_tokens", "additional_special_tokens")
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
@@ -96,33 +97,36 @@ def with_values(content: Json, values: list[tuple[Place, Any]]) -> Json:
     return whole
 
 
-def add_to_tokenizer(base: Path, folder: Path, trusted: bool) -> None:
-    """Write the tokenizer's configuration in `folder` under older names, and copy sentencepiece's vocabulary."""
+def write_tokenizer(tokenizer: Any, base: Path, folder: Path, trusted: bool) -> None:
+    """Write a tokenizer of the base's to `folder` so that it loads as it is, also under older names.
+
+    What the base says under names that transformers does not write again may decide how text is cut into tokens
+    (`legacy`). A line says so if no way to write it loads as the tokenizer that was trained with.
+    """
+    tokenizer.save_pretrained(folder)
     path = folder / TOKENIZER_CONFIG_FILE
     written, own = read_json(path), read_json(base / TOKENIZER_CONFIG_FILE)
-    own = own if isinstance(own, dict) else {}
     if not isinstance(written, dict):
-        return
-    tokenizer = load(folder, trusted)
-    meant = facts(tokenizer)
-    if meant is None:
         return
     copied = [folder / name for name in SENTENCEPIECE if (base / name).is_file() and not (folder / name).exists()]
     for file in copied:
         shutil.copyfile(base / file.name, file)
     older = under_older_names(written, tokenizer)
-    of_base = {name: value for name, value in own.items() if name not in (*SAID_ELSEWHERE, *RENAMED)}
-    for content in (of_base | older, older):
+    said = own.items() if isinstance(own, dict) else ()
+    of_base = {name: value for name, value in said if name not in (*SAID_ELSEWHERE, *RENAMED)}
+    for content in (of_base | older, older, of_base | written, written):
         write(path, content)
         try:
-            is_same = facts(load(folder, trusted)) == meant
+            if facts(load(folder, trusted)) == facts(tokenizer):
+                return
         except Exception:  # of any kind: the code of a tokenizer
-            is_same = False
-        if is_same:
-            return
-    write(path, written)
+            continue
     for file in copied:
         file.unlink()
+    print(
+        f"{folder.name}/: its tokenizer does not load as the one that was trained with; use the base model's",
+        flush=True,
+    )
 
 
 def under_older_names(written: Json, tokenizer: Any) -> Json:
@@ -142,6 +146,8 @@ def under_older_names(written: Json, tokenizer: Any) -> Json:
         }
         for token, added in tokenizer.added_tokens_decoder.items()
     }  # fmt: skip
+    if isinstance(place := content.get(MAP, {}).get("AutoTokenizer"), str):  # transformers reads a pair: slow, fast
+        content[MAP] = content[MAP] | {"AutoTokenizer": [None, place] if is_fast(tokenizer) else [place, None]}
     return content
 
 
@@ -150,13 +156,17 @@ def load(folder: Path, trusted: bool) -> Any:
     return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
 
 
-def facts(tokenizer: Any) -> tuple[object, ...] | None:
-    """Return what makes two tokenizers the same; None for one that transformers does not write to tokenizer.json."""
-    if not hasattr(tokenizer, "backend_tokenizer"):
-        return None
+def is_fast(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer is one of the library of that name, which writes tokenizer.json."""
+    return hasattr(tokenizer, "backend_tokenizer")
+
+
+def facts(tokenizer: Any) -> tuple[object, ...]:
+    """Return what makes two tokenizers the same."""
     return (
-        type(tokenizer), tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map, tokenizer.all_special_ids,
-        tokenizer.chat_template, tokenizer.model_max_length, tokenizer.padding_side, tokenizer.model_input_names,
+        type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str() if is_fast(tokenizer) else tokenizer.get_vocab(),
+        tokenizer.special_tokens_map, tokenizer.all_special_ids, tokenizer.chat_template, tokenizer.model_max_length,
+        tokenizer.padding_side, tokenizer.model_input_names,
     )  # fmt: skip
 
 
