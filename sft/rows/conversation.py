@@ -46,9 +46,11 @@ class Message:
         """Return its reasoning, from a key or from <think>…</think> in the content, and its words."""
         content = self.content or ""
         before, mark, words = content.partition(THINK[1])
-        if not mark or self.reasoning:
+        before = before.lstrip()
+        is_late = THINK[0] in before and not before.startswith(THINK[0])  # behind words: templates read it otherwise
+        if not mark or self.reasoning or is_late:
             return self.reasoning, content
-        return before.lstrip().removeprefix(THINK[0]), words
+        return before.removeprefix(THINK[0]), words
 
     @property
     def has_open_reasoning(self) -> bool:

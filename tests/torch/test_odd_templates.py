@@ -35,14 +35,14 @@ def turns(**by_role):
     )
 
 
-def trained(tokenizer, template, *messages, stops=()):
+def trained(tokenizer, template, *messages, stops=(), tools=True):
     """What becomes of a row: the text before each sequence's last answer, and its targets; or the error."""
     own = copy.deepcopy(tokenizer)
     own.chat_template = template
     stops = {own.eos_token_id, *own.convert_tokens_to_ids(list(stops))}
     found = probe.probe(chat_template.of(own, load(None)), stops)
-    tools = [{"type": "function", "function": {"name": "count"}}]
-    made = Tokeniser(found, load(None)).rows([("a.jsonl:1", {"messages": list(messages), "tools": tools})])[0]
+    columns = {"tools": [{"type": "function", "function": {"name": "count"}}]} if tools else {}
+    made = Tokeniser(found, load(None)).rows([("a.jsonl:1", {"messages": list(messages), **columns})])[0]
     if isinstance(made, Exception):
         return str(made)
     rows = [list(zip(row.ids, row.is_target, strict=True)) for row in made]
@@ -145,3 +145,52 @@ def test_a_call_ends_where_words_end_though_eos_follows_at_the_very_end(marked):
     )
     [(_, targets)] = trained(marked, template, QUESTION, CALLING, RESULT, ANSWER)
     assert targets == '({"name": "count", "arguments": {"what": "eggs"}})<|end|>3 + 2 = 5<|end|>'
+
+
+# The prompt opens reasoning behind the question, on one line, with marks of its own; words have a mark too.
+OPENING = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|end|>{% if m.reasoning_content %}<think>"
+    "{{ m.reasoning_content }}</think>{% endif %}<|tool|>{{ m.content }}</s>{% else %}{{ m.content }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|end|><think>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("opener", ["<think>", "<|think|>"])
+def test_an_answer_without_reasoning_closes_what_the_prompt_opens_on_the_line_of_the_question(marked, opener):
+    own = copy.deepcopy(marked)
+    own.add_tokens(["<|think|>", "<|/think|>"], special_tokens=True)
+    closer = opener.replace("<|", "<|/") if "|" in opener else "</think>"
+    template = OPENING.replace("</think>", closer).replace("<think>", opener)
+    row = (QUESTION, ANSWER)
+    assert trained(own, template, *row, tools=False) == [
+        (f"How many eggs?<|end|>{opener}", f"{closer}<|tool|>3 + 2 = 5</s>")
+    ]
+    row = (QUESTION, {**ANSWER, "reasoning_content": "Hm."})
+    assert trained(own, template, *row, tools=False) == [
+        (f"How many eggs?<|end|>{opener}", f"Hm.{closer}<|tool|>3 + 2 = 5</s>")
+    ]
+
+
+def test_reasoning_of_a_call_behind_a_closed_block_of_it_is_refused(marked):
+    """As in Gemma 4, which writes reasoning only beside calls, and whose prompt has an empty block."""
+    template = (
+        TOOLS
+        + turns(
+            assistant="<assistant>{% if m.tool_calls and m.reasoning_content %}<|tool|>thought "
+            "{{ m.reasoning_content }}<|end|>{% endif %}" + CALLS + "{{ m['content'] or '' }}</s>"
+        )
+        + "{% if add_generation_prompt %}<assistant><|tool|>thought <|end|>{% endif %}"
+    )
+    said = trained(marked, template, QUESTION, {**CALLING, "reasoning_content": "Hm."})
+    assert "its generation prompt ends reasoning before the answer begins, and this answer has some" in said
+    (_, target), *_ = trained(marked, template, QUESTION, CALLING)
+    assert target.startswith('({"')
+
+
+@pytest.mark.parametrize("content", ["Well. <think>Hm.</think>5", "</think> ends <think>what</think> it opens"])
+def test_reasoning_behind_words_is_a_part_of_the_words(marked, content):
+    row = (QUESTION, {**ANSWER, "content": content})
+    plain = turns(assistant="<assistant>{{ m['content'] }}</s>") + PROMPT
+    assert trained(marked, plain, *row, tools=False) == [("<user>How many eggs?<assistant>", f"{content}</s>")]
+    stripping = turns(assistant="<assistant>{{ m['content'].split('</think>')[-1] }}</s>") + PROMPT
+    assert "it leaves out" in trained(marked, stripping, *row, tools=False)

@@ -89,7 +89,13 @@ def written(messages: Sequence[Message], whole: str, prompt: str, conversation: 
     unwritten = probe.unwritten
     head = prompt.removesuffix(unwritten)
     if unwritten and prompt.endswith(unwritten) and whole.startswith(head):
-        return without_opening(whole[len(head) :].removeprefix(probe.replaced), unwritten)
+        body = whole[len(head) :].removeprefix(probe.replaced)
+        rest = without_opening(body, unwritten)
+        has_reasoning = messages[-1].split()[0].strip() and not probe.thinking.prompt_opens
+        opens_both = shared_start(body, unwritten).lstrip().startswith(("<", "["))  # with the same mark
+        if has_reasoning and rest == body and opens_both:
+            raise ended_reasoning(probe)  # the prompt closes the block of reasoning that it opens
+        return rest
     other = render([*messages[:-1], replace(messages[-1], content=ANSWER, keys={})], conversation, probe)
     before = other.rpartition(ANSWER)[0]  # without the letters with which both answers may begin
     return probe.lead + whole[len(shared_start(whole, before)) :]
@@ -147,9 +153,7 @@ def with_reasoning(body: str, message: Message, prompt: str, probe: Probe, is_wr
     reasoning, close = message.split()[0].strip(), thinking.closer.strip()
     end = prompt.rstrip()
     if reasoning and thinking.prompt_closes and end.endswith(close):
-        switch = probe.template.switch
-        remedy = f'set CHAT_TEMPLATE_ARGUMENTS={{"{switch}": true}}' if switch else "leave the reasoning out"
-        raise Refused("its generation prompt ends reasoning before the answer begins, and this answer has some", remedy)
+        raise ended_reasoning(probe)
     if thinking.prompt_closes and end.endswith(close) and body.lstrip().startswith(close):
         return body.lstrip().removeprefix(close)  # the prompt has it
     is_open = thinking.prompt_opens and end.endswith(thinking.opener)
@@ -159,12 +163,19 @@ def with_reasoning(body: str, message: Message, prompt: str, probe: Probe, is_wr
             what = f"it leaves out {key}, as it writes reasoning only from the content"
             raise Refused(what, "put it there as <think>…</think>, or leave it out")
         words = body.partition(close)[2] if close in body else body  # behind an empty block
-        return ("" if is_open else THINK[0]) + reasoning + thinking.closer + words.lstrip("\n")
+        return ("" if is_open else THINK[0]) + reasoning + thinking.ending + words.lstrip("\n")
     if is_open and reasoning:
         return without_opener(body, thinking.opener, prompt)
     if is_open and close not in body:
-        return thinking.closer + body.lstrip("\n")
+        return thinking.ending + body.lstrip("\n")
     return body
+
+
+def ended_reasoning(probe: Probe) -> Refused:
+    """Return what is wrong with an answer with reasoning if the generation prompt ends with a closed block of it."""
+    switch = probe.template.switch
+    remedy = f'set CHAT_TEMPLATE_ARGUMENTS={{"{switch}": true}}' if switch else "leave the reasoning out"
+    return Refused("its generation prompt ends reasoning before the answer begins, and this answer has some", remedy)
 
 
 def without_opener(body: str, opener: str, prompt: str) -> str:

@@ -93,8 +93,8 @@ def probe(template: ChatTemplate, model_stops: set[int]) -> Probe:
     if lead.strip() and prompt == prober.text(user()):  # asked so, a model would have to write its own opening
         return probe(template.with_generation_prompt(lead), model_stops)
     forms, call_ending, refused_calls = prober.calls()
-    ending, thinking = prober.ending(), prober.thinking(prompt)
-    unwritten = prompt[len(head) :]
+    unwritten, written = prompt[len(head) :], rendered[len(head) : rendered.rindex(ANSWER)]
+    ending, thinking = prober.ending(), prober.thinking(prompt, unwritten, written)
     is_about_reasoning = thinking.prompt_opens or thinking.prompt_closes
     opens_otherwise = unwritten.strip() and USER not in unwritten and not is_about_reasoning
     return Probe(
@@ -105,7 +105,7 @@ def probe(template: ChatTemplate, model_stops: set[int]) -> Probe:
         refused_calls=refused_calls,
         lead=lead,
         unwritten=unwritten,
-        replaced=rendered[len(head) : rendered.rindex(ANSWER)] if opens_otherwise else "",
+        replaced=written if opens_otherwise else "",
         thinking=thinking,
         keeps_answers=prober.keeps_answers(ending),
         splits_prompt=prober.splits_prompt(prompt, rendered),

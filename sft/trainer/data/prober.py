@@ -206,8 +206,12 @@ class Prober:
         texts = {text for line in lines for text in line}
         return tuple(sorted(text for text in texts if re.search(r"[<\[|#]", text) and len(text) > 3))
 
-    def thinking(self, prompt: str) -> Thinking:
-        """Return what the template does about reasoning. `prompt` ends with the opening of an answer."""
+    def thinking(self, prompt: str, unwritten: str, written: str) -> Thinking:
+        """Return what the template does about reasoning. `prompt` ends with the opening of an answer.
+
+        `unwritten`: the end of it that the template does not write before an answer without reasoning, and `written`:
+        what it writes in place of that.
+        """
         by_key = self.or_none(user(), answer(reasoning_content=REASON)) or ""
         in_content = self.or_none(user(), answer(f"{THINK[0]}{REASON}{THINK[1]}{ANSWER}")) or ""
         reads_key, keeps_content = REASON in by_key, REASON in in_content
@@ -219,14 +223,28 @@ class Prober:
         else:
             opening = ""
         end = prompt.rstrip()
-        last_mark = re.search(r"<[^<>]*>$|\[[^\[\]]*\]$|[^\n]*$", opening.rstrip())
-        opener = (last_mark[0] if last_mark else "") or THINK[0].strip()
         opens = end.endswith(THINK[0].strip()) or (bool(opening) and end == opening.rstrip())
-        if opens and not end.endswith(opener):
-            opener = THINK[0].strip()
+        opener = self.opener(opening, end if opens else "", unwritten.strip())
         closes = not opens and end.endswith((THINK[1].strip(), closer.strip() or THINK[1].strip()))
         start = opening.removeprefix(prompt) if opening.startswith(prompt) else ""
-        return Thinking(closer, opener, reads_key, keeps_content, only_from_key, opens, closes, start)
+        ending = closer.removesuffix(written) if written.strip() else closer
+        return Thinking(closer, ending, opener, reads_key, keeps_content, only_from_key, opens, closes, start)
+
+    def opener(self, opening: str, end: str, unwritten: str) -> str:
+        """Return the mark before an answer's reasoning. `opening`: all that the template writes before reasoning.
+
+        `end`: the generation prompt if it opens reasoning.
+        """
+        usual = THINK[0].strip()
+        if end.endswith(usual):
+            return usual
+        if unwritten and end.endswith(unwritten) and USER not in unwritten:
+            return unwritten
+        line = (end or opening.rstrip()).rpartition("\n")[2]
+        if USER not in line:
+            return line or usual
+        mark = re.search(r"(<[^<>]*>|\[[^\[\]]*\])$", line)
+        return mark[0] if mark else usual
 
 
 def tool_call() -> dict[str, object]:

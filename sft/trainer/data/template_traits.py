@@ -70,6 +70,7 @@ class Thinking:
     """How a template writes reasoning, and what its generation prompt does about it."""
 
     closer: str  # text between an answer's reasoning and its words
+    ending: str  # the part of it that ends the reasoning, without what every answer's words begin with
     opener: str  # the mark before the reasoning, without white space
     reads_key: bool  # it writes the reasoning that a message has in a key of its own
     keeps_content: bool  # it writes the reasoning that stands in the content, as <think>…</think>

@@ -136,7 +136,7 @@ class Tokeniser:
         first, *others = conversation.messages
         if first.role != "system" or not others or others[0].role == "assistant":  # then nothing else precedes it
             return None
-        if any(message.role == "system" for message in others):
+        if any(message.role in ("system", "developer") for message in others):
             return None
         rest = replace(conversation, messages=tuple(others))
         try:
