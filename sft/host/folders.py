@@ -23,20 +23,46 @@ def make_folders(settings: Settings) -> list[Path]:
         path: Path = getattr(settings, name)
         missing = [folder for folder in (path, *path.parents) if not is_there(folder)]
         try:
+            check(path)
             for folder in reversed(missing):
                 folder.mkdir(exist_ok=True)
                 made.append(folder)
-            if not path.is_dir():
-                raise NotADirectoryError(20, "it is a file")
-            if not os.access(path, os.W_OK):
-                number = errno.EROFS if owners.is_read_only(path) else errno.EACCES
-                raise OSError(number, os.strerror(number))
         except OSError as error:
-            what = f"cannot be written ({error.strerror})"
-            problems.append(wrong(name.upper(), path, what, owners.remedy(path, error)))
+            problems.append(problem(name, path, error))
     if problems:
         for folder in reversed(made):
             with contextlib.suppress(OSError):  # another program has put something into it
                 folder.rmdir()
         raise SettingsError(problems)
     return made
+
+
+def problems(settings: Settings) -> list[str]:
+    """Return a line for each of the folders that cannot be made or written; make none."""
+    found = []
+    for name in FOLDERS:
+        path: Path = getattr(settings, name)
+        try:
+            check(path)
+        except OSError as error:
+            found.append(problem(name, path, error))
+    return found
+
+
+def check(path: Path) -> None:
+    """Raise OSError if a folder cannot be written or, where there is none, cannot be made."""
+    for place in (path, *path.parents):
+        if is_there(place):
+            break
+        if place.is_symlink():
+            raise FileNotFoundError(errno.ENOENT, f"it is a link to {os.readlink(place)}, which is not there")
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file" if place == path else f"{place} is a file")
+    if not os.access(place, os.W_OK):
+        number = errno.EROFS if owners.is_read_only(place) else errno.EACCES
+        raise OSError(number, os.strerror(number))
+
+
+def problem(name: str, path: Path, error: OSError) -> str:
+    """Return the line for a setting's folder that cannot be written."""
+    return wrong(name.upper(), path, f"cannot be written ({error.strerror})", owners.remedy(path, error))

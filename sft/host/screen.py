@@ -66,6 +66,8 @@ def guard_streams() -> None:
 def terminal() -> Console:
     """Return the console that tasks print on. Lines are wrapped at spaces in a terminal, and never in a file."""
     console = Console(file=cast(TextIO, Screen(sys.stdout)), highlight=False, markup=False, emoji=False)
+    if console.width < 1:  # COLUMNS=0 says that the width is not known, and would leave nothing to print on
+        console.width = 80
     console.soft_wrap = not console.is_terminal
     return console
 

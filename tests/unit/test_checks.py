@@ -14,6 +14,7 @@ from sft.errors import RunFailed, SettingsError
 from sft.host import check_lines, gpus
 from sft.host.check import Check, CheckRecord
 from sft.host.doctor import hardware, hub, installation, machine, start, template
+from sft.host.folders import make_folders
 from sft.host.gpus import Gpu
 from sft.host.launch.launcher import LAUNCHERS
 from sft.host.plan import disk
@@ -112,6 +113,23 @@ def test_each_file_system_is_asked_for_its_own_part(tmp_path, monkeypatch):
     need = disk.need(resolve(settings, "cuda", "local"))
     found = {place.settings: place.needed for place in disk.places(settings, need)}
     assert found == {("RUNS_PATH", "DATA_PATH"): need.runs + need.data, ("MODEL_PATH",): need.model}
+
+
+def test_folders_that_a_run_could_not_write_are_found_by_the_check_and_by_the_run(tmp_path):
+    (tmp_path / "runs").symlink_to("/no/disk/here")
+    (tmp_path / "file").touch()
+    settings = load(None, runs_path=tmp_path / "runs", data_path=tmp_path / "file", model_path=tmp_path / "file" / "a")
+    lines = [
+        f"RUNS_PATH={tmp_path}/runs: cannot be written (it is a link to /no/disk/here, which is not there)",
+        f"DATA_PATH={tmp_path}/file: cannot be written (it is a file)",
+        f"MODEL_PATH={tmp_path}/file/a: cannot be written ({tmp_path}/file is a file)",
+    ]
+    with pytest.raises(SettingsError) as caught:
+        make_folders(settings)
+    assert sorted(line.split("; ")[0] for line in caught.value.problems) == sorted(lines)
+    checks = start.checks(settings, LAUNCHERS["local"]())
+    found = [check.found for check in checks if check.name == "folders"]
+    assert sorted(found) == sorted(lines)
 
 
 def test_what_make_train_would_refuse_is_a_failure(tmp_path, free, monkeypatch):

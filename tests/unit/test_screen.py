@@ -6,7 +6,7 @@ import os
 import pytest
 from rich.console import Console
 
-from sft.host.screen import Screen, labelled
+from sft.host.screen import Screen, labelled, terminal
 
 
 @pytest.fixture
@@ -31,6 +31,12 @@ def test_output_whose_reader_is_gone_is_dropped(pipe):
     for number in range(3):
         console.print(f"line {number}")
     stream.flush()  # as Python does at its end
+
+
+def test_a_terminal_that_does_not_know_its_width_is_written_to_all_the_same(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "0")
+    terminal().print("loss 0.5")
+    assert capsys.readouterr().out == "loss 0.5\n"
 
 
 def test_a_line_that_does_not_fit_goes_on_below_its_text_in_a_terminal_only():

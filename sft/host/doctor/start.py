@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sft.errors import UserError
+from sft.host import folders
 from sft.host.check import Check, Level
 from sft.host.doctor import hardware, hub, wandb
 from sft.host.launch import decide, inputs
@@ -24,6 +25,7 @@ def checks(settings: Settings, chosen: Launcher) -> Iterator[Check]:
     """Yield the checks of what the run needs: its inputs, and everything that is decided before it."""
     yield wandb.wandb_key(settings)
     yield runs_at_work(settings)
+    yield from (Check.from_problem("folders", line) for line in folders.problems(settings))
     yield from hardware.disks(settings)
     yield from model_and_data(settings)
     yield from decided(settings, chosen.on_this_machine and hardware.gpu(settings).level == "failure")
