@@ -27,11 +27,11 @@ Json = dict[str, Any]
 Place = tuple[str, ...]  # the keys that lead to a value
 
 TYPE, OLD_TYPE = "dtype", "torch_dtype"
-NOT_THE_MODELS = (TYPE, "transformers_version", "_name_or_path", "_commit_hash")  # of this export, or of another one's
+MAP = "auto_map"  # where a model's own code is: beside it, once it is exported
+NOT_THE_MODELS = (TYPE, MAP, "transformers_version", "_name_or_path", "_commit_hash")  # of an export, not of the model
 ATTENTION = "attn_implementation"  # with marks before and behind it; not every machine has each
 CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 ADDED = "added_tokens_decoder"
-MAP = "auto_map"
 SAID_ELSEWHERE = ("chat_template", MAP, "name_or_path", "tokenizer_file", "special_tokens_map_file")
 RENAMED = (ADDED, "extra_special_tokens", "model_specific_special_tokens", "additional_special_tokens")
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -146,8 +146,10 @@ def under_older_names(written: Json, tokenizer: Any) -> Json:
         }
         for token, added in tokenizer.added_tokens_decoder.items()
     }  # fmt: skip
-    if isinstance(place := content.get(MAP, {}).get("AutoTokenizer"), str):  # transformers reads a pair: slow, fast
-        content[MAP] = content[MAP] | {"AutoTokenizer": [None, place] if is_fast(tokenizer) else [place, None]}
+    code = content.get(MAP)
+    if isinstance(code, dict) and isinstance(place := code.get("AutoTokenizer"), str):
+        # transformers reads a pair, of which the second is the faster one.
+        content[MAP] = code | {"AutoTokenizer": [None, place] if is_fast(tokenizer) else [place, None]}
     return content
 
 
