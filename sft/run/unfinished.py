@@ -139,7 +139,9 @@ def to_resume(runs: Path, name: str) -> tuple[Run, list[str]]:
         run = find(runs, name)
         run.wait_until_free()
         if run.state().status == "finished":
-            again = f"`make train FROM={run.name}` repeats it, `{run.command('evaluate')}` evaluates it again"
+            again = f"`make train FROM={run.name}` repeats it"
+            if run.final.is_dir():
+                again += f", `{run.command('evaluate')}` evaluates it again"
             raise UserError(f"{run.path}: is finished; {again}")
         return run, []
     unfinished = [run for run in newest_first(runs) if is_worth_resuming(run) and (run.ended or not run.is_held())]

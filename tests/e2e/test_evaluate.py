@@ -79,6 +79,16 @@ def test_other_data_than_the_runs_is_refused_and_not_left_out_without_a_word(kep
     assert "MAX_STEPS" not in done.stdout  # of no matter to an evaluation
 
 
+def test_a_finished_run_whose_model_has_gone_is_not_sent_to_resume_and_back(kept, project):
+    aside = kept.final.rename(kept.path / "aside")
+    told = {task: project.inv(task, "--name", kept.name, **small(**FEW)) for task in ("evaluate", "resume")}
+    aside.rename(kept.final)
+    again = f"`make train FROM={kept.name}`"
+    assert f"{kept.name}/final: is gone, though the run is finished; put it back, or {again}" in told["evaluate"].stdout
+    assert again in told["resume"].stdout and "make evaluate" not in told["resume"].stdout
+    assert {done.returncode for done in told.values()} == {2}
+
+
 def test_a_killed_evaluation_leaves_the_run_finished_with_its_results(kept, project):
     process = at_work(project, kept)
     process.kill()

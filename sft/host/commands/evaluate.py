@@ -29,6 +29,9 @@ def evaluate(written: Settings, name: str, console: Console) -> None:
         raise SettingsError([wrong("LAUNCHER", "slurm", "an evaluation is not submitted", remedy)])
     run = find.find(written.runs_path, name)
     with run.claim():
+        if not run.final.is_dir() and run.state().status == "finished":
+            again = f"`make train FROM={run.name}` trains it again"
+            raise UserError(f"{run.final}: is gone, though the run is finished; put it back, or {again}")
         if not run.final.is_dir():
             raise UserError(f"{run.path}: has no final model yet; `{run.command('resume')}` finishes the run")
         refuse_others(written, run)
