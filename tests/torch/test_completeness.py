@@ -18,6 +18,7 @@ TWO_ROLES = CHATML.replace(
     "{{ '<|im_start|>'", "{% if message.role in ('user', 'assistant') %}{{ '<|im_start|>'", 1
 ).replace("{% endfor %}", "{% endif %}{% endfor %}", 1)
 NAMES = CHATML.replace("message.role +", "message.role + (' ' + message.name if message.name else '') +")
+NAMES_OF_TOOLS = NAMES.replace("if message.name", "if message.name and message.role == 'tool'")
 
 
 def call(arguments, content=None, **keys):
@@ -76,8 +77,11 @@ def test_words_beside_a_call_are_trained_too(tokenizer):
         (TWO_ROLES, row({"role": "developer", "content": "Be kind."}, QUESTION, ANSWER),
          "it leaves out messages of the role developer; set CHAT_TEMPLATE"),
         (CHATML, row({**QUESTION, "name": "Bob"}, ANSWER),
-         "it does not use the key 'name' of a message; leave the key out, or set CHAT_TEMPLATE to another one"),
-        (CHATML, row(QUESTION, {**ANSWER, "citations": ["x"]}), "it does not use the key 'citations' of a message"),
+         "it does not use the key 'name' of messages of the role user; leave the key out, or set CHAT_TEMPLATE to an"),
+        (CHATML, row(QUESTION, {**ANSWER, "citations": ["x"]}),
+         "it does not use the key 'citations' of messages of the role assistant"),
+        (NAMES_OF_TOOLS, row({**QUESTION, "name": "Bob"}, ANSWER, {**RESULT, "name": "x"}, ANSWER),
+         "it does not use the key 'name' of messages of the role user"),
         (CHATML.replace("message.content", "message.content.split('####')[0]"), chat("Q?", "2 + 3 #### 5"),
          "it leaves out '5' of the words of message 2"),
     ],
@@ -162,6 +166,21 @@ def test_a_template_that_takes_no_made_up_words_is_left_to_the_words_of_the_row(
     strict = "{% if messages[0].content is string and messages[0].content.startswith('zq0') %}" + strict + "{% endif %}"
     found = tokeniser(with_template(tokenizer, strict + CHATML, CHATML_MARKS))
     assert trained(found, row(QUESTION, ANSWER))[0].endswith("⟦A<|im_end|>⟧")
+
+
+@pytest.mark.parametrize("reasoning", ["im_end", "end", "m"])
+def test_reasoning_that_the_marks_of_an_answer_hold_is_no_less_refused(tokenizer, reasoning):
+    said = refusal(tokenizer, CHATML, row(QUESTION, {**ANSWER, "reasoning_content": reasoning}))
+    assert said.startswith("it leaves out reasoning_content")
+
+
+@pytest.mark.parametrize("words", ["twelve", "a", "assistant"])
+def test_an_answer_behind_another_one_has_an_opening_though_its_words_begin_like_it(tokenizer, words):
+    given = row(QUESTION, ANSWER, {"role": "assistant", "content": words})
+    lines = of.LINES.replace("{% if add", "{% if messages[-1].role == 'user' and add")
+    found = tokeniser(with_template(tokenizer, lines))
+    with pytest.raises(DataError, match="it writes no generation prompt behind an answer, so message 3 has none"):
+        trained(found, given)
 
 
 @pytest.mark.parametrize("words", ["twelve", "twelve plus one"])

@@ -18,6 +18,8 @@ from sft.trainer.data.probe import Probe
 from sft.trainer.data.prober import ANSWER, shared_start
 from sft.trainer.data.template_traits import THINK
 
+LONGEST_OF_TEMPLATE = 40  # characters of reasoning that an answer's marks could have by chance, such as "user"
+
 
 @dataclass(frozen=True)
 class Span:
@@ -62,15 +64,25 @@ def text_of(conversation: Conversation, number: int, probe: Probe) -> tuple[str,
     prompt = render(messages[:-1], conversation, probe, prompt=True)
     whole = render(messages, conversation, probe)
     body = written(messages, whole, prompt, conversation, probe)
-    words = (messages[-1].content or "").strip()
-    follows = len(messages) > 1 and messages[-2].role == "assistant"
-    if follows and body.partition(words or body)[0].strip() and prompt == render(messages[:-1], conversation, probe):
+    has_none = (
+        len(messages) > 1
+        and messages[-2].role == "assistant"
+        and prompt == render(messages[:-1], conversation, probe)
+        and opening(messages, prompt, conversation, probe)
+    )
+    if has_none:
         remedy = "join the two answers, or set CHAT_TEMPLATE to another one"
         raise Refused(f"it writes no generation prompt behind an answer, so message {number + 1} has none", remedy)
     body = cut_at_end(body, messages[-1], probe)
     is_written = writes_reasoning(body, messages, whole, conversation, probe)
     text = prompt + with_reasoning(body, messages[-1], prompt, probe, is_written)
     return text, Span(len(prompt), len(text), number)
+
+
+def opening(messages: Sequence[Message], prompt: str, conversation: Conversation, probe: Probe) -> str:
+    """Return what the template writes between the generation prompt and the words of the last answer, but spaces."""
+    other = render([*messages[:-1], replace(messages[-1], content=ANSWER, keys={})], conversation, probe)
+    return other.removeprefix(prompt).partition(ANSWER)[0].strip()
 
 
 def render(messages: Sequence[Message], conversation: Conversation, probe: Probe, prompt: bool = False) -> str:
@@ -129,18 +141,23 @@ def cut_at_end(body: str, message: Message, probe: Probe) -> str:
 def writes_reasoning(
     body: str, messages: Sequence[Message], whole: str, conversation: Conversation, probe: Probe
 ) -> bool:
-    """Tell whether the last answer's reasoning, if it has some, is in its text, and not only because its words say it.
+    """Tell whether the last answer's reasoning, if it has some, is in its text `body`.
 
-    `whole` is the text of all `messages`.
+    It may be there only because the answer's words, calls or marks say it too. `whole` is the text of all `messages`.
     """
     last = messages[-1]
     reasoning, words = last.split()
-    others = [words, *leaves(last.keys.get("tool_calls"))]
-    if not (text := reasoning.strip()) or text not in body or not any(text in other for other in others):
+    if not (text := reasoning.strip()) or text not in body:
         return text in body
+    others = [words, *leaves(last.keys.get("tool_calls"))]
+    if len(text) > LONGEST_OF_TEMPLATE and not any(text in other for other in others):
+        return True
     keys = {key: value for key, value in last.keys.items() if key not in REASONING}
     content = last.content if last.reasoning else words
-    without = render([*messages[:-1], replace(last, content=content, keys=keys)], conversation, probe)
+    try:
+        without = render([*messages[:-1], replace(last, content=content, keys=keys)], conversation, probe)
+    except Refused:  # nothing is left of the answer
+        return True
     return whole.split() != without.split()
 
 

@@ -60,21 +60,24 @@ def check_answer(message: Message, target: str, number: int) -> None:
 
 
 def check_keys(conversation: Conversation, whole: str, probe: Probe) -> None:
-    """Raise Refused for a key of a message that makes no difference to the text."""
+    """Raise Refused for a key that makes no difference to the text in the messages of a role."""
     functions = {name for message in conversation.messages for name in function_names(message)}
-    keys = dict.fromkeys(key for message in conversation.messages for key in message.keys)
-    for key in keys:
+    keys = dict.fromkeys((message.role, key) for message in conversation.messages for key in message.keys)
+    for role, key in keys:
         if key in LINKS or key in SPOKEN:
             continue
-        if key == "name" and all(is_function_name(message, functions) for message in conversation.messages):
+        mine = [message for message in conversation.messages if message.role == role]
+        if key == "name" and all(is_function_name(message, functions) for message in mine):
             continue
         without = tuple(
             replace(message, keys={name: value for name, value in message.keys.items() if name != key})
+            if message.role == role
+            else message
             for message in conversation.messages
         )
         if render(without, conversation, probe) == render(conversation.messages, conversation, probe):
             remedy = "leave the key out, or set CHAT_TEMPLATE to another one"
-            raise Refused(f"it does not use the key {shown(repr(key), 40)} of a message", remedy)
+            raise Refused(f"it does not use the key {shown(repr(key), 40)} of messages of the role {role}", remedy)
 
 
 def check_order(conversation: Conversation, probe: Probe) -> None:
