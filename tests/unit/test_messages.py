@@ -150,7 +150,9 @@ def test_other_parts_are_refused_by_name(part, message):
     assert error.startswith("a.jsonl:7: message 1: ") and f"part 2 of `content` {message}" in error
 
 
-@pytest.mark.parametrize("context", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"loss": False, "weight": 0}])
+@pytest.mark.parametrize(
+    "context", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"loss": False, "weight": 0}, {"trainable": False}]
+)
 @pytest.mark.parametrize("trained", [{}, {"weight": 1, "train": None}, {"train": True}, {"loss": 1.0}])
 def test_an_answer_may_be_context(context, trained):
     messages = [ASK, {"role": "assistant", "content": "5", **context}, ASK, ANSWER | trained]

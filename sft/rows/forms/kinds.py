@@ -43,7 +43,7 @@ CHOICE = re.compile(r"(?:(?:option|opt|op|choice|ending)[ _-]?)?[a-f]|(?:option|
 # NeMo's: whose turns are not trained.
 MASK = "mask"
 # Of a whole row: whether it is trained. A list says it of each of its messages.
-TRAINED = frozenset({"weight", "train", "training", "loss", "loss_mask"})
+TRAINED = frozenset({"weight", "train", "training", "trainable", "loss", "loss_mask"})
 GOOD, BAD = ("true", "good", "yes", "1"), ("false", "bad", "no", "0", "-1")
 
 

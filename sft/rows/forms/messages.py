@@ -15,8 +15,8 @@ from sft.rows.forms.columns import quoted as quoted_names
 from sft.rows.tools import calls_of
 from sft.rows.values import checked_json, checked_list, checked_text, from_text, is_filled, quoted
 
-# OpenAI's, axolotl's (two) and ms-swift's key for an answer that is context only
-MARKS = ("weight", "train", "training", "loss")
+# OpenAI's, axolotl's (two), ms-swift's and Tinker's key for an answer that is context only
+MARKS = ("weight", "train", "training", "loss", "trainable")
 OWN = ("role", "content", *MARKS)  # the keys that Message has fields for
 EXAMPLE = '[{"role": …, "content": …}, …]'
 
