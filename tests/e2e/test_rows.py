@@ -64,6 +64,8 @@ def test_the_page_is_written_where_it_was_asked_for(project, rows):
     assert done.returncode == 0 and "written: page.html" in done.stdout and '<span class="target">3 + 0' in page
     done = rows("--html", "nowhere/page.html")
     assert done.returncode == 2 and "HTML=nowhere/page.html: cannot be written" in done.stdout
+    done = rows("--html", ".")
+    assert done.returncode == 2 and "HTML=.: is a folder; give a file, such as rows.html" in done.stdout
 
 
 @pytest.mark.parametrize(

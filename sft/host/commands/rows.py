@@ -181,6 +181,8 @@ def template_mount(settings: Settings) -> list[str]:
 
 def write(path: Path, text: str) -> None:
     """Write a file. Raises UserError if that is not possible."""
+    if path.is_dir():
+        raise UserError(wrong("HTML", path, "is a folder", "give a file, such as rows.html"))
     try:
         files.write_whole(path, text, flushed=False)
     except OSError as error:
