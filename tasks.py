@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import itertools
@@ -45,7 +46,11 @@ def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
         os.chdir(ROOT)  # .env, runs/ and data/ are the project's, wherever the task is called
         try:
             with signals.raising():
-                return function(*arguments, **(options | options_behind_make(function)))
+                options |= options_behind_make(function)
+                result = function(*arguments, **options)
+                if options.get("json") and not screen.is_whole():  # a program reads it; a run's lines may be lost
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "standard output")
+                return result
         except SftError as error:
             raise Exit(for_terminal(redact(str(error))), code=error.exit_code) from None
         except signals.Interrupted as interrupted:

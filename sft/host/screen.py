@@ -10,6 +10,8 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console
 
+from sft.failures import is_disk_full
+
 LABEL = 10  # columns of the labels on the left
 
 
@@ -22,23 +24,25 @@ class Screen:
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        self.was_full = False  # whether something was dropped because the disk is full
 
     def write(self, text: str) -> int:
         encoding = self.stream.encoding or "utf-8"
         try:
             self.stream.write(text.encode(encoding, "replace").decode(encoding))
-        except (OSError, ValueError):
-            self.lose()
+        except (OSError, ValueError) as error:
+            self.lose(error)
         return len(text)
 
     def flush(self) -> None:
         try:
             self.stream.flush()
-        except (OSError, ValueError):
-            self.lose()
+        except (OSError, ValueError) as error:
+            self.lose(error)
 
-    def lose(self) -> None:
+    def lose(self, error: Exception) -> None:
         """Send everything that follows nowhere, including what Python writes when it exits."""
+        self.was_full = self.was_full or is_disk_full(error)
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), self.stream.fileno())
 
@@ -61,6 +65,12 @@ def guard_streams() -> None:
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
     sys.stdout = cast(TextIO, Screen(sys.stdout))
+
+
+def is_whole() -> bool:
+    """Whether the disk had room for everything that was printed so far."""
+    sys.stdout.flush()
+    return not getattr(sys.stdout, "was_full", False)
 
 
 def terminal() -> Console:

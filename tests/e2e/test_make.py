@@ -97,6 +97,18 @@ def test_a_task_whose_output_is_closed_does_its_work(project, closed):
     assert done.returncode == 0 and b"Traceback" not in done.stderr
 
 
+def test_json_that_the_disk_has_no_room_for_is_no_success(project):
+    command = [*project.invoke, "monitor", "--name", "older"]
+    for option, code in (("--json", 1), ("--once", 0)):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [*command, option], cwd=project.path, env=project.environment(), stdout=full, stderr=subprocess.PIPE,
+                text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert not code or done.stderr.startswith("standard output: No space left on device; make room")
+
+
 def test_a_reader_that_leaves_is_no_error_of_a_task_that_prints_json(project):
     read, write = os.pipe()
     os.close(read)
