@@ -9,6 +9,7 @@ import transformers
 
 from sft.trainer.model import published, towers
 
+from ..torch.small_models import names_in, with_pictures
 from ..zoo import tiny as zoo
 from .conftest import RANKS, STEPS
 from .project import CURVE, metrics, small, stopped
@@ -59,6 +60,14 @@ def test_the_tower_is_kept_to_the_bit_and_the_class_is_the_same(run, vision):
     assert (run.final / "preprocessor_config.json").read_text() == '{"patch_size": 16}'
     template = json.loads((run.final / "chat_template.json").read_text())["chat_template"]
     assert template == transformers.AutoTokenizer.from_pretrained(run.final).chat_template
+
+
+@pytest.mark.parametrize("inside", ["", "vision_model."])
+def test_the_weights_have_the_names_that_the_base_has(project, tokenizer, tmp_path, inside):
+    with_pictures(tmp_path, tokenizer, inside)
+    run = project.train(f"named{len(inside)}", MODEL_NAME=tmp_path, NODES=1, MAX_STEPS=1)
+    assert json.loads(run.ds_config.read_text())["zero_optimization"]["stage"] == 3
+    assert names_in(run.final) == names_in(tmp_path)
 
 
 def test_it_goes_on_from_a_checkpoint_on_another_number_of_ranks(run, project, vision):

@@ -9,7 +9,7 @@ import transformers
 from sft.trainer.model import adapter, export, generation, older_names
 from sft.trainer.model.load import load_model
 from tests.settings import decided
-from tests.torch.small_models import HEADS, SIZES
+from tests.torch.small_models import HEADS, SIZES, names_in, with_pictures
 from tests.torch.test_sentencepiece import model_file  # noqa: F401 (a fixture)
 
 ROPE = {
@@ -199,6 +199,15 @@ def test_a_tokenizer_with_code_of_its_own_loads_again(tiny, tmp_path, code):
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "final", trust_remote_code=True)
     assert type(loaded).__name__ == "Words" and content["auto_map"] == {"AutoTokenizer": place}
     assert loaded("<user>2 + 3").input_ids == tokenizer("<user>2 + 3").input_ids
+
+
+@pytest.mark.parametrize("inside", ["", "vision_model."])
+def test_the_weights_have_the_names_that_the_base_has(tiny, tmp_path, inside):
+    """transformers 5 removed a part of the names of vision towers: other programs miss the weights under new ones."""
+    base = with_pictures(tmp_path / "base", transformers.AutoTokenizer.from_pretrained(tiny), inside)
+    model = load_model(base, decided(nodes=1, gpus_per_node=1, model_name=str(base)), torch.device("cpu"))
+    export.write_model(model, model.state_dict(), base, None, tmp_path / "final", False)
+    assert names_in(tmp_path / "final") == names_in(base)
 
 
 @pytest.mark.parametrize("folder", ["final", "adapter"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -62,12 +63,16 @@ def write_model(
     RuntimeError if the loaded weights differ.
     """
     with torch.device("meta"):
-        whole = type(model)(implementation.undecided(model.config))
+        whole: Any = type(model)(implementation.undecided(model.config))
     own = transformers.AutoConfig.from_pretrained(base, trust_remote_code=trusted)
     if hasattr(own, "use_cache"):  # training has switched it off
         whole.config.use_cache = own.use_cache
     elif hasattr(whole.config, "use_cache"):  # a multimodal model has it in its part about text, as it was
         del whole.config.use_cache
+    # transformers keeps here how it renames what is in a model's files, and writes the files' names again. Under ZeRO-3
+    # it also keeps what it would do to names that these files do not have.
+    conversions = getattr(model, "_weight_conversions", None)
+    whole._weight_conversions = conversions and [one for one in conversions if one.was_used()]
     whole.load_state_dict(weights, strict=False, assign=True)
     whole.tie_weights()
     # transformers reads some generation configurations that it refuses to write, such as a temperature without
