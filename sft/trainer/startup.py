@@ -76,7 +76,7 @@ def try_engine(
             give_up(engine, ", ".join(misfits.reasons), reporter)
             return None
         if settings.compile:
-            compiled.use(engine, rows, packing, world)
+            compiled.use(engine, rows, settings, packing, world)
         capabilities.note(engine, packing, tried, settings, run, reporter, world)
         first_step = resume.resume(engine, run, world)
         saver = Saver(engine, run, settings.keep_checkpoints, world)

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sft.errors import SettingsError
 from sft.settings import deepspeed
+from sft.settings.stages import Effective
 from sft.trainer import compiled, dry_run, fast_paths
 from sft.trainer.engine import end_engine, start_engine
 from tests.settings import decided
@@ -55,15 +57,24 @@ def with_wrong_values(graph: Graph, inputs: object) -> Graph:
     )
 
 
+class Failing(torch.autograd.Function):
+    """The same values, and no gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no such kernel")
+
+
 def fails_in_backward(graph: Graph, inputs: object) -> Graph:
-    """Return a compiled graph that cannot be differentiated."""
-
-    def run(*given: Any) -> Sequence[Any]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("no such kernel")
-        return graph(*given)
-
-    return run
+    """Return a compiled graph that can be computed, but not backward."""
+    return lambda *given: tuple(
+        Failing.apply(one) if isinstance(one, torch.Tensor) and one.is_floating_point() else one
+        for one in graph(*given)
+    )
 
 
 BACKENDS: dict[str, object] = {
@@ -76,7 +87,7 @@ BACKENDS: dict[str, object] = {
 
 def main() -> None:
     """Print what is left out with each compiler and stage of ZeRO, and the norm of the gradient after that."""
-    found = {}
+    found: dict[str, list[object]] = {}
     with one_rank() as world, tempfile.TemporaryDirectory() as folder:
         rows = random_rows(Path(folder) / "rows", 8, 60, 8)
         for stage, (kind, backend) in itertools.product((2, 3), BACKENDS.items()):
@@ -89,9 +100,13 @@ def main() -> None:
             engine, _ = start_engine(Path(sys.argv[1]), settings, deepspeed.configuration(settings), world)
             with torch.compiler.set_stance(compiled.UNCOMPILED):
                 packing = fast_paths.take_fast_paths(engine, True, world)
-            compiled.use(engine, rows, packing, world)
-            norms = dry_run.norms(engine, rows, np.arange(len(rows)), packing, world)
-            found[f"{kind} {stage}"] = [engine.module.left_out, math.hypot(*norms.values())]
+            try:
+                compiled.use(engine, rows, Effective.of(settings), packing, world)
+            except SettingsError as error:
+                found[f"{kind} {stage}"] = [error.problems, None]
+            else:
+                norms = dry_run.norms(engine, rows, np.arange(len(rows)), packing, world)
+                found[f"{kind} {stage}"] = [engine.module.left_out, math.hypot(*norms.values())]
             end_engine(engine)
     print("\n" + json.dumps(found))
 

@@ -266,16 +266,12 @@ def test_a_dry_run_leaves_no_trace_in_any_stage(tiny):
     assert len(found) == 7 and [name for name, same in found.items() if not same] == []
 
 
-def test_layers_that_are_compiled_wrongly_are_trained_as_they_are(tiny):
+def test_layers_that_are_compiled_wrongly_are_trained_as_they_are_or_refused(tiny):
     found = said_by("compiled_ways", tiny)
-    words = {
-        "right": "",
-        "values": "compute something else",
-        "gradients": "the gradient of 19 weights",
-        "fails": "no such",
-    }
-    for case, (left_out, norm) in found.items():
+    words = {"right": "", "values": "compute something else", "gradients": "the gradient of 19 weights"}
+    words |= {"fails": "compiled layers cannot be computed (RuntimeError: no such kernel); set COMPILE=0"}
+    for case, (said, norm) in found.items():
         word = words[case.split()[0]]
-        assert word in "".join(left_out) and bool(left_out) == bool(word), (case, left_out)
-        assert norm == pytest.approx(found["right 2"][1], rel=1e-4)
+        assert word in "".join(said) and bool(said) == bool(word), (case, said)
+        assert norm == (None if "fails" in case else pytest.approx(found["right 2"][1], rel=1e-4))
     assert len(found) == 8

@@ -114,10 +114,11 @@ def write_tokenizer(tokenizer: Any, base: Path, folder: Path, trusted: bool) -> 
     older = under_older_names(written, tokenizer)
     said = own.items() if isinstance(own, dict) else ()
     of_base = {name: value for name, value in said if name not in (*SAID_ELSEWHERE, *RENAMED)}
+    meant = facts(tokenizer)
     for content in (of_base | older, older, of_base | written, written):
         write(path, content)
         try:
-            if facts(load(folder, trusted)) == facts(tokenizer):
+            if facts(load(folder, trusted)) == meant:
                 return
         except Exception:  # of any kind: the code of a tokenizer
             continue
