@@ -51,8 +51,8 @@ class Steps:
         ranks, card = settings.world_size, "GPU" if settings.device == "cuda" else "process"
         cards = card + ("" if ranks == 1 else "es" if card == "process" else "s")
         if settings.global_batch_size:
-            at_once = f"{settings.batch_size} at once on each"
-            step = f"{self.global_batch_size} sequences per step over {ranks} {cards}, {at_once}"
+            at_once = "" if settings.packing else f", {settings.batch_size} at once on each at most"
+            step = f"{self.global_batch_size} sequences per step over {ranks} {cards}{at_once}"
         else:
             accumulation = settings.gradient_accumulation_steps
             times = f" x {accumulation} micro-steps" if accumulation > 1 else ""

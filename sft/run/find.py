@@ -39,11 +39,13 @@ def is_aside(run: Run) -> bool:
 
 
 def find(runs: Path, name: str = "") -> Run:
-    """Return the named run, or the latest. Raises UserError if there is none."""
+    """Return the named run, or the latest. Raises UserError if there is none: a wrong name is told the newest."""
     name = Path(name).name  # runs/NAME too, as a shell completes it
     run = Run(runs / name) if name and name != "latest" else latest(runs)
     if run is None or not run.is_there():
-        raise UserError(f"{runs / (name or 'latest')}: no such run; start one with `make train` or `make demo`")
+        newest = ", ".join(run.name for run in newest_first(runs)[:3])
+        remedy = f"the newest: {newest}" if newest else "start one with `make train` or `make demo`"
+        raise UserError(f"{runs / (name or 'latest')}: no such run; {remedy}")
     return run
 
 

@@ -91,15 +91,15 @@ def secret(value: SecretStr) -> SecretStr:
     return value
 
 
-def json_object(text: str) -> str:
-    """Check the text of a JSON object. Raises ValueError."""
+def json_object(text: str, such_as: str = '{"enable_thinking": false}') -> str:
+    """Check the text of a JSON object. Raises ValueError, with an example."""
     try:
         found = json.loads(text or "{}", object_pairs_hook=once)
         json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ValueError('is not a JSON object such as {"enable_thinking": false}')
+        raise ValueError(f"is not a JSON object such as {such_as}")
     return text or "{}"
 
 
@@ -112,7 +112,7 @@ def time_limit(text: str) -> str:
 
 def column_roles(text: str) -> str:
     """Check the text of a JSON object of columns and their roles. Raises ValueError."""
-    found = json.loads(json_object(text))
+    found = json.loads(json_object(text, '{"hint": "input"}'))
     for column, role in found.items():
         if role not in get_args(ColumnRole):
             raise ValueError(f"gives {column!r} the role {role!r}, which is none of {', '.join(get_args(ColumnRole))}")

@@ -48,8 +48,9 @@ def contradictions(settings: Settings, with_file: bool = True) -> list[str]:
         remedy = f"use at least {settings.max_length}, or lower MAX_LENGTH"
         problems.append(wrong("MAX_TOKENS_PER_MICRO_STEP", tokens, what, remedy))
     if settings.run_name and not RUN_NAME.fullmatch(settings.run_name):
-        remedy = f"use letters, digits, - and _, {LONGEST_NAME} at most"
-        problems.append(wrong("RUN_NAME", settings.run_name, "is not a valid folder name", remedy))
+        what = "is the name of the link to the newest run" if settings.run_name == "latest" else "is not a valid name"
+        remedy = f"use a letter or digit of ASCII, then up to {LONGEST_NAME - 1} of these, `-`, `_` and `.`"
+        problems.append(wrong("RUN_NAME", settings.run_name, what, remedy))
     problems += [*name_problems("model_name", settings.model_name), *data_problems(settings)]
     if with_file:
         try:

@@ -178,8 +178,8 @@ def test_from_another_folder(project, tmp_path):
             ("train", "SYSTEM_PROMPT=It costs $5.", "BATCH_SIZE=2"),
             "SYSTEM_PROMPT: holds a $ that stands alone; make replaces it and what follows it; write $$ for each $",
         ),
-        (("stop", "NAME=a$$b $$$$c"), "runs/a$b $$c: no such run; start one with `make train` or `make demo`"),
-        (("stop", "NAME=it's"), "runs/it's: no such run; start one with `make train` or `make demo`"),
+        (("stop", "NAME=a$$b $$$$c"), "runs/a$b $$c: no such run; the newest: newer, older"),
+        (("stop", "NAME=it's"), "runs/it's: no such run; the newest: newer, older"),
     ],
 )
 def test_a_wrong_word_behind_make_is_one_line(project, words, line):

@@ -26,6 +26,15 @@ def test_gsm8k_on_four_gpus():
     ]
 
 
+def test_a_global_batch_size_says_how_many_rows_a_padded_micro_step_has():
+    packed = decided(global_batch_size=7)
+    assert Steps.of(packed, 57).describe(packed)[0] == "7 sequences per step over 4 processes"
+    padded = decided(global_batch_size=7, packing=False)
+    assert (
+        Steps.of(padded, 57).describe(padded)[0] == "7 sequences per step over 4 processes, 4 at once on each at most"
+    )
+
+
 def test_max_steps_limits():
     settings = decided(max_steps=10, gradient_accumulation_steps=2)
     steps = Steps.of(settings, 7473)

@@ -205,7 +205,10 @@ def test_the_plan_counts_the_instance_and_not_the_whole_card(here):
     whole = planner.plan_with(settings, conditions.Options("A100 40GB", 1))
     assert found.conditions.card.matrix_tflops == pytest.approx(whole.conditions.card.matrix_tflops / 7)
     assert found.conditions.card.bandwidth_gb_s == pytest.approx(whole.conditions.card.bandwidth_gb_s / 8)
-    with pytest.raises(SettingsError, match="need 2 GPUs, 1 are here"):
+    with pytest.raises(
+        SettingsError,
+        match="GPUS_PER_NODE=2: with NODES=1 that is 2 GPUs, and 1 GPU is here; set NODES=1 GPUS_PER_NODE=1",
+    ):
         choose_device(load(None, nodes=1), Offer(gpus.visible(), 2, where="here"), 2)
 
 
@@ -229,7 +232,7 @@ def test_what_cuda_visible_devices_hides_is_said(here, monkeypatch):
         "DEVICE=cuda: no NVIDIA GPU is visible here (CUDA_VISIBLE_DEVICES=GPU-nosuch; `nvidia-smi -L` lists 4); run "
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,7")
-    with pytest.raises(SettingsError, match=r"need 4 GPUs, 2 are here \(CUDA_VISIBLE_DEVICES=0,1,7; "):
+    with pytest.raises(SettingsError, match=r"that is 4 GPUs, and 2 GPUs are here \(CUDA_VISIBLE_DEVICES=0,1,7; "):
         choose_device(load(None), Offer(gpus.visible(), 2, where="here"), 4)
 
 

@@ -35,13 +35,13 @@ def test_the_first_line_of_a_run_says_each_thing_once():
     line = where(settings, Local(), "LAUNCHER=local", "DEVICE=cpu")
     assert line == "LAUNCHER=local: 2 nodes on this machine, 1 rank each, on cpu"
     line = where(settings, Local(), "no GPU", "no GPU")
-    assert line == "launcher local (no GPU): 2 nodes on this machine, 1 rank each, on cpu (no GPU)" and len(line) < 80
+    assert line == "launcher local (no GPU): 2 nodes on this machine, 1 rank each, on cpu" and len(line) < 80
 
 
 def test_a_node_in_a_container_needs_its_own_gpus_only():
     settings = load(None)
     assert choose_device(settings, Offer([CARD, CARD], 2, where="in this container"), 2) == "cuda"
-    with pytest.raises(SettingsError, match="GPUS_PER_NODE=2: 1 GPUs are in this container; .*device_ids"):
+    with pytest.raises(SettingsError, match="GPUS_PER_NODE=2: 1 GPU is in this container; .*device_ids"):
         choose_device(settings, Offer([CARD], 2, where="in this container"), 2)
     with pytest.raises(SettingsError, match="COMPOSE_FILE=docker-compose.yml:docker/gpu.yml"):
         choose_device(settings, Offer([], 2, where="in this container"), 2)

@@ -281,6 +281,17 @@ def test_what_became_of_every_row_is_said_at_the_start_in_the_report_and_by_the_
     }  # fmt: skip
 
 
+def test_the_steps_of_a_run_are_said_where_it_trains_and_not_where_it_is_evaluated_again(run):
+    split = Split(rows=16, tokens=160, target_tokens=80, longest=12, cut_rows=0)
+    prepared = Prepared(model="m", data="d", train=split, validation=split, inputs=Inputs())
+    for place, is_said in ((run, True), (lifecycle.evaluate_again(run, run.settings()), False)):
+        typed_json.write(place.prepared, prepared)
+        started = io.StringIO()
+        describe.describe(place, Console(file=started, width=200))
+        assert "16 rows, 160 tokens" in started.getvalue()
+        assert (" an epoch, " in started.getvalue()) == is_said
+
+
 def test_what_is_unusual_about_the_chat_template_is_shown_by_the_monitor_and_at_the_start(run):
     said = ["<|im_end|> ends its answers: added to the tokens at which final/ stops", "[bold] is no markup"]
     template = TemplateFacts(

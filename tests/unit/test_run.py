@@ -44,6 +44,15 @@ def test_without_the_latest_run_the_one_opened_before_it_is_looked_at(run, tmp_p
         find.find(tmp_path)
 
 
+def test_a_wrong_name_is_told_the_newest_runs(run, tmp_path):
+    for name in "bcd":
+        lifecycle.create(decided(runs_path=tmp_path, run_name=name), hostfile.hostfile(2, 2))
+    with pytest.raises(UserError, match="/x: no such run; the newest: d, c, b$"):
+        find.find(tmp_path, "x")
+    with pytest.raises(UserError, match="/x: no such run; start one with `make train` or `make demo`$"):
+        find.find(tmp_path / "none", "x")
+
+
 def test_a_name_is_taken_once(run, tmp_path):
     with pytest.raises(UserError, match="RUN_NAME=a"):
         lifecycle.create(decided(runs_path=tmp_path, run_name="a"), "")

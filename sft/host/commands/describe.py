@@ -27,12 +27,12 @@ def describe(run: Run, console: Console) -> None:
     prepared = typed_json.read(run.prepared, Prepared)
     for line in [*prepared.said, *provenance.since_it_began(run)]:
         console.print(f"  not as the run began: {line}")
-    for label, line in lines(prepared, run.settings()):
+    for label, line in lines(prepared, run.settings(), trains=run.evaluated is None):
         labelled(console, label, line)
 
 
-def lines(prepared: Prepared, settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield a label and a line for everything that there is to say."""
+def lines(prepared: Prepared, settings: Settings, trains: bool) -> Iterator[tuple[str, str]]:
+    """Yield a label and a line for everything that there is to say; of the steps only if the run trains."""
     splits = (("train", prepared.train), ("validation", prepared.validation))
     for line in prepared.unused:
         yield "warning", line
@@ -57,7 +57,7 @@ def lines(prepared: Prepared, settings: Settings) -> Iterator[tuple[str, str]]:
     yield from looks.lines(prepared.looks)
     for line in prepared.template.said if prepared.template else []:
         yield "template", line
-    for line in Steps.of(settings, prepared.train.rows).describe(settings):
+    for line in Steps.of(settings, prepared.train.rows).describe(settings) if trains else []:
         yield "", line
 
 

@@ -14,6 +14,7 @@ from sft.host.launch.launcher import LAUNCHERS, Launcher
 from sft.host.launch.offer import PARTITION, Offer
 from sft.host.plan import disk, lookup, planner, view
 from sft.host.plan.plan import Plan
+from sft.nouns import counted
 from sft.settings.fields import TINY, Settings
 from sft.settings.kinds import OnDevice
 from sft.settings.stages import Decided, Resolved, resolve
@@ -83,7 +84,8 @@ def where(settings: Resolved, chosen: Launcher, reason: str, why: str) -> str:
     nodes = f"{settings.nodes} node{'s' * (settings.nodes > 1)} {chosen.place}"
     ranks = f"{settings.gpus_per_node} rank{'s' * (settings.gpus_per_node > 1)} each"
     launcher = reason if reason == f"LAUNCHER={chosen.name}" else f"launcher {chosen.name} ({reason})"
-    device = settings.device if why == f"DEVICE={settings.device}" else f"{settings.device} ({why})"
+    is_said = why in (reason, f"DEVICE={settings.device}")
+    device = settings.device if is_said else f"{settings.device} ({why})"
     return f"{launcher}: {nodes}, {ranks}, on {device}"
 
 
@@ -105,10 +107,11 @@ def choose_device(settings: Settings, offer: Offer, wanted: int) -> OnDevice:
         remedy = f"{without}, or set DEVICE=cpu to train on the CPU, slowly"
         raise SettingsError([wrong("DEVICE", "auto", what, remedy)])
     if cards and wanted > len(cards):
-        what = f"NODES={settings.nodes} nodes need {wanted} GPUs, {len(cards)} are {where}{unused()}"
+        there = f"{counted(len(cards), 'GPU')} {'is' if len(cards) == 1 else 'are'} {where}{unused()}"
+        what = f"with NODES={settings.nodes} that is {wanted} GPUs, and {there}"
         remedy = f"set NODES=1 GPUS_PER_NODE={len(cards)}"
         if where == INSIDE:
-            what = f"{len(cards)} GPUs are {where}{unused()}"
+            what = there
             remedy = f"set GPUS_PER_NODE={len(cards)}, or give the node more device_ids"
         elif where == PARTITION:
             remedy = "use fewer nodes, or another partition"
