@@ -29,20 +29,30 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def newest_whole(folder: Path) -> int | None:
-    """Return the step of the newest whole checkpoint in `folder`, or None if there is none."""
-    return next((step for step in reversed(steps(folder)) if is_whole(folder / name_of(step))), None)
+def newest_whole(folder: Path, run: str) -> int | None:
+    """Return the step of the newest whole checkpoint in `folder`, or None if there is none. `run`: see `is_whole`."""
+    return next((step for step in reversed(steps(folder)) if is_whole(folder / name_of(step), run)), None)
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Tell whether the manifest is undamaged, and every file has the size that it says."""
+def is_whole(checkpoint: Path, run: str) -> bool:
+    """Tell whether the manifest is undamaged and of the run with this identity, and every file has its size."""
     found = manifest(checkpoint)
+    if found is None or whose(found, checkpoint, run):
+        return False
     try:
-        return found is not None and all(
-            (checkpoint / name).stat().st_size == file.bytes for name, file in found.files.items()
-        )
+        return all((checkpoint / name).stat().st_size == file.bytes for name, file in found.files.items())
     except OSError:
         return False
+
+
+def whose(manifest: Manifest, checkpoint: Path, run: str) -> str:
+    """Return that a checkpoint is not of its folder's step, or not of the run with this identity; "" if it is of both.
+
+    Somebody may have renamed it, or copied it from another run: its weights would be trained on as if they were here.
+    """
+    if checkpoint.name != name_of(manifest.step):
+        return f"it is the checkpoint after step {manifest.step}"
+    return "it is another run's" if manifest.run and run and manifest.run != run else ""
 
 
 def manifest(checkpoint: Path) -> Manifest | None:

@@ -81,6 +81,13 @@ class Run(RunPaths):
         """Write `settings.json`. Raises OSError."""
         typed_json.write(self.settings_file, records.FrozenSettings.of(settings.freeze()))
 
+    def identity(self) -> str:
+        """Return what tells this run from any other, whatever it is called; "" if nothing was written down."""
+        try:
+            return self.identity_file.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return ""
+
     def deepspeed_config(self) -> DsConfig:
         """Return the configuration that DeepSpeed receives. Raises files.Unreadable, and OSError."""
         from sft.settings.deepspeed import DsConfig
@@ -207,7 +214,7 @@ class Run(RunPaths):
 
     def saved_step(self) -> int | None:
         """Return the step of the newest whole checkpoint, or None if there is none."""
-        return checkpoints.newest_whole(self.checkpoints)
+        return checkpoints.newest_whole(self.checkpoints, self.identity())
 
     def last_checkpoint(self) -> str:
         """Return the name of the newest whole checkpoint, or "the start" if there is none."""

@@ -6,6 +6,7 @@ import contextlib
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,7 @@ def create(settings: Decided, hosts: str, config: DsConfig | None = None) -> Run
         run.ranks.mkdir()
         named = Decided.of(settings, run_name=run.name)
         run.freeze(named)  # first: without this file, a directory does not count as a run
+        write_whole(run.identity_file, uuid.uuid4().hex + "\n")
         write_json(run.ds_config, (config or deepspeed.configuration(named)).content)
         write_whole(run.hostfile, hosts)
         run.keep_reserve()

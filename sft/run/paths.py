@@ -48,6 +48,11 @@ class RunPaths:
         return self.path / "settings.json"
 
     @property
+    def identity_file(self) -> Path:
+        """`.id`: drawn once, by which the run's own checkpoints are known from another's; absent in older runs."""
+        return self.path / ".id"
+
+    @property
     def ds_config(self) -> Path:
         """What DeepSpeed receives."""
         return self.path / "ds_config.json"

@@ -10,7 +10,7 @@ from sft.trainer.checkpoint import resume
 from sft.trainer.distributed import World
 
 from .conftest import RANKS, STEPS
-from .project import metrics, small, stopped
+from .project import CURVE, metrics, small, stopped
 
 KINDS = ("model_states.pt", "optim_states.pt", "manifest.json")
 
@@ -46,15 +46,40 @@ def alone():
 @pytest.mark.parametrize("harm", [flip_a_byte, cut, remove])
 def test_any_damage_of_any_file_is_found_and_named(undamaged, alone, tmp_path, harm):
     whole = undamaged.checkpoints / "step-000006"
-    assert resume.damage(whole, alone) == ""
+    assert resume.damage(whole, undamaged, alone) == ""
     names = [path.name for path in whole.iterdir()]
     assert {kind for name in names for kind in KINDS if name.endswith(kind)} == set(KINDS)
     for name in names:
         assert name.endswith(KINDS), "a kind of file that this test does not know"
-        copy = tmp_path / name
+        copy = tmp_path / name / whole.name
         shutil.copytree(whole, copy)
         harm(copy / name)
-        assert name in resume.damage(copy, alone), name
+        assert name in resume.damage(copy, undamaged, alone), name
+
+
+def test_a_checkpoint_of_another_step_or_run_is_not_taken_for_the_runs_own(project, undamaged):
+    """It trained on: the weights of step 3 as if they were those of step 9, or those of another learning rate."""
+    other = project.train("other-rate", SAVE_STEPS=6, **STEPS | {"LEARNING_RATE": 0.1}, **RANKS[2])
+    run = stopped(undamaged, "strange", 3)
+    shutil.copytree(run.checkpoints / "step-000003", run.checkpoints / "step-000009")
+    shutil.copytree(other.checkpoints / "step-000006", run.checkpoints / "step-000006")
+    assert run.saved_step() == 3
+    done = project.inv("train", **small(RUN_NAME=run.name, **STEPS, **RANKS[2]))
+    assert done.returncode == 0, done.stdout
+    assert "step-000009: damaged (it is the checkpoint after step 3); set aside" in done.stdout
+    assert "step-000006: damaged (it is another run's); set aside" in done.stdout
+    assert metrics(run, *CURVE) == metrics(undamaged, *CURVE)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_said_and_stays(project, undamaged):
+    run = stopped(undamaged, "unreadable", 6)
+    shard = next((run.checkpoints / "step-000006").glob("*_optim_states.pt"))
+    shard.unlink()
+    shard.symlink_to("/proc/self/mem")  # reading it fails as on a broken disk
+    done = project.inv("train", **small(RUN_NAME=run.name, **STEPS, **RANKS[2]))
+    assert done.returncode == 2 and "Traceback" not in done.stdout, done.stdout
+    assert f"{shard}: cannot be read (Input/output error); make it readable, or rename " in done.stdout
+    assert shard.is_symlink()
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(project, undamaged):

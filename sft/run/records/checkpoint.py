@@ -28,4 +28,5 @@ class Manifest(Record):
     step: int
     world_size: int
     files: dict[str, CheckpointFile]
+    run: str = ""  # its identity; empty in checkpoints of an earlier version
     blake2b: str = ""  # of the manifest itself: sft/run/checkpoints.py

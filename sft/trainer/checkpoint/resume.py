@@ -12,7 +12,8 @@ from pathlib import Path
 
 from deepspeed import DeepSpeedEngine
 
-from sft.run.checkpoints import MANIFEST, manifest, name_of, steps
+from sft.errors import UserError
+from sft.run.checkpoints import MANIFEST, manifest, name_of, steps, whose
 from sft.run.directory import Run
 from sft.run.records import CheckpointFile
 from sft.trainer import distributed
@@ -27,19 +28,38 @@ def describe(path: Path) -> CheckpointFile:
     return CheckpointFile(bytes=path.stat().st_size, blake2b=digest)
 
 
-def share(folder: Path, world: World) -> dict[str, CheckpointFile]:
-    """Return size and hash of this rank's share of a checkpoint's files, by name: the ranks read them together."""
-    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    return {path.name: describe(path) for path in paths[world.rank :: world.world_size]}
+def share(folder: Path, world: World) -> dict[str, CheckpointFile] | str:
+    """Return size and hash of this rank's share of a checkpoint's files, by name: the ranks read them together.
+
+    If the system does not let one be read, return what it says.
+    """
+    if not folder.is_dir():
+        return {}
+    path, found = folder, dict[str, CheckpointFile]()
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+        for path in paths[world.rank :: world.world_size]:
+            found[path.name] = describe(path)
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror})"
+    return found
 
 
-def damage(folder: Path, world: World) -> str:
-    """Return what is wrong with a checkpoint, or "" (all ranks; each reads a share of the files)."""
+def damage(folder: Path, run: Run, world: World) -> str:
+    """Return what is wrong with a checkpoint, or "" (all ranks; each reads a share of the files).
+
+    Raises UserError, on all ranks, if a file cannot be read: the disk or a server may be at fault, not the checkpoint.
+    """
     content = manifest(folder)
-    found = distributed.gather(share(folder, world))
+    present: dict[str, CheckpointFile] = {}
+    for found in distributed.gather(share(folder, world)):
+        if isinstance(found, str):
+            raise UserError(f"{found}; make it readable, or rename {folder} to resume from the checkpoint before it")
+        present |= found
     if content is None:
         return f"{MANIFEST} is missing or damaged"
-    present = {name: entry for part in found for name, entry in part.items()}
+    if stranger := whose(content, folder, run.identity()):
+        return stranger
     for name, entry in content.files.items():
         if name not in present:
             return f"{name} is missing"
@@ -61,7 +81,7 @@ def resume(engine: DeepSpeedEngine, run: Run, world: World) -> int:
             shutil.rmtree(half)
     for step in reversed(steps(run.checkpoints)):
         folder = run.checkpoints / name_of(step)
-        reason = damage(folder, world)
+        reason = damage(folder, run, world)
         if not reason:
             content = manifest(folder)
             assert content is not None

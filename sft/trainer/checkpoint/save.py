@@ -209,7 +209,8 @@ class Saver:
         while not all(path.is_file() for path in parts):
             self.wait()
         entries = {name: entry for path in parts for name, entry in typed_json.read(path, Share).files.items()}
-        manifest = Manifest(step=step, world_size=self.world.world_size, files=entries)
+        world_size, identity = self.world.world_size, self.run.identity()
+        manifest = Manifest(step=step, world_size=world_size, files=entries, run=identity)
         checkpoints.write_manifest(temporary, manifest)
         for path in parts:
             path.unlink()
