@@ -40,10 +40,11 @@ def begin() -> None:
     # At its very end Python takes the handler away again: a rank that is asked for its stacks just then ends as it was
     # about to, not by the signal.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    faulthandler.register(signal.SIGUSR1, file=stacks_file())
+    stacks = stacks_file()
+    faulthandler.register(signal.SIGUSR1, file=stacks)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     node = int(os.environ.get("SFT_NODE_PID", "0"))
-    threading.Thread(target=end_without, args=(os.getppid(), node), daemon=True).start()
+    threading.Thread(target=watch, args=(os.getppid(), node, stacks), daemon=True).start()
     if cards := os.environ.get("SFT_CUDA_DEVICES"):
         # The launcher numbers the GPUs of every node from 0. These are the GPUs that the node program was given.
         os.environ["CUDA_VISIBLE_DEVICES"] = cards
@@ -76,10 +77,16 @@ def stacks_file() -> IO[str]:
         return sys.stderr
 
 
-def end_without(parent: int, node: int) -> None:
-    """End this process once the launcher (`parent`) or the node program is gone: nobody else would end it."""
+def watch(parent: int, node: int, stacks: IO[str]) -> None:
+    """Every second: keep the signal for stacks, and end this process once its launcher or the node program is gone.
+
+    Nobody else would end it. LLVM, with which Triton compiles kernels, takes the signal for itself at the first of them,
+    and with SIGTERM and SIGHUP, which it passes on.
+    """
     while True:
         time.sleep(1)
+        faulthandler.unregister(signal.SIGUSR1)  # as long as it is registered, registering does nothing
+        faulthandler.register(signal.SIGUSR1, file=stacks)
         if os.getppid() != parent or (node and not is_alive(node)):
             with contextlib.suppress(Exception):  # the reader of this output may be gone, too
                 print("the launcher is gone: ending", flush=True)

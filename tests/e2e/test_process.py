@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,3 +44,24 @@ def test_a_rank_that_is_asked_for_its_stacks_while_python_ends_does_not_die_of_i
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_rank_writes_its_stacks_also_if_a_library_has_taken_the_signal_for_itself(tmp_path):
+    program = (
+        "import ctypes, time; from sft.trainer import process\n"
+        "process.begin()\n"
+        "ctypes.CDLL(None).signal(10, ctypes.cast(ctypes.CDLL(None).abs, ctypes.c_void_p))  # does nothing\n"
+        "print('taken', flush=True); time.sleep(600)"
+    )
+    environment = {**os.environ, "RANK": "0", "SFT_LOGS": str(tmp_path)}
+    rank = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment, cwd=ROOT)
+    stacks, deadline = tmp_path / "stacks-rank-0.txt", time.monotonic() + 60
+    try:
+        rank.stdout.readline()
+        while not stacks.read_text() and time.monotonic() < deadline:
+            rank.send_signal(signal.SIGUSR1)
+            time.sleep(0.1)
+        assert "most recent call first" in stacks.read_text()
+    finally:
+        rank.kill()
+        rank.wait()
