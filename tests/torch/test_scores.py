@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as some
 
 from sft.trainer.evaluation.answer_forms import decide
-from sft.trainer.evaluation.score import Answer, compare, is_exact_match, score
+from sft.trainer.evaluation.score import Answer, compare, results, scored
 
 RIGHT, WRONG, LAST_ONLY, PLACE_ONLY = (True, True), (False, False), (False, True), (True, False)
 
@@ -15,6 +15,15 @@ RIGHT, WRONG, LAST_ONLY, PLACE_ONLY = (True, True), (False, False), (False, True
 def verdict(answer, reference, form="mixed"):
     found = compare(answer, reference, form)
     return found.is_exact, found.is_last
+
+
+def is_exact_match(answer, reference):
+    return verdict(answer, reference)[0]
+
+
+def score(answers):
+    form = decide([item.reference for item in answers], "auto").form
+    return results(scored(answers, form, "after"), form)
 
 
 def table(*rows):

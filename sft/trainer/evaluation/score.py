@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sft.run.records import AnswerForm, AnswerLine, Moment, Results, Sample
-from sft.settings.kinds import AskedForm
 from sft.trainer.evaluation import answer_forms
 from sft.trainer.evaluation.answer_forms import Part, boxed, is_short, marked, reference_mark, reference_said, said
 from sft.trainer.evaluation.choices import last_choice, read_choice, said_choice
@@ -45,12 +44,6 @@ class Verdict:
     is_last: bool
 
 
-def score(answers: Sequence[Answer], asked: AskedForm = "auto") -> Results:
-    """Return the shares of right answers, with the first ones as samples. The fields of the loss are left empty."""
-    decided = answer_forms.decide([item.reference for item in answers], asked)
-    return results(scored(answers, decided.form, "after"), decided.form)
-
-
 def scored(answers: Sequence[Answer], form: AnswerForm, moment: Moment) -> list[AnswerLine]:
     """Return all answers with their verdicts."""
     found = []
@@ -68,7 +61,7 @@ def scored(answers: Sequence[Answer], form: AnswerForm, moment: Moment) -> list[
 
 
 def results(scored: Sequence[AnswerLine], form: AnswerForm) -> Results:
-    """Return the shares of right answers, with the first ones as samples."""
+    """Return the shares of right answers, with the first ones as samples. The fields of the loss are left empty."""
     number = len(scored)
     samples = [
         Sample(
@@ -85,16 +78,6 @@ def results(scored: Sequence[AnswerLine], form: AnswerForm) -> Results:
         exact_match_flexible=sum(item.correct_flexible for item in scored) / number if number else None,
         samples=samples,
     )
-
-
-def is_exact_match(answer: str, reference: str, form: AnswerForm = "mixed") -> bool:
-    """Tell whether an answer is right in the strict sense: in its place, and nothing beside it."""
-    return compare(answer, reference, form).is_exact
-
-
-def is_flexible_match(answer: str, reference: str, form: AnswerForm = "mixed") -> bool:
-    """Tell whether the last number in the answer is that of the reference; the last choice, if that is one."""
-    return compare(answer, reference, form).is_last
 
 
 def compare(answer: str, reference: str, form: AnswerForm) -> Verdict:
