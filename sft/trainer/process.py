@@ -80,8 +80,8 @@ def stacks_file() -> IO[str]:
 def watch(parent: int, node: int, stacks: IO[str]) -> None:
     """Every second: keep the signal for stacks, and end this process once its launcher or the node program is gone.
 
-    Nobody else would end it. LLVM, with which Triton compiles kernels, takes the signal for itself at the first of them,
-    and with SIGTERM and SIGHUP, which it passes on.
+    Nobody else would end it. LLVM, with which Triton compiles kernels, takes the signal for itself at the first of
+    them, and with it SIGTERM and SIGHUP, which it passes on.
     """
     while True:
         time.sleep(1)
