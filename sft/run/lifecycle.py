@@ -18,10 +18,13 @@ from sft.run.directory import EVALUATION, OLD_FAILURE, Run
 from sft.run.files import write_json, write_whole
 from sft.run.find import latest
 from sft.run.records import StateChanges
-from sft.settings import deepspeed
+from sft.settings import deepspeed, rules
 from sft.settings.deepspeed import DsConfig
 from sft.settings.fields import Settings
 from sft.settings.stages import Decided
+
+# What decides the answers of an evaluation and how they are scored, so that two of them can be compared.
+OF_ANSWERS = ("eval_limit", "eval_answer", "max_new_tokens")
 
 
 @contextmanager
@@ -110,12 +113,18 @@ def reopen(
     `before` are the settings of the last attempt; without `changed` ones they apply again. `state.json` counts the
     attempts, keeps the errors of the earlier ones, and has the step at which the run resumes. The hostfile and
     DeepSpeed's configuration are kept unless the number of ranks has changed or they cannot be read (then the returned
-    lines say so). `config` replaces DeepSpeed's configuration if `new_config`. MAX_HOURS counts from now, unless this
-    attempt belongs to the same start (`again`).
+    lines say so). Results of an evaluation that the next one could not be compared with are removed. `config` replaces
+    DeepSpeed's configuration if `new_config`. MAX_HOURS counts from now, unless this attempt belongs to the same start
+    (`again`).
     """
     settings = changed or before
     said: list[str] = []
     clear(run, keep_stop=again)
+    if run.evaluation.is_file() and rules.compared(settings, before, list(OF_ANSWERS)):
+        for path in (run.evaluation, run.answers):
+            path.unlink(missing_ok=True)
+        if settings.evaluate:
+            said.append("  the base model is evaluated again, to be compared with the tuned one")
     new_hostfile = (settings.nodes, settings.gpus_per_node) != (before.nodes, before.gpus_per_node)
     new_config = new_config or new_hostfile
     new_hostfile = new_hostfile or settings.host_names != before.host_names

@@ -11,9 +11,9 @@ import pytest
 from sft import hostfile
 from sft.errors import UserError
 from sft.host.commands import ending, metrics_reader, progress, snapshot
-from sft.run import budget, files, find, lifecycle, metrics, unfinished
+from sft.run import budget, files, find, lifecycle, metrics, typed_json, unfinished
 from sft.run.metrics import Line
-from sft.run.records import Evaluation
+from sft.run.records import Evaluation, Results
 from sft.settings.load import load
 from tests.settings import decided
 
@@ -166,6 +166,18 @@ def test_a_reopened_run_has_the_hostfile_of_its_ranks_of_now(run):
     lifecycle.reopen(run, before, before.model_copy(update={"nodes": 1, "gpus_per_node": 3, "batch_size": 7}))
     assert hostfile.read_hostfile(run.hostfile) == {"llm-master": 3}
     assert json.loads(run.ds_config.read_text())["train_micro_batch_size_per_gpu"] == 7
+
+
+def test_before_and_after_training_the_same_is_asked_and_scored(run):
+    """A run that was stopped and resumed with more rows to answer compared 8 answers before with 200 after."""
+    typed_json.write(run.evaluation, Evaluation(before=Results(answers=8)))
+    run.answers.write_text("")
+    before = run.settings()
+    assert lifecycle.reopen(run, before, before.model_copy(update={"eval_batch_size": 3})) == []
+    assert run.results().before is not None and run.answers.exists()
+    (line,) = lifecycle.reopen(run, before, before.model_copy(update={"eval_limit": before.eval_limit + 1}))
+    assert "the base model is evaluated again" in line
+    assert run.results().before is None and not run.answers.exists()
 
 
 def test_the_hours_of_a_start_go_on_over_its_restarts(run):

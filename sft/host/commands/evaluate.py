@@ -16,7 +16,7 @@ from sft.settings.fields import Settings, marked
 from sft.settings.kinds import OF_DATA
 
 # The settings that an evaluation takes from the user; the others are the run's own.
-OF_NOW = ("eval_limit", "eval_answer", "eval_batch_size", "max_new_tokens", "launcher")
+OF_NOW = (*lifecycle.OF_ANSWERS, "eval_batch_size", "launcher")
 
 
 def evaluate(written: Settings, name: str, console: Console) -> None:
