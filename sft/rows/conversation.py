@@ -29,6 +29,16 @@ class Message:
     keys: Mapping[str, object] = field(default_factory=dict)
 
     @property
+    def says_anything(self) -> bool:
+        """Whether it has more than its role and white space."""
+        return bool(self.content and self.content.strip()) or bool(self.keys)
+
+    @property
+    def is_system(self) -> bool:
+        """Whether it instructs the assistant; OpenAI's newer models call that role developer."""
+        return self.role in ("system", "developer")
+
+    @property
     def is_answer(self) -> bool:
         """Whether the assistant says anything in it: words, tool calls or reasoning."""
         says = bool(self.content and self.content.strip()) or bool(self.keys.get("tool_calls")) or bool(self.reasoning)
@@ -79,14 +89,16 @@ class Conversation:
         system_prompt: str = "",
         tools: tuple[Mapping[str, object], ...] = (),
     ) -> Conversation:
-        """Return the conversation that a form found in a row, below `system_prompt` unless it has its own.
+        """Return the conversation that a form found in a row, below `system_prompt` if it has none of its own.
 
         What follows the last target is left out: a question without an answer teaches nothing. An answer that nothing
         precedes, a greeting, is context. Raises DataError for messages with nothing to learn from.
         """
         messages = list(messages)
-        if system_prompt and not any(message.role in ("system", "developer") for message in messages):
-            messages.insert(0, Message("system", system_prompt))
+        last = max((i for i, message in enumerate(messages) if message.is_answer), default=0)
+        if system_prompt and not any(message.is_system and message.says_anything for message in messages[:last]):
+            # An empty system message, as exporters put before every chat, is none of the row's own.
+            messages = [Message("system", system_prompt), *(message for message in messages if not message.is_system)]
         answers = [i for i, message in enumerate(messages) if message.is_answer]
         if not answers:
             raise DataError(f"{where}: has no assistant message, so no target token; add one or remove the row")

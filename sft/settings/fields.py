@@ -124,7 +124,7 @@ class Settings(BaseModel):
     use_columns: OfPart[Annotated[UnusedColumns, Lower]] = Field(
         "warn", description="filled columns of rows that nothing uses are: warn = named and counted, refuse = an error"
     )
-    system_prompt: OfPart[Text] = Field("", description="system message put before every prompt")
+    system_prompt: OfPart[Text] = Field("", description="system message of the rows that have none of their own")
     max_length: OfData[Count] = Field(
         1024, ge=8, description="longest sequence in tokens; LONG_ROWS says what becomes of longer rows"
     )

@@ -45,6 +45,12 @@ def test_a_system_prompt_precedes_a_conversation_without_one():
     own = {"messages": [{"role": "system", "content": "Be long."}, *CHAT["messages"]]}
     assert forms.convert(ROW, "a:1", settings).messages[0] == Message("system", "Be short.")
     assert forms.convert(own, "a:1", settings).messages[0] == Message("system", "Be long.")
+    empty = {"role": "system", "content": " "}  # of exporters that write one before every chat
+    late = {"role": "system", "content": "The chat has ended."}  # left out with all that follows the last answer
+    for chat in ([empty, *CHAT["messages"]], [*CHAT["messages"], late]):
+        expected = (Message("system", "Be short."), *forms.convert(CHAT, "a:1", load(None)).messages)
+        assert forms.convert({"messages": chat}, "a:1", settings).messages == expected
+    assert forms.convert({"messages": [empty, *CHAT["messages"]]}, "a:1", load(None)).messages[0].content == " "
 
 
 def test_what_follows_the_last_answer_is_left_out(settings):
