@@ -299,6 +299,25 @@ def test_the_first_look_says_how_the_only_text_of_a_row_is_trained(tmp_path):
     look.check_first_rows(path, load(None, columns='{"content": "text"}'))
 
 
+@pytest.mark.parametrize(
+    ("rows", "remedy"),
+    [
+        ([{"role": "user", "content": ASK}, {"role": "assistant", "content": ANSWER}],
+         'these are messages: write every conversation as one row, {"messages": [{"role": …, "content": …}, …]}'),
+        ([{"role": "user", "text": ASK}, {"role": "assistant", "text": ANSWER}],
+         ', …]}, or set COLUMNS={"text": "text"} to train each as a text'),
+        ([{"custom_id": "r1", "method": "POST", "body": {"messages": [USER, ASSISTANT]}}],
+         'if it is `body.messages`, set COLUMNS={"body.messages": "messages"}'),
+    ],
+)  # fmt: skip
+def test_the_first_look_does_not_take_messages_for_prompts(rows, remedy, tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(SettingsError) as caught:
+        look.check_first_rows(path, load(None))
+    assert str(caught.value).endswith(remedy)
+
+
 def test_the_first_look_says_that_rows_are_preferences(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps({"prompt": ASK, "chosen": ANSWER, "rejected": "Noir"}) + "\n")
@@ -410,6 +429,10 @@ TEXT = "Once there was a fox."
         ({"text": "", "question": "", "answer": ""}, {}, None),
         ({"id": 3}, {}, None),
         ({"text": TEXT, "role": "prompter", "parent_id": None, "message_id": "x"}, {}, None),
+        ({"text": TEXT, "role": "user"}, {}, None),
+        ({"text": TEXT, "speaker": "Assistant", "turn": 2}, {}, None),
+        ({"text": TEXT, "role": "user"}, {"columns": '{"text": "text"}'}, "texts"),
+        ({"text": TEXT, "author": "Human", "role": "editor"}, {}, "texts"),
     ],
 )
 def test_a_row_is_a_text_if_it_has_nothing_else_to_train(row, given, kind):

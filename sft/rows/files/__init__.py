@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sft.errors import DataError, SettingsError, wrong
-from sft.rows.files import arrow_files, csv_files, json_files
+from sft.rows.files import arrow_files, csv_files, json_files, other_kinds
 from sft.rows.row import ReadRow as ReadRow
 from sft.rows.row import Row as Row
 from sft.rows.row import row_or_error as row_or_error
@@ -45,6 +45,7 @@ def read_file(path: Path, part: str | None = None) -> Iterator[ReadRow]:
     if known is None:
         raise SettingsError([wrong("DATASET", path, "has an unknown file type", f"use {KINDS}")])
     try:
+        other_kinds.check(path)
         yield from json_files.read_part(path, part) if part else READERS[known](path)
     except DataError as error:  # the rest of this file cannot be read
         yield str(path), error

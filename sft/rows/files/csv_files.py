@@ -45,6 +45,7 @@ def read_csv(path: Path) -> Iterator[ReadRow]:
         check_once(names, place())
         quotes.columns = len(names)
         quotes.check(names, place())
+        quotes.names_have_spaces = any(name.startswith(" ") for name in names[1:])
         for row in reader:
             begins = place()
             yield row_or_error(partial(row_of_csv, quotes), begins, row)
@@ -68,6 +69,8 @@ def row_of_csv(quotes: Quotes, where: str, row: dict[str | None, str | list[str]
     csv.DictReader puts surplus fields under the key None, and None in place of missing ones.
     """
     quotes.check(itertools.chain(row.values(), row.get(None) or ()), where)
+    if all(name == value for name, value in row.items()):
+        raise DataError(f"{where}: repeats the header, as files do that are joined; remove the line")
     values = [value for value in row.values() if isinstance(value, str)]
     if len(values) < len(row):
         raise DataError(f"{where}: does not have the header's number of fields; fix the line")

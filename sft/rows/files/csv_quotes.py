@@ -1,4 +1,4 @@
-"""Quotes in CSV files that do not enclose a field though they look like it, or that enclose several."""
+"""Quotes in CSV files that do not enclose a field though they look like it, or that enclose several; and spaces."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Quotes:
     def __init__(self, separator: str) -> None:
         self.separator = separator
         self.columns = 0  # of the header
+        self.names_have_spaces = False  # before them, in the header: then fields have spaces that nobody means
         self.lines: list[str] = []
         self.ordinary = ""  # the first place where a quote is an ordinary character
         self.enclosed = ""  # the first place where a field holds what looks like whole rows
@@ -33,8 +34,8 @@ class Quotes:
         """Check the fields of the row that was read last. Raises DataError."""
         text = self.separator + "".join(self.lines)
         self.lines.clear()
-        found = [field for field in fields if isinstance(field, str)] if '"' in text else []
-        for field in found:
+        found = [field for field in fields if isinstance(field, str)]
+        for field in found if '"' in text else []:
             if '"' in field and self.separator + field in text:
                 self.ordinary = self.ordinary or where
                 if BEHIND_SPACES.fullmatch(field) or (len(found) > self.columns and re.match(' +"', field)):
@@ -42,6 +43,10 @@ class Quotes:
                     raise DataError(f"{where}: {what}: {shown(field, 40)}; remove the spaces behind the separators")
             elif self.holds_rows(field):
                 self.enclosed = self.enclosed or where
+        for field in found[1:] if self.names_have_spaces else []:
+            if field.strip() and field.startswith(" ") and self.separator + field in text:
+                what = "a space follows the separator, as in the header, and is then part of the field"
+                raise DataError(f"{where}: {what}: {shown(repr(field), 40)}; remove the spaces behind the separators")
         if self.ordinary and self.enclosed:
             where, self.enclosed = self.enclosed, ""
             what = f'a quote (") that begins a field encloses whole rows, and at {self.ordinary} one is an ordinary'

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from sft.errors import DataError, SettingsError, shown, wrong
 from sft.rows.files import Row
-from sft.rows.forms import prompt_response, unused
+from sft.rows.forms import prompt_response, sharegpt, unused
 from sft.rows.forms.columns import NAMES, Columns, given, recognised, says_something
 from sft.settings.fields import Settings
 from sft.settings.kinds import ColumnRole
@@ -83,6 +83,11 @@ def remedy(role: ColumnRole, setting: str, column: str, rows: list[Row]) -> str:
         return "these are messages of a tree: write every conversation in it as a row with `messages`"
     if any(len(name) > LONGEST_NAME or name.endswith((".", "?", "!")) for name in names):
         return "these look like a row: put a line with the names of the columns above it"
+    if all(map(sharegpt.is_message, rows)):
+        remedy = 'these are messages: write every conversation as one row, {"messages": [{"role": …, "content": …}, …]}'
+        return remedy + (f", or set {given('text', 'text')} to train each as a text" if "text" in names else "")
+    if inside := chat_inside(rows):
+        return f"if it is `{shown(inside)}`, set {given(inside, 'messages')}"
     if near := difflib.get_close_matches(column, [name for name in names if recognised(name) in (None, role)], n=1):
         return f"did you mean {setting}={shown(near[0])}?"
     if inside := named_inside(role, rows):
@@ -103,6 +108,21 @@ def is_tree(value: object) -> bool:
     return isinstance(value, dict) and "replies" in value
 
 
+def chat_inside(rows: list[Row]) -> str:
+    """Return the path of a list of messages inside of a column, or ""."""
+    return next(
+        (
+            f"{column}.{key}"
+            for row in rows
+            for column, value in row.items()
+            if isinstance(value, dict)
+            for key, inner in value.items()
+            if sharegpt.is_chat(inner)
+        ),
+        "",
+    )
+
+
 def named_inside(role: ColumnRole, rows: list[Row]) -> str:
     """Return the path of a text inside of a column whose name there is one of a role's, or ""."""
     return next(
@@ -120,7 +140,7 @@ def named_inside(role: ColumnRole, rows: list[Row]) -> str:
 
 def is_free(name: str) -> bool:
     """Return whether the name of a column leaves open what it holds."""
-    return recognised(name) in (None, "input", "text") and name.strip().lower() not in unused.ABOUT
+    return recognised(name) in (None, "input", "text") and not unused.is_about(name)
 
 
 def says_text(value: object) -> bool:

@@ -72,6 +72,11 @@ def has_known_roles(value: object) -> bool:
     return all(isinstance(role, str) and role.strip().lower() in KNOWN_ROLES for role in roles)
 
 
+def is_message(row: dict[str, object]) -> bool:
+    """Return whether a row is a single message of a conversation. An author alone may be that of any text."""
+    return is_chat([row]) and has_known_roles([row]) and bool(SPEAKERS & row.keys() - {"author"})
+
+
 def called(found: dict[str, object], where: str, role: str) -> dict[str, object]:
     """Return a message whose content is a call as one of the assistant with `tool_calls`. Raises DataError."""
     calls = found.pop("content", None)

@@ -9,6 +9,7 @@ https://docs.axolotl.ai/docs/dataset-formats/pretraining.html
 from __future__ import annotations
 
 from sft.errors import DataError
+from sft.rows.forms import sharegpt
 from sft.rows.forms.columns import Columns, given, says_something, without
 from sft.rows.forms.segments import Segment, segments_of
 from sft.rows.values import checked_text
@@ -33,7 +34,7 @@ def is_text(columns: Columns) -> bool:
         return any(name in columns.row for name in columns.candidates("text"))
     if named.intersection(CONVERSATION) or any(columns.filled.get(role) for role in CONVERSATION):
         return False
-    if columns.row.keys() >= TREE:
+    if columns.row.keys() >= TREE or sharegpt.is_message(columns.row):
         return False
     if columns.filled.get("text"):
         return True

@@ -52,8 +52,13 @@ def with_own_text(names: Collection[str], columns: Columns, texts: Collection[st
     Alpaca's `text` holds the prompt and the response, with words around them.
     """
     for column in names:
-        value, name = columns.row[column], column.strip().lower()
-        is_about = name in ABOUT or name.endswith(("_id", "_idx", "_index")) or name.startswith("__")
+        value = columns.row[column]
         is_same = isinstance(value, str) and (value.strip() in texts or all(text in value for text in texts))
-        if not is_about and not is_same:
+        if not is_about(column) and not is_same:
             yield column
+
+
+def is_about(column: str) -> bool:
+    """Return whether the name of a column says that it is about the row."""
+    name = column.strip().lower()
+    return name in ABOUT or name.endswith(("_id", "_idx", "_index")) or name.startswith("__")
