@@ -33,12 +33,12 @@ def explained(error: Exception, repository: Repository) -> UserError:
             case errors.HFValidationError():
                 return repository.wrong("no such folder, and not a name that the hub could have", "check the path")
             case errors.OfflineModeIsEnabled():
-                what = f"is not whole in {repository.cache}, and HF_HUB_OFFLINE=1 forbids a download"
+                what = f"{repository.missing}, and HF_HUB_OFFLINE=1 forbids a download"
                 return repository.wrong(what, "unset it, or give a local folder")
     broken = [cause for cause in causes(error) if isinstance(cause, network_error())]
     if broken or isinstance(error, errors.LocalEntryNotFoundError):
         why = f" ({type(broken[0]).__name__})" if broken else ""
-        what = f"is not whole in {repository.cache}, and the hub cannot be reached{why}"
+        what = f"{repository.missing}, and the hub cannot be reached{why}"
         return repository.wrong(what, "check the network and start again, or give a local folder")
     reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
     return repository.wrong(f"cannot be downloaded ({reason})", "start again, or give a local folder")

@@ -48,5 +48,10 @@ class Repository:
         """Where the files are, if the revision is a commit."""
         return self.folder / "snapshots" / self.revision
 
+    @property
+    def missing(self) -> str:
+        """The words for a repository of which nothing is here, or not all that is needed."""
+        return f"is not {'whole ' * self.folder.is_dir()}in {self.cache}"
+
     def wrong(self, what: str, remedy: str) -> SettingsError:
         return SettingsError([wrong(self.setting, self.name, what, remedy)])

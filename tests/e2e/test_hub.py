@@ -169,11 +169,10 @@ def test_of_a_slice_only_the_files_that_hold_it_are_downloaded(hub, tmp_path):
 def test_a_hub_that_is_gone_is_not_needed_for_what_is_here(hub, tmp_path):
     (before,) = read(hub, tmp_path, {})
     hub.stop()
-    again, other = read(hub, tmp_path, {}, {"dataset": "org/other"})
+    again, other, part = read(hub, tmp_path, {}, {"dataset": "org/other"}, {"dataset_revision": "other"})
     assert again == before
-    assert (
-        "DATASET=org/other: is not whole in" in other["error"] and "cannot be reached (ConnectError)" in other["error"]
-    )
+    assert "DATASET=org/other: is not in" in other["error"] and "cannot be reached (ConnectError)" in other["error"]
+    assert f"DATASET={DATASET}: is not whole in" in part["error"]
     again, other = read(hub, tmp_path, {}, {"dataset": "org/other"}, offline=True)
     assert again == before and "HF_HUB_OFFLINE=1 forbids a download; unset it" in other["error"]
 

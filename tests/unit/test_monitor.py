@@ -275,6 +275,9 @@ def test_what_became_of_every_row_is_said_at_the_start_in_the_report_and_by_the_
     assert "1 message after the last answer of a row left out" in started.getvalue()
     warning = "warning: train: 35.0% of the rows (7 of 20) are cut or dropped at MAX_LENGTH=1024: 30 holds 99 %"
     assert warning in started.getvalue() and "warning: validation" not in started.getvalue()
+    narrow = io.StringIO()
+    report.report(run, Console(file=narrow, width=50, force_terminal=True, color_system=None))
+    assert "      rows: 25 read = 17 trained + 3 dropped + 5\n            held out\n" in narrow.getvalue()
     monitor.monitor(run, Console(), once=True, as_json=True)
     assert json.loads(capsys.readouterr().out)["rows"] == {
         "read": 25, "trained": 17, "dropped": 3, "held_out": 5, "not_in_share": 0,

@@ -42,7 +42,7 @@ def conclude(watched: Watched, console: Console, command: str = "") -> None:
         raise RunFailed(failed, failure.kind)
     if state.status == "stopped":
         console.print(ending.stopped(run, command))
-        console.print(f"{'':>8}reason: {ending.reason(run)}")
+        labelled(console, "reason", ending.reason(run))
         return
     report(run, console)
 
@@ -55,11 +55,11 @@ def report(run: Run, console: Console) -> None:
     labelled(console, "", ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items() if seconds >= 0.5))
     prepared = run.record(run.prepared, Prepared)
     if prepared and prepared.row_counts:
-        console.print(f"{'rows':>10}: {row_counts(prepared.row_counts)}", highlight=False)
-    for line in view.against_measured(run):
-        console.print(line)
+        labelled(console, "rows", row_counts(prepared.row_counts))
+    if comparison := view.against_measured(run):
+        labelled(console, "planned", comparison)
     for cut in budget.cuts(run):
-        console.print(f"{'memory':>10}: {budget.in_words(cut)}; continued with {cut.limit:,}")
+        labelled(console, "memory", f"{budget.in_words(cut)}; continued with {cut.limit:,}")
     for line in run.unreadable():
         console.print(f"warning: {line}")
     show_evaluation(run.results(), console)

@@ -212,19 +212,19 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
 
 
-def against_measured(run: Run) -> list[str]:
-    """Return the line that compares a run's plan with what was measured; none if one of them is missing (on a CPU)."""
+def against_measured(run: Run) -> str:
+    """Return a run's plan compared with what was measured; "" if one of them is missing (on a CPU)."""
     planned = run.record(run.plan, PlanSummary)
     if planned is None:
-        return []
+        return ""
     measured = (line.values for line in metrics.from_the_end(run.metrics) if line.values.get("mem/peak_gib"))
     last = next(measured, None)
     if last is None:
-        return []
+        return ""
     peak, speed = last["mem/peak_gib"], last.get("perf/tokens_per_second", 0.0)
     memory = f"{planned.allocated_gib:.1f} GiB, measured {peak:.1f} ({ratio(planned.allocated_gib, peak)})"
     rate = f"{planned.tokens_per_second:,} tokens/s, measured {speed:,.0f}"
-    return [f"{'planned':>10}: {memory}; {rate} ({ratio(planned.tokens_per_second, speed)})"]
+    return f"{memory}; {rate} ({ratio(planned.tokens_per_second, speed)})"
 
 
 def ratio(planned: float, measured: float) -> str:

@@ -81,11 +81,11 @@ def test_a_run_freezes_its_plan_before_it_starts(monkeypatch):
 
 def test_the_plan_beside_what_was_measured(tmp_path):
     run = Run(tmp_path)
-    assert view.against_measured(run) == []
+    assert view.against_measured(run) == ""
     planner.freeze(planned("H100", 1), run)
-    assert view.against_measured(run) == []
+    assert view.against_measured(run) == ""
     frozen = json.loads(run.plan.read_text())
     measured = {"step": 9, "mem/peak_gib": frozen["allocated_gib"] / 1.1, "perf/tokens_per_second": 1000.0}
     run.metrics.write_text(json.dumps(measured) + "\n")
-    (line,) = view.against_measured(run)
-    assert line.startswith("   planned: ") and "(+10%)" in line
+    line = view.against_measured(run)
+    assert "tokens/s, measured 1,000 (" in line and "(+10%)" in line
