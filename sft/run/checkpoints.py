@@ -23,7 +23,7 @@ def steps(folder: Path) -> list[int]:
     """Return the steps of the checkpoints in `folder`, oldest first. `step-NNNNNN.damaged` does not count."""
     try:
         names = [path.name for path in folder.iterdir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     matches = [re.fullmatch(r"step-(\d+)", name) for name in names]
     return sorted(int(match[1]) for match in matches if match)

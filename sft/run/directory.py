@@ -251,8 +251,12 @@ class Run(RunPaths):
 
     def fail(self, failure: Failure) -> None:
         """Record why the run broke. The first reason is kept: later ones are its consequences."""
-        with contextlib.suppress(FileExistsError):
+        try:
             self.despite_full_disk(lambda: typed_json.write_first(self.failure_file, failure))
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            say_once(self.gone())
 
     def failure(self) -> Failure | None:
         """Return why the run broke, or None."""
@@ -379,6 +383,14 @@ class Run(RunPaths):
             return self.settings_file.is_file()
         except PermissionError:
             raise UserError(owners.not_yours(self.path)) from None
+
+    def gone(self) -> str:
+        """Return a line if the directory of this run, which is at work, is not there any more, otherwise ""."""
+        if self.is_there():
+            return ""
+        line = f"{self.path}: is gone: it was removed or renamed while the run was at work"
+        resume = "`make resume NAME=…` with its new name continues from its newest checkpoint"
+        return line if self.path.name == EVALUATION else f"{line}; if it was renamed, {resume}"
 
     def is_left_by_another(self) -> bool:
         """Tell whether this is an unfinished run of another user."""

@@ -188,6 +188,17 @@ def test_the_hours_of_a_start_go_on_over_its_restarts(run):
     assert run.state().hours_from > started
 
 
+def test_a_run_with_a_file_in_place_of_its_checkpoints_hides_no_other(run, tmp_path):
+    """Every task that looks for a run ended with a traceback."""
+    run.update_state("stopped", step=7)
+    other = lifecycle.create(decided(runs_path=tmp_path, run_name="b"), hostfile.hostfile(2, 2))
+    other.update_state("stopped", step=7)
+    run.checkpoints.rmdir()
+    run.checkpoints.touch()
+    found, said = unfinished.to_resume(tmp_path, "")
+    assert found.path == other.path and "a (step 0)" in said[0]
+
+
 ZEROS = b"\0" * 100
 WRONG = {"step": "x", "before": 1, "model": 1, "cuts": 1, "name": 1, "opened_at": "x"}  # a wrong type in every record
 

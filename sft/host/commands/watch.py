@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from sft.errors import SftError
+from sft.errors import SftError, UserError
 from sft.failures import exit_in_words, kind_of_exit
 from sft.host.commands import ending
 from sft.host.commands.describe import describe
@@ -50,7 +50,7 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Stop
     """Start a run's nodes and show it until they have ended.
 
     A signal asks the run to save and stop, a second Ctrl-C ends it at once. If a signal came before the nodes were
-    started, the run stops there. Raises UserError if they cannot be started.
+    started, the run stops there. Raises UserError if they cannot be started, or if the run's directory is gone.
     """
     if heard.stop:
         run.request_stop(heard.stop)
@@ -61,6 +61,9 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Stop
         requests = Requests(run, nodes, heard)
         described, warnings = False, Warnings(console)
         while not have_ended(run, nodes):
+            if run.gone():  # its nodes notice it too
+                time.sleep(POLL_S)
+                continue
             requests.pass_on(console)
             if not described and run.prepared.is_file():
                 describe(run, console)
@@ -69,6 +72,8 @@ def watch(run: Run, start: Callable[[Run], Nodes], console: Console, heard: Stop
             warnings.tell(state)
             shown.show(state)
             time.sleep(POLL_S)
+        if line := run.gone():
+            raise UserError(line)
         if not run.ended:
             run.end_as_failed(Failure(kind="killed", reason="the node programs were killed"))
         state = run.state()
@@ -91,7 +96,7 @@ def have_ended(run: Run, nodes: Nodes) -> bool:
     """Tell whether all node programs have ended. Record a failure for one that broke without saying why."""
     codes = nodes.codes()
     for rank, code in enumerate(codes):
-        if code and run.failure() is None:
+        if code and not run.gone() and run.failure() is None:
             reason = f"node {rank}: its program {exit_in_words(code)}"
             run.fail(Failure(kind=kind_of_exit(code), reason=reason, nodes=[rank]))
     return None not in codes

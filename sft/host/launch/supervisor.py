@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from sft.errors import RunFailed
+from sft.errors import RunFailed, UserError
 from sft.host.launch.heartbeat import Heartbeat
 from sft.host.launch.link import Link, MasterLink, WorkerLink
 from sft.host.launch.log import Log
@@ -38,6 +38,7 @@ class Supervisor:
         self.processes = Processes(run, settings.device, ranks, self.log, self.ranks.read_line)
         self.alive_file = os.environ.get("NODE_ALIVE_FILE")  # for a health check
         self.lost_at: float | None = None  # when another node was first missed
+        self.gone_at: float | None = None  # when the run directory was
         self.look_s = settings.nodes / LOOKS_PER_S if rank else 0.0
         self.looked_at = 0.0
         self.has_told = False  # of a failure
@@ -67,6 +68,18 @@ class Supervisor:
                 nodes = [rank for rank in [self.link.lost_rank()] if rank is not None]
                 self.fail(Failure(kind="lost_node", reason=lost, nodes=nodes), "logs/ and `make test-env` may tell why")
         time.sleep(POLL_S)
+
+    def look_for_directory(self) -> None:
+        """Raise UserError if the run directory has been gone for a while: nothing can be saved any more.
+
+        Over a network it may be back in a moment.
+        """
+        if not (line := self.run.gone()):
+            self.gone_at = None
+            return
+        self.gone_at = self.gone_at or time.monotonic()
+        if time.monotonic() - self.gone_at > REASON_WAIT_S:
+            raise UserError(line)
 
     def pass_on_failure(self) -> None:
         """On node 0, tell the others once if the run is broken; on another node, believe it."""
@@ -114,6 +127,7 @@ class Supervisor:
         while process.poll() is None:
             self.look()
             if self.is_due():
+                self.look_for_directory()
                 self.judge_ranks()
                 if heartbeat and (silence := heartbeat.failure()):
                     self.fail(silence, "the stacks of all ranks are in logs/")
@@ -137,6 +151,7 @@ class Supervisor:
         """Wait until a reason for the failure has been recorded; this node has only a rank's exit code."""
         while not self.end_now:
             if self.is_due():
+                self.look_for_directory()
                 if self.failure():
                     return
                 self.judge_ranks()
