@@ -24,12 +24,12 @@ ADAPTER_PASSES = 6.0  # memory traffic of adapters, in multiples of their inputs
 STEP_HOST_S = 0.027  # a step in which the GPU waits: for the norm's value, the optimizer's start, the loss
 # The time of Python: of one micro-step, and of each layer in it (121 ms for 16 layers). More for each layer ...
 HOST_S, HOST_LAYER_S = 0.006, 0.0072
-HOST_ADAPTER_S = 0.0045  # ... with adapters on its matrices
-HOST_UNPACK_S = 0.0045  # ... with matrices in 4 bits
-HOST_GATHER_S = 0.003  # ... whose weights are gathered in every micro-step
-# Recomputing runs forward twice, and Python at each tensor that forward would keep: 1.9 times as long for the 8B model
-# with adapters, 1.6 to 1.8 times on a CPU.
-HOST_RECOMPUTED = 0.75
+HOST_ADAPTER_S = 0.0055  # ... with adapters on its matrices
+HOST_UNPACK_S = 0.003  # ... with matrices in 4 bits
+HOST_GATHER_S = 0.002  # ... whose weights are gathered in every micro-step
+# Recomputing runs forward twice: 1.1 to 1.7 times as long with 1B to 8B, most with matrices in 4 bits. What is measured
+# of Python differs by a third from one machine to another of the same kind.
+HOST_RECOMPUTED = 0.45
 # Of each layer once a step: ZeRO-3 releases the weights, and gathers the new ones. On four H200s a step of 220 ms took
 # 50 ms longer with it than with ZeRO-2.
 HOST_RELEASE_S = 0.002
