@@ -1,13 +1,17 @@
 """Texts are tokenised whole; where they are not, and with tokenizers that tell no offsets, the targets are the same."""
 
+import copy
+
 import pytest
 import transformers
+from tokenizers import AddedToken
 
 from sft.errors import DataError
 
 from .chat_templates import (
     CHATML,
     CHATML_MARKS,
+    EOS_AT_THE_END,
     LINES,
     OBJECT_ARGUMENTS,
     chat,
@@ -98,6 +102,19 @@ def test_no_token_holds_the_end_of_the_prompt_and_the_beginning_of_the_answer(to
     assert (
         sequence.prompt_ids is None and found.probe.tokenizer.decode(sequence.ids[: sequence.answer_start])[-2:] == ": "
     )
+
+
+@pytest.mark.parametrize("words", ["3", " 3", "\n\n3", " \t 3 "])
+def test_a_mark_that_takes_the_white_space_behind_it_is_no_target(tokenizer, words):
+    own = copy.deepcopy(tokenizer)
+    marks = [AddedToken(mark, rstrip=True, special=True) for mark in ("<|user|>", "<|assistant|>", "<|end|>")]
+    own.add_special_tokens({"extra_special_tokens": marks}, replace_extra_special_tokens=False)
+    own.chat_template = EOS_AT_THE_END
+    found = tokeniser(own)
+    sequence = sequence_of(found, chat("1 + 2?", words, "And?", words))
+    one = f"<|assistant|>⟦{words.lstrip()}<|end|>⟧"
+    assert marked(found, sequence) == f"<|user|>1 + 2?<|end|>{one}<|user|>And?<|end|>{one}"
+    assert sequence.prompt_ids is None  # generation starts from the tokens before the answer
 
 
 @pytest.mark.parametrize("split", ["parse", "split"])

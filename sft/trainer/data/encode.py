@@ -37,6 +37,14 @@ class Piece:
         token = self.encoding.char_to_token(at)
         return token is not None and token == self.encoding.char_to_token(at - 1)
 
+    def is_swallowed(self, place: int) -> bool:
+        """Tell whether a mark before a place has taken the white space behind it, as those of Phi 3 do (`rstrip`)."""
+        if not self.spans(place):
+            return False
+        whole, at = self.before + self.text, len(self.before) + place - self.start
+        start, end = self.encoding.token_to_chars(self.encoding.char_to_token(at))
+        return bool(whole[start:at].strip()) and not whole[at:end].strip()
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -48,7 +56,8 @@ class Encoded:
 
     def tokens_of(self, start: int, end: int) -> tuple[int, int]:
         """Return the first of the tokens that hold the characters from `start` on, and the one after the last."""
-        return self.first_token(start), self.first_token(end - 1, at_end=True) + 1
+        is_behind_mark = any(piece.is_swallowed(start) for piece in self.pieces)
+        return self.first_token(start) + is_behind_mark, self.first_token(end - 1, at_end=True) + 1
 
     def first_token(self, place: int, at_end: bool = False) -> int:
         """Return the token that holds a character; if none does, the next one (or, `at_end`, the one before)."""
