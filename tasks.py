@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sft.run.directory import Run
 
 ROOT = Path(__file__).resolve().parent
+WITHOUT_INPUT = {"in_stream": False}  # invoke would read a terminal that is not the session's (`setsid`), and break
 YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -400,7 +401,7 @@ def bench(c: Context) -> None:
     """Measure packed against padded steps on this CPU."""
     refuse_unknown_words()
     with c.cd(ROOT):
-        c.run(f"{sys.executable} -m benchmarks.cpu")
+        c.run(f"{sys.executable} -m benchmarks.cpu", **WITHOUT_INPUT)
 
 
 @task
@@ -410,7 +411,7 @@ def check(c: Context) -> None:
     bootstrap = f"{older} sft/__init__.py sft/host/__init__.py sft/host/bootstrap"
     with c.cd(ROOT):
         for command in ("ruff check .", "ruff format --check .", "mypy", "lint-imports", bootstrap):
-            c.run(f"{sys.prefix}/bin/{command}")
+            c.run(f"{sys.prefix}/bin/{command}", **WITHOUT_INPUT)
 
 
 @task(help={"options": "passed on to pytest"})
@@ -434,14 +435,14 @@ def soak(c: Context, options: str = "") -> None:
     """Kill and stop runs and fill disks, many times; compare the resumed runs with an undisturbed one, bit by bit."""
     refuse_unknown_words("OPTIONS")
     with c.cd(ROOT):
-        c.run(f"{sys.executable} -m tests.soak {options}")
+        c.run(f"{sys.executable} -m tests.soak {options}", **WITHOUT_INPUT)
 
 
 @task
 def docs(c: Context) -> None:
     """Write the generated parts of docs/ and .env.example."""
     with c.cd(ROOT):
-        c.run(f"{sys.executable} docs/generate.py")
+        c.run(f"{sys.executable} docs/generate.py", **WITHOUT_INPUT)
 
 
 @task

@@ -58,6 +58,6 @@ class Steps:
             times = f" x {accumulation} micro-steps" if accumulation > 1 else ""
             step = f"{settings.batch_size} sequences x {ranks} {cards}{times} = {self.global_batch_size} per step"
         rows, steps, total = counted(self.rows, "row"), counted(self.per_epoch, "step"), counted(self.total, "step")
-        limit = settings.max_steps and settings.max_steps < self.per_epoch * settings.max_epochs
-        run = f"MAX_STEPS={settings.max_steps}" if limit else f"x {counted(settings.max_epochs, 'epoch')}"
-        return [step, f"{rows} / {self.global_batch_size} = {steps} an epoch, {run} = {total}"]
+        is_cut = self.total < self.per_epoch * settings.max_epochs
+        run = f"{total}: MAX_STEPS" if is_cut else f"x {counted(settings.max_epochs, 'epoch')} = {total}"
+        return [step, f"{rows} / {self.global_batch_size} = {steps} an epoch, {run}"]

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -95,6 +96,20 @@ def test_a_task_whose_output_is_closed_does_its_work(project, closed):
         ["sh", "-c", command], cwd=project.path, env=project.environment(), capture_output=True, check=False
     )
     assert done.returncode == 0 and b"Traceback" not in done.stderr
+
+
+def test_a_program_that_a_task_calls_does_not_read_a_terminal_that_is_not_the_sessions(project):
+    script = project.path / "docs" / "generate.py"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text("print('written')\n")
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [*project.invoke, "docs"], cwd=project.path, env=project.environment(), stdin=theirs, capture_output=True,
+        text=True, check=False, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    os.close(ours)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "written\n", "")
 
 
 def test_json_that_the_disk_has_no_room_for_is_no_success(project):
