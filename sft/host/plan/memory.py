@@ -187,17 +187,17 @@ def context_bytes(job: Job) -> float:
 
 
 def gathered_bytes(job: Job) -> float:
-    """Return the bytes of weights that ZeRO-3 gathers and keeps for a while: the live ones, and the next ones twice.
+    """Return the bytes of weights that ZeRO-3 gathers and keeps for a while: the live ones, and the next ones.
 
-    Gathered pieces arrive side by side and are joined in a copy. On one rank the shard is the whole, in place. A
-    quantised model unpacks one matrix at a time instead.
+    On four ranks 3B and 8B took no more than the live ones, 1B on two ranks the next ones twice. On one rank the shard is
+    the whole, in place. A quantised model unpacks one matrix at a time instead.
     """
     if job.quantised:
         return (job.element + NF4_SCALE_BYTES) * job.shape.hidden * job.shape.intermediate
     apart = job.stage == 3 and (job.ranks > 1 or job.offload_weights)
     if not apart or job.persistent:
         return 0
-    following = 2 * min(job.weights, job.shape.largest_layer + job.shape.head_weights)
+    following = min(job.weights, job.shape.largest_layer + job.shape.head_weights)
     return job.element * (min(job.weights, job.max_live) + following)
 
 

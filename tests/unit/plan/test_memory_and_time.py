@@ -41,7 +41,7 @@ def test_the_plan_is_near_what_was_measured(tokens, micro_steps, ranks, settings
     job = replace(job, bucket=job.trained if ranks == 1 else job.bucket)
     work = workload.Work(1, tokens * micro_steps * ranks, tokens * micro_steps, micro_steps, tokens, tokens)
     found = gpu_memory(job, tokens, workload.GSM8K.target_share, micro_steps)
-    assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.02)
+    assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.02 if persistent else 0.03)
     assert step_timing(job, work, workload.GSM8K).tokens_per_second == pytest.approx(speed, rel=0.18)
 
 
@@ -153,6 +153,18 @@ def test_the_time_of_python_in_small_steps_is_near_what_was_measured(shape, rank
     work = workload.work(settings, workload.GSM8K, 9216)
     found = 1000 * step_timing(job, work, workload.GSM8K).step_s
     assert found == pytest.approx(sum(measured_ms) / len(measured_ms), rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "peak_gib"), [(EIGHT_B, {"optimizer_bits": 16}, 18.76), (THREE_B, {}, 16.72)]
+)
+def test_what_is_sharded_over_four_cards_of_24_gb_takes_what_was_measured(shape, settings, peak_gib):
+    chosen = {"nodes": 2, "gpus_per_node": 2, "precision": "bf16", "global_batch_size": 64, "max_length": 561} | settings
+    settings = load(None, **chosen, max_tokens_per_micro_step=4096, gradient_checkpointing=1)
+    job = replace(Job.of(settings, shape, H200), persistent=False)
+    work = workload.work(settings, workload.GSM8K, 4096)
+    found = gpu_memory(job, work.largest, workload.GSM8K.target_share, work.micro_steps)
+    assert found.allocated / GIB == pytest.approx(peak_gib, rel=0.1)
 
 
 OF_OTHER_FAMILIES = [  # shape in benchmarks/shapes, settings, recompute: peak GiB, with AdamW's moments
