@@ -189,8 +189,8 @@ def context_bytes(job: Job) -> float:
 def gathered_bytes(job: Job) -> float:
     """Return the bytes of weights that ZeRO-3 gathers and keeps for a while: the live ones, and the next ones.
 
-    On four ranks 3B and 8B took no more than the live ones, 1B on two ranks the next ones twice. On one rank the shard is
-    the whole, in place. A quantised model unpacks one matrix at a time instead.
+    On four ranks 3B and 8B took no more than the live ones, 1B on two ranks the next ones twice. On one rank the shard
+    is the whole, in place. A quantised model unpacks one matrix at a time instead.
     """
     if job.quantised:
         return (job.element + NF4_SCALE_BYTES) * job.shape.hidden * job.shape.intermediate

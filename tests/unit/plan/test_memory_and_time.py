@@ -159,8 +159,8 @@ def test_the_time_of_python_in_small_steps_is_near_what_was_measured(shape, rank
     ("shape", "settings", "peak_gib"), [(EIGHT_B, {"optimizer_bits": 16}, 18.76), (THREE_B, {}, 16.72)]
 )
 def test_what_is_sharded_over_four_cards_of_24_gb_takes_what_was_measured(shape, settings, peak_gib):
-    chosen = {"nodes": 2, "gpus_per_node": 2, "precision": "bf16", "global_batch_size": 64, "max_length": 561} | settings
-    settings = load(None, **chosen, max_tokens_per_micro_step=4096, gradient_checkpointing=1)
+    chosen = {"nodes": 2, "gpus_per_node": 2, "precision": "bf16", "global_batch_size": 64} | settings
+    settings = load(None, **chosen, max_length=561, max_tokens_per_micro_step=4096, gradient_checkpointing=1)
     job = replace(Job.of(settings, shape, H200), persistent=False)
     work = workload.work(settings, workload.GSM8K, 4096)
     found = gpu_memory(job, work.largest, workload.GSM8K.target_share, work.micro_steps)
