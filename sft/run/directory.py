@@ -432,13 +432,6 @@ class Run(RunPaths):
         """Return the nodes' logs, in node order."""
         return in_node_order(self.logs.glob("node-*.log"))
 
-    @staticmethod
-    def log_tail(path: Path, lines: int = 15) -> list[str]:
-        """Return the last lines of a log."""
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - lines * 1000))
-            return file.read().decode(errors="replace").splitlines()[-lines:]
-
 
 @functools.cache
 def say_once(text: str) -> None:

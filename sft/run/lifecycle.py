@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sft import hostfile
 from sft.errors import SettingsError, UserError, wrong
-from sft.run import files, owners
+from sft.run import files, logs, owners
 from sft.run.directory import EVALUATION, OLD_FAILURE, Run
 from sft.run.files import write_json, write_whole
 from sft.run.find import latest
@@ -146,6 +146,7 @@ def reopen(
     run.freeze(Decided.of(settings, run_name=run.name))
     run.keep_reserve()
     restate(run, again)
+    logs.begin_attempt(run)
     point_latest(run)
     return said
 

@@ -28,6 +28,19 @@ def test_a_failure_is_told_by_a_few_lines_of_each_node_without_the_launchers_own
     assert logs.ends(run) == {"node-0": steps[-logs.LAST :]}
 
 
+def test_what_earlier_attempts_said_is_not_shown_as_the_end_of_this_one(run):
+    """After a restart, the error of the attempt before stood beside another reason."""
+    log = run.logs / "node-0.log"
+    log.write_text("RuntimeError: of the first attempt\nhalf a li")
+    lifecycle.reopen(run, run.settings(), again=True)
+    assert logs.ends(run) == {}
+    with log.open("a") as file:
+        file.write("ValueError: of the second\n")
+    assert logs.ends(run) == {"node-0": ["ValueError: of the second"]}
+    assert printed(run, lines=4)[1:3] == ["node-0 | half a li", "node-0 | " + log.read_text().splitlines()[2]]
+    assert log.read_text().splitlines()[2].startswith("--- attempt 2, ")
+
+
 def printed(run, **options):
     text = io.StringIO()
     logs.logs(run, Console(file=text, width=200), **({"follow": False, "lines": 1} | options))

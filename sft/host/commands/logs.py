@@ -13,10 +13,10 @@ from rich.console import Console
 
 from sft.errors import UserError, wrong
 from sft.run.directory import Run
+from sft.run.logs import LONG_LINE, last_lines
 
 POLL_S = 0.3
 LAST, LOOK_BACK = 5, 100  # lines of each log that are shown with a failure, and lines that they are chosen from
-LONG_LINE = 1000  # bytes
 MANY = 8  # logs; of more only the telling ones are shown, unless NODE says which
 TELLING = 4  # of these, at most
 ALL = "all"
@@ -79,12 +79,13 @@ def telling(run: Run, paths: Sequence[Path]) -> list[Path]:
 def ends(run: Run) -> dict[str, list[str]]:
     """Return the last lines of each node's log by `node-R`: few, so that the reason of a failure stays in sight.
 
-    The messages of DeepSpeed's launcher are left out, and so is the reason itself, which is printed elsewhere.
+    Those of earlier attempts and the messages of DeepSpeed's launcher are left out, and so is the reason itself, which
+    is printed elsewhere.
     """
     reason = str(run.state().error)
     found = {}
     for path in telling(run, run.log_files()):
-        lines = [line.rstrip() for line in run.log_tail(path, LOOK_BACK)]
+        lines = [line.rstrip() for line in last_lines(path, LOOK_BACK)]
         kept = [line for line in lines if line and not LAUNCHER_LINE.match(line) and not line.endswith(reason)]
         if kept:
             found[path.stem] = kept[-LAST:]
