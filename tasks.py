@@ -22,6 +22,7 @@ from invoke.tasks import task
 
 from sft.errors import SftError, UserError, wrong
 from sft.failures import POLICIES, is_disk_full
+from sft.host.bootstrap import switch
 from sft.host.launch import signals
 from sft.redaction import NAMES, guard_tracebacks, redact
 from sft.run import owners
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent
 WITHOUT_INPUT = {"in_stream": False}  # invoke would read a terminal that is not the session's (`setsid`), and break
-YES_OR_NO = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,9 +111,9 @@ def options_behind_make(function: Callable[..., Any]) -> dict[str, object]:
 def as_type_of(default: Any, name: str, value: str) -> Any:
     """Return an option's value in the type of its default. Raises UserError."""
     if isinstance(default, bool):
-        if value.lower() not in YES_OR_NO:
+        if value.lower() not in switch.WORDS:
             raise UserError(wrong(name, value, "is not 1 or 0", "use 1 or 0"))
-        return YES_OR_NO[value.lower()]
+        return switch.WORDS[value.lower()]
     if isinstance(default, int):
         if not value.isascii() or not value.isdecimal():
             raise UserError(wrong(name, value, "is not a whole number", "use a whole number, 0 or more"))

@@ -14,7 +14,7 @@ from pathlib import Path
 EXTRAS = ("gpu", "flash", "qlora")
 KEPT = "uv"  # of the tools for tests: it installs torch
 # What the program that installs torch imports of the project's code.
-BOOTSTRAP = ("__init__", "bundle", "checkout", "index", "pip_settings", "sound", "stop", "uv")
+BOOTSTRAP = ("__init__", "bundle", "checkout", "index", "pip_settings", "sound", "stop", "switch", "uv")
 INSTALL = ("__init__", "backend", "driver", "pip", "shown", "torch_build")
 INSTALLER = (
     "sft/__init__.py", "sft/host/__init__.py", "sft/host/install/backends.toml",

@@ -43,7 +43,7 @@ def test_models_and_data_are_copied_and_what_is_there_stays(folder, tmp_path):
 
 def test_offline_means_the_folder_and_no_network(folder):
     given = {"OFFLINE": "1", "BUNDLE": str(folder), "PIP_INDEX_URL": "https://a", "UV_INDEX": "https://b"}
-    assert offline.python(given) == "3.12" and offline.python(given | {"OFFLINE": "0"}) == ""
+    assert offline.python(given) == "3.12" and offline.python(given | {"OFFLINE": "no"}) == ""
     offline.use(given)
     assert given["PIP_NO_INDEX"] == given["UV_OFFLINE"] == given["HF_HUB_OFFLINE"] == "1"
     assert given["PIP_FIND_LINKS"] == str(folder / "wheels") and not {"PIP_INDEX_URL", "UV_INDEX"} & given.keys()

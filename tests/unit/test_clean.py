@@ -153,7 +153,15 @@ def test_in_a_terminal_it_asks(project, engine, monkeypatch, answer, goes):
     assert bool(engine.removed) == goes and (project / ".venv").exists() != goes
 
 
-@pytest.mark.parametrize("value", ["", "0"])
+def test_a_word_that_is_neither_yes_nor_no_removes_nothing(project, engine, monkeypatch, capsys):
+    monkeypatch.setenv("YES", "maybe")
+    with pytest.raises(SystemExit) as ended:
+        clean.main()
+    assert ended.value.code == 2 and capsys.readouterr().err == "YES=maybe: is not 1 or 0; use 1 or 0\n"
+    assert engine.removed == [] and (project / ".venv").exists()
+
+
+@pytest.mark.parametrize("value", ["", "0", "no", "False"])
 def test_without_a_terminal_nothing_is_removed_unless_it_is_said(project, engine, monkeypatch, capsys, value):
     monkeypatch.setenv("YES", value)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import MutableMapping
 
+from sft.host.bootstrap import switch
 from sft.host.bootstrap.stop import stop
 
 DEFAULT = "bundle"  # BUNDLE names another folder
@@ -13,8 +14,8 @@ WHEELS, PYTHON, MODELS, DATA, MANIFEST = "wheels", "python", "models", "data", "
 
 
 def is_asked_for(environment: "MutableMapping[str, str]") -> bool:
-    """Tell whether OFFLINE is set."""
-    return environment.get("OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
+    """Tell whether OFFLINE is set. Exits if it is neither 1 nor 0."""
+    return switch.is_on("OFFLINE", environment)
 
 
 def folder(environment: "MutableMapping[str, str]") -> Path:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Iterator, List, NamedTuple, Optional
 
-from sft.host.bootstrap import at_work, checkout, sound
+from sft.host.bootstrap import at_work, checkout, sound, switch
 from sft.host.bootstrap.stop import run, stop
 
 FOLDERS = (".venv", ".uv", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache", ".hypothesis")
@@ -56,7 +56,7 @@ def main() -> None:
 
 def agreed() -> bool:
     """Ask whether to remove it. Exits where nobody can answer."""
-    if os.environ.get("YES", "") not in ("", "0"):
+    if switch.is_on("YES", os.environ):
         return True
     if not sys.stdin.isatty():
         stop("nothing was removed, because there is no terminal to ask in; `make clean YES=1` removes all of it")
