@@ -118,3 +118,15 @@ def test_null_messages_leave_the_row_to_its_other_columns(tmp_path):
     table = pyarrow.table({"messages": pyarrow.array([None], type=kind), "question": ["a?"], "answer": ["b"]})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     assert [message.content for message in converted(read(tmp_path / "a.parquet"))[0].messages] == ["a?", "b"]
+
+
+def test_dates_that_python_does_not_have_are_in_nobodys_way(tmp_path):
+    late = pyarrow.array([1_700_000_000_000, 1], pyarrow.timestamp("s"))  # milliseconds, stored as seconds
+    columns = {"question": ["a", "b"], "answer": ["1", "2"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns | {"created": late}), tmp_path / "a.parquet")
+    rows = [tuple(row.values()) for row in read(tmp_path / "a.parquet")]
+    assert [(*texts, type(created)) for *texts, created in rows] == [("a", "1", int), ("b", "2", int)]
+    inside = pyarrow.StructArray.from_arrays([late], names=["created"])
+    pyarrow.parquet.write_table(pyarrow.table(columns | {"meta": inside}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b.parquet: the column 'meta' holds a date that cannot be read"):
+        raise read(tmp_path / "b.parquet")[0]

@@ -76,7 +76,7 @@ def rows_of(batches: Iterator[pyarrow.RecordBatch], schema: pyarrow.Schema, path
     while True:
         try:
             batch = next(batches, None)
-            rows = [] if batch is None else batch.to_pylist()
+            rows = [] if batch is None else rows_in(batch, path)
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
             raise unreadable(path, kind, error) from None
         for row in rows:
@@ -84,6 +84,28 @@ def rows_of(batches: Iterator[pyarrow.RecordBatch], schema: pyarrow.Schema, path
             yield row_or_error(as_written, f"{path}:row {number}", row)
         if batch is None:
             break
+
+
+def rows_in(batch: pyarrow.RecordBatch, path: Path) -> list[dict[str, object]]:
+    """Return the rows of a batch. Raises DataError for a column with dates that Python does not have."""
+    try:
+        return batch.to_pylist()
+    except OverflowError:  # as from milliseconds that were stored as seconds
+        columns = {name: values_in(column, name, path) for name, column in zip(batch.schema.names, batch, strict=True)}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def values_in(column: pyarrow.Array, name: str, path: Path) -> list[object]:
+    """Return the values of a column, dates that Python does not have as numbers: no form reads either as text."""
+    import pyarrow
+
+    try:
+        return column.to_pylist()
+    except OverflowError as error:
+        if pyarrow.types.is_temporal(column.type):
+            return column.view(f"int{column.type.bit_width}").to_pylist()
+        what = f"the column {shown(repr(name))} holds a date that cannot be read ({shown(error)})"
+        raise DataError(f"{path}: {what}; write it as text, or leave it out") from None
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> DataError:
