@@ -97,6 +97,7 @@ def test_system_and_history_of_a_row_come_first():
     assert all(message.is_target for message in expected.messages)  # also the answer in the history
     chatted = {"conversations": [HUMAN, GPT], "system": SYSTEM}
     assert convert(chatted) == convert(chatted | {"conversations": [{"from": "system", "value": SYSTEM}, HUMAN, GPT]})
+    assert convert(chatted) == convert(chatted | {"conversations": [{"from": "system", "value": ""}, HUMAN, GPT]})
     assert convert(chatted, system_prompt="Be brief.") == chat(("system", SYSTEM), ("user", ASK), ("assistant", ANSWER))
 
 
@@ -211,6 +212,7 @@ def test_the_width_of_the_terminal_is_not_a_setting(monkeypatch):
         ({"conversations": [HUMAN, {"value": "x"}]}, "message 2: has no `role`"),
         ({"conversations": [HUMAN, GPT | {"from": "narrator"}]}, "message 2: role 'narrator' is unknown"),
         ({"conversations": [HUMAN, GPT | {"value": 4}]}, "message 2: `content` is not text but int"),
+        ({"messages": [USER, {"role": "tool", "name": ["f"], "content": "3"}, ASSISTANT]}, "message 2: `name` is not"),
         ({"conversations": [HUMAN]}, "has no assistant message, so no target token"),
         ({"prompt": [USER], "completion": [USER]}, "column 'completion' has no assistant message"),
         ({"prompt": [USER], "input": "x", "completion": "y"}, "is a list of messages, to which the column 'input'"),

@@ -31,10 +31,10 @@ def with_system(columns: Columns, found: list[Message]) -> list[Message]:
         return found
     name = columns.one("system")
     text = system_text(columns.row[name], columns.where, f"column {name!r}")
-    own = [message.content for message in found if message.role in ("system", "developer")]
+    own = [message.content for message in found if message.is_system and message.says_anything]
     if own and own != [text]:
         raise DataError(f"{columns.where}: has a system message and the column `{shown(name)}` too; leave one of them")
-    return found if own else [Message("system", text), *found]
+    return found if own else [Message("system", text), *(message for message in found if not message.is_system)]
 
 
 def system_text(value: object, where: str, what: str) -> str:

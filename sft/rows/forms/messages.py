@@ -77,7 +77,7 @@ def key_of(key: str, value: object, role: Role, where: str) -> dict[str, object]
         return {key: calls_of(value, where)}
     if key == "function_call":  # OpenAI's older form, of one call
         return {"tool_calls": calls_of([value], where)}
-    if key in REASONING:
+    if key in REASONING or key == "name":
         return {key: checked_text(value, where, what)}
     return {key: checked_json(value, where, what)}
 
