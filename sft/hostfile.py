@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sft.errors import SettingsError, UserError, wrong
+from sft.nouns import counted
 
 MASTER = "llm-master"
 WORKER = "llm-worker"
@@ -58,7 +59,7 @@ def agree(nodes: int, gpus_per_node: int, slots: dict[str, int]) -> None:
     """Raise SettingsError if a hostfile's slots differ from the settings, naming both."""
     problems = []
     if len(slots) != nodes:
-        what = f"the hostfile names {len(slots)} nodes, {', '.join(slots)}"
+        what = f"the hostfile names {counted(len(slots), 'node')}, {', '.join(slots)}"
         problems.append(wrong("NODES", nodes, what, f"set NODES={len(slots)}, or start a new run with FRESH=1"))
     for name, number in slots.items():
         if number != gpus_per_node:

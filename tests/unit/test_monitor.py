@@ -295,6 +295,18 @@ def test_the_steps_of_a_run_are_said_where_it_trains_and_not_where_it_is_evaluat
         assert (" an epoch, " in started.getvalue()) == is_said
 
 
+def test_one_step_is_a_step(run, monkeypatch):
+    run.update_state("finished", step=1, total_steps=1)
+    ended = io.StringIO()
+    report.report(run, Console(file=ended, width=100))
+    assert "finished: 1 step in " in ended.getvalue()
+    monkeypatch.setattr("sft.resources.cores", lambda: 1)
+    run.update_state("training", step=1, total_steps=1)
+    lock = run.lock()
+    assert " on 1 core " in shown(run)
+    lock.close()
+
+
 def test_what_is_unusual_about_the_chat_template_is_shown_by_the_monitor_and_at_the_start(run):
     said = ["<|im_end|> ends its answers: added to the tokens at which final/ stops", "[bold] is no markup"]
     template = TemplateFacts(

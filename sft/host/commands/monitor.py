@@ -19,6 +19,7 @@ from sft.host.commands.metrics_reader import MetricsReader, curve
 from sft.host.commands.progress import bar_line, phase_of
 from sft.host.commands.snapshot import Snapshot
 from sft.host.screen import duration
+from sft.nouns import counted
 from sft.run.directory import Run
 from sft.run.records import ENDED, Evaluation, Results
 
@@ -134,7 +135,7 @@ def facts(seen: Snapshot) -> list[tuple[str, str]]:
 
         memory = psutil.virtual_memory()
         used, all_of_it = (memory.total - memory.available) / 2**30, memory.total / 2**30
-        load = f"load {os.getloadavg()[0]:.1f} on {resources.cores()} cores"
+        load = f"load {os.getloadavg()[0]:.1f} on {counted(resources.cores(), 'core')}"
         found.append(("machine", f"{used:.1f} of {all_of_it:.1f} GiB; {load}"))
     silent = state.status not in ENDED and seen.age_s > SILENT_S
     hint = f" - silent, see `{seen.run.command('logs')}`" if silent else ""

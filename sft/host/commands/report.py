@@ -51,7 +51,7 @@ def report(run: Run, console: Console) -> None:
     """Print the results of a finished run, and where its files are."""
     state = run.state()
     spent = state.seconds
-    console.print(f"\nfinished: {state.total_steps:,} steps in {duration(sum(spent.values()))}")
+    console.print(f"\nfinished: {counted(state.total_steps, 'step')} in {duration(sum(spent.values()))}")
     labelled(console, "", ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items() if seconds >= 0.5))
     prepared = run.record(run.prepared, Prepared)
     if prepared and prepared.row_counts:

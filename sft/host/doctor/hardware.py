@@ -13,6 +13,7 @@ from sft.host import gpus
 from sft.host.check import Check
 from sft.host.launch import launcher
 from sft.host.plan import disk, lookup
+from sft.nouns import counted
 from sft.settings.fields import TINY, Settings
 from sft.settings.stages import Resolved, resolve
 
@@ -26,8 +27,8 @@ def cpu(settings: Settings) -> Check:
     cores = resources.cores()
     if cores < settings.world_size:
         remedy = "ranks take turns: use fewer of them, except for a trial"
-        return Check("CPU", "warning", f"{cores} cores for {settings.world_size} ranks", remedy)
-    return Check("CPU", "ok", f"{cores} cores")
+        return Check("CPU", "warning", f"{counted(cores, 'core')} for {settings.world_size} ranks", remedy)
+    return Check("CPU", "ok", counted(cores, "core"))
 
 
 def memory(settings: Settings) -> Check:

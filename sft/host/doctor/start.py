@@ -15,6 +15,7 @@ from sft.host.plan import advice, view
 from sft.host.plan.job import GIB
 from sft.host.plan.plan import Plan
 from sft.host.screen import duration
+from sft.nouns import counted
 from sft.run import find
 from sft.settings.fields import Settings
 
@@ -81,7 +82,7 @@ def planned(plan: Plan, refuses: bool) -> Check:
         level: Level = "failure" if refuses and not plan.conditions.shape.doubt else "warning"
         return replace(Check.from_problem("plan", problem), level=level, values=values)
     fits = f"{values['peak_gib']:.1f} of {values['usable_gib']:.1f} GiB on each {plan.conditions.card.name}"
-    steps = f"{plan.work.steps:,} steps of {view.seconds(timing.step_s)}: {duration(timing.total_s)}"
+    steps = f"{counted(plan.work.steps, 'step')} of {view.seconds(timing.step_s)}: {duration(timing.total_s)}"
     return Check("plan", "ok", f"{fits}; {steps}", values=values)
 
 

@@ -94,7 +94,7 @@ def choose_device(settings: Settings, offer: Offer, wanted: int) -> OnDevice:
     cards, where = offer.gpus, offer.where
     most = CPU_RANKS_PER_CORE * offer.cores
     if not cards and wanted > most:
-        what = f"{wanted} ranks on {offer.cores} cores {where}"
+        what = f"{wanted} ranks on {counted(offer.cores, 'core')} {where}"
         raise SettingsError([wrong("GPUS_PER_NODE", settings.gpus_per_node, what, "use fewer nodes or ranks")])
     without = WITHOUT.get(where, "run `make demo`, which needs none")
     if settings.device == "cpu":

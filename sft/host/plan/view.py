@@ -18,6 +18,7 @@ from sft.host.plan.memory import host_memory
 from sft.host.plan.plan import Plan
 from sft.host.plan.planner import plan_with
 from sft.host.screen import duration
+from sft.nouns import counted
 from sft.run import metrics
 from sft.run.directory import Run
 from sft.run.records import PlanSummary
@@ -56,7 +57,7 @@ def short_lines(plan: Plan | None) -> list[str]:
     lines = [
         f"{plan.memory.peak / GIB:.1f} of {plan.conditions.limit_bytes / GIB:.1f} GiB on each GPU: {memory}",
         f"{micro_step_size(plan)}, activations {recompute}",
-        f"{plan.work.steps:,} steps of {seconds(timing.step_s)}, {timing.tokens_per_second:,.0f} tokens/s: "
+        f"{counted(plan.work.steps, 'step')} of {seconds(timing.step_s)}, {timing.tokens_per_second:,.0f} tokens/s: "
         f"{duration(timing.total_s)} of training; `make plan` says more",
     ]
     lines += [line for line in (*plan.conditions.notes, advice.problem(plan), *better(plan)) if line]
@@ -80,7 +81,7 @@ def full_lines(plan: Plan) -> Iterator[str]:
     for note in conditions.notes:
         yield from textwrap.wrap(note, 80, initial_indent="  ", subsequent_indent="    ")
     rows = conditions.rows
-    yield f"{rows.rows:,} rows of {rows.tokens_per_row:.0f} tokens, longest {rows.longest}"
+    yield f"{counted(rows.rows, 'row')} of {rows.tokens_per_row:.0f} tokens, longest {rows.longest}"
     yield f"  {rows.source}"
     yield ""
     yield from memory_table(plan)
@@ -139,7 +140,7 @@ def step_lines(plan: Plan) -> Iterator[str]:
         f"optimizer {seconds(timing.optimizer_s)}"
     )
     yield (
-        f"{'run':<7}{work.steps:,} steps, {work.tokens:,} tokens at {timing.tokens_per_second:,.0f} tokens/s: "
+        f"{'run':<7}{counted(work.steps, 'step')}, {work.tokens:,} tokens at {timing.tokens_per_second:,.0f} tokens/s: "
         f"{duration(timing.total_s)}"
     )
     yield from disk_lines(plan)
@@ -177,7 +178,7 @@ def better(plan: Plan) -> list[str]:
     if more := advice.larger_batch(plan):
         speed = f"{more.timing.tokens_per_second:,.0f} tokens/s: {duration(more.timing.total_s)}"
         size = f"GLOBAL_BATCH_SIZE={more.settings.sequences_per_step}"
-        lines.append(f"small steps: {size} gives {speed}, {more.work.steps:,} steps")
+        lines.append(f"small steps: {size} gives {speed}, {counted(more.work.steps, 'step')}")
     return [line for line in lines if line]
 
 

@@ -13,6 +13,7 @@ from sft.host.launch.hosts.compare import at_once
 from sft.host.launch.hosts.messages import Facts, Probed, Request
 from sft.host.launch.hosts.ssh import agents
 from sft.host.launch.probe import PROBE_TIMEOUT_S, measured
+from sft.nouns import counted
 from sft.settings import hosts
 from sft.settings.fields import FOLDERS, Settings
 from sft.settings.hosts import Host
@@ -45,7 +46,7 @@ def checks(settings: Settings) -> Iterator[Check]:
 def in_words(found: Facts) -> str:
     """Say what a host has."""
     cards = f"{len(found.cards)} x {found.cards[0].name}" if found.cards else "no GPU"
-    return f"{cards}, {found.cores} cores, {found.memory_gib:.0f} GiB, Python {found.python}"
+    return f"{cards}, {counted(found.cores, 'core')}, {found.memory_gib:.0f} GiB, Python {found.python}"
 
 
 def between(settings: Settings, named: list[Host], facts: list[Facts]) -> Iterator[Check]:

@@ -23,6 +23,7 @@ from sft.host.launch.hosts.messages import Request
 from sft.host.launch.hosts.ssh import SSH_FAILED, Agent, agents
 from sft.host.launch.offer import HOSTS, Offer
 from sft.host.launch.word import WORD
+from sft.nouns import counted
 from sft.run.directory import Run
 from sft.run.records import Failure
 from sft.settings import hosts
@@ -69,7 +70,12 @@ class Hosts:
         cards = [[card.gpu(index) for index, card in enumerate(facts.cards)] for facts in self.facts]
         if settings.device != "cpu" and any(cards):
             few = [
-                wrong("GPUS_PER_NODE", slots, f"{host.text} has {len(own)} GPUs", "use as many as every host has")
+                wrong(
+                    "GPUS_PER_NODE",
+                    slots,
+                    f"{host.text} has {counted(len(own), 'GPU')}",
+                    "use as many as every host has",
+                )
                 for host, own in zip(self.hosts, cards, strict=True)
                 if len(own) < slots
             ]
