@@ -48,6 +48,34 @@ def test_all_bad_rows_of_all_files_are_named(settings, tiny):
     assert not list((settings.data_path / "prepared").iterdir())
 
 
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+@pytest.mark.parametrize("harm", [flip_a_bit, cut_short, Path.unlink])
+def test_prepared_data_that_is_not_as_it_was_written_is_prepared_again(harm, settings, tiny, capsys):
+    """Another token was trained on without a word, or memory ran out at an offset of a billion."""
+    write(settings, "train.jsonl", *[GOOD] * 4)
+    write(settings, "validation.jsonl", GOOD)
+    folder, found = prepared_data.prepared_data(settings, tiny)
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*/*"))
+    before = {name: (folder / name).read_bytes() for name in names}
+    assert prepared_data.prepared_data(settings, tiny) == (folder, found)
+    assert "is not as it was written" not in capsys.readouterr().err
+    for name in names:
+        harm(folder / name)
+        assert prepared_data.prepared_data(settings, tiny) == (folder, found), name
+        assert f"{folder}: is not as it was written; the rows are prepared again" in capsys.readouterr().err
+        assert {name: (folder / name).read_bytes() for name in names} == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 @pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.parametrize("long_rows", ["cut", "drop"])
 def test_every_row_is_trained_held_out_or_dropped_and_keeps_its_number(long_rows, cores, settings, tiny, monkeypatch):

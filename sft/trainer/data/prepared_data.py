@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,13 +52,13 @@ def prepared_data(
     moved since. `template`: the run's own copy of CHAT_TEMPLATE's file.
     """
     folder = prepared_path(settings) / cache_key(settings, model, template)
-    found = manifest(folder)
+    found = intact(folder, settings)
     if commits and (found is None or commits_of(found, settings) != commits):
         settings = with_commits(settings, commits)
         folder = prepared_path(settings) / cache_key(settings, model, template)
-        found = manifest(folder)
+        found = intact(folder, settings)
     if found is None:
-        with files.whole_folder(folder, lambda found: manifest(found) is not None) as temporary:
+        with files.whole_folder(folder, lambda made: intact(made, settings) is not None) as temporary:
             make(settings, model, temporary, template)
         found = typed_json.read(folder / MANIFEST, PreparedData)
     return folder, found
@@ -71,12 +71,24 @@ def commits_of(data: PreparedData, settings: Settings) -> dict[str, str]:
     return {parts_of(settings)[0].name: data.commit} if data.commit else {}
 
 
-def manifest(folder: Path) -> PreparedData | None:
-    """Return the manifest of prepared data, or None if the data is not complete: the manifest is written last."""
+def intact(folder: Path, settings: Settings) -> PreparedData | None:
+    """Return the manifest of prepared data; None if it is not complete, or not as it was written.
+
+    The manifest is written last. A damaged disk, or somebody who edits a file, must not change what is trained.
+    """
     try:
-        return typed_json.read(folder / MANIFEST, PreparedData)
+        found = typed_json.read(folder / MANIFEST, PreparedData)
     except (FileNotFoundError, files.Unreadable):
         return None
+    if content_hash(folder, lambda path: kept_hash(path, settings.data_path)) == found.hash:
+        return found
+    print(f"{folder}: is not as it was written; the rows are prepared again", file=sys.stderr, flush=True)
+    return None
+
+
+def content_hash(folder: Path, hash_of: Callable[[Path], str] = file_hash) -> str:
+    """Return a hash of all files of the splits of prepared data."""
+    return short_hash(*(hash_of(path) for path in sorted(folder.rglob("*/*")) if path.is_file()))
 
 
 def cache_key(settings: Settings, model: Path, template: Path | None = None) -> str:
@@ -151,7 +163,7 @@ def make(settings: Settings, model: Path, folder: Path, file: Path | None = None
     found = PreparedData(
         train=Split.total([(part.train, part.repeats) for part in written]),
         validation=Split.total([(part.validation, 1) for part in written]),
-        hash=short_hash(*(file_hash(path) for path in sorted(folder.rglob("*/*")) if path.is_file())),
+        hash=content_hash(folder),
         files=origin.hashes(there, local, settings) if local else None,
         splits=splits,
         row_counts=part_writer.row_counts(written),
