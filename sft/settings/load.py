@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from sft import redaction
 from sft.errors import SettingsError, UserError, shown, wrong
-from sft.settings import hosts, mixture_file, rules, variables
+from sft.settings import hosts, libraries, mixture_file, rules, variables
 from sft.settings.explain import explain
 from sft.settings.fields import DEMO, FOLDERS, TINY, Settings, secret_names
 from sft.settings.stages import Decided, Resolved, without_plan
@@ -74,7 +74,7 @@ def load(
                 context = item.get("ctx", {})
                 problems.append(explain(item["loc"], item["type"], item["input"], item["msg"], context))
                 values.pop(str(item["loc"][0]))
-    problems += rules.contradictions(settings)
+    problems += rules.contradictions(settings) + libraries.problems(os.environ)
     if problems:
         raise SettingsError(problems)
     explicit = {name for name in names if name.upper() in written}

@@ -93,10 +93,11 @@ def run(tmp_path):
     return lifecycle.create(settings, hostfile.hostfile(2, 1))
 
 
-def node_program(run, rank):
+def node_program(run, rank, **variables):
     """Start a node's program on a run as it is, and return how it ended."""
     command = [sys.executable, "-m", "sft.host.launch.node", "--run", str(run.path), "--node-rank", str(rank)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    given = os.environ | variables
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,14 @@ def test_what_keeps_a_node_from_starting_is_the_reason_of_the_failure(run, name,
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     found = run.failure()
     assert found.kind == "user" and found.reason.startswith("node 0: ") and reason in found.reason
+
+
+@pytest.mark.parametrize(("name", "value"), [("GLOO_SOCKET_IFNAME", "nosuch9"), ("TORCH_DISTRIBUTED_DEBUG", "on")])
+def test_a_variable_that_only_this_node_has_wrong_is_the_reason_before_any_rank_is_started(run, name, value):
+    done = node_program(run, 0, **{name: value})
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert run.failure().kind == "user" and run.failure().reason.startswith(f"node 0: {name}={value}: ")
+    assert "[launch.py" not in "".join(path.read_text() for path in run.log_files())
 
 
 def test_a_second_program_that_cannot_start_does_no_harm_to_a_run_at_work(run):

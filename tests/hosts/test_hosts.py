@@ -164,6 +164,27 @@ def test_other_settings_on_one_of_the_hosts_are_said_on_both(project, second):
     assert not (project.path / "runs" / "unlike").exists()
 
 
+def test_an_interface_that_one_of_the_hosts_lacks_is_said_on_both(project, second):
+    port = project.environment()["MASTER_PORT"]
+    more = {"MASTER_PORT": port, "MASTER_ADDR": "hostA", "LAUNCHER": "hosts"}
+    other = on(second, project).start("train", **small(NODE_RANK=1, GLOO_SOCKET_IFNAME="bond9", **more))
+    done = project.inv("train", **small(RUN_NAME="lacks", NODE_RANK=0, **more))
+    line = "GLOO_SOCKET_IFNAME=bond9: no interface 'bond9' with an address on hostB"
+    assert done.returncode == 2 and line in done.stdout, done.stdout
+    assert line in output(other) and other.returncode == 2
+
+
+def test_an_interface_that_one_of_the_named_hosts_lacks_is_said_before_a_run_is_opened(project, network, second):
+    network.start_sshd(second, "SetEnv GLOO_SOCKET_IFNAME=bond9")
+    try:
+        done = project.inv("train", **small(RUN_NAME="lacking", **HOSTS))
+    finally:
+        network.start_sshd(second)
+    assert done.returncode == 2, done.stdout
+    assert "HOSTS=hostB: GLOO_SOCKET_IFNAME=bond9: no interface 'bond9' with an address on hostB" in done.stdout
+    assert not (project.path / "runs" / "lacking").exists()
+
+
 def test_a_user_with_another_id_on_one_of_the_hosts_is_told_so_on_both(project, second):
     """The other user may read everything, as where a folder is open to all, and write where all may."""
     for name in ("runs", "data", "models"):

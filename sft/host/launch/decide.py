@@ -9,7 +9,7 @@ from rich.console import Console
 from sft.errors import SettingsError, wrong
 from sft.host import gpus
 from sft.host.gpus import Gpu, unused
-from sft.host.launch import inputs, launcher, learning_rate
+from sft.host.launch import inputs, interface, launcher, learning_rate
 from sft.host.launch.launcher import LAUNCHERS, Launcher
 from sft.host.launch.offer import PARTITION, Offer
 from sft.host.plan import disk, lookup, planner, view
@@ -67,6 +67,8 @@ def on_machine(written: Settings, in_container: bool = False, opened: bool = Fal
         device = choose_device(written, offer, wanted)
         here = chosen.cards(written, offer.gpus) if device == "cuda" else here
         chosen.check(written)
+    if chosen.on_this_machine and not chosen.own_packages:
+        interface.check(device == "cuda")
     cards = here[:wanted]
     resolved = resolve(written, device, chosen.name, all(card.has_bf16 for card in cards), with_file=not opened)
     why = "DEVICE=cpu" if written.device == "cpu" else f"{len(cards)} x {cards[0].name}" if cards else "no GPU"

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import TextIO
 
 from sft import hostfile
-from sft.errors import RunFailed, SftError, UserError, kind_of
+from sft.errors import RunFailed, SettingsError, SftError, UserError, kind_of
 from sft.failures import Kind, exit_in_words, kind_of_exit
 from sft.host import provenance
-from sft.host.launch import meeting, rank_variables
+from sft.host.launch import interface, meeting, rank_variables
 from sft.host.launch.heartbeat import Heartbeat
 from sft.host.launch.hosts import by_hand
 from sft.host.launch.link import Link, MasterLink, master_address
@@ -38,7 +38,7 @@ from sft.redaction import guard_tracebacks, redact
 from sft.run import typed_json
 from sft.run.directory import Run
 from sft.run.records import Failure, NodeInfo, Prepared
-from sft.settings import variables
+from sft.settings import libraries, variables
 from sft.settings.load import load
 
 
@@ -116,6 +116,7 @@ class Node:
             raise UserError(f"{self.run.path}: is running already; `{self.run.command('monitor')}` shows it")
         well = False
         try:
+            self.check_environment()
             self.introduce()
             hostfile.agree(self.settings.nodes, self.settings.gpus_per_node, self.hosts)
             if self.nodes_are_here():
@@ -144,6 +145,12 @@ class Node:
         self.link.close(well)
         if lock:
             lock.close()
+
+    def check_environment(self) -> None:
+        """Raise SettingsError for variables with which no rank could start here: this host's may be its own."""
+        found = libraries.problems(os.environ) + interface.problems(os.environ, self.settings.device == "cuda")
+        if found:
+            raise SettingsError(found)
 
     def introduce(self) -> None:
         """Write what this node is, for the monitor: one machine's cards may belong to several nodes."""

@@ -89,6 +89,7 @@ class Processes:
         if self.device == "cpu":
             ours["DS_ACCELERATOR"] = "cpu"
         else:
+            ours["DS_ACCELERATOR"] = "cuda"  # DeepSpeed would believe what somebody has set for another program
             default["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
             # NCCL's own monitor ends ranks whose collectives take minutes; here the heartbeat decides.
             default["TORCH_NCCL_ENABLE_MONITORING"] = "0"

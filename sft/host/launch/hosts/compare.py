@@ -38,9 +38,13 @@ def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def differences(all_hosts: list[Host], facts: list[Facts]) -> list[str]:
-    """Return a line for everything in which a host differs from the first one that has to be the same."""
+    """Return a line for everything in which a host differs from the first one, or with which no rank could start."""
+    each = zip(all_hosts, facts, strict=True)
+    alone = [f"HOSTS={host.text}: {problem}" for host, found in each for problem in found.problems]
     others = zip(all_hosts[1:], facts[1:], strict=True)
-    return [line for host, found in others for line in look.differences(host.text, found, all_hosts[0].text, facts[0])]
+    return alone + [
+        line for host, found in others for line in look.differences(host.text, found, all_hosts[0].text, facts[0])
+    ]
 
 
 def address_of(first: Facts) -> str:

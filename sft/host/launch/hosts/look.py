@@ -17,6 +17,7 @@ from sft.errors import shown, wrong
 from sft.host import gpus, provenance
 from sft.host.launch import interface
 from sft.host.launch.hosts.messages import Card, Facts
+from sft.settings import libraries
 
 CODE = ("sft", "ds_configs")  # what the nodes run
 # Variables that change what ranks compute or how they reach each other. Those that name a host's own interfaces differ.
@@ -32,7 +33,7 @@ SHOWN = 3  # differing files that are named
 
 def look(towards: list[str]) -> Facts:
     """Return the facts of this host; `towards` are names of a host that is to reach it."""
-    start = provenance.here()
+    start, cards = provenance.here(), gpus.visible()
     return Facts(
         host=socket.gethostname(),
         boot=BOOT.read_text().strip() if BOOT.is_file() else "",
@@ -43,7 +44,8 @@ def look(towards: list[str]) -> Facts:
         variables={name: value for name, value in os.environ.items() if is_of_ranks(name)},
         cores=resources.cores(),
         memory_gib=psutil.virtual_memory().total / 2**30,
-        cards=[Card.of(gpu) for gpu in gpus.visible()],
+        cards=[Card.of(gpu) for gpu in cards],
+        problems=libraries.problems(os.environ) + interface.problems(os.environ, bool(cards)),
     )
 
 

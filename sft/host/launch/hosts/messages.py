@@ -74,6 +74,7 @@ class Facts(Part):
     cores: int
     memory_gib: float
     cards: list[Card]
+    problems: list[str] = dataclasses.field(default_factory=list)  # with its variables: no rank could start there
 
 
 @dataclass(frozen=True, kw_only=True)
