@@ -309,6 +309,20 @@ def test_what_slurm_does_not_have_is_said_at_once(project, settings, message):
     assert not Path(project.path / "runs" / "wrong").exists(), "no run is left that never was in the queue"
 
 
+def test_what_the_shell_around_it_has_for_other_jobs_changes_nothing(project, undisturbed):
+    """A shell of a job, as `srun --pty bash` gives it, on a cluster whose users export nothing to their jobs."""
+    of_another_job = {"SLURM_JOB_ID": 1, "SLURM_MEM_PER_CPU": 10, "SLURM_MEM_PER_NODE": 20, "SLURM_CPUS_PER_TASK": 3}
+    defaults = {"SBATCH_EXPORT": "NONE", "SBATCH_TIMELIMIT": 1, "SBATCH_PARTITION": "high", "SBATCH_NO_REQUEUE": 1}
+    shown = {"SINFO_PARTITION": "nosuch", "SQUEUE_STATES": "RUNNING"}
+    more = {"SLURM_PARTITION": "low", "SLURM_TIME": "30", **of_another_job, **defaults, **shown}
+    run, number = submitted(project, "shell", **more)
+    asked = queue.call("scontrol", "--oneliner", "show", "job", str(number))
+    assert "Partition=low" in asked and "TimeLimit=00:30:00" in asked and "Requeue=1" in asked, asked
+    left_queue(run, number)
+    assert run.state().status == "finished", log(run)
+    same(run, undisturbed)
+
+
 def test_the_script_can_be_read_before_it_is_submitted(project):
     done = project.inv("train", "--dry-run", **small(RUN_NAME="dry", SLURM_TIME="2:00:00", SLURM_EXTRA="--mem=0"))
     for line in ("#SBATCH --time=2:00:00", "#SBATCH --mem=0", "#SBATCH --nodes=2", "#SBATCH --signal=B:USR1@120"):

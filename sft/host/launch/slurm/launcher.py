@@ -154,6 +154,7 @@ class Step:
             "srun",
             f"--nodes={self.settings.nodes}", f"--ntasks={self.settings.nodes}", "--ntasks-per-node=1",
             *cores_of_task(),
+            "--export=ALL",  # after `sbatch --export=NONE` srun would give the nodes nothing either
             # A node that breaks has said why by then; the others must not hold their GPUs for a run that has failed.
             "--kill-on-bad-exit=1",
             # The node programs write their own logs; what else they say is an error before that.

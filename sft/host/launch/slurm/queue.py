@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,14 @@ ENDS = {
     "FAILED": "failed",
     "COMPLETED": "has ended",
 }
+
+# Variables by which users have Slurm's commands list less, or in another form.
+OF_LISTS = re.compile(r"(SINFO|SQUEUE|SCONTROL)_\w+")
+# A shell inside of a job has all that Slurm has told that job. Another job would take its limits and its CPUs for its
+# own, and srun refuse to start. What says where the cluster is stays, and so do settings of a run.
+OF_CLUSTER = re.compile(r"SLURM_(CONF\w*|CLUSTERS|JWT)")
+# sbatch's variables, where they are not named as its options are. A variable wins over an option in a script.
+VARIABLES = {"time": "SBATCH_TIMELIMIT", "requeue": "SBATCH_NO_REQUEUE"}
 
 
 class Unanswered(UserError):
@@ -75,12 +84,18 @@ class JobState:
         return f"job {self.number} is {self.state.lower()}{why}{times}"
 
 
-def call(*command: str, timeout_s: float | None = None) -> str:
-    """Return what one of Slurm's commands prints. Raises UserError with its last line if it fails, and Unanswered."""
+def call(*command: str, timeout_s: float | None = None, without: Collection[str] = ()) -> str:
+    """Return what one of Slurm's commands prints. Raises UserError with its last line if it fails, and Unanswered.
+
+    `without`: variables that it is not to see.
+    """
+    environment = {name: value for name, value in os.environ.items() if not OF_LISTS.fullmatch(name)}
+    environment = {name: value for name, value in environment.items() if name not in without}
     timeout_s = timeout_s or TIMEOUT_S
     try:
         done = subprocess.run(
             command,
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -106,7 +121,7 @@ def submit(script: Path) -> int:
     """
     try:
         # --parsable prints the number, and behind a semicolon the cluster if there are several.
-        return int(call("sbatch", "--parsable", str(script)).strip().split(";")[0])
+        return int(call("sbatch", "--parsable", str(script), without=hidden_from(script)).strip().split(";")[0])
     except Unanswered:
         queued = [
             line.split(maxsplit=1) for line in call("squeue", "--noheader", "--me", "--format=%A %o").splitlines()
@@ -114,6 +129,24 @@ def submit(script: Path) -> int:
         if found := [int(number) for number, command in queued if command == str(script.absolute())]:
             return max(found)
         raise
+
+
+def hidden_from(script: Path) -> set[str]:
+    """Return the variables that a job script must not be submitted with: it would be another job than the script says.
+
+    Those of a job that this program runs in, and sbatch's defaults for options that the script has.
+    """
+    from sft.settings.fields import (
+        Settings,
+    )  # here because a look at a run needs none, and it takes longer than the look
+
+    options = re.findall(r"^#SBATCH '?--([\w-]+)", script.read_text(encoding="utf-8"), re.MULTILINE)
+    found = {f"SBATCH_{option.upper().replace('-', '_')}" for option in options}
+    found |= {VARIABLES[option] for option in options if option in VARIABLES}
+    if "SLURM_JOB_ID" in os.environ:
+        mine = {name for name in os.environ if name.startswith("SLURM_") and not OF_CLUSTER.fullmatch(name)}
+        found |= mine - {name.upper() for name in Settings.model_fields}
+    return found
 
 
 def state_of(number: int, timeout_s: float | None = None) -> JobState | None:
