@@ -1,16 +1,22 @@
 """HOSTS: what it may say, and what follows from it; how hosts are compared; the word of the nodes."""
 
+import socket
 import stat
 
 import pytest
+from rich.console import Console
 
 from sft import hostfile
 from sft.errors import SettingsError
-from sft.host.launch import rank_variables, word
-from sft.host.launch.hosts import look
+from sft.host.launch import launcher, rank_variables, word
+from sft.host.launch.hosts import look, prove
+from sft.host.launch.hosts.by_hand import ByHand
 from sft.host.launch.hosts.messages import Facts
 from sft.settings import hosts
 from sft.settings.load import load
+from sft.settings.stages import Decided
+from tests.e2e.project import free_port
+from tests.settings import decided
 
 
 def test_hosts_are_written_as_for_ssh():
@@ -123,3 +129,38 @@ def test_schedulers_tell_a_node_its_place(monkeypatch, variables, place):
         monkeypatch.setenv(name, value)
     nodes = rank_variables.nodes()
     assert (rank_variables.node_rank(), rank_variables.master_address(), nodes and nodes[1]) == place
+
+
+@pytest.mark.parametrize("rank", ["one", "-1", "0.5"])
+def test_a_rank_that_is_no_number_is_said_and_no_other_variable_taken_instead(monkeypatch, rank):
+    for name, value in {"NODE_RANK": rank, "SLURM_NODEID": "0", "MASTER_ADDR": "hostA"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^LAUNCHER=hosts: NODE_RANK={rank} is not the number of a node; count fr"):
+        launcher.choose(load(None, launcher="hosts"), has_gpu=False)
+
+
+# Where MASTER_ADDR leads
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", socket.gethostname()])
+def test_the_first_node_finds_itself_at_its_address(address):
+    assert prove.elsewhere(address, free_port()) == ""
+
+
+def test_a_first_node_at_another_address_is_told_so_before_a_run_is_opened(monkeypatch, tmp_path):
+    monkeypatch.setattr(prove, "KNOWN_WITHIN_S", 0.0)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("PET_MASTER_ADDR", "nosuch.invalid")
+    settings = decided(launcher="hosts", runs_path=tmp_path / "runs", data_path=tmp_path, model_path=tmp_path)
+    with pytest.raises(
+        SettingsError, match=r"^PET_MASTER_ADDR=nosuch.invalid: does not lead to this host, .+ \(.+\); "
+    ):
+        ByHand().prepare(Decided.of(settings, master_port=free_port()), [], Console())
+
+
+def test_what_answers_at_the_address_of_the_first_node_must_be_itself(monkeypatch):
+    monkeypatch.setattr(prove, "CONNECT_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as ours, socket.create_server(("127.0.0.1", 0)) as theirs:
+        ours.settimeout(0.1)
+        for server, reason in ((ours, ""), (theirs, "another machine answers there")):
+            assert prove.not_to(ours, "127.0.0.1", server.getsockname()[1]) == reason

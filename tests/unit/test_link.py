@@ -5,6 +5,7 @@ import resource
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -124,6 +125,19 @@ def test_a_node_that_ends_while_the_run_is_opened_may_come_again(port):
     assert again.refusal() is None and master.missing() == [] and master.lost() is None
     again.close(well=True)
     master.close(well=True)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "nosuch.invalid"])
+def test_a_node_that_waits_for_the_first_one_says_why_it_does_not_reach_it(port, address, monkeypatch, capsys):
+    monkeypatch.setenv("MASTER_ADDR", address)
+    monkeypatch.setattr(meeting, "QUIET_S", 0.0)
+    worker = WorkerLink(1, port)
+    settings = decided(nodes=2, master_port=port - 1).model_copy(update={"rendezvous_timeout_s": 0.5})
+    with pytest.raises(RunFailed) as caught:
+        meeting.told_run(settings, worker, SimpleNamespace(end_now=False, who=lambda: None))
+    at = f"{address}:{port}"
+    assert f"node 0 did not come to {at} ({worker.why_not}) within" in str(caught.value) and worker.why_not
+    assert capsys.readouterr().out == f"node 1: node 0 is not yet at {at} ({worker.why_not})\n"
 
 
 def test_a_node_of_another_user_does_not_know_the_word_and_is_told_so(port):

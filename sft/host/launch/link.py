@@ -253,6 +253,7 @@ class WorkerLink(Link):
         self.rank, self.port, self.word = rank, port, word
         self.has_proven = self.is_ready = False
         self.was_there = self.is_gone = False  # node 0
+        self.why_not = ""  # node 0 could not be reached at the last attempt
 
     def poll(self) -> None:
         """Connect to node 0 if that has not been done yet, and receive what it has sent."""
@@ -261,13 +262,14 @@ class WorkerLink(Link):
                 connection = socket.create_connection((master_address(), self.port), CONNECT_TIMEOUT_S)
             except OSError as error:
                 self.is_gone = self.was_there and isinstance(error, ConnectionRefusedError)
+                self.why_not = str(error.strerror or error)
                 return  # not there yet
             if (
                 connection.getsockname() == connection.getpeername()
             ):  # the kernel has chosen this very port for our end, and connected us to ourselves
                 connection.close()
                 return
-            self.peers[0] = Peer(connection)
+            self.peers[0], self.why_not = Peer(connection), ""
         super().poll()
         if self.peers[0].lost and self.run_name() is None and self.refusal() is None:
             # Node 0 had no room for this connection, or took it for a stranger's: another one may do.

@@ -17,6 +17,7 @@ from sft.run.directory import Run
 from sft.settings.fields import Settings
 
 POLL_S = 0.2
+QUIET_S = 5.0  # for which nobody needs to know that node 0 is not there yet
 NAMED = 8  # missing nodes that a message names
 
 
@@ -78,15 +79,19 @@ def first_run(settings: Settings, opened: contextlib.ExitStack) -> Run:
 def told_run(settings: Settings, link: Link, heard: Signals) -> Run | None:
     """Return the run that node 0 works on, or None if this node is stopped before that. Raises RunFailed."""
     assert isinstance(link, WorkerLink)
-    deadline = time.monotonic() + settings.rendezvous_timeout_s
+    began, said = time.monotonic(), ""
+    deadline = began + settings.rendezvous_timeout_s
     while (name := link.run_name()) is None:
         if heard.end_now or (heard.who() and not link.peers):
             return None
         if reason := link.refusal():
             raise UserError(f"node 0: {reason}")
-        if reason := link.lost() or no_meeting(settings, [0], deadline):
+        if reason := link.lost() or no_meeting(settings, [0], deadline, link):
             raise RunFailed(f"node {link.rank}: {reason}", "lost_node")
         link.poll()
+        if link.why_not and link.why_not != said and time.monotonic() > began + QUIET_S:
+            said = link.why_not
+            print(f"node {link.rank}: node 0 is not yet at {place(settings)} ({said})", flush=True)
         time.sleep(POLL_S)
     return Run(settings.runs_path.resolve() / name)
 
@@ -99,8 +104,14 @@ def no_meeting(settings: Settings, missing: list[int], deadline: float, link: Li
         return refused[0]
     more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
     nodes = f"node{'s' * (len(missing) > 1)} {', '.join(map(str, missing[:NAMED]))}{more}"
-    at = f"{master_address()}:{hostfile.link_port(settings.master_port)}"
-    return f"{nodes} did not come to {at} within RENDEZVOUS_TIMEOUT_S={settings.rendezvous_timeout_s} seconds"
+    at = place(settings)
+    why = f" ({link.why_not})" if isinstance(link, WorkerLink) and link.why_not else ""
+    return f"{nodes} did not come to {at}{why} within RENDEZVOUS_TIMEOUT_S={settings.rendezvous_timeout_s} seconds"
+
+
+def place(settings: Settings) -> str:
+    """Return where node 0 listens for the other nodes."""
+    return f"{master_address()}:{hostfile.link_port(settings.master_port)}"
 
 
 def refusals(link: Link, missing: list[int]) -> list[str]:

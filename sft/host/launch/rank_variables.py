@@ -23,6 +23,11 @@ def master_address() -> str:
     return next((words[0] for words in found if words), "")
 
 
+def named_by() -> str:
+    """Return the variable that says where the first node is."""
+    return first_set(MASTER_ADDRESS)
+
+
 def nodes() -> tuple[str, int] | None:
     """Return the number of nodes that a scheduler has started, with the variable that says it; None without one."""
     found = ((name, os.environ.get(name, "")) for name in NODES)
@@ -31,5 +36,15 @@ def nodes() -> tuple[str, int] | None:
 
 def node_rank() -> int | None:
     """Return this node's rank, or None if no variable says it."""
-    found = (os.environ.get(name, "") for name in NODE_RANK)
-    return next((int(value) for value in found if value.isdecimal()), None)
+    value = os.environ.get(ranked_by(), "").strip()
+    return int(value) if value.isdecimal() else None
+
+
+def ranked_by() -> str:
+    """Return the variable that says this node's rank; its value may be no number."""
+    return first_set(NODE_RANK)
+
+
+def first_set(names: tuple[str, ...]) -> str:
+    """Return the first of these variables that is not empty; the first of all if each is."""
+    return next((name for name in names if os.environ.get(name, "").strip()), names[0])

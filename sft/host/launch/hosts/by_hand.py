@@ -19,13 +19,13 @@ from pathlib import Path
 from rich.console import Console
 
 from sft import hostfile
-from sft.errors import RunFailed, SettingsError, UserError, wrong
+from sft.errors import RunFailed, SettingsError, UserError, shown, wrong
 from sft.failures import POLICIES
 from sft.host.check import Check
 from sft.host.folders import make_folders
 from sft.host.gpus import Gpu
 from sft.host.launch import ports, rank_variables, signals
-from sft.host.launch.hosts import look
+from sft.host.launch.hosts import look, prove
 from sft.host.launch.hosts.messages import Facts
 from sft.host.launch.local import LocalNodes
 from sft.host.launch.offer import Offer
@@ -55,6 +55,8 @@ class ByHand:
 
     def problem(self) -> tuple[str, str] | None:
         if rank_variables.node_rank() is None:
+            if said := os.environ.get(name := rank_variables.ranked_by()):
+                return f"{name}={shown(said)} is not the number of a node", "count from 0, on the first host"
             remedy = "name the machines, as in HOSTS=hostA,hostB, or call this on each with NODE_RANK and MASTER_ADDR"
             return "HOSTS is empty", remedy
         if not rank_variables.master_address():
@@ -90,6 +92,11 @@ class ByHand:
         if claim is None:
             what, remedy = "this port or the next one is in use", "choose another one, on all hosts"
             raise SettingsError([wrong("MASTER_PORT", settings.master_port, what, remedy)])
+        address = rank_variables.master_address()
+        if reason := prove.elsewhere(address, settings.master_port):
+            what = f"does not lead to this host, {socket.gethostname()}, which is the first node ({reason})"
+            remedy = "name this host, as all others see it, or give NODE_RANK=0 to the host that it names"
+            raise SettingsError([wrong(rank_variables.named_by(), address, what, remedy)])
         self.claim, self.settings = claim, settings
         return settings.master_port
 

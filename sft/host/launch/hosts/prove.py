@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from sft.run import files
 
 SEEN_WITHIN_S = 6.0  # NFS may show a new file late
 CONNECT_TIMEOUT_S = 5.0
+KNOWN_WITHIN_S = 20.0  # a pod's own name may be known to its network a little later than it starts
 
 
 def token_file(folder: Path, token: str, node_rank: int | None = None) -> Path:
@@ -69,6 +71,41 @@ def unreachable(address: str, port: int) -> str:
         except OSError as error:
             return f"{address} port {number} ({error.strerror or error})"
     return ""
+
+
+def elsewhere(address: str, port: int) -> str:
+    """Return why an address does not lead to this machine; "" if it does. Listens on the port meanwhile."""
+    deadline = time.monotonic() + KNOWN_WITHIN_S
+    server = listening(port)
+    if server is None:
+        return ""  # whoever has taken the port meanwhile: the node says so
+    with server:
+        server.settimeout(CONNECT_TIMEOUT_S)
+        while (reason := not_to(server, address, port)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+    return reason
+
+
+def not_to(server: socket.socket, address: str, port: int) -> str:
+    """Return why a connection to an address does not arrive at a server of this program; "" if it does."""
+    token = secrets.token_bytes(16)
+    try:
+        with socket.create_connection((address, port), CONNECT_TIMEOUT_S) as connection:
+            connection.sendall(token)
+            return "" if arrives(token, server) else "another machine answers there"
+    except OSError as error:
+        return str(error.strerror or error)
+
+
+def arrives(token: bytes, server: socket.socket) -> bool:
+    """Tell whether one of the connections that wait at a server brings a token."""
+    with contextlib.suppress(OSError):  # none waits any longer
+        while True:
+            with server.accept()[0] as newcomer:
+                newcomer.settimeout(CONNECT_TIMEOUT_S)
+                if newcomer.recv(len(token), socket.MSG_WAITALL) == token:
+                    return True
+    return False
 
 
 @dataclass
