@@ -187,6 +187,16 @@ def test_reasoning_of_a_call_behind_a_closed_block_of_it_is_refused(marked):
     assert target.startswith('({"')
 
 
+@pytest.mark.parametrize("words", [{"content": "<think>Hm.</think>I count."}, {"reasoning_content": "Hm."}])
+def test_reasoning_of_a_call_is_refused_if_the_template_writes_calls_alone(marked, words):
+    """As in Llama 3.1: the content of an answer, reasoning in it too, is left out if the answer has calls."""
+    template = TOOLS + turns(
+        assistant="<assistant>{% if m.tool_calls %}" + CALLS + "{% else %}{{ m['content'] }}{% endif %}</s>"
+    )
+    said = trained(marked, template + PROMPT, QUESTION, {**CALLING, **words})
+    assert "it leaves out 'Hm.' of the reasoning beside tool calls; set CHAT_TEMPLATE to another one" in said
+
+
 @pytest.mark.parametrize("content", ["Well. <think>Hm.</think>5", "</think> ends <think>what</think> it opens"])
 def test_reasoning_behind_words_is_a_part_of_the_words(marked, content):
     row = (QUESTION, {**ANSWER, "content": content})

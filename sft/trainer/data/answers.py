@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sft.errors import shown
 from sft.rows.conversation import REASONING, Conversation, Message
 from sft.rows.values import leaves
 from sft.trainer.data.chat_template import Refused
@@ -176,7 +177,11 @@ def with_reasoning(body: str, message: Message, prompt: str, probe: Probe, is_wr
     is_open = thinking.prompt_opens and end.endswith(thinking.opener)
     if not is_written:
         if not is_open and thinking.keeps_content:  # a key, which this template does not read
-            key = next(key for key in REASONING if message.keys.get(key))
+            key = next((key for key in REASONING if message.keys.get(key)), "")
+            words, calls = message.split()[1].strip(), message.keys.get("tool_calls")
+            if not key or (calls and not (words and words in body)):  # some write no content beside calls
+                beside = " beside tool calls" if calls else ""
+                raise Refused(f"it leaves out {shown(repr(reasoning), 60)} of the reasoning{beside}")
             what = f"it leaves out {key}, as it writes reasoning only from the content"
             raise Refused(what, "put it there as <think>…</think>, or leave it out")
         words = body.partition(close)[2] if close in body else body  # behind an empty block
