@@ -166,6 +166,15 @@ def test_all_named_templates_are_exported_and_the_default_is_the_usual_one(base,
     assert (tmp_path / "final" / "chat_template.jinja").read_text() == CHAT
 
 
+@pytest.mark.parametrize("templates", [{"default": CHAT}, {"default": CHAT, "tool_use": CHAT + " "}])
+def test_programs_that_look_for_the_template_in_the_tokenizers_configuration_find_it_there(base, tmp_path, templates):
+    exported(base, tmp_path / "final", facts(1, templates=templates))
+    content = json.loads((tmp_path / "final" / "tokenizer_config.json").read_text())
+    found = content["chat_template"]
+    assert found == CHAT or {one["name"]: one["template"] for one in found} == templates
+    assert not {"is_local", "local_files_only"} & content.keys()  # of this machine
+
+
 def test_an_adapter_has_the_template_that_it_was_trained_with(base, tmp_path):
     model = load_model(base, lora(model_name=str(base)), CPU)
     adapter.add(model, lora(model_name=str(base)))

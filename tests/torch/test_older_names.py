@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 
+from sft.run.records import TemplateFacts
 from sft.trainer.model import adapter, export, generation, older_names
 from sft.trainer.model.load import load_model
 from tests.settings import decided
@@ -134,8 +135,31 @@ def test_a_tokenizer_keeps_what_its_base_says_under_names_that_transformers_does
     kept = ("add_bos_token", "extra_special_tokens")
     assert {name: content[name] for name in kept} == {name: own[name] for name in kept}
     assert content["tokenizer_class"].removesuffix("Fast") == "Qwen2Tokenizer"
-    assert content.get("chat_template") is None and "model_specific_special_tokens" not in content
+    assert content["chat_template"] == written.chat_template != own["chat_template"]
+    assert "model_specific_special_tokens" not in content
     assert loads_the_same(tmp_path / "final", written)
+
+
+def test_an_end_mark_that_add_tokens_made_is_known_to_transformers_4_too(tiny, tmp_path):
+    """Qwen's class looks for special tokens in raw text, whatever the file says: no older name was kept."""
+    base = tmp_path / "base"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_tokens(["<|im_end|>"])
+    tokenizer.save_pretrained(base)
+    own = json_of(base / "tokenizer_config.json")
+    (base / "tokenizer_config.json").write_text(json.dumps(own | {"tokenizer_class": "Qwen2Tokenizer"}))
+    (base / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    template = TemplateFacts(
+        source="the model's", templates={}, end_mark="<|im_end|>", end_is_appended=False, stops=[end], added_stops=[]
+    )
+    trained = generation.exported_tokenizer(base, template, False)
+    older_names.write_tokenizer(trained, base, tmp_path / "final", False)
+    content = json_of(tmp_path / "final" / "tokenizer_config.json")
+    assert content["additional_special_tokens"][-1] == "<|im_end|>" and "extra_special_tokens" not in content
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "final")
+    text = "caf\u00e9 cafe\u0301<|im_end|> <|im_end|>e\u0301 x"
+    assert loaded(text).input_ids == trained(text).input_ids and loaded(text).input_ids.count(end) == 2
 
 
 @pytest.mark.parametrize("legacy", [True, False, None])

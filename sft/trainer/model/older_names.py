@@ -1,9 +1,9 @@
 """What other programs read in an exported folder: the base's names and vocabulary beside what transformers 5 writes.
 
 Servers and converters with transformers 4, or with readers of their own, know `rope_theta`, `torch_dtype`,
-`additional_special_tokens` and `PreTrainedTokenizerFast`, and some need `tokenizer.model`. transformers 5 reads these
-names but writes others. Without the old ones some programs fail, and some take a default without a word. Whatever reads
-the base shall read what was trained from it, too.
+`additional_special_tokens` and `PreTrainedTokenizerFast`, some need `tokenizer.model`, and some look for the chat
+template in tokenizer_config.json alone. transformers 5 reads these names but writes others. Without the old ones some
+programs fail, and some take a default without a word. Whatever reads the base shall read what was trained from it, too.
 
 What is added is kept only if transformers loads what was trained with it.
 """
@@ -32,7 +32,9 @@ NOT_THE_MODELS = (TYPE, MAP, "transformers_version", "_name_or_path", "_commit_h
 ATTENTION = "attn_implementation"  # with marks before and behind it; not every machine has each
 CLASS, OLD_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 ADDED = "added_tokens_decoder"
-SAID_ELSEWHERE = ("chat_template", MAP, "name_or_path", "tokenizer_file", "special_tokens_map_file")
+TEMPLATE = "chat_template"
+OF_A_LOADING = ("is_local", "local_files_only")  # how a tokenizer was found; transformers 5 writes it too
+SAID_ELSEWHERE = (TEMPLATE, MAP, "name_or_path", "tokenizer_file", "special_tokens_map_file", *OF_A_LOADING)
 RENAMED = (ADDED, "extra_special_tokens", "model_specific_special_tokens", "additional_special_tokens")
 SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
@@ -132,7 +134,11 @@ def write_tokenizer(tokenizer: Any, base: Path, folder: Path, trusted: bool) -> 
 
 def under_older_names(written: Json, tokenizer: Any) -> Json:
     """Return a tokenizer's configuration under the names that transformers 4 reads, and 5 too."""
-    content = dict(written)
+    content = {name: value for name, value in written.items() if name not in OF_A_LOADING}
+    if template := tokenizer.chat_template:
+        # Beside chat_template.jinja, with the same text: Ollama and text-generation-inference know only this place.
+        named = template.items() if isinstance(template, dict) else ()
+        content[TEMPLATE] = [{"name": name, "template": text} for name, text in named] or template
     if content.get("tokenizer_class") == CLASS:
         content["tokenizer_class"] = OLD_CLASS  # not the base's, with which transformers 4 may tokenise otherwise
     others = content.pop("extra_special_tokens", None)
@@ -167,10 +173,27 @@ def is_fast(tokenizer: Any) -> bool:
 def facts(tokenizer: Any) -> tuple[object, ...]:
     """Return what makes two tokenizers the same."""
     return (
-        type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str() if is_fast(tokenizer) else tokenizer.get_vocab(),
+        type(tokenizer).__name__, backend(tokenizer) if is_fast(tokenizer) else tokenizer.get_vocab(),
         tokenizer.special_tokens_map, tokenizer.all_special_ids, tokenizer.chat_template, tokenizer.model_max_length,
         tokenizer.padding_side, tokenizer.model_input_names,
     )  # fmt: skip
+
+
+def backend(tokenizer: Any) -> Json:
+    """Return what a fast tokenizer cuts text by.
+
+    Some classes look for a special token in raw text, whatever its file says: an end mark that `add_tokens` made is
+    looked for in normalised text until it is special. It is found in the same places where normalising leaves it alone.
+    """
+    content: Json = json.loads(tokenizer.backend_tokenizer.to_str())
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    for added in content["added_tokens"]:
+        mark = added["content"]
+        if normalizer is None or normalizer.normalize_str(f"a {mark} b") == mark.join(
+            (normalizer.normalize_str("a "), normalizer.normalize_str(" b"))
+        ):
+            added["normalized"] = False
+    return content
 
 
 def write(path: Path, content: Json) -> None:
