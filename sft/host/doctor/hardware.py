@@ -9,7 +9,7 @@ from typing import Literal
 
 from sft import resources
 from sft.errors import SettingsError
-from sft.host import gpus
+from sft.host import gpus, limits
 from sft.host.check import Check
 from sft.host.launch import launcher
 from sft.host.plan import disk, lookup
@@ -41,6 +41,13 @@ def memory(settings: Settings) -> Check:
         what = f"{disk.size(free)} free, about {disk.size(max(needed, MEMORY_LEAST_BYTES))} are needed"
         return Check("memory", "warning", what, "end other programs, or use a smaller model", values=values)
     return Check("memory", "ok", f"{disk.size(free)} free", values=values)
+
+
+def process_limits(_: Settings) -> Check:
+    """Check the limits of this shell that could end a run in the middle."""
+    if found := limits.lines():
+        return Check("limits", "warning", "; ".join(found), limits.REMEDY)
+    return Check("limits", "ok", "none on CPU time, files and address space")
 
 
 def disks(settings: Settings) -> Iterator[Check]:

@@ -79,6 +79,7 @@ def checks(settings: Settings, chosen: Launcher) -> Iterator[Check]:
         yield from cards.checks(card_facts.facts(), [card.index for card in gpus.visible()])
         yield port(settings)
     if chosen.on_this_machine and not chosen.own_packages:
+        yield hardware.process_limits(settings)
         if len(gpus.visible()) > 1:
             yield hardware.shared_memory(SHM_LEAST_GB, SHM_REMEDY)
         yield kernel.check(settings)

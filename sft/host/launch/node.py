@@ -26,7 +26,7 @@ from typing import TextIO
 from sft import hostfile
 from sft.errors import RunFailed, SettingsError, SftError, UserError, kind_of
 from sft.failures import Kind, exit_in_words, kind_of_exit
-from sft.host import provenance
+from sft.host import limits, provenance
 from sft.host.launch import interface, meeting, rank_variables
 from sft.host.launch.heartbeat import Heartbeat
 from sft.host.launch.hosts import by_hand
@@ -151,6 +151,11 @@ class Node:
         found = libraries.problems(os.environ) + interface.problems(os.environ, self.settings.device == "cuda")
         if found:
             raise SettingsError(found)
+        limits.raise_all()
+        for line in limits.lines():
+            self.supervisor.log.write(f"warning: {line}; {limits.REMEDY}")
+            if self.rank == 0:
+                self.run.warn(f"{line}; {limits.REMEDY}")
 
     def introduce(self) -> None:
         """Write what this node is, for the monitor: one machine's cards may belong to several nodes."""

@@ -8,6 +8,7 @@ import time
 
 from sft import resources
 from sft.failures import exit_in_words, kind_of_exit, kind_of_library_error
+from sft.host import limits
 from sft.run.directory import Run
 from sft.run.records import Failure, RankEnd
 
@@ -83,7 +84,7 @@ class Ranks:
         if code != -signal.SIGKILL:
             return Failure(kind="killed", reason=reason, rank=rank)
         if resources.memory_kills() == self.kills_before:
-            hint = " (often because memory ran out: `dmesg` tells)"
+            hint = f" ({limits.cpu_time() or 'often because memory ran out: `dmesg` tells'})"
             return Failure(kind="killed", reason=reason + hint, rank=rank)
         why = "main memory ran out; use fewer ranks or a smaller model, or allow more memory"
         return Failure(kind="out_of_memory", reason=f"{reason}: {why}", rank=rank)
