@@ -1,6 +1,7 @@
 """Whether docker can be used, and which launcher follows from it, by what a program named docker answers."""
 
 import os
+import shutil
 
 import pytest
 
@@ -26,9 +27,10 @@ FORBIDDEN = "echo 'permission denied while trying to connect to the Docker daemo
 def docker(tmp_path, monkeypatch):
     """Return what puts a program named docker on the path, which answers as given when its versions are asked for."""
 
-    def answers(engine=ENGINE, compose=COMPOSE):
+    def answers(engine=ENGINE, compose=COMPOSE, endpoint="unix:///var/run/docker.sock"):
         program = tmp_path / "docker"
-        program.write_text(f"#!/bin/sh\ncase $1 in version) {engine};; compose) {compose};; esac\n")
+        answered = f"version) {engine};; compose) {compose};; context) echo {endpoint};;"
+        program.write_text(f"#!/bin/sh\ncase $1 in {answered} esac\n")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
 
@@ -57,6 +59,21 @@ def test_what_keeps_docker_from_being_used_is_named_with_the_remedy(docker, engi
 def test_docker_of_any_version_that_is_new_enough_can_be_used(docker, engine, asked_compose):
     docker(engine, asked_compose)
     assert docker_engine.problem() is None
+
+
+def test_an_engine_of_another_machine_is_named(docker):
+    docker(endpoint="ssh://me@hostB")
+    what, remedy = docker_engine.problem()
+    assert what.startswith("the docker engine is on another machine, ssh://me@hostB") and "DOCKER_HOST" in remedy
+    docker(NO_ENGINE, endpoint="tcp://10.0.0.9:2375")
+    what, remedy = docker_engine.problem()
+    assert what == "no docker engine answers at tcp://10.0.0.9:2375" and "docker context use default" in remedy
+
+
+@pytest.mark.skipif(not shutil.which("docker"), reason="docker is not installed")
+def test_docker_says_where_its_engine_is(monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "ssh://me@hostB")
+    assert docker_engine.endpoint() == "ssh://me@hostB"
 
 
 def test_docker_that_does_not_answer_is_not_waited_for(docker, monkeypatch):

@@ -129,3 +129,13 @@ def test_an_image_is_built_again_after_any_change_of_a_file_in_it(monkeypatch):
     before = image.content()
     monkeypatch.setenv("QLORA", "1")
     assert image.content() != before
+
+
+def test_an_override_file_that_would_not_be_read_is_said(tmp_path):
+    """Docker compose by hand reads it with no word of the user's; a task names the files, and then it does not."""
+    assert compose_files.unread(tmp_path, ["docker-compose.yml"]) == []
+    (tmp_path / "docker-compose.override.yml").touch()
+    (line,) = compose_files.unread(tmp_path, ["docker-compose.yml", "docker/gpu.yml"])
+    assert line.startswith("COMPOSE_FILE=docker-compose.yml:docker/gpu.yml: docker-compose.override.yml is here and ")
+    assert line.endswith("add :docker-compose.override.yml, or remove it")
+    assert compose_files.unread(tmp_path, ["docker-compose.yml", "docker-compose.override.yml"]) == []

@@ -34,6 +34,7 @@ def test_a_failed_build_is_told_by_the_last_line_of_the_program_that_failed():
         ("all predefined address pools have been fully subnetted", "docker network prune"),
         ("write /var/lib/docker/tmp/x: no space left on device", "docker system df"),
         ("error setting rlimits for ready process", "remove `ulimits`"),
+        ("invalid mount config for type bind: bind source path does not exist: /data/x", "docker of snap"),
         ("anything else", "see `docker compose up`"),
     ],
 )

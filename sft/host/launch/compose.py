@@ -50,13 +50,17 @@ class Stack:
 
     def command(self, *arguments: str, overlay: str = "") -> list[str]:
         """Return a call of `docker compose` with the files of this stack, or those of the user's COMPOSE_FILE."""
-        files = [BASE, GPU] if self.settings.device == "cuda" else [BASE]
-        if own := variables.of_user("COMPOSE_FILE"):
-            # compose reads COMPOSE_FILE itself, unless files are named as well.
-            files = own.split(variables.of_user("COMPOSE_PATH_SEPARATOR") or ":") if overlay else []
+        # compose reads COMPOSE_FILE itself, unless files are named as well.
+        files = self.files() if overlay or not variables.of_user("COMPOSE_FILE") else []
         if overlay:
             files = [*files, overlay]
         return ["docker", "compose", *(word for file in files for word in ("-f", file)), *arguments]
+
+    def files(self) -> list[str]:
+        """Return the compose files of this stack, or those of the user's COMPOSE_FILE."""
+        if own := variables.of_user("COMPOSE_FILE"):
+            return own.split(variables.of_user("COMPOSE_PATH_SEPARATOR") or ":")
+        return [BASE, GPU] if self.settings.device == "cuda" else [BASE]
 
     def call(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run `docker compose` in a session of its own: a Ctrl-C in the terminal is meant for the run alone."""
@@ -110,7 +114,8 @@ class Stack:
         if self.settings.nodes != 2:
             remedy = "set NODES=2, or LAUNCHER=local"
             raise SettingsError([wrong("NODES", self.settings.nodes, f"{BASE} has 2 nodes", remedy)])
-        if problems := compose_files.problems(self.settings, self.device_ids()):
+        unread = compose_files.unread(ROOT, self.files())
+        if problems := unread or compose_files.problems(self.settings, self.device_ids()):
             raise SettingsError(problems)
 
     def build(self, console: Console) -> None:

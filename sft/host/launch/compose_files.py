@@ -11,6 +11,12 @@ from sft.settings.fields import DEMO, TINY, Settings
 from sft.settings.mixture import parts_of
 
 BASE, GPU, CHECK = "docker-compose.yml", "docker/gpu.yml", "docker/check.yml"
+OVERRIDES = (
+    "compose.override.yml",
+    "compose.override.yaml",
+    "docker-compose.override.yml",
+    "docker-compose.override.yaml",
+)
 
 
 def device_ids(config: str) -> dict[str, list[str]]:
@@ -30,6 +36,15 @@ def without_nccl(config: str) -> str:
     if len(with_cards) < 2 or not lacking:
         return ""
     return f"{' and '.join(lacking)} lack {next(iter(lacking.values()))}, without which NCCL fails on cards with NVLink"
+
+
+def unread(folder: Path, files: list[str]) -> list[str]:
+    """Return a line for every file that docker compose by hand would read besides `files`, which are all it is told."""
+    there = [name for name in OVERRIDES if (folder / name).is_file() and name not in files]
+    return [
+        wrong("COMPOSE_FILE", ":".join(files), f"{name} is here and would not be read", f"add :{name}, or remove it")
+        for name in there
+    ]
 
 
 def problems(settings: Settings, given: dict[str, list[str]]) -> list[str]:

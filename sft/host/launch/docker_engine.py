@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 ENGINE_LEAST, COMPOSE_LEAST = (20, 10), (2, 0)
 ANSWER_TIMEOUT_S = 20
+USUAL = "unix:///var/run/docker.sock"
+OTHER = "`docker context use default` and `unset DOCKER_HOST` choose this machine's"
 NO_GPU = "install NVIDIA's Container Toolkit: sudo nvidia-ctk runtime configure --runtime=docker, then restart docker"
 
 
@@ -20,13 +22,23 @@ def problem() -> tuple[str, str] | None:
     if engine.returncode:
         if "permission denied" in engine.stderr:
             return "you may not use docker", "sudo usermod -aG docker $USER, then log in again"
+        if (at := endpoint()) not in ("", USUAL):
+            return f"no docker engine answers at {at}", f"start it there; {OTHER}"
         return "the docker engine does not answer", "start it: sudo systemctl start docker"
+    if (at := endpoint()).startswith("ssh://"):
+        what = f"the docker engine is on another machine, {at}, where containers do not see this folder"
+        return what, f"call this on that machine; {OTHER}"
     if version(engine.stdout) < ENGINE_LEAST:
         return f"Docker Engine {engine.stdout.strip()} is too old", "install 20.10 or newer"
     compose = output("docker", "compose", "version", "--short")
     if compose.returncode or version(compose.stdout) < COMPOSE_LEAST:
         return "Docker Compose 2 is missing", "install the plugin: sudo apt install docker-compose-plugin"
     return None
+
+
+def endpoint() -> str:
+    """Return where docker looks for its engine, by DOCKER_HOST or its context; "" if it does not say."""
+    return output("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}").stdout.strip()
 
 
 def versions() -> str:

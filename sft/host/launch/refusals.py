@@ -8,6 +8,10 @@ from sft.host.launch.docker_engine import NO_GPU, last_line
 
 DRIVER = "`nvidia-smi` must work on this machine; after a change of the driver, restart it"
 NETWORK = "check the network, or set BASE_IMAGE to an image that is on this machine"
+UNSEEN = (
+    "`make setup` makes the folders and .env; if they are there, this engine does not see them: docker of snap sees "
+    "home folders alone, and an engine behind DOCKER_HOST those of its own machine"
+)
 # A part of the message (of the engine, of compose or of NVIDIA's toolkit), and the remedy. The first that fits counts.
 REMEDIES = (
     ("could not select device driver", NO_GPU),
@@ -16,7 +20,7 @@ REMEDIES = (
     ("driver not loaded", DRIVER),
     ("driver/library version mismatch", DRIVER),
     ("libnvidia-ml.so", DRIVER),
-    ("bind source path does not exist", "`make setup` makes the folders and .env"),
+    ("bind source path does not exist", UNSEEN),
     ("address pool", "docker has no network left: `docker network prune` removes those that nothing uses"),
     ("no space left on device", "free space where docker keeps images: `docker system df` says what takes it"),
     ("error setting rlimits", "this engine may not raise limits: remove `ulimits` from docker/gpu.yml"),
