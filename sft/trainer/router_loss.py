@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 NAME = "load_balancing_loss_func"  # of the function, in transformers' modelling code
+COEFFICIENTS = ("router_aux_loss_coef", "aux_loss_coef")
 ARGUMENTS = ["gate_logits", "num_experts", "top_k", "attention_mask"]
 
 
@@ -24,7 +25,9 @@ class RouterLoss:
         config = model.config.get_text_config()
         function: Callable[..., torch.Tensor] | None = getattr(sys.modules[type(model).__module__], NAME, None)
         asked = bool(getattr(config, "output_router_logits", False)) and function is not None
-        coefficient = getattr(config, "router_aux_loss_coef", getattr(config, "aux_loss_coef", 0.0))
+        # The model's own factor first: DBRX has it in another part of its configuration, under another name.
+        sources = [(one, name) for one in (model, config) for name in COEFFICIENTS if hasattr(one, name)]
+        coefficient = getattr(*sources[0]) if sources else 0.0
         self.coefficient = float(coefficient or 0.0) if asked else 0.0
         self.function = function
         self.experts = getattr(model, "num_experts", getattr(config, "num_experts", None))

@@ -26,6 +26,12 @@ FAMILIES = {
         **{name: value for name, value in SIZES.items() if "heads" not in name},
         num_key_value_heads=2, kv_channels=8, num_local_experts=4, aux_loss_coef=0.3,
     ),
+    "dbrx": transformers.DbrxConfig(  # its factor is in a part of its configuration
+        d_model=32, n_heads=4, n_layers=2, max_seq_len=128, vocab_size=64, pad_token_id=0, output_router_logits=True,
+        attn_config={"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0}, attn_implementation="eager",
+        ffn_config={"hidden_size": 32, "ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2}
+        | {"moe_loss_weight": 0.3},
+    ),
     "doge": transformers.DogeConfig(**SIZES, is_moe=True, num_experts=16),  # a function of its own
 }  # fmt: skip
 

@@ -45,6 +45,37 @@ def test_a_model_without_faults_goes_every_fast_way():
     assert (found.copy, found.left_out, found.not_tried) == ("its own sizes", [], "")
 
 
+MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True}
+
+
+def test_a_router_loss_which_depends_on_who_shares_a_micro_batch_leaves_nothing_out():
+    found = tried(transformers.MixtralConfig(**SIZES, **HEADS, **MIXTURE, router_aux_loss_coef=0.1), batch_size=4)
+    assert (found.packing, found.chunked_loss, found.left_out, found.not_tried) == (True, True, [], "")
+
+
+def test_terms_of_a_familys_own_loss_that_are_not_trained_are_said(monkeypatch):
+    own = transformers.LlamaForCausalLM.forward
+
+    def with_z_loss(self, *given, labels=None, **options):
+        outputs = own(self, *given, labels=labels, **options)
+        if labels is not None:
+            outputs.loss = outputs.loss + 1e-2 * outputs.logits.logsumexp(-1).pow(2).mean()
+        return outputs
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", with_z_loss)
+    (line,) = tried(LLAMA).left_out
+    assert line.startswith("LlamaForCausalLM adds terms to its own loss (") and "docs/steps.md" in line
+
+
+def test_the_loss_of_a_family_that_takes_shifted_labels_is_no_other_one():
+    config = transformers.BartConfig(
+        vocab_size=64, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=64, encoder_layers=1,
+        encoder_attention_heads=4, encoder_ffn_dim=64, max_position_embeddings=256, architectures=["BartForCausalLM"],
+        is_decoder=True, is_encoder_decoder=False,
+    )  # fmt: skip
+    assert not [line for line in tried(config, max_length=128).left_out if "own loss" in line]
+
+
 def of_cuda(number):
     error = torch.AcceleratorError("CUDA error: a kernel did something")
     error.error_code = number  # as torch sets it

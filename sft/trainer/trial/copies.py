@@ -22,6 +22,7 @@ from sft.trainer.trial import passes
 from sft.trainer.trial.passes import Result
 
 Config = transformers.PreTrainedConfig
+ROUTER_LOSS = "output_router_logits"
 MOST_WEIGHTS = 2e8  # of a copy: more would take seconds to make
 EMBEDDING_SCALE = 5.0  # embeddings are larger than they are made, so that what a token sees matters
 UNEVEN = 0.1  # is added at random to weights that are all equal in a new model: biases of 0 would not be missed
@@ -45,6 +46,8 @@ class Copies:
         model.to(self.world.device)
         model.config.use_cache = False
         model.name_or_path = self.settings.model_name  # for what is said of it
+        # The router's loss depends on which rows share a micro-batch: ways are compared without it.
+        set_router_loss(model, False)
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 if weight.dim() > 1 and "embed" in name:
@@ -80,6 +83,13 @@ class Copies:
     def alone(self, loss: TargetLoss, seed: int = 0) -> Result:
         """Return the result of some rows, one at a time."""
         return passes.run(loss, passes.rows_of(self.vocabulary, seed), False, self.world.device, alone=True)
+
+
+def set_router_loss(model: Any, asked: bool) -> None:
+    """Have a model ask for its router's auxiliary loss or not, if its family has such a setting."""
+    text = model.config.get_text_config()
+    if hasattr(text, ROUTER_LOSS):
+        setattr(text, ROUTER_LOSS, asked)
 
 
 def make_uneven(weight: torch.Tensor) -> None:

@@ -123,6 +123,8 @@ def fast_ways(copies: Copies, settings: Settings) -> Tried:
         return Tried(**found, not_tried="its loss or gradients are not finite in a tiny size")
     if not settings.lora_rank:
         check_frozen(copies, plain, settings)
+    if why := ways.own_loss():
+        left_out.append(f"{name} adds terms to its own loss ({why}): only what docs/steps.md says is trained")
     if why := ways.chunked_loss():
         found["chunked_loss"] = False
         left_out.append(f"{name} gives another result with the loss in chunks ({why}): loss of whole logits")

@@ -9,17 +9,19 @@ import functools
 import math
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sft.trainer import causes, fast_paths
+from sft.trainer.batching import collate
 from sft.trainer.data.rows import Row
 from sft.trainer.loss import TargetLoss
 from sft.trainer.model import implementation, liger, published, scans
 from sft.trainer.trial import passes
-from sft.trainer.trial.copies import Copies
+from sft.trainer.trial.copies import ROUTER_LOSS, Copies, set_router_loss
 from sft.trainer.trial.passes import Result
 
 SEEDS = (0, 1)  # a way is wrong if it is with two different models: a tie of two experts may break either way
@@ -32,6 +34,8 @@ ROUNDING = 2.0  # times the difference of the plain way from the same in fp32
 REFUSED_AT = 0.02  # a batch of several rows that differs by less from each row alone refuses no model
 PLAIN = fast_paths.PLAIN
 OTHER, NOT_FINITE = "of it", "is not finite"  # how words about another result end
+OWN_LOSS = 1e-4  # share of a loss by which the same logits may give another one
+NO_TARGET = -100  # in labels, as transformers has it
 SHIFT = 0.01  # added to what is saved: values that a new model does not have, such as in the row of the padding token
 
 
@@ -105,6 +109,32 @@ class Ways:
     def own_attention(self) -> str:
         """Compare the attention that transformers chooses."""
         return self.compared(lambda seed: self.copies.alone(self.copies.loss(seed), seed))
+
+    def own_loss(self) -> str:
+        """Compare the loss that the family's own forward computes from labels: it may add terms that nothing here does.
+
+        A few families (the decoder of BART) take labels that are shifted already. In fp32: some round a loss to bf16.
+        """
+        model = replace(self.copies, dtype=torch.float32).loss(0, self.attention).model
+        row = passes.rows_of(self.copies.vocabulary, 0)[0]
+        set_router_loss(model, bool(getattr(self.copies.config.get_text_config(), ROUTER_LOSS, False)))
+        batch = collate([row], False, self.device)
+        labels = torch.full_like(batch.input_ids, NO_TARGET)
+        labels[0, batch.predicting + 1] = batch.targets
+        try:
+            loss = TargetLoss(model)
+            loss.head_loss = None
+            with torch.no_grad():
+                ours = float(loss(*batch)) / len(batch.targets)
+                given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+                own = [float(model(**given, labels=one).loss) for one in (labels, labels.roll(-1, 1))]
+        except Exception as error:  # of any kind: a family that computes no loss, or none of these labels
+            if causes.is_not_the_models(error):
+                raise
+            return ""
+        if any(abs(one - ours) <= OWN_LOSS * abs(ours) for one in own):
+            return ""
+        return f"{own[0]:.6g} in place of {ours:.6g}"
 
     def chunked_loss(self) -> str:
         """Compare the loss that never has the logits of all tokens."""
