@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from sft import stored_weights
@@ -111,7 +112,10 @@ def quantisation(config: Config) -> str:
 def not_a_model(folder: Path) -> tuple[str, str]:
     """Return why a path without config.json is not a model, and what was probably meant."""
     if folder.is_file():
-        return "is a file", "give the folder that holds the model"
+        return next(
+            ((f"is {what}", HUGGING_FACE) for pattern, what in OTHER_FORMATS if fnmatch(folder.name, pattern)),
+            ("is a file", "give the folder that holds the model"),
+        )
     for run in (folder, *folder.parents):
         if (run / "settings.json").is_file() and (run / "checkpoints").is_dir():
             if (run / "final" / "config.json").is_file():

@@ -29,6 +29,11 @@ OTHER_WEIGHTS = (  # a file's name, what it is, and what to do
         "DeepSpeed's shards",
         "`python zero_to_fp32.py . . --safe_serialization` there joins them",
     ),
+    (
+        "*.distcp",
+        "shards of torch.distributed.checkpoint",
+        "have the program that wrote them export the model for transformers",
+    ),
     ("*_fsdp_*", "FSDP's shards", "`accelerate merge-weights` joins them"),
 )
 Problem = tuple[str, str]  # what is wrong, and what to do
@@ -166,14 +171,21 @@ def quantised(folder: Path, names: list[str]) -> str:
     return ""
 
 
-def zeros(folder: Path, names: list[str]) -> list[str]:
-    """Return the matrices whose bytes are all zero: a file that was given its size and not written whole has such."""
+def zeros(folder: Path, names: list[str], dimensions: int = 2) -> list[str]:
+    """Return the matrices whose bytes are all zero: a file that was given its size and not written whole has such.
+
+    `dimensions`: the fewest that a weight has to have; 1 for biases too.
+    """
     found = []
     for path in (folder / name for name in names if name.endswith(".safetensors")):
         tensors, start = header(path)
         with path.open("rb") as file:
             for name, tensor in tensors.items():
-                if len(tensor.shape) > 1 and tensor.bytes and is_zero(file, start + tensor.begin, tensor.bytes):
+                if (
+                    len(tensor.shape) >= dimensions
+                    and tensor.bytes
+                    and is_zero(file, start + tensor.begin, tensor.bytes)
+                ):
                     found.append(name)
     return found
 

@@ -14,7 +14,7 @@ from sft.trainer.trial import fit, fits
 
 from .small_models import HEADS, SIZES
 
-QUERY = "model.layers.0.self_attn.q_proj.weight"
+QUERY, BIAS = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.bias"
 
 
 @pytest.fixture(scope="module")
@@ -102,17 +102,51 @@ def of_the_base_model(weights):
     return {name.removeprefix("model."): weight for name, weight in without_head(weights).items()}
 
 
+def under(prefix, weights, instead=""):
+    return {prefix + name.removeprefix(instead): weight for name, weight in weights.items()}
+
+
+def with_adapter(weights):
+    name = QUERY.removesuffix(".weight")
+    return weights | {f"{name}.lora_{part}.default.weight": torch.ones(2, 2) for part in "AB"}
+
+
+def with_bias(weights):
+    return weights | {BIAS: torch.ones(32)}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (without_head, "lack 1 weight .lm_head.weight. of LlamaForCausalLM, which would be random; fetch"),
         (of_the_base_model, "lack 1 weight .lm_head.weight. of LlamaForCausalLM, which would be random; fetch"),
+        (lambda weights: under("module.", weights), "lack .*; take module. off the names in its files: module.lm_head"),
+        (
+            lambda weights: under("net.", weights, "model."),
+            "lack 21 weights .*, and hold 21 weights .net.embed_tokens.weig",
+        ),
+        (with_adapter, "hold an adapter that was not merged, 2 weights .*; merge it .merge_and_unload of peft., and"),
+        (with_bias, f"hold 1 weight .{BIAS}., and its config.json makes these layers without them; fetch"),
         (lambda weights: weights | {QUERY: torch.zeros(8, 8)}, f"hold {QUERY} as .8, 8., and its config.json says"),
     ],
 )
 def test_files_that_lack_weights_are_refused(model, change, said):
     changed(model, change)
     with pytest.raises(SettingsError, match=f"^MODEL_NAME={model}: its files {said}"):
+        check(model)
+
+
+def test_biases_of_zeros_that_a_layer_does_not_have_are_only_told(model):
+    changed(model, lambda weights: weights | {BIAS: torch.zeros(32)})
+    (line,) = check(model)
+    assert f"has no place for 1 weight ({BIAS})" in line
+
+
+def test_a_padding_token_without_an_embedding_is_refused_before_the_export_fails_for_it(model):
+    configured(model, pad_token_id=64)
+    with pytest.raises(
+        SettingsError, match="says pad_token_id 64, and it has embeddings for 64 tokens .*; set pad_tok"
+    ):
         check(model)
 
 

@@ -367,6 +367,10 @@ def half_fetched_in_its_size(path):
     path.with_name("model.safetensors.aria2").touch()
 
 
+def of_distributed_checkpoint(path):
+    path.rename(path.with_name("__0_0.distcp"))
+
+
 def of_deepspeed(path):
     path.with_name("zero_to_fp32.py").touch()
     path.unlink()
@@ -405,6 +409,10 @@ def stored_as(dtype):
         (an_adapter_beside, "holds an adapter beside a whole model .adapter_config.json., and .*; give"),
         (half_fetched_in_its_size, "the download of model.safetensors has not ended .model.safetensors.aria2.; fetch"),
         (of_deepspeed, "has its weights in DeepSpeed's shards alone .zero_to_fp32.py.; `python"),
+        (
+            of_distributed_checkpoint,
+            "has its weights in shards of torch.distributed.checkpoint alone .__0_0.distcp.; have",
+        ),
         (in_two_files, "[a-z0-9_.]+ is in model-1.safetensors and in model-2.safetensors; fetch"),
         (stored_as("F8_E4M3"), "its weights are quantised already .F8_E4M3.; use"),
         (stored_as("I32"), "its weights are quantised already .I32.; use"),
@@ -478,3 +486,8 @@ def test_a_model_that_cannot_be_trained_is_known_from_its_configuration(whole_mo
     (folder / "model" / "config.json").write_text(json.dumps({"model_type": "x", "vocab_size": 8} | config))
     with pytest.raises(UserError, match=said):
         inputs.check(load(None, model_name="./model", dataset="demo"))
+
+
+def test_a_file_of_a_model_in_another_format_is_named(folder):
+    (folder / "model.gguf").touch()
+    assert refused(model_name="model.gguf")[0].startswith("MODEL_NAME=model.gguf: is a model for llama.cpp; give a fo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers.utils.loading_report import log_state_dict_report
 from sft.trainer.model import published
 
 SHOWN = 3  # names of weights in a message
+OF_AN_ADAPTER = re.compile(r"\.(lora_\w+|base_layer)\.")  # in names that peft gives to weights
 AGAIN = "fetch the model again, with the config.json that belongs to its weights"
 
 
@@ -40,6 +42,10 @@ def from_pretrained(
 
 def misfit(model: Any, info: dict[str, Any]) -> tuple[str, str] | None:
     """Return why files do not hold a model's weights, and what to do, or None."""
+    unexpected = sorted(info.get("unexpected_keys") or ())
+    if unmerged := [name for name in unexpected if OF_AN_ADAPTER.search(name)]:
+        what = f"its files hold an adapter that was not merged, {in_words(unmerged)}"
+        return what, "merge it (merge_and_unload of peft), and give that folder"
     if others := sorted(info.get("mismatched_keys") or ()):
         name, stored, expected = others[0]
         what = f"its files hold {name} as {list(stored)}, and its config.json says {list(expected)}"
@@ -47,8 +53,17 @@ def misfit(model: Any, info: dict[str, Any]) -> tuple[str, str] | None:
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     if missing := sorted(parameters & set(info.get("missing_keys") or ())):
         what = f"its files lack {in_words(missing)} of {type(model).__name__}, which would be random"
-        return what, AGAIN
+        if prefix := prefix_of(missing, unexpected):
+            return what, f"take {prefix} off the names in its files: {prefix}{missing[0]} is one of them"
+        return f"{what}, and hold {in_words(unexpected)} that it does not have" if unexpected else what, AGAIN
     return None
+
+
+def prefix_of(missing: list[str], unexpected: list[str]) -> str:
+    """Return what stands before the names of all missing weights in the files, as other programs leave it, or ""."""
+    found, first = set(unexpected), f".{missing[0]}"
+    prefixes = {name.removesuffix(first[1:]) for name in unexpected if name.endswith(first)}
+    return next((prefix for prefix in sorted(prefixes) if found.issuperset(prefix + name for name in missing)), "")
 
 
 def in_words(names: list[str]) -> str:

@@ -23,6 +23,7 @@ from sft.settings.fields import Settings
 from sft.trainer.causes import reason_of
 from sft.trainer.model import published
 from sft.trainer.model.loaded import AGAIN, from_pretrained, in_words, misfit
+from sft.trainer.trial import copies
 
 NUMBER = re.compile(r"\b\d+\b")  # of a layer or an expert, in the name of a weight
 
@@ -38,6 +39,7 @@ def check(settings: Settings, folder: Path) -> list[str]:
     check_generation(settings, folder)
     found = loaded_without_values(settings, folder)
     if found is None:
+        check_making(settings, folder)
         if names := missing_parts(settings, folder):
             what = f"its files lack {in_words(names)}, which they have of other layers or experts"
             raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, AGAIN)])
@@ -55,6 +57,9 @@ def check(settings: Settings, folder: Path) -> list[str]:
         what = f"holds {stored_weights.SINGLE} beside an index of {len(others)} other files ({others[0]}, …)"
         said.append(f"{settings.model_name} {what}: the former is loaded; if it is an older model, remove it")
     unexpected = sorted(info.get("unexpected_keys") or ())
+    if parts := parts_of_layers(model, unexpected, folder):
+        what = f"its files hold {in_words(parts)}, and its config.json makes these layers without them"
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, AGAIN)])
     if unexpected:
         said.append(f"{name} has no place for {in_words(unexpected)}: they are not used, and not in final/")
     if missing := sorted({buffer for buffer, _ in model.named_buffers()} & set(info.get("missing_keys") or ())):
@@ -64,6 +69,38 @@ def check(settings: Settings, folder: Path) -> list[str]:
         what = "as a download leaves that was interrupted; fetch the model again if that is not meant"
         said.append(f"{settings.model_name} has nothing but zeros in {in_words(empty)}, {what}")
     return said
+
+
+def check_making(settings: Settings, folder: Path) -> None:
+    """Raise SettingsError if transformers cannot make the model of config.json in its own size, without weights.
+
+    The trial makes a smaller one, in which some values are others.
+    """
+    config = published.config_in(folder, settings)
+    if (error := copies.error_of_making(config, settings)) is None:
+        return
+    text = config.get_text_config()
+    padding, size = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    if isinstance(padding, int) and isinstance(size, int) and padding >= size:
+        what = f"its config.json says pad_token_id {padding}, and it has embeddings for {size} tokens (0 to {size - 1})"
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "set pad_token_id to null there")])
+    what = f"transformers cannot make it from its config.json ({shown(reason_of(error), 200)})"
+    raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, "fix that file, or use another model")])
+
+
+def parts_of_layers(model: Any, unexpected: list[str], folder: Path) -> list[str]:
+    """Return the weights that a layer of the model has in the files alone, such as a bias: it would compute otherwise.
+
+    Zeros change nothing.
+    """
+    layers = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "weight", None), torch.nn.Parameter) and not list(module.children())
+    }
+    found = [name for name in unexpected if name.rpartition(".")[0] in layers]
+    empty = stored_weights.zeros(folder, stored_weights.weight_files(folder), dimensions=1) if found else []
+    return [name for name in found if name not in empty]
 
 
 def check_generation(settings: Settings, folder: Path) -> None:
