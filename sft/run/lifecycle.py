@@ -179,7 +179,7 @@ def evaluate_again(run: Run, settings: Decided) -> Run:
     again.logs.mkdir(parents=True)
     again.ranks.mkdir()
     again.final.symlink_to(Path("..", run.final.name))
-    for path in (run.hostfile, run.ds_config, run.environment, run.budget):
+    for path in (run.hostfile, run.ds_config, run.chat_template, run.environment, run.budget):
         if path.is_file():
             shutil.copy(path, again.path)
     again.freeze(settings)

@@ -3,20 +3,23 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from sft import hostfile
 from sft.errors import SettingsError
 from sft.host import provenance
-from sft.host.launch.open import open_run
+from sft.host.launch.open import keep_template, open_run
 from sft.run import lifecycle, typed_json
 from sft.run.records import PreparedData, Split
 from sft.settings import deepspeed
 from sft.settings.fields import Settings
 from sft.settings.load import DEMO_SETTINGS
+from sft.settings.stages import Decided
 from sft.trainer import prepare
 from sft.trainer.data import base_model, identity, prepared_data, sources
+from sft.trainer.model import tiny
 from tests.settings import decided, decision
 
 from ..unit.test_unfinished import checkpoint
@@ -143,6 +146,37 @@ def test_a_trained_model_is_evaluated_on_other_rows_only_with_a_word(run, settin
     assert line.endswith("(train.jsonl has changed): so the evaluation is of other rows or another model")
 
 
+def test_an_evaluation_has_the_chat_template_of_the_run_whatever_became_of_the_file(settings, tmp_path):
+    file = tmp_path / "mine.jinja"
+    file.write_text(tiny.CHAT_TEMPLATE.replace("<user>", "<user>Please: "))
+    run = lifecycle.create(Decided.of(settings, chat_template=str(file), run_name="b"), hostfile.hostfile(2, 1))
+    keep_template(run, run.settings())
+    trained = prepare.prepare(run.settings(), run)
+    run.final.mkdir()
+    file.write_text(tiny.CHAT_TEMPLATE)
+    again = lifecycle.evaluate_again(run, run.settings())
+    assert prepare.prepare(again.settings(), again).inputs.data_hash == trained.inputs.data_hash
+    file.unlink()
+    again = lifecycle.evaluate_again(run, run.settings())
+    assert prepare.prepare(again.settings(), again).inputs.data_hash == trained.inputs.data_hash
+
+
+def test_a_trained_model_is_not_asked_in_the_tokens_of_another_tokenizer(run, settings):
+    checkpoint(run, 16)
+    run.final.mkdir()
+    model = Path(settings.model_name)
+    model.joinpath("generation_config.json").write_text('{"max_length": 7}')
+    (line,) = start(run)
+    assert line.endswith("so the evaluation is of other rows or another model")
+    file = model / "tokenizer.json"
+    file.write_text(file.read_text() + " ")
+    with pytest.raises(SettingsError) as caught:
+        start(run)
+    (line,) = caught.value.problems
+    assert line.startswith(f"MODEL_NAME={model}: its tokenizer is not the one that the run's model was trained with ")
+    assert f"(tokenizer.json has changed); restore it; `make train MODEL_NAME={run.final}` evaluates" in line
+
+
 def test_a_resumed_run_keeps_the_record_of_its_first_start(run, settings):
     checkpoint(run, 16)
     first = provenance.read(run)
@@ -243,7 +277,8 @@ def test_prepared_data_of_another_commit_of_the_branch_is_not_taken(settings, ti
         folder = settings.data_path / "prepared" / key
         folder.mkdir(parents=True)
         split = Split(rows=1, tokens=3, target_tokens=1, longest=3, cut_rows=0)
-        made = PreparedData(train=split, validation=split, hash="x", commit=commit, settings={})
+        digest = prepared_data.content_hash(folder)
+        made = PreparedData(train=split, validation=split, hash=digest, commit=commit, settings={})
         typed_json.write(folder / "manifest.json", made)
     assert prepared_data.prepared_data(of_hub, tiny)[1].commit == "e" * 40
     for commit in ("d" * 40, "e" * 40):

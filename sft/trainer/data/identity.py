@@ -14,9 +14,9 @@ from sft import stored_weights
 from sft.errors import SettingsError, shown, wrong
 from sft.run.directory import Run
 from sft.run.records import Environment, Inputs, PreparedData
-from sft.settings.fields import Settings
+from sft.settings.fields import TINY, Settings
 from sft.settings.mixture import parts_of, title
-from sft.trainer.data.prepared_data import FORMAT
+from sft.trainer.data.prepared_data import FORMAT, is_of_tokenizer
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".py", *stored_weights.PICKLED)
 # Of a large file, only its ends are hashed, and a piece at every stride: enough to notice any changed matrix.
@@ -89,7 +89,8 @@ def check(run: Run, settings: Settings, inputs: Inputs) -> list[str]:
     """Compare a run's inputs with those that it began with. Return a line for each difference that does no harm.
 
     Differences do no harm to a run without a checkpoint, which starts over, nor to one that only evaluates its final
-    model. Raises SettingsError if the run would continue training with other inputs.
+    model, if the tokenizer is the same. Raises SettingsError if the run would continue training with other inputs, or
+    ask its model in other tokens.
     """
     first = began_with(run)
     if first is None:
@@ -99,6 +100,8 @@ def check(run: Run, settings: Settings, inputs: Inputs) -> list[str]:
     if not problems:
         return []
     if run.final.is_dir():
+        if problem := tokenizer_problem(run, settings, first, inputs):
+            raise SettingsError([problem])
         return [f"{problem}: so the evaluation is of other rows or another model" for problem, _ in problems]
     if run.is_saved:
         raise SettingsError([f"{problem}; {remedy}" for problem, remedy in problems])
@@ -134,6 +137,23 @@ def model_problems(settings: Settings, first: Inputs, now: Inputs) -> list[tuple
     remedy = "restore it, or start over with FRESH=1"
     what = f"it is not the model that the run began with ({changes(then_files, files)})"
     return [split_remedy(wrong("MODEL_NAME", settings.model_name, what, remedy), remedy)]
+
+
+def tokenizer_problem(run: Run, settings: Settings, first: Inputs, now: Inputs) -> str:
+    """Return the line for a base model whose tokenizer or chat template is no longer that of the final model, or ""."""
+    then, there = (
+        {name: digest for name, digest in (inputs.model_files or {}).items() if is_of_tokenizer(Path(name), alone=True)}
+        for inputs in (first, now)
+    )
+    if first.model_files is None or then == there:
+        return ""
+    what = f"its tokenizer is not the one that the run's model was trained with ({changes(then, there)})"
+    source = "the rows, from which it is made" if settings.model_name == TINY else "it"
+    final = (run.evaluated or run).final
+    remedy = (
+        f"restore {source}; `make train MODEL_NAME={final}` evaluates that model, with its own, before its first step"
+    )
+    return wrong("MODEL_NAME", settings.model_name, what, remedy)
 
 
 def split_remedy(line: str, remedy: str) -> tuple[str, str]:

@@ -104,10 +104,10 @@ def cache_key(settings: Settings, model: Path, template: Path | None = None) -> 
     return short_hash(FORMAT, code, data_key(settings), tokenizer, file and file_hash(file), chosen, settings.seed)
 
 
-def is_of_tokenizer(path: Path) -> bool:
-    """Tell whether a file of a model decides the tokens: those of its tokenizer, and where generation stops."""
-    tokenizer = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens")
-    others = ("config.json", "chat_template", "processor_config", "generation_config")
+def is_of_tokenizer(path: Path, alone: bool = False) -> bool:
+    """Tell whether a file of a model decides the tokens: its tokenizer's and, unless `alone`, where an answer ends."""
+    tokenizer = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template", "processor_config")
+    others = () if alone else ("config.json", "generation_config")
     return path.name.startswith((*tokenizer, *others)) or path.suffix in (".model", ".jinja", ".tiktoken", ".py")
 
 
