@@ -62,6 +62,11 @@ def check_without_weights(folder: Path, settings: Settings) -> None:
     name = settings.model_name
     if not (folder / "config.json").is_file():
         raise SettingsError([wrong("MODEL_NAME", name, *not_a_model(folder))])
+    patterns = (*TOKENIZER_FILES, "*.json", "*.jinja")
+    small = (path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file())
+    if unfetched := next((path.name for path in small if stored_weights.is_pointer(path)), ""):
+        what = f"{unfetched} {stored_weights.UNFETCHED}"
+        raise SettingsError([wrong("MODEL_NAME", name, what, stored_weights.AGAIN)])
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise SettingsError(

@@ -12,6 +12,7 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # the index says which weights are in which file
 PICKLED_SINGLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 POINTER = b"version https://git-lfs"  # the beginning of a file that git-lfs has not fetched
+UNFETCHED = "is a git-lfs pointer and not the file (`git lfs pull`)"
 HEADER_LENGTH_BYTES = 8  # a safetensors file begins with its header's length
 LONGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses a longer one
 # Types of quantised weights. Models also have a few whole numbers that are none, such as masks.
@@ -129,9 +130,8 @@ def broken(folder: Path, name: str, index: str) -> str:
         return f"{name} is missing, which {index} names"
     if path.with_name(f"{name}.aria2").exists():  # aria2 gives a file its size at the start, filled with zeros
         return f"the download of {name} has not ended ({name}.aria2)"
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            return f"{name} is a git-lfs pointer and not the file (`git lfs pull`)"
+    if is_pointer(path):
+        return f"{name} {UNFETCHED}"
     if path.suffix in PICKLED:
         # Files of torch before 1.6 are no archives. They begin as any pickle does.
         is_whole = zipfile.is_zipfile(path) or begins_as_pickle(path)
@@ -142,6 +142,12 @@ def broken(folder: Path, name: str, index: str) -> str:
         return f"{name} is not a complete safetensors file"
     whole, size = start + max((tensor.end for tensor in tensors.values()), default=0), path.stat().st_size
     return "" if size == whole else f"{name} has {size:,} bytes of {whole:,}"
+
+
+def is_pointer(path: Path) -> bool:
+    """Tell whether a file is what git leaves in place of one that git-lfs has not fetched."""
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER
 
 
 def begins_as_pickle(path: Path) -> bool:

@@ -332,6 +332,14 @@ def test_weights_that_are_not_whole_are_refused(whole_model, folder, harm, said)
     assert line.startswith(f"MODEL_NAME=model: {said}") and line.endswith("; fetch the model again")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "chat_template.jinja"])
+def test_a_small_file_that_git_lfs_has_not_fetched_is_named(whole_model, folder, name):
+    shutil.copytree(whole_model, folder / "model")
+    not_fetched(folder / "model" / name)
+    (line,) = refused(model_name="model")
+    assert line.startswith(f"MODEL_NAME=model: {name} is a git-lfs pointer and not the file (`git lfs pull`); fetch")
+
+
 def renamed(path):
     path.rename(path.with_name("weights.safetensors"))
 
