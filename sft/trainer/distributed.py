@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch.distributed import distributed_c10d as torch_distributed
 
 from sft.errors import SettingsError, wrong
 
+T = TypeVar("T")
 NO_LIMIT = timedelta(days=365)  # longer than the heartbeat's, whatever STEP_TIMEOUT_S is
 
 
@@ -147,6 +148,18 @@ def start_total(values: Sequence[float | torch.Tensor], world: World) -> Pending
 def total(values: Sequence[float | torch.Tensor], world: World) -> list[float]:
     """Return the sum of each value over all ranks (all ranks)."""
     return start_total(values, world).read()
+
+
+def of_first(value: T, world: World) -> T:
+    """Return the first rank's `value` (all ranks). It pickles.
+
+    For what is looked up in the run directory and decides what the ranks do together: over NFS, another machine may not
+    see for half a minute what has just been written.
+    """
+    if world.world_size == 1:  # a rank alone needs no process group
+        return value
+    first: T = gather(value if world.is_main else None)[0]
+    return first
 
 
 def gather(value: Any) -> list[Any]:

@@ -99,12 +99,16 @@ def evaluate_and_train(run: Run, settings: Effective, world: World) -> Literal["
     reporter.add_seconds({"starting": before_ranks} | prepared.seconds)
     rows, validation_rows = (rows_in(Path(prepared.data) / split) for split in ("train", "validation"))
     status: Literal["finished", "stopped"] = "finished"
+    found = run.results()
+    is_evaluated, is_trained, is_done = distributed.of_first(
+        (found.before is not None, run.final.exists(), found.after is not None), world
+    )
     try:
-        if settings.evaluate and run.results().before is None:
+        if settings.evaluate and not is_evaluated:
             evaluate(run, settings, prepared, Path(prepared.model), validation_rows, "before", 0, reporter, world)
-        if not run.final.exists():
+        if not is_trained:
             train(run, settings, prepared, rows, validation_rows, reporter, world)
-        if settings.evaluate and run.results().after is None:
+        if settings.evaluate and not is_done:
             last_step = Steps.of(settings, len(rows)).total
             evaluate(run, settings, prepared, run.final, validation_rows, "after", last_step, reporter, world)
     except process.Stopped:

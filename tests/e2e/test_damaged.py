@@ -10,7 +10,7 @@ from sft.trainer.checkpoint import resume
 from sft.trainer.distributed import World
 
 from .conftest import RANKS, STEPS
-from .project import CURVE, metrics, small, stopped
+from .project import CURVE, DELAYS, metrics, small, stopped
 
 KINDS = ("model_states.pt", "optim_states.pt", "manifest.json")
 
@@ -69,6 +69,17 @@ def test_a_checkpoint_of_another_step_or_run_is_not_taken_for_the_runs_own(proje
     assert "step-000009: damaged (it is the checkpoint after step 3); set aside" in done.stdout
     assert "step-000006: damaged (it is another run's); set aside" in done.stdout
     assert metrics(run, *CURVE) == metrics(undamaged, *CURVE)
+
+
+def test_what_another_machine_does_not_see_yet_is_neither_damaged_nor_passed_over(project, undamaged):
+    """Over NFS a rank resumed from another checkpoint than the first one, which took its own for damaged."""
+    run = stopped(undamaged, "late", 6)
+    hides = {"PYTHONPATH": DELAYS, "HIDES": "step-000006"}
+    done = project.inv("train", **small(RUN_NAME=run.name, **STEPS, **RANKS[2], **hides))
+    assert done.returncode == 0, done.stdout
+    assert "step 6 of 12: resumed" in run.log_files()[0].read_text()
+    assert metrics(run, *CURVE) == metrics(undamaged, *CURVE)
+    assert not list(run.checkpoints.glob("*.damaged"))
 
 
 def test_a_checkpoint_that_cannot_be_read_is_said_and_stays(project, undamaged):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from pathlib import Path
 
 from deepspeed import DeepSpeedEngine
@@ -20,6 +21,8 @@ from sft.trainer import distributed
 from sft.trainer.checkpoint import universal
 from sft.trainer.distributed import World
 
+POLL_S = 0.1
+
 
 def describe(path: Path) -> CheckpointFile:
     """Return a file's size and hash."""
@@ -28,20 +31,18 @@ def describe(path: Path) -> CheckpointFile:
     return CheckpointFile(bytes=path.stat().st_size, blake2b=digest)
 
 
-def share(folder: Path, world: World) -> dict[str, CheckpointFile] | str:
+def share(folder: Path, names: list[str], world: World) -> dict[str, CheckpointFile] | str:
     """Return size and hash of this rank's share of a checkpoint's files, by name: the ranks read them together.
 
-    If the system does not let one be read, return what it says.
+    A file that is not there is left out. If the system does not let one be read, return what it says.
     """
-    if not folder.is_dir():
-        return {}
-    path, found = folder, dict[str, CheckpointFile]()
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-        for path in paths[world.rank :: world.world_size]:
-            found[path.name] = describe(path)
-    except OSError as error:
-        return f"{path}: cannot be read ({error.strerror})"
+    found = dict[str, CheckpointFile]()
+    for name in names[world.rank :: world.world_size]:
+        try:
+            if (folder / name).is_file():
+                found[name] = describe(folder / name)
+        except OSError as error:
+            return f"{folder / name}: cannot be read ({error.strerror})"
     return found
 
 
@@ -50,15 +51,18 @@ def damage(folder: Path, run: Run, world: World) -> str:
 
     Raises UserError, on all ranks, if a file cannot be read: the disk or a server may be at fault, not the checkpoint.
     """
-    content = manifest(folder)
+    while not folder.exists():  # the first rank sees it, and over NFS this one will
+        time.sleep(POLL_S)
+    content, run_identity = distributed.of_first((manifest(folder), run.identity()), world)
+    names = sorted(content.files) if content else []
     present: dict[str, CheckpointFile] = {}
-    for found in distributed.gather(share(folder, world)):
+    for found in distributed.gather(share(folder, names, world)):
         if isinstance(found, str):
             raise UserError(f"{found}; make it readable, or rename {folder} to resume from the checkpoint before it")
         present |= found
     if content is None:
         return f"{MANIFEST} is missing or damaged"
-    if stranger := whose(content, folder, run.identity()):
+    if stranger := whose(content, folder, run_identity):
         return stranger
     for name, entry in content.files.items():
         if name not in present:
@@ -79,11 +83,11 @@ def resume(engine: DeepSpeedEngine, run: Run, world: World) -> int:
         # Left by processes that were killed or ran out of disk space. A universal form is for one load only.
         for half in (*run.checkpoints.glob(".step-*"), *run.checkpoints.glob("step-*.universal")):
             shutil.rmtree(half)
-    for step in reversed(steps(run.checkpoints)):
+    for step in reversed(distributed.of_first(steps(run.checkpoints), world)):
         folder = run.checkpoints / name_of(step)
         reason = damage(folder, run, world)
         if not reason:
-            content = manifest(folder)
+            content = distributed.of_first(manifest(folder), world)
             assert content is not None
             if content.world_size == world.world_size:
                 # Checkpoints have no frozen weights: those under an adapter, and a few that some families never train.
