@@ -101,9 +101,9 @@ def claim_pair(port: int) -> Claim | None:
 
 
 def by_whom(settings: Settings) -> str:
-    """Return which run of the same folder has the port, in words; empty if that is not known."""
-    for run in find.at_work(settings.runs_path):
-        if set(pair(settings.master_port)) & set(ports_of(run)):
+    """Return which other run of the same folder has the port, in words; empty if that is not known."""
+    for run in find.at_work(settings.runs_path):  # with the one that is evaluated again: its task has the claim
+        if run.name != settings.run_name and set(pair(settings.master_port)) & set(ports_of(run)):
             return f" by {run.path}"
     return ""
 
