@@ -45,6 +45,11 @@ def test_a_model_without_faults_goes_every_fast_way():
     assert (found.copy, found.left_out, found.not_tried) == ("its own sizes", [], "")
 
 
+def test_a_config_that_asks_for_scores_of_attention_is_tried_without_them():
+    found = tried(transformers.LlamaConfig(**SIZES, **HEADS, output_attentions=True, attn_implementation="eager"))
+    assert (found.copy, found.left_out, found.not_tried) == ("its own sizes", [], "")
+
+
 MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True}
 
 

@@ -19,6 +19,9 @@ from sft.host.install.shown import Shown
 CONSTRAINTS = ("-c", "constraints.txt")  # the one version of every package but torch
 TICK_S = 0.5
 END_S = 10.0
+# Some machines and users have pip install elsewhere, or not all of it. PIP_USER=0 also wins over pip's own files.
+ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_DRY_RUN", "PIP_NO_DEPS", "PIP_REQUIRE_HASHES")
+INTO_VENV = {"PIP_USER": "0"}
 LAST_LINES = 20  # of pip's output, shown if it fails
 
 
@@ -28,6 +31,7 @@ def pip_install(python: Path, *words: str, errors: bool = True) -> bool:
     process = subprocess.Popen(
         command,
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name not in ELSEWHERE} | INTO_VENV,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
