@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from sft import hostfile
-from sft.host.commands import describe, metrics_reader, monitor, report, snapshot
+from sft.host.commands import describe, ending, metrics_reader, monitor, report, snapshot
 from sft.host.gpus import Gpu
 from sft.run import files, lifecycle, typed_json
 from sft.run.records import Inputs, Prepared, RowCounts, Split, TemplateFacts
@@ -293,6 +293,14 @@ def test_the_steps_of_a_run_are_said_where_it_trains_and_not_where_it_is_evaluat
         describe.describe(place, Console(file=started, width=200))
         assert "16 rows, 160 tokens" in started.getvalue()
         assert (" an epoch, " in started.getvalue()) == is_said
+
+
+def test_an_evaluation_that_ended_early_is_begun_again_and_nothing_is_left_of_it_to_do(run):
+    run.final.mkdir()
+    assert ending.how_to_continue(run, "make resume") == "`make resume` does the rest: the final model is written"
+    again = lifecycle.evaluate_again(run, run.settings())
+    said = ending.how_to_continue(again, "make evaluate")
+    assert said == "`make evaluate` evaluates the run from the beginning"
 
 
 def test_one_step_is_a_step(run, monkeypatch):

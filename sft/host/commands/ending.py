@@ -43,6 +43,8 @@ def stopped(run: Run, command: str) -> str:
 
 def how_to_continue(run: Run, command: str) -> str:
     """Return where a run continues, and with which command."""
+    if run.evaluated:
+        return f"`{command}` evaluates the run from the beginning"
     saved = run.saved_step()
     if run.final.is_dir():
         return f"`{command}` does the rest: the final model is written"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from sft.errors import SettingsError, UserError, wrong
+from sft.host.commands import ending
 from sft.host.commands.report import conclude, show_evaluation
 from sft.host.commands.watch import watch
 from sft.host.launch import signals
@@ -49,7 +50,7 @@ def evaluate(written: Settings, name: str, console: Console) -> None:
     again = run.command("evaluate")
     if watched.run.state().status == "stopped":
         kept = "the earlier results are kept" if run.evaluation.is_file() else "there are no results"
-        console.print(f"stopped: {kept}; `{again}` evaluates the run from the beginning")
+        console.print(f"stopped: {kept}; {ending.how_to_continue(watched.run, again)}")
         return
     if watched.run.state().status == "failed":
         conclude(watched, console, again)
