@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import psutil
 import pytest
 
 from tests.e2e.project import small, wait_until
@@ -64,6 +65,18 @@ def test_it_fails_with_the_reason(stack, harm):
     run, process = start(stack, harm.__name__, MAX_STEPS=0, MAX_EPOCHS=1000)
     harm(stack)
     fails(stack, run, process, HARM[harm])
+
+
+def test_an_engine_that_is_started_anew_while_its_containers_stay_ends_nothing(stack):
+    """As an update of docker does it where `live-restore` is on: what waited for the containers is sent away."""
+    run, process = start(stack, "live-restore", MAX_STEPS=40, **stack.delayed(0.2))
+    waits = [one for one in psutil.Process(process.pid).children(recursive=True) if one.cmdline()[1:2] == ["wait"]]
+    assert len(waits) == 2
+    for wait in waits:
+        wait.kill()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and run.state().status == "finished" and run.state().step == 40, output
+    assert stack.exit_codes() == [0, 0]
 
 
 # What ends a container or parts it from the other; tests/e2e/test_failure.py kills a rank and restarts without them.

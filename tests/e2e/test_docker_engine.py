@@ -2,14 +2,19 @@
 
 import os
 import shutil
+import subprocess
 
 import pytest
 
+from sft import hostfile
 from sft.errors import SettingsError
 from sft.host.gpus import Gpu
 from sft.host.launch import compose_checks, docker_engine
+from sft.host.launch.compose import Containers
 from sft.host.launch.launcher import choose
+from sft.run import lifecycle
 from sft.settings.load import load
+from tests.settings import decided
 
 CARD = Gpu(0, "NVIDIA GeForce RTX 4090", 0, 0.0, 24.0, 40, 50.0, "580.1")
 
@@ -125,3 +130,29 @@ def test_an_engine_with_other_users_is_named(tmp_path, monkeypatch, options, sai
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     found = compose_checks.other_users()
     assert (found and found.found.startswith(said)) if said else found is None
+
+
+@pytest.fixture
+def run(tmp_path):
+    return lifecycle.create(decided(runs_path=tmp_path, run_name="a"), hostfile.hostfile(2, 1))
+
+
+def containers(run, *said):
+    """Return containers whose `docker wait` has ended, with what it has printed."""
+    waits = [subprocess.Popen(["sh", "-c", word], stdout=subprocess.PIPE, text=True) for word in said]
+    for wait in waits:
+        wait.wait()
+    return Containers(None, run, waits)
+
+
+def test_containers_that_outlive_the_engine_are_at_work_until_the_run_directory_says_otherwise(run):
+    found = containers(run, "exit 1", "exit 1")
+    with run.lock():
+        assert found.codes() == [None, None] and run.failure() is None
+        run.update_state("finished")
+    assert found.codes() == [0, 0] and run.failure() is None
+
+
+def test_containers_that_are_gone_with_the_engine_are_the_reason(run):
+    assert containers(run, "exit 1", "echo 137").codes() == [0, -9]
+    assert run.failure().reason.startswith("node 0: docker no longer knows its container; the engine was stopped")

@@ -47,6 +47,22 @@ def test_pip_itself_is_shown_in_a_terminal_and_elsewhere(package, tmp_path, capf
     assert said == "" and "no-such-package" in errors
 
 
+def test_what_pip_does_elsewhere_by_the_users_own_settings_it_does_not_do_here(package, tmp_path, monkeypatch):
+    """`user = true` is usual on clusters, where pip refuses it in an environment."""
+    conf = tmp_path / "pip.conf"
+    conf.write_text("[install]\nuser = true\n")
+    place = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", place], check=True)
+    (place / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages" / "ours.pth").write_text(
+        next(path for path in sys.path if path.endswith("site-packages"))
+    )
+    variables = {"PIP_CONFIG_FILE": conf, "PIP_USER": "1", "PIP_TARGET": tmp_path / "other", "PIP_DRY_RUN": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    assert pip.pip_install(place / "bin" / "python", "--no-build-isolation", "--no-deps", str(package))
+    assert not (tmp_path / "other").exists() and list(place.glob("lib/*/site-packages/small-1.0.dist-info"))
+
+
 INTERRUPTED = """
 import sys
 from pathlib import Path

@@ -24,6 +24,7 @@ from sft.host.launch.compose_files import BASE, GPU
 from sft.host.launch.docker_engine import last_line
 from sft.run import files
 from sft.run.directory import Run
+from sft.run.records import Failure
 from sft.settings import variables
 from sft.settings.fields import FOLDERS, Settings
 
@@ -189,7 +190,7 @@ class Stack:
         if done.returncode:
             self.call("kill")  # a node that did start would wait for the other
             raise refused(done.stderr)
-        return Containers(self, [self.wait(name) for name in hostfile.node_names(2)])
+        return Containers(self, run, [self.wait(name) for name in hostfile.node_names(2)])
 
     def wait(self, service: str) -> subprocess.Popen[str]:
         """Start a process that waits for the end of a service's container and prints its exit code."""
@@ -208,19 +209,35 @@ class Stack:
 class Containers:
     """Started nodes that are containers."""
 
-    def __init__(self, stack: Stack, waits: list[subprocess.Popen[str]]) -> None:
-        self.stack, self.waits = stack, waits
+    def __init__(self, stack: Stack, run: Run, waits: list[subprocess.Popen[str]]) -> None:
+        self.stack, self.run, self.waits = stack, run, waits
         self.ended: dict[int, int] = {}
+        self.unwatched: set[int] = set()
 
     def codes(self) -> list[int | None]:
         """Return the exit code of each node, None while it runs; -N for one that signal N has ended."""
         for rank, wait in enumerate(self.waits):
-            if rank not in self.ended and wait.poll() is not None:
+            if rank not in self.ended and rank not in self.unwatched and wait.poll() is not None:
                 assert wait.stdout is not None
                 said = wait.stdout.read().strip()
-                code = int(said) if said.isdigit() else 1  # the engine is gone, or somebody removed the container
-                self.ended[rank] = 128 - code if 128 < code < 160 else code  # docker writes 128 + N for signal N
+                if said.isdigit():
+                    code = int(said)
+                    self.ended[rank] = 128 - code if 128 < code < 160 else code  # docker writes 128 + N for signal N
+                else:
+                    self.unwatched.add(rank)
+        # An update of docker restarts its engine, with which containers may stay at work. Then the run directory tells.
+        if self.unwatched and not self.run.is_running():
+            self.lose(min(self.unwatched))
         return [self.ended.get(rank) for rank in range(len(self.waits))]
+
+    def lose(self, rank: int) -> None:
+        """Note that nodes have ended of which the engine says nothing, as a failure if the run has not ended."""
+        if not self.run.ended:
+            what = f"node {rank}: docker no longer knows its container"
+            reason = f"{what}; the engine was stopped, or somebody removed the container"
+            self.run.fail(Failure(kind="lost_node", reason=reason, nodes=[rank]))
+        self.ended |= dict.fromkeys(self.unwatched, 0)
+        self.unwatched.clear()
 
     def end_now(self) -> None:
         """End the nodes without saving."""
