@@ -17,7 +17,7 @@ from sft.trainer import fast_paths
 from sft.trainer.causes import ends_gpu, is_not_the_models, reason_of
 from sft.trainer.distributed import World
 from sft.trainer.logits import Trial, difference
-from sft.trainer.model import adapter, liger, published, towers
+from sft.trainer.model import adapter, implementation, liger, published, towers
 from sft.trainer.trial import copies as tiny
 from sft.trainer.trial import passes
 from sft.trainer.trial.copies import Copies
@@ -36,6 +36,7 @@ def try_model(config: transformers.PreTrainedConfig, settings: Settings, world: 
     """
     started = time.monotonic()
     published.check(config, settings)
+    config = implementation.undecided(config)  # as it is loaded
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more would only wait for each other
     try:
