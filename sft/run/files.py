@@ -255,6 +255,8 @@ def read_any_json(path: Path, advice: str = "remove it") -> object:
     """Return the value in a JSON file. Raises Unreadable if it is not JSON, and OSError."""
     try:
         return parse(path.read_bytes())
+    except IsADirectoryError:
+        raise Unreadable(f"{path}: is a folder; {advice}") from None
     except ValueError as error:
         raise Unreadable(f"{path}: is not valid JSON ({shown(error)}); {advice}") from None
 

@@ -232,6 +232,20 @@ def test_a_file_of_a_run_that_cannot_be_read_is_named_and_the_run_goes_on(run, n
     assert run.unreadable() == []  # said once
 
 
+@pytest.mark.parametrize("name", ["state", "evaluation", "environment", "budget"])
+def test_a_folder_in_place_of_a_file_of_a_run_is_named_and_the_run_goes_on(run, name):
+    """Every task that looked at the run ended with a traceback."""
+    run.update_state("stopped", step=7)
+    run.metrics.write_text('{"step": 7}\n')
+    path = run.path / f"{name}.json"
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    found, lines = unfinished.resumable(decided(runs_path=run.path.parent, run_name="a"))
+    assert found.path == run.path and lines == [f"{path}: is a folder; it is left out"]
+    lifecycle.reopen(run, run.settings())
+    assert run.state().status == "launching" and run.unreadable() == []
+
+
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"zero_optimization": 3}', '{"zero_optimization": {"stage": "x"}}']
 )
