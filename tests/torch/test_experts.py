@@ -11,6 +11,7 @@ from sft.host.plan.job import adapter_weights
 from sft.host.plan.shapes import Shape
 from sft.settings.load import load
 from sft.trainer.model import adapter, experts
+from tests.settings import decided
 
 from . import small_models
 from .small_models import HEADS, model_of
@@ -62,6 +63,16 @@ def test_all_linear_reaches_no_expert_unasked(family):
 def test_an_adapter_that_peft_would_load_otherwise_is_known(family, moved):
     assert bool(experts.moved_by_peft(family, {"q_proj", "gate_proj", "down_proj"})) is moved
     assert not experts.moved_by_peft(family, {"q_proj"})
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "all-linear,experts"])
+def test_whoever_takes_an_adapter_on_experts_to_another_program_is_told(tiny, tmp_path, targets):
+    """transformers 4 has each expert by itself, and peft loads such an adapter there without the experts' part."""
+    settings = decided(model_name=str(tiny), lora_rank=3, lora_targets=targets, nodes=1, gpus_per_node=1)
+    model = model_of(MIXTURES["mixtral"])
+    adapter.add(model, settings)
+    said = adapter.write(model, model.state_dict(), tiny, None, tmp_path / "adapter", settings)
+    assert ["use final/" in line for line in said] == [True] * (targets != "all-linear")
 
 
 def test_experts_are_refused_where_they_cannot_have_adapters():

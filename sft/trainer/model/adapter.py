@@ -173,20 +173,24 @@ def write(
     template: TemplateFacts | None,
     folder: Path,
     settings: Settings,
-) -> None:
+) -> list[str]:
     """Write the adapter to `folder` in peft's layout, with the tokenizer. `weights` are the whole model's, by name.
 
     It names the base model so that peft's AutoPeftModelForCausalLM.from_pretrained(folder) finds it, on other machines
-    too if it is from the hub.
+    too if it is from the hub. Returns lines about what others make of it, for the user.
     """
     folder.mkdir(parents=True)
     config = model.peft_config[NAME]
     config.base_model_name_or_path, config.revision = base_name(base, settings)
     config.inference_mode = True
     config.save_pretrained(str(folder))
+    said = list[str]()
     if moved := experts.moved_by_peft(model.config.model_type, config.target_modules or []):
-        said = f"{folder.name}/: peft alone would take {', '.join(moved)} for the experts'; use final/, which is merged"
-        print(said, flush=True)
+        others = f"peft alone would take {', '.join(moved)} for the experts'"
+        said.append(f"{folder.name}/: {others}; use final/, which is merged")
+    if settings.adapts_experts:
+        without = "programs that do not stack experts in one tensor (transformers 4) load it without theirs"
+        said.append(f"{folder.name}/: {without}; there, use final/, which is merged")
     own = {
         f"base_model.model.{name.replace(f'.{NAME}.', '.')}": value.contiguous()
         for name, value in weights.items()
@@ -194,8 +198,9 @@ def write(
     }
     save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     tokenizer = generation.exported_tokenizer(base, template, settings.trust_remote_code)
-    older_names.write_tokenizer(tokenizer, base, folder, settings.trust_remote_code)
+    said += older_names.write_tokenizer(tokenizer, base, folder, settings.trust_remote_code)
     licence.copy(base, folder)
+    return said
 
 
 def base_name(base: Path, settings: Settings) -> tuple[str, str | None]:

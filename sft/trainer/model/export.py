@@ -37,14 +37,16 @@ def export(engine: DeepSpeedEngine, prepared: Prepared, run: Run, settings: Sett
             for name, value in weights.items()
             if name.startswith("model.")  # the others are the head's again, as part of the loss
         }
-        model = engine.module.model
+        model, said = engine.module.model, list[str]()
         if adapter.is_adapted(model):
             with files.whole_folder(run.adapter) as folder:
-                adapter.write(model, named, base, template, folder, settings)
+                said += adapter.write(model, named, base, template, folder, settings)
             model = adapter.merged(model, base, run.adapter, permissions(settings), engine.module.unused)
             named = model.state_dict()
         with files.whole_folder(run.final) as folder:
-            write_model(model, named, base, template, folder, settings.trust_remote_code)
+            said += write_model(model, named, base, template, folder, settings.trust_remote_code)
+        for line in said:
+            run.warn(line)
     distributed.barrier()
 
 
@@ -55,12 +57,12 @@ def write_model(
     template: TemplateFacts | None,
     folder: Path,
     trusted: bool,
-) -> None:
+) -> list[str]:
     """Write weights, configuration and tokenizer to `folder`, load them again, and compare.
 
     The configuration is that of the model's class, with what the `base` model's publisher set; generation stops where
-    answers end according to `template`, which the tokenizer gets too. `trusted`: run the model's own code. Raises
-    RuntimeError if the loaded weights differ.
+    answers end according to `template`, which the tokenizer gets too. `trusted`: run the model's own code. Returns
+    lines about what others make of it, for the user. Raises RuntimeError if the loaded weights differ.
     """
     with torch.device("meta"):
         whole: Any = type(model)(implementation.undecided(model.config))
@@ -81,7 +83,7 @@ def write_model(
     whole.save_pretrained(folder)
     older_names.add_to_config(base, folder, trusted)
     tokenizer = generation.exported_tokenizer(base, template, trusted)
-    older_names.write_tokenizer(tokenizer, base, folder, trusted)
+    said = older_names.write_tokenizer(tokenizer, base, folder, trusted)
     processor.copy(base, template, folder)
     licence.copy(base, folder)
     if model.generation_config is not None:
@@ -94,3 +96,4 @@ def write_model(
     missing = loaded.keys() - weights.keys() - set(reloaded.all_tied_weights_keys)
     if different or missing:
         raise RuntimeError(f"{folder}: does not load as it was saved (differs in {[*different, *missing][:3]})")
+    return said

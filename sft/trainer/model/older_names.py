@@ -99,17 +99,17 @@ def with_values(content: Json, values: list[tuple[Place, Any]]) -> Json:
     return whole
 
 
-def write_tokenizer(tokenizer: Any, base: Path, folder: Path, trusted: bool) -> None:
+def write_tokenizer(tokenizer: Any, base: Path, folder: Path, trusted: bool) -> list[str]:
     """Write a tokenizer of the base's to `folder` so that it loads as it is, also under older names.
 
     What the base says under names that transformers does not write again may decide how text is cut into tokens
-    (`legacy`). A line says so if no way to write it loads as the tokenizer that was trained with.
+    (`legacy`). Returns a line for the user if no way to write it loads as the tokenizer that was trained with.
     """
     tokenizer.save_pretrained(folder)
     path = folder / TOKENIZER_CONFIG_FILE
     written, own = read_json(path), read_json(base / TOKENIZER_CONFIG_FILE)
     if not isinstance(written, dict):
-        return
+        return []
     copied = [folder / name for name in SENTENCEPIECE if (base / name).is_file() and not (folder / name).exists()]
     for file in copied:
         shutil.copyfile(base / file.name, file)
@@ -121,15 +121,12 @@ def write_tokenizer(tokenizer: Any, base: Path, folder: Path, trusted: bool) -> 
         write(path, content)
         try:
             if facts(load(folder, trusted)) == meant:
-                return
+                return []
         except Exception:  # of any kind: the code of a tokenizer
             continue
     for file in copied:
         file.unlink()
-    print(
-        f"{folder.name}/: its tokenizer does not load as the one that was trained with; use the base model's",
-        flush=True,
-    )
+    return [f"{folder.name}/: its tokenizer does not load as the one that was trained with; use the base model's"]
 
 
 def under_older_names(written: Json, tokenizer: Any) -> Json:
