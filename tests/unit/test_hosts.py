@@ -10,7 +10,7 @@ from sft import hostfile
 from sft.errors import SettingsError
 from sft.host.launch import launcher, rank_variables, word
 from sft.host.launch.hosts import look, prove
-from sft.host.launch.hosts.by_hand import ByHand
+from sft.host.launch.hosts.by_hand import ByHand, check_place
 from sft.host.launch.hosts.messages import Facts
 from sft.settings import hosts
 from sft.settings.load import load
@@ -137,6 +137,32 @@ def test_a_rank_that_is_no_number_is_said_and_no_other_variable_taken_instead(mo
         monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=f"^LAUNCHER=hosts: NODE_RANK={rank} is not the number of a node; count fr"):
         launcher.choose(load(None, launcher="hosts"), has_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"SLURM_NODEID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"},
+         "SLURM_STEP_TASKS_PER_NODE=4(x2): is more than one program on a node"),
+        ({"SLURM_NODEID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, ""),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
+         "OMPI_COMM_WORLD_LOCAL_SIZE=2: is more than one program on a node"),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, ""),
+        ({"NODE_RANK": "1", "SLURM_STEP_TASKS_PER_NODE": "2"}, ""),
+    ],
+)  # fmt: skip
+def test_a_scheduler_that_starts_a_program_for_each_gpu_is_said(monkeypatch, variables, said):
+    for name in (*rank_variables.NODE_RANK, *rank_variables.NODES):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = load(None, launcher="hosts", nodes=2)
+    if not said:
+        check_place(settings)
+        return
+    with pytest.raises(SettingsError) as caught:
+        check_place(settings)
+    assert len(caught.value.problems) == 1 and caught.value.problems[0].startswith(said)
 
 
 # Where MASTER_ADDR leads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 # One program on each node, so that its number is that of the node.
 NODE_RANK = (
@@ -15,6 +16,12 @@ NODE_RANK = (
 # Where the first node is. SkyPilot lists the addresses of all nodes, one a line.
 MASTER_ADDRESS = ("MASTER_ADDR", "PET_MASTER_ADDR", "SKYPILOT_NODE_IPS", "SLURM_LAUNCH_NODE_IPADDR")
 NODES = ("PET_NNODES", "SLURM_STEP_NUM_NODES", "SKYPILOT_NUM_NODES", "OMPI_COMM_WORLD_SIZE")
+
+# How many programs a scheduler has started on a node, by its variable for the node's rank; and what starts one alone.
+PROGRAMS = {
+    "SLURM_NODEID": ("SLURM_STEP_TASKS_PER_NODE", "srun --ntasks-per-node=1"),
+    "OMPI_COMM_WORLD_RANK": ("OMPI_COMM_WORLD_LOCAL_SIZE", "mpirun --map-by ppr:1:node"),
+}
 
 
 def master_address() -> str:
@@ -38,6 +45,14 @@ def node_rank() -> int | None:
     """Return this node's rank, or None if no variable says it."""
     value = os.environ.get(ranked_by(), "").strip()
     return int(value) if value.isdecimal() else None
+
+
+def several_on_a_node() -> tuple[str, str, str] | None:
+    """Return the variable that says so, its value and the remedy, if a scheduler has started more than one program."""
+    name, remedy = PROGRAMS.get(ranked_by(), ("", ""))
+    value = os.environ.get(name, "") if name else ""
+    counts = re.findall(r"\d+", re.sub(r"\(x\d+\)", "", value))  # of Slurm, such as 4(x2),1
+    return (name, value, remedy) if any(int(count) > 1 for count in counts) else None
 
 
 def ranked_by() -> str:

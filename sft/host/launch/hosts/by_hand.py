@@ -119,7 +119,10 @@ def check_place(settings: Settings) -> None:
     """Raise SettingsError if the variables that tell a node its place contradict the settings."""
     rank, told = rank_variables.node_rank(), rank_variables.nodes()
     problems = []
-    if told and told[1] != settings.nodes:
+    if several := rank_variables.several_on_a_node():
+        what = "is more than one program on a node, and each would start a rank for every GPU"
+        problems.append(wrong(several[0], several[1], what, f"start one on each: {several[2]}"))
+    elif told and told[1] != settings.nodes:
         problems.append(wrong("NODES", settings.nodes, f"{told[0]} says {told[1]}", f"set NODES={told[1]}"))
     elif rank is not None and rank >= settings.nodes:
         what = f"NODES={settings.nodes} nodes have the ranks 0 to {settings.nodes - 1}"
