@@ -136,6 +136,22 @@ def test_files_that_lack_weights_are_refused(model, change, said):
         check(model)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_pickled_weights_that_are_quantised_are_refused(model, dtype):
+    weights = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    given = {"model_name": str(model), "model_path": model.parent / "models", "allow_pickle": True}
+    torch.save(weights, model / "pytorch_model.bin")
+    assert fits.check(load(None, **given), model) == []
+    torch.save(
+        {name: one.to(dtype) if one.dim() > 1 else one for name, one in weights.items()}, model / "pytorch_model.bin"
+    )
+    with pytest.raises(
+        SettingsError, match=f"weights are quantised already .{str(dtype)[6:]}.; use the model with its"
+    ):
+        fits.check(load(None, **given), model)
+
+
 def test_biases_of_zeros_that_a_layer_does_not_have_are_only_told(model):
     changed(model, lambda weights: weights | {BIAS: torch.zeros(32)})
     (line,) = check(model)

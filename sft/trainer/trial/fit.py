@@ -6,6 +6,7 @@ memory, from the names and shapes in the files' headers. Nothing else of the fil
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import re
 from collections.abc import Collection, Iterator
@@ -47,6 +48,9 @@ def check(settings: Settings, folder: Path) -> list[str]:
     if problem := misfit(*found) or untied(settings, folder, found[0]):
         raise SettingsError([wrong("MODEL_NAME", settings.model_name, *problem)])
     model, info = found
+    if kinds := quantised(info["pickled"]):
+        what = f"its weights are quantised already ({kinds})"
+        raise SettingsError([wrong("MODEL_NAME", settings.model_name, what, stored_weights.ORIGINAL)])
     kind = type(model).__name__
     name, said = f"{kind} from {settings.model_name}", []
     written = model_files.read_json(folder / "config.json")
@@ -69,6 +73,14 @@ def check(settings: Settings, folder: Path) -> list[str]:
         what = "as a download leaves that was interrupted; fetch the model again if that is not meant"
         said.append(f"{settings.model_name} has nothing but zeros in {in_words(empty)}, {what}")
     return said
+
+
+def quantised(pickled: collections.Counter[torch.dtype]) -> str:
+    """Return the types of pickled weights that are quantised, or "". They would be taken as they are."""
+    low = {dtype for dtype in pickled if dtype.is_floating_point and dtype.itemsize == 1}
+    whole = {dtype for dtype in pickled if not dtype.is_floating_point and dtype != torch.bool}
+    is_most = sum(pickled[dtype] for dtype in whole) > stored_weights.MOST_WHOLE_NUMBERS * pickled.total()
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in low | (whole if is_most else set())))
 
 
 def check_making(settings: Settings, folder: Path) -> None:
@@ -119,11 +131,11 @@ def loaded_without_values(
 ) -> tuple[Any, dict[str, Any]] | None:
     """Return a model without values, and what transformers says of its loading; None if it does not load so.
 
-    Weights of the shapes in `but` get their values.
+    Weights of the shapes in `but` get their values. The bytes of pickled weights are under "pickled", by their types.
     """
     transformers.logging.set_verbosity_error()
     try:
-        with nothing_read(but), all_noted() as found, torch.device("meta"):
+        with nothing_read(but) as pickled, all_noted() as found, torch.device("meta"):
             model, info = from_pretrained(
                 folder, dtype=torch.float32, device_map="meta",
                 use_safetensors=None if settings.allow_pickle else True, trust_remote_code=settings.trust_remote_code,
@@ -131,7 +143,7 @@ def loaded_without_values(
     except Exception:  # of any kind: families compute with their weights when they are loaded
         return None
     spare = {name for name in found if name.endswith(".weight")}  # not masks and frequencies
-    return model, info | {"unexpected_keys": spare | set(info.get("unexpected_keys") or ())}
+    return model, info | {"unexpected_keys": spare | set(info.get("unexpected_keys") or ()), "pickled": pickled}
 
 
 def missing_parts(settings: Settings, folder: Path) -> list[str]:
@@ -158,20 +170,25 @@ def missing_parts(settings: Settings, folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def nothing_read(but: Collection[torch.Size]) -> Iterator[None]:
-    """Have transformers take a tensor's shape from its file, and not its values, unless the shape is in `but`."""
+def nothing_read(but: Collection[torch.Size]) -> Iterator[collections.Counter[torch.dtype]]:
+    """Have transformers take a tensor's shape from its file, and not its values, unless the shape is in `but`.
+
+    Yield the bytes of pickled tensors by their types. (Headers say them of others: stored_weights.py.)
+    """
+    pickled = collections.Counter[torch.dtype]()
 
     def without_values(tensor: Any, device: object = None, dtype: torch.dtype | None = None) -> torch.Tensor:
         shape = tensor.shape if isinstance(tensor, torch.Tensor) else torch.Size(tensor.get_shape())
         if shape in but:
             return _materialize_copy(tensor, "cpu", None)
         if isinstance(tensor, torch.Tensor):
+            pickled[tensor.dtype] += tensor.nbytes
             return tensor.to("meta", dtype)
         return torch.empty(tensor.get_shape(), dtype=dtype or torch.float32, device="meta")
 
     core_model_loading._materialize_copy = without_values
     try:
-        yield
+        yield pickled
     finally:
         core_model_loading._materialize_copy = _materialize_copy
 
