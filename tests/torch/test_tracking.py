@@ -126,6 +126,17 @@ def test_a_run_is_the_same_in_wandb_after_a_resume_and_another_of_its_name_is_no
     assert [path.name for path in (run.path / "wandb").glob("offline-run-*/*.wandb")] == [f"run-{first}.wandb"]
 
 
+@pytest.mark.parametrize(("given", "name"), [("mine", b"mine/evaluation"), ("", b"one/evaluation")])
+def test_an_evaluation_has_a_name_of_its_own_in_wandb(tmp_path, given, name):
+    """A second run of the trained one's name, without a loss, is taken for a training that broke off."""
+    run = run_in(tmp_path, "one", wandb_run_name=given)
+    again = lifecycle.evaluate_again(run, run.settings())
+    metrics = metrics_of(again)
+    service(metrics)
+    metrics.close()
+    assert name in logged(again)
+
+
 def test_a_resumed_run_logs_offline_what_is_new(tmp_path):
     run = run_in(tmp_path)
     lines = [{"step": step, "time": 1.0, "train/loss": step + 0.5678} for step in (1, 2, 3)]

@@ -83,7 +83,7 @@ def start(run: Run, settings: Settings) -> Any:
         dir=run.path,
         project=settings.wandb_project_name,
         entity=settings.wandb_entity or None,
-        name=settings.wandb_run_name or run.name,
+        name=name_of(run, settings),
         id=own_id(run),
         resume="allow",
         config=settings.freeze(),
@@ -96,6 +96,13 @@ def start(run: Run, settings: Settings) -> Any:
             x_stats_pid=os.getppid(),  # rank 0, whose memory and CPU time W&B shows
         ),
     )
+
+
+def name_of(run: Run, settings: Settings) -> str:
+    """Return the run's name in W&B: that of an evaluation is not the name of the run that is evaluated again."""
+    if settings.wandb_run_name and run.evaluated:
+        return f"{settings.wandb_run_name}/{run.path.name}"
+    return settings.wandb_run_name or run.name
 
 
 def own_id(run: Run) -> str:
