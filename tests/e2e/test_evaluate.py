@@ -48,6 +48,8 @@ def test_new_results_take_the_place_of_the_old_ones(finished):
     ]
     assert [answer["answer"] for answer in answers[4:7]] == [sample["answer"] for sample in results["after"]["samples"]]
     assert finished.state().status == "finished" and finished.state().step == 1
+    ended = Run(finished.path / "evaluation").state()
+    assert (ended.answers, ended.total_answers) == (4, 4)
     assert not finished.settings().evaluate  # the run's inputs are those that it was trained with
 
 

@@ -84,6 +84,7 @@ def generate(
     everything = [answer for part in distributed.gather([] if progress.stopped else found) for answer in part]
     if len(everything) < len(asked):
         raise process.Stopped
+    reporter.tell(answers=len(everything), total_answers=len(asked))
     return sorted(everything, key=lambda answer: answer.index)
 
 
