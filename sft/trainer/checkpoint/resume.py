@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sft.trainer.checkpoint import universal
 from sft.trainer.distributed import World
 
 POLL_S = 0.1
+SEEN_WITHIN_S = 120.0  # NFS looks again after a minute at the latest
 
 
 def describe(path: Path) -> CheckpointFile:
@@ -49,9 +51,14 @@ def share(folder: Path, names: list[str], world: World) -> dict[str, CheckpointF
 def damage(folder: Path, run: Run, world: World) -> str:
     """Return what is wrong with a checkpoint, or "" (all ranks; each reads a share of the files).
 
-    Raises UserError, on all ranks, if a file cannot be read: the disk or a server may be at fault, not the checkpoint.
+    Raises UserError if a file cannot be read, or a rank does not see it: the disk or a server may be at fault, not the
+    checkpoint.
     """
+    deadline = time.monotonic() + SEEN_WITHIN_S
     while not folder.exists():  # the first rank sees it, and over NFS this one will
+        if time.monotonic() > deadline:
+            host = socket.gethostname()
+            raise UserError(f"{folder}: {host} does not see it, and the first node does; mount it there")
         time.sleep(POLL_S)
     content, run_identity = distributed.of_first((manifest(folder), run.identity()), world)
     names = sorted(content.files) if content else []

@@ -136,9 +136,8 @@ def hidden_from(script: Path) -> set[str]:
 
     Those of a job that this program runs in, and sbatch's defaults for options that the script has.
     """
-    from sft.settings.fields import (
-        Settings,
-    )  # here because a look at a run needs none, and it takes longer than the look
+    # Here because a look at a run needs none, and it takes longer than the look.
+    from sft.settings.fields import Settings
 
     options = re.findall(r"^#SBATCH '?--([\w-]+)", script.read_text(encoding="utf-8"), re.MULTILINE)
     found = {f"SBATCH_{option.upper().replace('-', '_')}" for option in options}
