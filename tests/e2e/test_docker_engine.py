@@ -72,7 +72,7 @@ def test_an_engine_of_another_machine_is_named(docker):
     assert what.startswith("the docker engine is on another machine, ssh://me@hostB") and "DOCKER_HOST" in remedy
     docker(NO_ENGINE, endpoint="tcp://10.0.0.9:2375")
     what, remedy = docker_engine.problem()
-    assert what == "no docker engine answers at tcp://10.0.0.9:2375" and "docker context use default" in remedy
+    assert what == "the docker engine does not answer at tcp://10.0.0.9:2375" and "docker context use default" in remedy
 
 
 @pytest.mark.skipif(not shutil.which("docker"), reason="docker is not installed")

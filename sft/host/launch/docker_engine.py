@@ -23,7 +23,7 @@ def problem() -> tuple[str, str] | None:
         if "permission denied" in engine.stderr:
             return "you may not use docker", "sudo usermod -aG docker $USER, then log in again"
         if (at := endpoint()) not in ("", USUAL):
-            return f"no docker engine answers at {at}", f"start it there; {OTHER}"
+            return f"the docker engine does not answer at {at}", f"start it there; {OTHER}"
         return "the docker engine does not answer", "start it: sudo systemctl start docker"
     if (at := endpoint()).startswith("ssh://"):
         what = f"the docker engine is on another machine, {at}, where containers do not see this folder"
