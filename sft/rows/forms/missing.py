@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from sft.errors import DataError, SettingsError, shown, wrong
 from sft.rows.files import Row
@@ -110,21 +110,16 @@ def is_tree(value: object) -> bool:
 
 def chat_inside(rows: list[Row]) -> str:
     """Return the path of a list of messages inside of a column, or ""."""
-    return next(
-        (
-            f"{column}.{key}"
-            for row in rows
-            for column, value in row.items()
-            if isinstance(value, dict)
-            for key, inner in value.items()
-            if sharegpt.is_chat(inner)
-        ),
-        "",
-    )
+    return path_inside(rows, lambda _, inner: sharegpt.is_chat(inner))
 
 
 def named_inside(role: ColumnRole, rows: list[Row]) -> str:
     """Return the path of a text inside of a column whose name there is one of a role's, or ""."""
+    return path_inside(rows, lambda key, inner: recognised(key) == role and says_text(inner))
+
+
+def path_inside(rows: list[Row], is_sought: Callable[[str, object], bool]) -> str:
+    """Return the path, column.key, of the first key and value sought inside of a column, or ""."""
     return next(
         (
             f"{column}.{key}"
@@ -132,7 +127,7 @@ def named_inside(role: ColumnRole, rows: list[Row]) -> str:
             for column, value in row.items()
             if isinstance(value, dict)
             for key, inner in value.items()
-            if recognised(str(key)) == role and says_text(inner)
+            if is_sought(str(key), inner)
         ),
         "",
     )
