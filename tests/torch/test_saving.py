@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 from collections import OrderedDict
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from sft import hostfile
-from sft.errors import RunFailed
+from sft.errors import RunFailed, UserError
 from sft.run import checkpoints, lifecycle
 from sft.run import directory as runs
 from sft.run.records import Failure
@@ -307,6 +308,15 @@ def test_what_killed_starts_left_among_the_checkpoints_is_removed_when_the_run_g
         (folder / name / "large").write_text("x")
     assert resume.resume(None, runs.Run(folder.parent), ALONE) == 0
     assert [path.name for path in folder.iterdir()] == ["step-000004.damaged"]
+
+
+def test_a_rank_that_never_sees_a_checkpoint_names_its_host(tmp_path, monkeypatch):
+    """Each rank would wait, and the run end hours later as one without a sign."""
+    monkeypatch.setattr(resume, "SEEN_WITHIN_S", 0.0)
+    run = saver_in(tmp_path).run
+    line = f"step-000001: {socket.gethostname()} does not see it, and the first node does; mount it there"
+    with pytest.raises(UserError, match=line):
+        resume.damage(run.checkpoints / "step-000001", run, ALONE)
 
 
 def test_a_checkpoint_that_has_done_its_work_goes_and_the_one_before_is_the_latest(tmp_path):
