@@ -42,21 +42,6 @@ class Doubled(torch.autograd.Function):
         return 2 * gradients[0]
 
 
-def with_wrong_gradients(graph: Graph, inputs: object) -> Graph:
-    """Return a compiled graph whose gradients are twice as large."""
-    return lambda *given: tuple(
-        Doubled.apply(one) if isinstance(one, torch.Tensor) and one.is_floating_point() else one
-        for one in graph(*given)
-    )
-
-
-def with_wrong_values(graph: Graph, inputs: object) -> Graph:
-    """Return a compiled graph whose values are twice as large."""
-    return lambda *given: tuple(
-        2 * one if isinstance(one, torch.Tensor) and one.is_floating_point() else one for one in graph(*given)
-    )
-
-
 class Failing(torch.autograd.Function):
     """The same values, and no gradients."""
 
@@ -69,19 +54,22 @@ class Failing(torch.autograd.Function):
         raise RuntimeError("no such kernel")
 
 
-def fails_in_backward(graph: Graph, inputs: object) -> Graph:
-    """Return a compiled graph that can be computed, but not backward."""
-    return lambda *given: tuple(
-        Failing.apply(one) if isinstance(one, torch.Tensor) and one.is_floating_point() else one
-        for one in graph(*given)
-    )
+def changing(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Graph, object], Graph]:
+    """Return a compiler whose graphs give every tensor of numbers changed."""
+
+    def compiler(graph: Graph, inputs: object) -> Graph:
+        return lambda *given: tuple(
+            change(one) if isinstance(one, torch.Tensor) and one.is_floating_point() else one for one in graph(*given)
+        )
+
+    return compiler
 
 
 BACKENDS: dict[str, object] = {
     "right": "aot_eager",
-    "values": with_wrong_values,
-    "gradients": with_wrong_gradients,
-    "fails": fails_in_backward,
+    "values": changing(lambda values: 2 * values),
+    "gradients": changing(Doubled.apply),
+    "fails": changing(Failing.apply),
 }
 
 
