@@ -138,4 +138,6 @@ def test_an_override_file_that_would_not_be_read_is_said(tmp_path):
     (line,) = compose_files.unread(tmp_path, ["docker-compose.yml", "docker/gpu.yml"])
     assert line.startswith("COMPOSE_FILE=docker-compose.yml:docker/gpu.yml: docker-compose.override.yml is here and ")
     assert line.endswith("add :docker-compose.override.yml, or remove it")
-    assert compose_files.unread(tmp_path, ["docker-compose.yml", "docker-compose.override.yml"]) == []
+    name = "docker-compose.override.yml"
+    for told in (name, f"./{name}", str(tmp_path / name)):
+        assert compose_files.unread(tmp_path, ["docker-compose.yml", told]) == []

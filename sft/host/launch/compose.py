@@ -115,8 +115,9 @@ class Stack:
         if self.settings.nodes != 2:
             remedy = "set NODES=2, or LAUNCHER=local"
             raise SettingsError([wrong("NODES", self.settings.nodes, f"{BASE} has 2 nodes", remedy)])
-        unread = compose_files.unread(ROOT, self.files())
-        if problems := unread or compose_files.problems(self.settings, self.device_ids()):
+        problems = compose_files.unread(ROOT, self.files())
+        problems += compose_files.problems(self.settings, self.device_ids())
+        if problems:
             raise SettingsError(problems)
 
     def build(self, console: Console) -> None:

@@ -40,7 +40,8 @@ def without_nccl(config: str) -> str:
 
 def unread(folder: Path, files: list[str]) -> list[str]:
     """Return a line for every file that docker compose by hand would read besides `files`, which are all it is told."""
-    there = [name for name in OVERRIDES if (folder / name).is_file() and name not in files]
+    told = {(folder / name).resolve() for name in files}
+    there = [name for name in OVERRIDES if (folder / name).is_file() and (folder / name).resolve() not in told]
     return [
         wrong("COMPOSE_FILE", ":".join(files), f"{name} is here and would not be read", f"add :{name}, or remove it")
         for name in there
