@@ -37,7 +37,8 @@ OLD_FAILURE = "failed"  # an earlier version wrote the reason here as text
 EVALUATION = "evaluation"  # the directory inside a run's in which it is evaluated again
 LAST_ATTEMPT_S = 30  # what an attempt that has ended may take to go away: containers are removed, a report is printed
 POLL_S = 0.1
-RESERVE_BYTES = 64 * 1024  # kept in the run directory, given up so that a full disk can still be reported
+# Kept in the run directory, given up so that a full disk can still be reported, with what all ranks then write to logs.
+RESERVE_BYTES = 512 * 1024
 
 
 class Run(RunPaths):
@@ -293,14 +294,18 @@ class Run(RunPaths):
         return self.record(self.exit_file(rank), RankExit)
 
     def despite_full_disk(self, write: Callable[[], None]) -> None:
-        """Call `write`; if the disk is full, give up the reserve and call it once more. Raises OSError."""
+        """Call `write`; if the disk is full, give up the reserve and call it once more. Raises OSError of this run."""
         try:
             write()
         except OSError as error:
             if not is_disk_full(error):
                 raise
             self.give_up_reserve()
-            write()
+            try:
+                write()
+            except OSError as still:  # a write that finds no room does not say of which file
+                still.filename = still.filename or str(self.path)
+                raise
 
     def keep_reserve(self) -> None:
         """Keep some bytes for the report of a full disk."""

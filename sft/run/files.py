@@ -95,6 +95,8 @@ def write_first(path: Path, text: str, mode: int = 0o666) -> None:
 
     `mode`: as far as umask allows it; 0o600 for what only its owner may read, which it is from the first byte on.
     """
+    if path.exists():  # on a full disk, too
+        raise FileExistsError(path)
     temporary = temporary_name(path)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

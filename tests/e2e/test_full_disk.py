@@ -11,15 +11,16 @@ from sft import ROOT, hostfile
 from sft.errors import SettingsError
 from sft.host.folders import make_folders
 from sft.run import lifecycle
+from sft.run.records import Failure
 from tests.settings import decided
 
 
 @pytest.fixture
 def small(tmp_path):
-    """A folder on a disk of 256 kB."""
+    """A folder on a disk of 1 MB."""
     small = tmp_path / "small"
     small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root: run the tests as root")
     yield small
@@ -37,6 +38,19 @@ def test_a_stop_is_asked_for_on_a_full_disk(small):
     fill(small)
     run.request_stop("SIGTERM")
     assert run.stop_reason() == "SIGTERM"
+
+
+def test_a_reason_that_is_there_already_needs_no_room_and_what_finds_none_names_the_run(small):
+    """What all ranks wrote had taken the reserve: a task ended with "this folder: No space left", and no word of it."""
+    run = lifecycle.create(decided(runs_path=small, run_name="a"), hostfile.hostfile(2, 2))
+    run.fail(Failure(kind="disk_full", reason="rank 0: no room"))
+    run.give_up_reserve()
+    fill(small)
+    run.fail(Failure(kind="killed", reason="the node programs were killed"))
+    assert run.failure().reason == "rank 0: no room"
+    with pytest.raises(OSError, match="No space left") as found:
+        run.update_state("failed")
+    assert found.value.filename == str(run.path)
 
 
 def test_a_model_that_the_disk_has_no_room_for_is_a_full_disk_whatever_a_library_makes_of_it(small, tmp_path):
