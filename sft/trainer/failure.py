@@ -25,5 +25,7 @@ def failure_of(error: BaseException, run: Run, rank: int) -> Failure:
     if "nccl" in what.lower() and run.settings().launcher == "compose" and (remedy := nccl.remedy(os.environ)):
         what += f"; {remedy}"
     kind = kind_of(error)
+    if kind == "disk_full":
+        what += "; make room on that disk, `df -h` shows which is full"
     kind = kind_of_unexpected(error) if kind == "crash" else kind
     return Failure(kind=kind, reason=f"rank {rank}: {what}", rank=rank)

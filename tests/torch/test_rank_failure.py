@@ -49,6 +49,7 @@ def run(tmp_path):
 )
 def test_an_exception_gets_its_kind_and_reason(run, error, kind, reason):
     found = failure_of(error, run, rank=1)
+    assert ("`df -h` shows which is full" in found.reason) == (found.kind == "disk_full")
     assert (found.kind, found.rank) == (kind, 1)
     assert found.reason.startswith(reason)
 
